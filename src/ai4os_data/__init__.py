@@ -1,0 +1,39 @@
+"""Train on AI4OS storage at the speed of the local disk: PyTorch datasets over Nextcloud, WebDAV and the mount."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ai4os_data.cache import DiskCache
+    from ai4os_data.datasets import StorageDataset
+    from ai4os_data.errors import StorageError
+    from ai4os_data.remotes import Remote
+    from ai4os_data.sample import Sample
+
+__all__ = ["DiskCache", "Remote", "Sample", "StorageDataset", "StorageError"]
+
+__version__ = "0.1.0"
+
+# Each name loads its room on first use, so that the import costs no torch and no network.
+_HOMES = {
+    "DiskCache": "cache",
+    "Remote": "remotes",
+    "Sample": "sample",
+    "StorageDataset": "datasets",
+    "StorageError": "errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its room."""
+    if name not in _HOMES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,164 @@
+"""Every error that this library raises on purpose, and what a caller may catch it as.
+
+StorageError
+├── LocationError            (ValueError)         a location that cannot be understood, or names nothing
+├── RemoteError              (LookupError)        no such remote, or one that cannot be used
+├── AuthenticationError      (PermissionError)    401: the server does not accept the credentials
+├── PermissionDeniedError    (PermissionError)    403: known, but not allowed
+├── NotFoundError            (FileNotFoundError)
+├── OutOfSpaceError          (OSError, ENOSPC)    a full disk, 507, a quota
+├── StorageGoneError         (OSError, ENOTCONN)  the mount under a location is dead
+├── ServerError              (OSError, EIO)       an answer that says the server cannot do it
+│   ├── ServerUnavailableError (ConnectionError)  down, refused, reset, or busy for too long
+│   │   └── TLSError                              its certificate cannot be verified
+│   ├── DeadlineError        (TimeoutError)       a deadline of ours has passed
+│   ├── ThrottledError                            429 for longer than we wait
+│   ├── LockedError                               423 for longer than we wait
+│   └── ProtocolError                             an answer that breaks the protocol
+├── ChangedError                                  a file is no longer the version that was listed
+├── IntegrityError                                bytes that fail their check
+├── CacheError                                    a cache directory that cannot be used
+│   └── CacheLimitError      (ValueError)         a limit too small to work with
+├── EmptyDatasetError        (ValueError)         nothing matches
+└── SampleError                                   one sample failed: .key, .location, .index
+
+Each can be made from its message alone, so that an error crosses process borders (pickle, a
+DataLoader's worker) as the type that it is.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import ClassVar
+
+
+class StorageError(Exception):
+    """Something between the caller and the stored bytes went wrong."""
+
+    error_number: ClassVar[int | None] = None
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        if self.error_number is not None and isinstance(self, OSError):
+            self.errno = self.error_number
+
+
+class LocationError(StorageError, ValueError):
+    """A location cannot be understood, or there is nothing at it."""
+
+
+class RemoteError(StorageError, LookupError):
+    """A remote is not configured, or its configuration cannot be used."""
+
+
+class AuthenticationError(StorageError, PermissionError):
+    """The server does not accept the credentials (401)."""
+
+    error_number = errno.EACCES
+
+
+class PermissionDeniedError(StorageError, PermissionError):
+    """The credentials are good, but this is not allowed with them (403)."""
+
+    error_number = errno.EPERM
+
+
+class NotFoundError(StorageError, FileNotFoundError):
+    """There is no such file on the store."""
+
+    error_number = errno.ENOENT
+
+
+class OutOfSpaceError(StorageError, OSError):
+    """A disk or a quota is full."""
+
+    error_number = errno.ENOSPC
+
+
+class StorageGoneError(StorageError, OSError):
+    """The mount under a location answers no more."""
+
+    error_number = errno.ENOTCONN
+
+
+class ServerError(StorageError, OSError):
+    """The server answered that it cannot, or did not answer at all."""
+
+    error_number = errno.EIO
+
+
+class ServerUnavailableError(ServerError, ConnectionError):
+    """The server is down, unreachable, or busy for longer than we wait."""
+
+    error_number = errno.ECONNREFUSED
+
+
+class TLSError(ServerUnavailableError):
+    """The server's certificate cannot be verified."""
+
+
+class DeadlineError(ServerError, TimeoutError):
+    """A deadline of ours passed before the answer was complete."""
+
+    error_number = errno.ETIMEDOUT
+
+
+class ThrottledError(ServerError):
+    """The server keeps asking us to slow down (429)."""
+
+    error_number = errno.EAGAIN
+
+
+class LockedError(ServerError):
+    """The file stays locked on the server (423)."""
+
+    error_number = errno.EBUSY
+
+
+class ProtocolError(ServerError):
+    """The server's answer breaks the protocol, so its bytes are not trusted."""
+
+    error_number = errno.EPROTO
+
+
+class ChangedError(StorageError):
+    """A file on the store is no longer the version that was asked for."""
+
+
+class IntegrityError(StorageError):
+    """Bytes failed their length or checksum."""
+
+
+class CacheError(StorageError):
+    """A cache directory cannot be used."""
+
+
+class CacheLimitError(CacheError, ValueError):
+    """A cache limit is too small to work with, or cannot be understood."""
+
+
+class EmptyDatasetError(StorageError, ValueError):
+    """Nothing at a location matches."""
+
+
+class SampleError(StorageError):
+    """One sample could not be read, decoded or transformed.
+
+    Attributes:
+        key: the sample's key below the dataset's location; None after a way through a DataLoader's worker.
+        location: the dataset's location, without secrets.
+        index: the sample's index in the dataset.
+    """
+
+    def __init__(
+        self, message: str = "", *, key: str | None = None, location: str | None = None, index: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.key = key
+        self.location = location
+        self.index = index
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the attributes across processes."""
+        state = {"key": self.key, "location": self.location, "index": self.index}
+        return type(self), (str(self),), state

@@ -1,0 +1,58 @@
+"""Remembers that a server refused some credentials, for every process of this machine that holds them.
+
+Nextcloud shuts an address out after a few wrong passwords, for the right one too. So the first 401 ends the
+asking everywhere: whoever already held these credentials then asks no more. Who comes later may try once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ai4os_data.remotes import Remote
+
+
+class Refusals:
+    """The mark that one set of credentials was refused: an empty file, whose name tells nothing."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._held_since = time.time()
+        self._name = _fingerprint(remote)
+
+    def record(self) -> None:
+        """Tell everyone who holds these credentials that they were refused."""
+        with suppress(OSError):  # without the mark each process finds out by itself
+            folder = _folder()
+            folder.mkdir(mode=0o700, exist_ok=True)
+            mark = folder / self._name
+            mark.touch(mode=0o600)
+            os.utime(mark)
+
+    def stands(self) -> bool:
+        """Whether these credentials were refused since we have held them."""
+        try:
+            refused = os.stat(_folder() / self._name)
+        except OSError:
+            return False
+        return refused.st_uid == os.getuid() and refused.st_mtime >= self._held_since
+
+
+def _folder() -> Path:
+    shared = "/dev/shm"  # noqa: S108  a folder of our own, mode 0700; memory, so it is in no snapshot of the disk
+    return Path(shared if os.access(shared, os.W_OK) else tempfile.gettempdir()) / f"ai4os-data-{os.getuid()}"
+
+
+def _fingerprint(remote: Remote) -> str:
+    """A name for the credentials, keyed by the running kernel so that nobody can try guesses on it later."""
+    try:
+        key = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    except OSError:
+        key = b""
+    secret = "\0".join([remote.origin, remote.user or "", remote.password or "", remote.token or ""])
+    return hashlib.blake2b(secret.encode(), key=key[:64], digest_size=16).hexdigest()

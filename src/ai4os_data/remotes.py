@@ -1,0 +1,266 @@
+"""Remotes: where a server is and who we are there, found the way rclone finds them. Secrets stay invisible."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import configparser
+import os
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from ai4os_data.errors import RemoteError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# rclone's published constant: obscuring hides a password from a glance, not from a reader
+# (https://github.com/rclone/rclone/blob/master/fs/config/obscure/obscure.go).
+_OBSCURE_KEY = bytes.fromhex("9c935b48730a554d6bfd7c63c886a92bd390198eb8128afbf4de162b8b95f638")
+_IV_BYTES = 16
+
+_ENV_PREFIX = "RCLONE_CONFIG_"
+_ALIAS_DEPTH = 8
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A WebDAV server and the credentials for it.
+
+    Pickled, a remote that was found in the environment carries only its name, and is found again on the
+    other side; one that the caller built carries what the caller gave.
+
+    Args:
+        url: the DAV root, such as ``https://HOST/remote.php/dav/files/USER``. Credentials in it are moved
+            to ``user`` and ``password``.
+        user: the account's name.
+        password: the password in the clear, an app password where the server has them.
+        token: a bearer token, instead of user and password.
+        name: the name in rclone's configuration.
+        vendor: rclone's word for the kind of server, ``"nextcloud"`` or ``"other"``.
+        ca_file: a PEM file of the certificate authorities to trust instead of the usual ones.
+    """
+
+    url: str
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    name: str | None = field(default=None, kw_only=True)
+    vendor: str = field(default="other", kw_only=True)
+    ca_file: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    discovered: bool = field(default=False, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        """Move credentials out of the URL, and tidy its end."""
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            message = f"a remote's url begins with http:// or https:// and names a host, not {_without_userinfo(self.url)!r}"
+            raise RemoteError(message)
+        if parts.username is not None:
+            object.__setattr__(self, "user", self.user or unquote(parts.username))
+        if parts.password is not None:
+            object.__setattr__(self, "password", self.password or unquote(parts.password))
+        object.__setattr__(self, "url", _without_userinfo(self.url).rstrip("/"))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle a discovered remote as its name."""
+        if self.discovered and self.name is not None:
+            return _rediscover, (self.name, self.url)
+        return _rebuild, ({name: getattr(self, name) for name in self.__dataclass_fields__},)
+
+    @classmethod
+    def discover(cls, name: str, environ: Mapping[str, str] | None = None) -> Remote:
+        """Find the remote that rclone knows by this name.
+
+        The environment (``RCLONE_CONFIG_<NAME>_URL`` and so on; an empty value counts as absent) goes over
+        ``rclone.conf``, value by value, as in rclone.
+
+        Raises:
+            RemoteError: there is none, or it is not a WebDAV remote.
+        """
+        environ = os.environ if environ is None else environ
+        options = _options(name, environ, depth=0)
+        return cls._from_options(name, options)
+
+    @classmethod
+    def known(cls, environ: Mapping[str, str] | None = None) -> Iterator[Remote]:
+        """Every WebDAV remote that is configured here, those of the environment first."""
+        environ = os.environ if environ is None else environ
+        names = [
+            match[1].lower()
+            for variable, value in environ.items()
+            if value and (match := re.fullmatch(_ENV_PREFIX + r"(.+)_URL", variable))
+        ]
+        names += [section for section in _read_config(environ).sections() if section.lower() not in names]
+        for name in names:
+            try:
+                yield cls.discover(name, environ)
+            except RemoteError:
+                continue
+
+    @classmethod
+    def matching(cls, url: str, environ: Mapping[str, str] | None = None) -> Remote | None:
+        """The configured remote under whose URL this URL lies, so that its credentials are meant for it."""
+        for remote in cls.known(environ):
+            if remote.covers(url):
+                return remote
+        return None
+
+    @classmethod
+    def _from_options(cls, name: str, options: Mapping[str, str]) -> Remote:
+        kind = options.get("type", "webdav")
+        if kind != "webdav":
+            message = (
+                f"remote {name!r} is of type {kind!r}; only webdav remotes (Nextcloud among them) are read directly. "
+                f"Mount it with rclone, or give an fsspec URL such as s3://bucket/path."
+            )
+            raise RemoteError(message)
+        if not options.get("url"):
+            message = f"remote {name!r} has no url: set {_ENV_PREFIX}{name.upper()}_URL, or run `rclone config`"
+            raise RemoteError(message)
+        secret = options.get("pass")
+        return cls(
+            url=options["url"],
+            user=options.get("user"),
+            password=_plain(secret) if secret else None,
+            token=options.get("bearer_token"),
+            name=name,
+            vendor=options.get("vendor", "other"),
+            discovered=True,
+        )
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port: the only place that the credentials are ever sent to."""
+        return origin_of(self.url)
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"{self.name}:" if self.name else self.url
+
+    def covers(self, url: str) -> bool:
+        """Whether a URL lies at or below this remote's."""
+        if origin_of(url) != self.origin:
+            return False
+        mine = unquote(urlsplit(self.url).path).strip("/").split("/")
+        theirs = unquote(urlsplit(url).path).strip("/").split("/")
+        return theirs[: len(mine)] == mine or mine == [""]
+
+    def at(self, url: str) -> Remote:
+        """The same credentials at another URL of the same server."""
+        if origin_of(url) != self.origin:
+            message = f"the credentials of {self.label} are for {self.origin} and are not sent to {origin_of(url)}"
+            raise RemoteError(message)
+        return replace(self, url=url)
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port of a URL, with the scheme's own port written out."""
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+
+
+def obscure(text: str) -> str:
+    """What ``rclone obscure`` makes of a text: AES-256-CTR under a published key, in unpadded base64url."""
+    vector = os.urandom(_IV_BYTES)
+    return base64.urlsafe_b64encode(vector + _aes_ctr(vector, text.encode())).rstrip(b"=").decode()
+
+
+def reveal(obscured: str) -> str:
+    """What ``rclone reveal`` makes of it.
+
+    Raises:
+        ValueError: it was not made by ``rclone obscure``.
+    """
+    try:
+        raw = base64.b64decode(obscured + "=" * (-len(obscured) % 4), altchars=b"-_", validate=True)
+        if len(raw) < _IV_BYTES or base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != obscured:
+            message = "too short, or not canonical"
+            raise ValueError(message)
+        return _aes_ctr(raw[:_IV_BYTES], raw[_IV_BYTES:]).decode()
+    except (binascii.Error, ValueError, UnicodeError):
+        message = "this value was not made by `rclone obscure`"
+        raise ValueError(message) from None  # the cause would show the value
+
+
+def _plain(secret: str) -> str:
+    """A configured password in the clear, whether it is obscured (main container) or plain (sidecar)."""
+    try:
+        revealed = reveal(secret)
+    except ValueError:
+        return secret
+    # A plain password can be base64 by accident; then what comes out is empty or noise.
+    return revealed if revealed and revealed.isprintable() else secret
+
+
+def _aes_ctr(vector: bytes, data: bytes) -> bytes:
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes  # noqa: PLC0415  40 ms, seldom needed
+
+    cipher = Cipher(algorithms.AES(_OBSCURE_KEY), modes.CTR(vector)).encryptor()
+    return cipher.update(data) + cipher.finalize()
+
+
+def _options(name: str, environ: Mapping[str, str], depth: int) -> dict[str, str]:
+    """The remote's options, rclone.conf below and the environment above; aliases are followed."""
+    config = _read_config(environ)
+    section = next((s for s in config.sections() if s == name), None)
+    section = section or next((s for s in config.sections() if s.lower() == name.lower()), None)
+    options = dict(config.items(section, raw=True)) if section else {}
+    prefix = f"{_ENV_PREFIX}{name.upper()}_"
+    options.update(
+        {key[len(prefix) :].lower(): value for key, value in environ.items() if key.startswith(prefix) and value}
+    )
+    options = {key: value for key, value in options.items() if value}
+    if not options:
+        message = (
+            f"no remote is called {name!r}: link the storage to the deployment, which sets {prefix}URL, _USER and _PASS, "
+            f"or add it with `rclone config` ({config_file(environ)})"
+        )
+        raise RemoteError(message)
+    if options.get("type") == "alias" and depth < _ALIAS_DEPTH:
+        target, _, path = options.get("remote", "").partition(":")
+        aliased = _options(target, environ, depth + 1)
+        if path.strip("/") and "url" in aliased:
+            aliased["url"] = f"{aliased['url'].rstrip('/')}/{path.strip('/')}"
+        return aliased
+    return options
+
+
+def config_file(environ: Mapping[str, str]) -> Path:
+    """Where rclone keeps its configuration (https://rclone.org/docs/#config-string)."""
+    if environ.get("RCLONE_CONFIG"):
+        return Path(environ["RCLONE_CONFIG"])
+    base = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".config")
+    return Path(base) / "rclone" / "rclone.conf"
+
+
+def _read_config(environ: Mapping[str, str]) -> configparser.ConfigParser:
+    config = configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",), default_section="\0")
+    path = config_file(environ)
+    try:
+        config.read_string(path.read_text())
+    except OSError:
+        pass  # no configuration file is the usual case in a deployment
+    except (configparser.Error, UnicodeDecodeError):
+        message = f"{path} cannot be read as an rclone configuration (is it encrypted?): set {_ENV_PREFIX}<NAME>_URL, _USER and _PASS instead"
+        raise RemoteError(message) from None  # the cause would show lines of the file
+    return config
+
+
+def _without_userinfo(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _rediscover(name: str, url: str) -> Remote:
+    remote = Remote.discover(name)
+    return remote if remote.url == url else remote.at(url)
+
+
+def _rebuild(state: dict[str, object]) -> Remote:
+    return Remote(**state)  # type: ignore[arg-type]  # exactly the fields that were pickled

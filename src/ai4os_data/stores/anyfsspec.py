@@ -1,0 +1,185 @@
+"""Any file system that fsspec knows, under its own URL: S3, GCS, SFTP, memory and the rest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.utils import get_protocol
+
+from ai4os_data import errors, telemetry
+from ai4os_data.processes import PerProcess
+from ai4os_data.stores.base import PIECE_BYTES, Content, Entry, Fetched, MakeBody, Outcome, Store, checked, memory_body
+
+_THREADS = 8
+_LOCAL_PROTOCOLS = frozenset({"file", "local", "memory"})
+
+
+class FsspecStore(Store):
+    """The files below an fsspec URL. The file system is opened anew in each process.
+
+    Args:
+        url: such as ``s3://bucket/path`` or ``memory://data``.
+        counters: where bytes are counted.
+        options: the file system's own, such as ``key`` and ``secret``. A pickle carries them.
+    """
+
+    def __init__(self, url: str, *, counters: telemetry.Counters | None = None, **options: Any) -> None:  # noqa: ANN401
+        self._url = url
+        self._options = options
+        self.counters = counters or telemetry.Counters()
+        self.location = without_secrets(url)
+        self.identity = f"fsspec {self.location}"
+        self.is_local = get_protocol(url) in _LOCAL_PROTOCOLS
+        self._system: PerProcess[tuple[fsspec.AbstractFileSystem, str]] = PerProcess(self._open)
+        self._system.get()  # an unknown protocol, or one whose package is missing, shows here
+
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle what it was made from."""
+        return {"url": self._url, "counters": self.counters, "options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make it anew."""
+        self.__init__(state["url"], counters=state["counters"], **state["options"])  # type: ignore[misc]
+
+    def list(self) -> list[Entry]:
+        """Every file below."""
+        system, root = self._system.get()
+        try:
+            if not system.exists(root):
+                message = f"{self.location}: there is nothing at this location"
+                raise errors.LocationError(message)
+            found: dict[str, dict[str, Any]] = system.find(root, detail=True)
+        except OSError as error:
+            raise self._translated("the listing", error) from error
+        prefix = root.rstrip("/") + "/"
+        entries = [
+            _entry(path[len(prefix) :] if path.startswith(prefix) else path.lstrip("/"), info)
+            for path, info in found.items()
+            if info.get("type") == "file"
+        ]
+        return sorted(entry for entry in entries if checked(entry.key))
+
+    def stat(self, key: str) -> Entry:
+        """One file."""
+        system, root = self._system.get()
+        try:
+            info = system.info(_join(root, checked(key)))
+        except OSError as error:
+            raise self._translated(key, error) from error
+        if info.get("type") != "file":
+            message = f"{self.location}: {key!r} is not a file"
+            raise errors.NotFoundError(message)
+        return _entry(key, info)
+
+    def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
+        """Read whole files, some at a time."""
+        make = body or memory_body
+        source = iter(entries)
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="ai4os-data-fsspec") as pool:
+            running: list[tuple[Entry, Future[Fetched | errors.StorageError]]] = []
+            while True:
+                for entry in islice(source, 2 * _THREADS - len(running)):
+                    running.append((entry, pool.submit(self._read, entry, make)))
+                if not running:
+                    return
+                entry, future = running.pop(0)
+                yield entry, future.result()
+
+    def read_range(self, entry: Entry, start: int, stop: int) -> bytes:
+        """Part of a file."""
+        stop = min(stop, entry.size_bytes)
+        system, root = self._system.get()
+        if not entry.is_same_version(self.stat(entry.key)):
+            raise errors.ChangedError(f"{self.location}: {entry.key!r} changed since it was opened; open it again")
+        try:
+            data: bytes = system.cat_file(_join(root, entry.key), start=start, end=stop)
+        except OSError as error:
+            raise self._translated(entry.key, error) from error
+        if len(data) != max(0, stop - start):
+            message = f"{self.location}: {entry.key!r}: {len(data):,} bytes came for the range {start}-{stop}"
+            raise errors.IntegrityError(message)
+        return data
+
+    def write(self, key: str, content: Content) -> Entry:
+        """Store a whole file."""
+        system, root = self._system.get()
+        path = _join(root, checked(key))
+        try:
+            system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            if isinstance(content, Path):
+                system.put_file(os.fspath(content), path)
+            else:
+                system.pipe_file(path, bytes(content))
+        except OSError as error:
+            raise self._translated(key, error) from error
+        return self.stat(key)
+
+    def delete(self, key: str) -> None:
+        """Remove a file."""
+        system, root = self._system.get()
+        try:
+            system.rm_file(_join(root, checked(key)))
+        except OSError as error:
+            raise self._translated(key, error) from error
+
+    def _open(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        try:
+            system, root = fsspec.core.url_to_fs(self._url, **self._options)
+        except (ValueError, ImportError) as error:
+            message = f"{self.location}: fsspec cannot open this: {error}"
+            raise errors.LocationError(message) from error
+        return system, root
+
+    def _read(self, entry: Entry, make: MakeBody) -> Fetched | errors.StorageError:
+        system, root = self._system.get()
+        body = make(entry)
+        try:
+            with system.open(_join(root, entry.key), "rb", block_size=4 * PIECE_BYTES) as file:
+                while piece := file.read(PIECE_BYTES):
+                    body.write(piece)
+            served = self.stat(entry.key)
+        except errors.StorageError as error:
+            return error
+        except OSError as error:
+            return self._translated(entry.key, error)
+        if body.length != served.size_bytes:
+            return errors.ChangedError(f"{self.location}: {entry.key!r} changed while it was read")
+        if not self.is_local:
+            self.counters.row[telemetry.BYTES_FROM_NETWORK] += body.length
+        return Fetched(served, body)
+
+    def _translated(self, key: str, error: OSError) -> errors.StorageError:
+        if isinstance(error, errors.StorageError):
+            return error
+        kinds: dict[type[OSError], type[errors.StorageError]] = {
+            FileNotFoundError: errors.NotFoundError,
+            IsADirectoryError: errors.NotFoundError,
+            PermissionError: errors.PermissionDeniedError,
+            TimeoutError: errors.DeadlineError,
+            ConnectionError: errors.ServerUnavailableError,
+        }
+        kind = next((ours for theirs, ours in kinds.items() if isinstance(error, theirs)), errors.ServerError)
+        return kind(f"{self.location}: {key!r}: {error}")
+
+
+def without_secrets(url: str) -> str:
+    """A URL without user and password."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}" if separator else url
+
+
+def _join(root: str, key: str) -> str:
+    return f"{root.rstrip('/')}/{key}"
+
+
+def _entry(key: str, info: dict[str, Any]) -> Entry:
+    etag = next((str(info[name]) for name in ("ETag", "etag", "md5", "md5Hash", "checksum") if info.get(name)), None)
+    changed = next((str(info[name]) for name in ("mtime", "LastModified", "last_modified", "updated", "modified", "created") if info.get(name)), None)
+    return Entry(key, int(info.get("size") or 0), etag.strip('"') if etag else None, changed)

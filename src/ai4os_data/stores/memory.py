@@ -1,0 +1,63 @@
+"""A store in this process's memory, for tests and examples. A pickle of it carries its files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ai4os_data import errors
+from ai4os_data.stores.base import Content, Entry, Fetched, MakeBody, Outcome, Store, checked, memory_body
+
+
+class MemoryStore(Store):
+    """Files in a dictionary.
+
+    Args:
+        files: key to bytes.
+    """
+
+    def __init__(self, files: dict[str, bytes] | None = None) -> None:
+        self.files = dict(files or {})
+        self.location = "memory"
+        self.identity = f"memory {id(self):x}"
+
+    def list(self) -> list[Entry]:
+        """Every file."""
+        return sorted(self.stat(key) for key in self.files)
+
+    def stat(self, key: str) -> Entry:
+        """One file."""
+        if key not in self.files:
+            message = f"{self.location}: {key!r}: no such file"
+            raise errors.NotFoundError(message)
+        data = self.files[key]
+        return Entry(key, len(data), hashlib.blake2b(data, digest_size=8).hexdigest())
+
+    def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
+        """Read whole files."""
+        for entry in entries:
+            try:
+                served = self.stat(entry.key)
+            except errors.NotFoundError as error:
+                yield entry, error
+                continue
+            taker = (body or memory_body)(entry)
+            taker.write(self.files[entry.key])
+            yield entry, Fetched(served, taker)
+
+    def read_range(self, entry: Entry, start: int, stop: int) -> bytes:
+        """Part of a file."""
+        if not entry.is_same_version(self.stat(entry.key)):
+            raise errors.ChangedError(f"{self.location}: {entry.key!r} changed since it was opened; open it again")
+        return self.files[entry.key][start:stop]
+
+    def write(self, key: str, content: Content) -> Entry:
+        """Store a whole file."""
+        self.files[checked(key)] = content.read_bytes() if isinstance(content, Path) else bytes(content)
+        return self.stat(key)
+
+    def delete(self, key: str) -> None:
+        """Remove a file."""
+        self.stat(key)
+        del self.files[key]

@@ -1,0 +1,429 @@
+"""A WebDAV server (RFC 4918). webdav4 sends the DAV verbs, our transport the bytes; listings are parsed here."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote, urlsplit
+from xml.etree import ElementTree as ET
+
+import httpx
+import webdav4.client
+
+from ai4os_data import errors, telemetry
+from ai4os_data.processes import PerProcess
+from ai4os_data.retries import RETRIED_STATUSES, Patience, retry_after_s
+from ai4os_data.stores.base import Content, Entry, Fetched, MakeBody, Outcome, Store, checked, is_safe, memory_body
+from ai4os_data.tls import ca_file
+from ai4os_data.transport import (
+    DEFAULT_IN_FLIGHT,
+    MemoryBody,
+    Request,
+    Response,
+    Transport,
+    error_for_status,
+    plain_etag,
+    wrong_credentials,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ai4os_data.remotes import Remote
+
+# Only what is needed: all properties of 2,000 files take 824 KB.
+_PROPFIND = (
+    b'<?xml version="1.0" encoding="utf-8"?><d:propfind xmlns:d="DAV:"><d:prop><d:resourcetype/><d:getcontentlength/>'
+    b"<d:getetag/><d:getlastmodified/></d:prop></d:propfind>"
+)
+_LISTING_THREADS = 8
+_LISTING_DEADLINE_S = 300.0
+_HTML_ENDINGS = (".html", ".htm", ".xhtml", ".php")
+_VERSION_TRIES = 3
+
+
+class WebDAVStore(Store):
+    """The files of one folder of a WebDAV server.
+
+    Args:
+        remote: the server and the credentials.
+        path: the folder below the remote's URL, not percent-encoded.
+        location: what messages call it.
+        patience: deadlines and tries.
+        counters: where requests and bytes are counted.
+    """
+
+    def __init__(
+        self,
+        remote: Remote,
+        path: str = "",
+        *,
+        location: str | None = None,
+        patience: Patience | None = None,
+        counters: telemetry.Counters | None = None,
+    ) -> None:
+        path = path.strip("/")
+        if path:
+            checked(path)
+        self.remote = remote
+        self.path = path
+        self.patience = patience or Patience()
+        self.counters = counters or telemetry.Counters()
+        self._base_path = unquote(urlsplit(remote.url).path).rstrip("/") + (f"/{path}" if path else "")
+        self._base_url = remote.url + (f"/{quote(path)}" if path else "")
+        self.location = location or self._base_url
+        self.identity = f"webdav {remote.origin}{self._base_path} {remote.user or ''}"
+        self.transport = Transport(remote, patience=self.patience, counters=self.counters)
+        self._client: PerProcess[_Client] = PerProcess(self._new_client)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle what it was made from."""
+        held_since = self.transport.refusals
+        return {
+            "remote": self.remote,
+            "path": self.path,
+            "location": self.location,
+            "patience": self.patience,
+            "counters": self.counters,
+            "refusals": held_since.__dict__,
+        }
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Make it anew; credentials refused since the original was made stay refused."""
+        refusals = state.pop("refusals")
+        self.__init__(**state)  # type: ignore[misc]  # exactly the arguments that were pickled
+        self.transport.refusals.__dict__.update(refusals)  # type: ignore[arg-type]
+
+    def folder_etag(self) -> str | None:
+        """The ETag of the folder itself, by a PROPFIND of Depth 0."""
+        xml = self._dav("PROPFIND", self._base_url + "/", {"Depth": "0", "Content-Type": "application/xml"}, _PROPFIND).content
+        return plain_etag(ET.fromstring(xml).findtext(".//{DAV:}getetag"))  # noqa: S314
+
+    # --- reading
+
+    def list(self) -> list[Entry]:
+        """Every file below the folder, by Depth infinity where the server allows it, else folder by folder."""
+        return sorted(self._list_deep())
+
+    def stat(self, key: str) -> Entry:
+        """One file, by a PROPFIND of Depth 0."""
+        entries, _ = self._propfind(checked(key), "0", slash=False)
+        if not entries:
+            message = f"{self.location}: {key!r} is a folder, not a file"
+            raise errors.NotFoundError(message)
+        return entries[0]._replace(key=key)
+
+    def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
+        """Read whole files by parallel GETs."""
+        make = body or memory_body
+        wanted = (
+            Request(self.url(entry.key), make(entry), expected_bytes=entry.size_bytes, tag=entry) for entry in entries
+        )
+        for request, outcome in self.transport.fetch(wanted, DEFAULT_IN_FLIGHT):
+            entry = request.tag
+            assert isinstance(entry, Entry)  # noqa: S101  it was put there above
+            yield entry, self._settled(entry, request, outcome)
+
+    def read_range(self, entry: Entry, start: int, stop: int) -> bytes:
+        """Part of a file, by a ranged GET whose answer is checked."""
+        stop = min(stop, entry.size_bytes)
+        if start >= stop:
+            return b""
+        body = MemoryBody()
+        response = self.transport.send(Request(self.url(entry.key), body, start=start, stop=stop, expected_bytes=stop - start))
+        served = _served(entry, response, response.total_bytes if response.total_bytes is not None else entry.size_bytes)
+        if not entry.is_same_version(served):
+            raise errors.ChangedError(_changed(self.location, entry, served))
+        data = body.getvalue()
+        if len(data) != stop - start:
+            message = f"{self.location}: {entry.key!r}: {len(data):,} bytes came for the range {start}-{stop}"
+            raise errors.IntegrityError(message)
+        return data
+
+    def url(self, key: str) -> str:
+        """Where a key is."""
+        return f"{self._base_url}/{quote(key)}"
+
+    def _settled(self, entry: Entry, request: Request, outcome: Response | errors.StorageError) -> Fetched | errors.StorageError:
+        """The file, if what came is one whole version of it, the listed one or a newer one."""
+        for _ in range(_VERSION_TRIES):
+            if isinstance(outcome, errors.NotFoundError):
+                return errors.NotFoundError(f"{self.location}: {entry.key!r} was listed, but is not there any more (404)")
+            if isinstance(outcome, errors.StorageError):
+                return outcome
+            served = _served(entry, outcome, request.body.length)
+            html = outcome.headers.get("content-type", "").startswith("text/html") and not entry.key.lower().endswith(_HTML_ENDINGS)
+            if entry.is_same_version(served) and not (html and not (served.etag and entry.etag)):
+                return Fetched(entry, request.body)
+            if html:
+                return errors.ProtocolError(
+                    f"{self.location}: {entry.key!r}: the server answers with an HTML page instead of the file. Is {self.remote.origin} "
+                    f"the address of the storage itself, not of a login page before it?"
+                )
+            try:
+                now = self.stat(entry.key)
+            except errors.StorageError as error:
+                return error
+            if now.is_same_version(served):
+                return Fetched(now, request.body)
+            try:  # a short or mixed answer: neither the listed version nor the present one
+                request.body.restart()
+                outcome = self.transport.send(request)
+            except errors.StorageError as error:
+                outcome = error
+        return errors.IntegrityError(
+            f"{self.location}: {entry.key!r}: the server lists {entry.size_bytes:,} bytes, and answers with "
+            f"{request.body.length:,} time and again"
+        )
+
+    # --- writing
+
+    def write(self, key: str, content: Content) -> Entry:
+        """PUT a whole file, and make the folders above it where they are missing."""
+        checked(key)
+        request = Request(self.url(key), method="PUT", source=_Upload(content))
+        try:
+            self.transport.send(request)
+        except errors.NotFoundError:  # a missing parent: 404 on Nextcloud, 409 elsewhere
+            self.make_folder(key.rpartition("/")[0])
+            self.transport.send(Request(self.url(key), method="PUT", source=_Upload(content)))
+        return self.stat(key)
+
+    def make_folder(self, key: str) -> None:
+        """Make a folder below the root, and those above it."""
+        if self.path:
+            self._make_collections(self.remote.url, self.path)
+        self._make_collections(self._base_url, key)
+
+    def _make_collections(self, base_url: str, path: str) -> None:
+        url = base_url
+        for part in path.split("/") if path else []:
+            url = f"{url}/{quote(part)}"
+            try:
+                self._dav("MKCOL", url + "/")
+            except errors.ServerError as error:
+                if not isinstance(error, _StatusError) or error.status != 405:  # noqa: PLR2004  it is there already
+                    raise
+
+    def delete(self, key: str) -> None:
+        """Remove a file."""
+        self._dav("DELETE", self.url(checked(key)))
+
+    # --- listings
+
+    def _list_deep(self) -> list[Entry]:
+        try:
+            entries, folders = self._propfind("", "infinity")
+        except (errors.PermissionDeniedError, errors.ProtocolError):
+            return self._list_by_folder([""])
+        except errors.NotFoundError as error:
+            message = f"{self.location}: there is no such folder on the server; check the spelling, or list its parent"
+            raise errors.LocationError(message) from error
+        # Some servers (stock sabre) clamp infinity to 1 without a word: then no folder shows anything inside.
+        inhabited = {key.rpartition("/")[0] for key in (*folders, *(entry.key for entry in entries))}
+        empty = [folder for folder in folders if folder not in inhabited]
+        if folders and len(empty) == len(folders):
+            return entries + self._list_by_folder(empty)
+        return entries
+
+    def _list_by_folder(self, folders: list[str]) -> list[Entry]:
+        """List folders and all below them, by a PROPFIND of Depth 1 each, some at a time."""
+        entries: list[Entry] = []
+        seen = set(folders)
+        with ThreadPoolExecutor(_LISTING_THREADS, thread_name_prefix="ai4os-data-listing") as pool:
+            while folders:
+                found: list[str] = []
+                for files, below in pool.map(lambda folder: self._propfind(folder, "1"), folders):
+                    entries += files
+                    found += [folder for folder in below if folder not in seen]
+                    seen.update(below)
+                folders = found
+        return entries
+
+    def _propfind(self, key: str, depth: str, *, slash: bool = True) -> tuple[list[Entry], list[str]]:
+        """The files and the folders (without the asked one) in the answer to a PROPFIND."""
+        url = self._base_url + (f"/{quote(key)}" if key else "") + ("/" if slash else "")
+        for attempt in range(1, self.patience.tries + 1):
+            response = self._dav("PROPFIND", url, {"Depth": depth, "Content-Type": "application/xml"}, _PROPFIND)
+            try:
+                return self._parsed(response.content, key)
+            except ET.ParseError as error:
+                if attempt == self.patience.tries:
+                    message = f"{self.location}: the server's listing is not XML ({error}); is this a WebDAV address?"
+                    raise errors.ProtocolError(message) from error
+                if attempt == 1 and response.status_code != 207:  # noqa: PLR2004
+                    message = f"{self.location}: not a WebDAV server (it answers PROPFIND with {response.status_code})"
+                    raise errors.ProtocolError(message) from error
+                time.sleep(self.patience.pause_s(attempt))
+        raise AssertionError  # the loop returns or raises
+
+    def _parsed(self, xml: bytes, asked: str) -> tuple[list[Entry], list[str]]:
+        files: list[Entry] = []
+        folders: list[str] = []
+        root = ET.fromstring(xml)  # noqa: S314  expat refuses exploding entities since 2.4.1
+        if root.tag != "{DAV:}multistatus":
+            raise ET.ParseError(f"a {root.tag} element instead of a multistatus")
+        base = self._base_path
+        for response in root:
+            href = response.findtext("{DAV:}href")
+            if href is None:
+                continue
+            path = unquote(href.partition("://")[2].partition("/")[2] if "://" in href[:8] else href)
+            path = "/" + path.strip("/")
+            if path != base and not path.startswith(base + "/"):
+                message = f"{self.location}: the server lists {href!r}, which is not below {base!r}; check the remote's url"
+                raise errors.ProtocolError(message)
+            key = path[len(base) + 1 :]
+            prop = _good_properties(response)
+            is_folder = prop is not None and prop.find("{DAV:}resourcetype/{DAV:}collection") is not None
+            if key != "" and not is_safe(key):
+                message = f"{self.location}: the server lists {href!r}, a name that leaves its folder; nothing of this listing is used"
+                raise errors.ProtocolError(message)
+            if is_folder:
+                if key != asked.strip("/"):
+                    folders.append(key)
+            elif prop is not None:
+                files.append(
+                    Entry(
+                        key,
+                        int(prop.findtext("{DAV:}getcontentlength") or 0),
+                        plain_etag(prop.findtext("{DAV:}getetag")),
+                        prop.findtext("{DAV:}getlastmodified"),
+                    )
+                )
+        return files, folders
+
+    def _dav(self, method: str, url: str, headers: dict[str, str] | None = None, content: bytes | None = None) -> httpx.Response:
+        """Send a DAV verb through webdav4, with our own deadlines, tries and errors."""
+        what = f"{method} {url}"
+        deadline = self.patience.deadline()
+        failures = 0
+        while True:
+            self.transport.refuse_if_refused()
+            row = self.counters.row
+            row[telemetry.REQUESTS_PROPFIND if method == "PROPFIND" else telemetry.REQUESTS_OTHER] += 1
+            asked_s = None
+            try:
+                client = self._client.get()
+                response = client.http.request(method, client.join_url(url), headers=headers, content=content)
+            except httpx.TransportError as error:
+                failure = self._transport_failure(what, error)
+                if isinstance(failure, errors.TLSError):
+                    raise failure from error
+            except UnicodeError as error:
+                raise errors.LocationError(f"{what}: this name cannot be sent") from error
+            else:
+                row[telemetry.BYTES_FROM_NETWORK] += len(response.content)
+                if response.status_code < 300:  # noqa: PLR2004
+                    return response
+                if response.status_code == 401:  # noqa: PLR2004
+                    self.transport.refusals.record()
+                    raise errors.AuthenticationError(wrong_credentials(self.remote))
+                failure = _status_error(response.status_code, what, dict(response.headers), self.remote)
+                if response.status_code not in RETRIED_STATUSES:
+                    raise failure
+                asked_s = retry_after_s(response.headers.get("retry-after"))
+            failures += 1
+            pause_s = self.patience.pause_s(failures, asked_s)
+            if failures >= self.patience.tries or time.monotonic() + pause_s > deadline:
+                raise failure
+            row[telemetry.RETRIES] += 1
+            row[telemetry.WAITED_NS] += int(pause_s * 1e9)
+            time.sleep(pause_s)
+
+    def _transport_failure(self, what: str, error: httpx.TransportError) -> errors.StorageError:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLError):
+                return errors.TLSError(
+                    f"{what}: no trusted connection to {self.remote.origin} ({cause.reason or cause}). If it uses an authority of your "
+                    f"own, pass Remote(…, ca_file='authority.pem') or set SSL_CERT_FILE"
+                )
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(error, httpx.TimeoutException):
+            return errors.DeadlineError(f"{what}: no answer in time ({type(error).__name__})")
+        return errors.ServerUnavailableError(f"{what}: {error}. Is {self.remote.origin} up, and reachable from this machine?")
+
+    def _new_client(self) -> _Client:
+        authentication = None
+        headers = {"Accept-Encoding": "identity", "User-Agent": "ai4os-data"}
+        if self.remote.token:
+            headers["Authorization"] = f"Bearer {self.remote.token}"
+        elif self.remote.user is not None:
+            authentication = httpx.BasicAuth(self.remote.user.encode(), (self.remote.password or "").encode())
+        return _Client(
+            self.remote.url,
+            auth=authentication,
+            retry=False,
+            headers=headers,
+            verify=ssl.create_default_context(cafile=ca_file(self.remote.ca_file)),
+            timeout=httpx.Timeout(_LISTING_DEADLINE_S, connect=self.patience.connect_s, read=max(self.patience.stall_s, 1)),
+            limits=httpx.Limits(max_keepalive_connections=None),
+        )
+
+
+class _Client(webdav4.client.Client):
+    """webdav4's client, which we give URLs that are encoded already: its own joining loses ``%``, ``#`` and the last slash."""
+
+    def join_url(self, path: str, add_trailing_slash: bool = False) -> httpx.URL:  # noqa: ARG002, FBT001, FBT002  webdav4's signature
+        parts = urlsplit(path)
+        return self.base_url.copy_with(raw_path=parts.path.encode())
+
+
+class _Upload:
+    """What a PUT sends: bytes in memory, or a local file."""
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+        self.size_bytes = os.path.getsize(content) if isinstance(content, Path) else memoryview(content).nbytes
+
+    def open(self) -> Callable[[int], bytes]:
+        """Read from the start."""
+        if isinstance(self._content, Path):
+            return self._content.open("rb").read
+        view = memoryview(self._content).cast("B")
+        place = 0
+
+        def read(size: int) -> bytes:
+            nonlocal place
+            piece = bytes(view[place : place + size])
+            place += len(piece)
+            return piece
+
+        return read
+
+
+class _StatusError(errors.ServerError):
+    """A status that has no type of its own."""
+
+    status = 0
+
+
+def _status_error(status: int, what: str, headers: dict[str, str], remote: Remote) -> errors.StorageError:
+    error = error_for_status(status, what, headers, remote)
+    if type(error) is errors.ServerError:
+        error = _StatusError(str(error))
+        error.status = status
+    return error
+
+
+def _served(entry: Entry, response: Response, size_bytes: int) -> Entry:
+    return Entry(entry.key, size_bytes, response.etag, response.headers.get("last-modified"))
+
+
+def _changed(location: str, listed: Entry, served: Entry) -> str:
+    what = f"shrank from {listed.size_bytes:,} to {served.size_bytes:,} bytes" if served.size_bytes < listed.size_bytes else "changed"
+    return f"{location}: {listed.key!r} {what} on the store while it was read; open the dataset again, or call refresh()"
+
+
+def _good_properties(response: ET.Element) -> ET.Element | None:
+    """The properties that the server knows: those of the propstat with status 200."""
+    for propstat in response.iterfind("{DAV:}propstat"):
+        if " 200" in (propstat.findtext("{DAV:}status") or ""):
+            return propstat.find("{DAV:}prop")
+    return None

@@ -1,0 +1,126 @@
+"""What the library tells: one logger, and counters that every process of one owner adds to."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import mmap
+import os
+import tempfile
+import weakref
+from contextlib import suppress
+from pathlib import Path
+
+from ai4os_data.processes import tell_after_fork
+
+log = logging.getLogger("ai4os_data")
+
+_FIELDS = (
+    "hits",
+    "misses",
+    "bytes_from_cache",
+    "bytes_from_network",
+    "requests_get",
+    "requests_archive",
+    "requests_propfind",
+    "requests_put",
+    "requests_other",
+    "retries",
+    "waited_ns",
+    "stored",
+    "passed_through",
+    "damaged",
+    "skipped",
+)
+HITS, MISSES, BYTES_FROM_CACHE, BYTES_FROM_NETWORK = range(4)
+REQUESTS_GET, REQUESTS_ARCHIVE, REQUESTS_PROPFIND, REQUESTS_PUT, REQUESTS_OTHER = range(4, 9)
+RETRIES, WAITED_NS, STORED, PASSED_THROUGH, DAMAGED, SKIPPED = range(9, 15)
+
+_ROWS = 256
+_COLUMNS = 16
+_PID = _COLUMNS - 1
+_ROW_BYTES = 8 * _COLUMNS
+
+_told: set[str] = set()
+
+
+def tell_once(message: str) -> None:
+    """Log a warning, the first time that this process has it to say."""
+    if message not in _told:
+        _told.add(message)
+        log.warning(message)
+
+
+class Counters:
+    """Numbers that all processes of one owner add to, each in a row of its own; any of them reads the sum.
+
+    The rows lie in a small shared file, removed with its owner. ``row[HITS] += 1`` is all that counting costs.
+    """
+
+    def __init__(self) -> None:
+        descriptor, name = tempfile.mkstemp(prefix="ai4os-data-counters-", dir=_shared_memory())
+        with os.fdopen(descriptor, "r+b") as file:
+            file.truncate(_ROWS * _ROW_BYTES)
+        self._path = name
+        self._finalizer = weakref.finalize(self, _remove, name, os.getpid())
+        self._open()
+
+    def _open(self) -> None:
+        with open(self._path, "r+b") as file:
+            self._map = mmap.mmap(file.fileno(), _ROWS * _ROW_BYTES)
+            self.row = self._claim(file.fileno())
+        tell_after_fork(self)
+
+    def _claim(self, descriptor: int) -> memoryview:
+        """A row that no living process adds to; what it already holds stays in the sum."""
+        rows = memoryview(self._map).cast("q")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for begin in range(0, _ROWS * _COLUMNS, _COLUMNS):
+            owner = rows[begin + _PID]
+            if owner == 0 or not _alive(owner):
+                rows[begin + _PID] = os.getpid()
+                return rows[begin : begin + _COLUMNS]
+        return rows[:_COLUMNS]  # more processes than rows: counts may be lost, nothing else
+
+    def after_fork(self) -> None:
+        """Count in a row of the child's own."""
+        self._finalizer.detach()
+        with suppress(OSError):  # the owner is gone: the parent's mapping still takes the counts
+            self._open()
+
+    def __getstate__(self) -> str:
+        """Pickle the place of the shared file."""
+        return self._path
+
+    def __setstate__(self, path: str) -> None:
+        """Add to the same sum, or to one of our own when the owner is gone."""
+        if not os.path.exists(path):
+            self.__init__()  # type: ignore[misc]  # the owner's file is gone, and so is its sum
+            return
+        self._path = path
+        self._finalizer = weakref.finalize(self, lambda: None)
+        self._open()
+
+    def totals(self) -> dict[str, int]:
+        """Each number, summed over all processes, those that have ended included."""
+        rows = memoryview(self._map).cast("q")
+        return {field: sum(rows[column :: _COLUMNS]) for column, field in enumerate(_FIELDS)}
+
+
+def _shared_memory() -> str | None:
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108  a file of random name, mode 0600
+
+
+def _remove(name: str, owner: int) -> None:
+    if os.getpid() == owner:
+        Path(name).unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,621 @@
+"""HTTP bytes over libcurl: every body that comes out is whole, and of one version of its file.
+
+A `Transport` keeps warm connections for each process. `fetch` drives many requests from the calling thread:
+it begins new ones as old ones end, tries again what may be tried again, and goes on with a broken transfer
+where it stopped (``Range`` with ``If-Range``, RFC 9110, 13.1.5 and 14.2) or, without a strong ETag, from its start.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import re
+import select
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Protocol
+
+import pycurl
+
+from ai4os_data import errors, telemetry
+from ai4os_data.processes import PerProcess
+from ai4os_data.refusals import Refusals
+from ai4os_data.retries import RETRIED_STATUSES, Patience, retry_after_s
+from ai4os_data.tls import ca_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from ai4os_data.remotes import Remote
+
+DEFAULT_IN_FLIGHT = 32
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_TLS_CODES = frozenset({35, 51, 53, 54, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91})
+_TLS_DISTRUST = frozenset({51, 60, 77, 82, 83, 90, 91})
+_TIMED_OUT = 28
+_ABORTED_BY_US = 23
+_BUFFER_BYTES = 256 * 1024
+_UPLOAD_BUFFER_BYTES = 2 * 1024 * 1024
+_KEPT_WARM_S = 55  # servers close idle connections after 5 to 60 s
+
+
+class Body(Protocol):
+    """Where the bytes of an answer go."""
+
+    length: int
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+
+    def restart(self) -> None:
+        """Forget what came so far."""
+
+
+class Source(Protocol):
+    """Where the bytes of an upload come from, from the start on each try."""
+
+    size_bytes: int
+
+    def open(self) -> Callable[[int], bytes]:
+        """A function that reads at most so many of the next bytes."""
+
+
+class MemoryBody:
+    """The bytes of an answer, kept as the pieces they came in."""
+
+    __slots__ = ("chunks",)
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+
+    @property
+    def length(self) -> int:
+        """How many bytes there are."""
+        return sum(map(len, self.chunks))
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self.chunks.append(chunk)
+
+    def restart(self) -> None:
+        """Forget what came so far."""
+        self.chunks.clear()
+
+    def getvalue(self) -> bytes:
+        """All of them in one piece."""
+        return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request.
+
+    Args:
+        url: percent-encoded, as it goes on the wire.
+        body: takes the answer's bytes.
+        method: ``"GET"``, ``"HEAD"`` or ``"PUT"``.
+        start: the first byte that is wanted.
+        stop: the byte after the last one that is wanted.
+        expected_bytes: the size that was listed; it sets the deadline.
+        headers: further header lines.
+        source: what a PUT sends.
+        tag: the caller's own.
+    """
+
+    url: str
+    body: Body = field(default_factory=MemoryBody)
+    method: str = "GET"
+    start: int | None = None
+    stop: int | None = None
+    expected_bytes: int | None = None
+    headers: tuple[str, ...] = ()
+    source: Source | None = None
+    tag: object = None
+
+
+@dataclass(slots=True)
+class Response:
+    """The head of an answer whose body is complete.
+
+    Attributes:
+        status: 200, 201, 204 or 206.
+        headers: their names in lower case.
+        total_bytes: the size of the whole file, where the server told it.
+    """
+
+    status: int
+    headers: dict[str, str]
+    total_bytes: int | None = None
+
+    @property
+    def etag(self) -> str | None:
+        """The ETag, without quotes and mark of weakness."""
+        return plain_etag(self.headers.get("etag"))
+
+
+class Transport:
+    """Sends requests to one remote. Made anew in each process; safe to use from many threads."""
+
+    def __init__(
+        self, remote: Remote, *, patience: Patience | None = None, counters: telemetry.Counters | None = None
+    ) -> None:
+        self.remote = remote
+        self.patience = patience or Patience()
+        self.counters = counters or telemetry.Counters()
+        self.refusals = Refusals(remote)
+        self._lanes: PerProcess[deque[_Lane]] = PerProcess(deque)
+
+    def fetch(
+        self, requests: Iterable[Request], in_flight: int = DEFAULT_IN_FLIGHT
+    ) -> Generator[tuple[Request, Response | errors.StorageError], None, None]:
+        """Carry out requests, at most ``in_flight`` at a time, and yield each as it ends, with its answer or its error."""
+        lanes = self._lanes.get()
+        try:
+            lane = lanes.pop()
+        except IndexError:
+            lane = _Lane(self)
+        try:
+            yield from lane.run(iter(requests), in_flight)
+        finally:
+            lane.abandon()
+            lanes.append(lane)
+
+    def send(self, request: Request) -> Response:
+        """Carry out one request, and raise its error."""
+        ((_, outcome),) = self.fetch([request], 1)
+        if isinstance(outcome, errors.StorageError):
+            raise outcome
+        return outcome
+
+    def refuse_if_refused(self) -> None:
+        """Raise, without asking the server, where it has already refused these credentials."""
+        if self.refusals.stands():
+            raise errors.AuthenticationError(wrong_credentials(self.remote))
+
+
+class _Transfer:
+    """One request on its way: its tries, and what has come of it so far."""
+
+    __slots__ = ("body", "deadline", "etag", "failures", "head_lines", "judged", "offset", "reader", "request", "resumed")
+
+    def __init__(self, request: Request, patience: Patience) -> None:
+        self.request = request
+        self.body = request.body
+        self.deadline = patience.deadline(request.expected_bytes)
+        self.failures = 0
+        self.etag: str | None = None
+        self.head_lines: list[bytes] = []
+        self.judged = False
+        self.offset = 0
+        self.resumed = False
+        self.reader: Callable[[int], bytes] | None = None
+
+    def range_header(self) -> str | None:
+        """The range to ask for in this try."""
+        first = (self.request.start or 0) + self.offset
+        if self.request.start is None and not self.offset:
+            return None
+        last = "" if self.request.stop is None else str(self.request.stop - 1)
+        return f"Range: bytes={first}-{last}"
+
+    def begin(self) -> None:
+        """Forget the last try, keep what may be gone on with."""
+        self.head_lines = []
+        self.judged = False
+        self.resumed = self.offset > 0
+        if not self.resumed:
+            self.body.restart()
+
+    def writer(self) -> Callable[[bytes], int | None]:
+        """Takes the pieces of this try's body."""
+        if self.request.start is None and not self.resumed and isinstance(self.body, MemoryBody):
+            return self.body.chunks.append  # the usual case, without a Python frame for each piece
+        return self._write
+
+    def _write(self, chunk: bytes) -> int | None:
+        if not self.judged:
+            self.judged = True
+            status, headers = parse_head(self.head_lines)
+            if status == 206:  # noqa: PLR2004
+                if not self._continues(headers):
+                    return 0
+            else:
+                self.body.restart()
+                self.offset = 0
+                self.resumed = False
+        if self.request.start is not None and not self._from_wanted_start(chunk):
+            return 0
+        if self.request.start is None:
+            self.body.write(chunk)
+        return None
+
+    def _continues(self, headers: dict[str, str]) -> bool:
+        match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+        first = (self.request.start or 0) + self.offset
+        return match is not None and int(match[1]) == first
+
+    def _from_wanted_start(self, chunk: bytes) -> bool:
+        """Cut the wanted range out of what comes; False when it is complete."""
+        status, _ = parse_head(self.head_lines)
+        if status != 200:  # noqa: PLR2004
+            self.body.write(chunk)
+            return True
+        begin, self.offset = self.offset, self.offset + len(chunk)  # a server that ignores Range sends all
+        start, stop = self.request.start or 0, self.request.stop
+        piece = chunk[max(0, start - begin) : None if stop is None else max(0, stop - begin)]
+        if piece:
+            self.body.write(piece)
+        return stop is None or self.offset < stop
+
+
+class _Lane:
+    """One thread's transfers: a libcurl multi handle, driven through epoll, and its idle handles."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._remote = transport.remote
+        self._patience = transport.patience
+        self._idle: list[pycurl.Curl] = []
+        self._active: dict[pycurl.Curl, _Transfer] = {}
+        self._epoll = select.epoll()
+        self._watched: set[int] = set()
+        self._timeout_s: float | None = None
+        self._share = pycurl.CurlShare()
+        self._share.setopt(pycurl.SH_SHARE, pycurl.LOCK_DATA_COOKIE)  # a session cookie saves 250 ms a request
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
+        self._order = count()
+        headers = ["Accept-Encoding: identity", "Expect:", "Accept: */*"]
+        if self._remote.token:
+            headers.append(f"Authorization: Bearer {self._remote.token}")
+        self._headers = headers
+
+    # --- what libcurl asks of us
+
+    def _watch(self, event: int, descriptor: int, _multi: object, _data: object) -> None:
+        if event == pycurl.POLL_REMOVE:
+            if descriptor in self._watched:
+                self._watched.discard(descriptor)
+                try:
+                    self._epoll.unregister(descriptor)
+                except OSError:
+                    pass  # closing the socket has already taken it out
+            return
+        mask = (select.EPOLLIN if event & pycurl.POLL_IN else 0) | (select.EPOLLOUT if event & pycurl.POLL_OUT else 0)
+        if descriptor in self._watched:
+            try:
+                self._epoll.modify(descriptor, mask)
+                return
+            except FileNotFoundError:
+                pass  # a new socket under an old number
+        self._watched.add(descriptor)
+        self._epoll.register(descriptor, mask)
+
+    def _set_timer(self, timeout_ms: int) -> None:
+        self._timeout_s = None if timeout_ms < 0 else timeout_ms / 1000
+
+    # --- the loop
+
+    def run(
+        self, requests: Iterator[Request], in_flight: int
+    ) -> Generator[tuple[Request, Response | errors.StorageError], None, None]:
+        """Carry out the requests, and yield each as it ends."""
+        paused: list[tuple[float, int, _Transfer]] = []
+        source: Iterator[Request] | None = requests
+        while True:
+            while len(self._active) < in_flight:
+                if paused and paused[0][0] <= time.monotonic():
+                    transfer = heapq.heappop(paused)[2]
+                elif source is not None and (request := next(source, None)) is not None:
+                    transfer = _Transfer(request, self._patience)
+                else:
+                    source = None
+                    break
+                if self._transport.refusals.stands():
+                    yield transfer.request, errors.AuthenticationError(wrong_credentials(self._remote))
+                else:
+                    self._begin(transfer)
+            if source is None and not self._active and not paused:
+                return
+            self._step(paused[0][0] - time.monotonic() if paused else None)
+            for transfer, outcome in self._ended():
+                if isinstance(outcome, float):
+                    heapq.heappush(paused, (time.monotonic() + outcome, next(self._order), transfer))
+                else:
+                    yield transfer.request, outcome
+
+    def abandon(self) -> None:
+        """Stop what is still on its way, and close its connections."""
+        for handle in list(self._active):
+            self._multi.remove_handle(handle)
+            handle.close()
+        self._active.clear()
+
+    def _step(self, longest_s: float | None) -> None:
+        limits = [limit for limit in (longest_s, self._timeout_s) if limit is not None]
+        timeout_s = max(0.0, min(limits)) if limits else 1.0
+        if not self._active:
+            time.sleep(timeout_s)
+            return
+        events = self._epoll.poll(timeout_s) if timeout_s or self._watched else []
+        if not events:
+            self._timeout_s = None
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+            return
+        for descriptor, mask in events:
+            flags = (pycurl.CSELECT_IN if mask & (select.EPOLLIN | select.EPOLLHUP) else 0) | (
+                pycurl.CSELECT_OUT if mask & select.EPOLLOUT else 0
+            )
+            if mask & select.EPOLLERR:
+                flags |= pycurl.CSELECT_ERR
+            self._multi.socket_action(descriptor, flags)
+        if self._timeout_s == 0:
+            self._timeout_s = None
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+
+    def _begin(self, transfer: _Transfer) -> None:
+        handle = self._idle.pop() if self._idle else self._new_handle()
+        transfer.begin()
+        request = transfer.request
+        handle.setopt(pycurl.URL, request.url)
+        handle.setopt(pycurl.HEADERFUNCTION, transfer.head_lines.append)
+        handle.setopt(pycurl.WRITEFUNCTION, transfer.writer())
+        remaining_s = max(1.0, transfer.deadline - time.monotonic())
+        handle.setopt(pycurl.TIMEOUT_MS, int(remaining_s * 1000))
+        headers = [*self._headers, *request.headers]
+        if (range_header := transfer.range_header()) is not None:
+            headers.append(range_header)
+            if transfer.resumed:
+                headers.append(f"If-Range: {transfer.etag}")
+        handle.setopt(pycurl.HTTPHEADER, headers)
+        if request.method == "PUT":
+            source = request.source
+            assert source is not None  # noqa: S101  a PUT is made with a source
+            handle.setopt(pycurl.UPLOAD, 1)
+            handle.setopt(pycurl.INFILESIZE_LARGE, source.size_bytes)
+            handle.setopt(pycurl.READFUNCTION, source.open())
+            handle.setopt(pycurl.LOW_SPEED_TIME, int(remaining_s))  # a server may hash for long before it answers
+        elif request.method == "HEAD":
+            handle.setopt(pycurl.NOBODY, 1)
+        counted = telemetry.REQUESTS_PUT if request.method == "PUT" else telemetry.REQUESTS_GET
+        self._transport.counters.row[counted] += 1
+        self._active[handle] = transfer
+        self._multi.add_handle(handle)
+        self._timeout_s = 0.0
+
+    def _new_handle(self) -> pycurl.Curl:
+        handle = pycurl.Curl()
+        handle.setopt(pycurl.SHARE, self._share)
+        handle.setopt(pycurl.COOKIEFILE, "")
+        handle.setopt(pycurl.NOSIGNAL, 1)
+        handle.setopt(pycurl.FOLLOWLOCATION, 0)
+        handle.setopt(pycurl.PATH_AS_IS, 1)
+        handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+        handle.setopt(pycurl.PROTOCOLS_STR, "http,https")
+        handle.setopt(pycurl.BUFFERSIZE, _BUFFER_BYTES)
+        handle.setopt(pycurl.UPLOAD_BUFFERSIZE, _UPLOAD_BUFFER_BYTES)
+        handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(self._patience.connect_s * 1000))
+        handle.setopt(pycurl.LOW_SPEED_LIMIT, 1)
+        handle.setopt(pycurl.LOW_SPEED_TIME, self._patience.stall_s)
+        handle.setopt(pycurl.MAXAGE_CONN, _KEPT_WARM_S)
+        handle.setopt(pycurl.TCP_KEEPALIVE, 1)
+        handle.setopt(pycurl.CAINFO, ca_file(self._remote.ca_file))
+        handle.setopt(pycurl.USERAGENT, "ai4os-data")
+        if self._remote.user is not None and not self._remote.token:
+            handle.setopt(pycurl.HTTPAUTH, pycurl.HTTPAUTH_BASIC)
+            handle.setopt(pycurl.USERNAME, self._remote.user.encode())
+            handle.setopt(pycurl.PASSWORD, (self._remote.password or "").encode())
+        return handle
+
+    def _ended(self) -> Iterator[tuple[_Transfer, Response | errors.StorageError | float]]:
+        """Each transfer that has ended: with its answer, its error, or the pause before it is tried again."""
+        while True:
+            queued, good, bad = self._multi.info_read()
+            for handle in good:
+                yield self._end(handle, 0, "")
+            for handle, code, message in bad:
+                yield self._end(handle, code, message)
+            if not queued:
+                return
+
+    def _end(
+        self, handle: pycurl.Curl, code: int, message: str
+    ) -> tuple[_Transfer, Response | errors.StorageError | float]:
+        transfer = self._active.pop(handle)
+        self._multi.remove_handle(handle)
+        if transfer.request.method == "GET":
+            self._idle.append(handle)
+        else:
+            handle.close()  # its options do not fit the next request; the connection stays with the multi handle
+        return transfer, self._judge(transfer, code, message)
+
+    # --- what an ended try means
+
+    def _judge(self, transfer: _Transfer, code: int, message: str) -> Response | errors.StorageError | float:
+        status, headers = parse_head(transfer.head_lines)
+        counters = self._transport.counters.row
+        if code == _ABORTED_BY_US and status in {200, 206}:
+            if status == 200:  # noqa: PLR2004  the wanted range was cut out of the whole
+                return Response(status, headers, _length(headers))
+            error: errors.StorageError = errors.ProtocolError(
+                f"{self._what(transfer)}: the server answered another range than the one asked for: {headers.get('content-range')!r}"
+            )
+            transfer.offset = 0
+            return self._again(transfer, error, None)
+        if code:
+            return self._broken(transfer, code, message, status, headers)
+        if 200 <= status < 300:  # noqa: PLR2004
+            counters[telemetry.BYTES_FROM_NETWORK] += transfer.body.length
+            return self._complete(transfer, status, headers)
+        if status == 401:  # noqa: PLR2004
+            self._transport.refusals.record()
+        if status == 416 and transfer.resumed:  # noqa: PLR2004  the file is shorter now: start again
+            transfer.offset = 0
+            return self._again(transfer, errors.ChangedError(f"{self._what(transfer)} changed while it was read"), None)
+        error = error_for_status(status, self._what(transfer), headers, self._remote)
+        transfer.offset = 0
+        transfer.body.restart()
+        if status in RETRIED_STATUSES:
+            return self._again(transfer, error, retry_after_s(headers.get("retry-after")))
+        return error
+
+    def _complete(self, transfer: _Transfer, status: int, headers: dict[str, str]) -> Response | errors.StorageError | float:
+        if headers.get("content-encoding", "identity") != "identity":
+            return errors.ProtocolError(
+                f"{self._what(transfer)}: the server compresses it ({headers['content-encoding']}) although the plain file was "
+                f"asked for; turn compression off for this path on the server"
+            )
+        request = transfer.request
+        if request.method != "GET":
+            return Response(status, headers, _length(headers))
+        total = _length(headers)
+        if status == 206:  # noqa: PLR2004
+            match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+            first = (request.start or 0) + transfer.offset
+            if match is None or int(match[1]) != first or (request.start is None and not transfer.resumed):
+                transfer.offset = 0
+                error = errors.ProtocolError(
+                    f"{self._what(transfer)}: the server answered another range than the one asked for: {headers.get('content-range')!r}"
+                )
+                return self._again(transfer, error, None)
+            total = None if match[3] == "*" else int(match[3])
+            if request.start is None and total is not None and transfer.body.length != total:
+                return self._short(transfer, total)
+            if request.stop is not None and total is not None and transfer.body.length != min(request.stop, total) - (request.start or 0):
+                return self._short(transfer, min(request.stop, total) - (request.start or 0))
+        elif request.start is None and total is not None and transfer.body.length != total:
+            return self._short(transfer, total)
+        elif request.start is None:
+            total = transfer.body.length
+        return Response(status, headers, total)
+
+    def _short(self, transfer: _Transfer, promised: int) -> errors.StorageError | float:
+        got = transfer.body.length
+        transfer.offset = 0
+        error = errors.IntegrityError(f"{self._what(transfer)}: {got:,} bytes came where {promised:,} were promised")
+        return self._again(transfer, error, None)
+
+    def _broken(
+        self, transfer: _Transfer, code: int, message: str, status: int, headers: dict[str, str]
+    ) -> errors.StorageError | float:
+        """A try that broke off: keep what came of it if it can be gone on with, and try again if that may help."""
+        what = self._what(transfer)
+        progressed = False
+        if status in {200, 206} and transfer.request.start is None:
+            length = transfer.body.length
+            etag = headers.get("etag", "")
+            if etag.startswith('"') and headers.get("accept-ranges") != "none" and (not transfer.resumed or etag == transfer.etag):
+                progressed = length > transfer.offset
+                transfer.etag, transfer.offset = etag, length
+            else:
+                transfer.offset = 0
+        else:
+            transfer.offset = 0 if status not in {0, 200, 206} or transfer.request.start is not None else transfer.offset
+        if transfer.request.start is not None:
+            transfer.body.restart()
+        if code in _TLS_CODES:
+            tls = errors.TLSError(
+                f"{what}: no trusted connection to {self._remote.origin} ({message}). If it uses an authority of your own, "
+                f"pass Remote(…, ca_file='authority.pem') or set SSL_CERT_FILE"
+            )
+            return tls if code in _TLS_DISTRUST else self._again(transfer, tls, None)
+        error: errors.StorageError
+        if code == _TIMED_OUT:
+            error = errors.DeadlineError(f"{what}: {message}")
+        else:
+            error = errors.ServerUnavailableError(
+                f"{what}: {message}. Is {self._remote.origin} up, and reachable from this machine?"
+            )
+        if progressed:
+            transfer.failures = 0
+        return self._again(transfer, error, None)
+
+    def _again(
+        self, transfer: _Transfer, error: errors.StorageError, asked_s: float | None
+    ) -> errors.StorageError | float:
+        """The pause before the next try, or the error when there is none."""
+        transfer.failures += 1
+        pause_s = self._patience.pause_s(transfer.failures, asked_s)
+        if transfer.failures >= self._patience.tries or time.monotonic() + pause_s > transfer.deadline:
+            transfer.body.restart()
+            return error
+        row = self._transport.counters.row
+        row[telemetry.RETRIES] += 1
+        row[telemetry.WAITED_NS] += int(pause_s * 1e9)
+        return pause_s
+
+    def _what(self, transfer: _Transfer) -> str:
+        return f"{transfer.request.method} {transfer.request.url}"
+
+
+def parse_head(lines: list[bytes]) -> tuple[int, dict[str, str]]:
+    """Status and headers (names in lower case) of the last head among the lines; 0 where there is none."""
+    status, headers = 0, {}
+    for raw in lines:
+        if raw.startswith(b"HTTP/"):
+            status, headers = int(raw.split(None, 2)[1]), {}
+        elif (colon := raw.find(b":")) > 0:
+            headers[raw[:colon].decode("latin-1").lower()] = raw[colon + 1 :].strip().decode("latin-1")
+    return status, headers
+
+
+def plain_etag(etag: str | None) -> str | None:
+    """An ETag without its quotes and mark of weakness, so that a listing and a GET can be compared."""
+    return etag.removeprefix("W/").strip('"') if etag else None
+
+
+def wrong_credentials(remote: Remote) -> str:
+    """What to say, and to do, about a 401."""
+    where = f"remote {remote.name!r}" if remote.name else remote.origin
+    return (
+        f"{where} does not accept the credentials of user {remote.user!r} (401). They may be wrong or expired: make a new app "
+        f"password on the server, then set it with `rclone config` or relink the storage. No further request is sent with these, "
+        f"since servers shut an address out after a few wrong tries."
+    )
+
+
+def error_for_status(status: int, what: str, headers: dict[str, str], remote: Remote) -> errors.StorageError:
+    """The error that an HTTP status stands for."""
+    if status == 401:  # noqa: PLR2004
+        return errors.AuthenticationError(wrong_credentials(remote))
+    if 300 <= status < 400:  # noqa: PLR2004
+        return errors.ProtocolError(
+            f"{what}: the server says that this is now at {headers.get('location', 'another place')} ({status}); give that as the location"
+        )
+    if status == 429:  # noqa: PLR2004
+        hint = (
+            ""
+            if "retry-after" in headers
+            else " Without a Retry-After this may be the lock-out after wrong passwords, which holds for some minutes and for the right password too."
+        )
+        return errors.ThrottledError(f"{what}: too many requests (429).{hint}")
+    kind, meaning = _MEANINGS.get(
+        status, (errors.ServerError if status >= 400 else errors.ProtocolError, "an answer that is not understood")  # noqa: PLR2004
+    )
+    return kind(f"{what}: {meaning} ({status})")
+
+
+_MEANINGS: dict[int, tuple[type[errors.StorageError], str]] = {
+    400: (errors.ProtocolError, "the server does not understand the request"),
+    403: (errors.PermissionDeniedError, "not allowed with these credentials"),
+    404: (errors.NotFoundError, "no such file"),
+    410: (errors.NotFoundError, "no such file any more"),
+    409: (errors.NotFoundError, "its folder does not exist"),
+    412: (errors.ChangedError, "the file is not the version that was asked for"),
+    413: (errors.ServerError, "larger than the server takes"),
+    423: (errors.LockedError, "locked on the server, and still so after several tries"),
+    500: (errors.ServerError, "the server failed"),
+    502: (errors.ServerUnavailableError, "a gateway does not reach the server"),
+    503: (errors.ServerUnavailableError, "the server is in maintenance or overloaded"),
+    504: (errors.ServerUnavailableError, "a gateway waits too long for the server"),
+    507: (errors.OutOfSpaceError, "the storage is full: delete files there, and empty its trash bin"),
+}
+
+
+def _length(headers: dict[str, str]) -> int | None:
+    value = headers.get("content-length", "")
+    return int(value) if value.isdigit() else None
