@@ -93,7 +93,7 @@ class EmbeddedServer:
         self.user = user
         self.password = password
         self.latency_s = latency_s
-        self._port = port
+        self.port = port
         self._on_request = on_request
         self._requests: list[Request] = []
         self._server: _Server | None = None
@@ -101,7 +101,7 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """The root of what is served, with a slash at its end."""
-        return f"http://127.0.0.1:{self._port}/"
+        return f"http://127.0.0.1:{self.port}/"
 
     def requests(self) -> list[Request]:
         """Return what was asked since the start or the last ``forget``, in the order of the answers."""
@@ -116,7 +116,7 @@ class EmbeddedServer:
         self.root.mkdir(parents=True, exist_ok=True)
         self._dav = _dav_application(self.root, self.user, self.password)
         server = _Server(
-            ("127.0.0.1", self._port),
+            ("127.0.0.1", self.port),
             self._answer,
             numthreads=_THREADS,
             timeout=_IDLE_S,
@@ -124,8 +124,8 @@ class EmbeddedServer:
             request_queue_size=1024,
         )
         server.prepare()
-        self._port = server.bind_addr[1]
-        threading.Thread(target=server.serve, name=f"webdav-{self._port}", daemon=True).start()
+        self.port = server.bind_addr[1]
+        threading.Thread(target=server.serve, name=f"webdav-{self.port}", daemon=True).start()
         self._server = server
 
     def stop(self) -> None:

@@ -1,0 +1,29 @@
+"""The real servers that the tests and the benchmarks run against.
+
+Each is a context manager that starts one process on 127.0.0.1, waits until it answers, and ends it at
+the end of the ``with``, or when this process ends, even by SIGKILL. Each has ``name``, ``url``,
+``root``, ``user``, ``password``, ``requests()``, ``forget()``, ``stop()`` and ``start()``.
+"""
+
+from ai4os_data.cli.embedded import Request
+from servers.apache import ApacheServer
+from servers.base import PASSWORD, USER, Server
+from servers.children import ServerFailedError
+from servers.rclone import RcloneMount, RcloneServer
+from servers.requires import missing_apache, missing_fuse, need
+from servers.wsgidav import WsgidavServer
+
+__all__ = [
+    "PASSWORD",
+    "USER",
+    "ApacheServer",
+    "RcloneMount",
+    "RcloneServer",
+    "Request",
+    "Server",
+    "ServerFailedError",
+    "WsgidavServer",
+    "missing_apache",
+    "missing_fuse",
+    "need",
+]
