@@ -1,0 +1,9 @@
+"""The cache on the local disk. A hit never touches the network, and the directory never outgrows its limit."""
+
+from __future__ import annotations
+
+from ai4os_data.cache.cached_store import CachedStore
+from ai4os_data.cache.disk_cache import DiskCache
+from ai4os_data.cache.objects import Held, LocalPath
+
+__all__ = ["CachedStore", "DiskCache", "Held", "LocalPath"]

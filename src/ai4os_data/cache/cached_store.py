@@ -1,0 +1,340 @@
+"""A store seen through the cache: what is there comes from the local disk, what is not is fetched once and kept."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import types
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from hashlib import blake2b
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+from ai4os_data import errors, telemetry
+from ai4os_data.cache.claims import Claim
+from ai4os_data.cache.objects import Held, LocalPath, digest, intact
+from ai4os_data.telemetry import tell_once
+from ai4os_data.transport import Body, MemoryBody
+
+if TYPE_CHECKING:
+    from ai4os_data.cache.disk_cache import DiskCache
+    from ai4os_data.stores.base import Entry, Fetched, Store
+
+Prepare = Callable[[bytes], bytes]
+Drift = Literal["error", "warn", "refresh"]
+Result = tuple["Entry", bytes | errors.StorageError]
+
+_CLAIMS_AT_ONCE = 256
+_IN_MEMORY_BYTES = 16 * 1024 * 1024
+
+
+class CachedStore:
+    """Reads whole files of a store through a cache.
+
+    Args:
+        store: where the files are.
+        cache: where they are kept; None reads every time.
+        prepare: turns a file's bytes into those that are kept and given out.
+        prepare_version: tells what ``prepare`` makes from what another one makes; by default it follows from its code.
+        on_drift: what to do about a file that is another version than the listed one: raise, warn, or take it.
+        counters: where hits, misses and bytes are counted.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        cache: DiskCache | None,
+        *,
+        prepare: Prepare | None = None,
+        prepare_version: str | int | None = None,
+        on_drift: Drift = "warn",
+        counters: telemetry.Counters | None = None,
+    ) -> None:
+        self.store = store
+        self.cache = cache
+        self.on_drift: Drift = on_drift
+        self.counters = counters or telemetry.Counters()
+        self._prepare = prepare
+        self._prepared_as = "" if prepare is None else str(prepare_version if prepare_version is not None else fingerprint(prepare))
+        self._newer: dict[str, Entry] = {}
+        self._listed: list[Entry] = []
+        self._names: list[str] = []
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Be known to the cache in this process too."""
+        self.__dict__.update(state)
+        self.keep_together(self._listed)
+
+    def keep_together(self, entries: list[Entry]) -> None:
+        """Under the policy ``"auto"``, these do not evict each other while this object lives."""
+        self._listed = entries
+        self._names = []
+        if self.cache is not None and entries:
+            self.cache.keep_together(self._names_together)
+
+    def _names_together(self) -> Iterable[str]:
+        if len(self._names) != len(self._listed):
+            self._names = [self.name(entry) for entry in self._listed]
+        return self._names
+
+    def name(self, entry: Entry) -> str:
+        """The digest under which an entry is cached: another version of the file has another one."""
+        return digest(self.store.identity, entry.key, entry.version, str(entry.size_bytes), self._prepared_as)
+
+    # --- reading
+
+    def read(self, entry: Entry) -> bytes:
+        """One whole file.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        for _, result in self.read_many([entry]):
+            if isinstance(result, errors.StorageError):
+                raise result
+            return result
+        raise AssertionError  # read_many gives a result for each entry
+
+    def hit(self, name: str, held: Held) -> bytes | None:
+        """The bytes of a cached file, checked; None where it is damaged or gone."""
+        assert self.cache is not None  # noqa: S101  without a cache nothing is held
+        data = self.cache.objects.load(name, held)
+        row = self.counters.row
+        if data is None:
+            row[telemetry.DAMAGED] += 1
+            return None
+        row[telemetry.HITS] += 1
+        row[telemetry.BYTES_FROM_CACHE] += len(data)
+        self.cache.note_use(name)
+        return data
+
+    def read_many(self, entries: Iterable[Entry]) -> Iterator[Result]:
+        """Read whole files: hits at once, misses as they arrive. Each comes with its bytes or with its own error."""
+        entries = [self._newer.get(entry.key, entry) for entry in entries] if self._newer else list(entries)
+        if self.cache is None:
+            yield from self._fetch_plainly(entries)
+            return
+        missing = []
+        known = self.cache.objects.known
+        for entry in entries:
+            name = self.name(entry)
+            held = known.get(name)
+            data = self.hit(name, held) if held is not None else None
+            if data is None:
+                missing.append(entry)
+            else:
+                yield entry, data
+        source = iter(missing)
+        while batch := list(islice(source, _CLAIMS_AT_ONCE)):
+            yield from self._fetch(batch)
+
+    def path(self, entry: Entry) -> LocalPath:
+        """A local file with an entry's bytes, that stays while the path object lives.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        entry = self._newer.get(entry.key, entry)
+        if self.cache is not None:
+            name = self.name(entry)
+            for _ in range(3):  # it can be evicted between our look and our pin
+                held = self.cache.objects.find(name)
+                if held is not None:
+                    with suppress(FileNotFoundError):
+                        path = LocalPath.in_cache(held.path)
+                        if intact(held):
+                            self.counters.row[telemetry.HITS] += 1
+                            self.counters.row[telemetry.BYTES_FROM_CACHE] += held.size_bytes
+                            self.cache.note_use(name)
+                            return path
+                    self.cache.objects.discard(name, held)
+                data = self.read(entry)
+                if self.cache.objects.find(name) is None:
+                    return _temporary(data, entry.key)
+        return _temporary(self.read(entry), entry.key)
+
+    def fill(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, int | errors.StorageError]]:
+        """Bring entries into the cache; each comes with the bytes that came over the network, 0 where it was there."""
+        assert self.cache is not None  # noqa: S101  the caller has checked
+        source = iter(entries)
+        while batch := list(islice(source, _CLAIMS_AT_ONCE)):
+            absent = []
+            for entry in batch:
+                if self.cache.objects.find(self.name(entry)) is None:
+                    absent.append(entry)
+                else:
+                    yield entry, 0
+            for entry, result in self._fetch(absent):
+                yield entry, result if isinstance(result, errors.StorageError) else len(result)
+
+    # --- fetching
+
+    def _fetch(self, entries: list[Entry]) -> Iterator[Result]:
+        """Fetch what no other process is fetching; then take what the others have fetched."""
+        assert self.cache is not None  # noqa: S101  it is called with a cache
+        claims: dict[str, Claim] = {}
+        mine: list[Entry] = []
+        theirs: list[Entry] = []
+        try:
+            for entry in entries:
+                name = self.name(entry)
+                found = self._claim(name)
+                if isinstance(found, Held):
+                    data = self.hit(name, found)
+                    if data is not None:
+                        yield entry, data
+                        continue
+                    found = self._claim(name)
+                if isinstance(found, Claim):
+                    if self._prepare is None and not self.cache.reserve(found, entry.size_bytes):
+                        found.give_up()
+                    else:
+                        claims[name] = found
+                    mine.append(entry)
+                elif found is None:
+                    theirs.append(entry)
+                else:
+                    mine.append(entry)
+            yield from self._fetch_claimed(mine, claims)
+        finally:
+            for claim in claims.values():
+                self.cache.give_up(claim)
+        for entry in theirs:
+            yield from self._take_over(entry)
+
+    def _claim(self, name: str) -> Claim | Held | None | Literal["unwritable"]:
+        assert self.cache is not None  # noqa: S101  it is called with a cache
+        try:
+            return self.cache.claim(name)
+        except OSError as error:
+            self.cache.trouble(error)
+            return "unwritable"
+
+    def _take_over(self, entry: Entry) -> Iterator[Result]:
+        """What another process was fetching: from the cache, or by ourselves where it gave up."""
+        assert self.cache is not None  # noqa: S101  it is called with a cache
+        name = self.name(entry)
+        found = self.cache.wait(name)
+        if isinstance(found, Held) and (data := self.hit(name, found)) is not None:
+            yield entry, data
+            return
+        claims: dict[str, Claim] = {}
+        if isinstance(found, Claim):
+            if self._prepare is not None or self.cache.reserve(found, entry.size_bytes):
+                claims[name] = found
+            else:
+                found.give_up()
+        try:
+            yield from self._fetch_claimed([entry], claims)
+        finally:
+            for claim in claims.values():
+                self.cache.give_up(claim)
+
+    def _fetch_claimed(self, entries: list[Entry], claims: dict[str, Claim]) -> Iterator[Result]:
+        """Fetch entries, and keep those that there are claims for. Each claim is ended and taken out as its entry comes."""
+        row = self.counters.row
+
+        def body(entry: Entry) -> Body:
+            claim = claims.get(self.name(entry))
+            return claim if claim is not None and self._prepare is None and entry.size_bytes > _IN_MEMORY_BYTES else MemoryBody()
+
+        for entry, outcome in self.store.read_many(entries, body):
+            name = self.name(entry)
+            claim = claims.pop(name, None)
+            try:
+                row[telemetry.MISSES] += 1
+                result = outcome if isinstance(outcome, errors.StorageError) else self._accepted(entry, outcome)
+                if isinstance(result, errors.StorageError):
+                    yield entry, result
+                    continue
+                if isinstance(result, Claim):
+                    data = self._keep_large(result, entry)
+                    claim = None
+                else:
+                    data = result.getvalue() if self._prepare is None else self._prepare(result.getvalue())
+                    if claim is not None and entry.key not in self._newer:
+                        self._keep(claim, entry, result.chunks if self._prepare is None else [data])
+                        claim = None
+                    else:
+                        row[telemetry.PASSED_THROUGH] += 1
+            finally:
+                if claim is not None:
+                    assert self.cache is not None  # noqa: S101  there is a claim
+                    self.cache.give_up(claim)
+            yield entry, data
+
+    def _accepted(self, entry: Entry, fetched: Fetched) -> MemoryBody | Claim | errors.StorageError:
+        """The body, if its version may be used."""
+        body = fetched.body
+        assert isinstance(body, (MemoryBody, Claim))  # noqa: S101  one of those that we made
+        if entry.is_same_version(fetched.entry):
+            return body
+        what = f"{self.store.location}: {entry.key!r} is not the version that was listed: {entry.size_bytes:,} bytes then, {fetched.entry.size_bytes:,} now"
+        if self.on_drift == "error":
+            return errors.ChangedError(f"{what}. Open the dataset again, call refresh(), or choose on_drift='warn'")
+        if self.on_drift == "warn":
+            tell_once(f"{what}. The new version is used; refresh() lists anew")
+        self._newer[entry.key] = fetched.entry
+        if isinstance(body, Claim):  # a claim is for the listed version
+            memory = MemoryBody()
+            memory.write(body.content())
+            return memory
+        return body
+
+    def _keep(self, claim: Claim, entry: Entry, pieces: list[bytes]) -> None:
+        assert self.cache is not None  # noqa: S101  there is a claim
+        try:
+            if self._prepare is not None and not self.cache.reserve(claim, sum(map(len, pieces))):
+                self.counters.row[telemetry.PASSED_THROUGH] += 1
+                self.cache.give_up(claim)
+                return
+            claim.write_pieces(pieces)
+            kept = self.cache.store(claim, entry.key)
+        except OSError as error:
+            self.cache.trouble(error)
+            self.cache.give_up(claim)
+            kept = None
+        self.counters.row[telemetry.STORED if kept else telemetry.PASSED_THROUGH] += 1
+
+    def _keep_large(self, claim: Claim, entry: Entry) -> bytes:
+        """The bytes of an answer that went straight into the staged file, which is kept if the disk took it."""
+        assert self.cache is not None  # noqa: S101  there is a claim
+        if claim.error is not None:
+            self.cache.trouble(claim.error)
+            self.cache.give_up(claim)
+            self.counters.row[telemetry.PASSED_THROUGH] += 1
+            return self.store.read(entry.key)
+        data = claim.content()
+        kept = self.cache.store(claim, entry.key)
+        self.counters.row[telemetry.STORED if kept else telemetry.PASSED_THROUGH] += 1
+        return data
+
+    def _fetch_plainly(self, entries: list[Entry]) -> Iterator[Result]:
+        yield from self._fetch_claimed(entries, {})
+
+
+def fingerprint(function: Callable[..., object]) -> str:
+    """What tells a function's code from another's, the same in every process."""
+    hasher = blake2b(digest_size=8)
+
+    def feed(code: types.CodeType) -> None:
+        hasher.update(code.co_code + repr(code.co_names).encode())
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                feed(constant)
+            else:
+                hasher.update(repr(constant).encode())
+
+    hasher.update(f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}".encode())
+    code = getattr(function, "__code__", None)
+    if isinstance(code, types.CodeType):
+        feed(code)
+    return hasher.hexdigest()
+
+
+def _temporary(data: bytes, key: str) -> LocalPath:
+    descriptor, path = tempfile.mkstemp(prefix="ai4os-data-", suffix=os.path.splitext(key)[1])
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    return LocalPath.temporary(path)

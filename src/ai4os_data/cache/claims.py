@@ -1,0 +1,179 @@
+"""Who fetches what: a claim on a digest, so that a miss is fetched once on a node.
+
+The claim is a lock on the staged file. The kernel lets go of it when its process dies, so nobody waits for the dead.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import suppress
+
+import xxhash
+
+from ai4os_data.processes import tell_after_fork
+
+_FIRST_PAUSE_S = 0.001
+_LONGEST_PAUSE_S = 0.02
+
+
+class Claim:
+    """The right to fill one entry, and the staged file to fill. It is also the body that takes a large answer."""
+
+    def __init__(self, name: str, path: str, descriptor: int) -> None:
+        self.name = name
+        self.path = path
+        self.descriptor = descriptor
+        self.reserved_bytes = 0
+        self.length = 0
+        self.error: OSError | None = None
+        self._hasher = xxhash.xxh3_64()
+
+    @classmethod
+    def take(cls, name: str, path: str) -> Claim | None:
+        """Claim a digest; None where another has it.
+
+        Raises:
+            OSError: the directory cannot be written.
+        """
+        while True:
+            descriptor = _open(path)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return None
+            try:
+                current = os.stat(path)
+            except FileNotFoundError:
+                os.close(descriptor)  # published or given up between our open and our lock
+                continue
+            ours = os.fstat(descriptor)
+            if (current.st_ino, current.st_dev) == (ours.st_ino, ours.st_dev):
+                if ours.st_size:
+                    os.ftruncate(descriptor, 0)  # begun by a process that died
+                claim = cls(name, path, descriptor)
+                _held.claims.add(claim)
+                return claim
+            os.close(descriptor)
+
+    @property
+    def checksum(self) -> int:
+        """The checksum of what has been written."""
+        return self._hasher.intdigest()
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes of an answer. A full disk is kept as ``error``: libcurl would only say that we refused."""
+        self._hasher.update(chunk)
+        self.length += len(chunk)
+        if self.error is None:
+            try:
+                _write_all(self.descriptor, chunk)
+            except OSError as error:
+                self.error = error
+
+    def write_pieces(self, chunks: list[bytes]) -> None:
+        """Take the whole content in pieces.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        for chunk in chunks:
+            self._hasher.update(chunk)
+        total = sum(map(len, chunks))
+        self.length += total
+        written = os.writev(self.descriptor, chunks[:512]) if chunks else 0
+        if written < total:
+            _write_all(self.descriptor, b"".join(chunks)[written:])
+
+    def restart(self) -> None:
+        """Forget what came so far."""
+        os.ftruncate(self.descriptor, 0)
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        self._hasher.reset()
+        self.length = 0
+
+    def content(self) -> bytes:
+        """What has been written."""
+        return os.pread(self.descriptor, self.length, 0)
+
+    def give_up(self) -> None:
+        """Let others claim it, with nothing published."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """End the claim, after the staged file was renamed or removed."""
+        if self.descriptor >= 0:
+            _held.claims.discard(self)
+            # Not close alone: a forked child may hold a copy of the descriptor, and with it the lock.
+            with suppress(OSError):
+                fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+class _HeldClaims:
+    """The claims of this process; a child must not keep its parent's locks alive."""
+
+    def __init__(self) -> None:
+        self.claims: set[Claim] = set()
+        tell_after_fork(self)
+
+    def after_fork(self) -> None:
+        for claim in self.claims:
+            with suppress(OSError):
+                os.close(claim.descriptor)
+            claim.descriptor = -1
+        self.claims.clear()
+
+
+_held = _HeldClaims()
+
+
+class Waiting:
+    """Pauses that grow, until a deadline."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self._until = time.monotonic() + deadline_s
+        self._pause_s = _FIRST_PAUSE_S
+
+    def pause(self) -> bool:
+        """Wait a little; False when the deadline has passed."""
+        if time.monotonic() > self._until:
+            return False
+        time.sleep(self._pause_s)
+        self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
+        return True
+
+
+def is_abandoned(path: str) -> bool:
+    """Whether a staged file belongs to no living process."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _open(path: str) -> int:
+    flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        return os.open(path, flags, 0o600)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

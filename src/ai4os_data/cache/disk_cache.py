@@ -1,0 +1,356 @@
+"""The disk cache as users name it: a directory, a limit, a policy. Shared by threads, workers and processes."""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from multiprocessing.util import Finalize
+from typing import Literal
+
+from ai4os_data.cache import placement
+from ai4os_data.cache.claims import Claim, Waiting
+from ai4os_data.cache.ledger import Ledger
+from ai4os_data.cache.objects import BLOCK_BYTES, Held, Objects, allocated, intact, relative_name
+from ai4os_data.errors import CacheError
+from ai4os_data.processes import PerProcess
+from ai4os_data.telemetry import tell_once
+
+Policy = Literal["auto", "lru"]
+
+_NOTE_USE_EVERY_S = 60.0
+_FULL_AGAIN_S = 1.0
+_BROKEN_AGAIN_S = 30.0
+_LONGEST_WAIT_S = 900.0
+
+
+class DiskCache:
+    """A bounded cache on the local disk.
+
+    The directory never takes more than the limit, counted in allocated blocks, whatever number of processes fills it.
+
+    Args:
+        directory: where; by default a folder of the user's cache directory. It must be on a local disk.
+        size_limit: bytes, a text such as ``"20GiB"``, or ``"auto"``: what is free, less a reserve of a fifth of the disk.
+        policy: ``"lru"`` evicts what was used longest ago. ``"auto"`` does so between datasets, but within a dataset that is in
+            use entries do not evict each other: under shuffled epochs LRU would hit almost never.
+
+    Raises:
+        CacheError: the directory cannot be used.
+        CacheLimitError: the limit is too small to work with.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None = None,
+        size_limit: int | str = "auto",
+        policy: Policy = "auto",
+    ) -> None:
+        if policy not in {"auto", "lru"}:
+            message = f"policy is 'auto' or 'lru', not {policy!r}"
+            raise ValueError(message)
+        fixed = None if size_limit == "auto" else placement.parse_size(size_limit)
+        self.directory = _auto_directory() if directory is None else placement.usable(os.fspath(directory), memory_too=True)
+        self.policy: Policy = policy
+        try:
+            objects = Objects(self.directory)
+            os.makedirs(objects.root, mode=0o700, exist_ok=True)
+        except OSError as error:
+            message = f"{self.directory} cannot be used as a cache: {error.strerror}"
+            raise CacheError(message) from error
+        self.size_limit: int = fixed or placement.auto_limit(
+            self.directory, sum(allocated(held.size_bytes) for held in objects.scan_all().values())
+        )
+        self._prepare_processes()
+
+    def _prepare_processes(self) -> None:
+        self._live: list[weakref.WeakMethod[Callable[[], Iterable[str]]]] = []
+        self._process: PerProcess[_Process] = PerProcess(self._open)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle what it was made from."""
+        return {"directory": self.directory, "size_limit": self.size_limit, "policy": self.policy}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Use the same directory."""
+        self.__dict__.update(state)
+        self._prepare_processes()
+
+    def __repr__(self) -> str:
+        """Tell where and how large."""
+        return f"DiskCache({self.directory!r}, size_limit={self.size_limit}, policy={self.policy!r})"
+
+    @classmethod
+    def resolve(cls, cache: DiskCache | str | os.PathLike[str] | None, *, local: bool = False) -> DiskCache | None:
+        """The cache that a ``cache=`` argument means.
+
+        ``"auto"`` gives none for a store that is local itself, and, with a warning, where no disk can take one.
+        """
+        if cache is None or isinstance(cache, DiskCache):
+            return cache
+        if cache != "auto":
+            return cls(cache)
+        if local:
+            return None
+        try:
+            return cls()
+        except CacheError as error:
+            tell_once(f"no disk cache: {error}. Every epoch is read over the network.")
+            return None
+
+    # --- what users call
+
+    def stats(self) -> dict[str, int]:
+        """``entries``, ``bytes`` (what the directory takes, room leased to processes included) and ``size_limit``."""
+        process = self._process.get()
+        process.flush()
+        entries, used = process.ledger.usage()
+        return {"entries": entries, "bytes": used, "size_limit": self.size_limit}
+
+    def verify(self) -> dict[str, int]:
+        """Read every entry, and remove those that are damaged.
+
+        Returns:
+            ``entries`` that were read, and how many were ``damaged``.
+        """
+        process = self._process.get()
+        process.flush()
+        here = process.objects.scan_all()
+        damaged = [name for name, held in here.items() if not intact(held)]
+        for name in damaged:
+            process.objects.discard(name, here[name])
+        process.ledger.forget(damaged)
+        return {"entries": len(here), "damaged": len(damaged)}
+
+    def clear(self) -> None:
+        """Remove every entry, those in use as ``decode="path"`` excepted."""
+        process = self._process.get()
+        process.flush()
+        process.objects.known.clear()
+        process.ledger.clear()
+
+    def close(self) -> None:
+        """Write down what this process has stored and used. Done by itself when the process ends."""
+        self._process.get().close()
+
+    # --- what a store in front calls
+
+    def keep_together(self, digests: Callable[[], Iterable[str]]) -> None:
+        """Under ``"auto"``: these must not evict each other while the object whose method this is lives."""
+        self._live.append(weakref.WeakMethod(digests))
+
+    @property
+    def objects(self) -> Objects:
+        """The files, as this process knows them."""
+        return self._process.get().objects
+
+    def note_use(self, name: str) -> None:
+        """Remember that an entry was read. It reaches the index with others, some time later."""
+        self._process.get().note_use(name)
+
+    def claim(self, name: str) -> Claim | Held | None:
+        """The right to fill an entry; or the entry, where it is there by now; None where another process is filling it."""
+        return self._process.get().claim(name)
+
+    def wait(self, name: str) -> Claim | Held | None:
+        """As `claim`, after the process that is filling it has finished; None when it takes for ever."""
+        waiting = Waiting(_LONGEST_WAIT_S)
+        while (found := self.claim(name)) is None:
+            if not waiting.pause():
+                return None
+        return found
+
+    def reserve(self, claim: Claim, size_bytes: int) -> bool:
+        """Set room for an entry aside, before it is fetched; False where there is none."""
+        return self._process.get().reserve(claim, size_bytes)
+
+    def store(self, claim: Claim, key: str) -> Held | None:
+        """Let the filled entry of a claim appear; None, and nothing stays, where its room is not enough."""
+        return self._process.get().store(claim, key)
+
+    def give_up(self, claim: Claim) -> None:
+        """End a claim with nothing stored."""
+        self._process.get().give_up(claim)
+
+    def trouble(self, error: OSError) -> None:
+        """Go on without storing for a while, and say so once."""
+        self._process.get().trouble(error)
+
+    def _open(self) -> _Process:
+        return _Process(self.directory, self.size_limit, self._protected if self.policy == "auto" else None)
+
+    def _protected(self) -> Iterable[str]:
+        for reference in self._live:
+            if (digests := reference()) is not None:
+                yield from digests()
+
+
+class _Process:
+    """A cache as one process has it: its lease, and what it has not yet told the ledger."""
+
+    def __init__(self, directory: str, limit_bytes: int, protected: Callable[[], Iterable[str]] | None) -> None:
+        self.directory = directory
+        self.objects = Objects(directory)
+        self._limit = limit_bytes
+        self._protected = protected
+        self._ledger: Ledger | None = None
+        self._lock = threading.RLock()
+        self._free = 0  # leased, and not set aside
+        self._reserved = 0  # leased, and set aside for claims
+        self._stored: list[str] = []
+        self._used: dict[str, None] = {}
+        self._note_use_at = time.monotonic() + _NOTE_USE_EVERY_S
+        self._not_before = 0.0
+        self._refused_bytes = 0
+        self._closed = False
+        # Children of multiprocessing end without atexit, and others without multiprocessing's finalizers.
+        reference = weakref.ref(self)
+        self._finalizers = (Finalize(self, _close, (reference, os.getpid()), exitpriority=10), _at_exit(reference))
+
+    @property
+    def ledger(self) -> Ledger:
+        """Opened on first use: reading alone does not need it."""
+        if self._ledger is None:
+            try:
+                self._ledger = Ledger(self.directory, self._limit, self._protected)
+            except OSError as error:
+                message = f"{self.directory}: {error.strerror}"
+                raise CacheError(message) from error
+        return self._ledger
+
+    def note_use(self, name: str) -> None:
+        self._used[name] = None
+        if time.monotonic() > self._note_use_at:
+            self._note_use_at = time.monotonic() + _NOTE_USE_EVERY_S
+            with self._guarded():
+                if self._lock.acquire(blocking=False):
+                    try:
+                        used, self._used = self._used, {}
+                        if not self.ledger.note_use(list(used)):
+                            self._used.update(used)
+                    finally:
+                        self._lock.release()
+
+    def claim(self, name: str) -> Claim | Held | None:
+        if (held := self.objects.find(name)) is not None:
+            return held
+        claim = Claim.take(name, self.objects.staged_path(name))
+        if claim is None:
+            return None
+        if (held := self.objects.find(name)) is not None:  # published between our look and our claim
+            claim.give_up()
+            return held
+        return claim
+
+    def reserve(self, claim: Claim, size_bytes: int) -> bool:
+        need = allocated(size_bytes) + BLOCK_BYTES  # a block for the folder, which may grow
+        with self._lock, self._guarded():
+            if self._free < need and not self._lease(need):
+                return False
+            self._free -= need
+            self._reserved += need
+            claim.reserved_bytes += need
+            return True
+        return False
+
+    def _lease(self, need: int) -> bool:
+        now = time.monotonic()
+        if now < self._not_before and need >= self._refused_bytes:
+            return False
+        stored, self._stored = self._stored, []
+        used, self._used = self._used, {}
+        granted = self.ledger.grant(need - self._free, self._free + self._reserved, stored, list(used))
+        self._free += granted
+        if not granted:
+            self._not_before, self._refused_bytes = now + _FULL_AGAIN_S, need
+        return granted > 0
+
+    def store(self, claim: Claim, key: str) -> Held | None:
+        if allocated(claim.length) + BLOCK_BYTES > claim.reserved_bytes and not self.reserve(
+            claim, claim.length
+        ):  # it became larger on its way
+            self.give_up(claim)
+            return None
+        held = self.objects.publish(claim.name, claim.path, claim.length, claim.checksum, key)
+        claim.let_go()
+        with self._lock:
+            spent = allocated(claim.length)
+            self._reserved -= claim.reserved_bytes
+            self._free += claim.reserved_bytes - spent
+            claim.reserved_bytes = 0
+            self._stored.append(relative_name(held))
+        return held
+
+    def give_up(self, claim: Claim) -> None:
+        claim.give_up()
+        with self._lock:
+            self._reserved -= claim.reserved_bytes
+            self._free += claim.reserved_bytes
+            claim.reserved_bytes = 0
+
+    def trouble(self, error: OSError) -> None:
+        reason = "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else str(error.strerror or error)
+        tell_once(f"{self.directory}: {reason}: reading goes on without storing more in the cache")
+        self._not_before, self._refused_bytes = time.monotonic() + _BROKEN_AGAIN_S, 0
+
+    def flush(self) -> None:
+        """Tell the ledger everything."""
+        with self._lock:
+            stored, self._stored = self._stored, []
+            used, self._used = self._used, {}
+            self.ledger.grant(0, self._free + self._reserved, stored, list(used))
+
+    def close(self) -> None:
+        with self._lock, suppress(CacheError, OSError):
+            if self._ledger is not None or self._stored or self._used:
+                stored, self._stored = self._stored, []
+                used, self._used = self._used, {}
+                self.ledger.close(stored, list(used))
+                self._ledger = None
+                self._free = 0
+
+    def _guarded(self) -> _Guard:
+        return _Guard(self)
+
+
+class _Guard:
+    """Turns a failing disk into trouble that is told once, and the operation into a refusal."""
+
+    def __init__(self, process: _Process) -> None:
+        self._process = process
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if isinstance(error, CacheError):
+            error = OSError(0, str(error))
+        if isinstance(error, OSError):
+            self._process.trouble(error)
+            return True
+        return False
+
+
+def _close(reference: weakref.ref[_Process], owner: int) -> None:
+    process = reference()
+    if process is not None and os.getpid() == owner:
+        process.close()
+
+
+def _at_exit(reference: weakref.ref[_Process]) -> None:
+    atexit.register(_close, reference, os.getpid())
+
+
+def _auto_directory() -> str:
+    reasons = []
+    for directory in placement.candidates(os.environ):
+        try:
+            return placement.usable(directory, memory_too=False)
+        except CacheError as error:
+            reasons.append(str(error))
+    raise CacheError("; ".join(reasons))

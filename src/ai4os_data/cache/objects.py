@@ -1,0 +1,288 @@
+"""The cached files themselves: plain files, whose names tell what they hold.
+
+``objects/ab/<digest>-<size>-<xxh3><suffix>``: the digest stands for store, key and version; size and checksum are those
+of the content. So an entry appears whole, by one rename, and can be checked without asking anyone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections import deque
+from hashlib import blake2b
+from typing import NamedTuple
+
+import xxhash
+
+from ai4os_data.processes import tell_after_fork
+
+BLOCK_BYTES = 4096
+STAGED_SUFFIX = ".fill"
+
+_NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]+)-([0-9a-f]{16})(\.[a-z0-9]{1,10})?")
+_STAGED = re.compile(r"[0-9a-f]{32}\.fill")
+_SUFFIX = re.compile(r"\.[a-z0-9]{1,10}")
+_READ_BYTES = 1 << 30
+_SENT_PIN_S = 60.0
+
+
+class Held(NamedTuple):
+    """A cached file: where it is, its size and its checksum (xxh3, 64 bit)."""
+
+    path: str
+    size_bytes: int
+    checksum: int
+
+
+def digest(*parts: str) -> str:
+    """The name for what these parts describe, 32 hex digits."""
+    return blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def allocated(size_bytes: int) -> int:
+    """The disk space that a file of this size takes, in whole blocks."""
+    return -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
+
+
+class Objects:
+    """The ``objects`` folder of a cache directory, as one process knows it."""
+
+    def __init__(self, directory: str) -> None:
+        self.root = f"{directory}/objects"
+        self.known: dict[str, Held] = {}
+        self._scanned_ns: dict[str, int] = {}
+
+    def find(self, name: str) -> Held | None:
+        """The cached file for a digest, whoever put it there."""
+        held = self.known.get(name)
+        if held is None:
+            self._scan(name[:2])
+            held = self.known.get(name)
+        return held
+
+    def _scan(self, part: str) -> None:
+        """Look what others have put into a part, unless it is as we left it."""
+        folder = f"{self.root}/{part}"
+        try:
+            changed_ns = os.stat(folder).st_mtime_ns
+            # A change within the same clock tick as our look would not show.
+            if self._scanned_ns.get(part) == changed_ns and time.time_ns() - changed_ns > 20_000_000:
+                return
+            names = os.listdir(folder)
+        except FileNotFoundError:
+            return
+        self._scanned_ns[part] = changed_ns
+        for name in names:
+            if (match := _NAME.fullmatch(name)) is not None:
+                self.known[match[1]] = Held(f"{folder}/{name}", int(match[2], 16), int(match[3], 16))
+
+    def scan_all(self) -> dict[str, Held]:
+        """Every file that is there now."""
+        self.known.clear()
+        self._scanned_ns.clear()
+        for part in self._parts():
+            self._scan(part)
+        return dict(self.known)
+
+    def staged(self) -> list[str]:
+        """The paths of files that are being filled, or were when their process died."""
+        return [
+            f"{self.root}/{part}/{name}"
+            for part in self._parts()
+            for name in os.listdir(f"{self.root}/{part}")
+            if _STAGED.fullmatch(name)
+        ]
+
+    def folders_bytes(self) -> int:
+        """The disk space of the folders."""
+        parts = self._parts()
+        return sum(os.stat(f"{self.root}/{part}").st_blocks * 512 for part in parts) + os.stat(self.root).st_blocks * 512
+
+    def _parts(self) -> list[str]:
+        try:
+            return [name for name in os.listdir(self.root) if len(name) == 2]  # noqa: PLR2004
+        except FileNotFoundError:
+            return []
+
+    def staged_path(self, name: str) -> str:
+        """Where a digest is filled."""
+        return f"{self.root}/{name[:2]}/{name}{STAGED_SUFFIX}"
+
+    def publish(self, name: str, staged_path: str, size_bytes: int, checksum: int, key: str) -> Held:
+        """Let a finished file appear, by one rename."""
+        suffix = os.path.splitext(key)[1].lower()
+        suffix = suffix if _SUFFIX.fullmatch(suffix) and suffix != STAGED_SUFFIX else ""
+        path = f"{self.root}/{name[:2]}/{name}-{size_bytes:x}-{checksum:016x}{suffix}"
+        os.rename(staged_path, path)
+        held = Held(path, size_bytes, checksum)
+        self.known[name] = held
+        return held
+
+    def load(self, name: str, held: Held) -> bytes | None:
+        """The bytes of a cached file; None, and the file is gone, where it is damaged or was evicted."""
+        size_bytes = held.size_bytes
+        try:
+            descriptor = os.open(held.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self.known.pop(name, None)
+            return None
+        try:
+            data = os.read(descriptor, size_bytes + 1)  # one more than it holds, so that a longer file shows
+            if len(data) < size_bytes and size_bytes >= _READ_BYTES:
+                data = _rest(descriptor, data, size_bytes)
+        finally:
+            os.close(descriptor)
+        if len(data) != size_bytes or xxhash.xxh3_64_intdigest(data) != held.checksum:
+            self.discard(name, held)
+            return None
+        return data
+
+    def discard(self, name: str, held: Held) -> None:
+        """Remove a damaged file."""
+        self.known.pop(name, None)
+        try:
+            os.unlink(held.path)
+        except FileNotFoundError:
+            pass  # another reader has found the damage too
+
+    def path_of(self, relative: str) -> str:
+        """The path of an indexed name."""
+        return f"{self.root}/{relative}"
+
+
+def relative_name(held: Held) -> str:
+    """A file's name below ``objects``, as the index keeps it."""
+    return "/".join(held.path.rsplit("/", 2)[1:])
+
+
+def parsed_name(relative: str) -> tuple[str, int] | None:
+    """Digest and size of an indexed name; None where it is not one of ours."""
+    match = _NAME.fullmatch(relative.rpartition("/")[2])
+    return (match[1], int(match[2], 16)) if match else None
+
+
+def intact(held: Held) -> bool:
+    """Whether a file is what its name says, read piece by piece."""
+    hasher = xxhash.xxh3_64()
+    length = 0
+    try:
+        with open(held.path, "rb", buffering=0) as file:
+            while piece := file.read(1 << 22):
+                hasher.update(piece)
+                length += len(piece)
+    except FileNotFoundError:
+        return False
+    return length == held.size_bytes and hasher.intdigest() == held.checksum
+
+
+def _rest(descriptor: int, begun: bytes, size_bytes: int) -> bytes:
+    """Read on where one read(2) ends, at 2 GiB."""
+    pieces = [begun]
+    length = len(begun)
+    while length <= size_bytes and (piece := os.read(descriptor, size_bytes + 1 - length)):
+        pieces.append(piece)
+        length += len(piece)
+    return b"".join(pieces)
+
+
+class LocalPath(str):
+    """The path of a local file that stays while this object lives.
+
+    In the cache, a shared lock on the file keeps it from eviction. Sent to another process, the lock is taken again there;
+    the sender keeps its own for a minute, so that there is no moment without one.
+    """
+
+    __slots__ = ("_pin",)
+    _pin: _Pin | _Temporary
+
+    @classmethod
+    def in_cache(cls, path: str) -> LocalPath:
+        """A cached file, pinned.
+
+        Raises:
+            FileNotFoundError: it is not there any more.
+        """
+        local = cls(path)
+        local._pin = _Pin(path)
+        return local
+
+    @classmethod
+    def temporary(cls, path: str) -> LocalPath:
+        """A file of its own, removed with its last user."""
+        local = cls(path)
+        local._pin = _Temporary(path)
+        return local
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pin it in the process that it is sent to."""
+        self._pin.sent()
+        return (LocalPath.in_cache if isinstance(self._pin, _Pin) else LocalPath.temporary), (str(self),)
+
+
+class _Pin:
+    """A shared lock on a cached file."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def sent(self) -> None:
+        _recently_sent.keep(self)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+class _Temporary:
+    """A file outside the cache, removed by the process that has it last."""
+
+    def __init__(self, path: str) -> None:
+        self._path: str | None = path
+        self._owner = os.getpid()
+
+    def sent(self) -> None:
+        self._path = None  # the receiver removes it
+
+    def __del__(self) -> None:
+        if self._path is not None and self._owner == os.getpid():
+            try:
+                os.unlink(self._path)
+            except OSError:
+                pass
+
+
+class _RecentlySent:
+    """Pins of paths that are on their way to another process."""
+
+    def __init__(self) -> None:
+        self._pins: deque[tuple[float, _Pin]] = deque()
+        tell_after_fork(self)
+
+    def keep(self, pin: _Pin) -> None:
+        now = time.monotonic()
+        while self._pins and self._pins[0][0] < now - _SENT_PIN_S:
+            self._pins.popleft()
+        self._pins.append((now, pin))
+
+    def after_fork(self) -> None:
+        self._pins.clear()
+
+
+_recently_sent = _RecentlySent()
+
+
+def is_pinned(path: str) -> bool:
+    """Whether some process holds a `LocalPath` to a cached file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

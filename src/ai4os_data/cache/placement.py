@@ -1,0 +1,101 @@
+"""Where a cache goes and how large it may be: a local disk, with room left for everything else."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+
+from ai4os_data import mounts
+from ai4os_data.errors import CacheError, CacheLimitError
+
+SMALLEST_BYTES = 1024 * 1024
+_SMALLEST_AUTO_BYTES = 32 * 1024 * 1024
+_LARGEST_RESERVE_BYTES = 5 * 1024**3
+_SMALLEST_RESERVE_BYTES = 64 * 1024 * 1024
+_RESERVED_PART = 0.2
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)\s*", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes from a number, or from a text such as ``"20GiB"``, ``"300MB"`` or ``"20G"`` (binary, as in rclone).
+
+    Raises:
+        CacheLimitError: it is neither, or too small to work with.
+    """
+    if isinstance(size, bool) or not isinstance(size, (int, str)):
+        message = f"a cache limit is a number of bytes, a text such as '20GiB', or 'auto', not {size!r}"
+        raise CacheLimitError(message)
+    if isinstance(size, str):
+        match = _SIZE.fullmatch(size)
+        if match is None:
+            message = f"{size!r} is not a size: write a number of bytes, '20GiB', '300MB', or 'auto'"
+            raise CacheLimitError(message)
+        decimal = bool(match[4]) and not match[3] and bool(match[2])
+        limit = int(float(match[1]) * (1000 if decimal else 1024) ** _POWERS[match[2].lower()])
+    else:
+        limit = size
+    if limit < SMALLEST_BYTES:
+        message = f"a cache of {limit:,} bytes cannot hold its own bookkeeping; give at least {SMALLEST_BYTES:,}, or cache=None"
+        raise CacheLimitError(message)
+    return limit
+
+
+def auto_limit(directory: str, held_bytes: int) -> int:
+    """What a cache may take of a disk: all that is free or its own already, less a reserve of a fifth of the disk.
+
+    Quotas that the file system reports as its size (as container limits on overlay and XFS do) are honoured.
+
+    Raises:
+        CacheLimitError: that is not worth a cache.
+    """
+    disk = os.statvfs(directory)
+    total = disk.f_blocks * disk.f_frsize
+    free = disk.f_bavail * disk.f_frsize
+    reserve = min(max(int(total * _RESERVED_PART), _SMALLEST_RESERVE_BYTES), _LARGEST_RESERVE_BYTES)
+    limit = free + held_bytes - reserve
+    if limit < _SMALLEST_AUTO_BYTES:
+        message = f"{directory}: {free:,} bytes are free there, too few for a cache with a reserve of {reserve:,} for everything else"
+        raise CacheLimitError(message)
+    return limit
+
+
+def candidates(environ: Mapping[str, str]) -> Iterator[str]:
+    """Directories that may serve for ``"auto"``, the best first."""
+    if environ.get("AI4OS_DATA_CACHE"):
+        yield environ["AI4OS_DATA_CACHE"]
+    base = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".cache")
+    yield os.path.join(base, "ai4os-data")
+    yield os.path.join(tempfile.gettempdir(), f"ai4os-data-cache-{os.getuid()}")
+
+
+def usable(directory: str, *, memory_too: bool) -> str:
+    """The absolute path of a directory that a cache can use, made if it is missing.
+
+    Raises:
+        CacheError: it cannot be made or written, or is not on a local disk.
+    """
+    directory = os.path.abspath(os.path.expanduser(directory))
+    mount = mounts.mount_of(directory)
+    if mount is not None and mount.is_network:
+        message = f"{directory} is on {mount.kind} ({mount.source}): a cache belongs on a local disk; give DiskCache another directory"
+        raise CacheError(message)
+    if mount is not None and mount.is_memory and not memory_too:
+        message = f"{directory} is in main memory ({mount.kind})"
+        raise CacheError(message)
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        probe, name = tempfile.mkstemp(dir=directory, prefix=".probe-")
+        os.close(probe)
+        os.unlink(name)
+    except OSError as error:
+        message = f"{directory} cannot be used as a cache: {error.strerror}; give DiskCache a directory on a local disk that you can write to"
+        raise CacheError(message) from error
+    found = os.stat(directory)
+    if found.st_uid not in {os.getuid(), 0}:
+        message = f"{directory} belongs to another user; give DiskCache a directory of your own"
+        raise CacheError(message)
+    return directory
