@@ -9,14 +9,20 @@ from ai4os_data.cli.embedded import Request
 from servers.apache import ApacheServer
 from servers.base import PASSWORD, USER, Server
 from servers.children import ServerFailedError
+from servers.fault import BROKEN_XML, HREFS_ELSEWHERE, LOGIN_PAGE, Fault, FaultServer
 from servers.rclone import RcloneMount, RcloneServer
 from servers.requires import missing_apache, missing_fuse, need
 from servers.wsgidav import WsgidavServer
 
 __all__ = [
+    "BROKEN_XML",
+    "HREFS_ELSEWHERE",
+    "LOGIN_PAGE",
     "PASSWORD",
     "USER",
     "ApacheServer",
+    "Fault",
+    "FaultServer",
     "RcloneMount",
     "RcloneServer",
     "Request",

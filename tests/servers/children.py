@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -108,6 +108,41 @@ class Child:
     def _failure(self, what: str) -> ServerFailedError:
         said = self._output.read_text(errors="replace")[-2000:].strip()
         return ServerFailedError(self._command[0], what, said)
+
+
+def serve_in_python(module: str, order: Mapping[str, object], workspace: Path) -> tuple[Child, int]:
+    """Run ``module.main()`` in an interpreter of its own, and return it with the port that it published.
+
+    It finds the order, with the workspace in it, by ``read_order``.
+    """
+    published = workspace / "port"
+    published.unlink(missing_ok=True)
+    child = Child(
+        [
+            sys.executable,
+            "-c",
+            f"from {module} import main; main()",
+            json.dumps({**order, "workspace": str(workspace)}),
+        ],
+        workspace=workspace,
+        environ={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    with stopping(child):
+        child.wait_until(published.exists)
+    return child, int(published.read_text())
+
+
+def read_order() -> tuple[dict[str, Any], Path]:
+    """Return what ``serve_in_python`` ordered, and the workspace."""
+    order = json.loads(sys.argv[1])
+    return order, Path(order.pop("workspace"))
+
+
+def publish_port(workspace: Path, port: int) -> None:
+    """Tell ``serve_in_python`` that the server answers at that port."""
+    unfinished = workspace / "port.new"
+    unfinished.write_text(str(port))
+    unfinished.rename(workspace / "port")
 
 
 def accepts(port: int) -> bool:

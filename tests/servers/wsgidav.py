@@ -5,15 +5,19 @@ In the process of the tests it would share the interpreter lock with the client 
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import threading
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ai4os_data.cli.embedded import EmbeddedServer, Request
+from ai4os_data.cli.embedded import EmbeddedServer
 from servers.base import PASSWORD, USER, Server
-from servers.children import Child, stopping
+from servers.children import publish_port, read_order, serve_in_python
+from servers.journal import Journal, read_journal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ai4os_data.cli.embedded import Request
+    from servers.children import Child
 
 
 class WsgidavServer(Server):
@@ -33,43 +37,24 @@ class WsgidavServer(Server):
         self.latency_s = latency_s
 
     def _launch(self) -> Child:
-        started = self._workspace / "port"
-        started.unlink(missing_ok=True)
         order = {
             "directory": str(self.root),
-            "workspace": str(self._workspace),
             "port": self.port,
             "user": self.user,
             "password": self.password,
             "latency_s": self.latency_s,
         }
-        child = Child(
-            [sys.executable, "-c", "from servers.wsgidav import main; main()", json.dumps(order)],
-            workspace=self._workspace,
-            environ={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-        with stopping(child):
-            child.wait_until(started.exists)
-        self.port = int(started.read_text())
+        child, self.port = serve_in_python("servers.wsgidav", order, self._workspace)
         return child
 
     def _all_requests(self) -> list[Request]:
-        lines = (self._workspace / "requests.jsonl").read_text().splitlines()
-        return [Request(*json.loads(line)) for line in lines]
+        return read_journal(self._workspace / "requests.jsonl")
 
 
 def main() -> None:
     """Serve what the order on the command line says, for ever."""
-    order = json.loads(sys.argv[1])
-    workspace = order.pop("workspace")
-    journal = os.open(f"{workspace}/requests.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-
-    def note(request: Request) -> None:
-        # In one write, so that lines of different threads never mix.
-        os.write(journal, json.dumps(request).encode() + b"\n")
-
-    with EmbeddedServer(**order, on_request=note) as server:
-        unfinished = Path(workspace, "port.new")
-        unfinished.write_text(str(server.port))
-        unfinished.rename(Path(workspace, "port"))
+    order, workspace = read_order()
+    journal = Journal(workspace / "requests.jsonl")
+    with EmbeddedServer(**order, on_request=journal.note) as server:
+        publish_port(workspace, server.port)
         threading.Event().wait()
