@@ -10,6 +10,7 @@ from servers.apache import ApacheServer
 from servers.base import PASSWORD, USER, Server
 from servers.children import ServerFailedError
 from servers.fault import BROKEN_XML, HREFS_ELSEWHERE, LOGIN_PAGE, Fault, FaultServer
+from servers.proxy import ShapedProxy
 from servers.rclone import RcloneMount, RcloneServer
 from servers.requires import missing_apache, missing_fuse, need
 from servers.wsgidav import WsgidavServer
@@ -28,6 +29,7 @@ __all__ = [
     "Request",
     "Server",
     "ServerFailedError",
+    "ShapedProxy",
     "WsgidavServer",
     "missing_apache",
     "missing_fuse",
