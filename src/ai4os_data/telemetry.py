@@ -75,12 +75,15 @@ class Counters:
         """A row that no living process adds to; what it already holds stays in the sum."""
         rows = memoryview(self._map).cast("q")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        for begin in range(0, _ROWS * _COLUMNS, _COLUMNS):
-            owner = rows[begin + _PID]
-            if owner == 0 or not _alive(owner):
-                rows[begin + _PID] = os.getpid()
-                return rows[begin : begin + _COLUMNS]
-        return rows[:_COLUMNS]  # more processes than rows: counts may be lost, nothing else
+        try:
+            for begin in range(0, _ROWS * _COLUMNS, _COLUMNS):
+                owner = rows[begin + _PID]
+                if owner == 0 or not _alive(owner):
+                    rows[begin + _PID] = os.getpid()
+                    return rows[begin : begin + _COLUMNS]
+            return rows[:_COLUMNS]  # more processes than rows: counts may be lost, nothing else
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # the mapping keeps the descriptor open
 
     def after_fork(self) -> None:
         """Count in a row of the child's own."""

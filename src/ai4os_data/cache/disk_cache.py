@@ -27,6 +27,8 @@ _NOTE_USE_EVERY_S = 60.0
 _FULL_AGAIN_S = 1.0
 _BROKEN_AGAIN_S = 30.0
 _LONGEST_WAIT_S = 900.0
+_LISTINGS = 32
+_LISTING_PARTS = 4  # a listing takes a quarter of the limit at most
 
 
 class DiskCache:
@@ -181,6 +183,18 @@ class DiskCache:
         """Go on without storing for a while, and say so once."""
         self._process.get().trouble(error)
 
+    def keep_listing(self, name: str, data: bytes) -> None:
+        """Keep a listing, inside the limit, as far as there is room."""
+        self._process.get().keep_listing(name, data)
+
+    def kept_listing(self, name: str) -> bytes | None:
+        """A listing that was kept."""
+        try:
+            with open(f"{self.directory}/listings/{name}", "rb") as file:
+                return file.read()
+        except OSError:
+            return None
+
     def _open(self) -> _Process:
         return _Process(self.directory, self.size_limit, self._protected if self.policy == "auto" else None)
 
@@ -286,6 +300,25 @@ class _Process:
             self._stored.append(relative_name(held))
         return held
 
+    def keep_listing(self, name: str, data: bytes) -> None:
+        folder = f"{self.directory}/listings"
+        need = allocated(len(data)) + BLOCK_BYTES
+        with self._lock, self._guarded():
+            if need * _LISTING_PARTS > self._limit or (self._free < need and not self._lease(need)):
+                return
+            self._free -= need  # from now on it is measured as bookkeeping
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            staged = f"{folder}/{name}.{os.getpid()}"
+            try:
+                with open(staged, "wb", opener=_private) as file:
+                    file.write(data)
+                os.replace(staged, f"{folder}/{name}")
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(staged)
+            for old in sorted(os.scandir(folder), key=lambda item: item.stat().st_mtime)[:-_LISTINGS]:
+                os.unlink(old.path)
+
     def give_up(self, claim: Claim) -> None:
         claim.give_up()
         with self._lock:
@@ -344,6 +377,10 @@ def _close(reference: weakref.ref[_Process], owner: int) -> None:
 
 def _at_exit(reference: weakref.ref[_Process]) -> None:
     atexit.register(_close, reference, os.getpid())
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _auto_directory() -> str:

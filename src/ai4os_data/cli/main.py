@@ -1,0 +1,59 @@
+"""The command ``ai4os-data``: reads the command line and starts what it names."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from ai4os_data.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the answer is the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (StorageError, ImportError) as error:
+        print(f"ai4os-data: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ai4os-data", description="Train on AI4OS storage at the speed of the local disk.")
+    commands = parser.add_subparsers(title="commands", required=True)
+    demo = commands.add_parser(
+        "demo",
+        help="train on scanned digits over WebDAV, and show what the cache does",
+        description="Starts a WebDAV server on this machine, uploads scanned digits to it, trains a small network on them "
+        "through a bounded cache, and prints a table of the epochs. Nothing is left behind.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    demo.add_argument("--epochs", type=_positive, default=6, help="how often to go over the images")
+    demo.add_argument("--workers", type=int, default=2, help="processes of each DataLoader")
+    demo.add_argument("--latency-ms", type=float, default=20.0, help="how long the server lets each request wait")
+    demo.add_argument("--cache-size", default="16MiB", help="the cache's limit; at 4MiB only part of the images fit")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    # Only here: it takes torch, and no other command should wait for that.
+    from ai4os_data.cli import demo  # noqa: PLC0415
+
+    return demo.run(
+        demo.Options(
+            epochs=options.epochs, workers=options.workers, latency_ms=options.latency_ms, cache_size=options.cache_size
+        )
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        message = f"at least 1, not {number}"
+        raise argparse.ArgumentTypeError(message)
+    return number

@@ -1,0 +1,424 @@
+"""Datasets over storage: every file read at network speed once, and at the speed of the local disk ever after."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from torch.utils.data import Dataset
+
+from ai4os_data import errors, telemetry
+from ai4os_data.cache import CachedStore, DiskCache, Held, LocalPath
+from ai4os_data.decoding import Decoder, as_bytes, as_path, decoder
+from ai4os_data.index import Drift, Index, enumerated, open_index
+from ai4os_data.patterns import matcher
+from ai4os_data.sample import Sample
+from ai4os_data.siblings import Siblings
+from ai4os_data.stores import Entry, Store, open_store
+from ai4os_data.targets import Target, Targets, parse_split
+from ai4os_data.telemetry import tell_once
+
+if TYPE_CHECKING:
+    from ai4os_data.remotes import Remote
+
+Location = str | os.PathLike[str] | Store
+D = TypeVar("D", bound="StorageDataset")
+
+# What is wrong with one file. Anything else is wrong with the storage, and never skipped.
+_OF_ONE_FILE = (errors.NotFoundError, errors.ChangedError, errors.IntegrityError, errors.PermissionDeniedError, errors.ProtocolError)
+
+
+class StorageDataset(Dataset[Any]):
+    """A map-style dataset of the files at a location, read through a bounded cache on the local disk.
+
+    It works in a ``DataLoader`` with any number of workers, under fork, spawn and forkserver; ``Subset``, ``random_split`` and
+    ``ConcatDataset`` go over it. An item is ``x``, or ``(x, y)`` where there is a target.
+
+    Args:
+        location: a directory, ``/storage/…``, ``rshare:path`` (any rclone remote), ``ai4os://rshare/path``, ``webdav(s)://…``,
+            ``https://HOST/remote.php/dav/files/USER/…``, or any fsspec URL.
+        remote: a remote's name, or a `Remote`; by default the credentials are found as rclone finds them.
+        pattern: which files: a glob below the location, or several. ``**`` is any number of folders.
+        decode: ``"bytes"``, ``"text"`` (UTF-8), ``"json"``, ``"image"`` (Pillow, RGB), ``"numpy"`` (``.npy``, ``.npz``), ``"torch"``
+            (weights only), ``"path"`` (a local file that stays while the path object lives), or a callable of a `Sample`.
+        target: None, ``"folder"`` (as in ImageFolder), a mapping from key to label, or a callable of a `Sample`.
+        transform: applied to ``x``.
+        target_transform: applied to ``y``.
+        prepare: bytes to bytes, applied once, before a file is kept in the cache: such as shrinking photographs.
+        prepare_version: change it when ``prepare`` changes in a way that its own code does not show.
+        cache: a `DiskCache`, a directory, ``"auto"``, or None. ``"auto"`` caches nothing that is on a local disk already.
+        index: a lock file, written by ``dataset.index.save(…)``: the dataset then has exactly its files.
+        on_error: ``"raise"``, or ``"skip"``: name a bad sample once, and leave it out of its batch. (Where a single item is asked
+            for, the next good one comes in its place.)
+        on_drift: what to do about a file that is another version than the listed one: ``"error"``, ``"warn"`` and use it, or
+            ``"refresh"``: use it in silence.
+
+    Attributes:
+        keys: the samples' keys, sorted.
+        index: the `Index` of the location; ``index.save("data.lock.json")`` writes a lock file.
+        classes: the class names, with ``target="folder"``.
+        class_to_idx: from class name to label.
+        targets: every label, where they are known without reading.
+
+    Raises:
+        LocationError: there is nothing at the location.
+        EmptyDatasetError: nothing matches the pattern.
+        AuthenticationError: the credentials are wrong.
+
+    Example:
+        >>> train = StorageDataset("rshare:datasets/flowers/train", pattern="**/*.jpg", decode="image", target="folder")
+        >>> image, label = train[0]
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        *,
+        remote: str | Remote | None = None,
+        pattern: str | Sequence[str] = "**/*",
+        decode: str | Decoder = "bytes",
+        target: Target = None,
+        transform: Callable[[Any], Any] | None = None,
+        target_transform: Callable[[Any], Any] | None = None,
+        prepare: Callable[[bytes], bytes] | None = None,
+        prepare_version: str | int | None = None,
+        cache: DiskCache | str | os.PathLike[str] | None = "auto",
+        index: str | os.PathLike[str] | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        on_drift: Drift = "warn",
+    ) -> None:
+        if on_error not in {"raise", "skip"}:
+            message = f"on_error is 'raise' or 'skip', not {on_error!r}"
+            raise ValueError(message)
+        if on_drift not in {"error", "warn", "refresh"}:
+            message = f"on_drift is 'error', 'warn' or 'refresh', not {on_drift!r}"
+            raise ValueError(message)
+        self._decode = decoder(decode)
+        self.transform = transform
+        self.target_transform = target_transform
+        self._pattern = pattern
+        self._target = target
+        self._lock_file = index
+        self._on_error = on_error
+        self._on_drift: Drift = on_drift
+        counters = telemetry.Counters()
+        self._store = open_store(location, remote, counters=counters)
+        self.location = self._store.location
+        cache = DiskCache.resolve(cache, local=self._store.is_local)
+        self._cached = CachedStore(
+            self._store, cache, prepare=prepare, prepare_version=prepare_version, on_drift=on_drift, counters=counters
+        )
+        self._siblings = Siblings()
+        self.index = open_index(self._store, cache, index, on_drift)
+        self._select_by_pattern()
+
+    @classmethod
+    def from_keys(
+        cls: type[D],
+        location: Location,
+        keys: Iterable[str],
+        targets: Sequence[Any] | Mapping[str, Any] | None = None,
+        **options: Any,  # noqa: ANN401  those of the class
+    ) -> D:
+        """A dataset of these files, in this order.
+
+        Args:
+            location: as for the class.
+            keys: below the location; one may come more than once.
+            targets: a label for each key, in the same order, or a mapping from key to label.
+            options: as for the class, without ``pattern``.
+
+        Raises:
+            NotFoundError: some keys are not there.
+        """
+        dataset = cls(location, **options)
+        dataset._select_keys(list(keys), targets)
+        return dataset
+
+    @classmethod
+    def from_split_file(cls: type[D], location: Location, file: str | os.PathLike[str], **options: Any) -> D:  # noqa: ANN401
+        """A dataset of the files that a split file lists, with lines such as ``Class/some image.jpg 0``.
+
+        Args:
+            location: as for the class.
+            file: a key below the location, or a local file.
+            options: as for the class, without ``pattern`` and ``target``.
+
+        Raises:
+            LocationError: a line cannot be understood.
+            NotFoundError: the split file, or one that it lists, is not there.
+        """
+        dataset = cls(location, **options)
+        keys, labels = parse_split(dataset._text_of(file), os.fspath(file))
+        if labels and isinstance(labels[0], str):
+            classes = sorted({str(label) for label in labels})
+            numbers = {name: number for number, name in enumerate(classes)}
+            dataset._select_keys(keys, [numbers[str(label)] for label in labels])
+            dataset._set_targets(Targets(dataset.targets, classes=classes))
+        else:
+            dataset._select_keys(keys, labels)
+        return dataset
+
+    # --- which samples
+
+    def _select_by_pattern(self) -> None:
+        matches = matcher(self._pattern)
+        entries = [entry for entry in self.index.entries if matches(entry.key)]
+        if not entries:
+            found = f"{len(self.index):,} files, such as {enumerated(map(repr, self.index.keys[:3]))}" if len(self.index) else "no file at all"
+            message = f"{self.location}: nothing matches {self._pattern!r}; there are {found}. Patterns are globs below the location, such as '**/*.jpg'"
+            raise errors.EmptyDatasetError(message)
+        self._use(entries)
+        self._set_targets(Targets.of(self._target, self.keys, self.location))
+
+    def _select_keys(self, keys: list[str], targets: Sequence[Any] | Mapping[str, Any] | None) -> None:
+        by_key = self.index.by_key
+        missing = [repr(key) for key in keys if key not in by_key]
+        if missing:
+            message = f"{self.location} has no {enumerated(missing)}"
+            raise errors.NotFoundError(message)
+        if not keys:
+            message = f"{self.location}: no keys were given"
+            raise errors.EmptyDatasetError(message)
+        self._use([by_key[key] for key in keys])
+        if isinstance(targets, Mapping):
+            self._set_targets(Targets.of(targets, keys, self.location))
+        elif targets is not None:
+            if len(targets) != len(keys):
+                message = f"{len(keys)} keys, but {len(targets)} targets"
+                raise ValueError(message)
+            self._set_targets(Targets(list(targets)))
+        else:
+            self._set_targets(Targets.of(self._target, keys, self.location))
+
+    def _use(self, entries: list[Entry]) -> None:
+        self._entries = entries
+        self._slots: list[tuple[str, Held] | None] = [None] * len(entries)
+        self._cached.keep_together(entries)
+
+    def _set_targets(self, targets: Targets | None) -> None:
+        self._targets = targets
+        self.classes = targets.classes if targets else None
+        self.class_to_idx = targets.class_to_idx if targets else None
+        self.targets = list(targets.values) if targets and targets.values is not None else None
+
+    def _text_of(self, file: str | os.PathLike[str]) -> str:
+        key = os.fspath(file)
+        if not isinstance(file, os.PathLike) and key in self.index.by_key:
+            return self._cached.read(self.index.by_key[key]).decode("utf-8")
+        if not os.path.exists(file):
+            message = f"{key!r} is neither a file of {self.location} nor a local one"
+            raise errors.NotFoundError(message)
+        return Path(file).read_text(encoding="utf-8")
+
+    @property
+    def keys(self) -> list[str]:
+        """The samples' keys, in the order of their indices."""
+        return [entry.key for entry in self._entries]
+
+    def refresh(self) -> None:
+        """List the location anew. Indices may then mean other samples."""
+        self.index = Index(self._store.list(), self.location, self._store.token())
+        self._select_by_pattern()
+
+    # --- samples
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Any:  # noqa: ANN401  what decode gives
+        """One sample.
+
+        Raises:
+            SampleError: it cannot be read, decoded or transformed.
+        """
+        index = self._checked(index)
+        data = self._hit(index)
+        if data is not None and self._decode is as_bytes and self._targets is None and self.transform is None:
+            return data
+        if data is not None:
+            items = self._finished([index], {index: data})
+        else:
+            items = self.__getitems__([index])
+        return items[0] if items else self[(index + 1) % len(self)]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Several samples, fetched at once; a bad one is left out under ``on_error="skip"``."""
+        indices = [self._checked(index) for index in indices]
+        contents: dict[int, bytes | errors.StorageError] = {}
+        if self._decode is not as_path:
+            absent: dict[str, list[int]] = {}
+            for index in indices:
+                if index in contents:
+                    continue
+                data = self._hit(index)
+                if data is None:
+                    absent.setdefault(self._entries[index].key, []).append(index)
+                else:
+                    contents[index] = data
+            for entry, result in self._cached.read_many(self._with_siblings(absent)):
+                for index in absent.get(entry.key, ()):
+                    contents[index] = result
+        items = self._finished(indices, contents)
+        if indices and not items:  # a batch of bad samples alone; an empty one cannot be collated
+            return [self[(indices[-1] + 1) % len(self)]]
+        return items
+
+    def _with_siblings(self, absent: Mapping[str, list[int]]) -> list[Entry]:
+        """The entries of absent samples, and of what they will probably ask for."""
+        entries = [self._entries[indices[0]] for indices in absent.values()]
+        found = self.index.by_key if entries and self._siblings.any else {}
+        wanted = dict.fromkeys(sibling for key in absent for sibling in self._siblings.of(key))
+        return entries + [found[key] for key in wanted if key in found and key not in absent]
+
+    def _hit(self, index: int) -> bytes | None:
+        """The bytes of a sample that is in the cache."""
+        slot = self._slots[index]
+        if slot is None:
+            cache = self._cached.cache
+            if cache is None or self._decode is as_path:
+                return None
+            name = self._cached.name(self._entries[index])
+            held = cache.objects.known.get(name)
+            if held is None:
+                return None
+            self._slots[index] = slot = (name, held)
+        data = self._cached.hit(*slot)
+        if data is None:
+            self._slots[index] = None
+        return data
+
+    def _finished(self, indices: list[int], contents: Mapping[int, bytes | errors.StorageError]) -> list[Any]:
+        """Decode, label and transform, in the order that was asked for."""
+        items = []
+        for index in indices:
+            content = contents.get(index)
+            try:
+                if isinstance(content, errors.StorageError):
+                    raise content
+                sample = Sample(self, self._entries[index], content)
+                x = self._decode(sample)
+                y = self._targets.label(index, lambda sample=sample: sample) if self._targets else None  # type: ignore[misc]
+            except Exception as error:  # noqa: BLE001  a decoder may raise anything; it is raised again, or named
+                failure = self._failure(index, error)
+                if self._on_error == "raise" or not _is_of_one_file(error):
+                    raise failure from error
+                self._cached.counters.row[telemetry.SKIPPED] += 1
+                tell_once(f"skipped: {failure}")
+                continue
+            items.append(self._transformed(index, x, y))
+        return items
+
+    def _transformed(self, index: int, x: Any, y: Any) -> Any:  # noqa: ANN401
+        try:
+            if self.transform is not None:
+                x = self.transform(x)
+            if self._targets is None:
+                return x
+            return x, (y if self.target_transform is None else self.target_transform(y))
+        except Exception as error:
+            raise self._failure(index, error) from error
+
+    def _failure(self, index: int, error: Exception) -> errors.SampleError:
+        key = self._entries[index].key
+        said = str(error) if isinstance(error, errors.StorageError) else f"{type(error).__name__}: {error}"
+        return errors.SampleError(f"sample {index} ({key!r}) of {self.location}: {said}", key=key, location=self.location, index=index)
+
+    def _checked(self, index: int) -> int:
+        number = operator.index(index)
+        if number < 0:
+            number += len(self._entries)
+        if not 0 <= number < len(self._entries):
+            message = f"index {index} is out of range for a dataset of {len(self)} samples"
+            raise IndexError(message)
+        return number
+
+    # --- what a Sample calls
+
+    def read(self, entry: Entry) -> bytes:
+        """The bytes of one file of the location."""
+        return self._cached.read(entry)
+
+    def path(self, entry: Entry) -> LocalPath:
+        """A local file with the bytes of one file of the location."""
+        return self._cached.path(entry)
+
+    def sibling(self, sample: Sample, key: str) -> Sample:
+        """Another file of the location, and take in that it goes with the sample."""
+        entry = self.index.by_key.get(key)
+        if entry is None:
+            message = f"{self.location}: {sample.key!r} has no sibling {key!r}"
+            raise errors.NotFoundError(message)
+        self._siblings.learn(sample.key, key)
+        return Sample(self, entry)
+
+    # --- the cache
+
+    def warm(self, progress: bool = True) -> dict[str, int]:  # noqa: FBT001, FBT002  as users of progress bars expect
+        """Bring every sample into the cache, as far as it goes.
+
+        Args:
+            progress: show a bar.
+
+        Returns:
+            How many ``files`` are in the cache now, and the ``bytes`` that came over the network for it.
+        """
+        from tqdm import tqdm  # noqa: PLC0415  only needed for the bar
+
+        if self._cached.cache is None:
+            tell_once(f"{self.location}: nothing to warm, since this dataset has no cache")
+            return {"files": 0, "bytes": 0}
+        entries = list({entry.key: entry for entry in self._entries}.values())
+        files = fetched = 0
+        passed_before = self._cached.counters.row[telemetry.PASSED_THROUGH]
+        with tqdm(total=sum(entry.size_bytes for entry in entries), unit="B", unit_scale=True, disable=not progress, desc="warm") as bar:
+            for number, (entry, result) in enumerate(self._cached.fill(entries)):
+                bar.update(entry.size_bytes)
+                if isinstance(result, errors.StorageError):
+                    failure = errors.SampleError(f"{entry.key!r} of {self.location}: {result}", key=entry.key, location=self.location)
+                    if self._on_error == "raise" or not _is_of_one_file(result):
+                        raise failure from result
+                    tell_once(f"skipped: {failure}")
+                    continue
+                fetched += result
+                passed = self._cached.counters.row[telemetry.PASSED_THROUGH] - passed_before
+                files = number + 1 - passed
+                if passed > _PASSES_UNTIL_FULL:
+                    tell_once(f"{self.location}: the cache is full; {files:,} of {len(entries):,} files are in it. The rest is read over the network")
+                    break
+        return {"files": files, "bytes": fetched}
+
+    def stats(self) -> dict[str, float]:
+        """What this dataset and its copies in all workers have done so far.
+
+        ``hits`` and ``misses`` (files), ``bytes_from_cache`` and ``bytes_from_network``, ``requests`` in all and by kind, ``retries``,
+        ``seconds_waited`` before them, ``stored``, ``passed_through`` (read, but not kept), ``damaged`` and ``skipped``.
+        """
+        totals: dict[str, float] = dict(self._cached.counters.totals())
+        totals["seconds_waited"] = totals.pop("waited_ns") / 1e9
+        totals["requests"] = sum(number for name, number in totals.items() if name.startswith("requests_"))
+        return totals
+
+    def __repr__(self) -> str:
+        """Tell what it is made of."""
+        return f"{type(self).__name__}({self.location!r}, {len(self)} samples, cache={self._cached.cache!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without what each process finds out by itself."""
+        return {**self.__dict__, "_slots": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin with nothing found out."""
+        self.__dict__.update(state)
+        self._slots = [None] * len(self._entries)
+
+
+_PASSES_UNTIL_FULL = 64
+
+
+def _is_of_one_file(error: Exception) -> bool:
+    return isinstance(error, _OF_ONE_FILE) or not isinstance(error, errors.StorageError)

@@ -1,0 +1,214 @@
+"""The listing of a location: made once, kept beside the cache, and as a lock file where a user wants it fixed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import xxhash
+
+from ai4os_data import errors
+from ai4os_data.cache.objects import digest
+from ai4os_data.stores.base import Entry, is_safe
+from ai4os_data.telemetry import tell_once
+
+if TYPE_CHECKING:
+    from ai4os_data.cache import DiskCache
+    from ai4os_data.stores.base import Store
+
+Drift = Literal["error", "warn", "refresh"]
+
+_SCHEMA = "ai4os-data listing 1"
+_UNREACHABLE = (
+    errors.ServerUnavailableError,
+    errors.DeadlineError,
+    errors.ThrottledError,
+    errors.StorageGoneError,
+)
+_NAMED = 5
+
+
+class Index:
+    """The files of a location, as they were listed.
+
+    Attributes:
+        entries: ordered by key.
+        location: where, without secrets.
+        token: the store's own sign of the listing (a folder's ETag on Nextcloud); None where it has none.
+        listed_s: when, in seconds since the epoch.
+    """
+
+    def __init__(self, entries: Sequence[Entry], location: str, token: str | None = None, listed_s: float | None = None) -> None:
+        self.entries = list(entries)
+        self.location = location
+        self.token = token
+        self.listed_s = time.time() if listed_s is None else listed_s
+
+    def __len__(self) -> int:
+        """How many files there are."""
+        return len(self.entries)
+
+    def __repr__(self) -> str:
+        """Tell what was listed."""
+        return f"Index({self.location!r}, {len(self)} files)"
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys, in order."""
+        return [entry.key for entry in self.entries]
+
+    @cached_property
+    def by_key(self) -> dict[str, Entry]:
+        """The entries, to look up."""
+        return {entry.key: entry for entry in self.entries}
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells this listing from any other: a sha256 over keys, sizes and versions."""
+        hasher = hashlib.sha256()
+        for entry in self.entries:
+            hasher.update(f"{entry.key}\0{entry.size_bytes}\0{entry.version}\n".encode("utf-8", "surrogateescape"))
+        return hasher.hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a lock file, to be given as ``index=``: keys, sizes, ETags and a digest, no secrets."""
+        whole = {"schema": _SCHEMA, "digest": self.digest, **self._columns()}
+        staged = f"{os.fspath(path)}.{os.getpid()}.new"
+        try:
+            with open(staged, "w", encoding="utf-8", errors="surrogateescape") as file:
+                json.dump(whole, file, ensure_ascii=False, indent=0)
+            os.replace(staged, path)
+        finally:
+            if os.path.exists(staged):
+                os.unlink(staged)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Index:
+        """Read a lock file.
+
+        Raises:
+            LocationError: there is none, or it is not one.
+            IntegrityError: it was changed since it was written.
+        """
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                whole = json.load(file)
+            if whole["schema"] != _SCHEMA:
+                raise KeyError("schema")  # noqa: EM101, TRY301  as a missing one
+            index = cls._from_columns(whole)
+        except FileNotFoundError as error:
+            message = f"{os.fspath(path)}: no such lock file; dataset.index.save({os.fspath(path)!r}) writes one"
+            raise errors.LocationError(message) from error
+        except (ValueError, KeyError, TypeError) as error:
+            message = f"{os.fspath(path)} is not a lock file of ai4os-data"
+            raise errors.LocationError(message) from error
+        if index.digest != whole.get("digest"):
+            message = f"{os.fspath(path)} was changed after it was written: its digest does not match; write it again with dataset.index.save(…)"
+            raise errors.IntegrityError(message)
+        return index
+
+    def _columns(self) -> dict[str, object]:
+        keys, sizes, etags, modified = zip(*self.entries, strict=True) if self.entries else ((), (), (), ())
+        return {
+            "location": self.location,
+            "token": self.token,
+            "listed_s": self.listed_s,
+            "keys": keys,
+            "sizes": sizes,
+            "etags": etags,
+            "modified": modified if any(modified) and not all(etags) else None,
+        }
+
+    @classmethod
+    def _from_columns(cls, columns: dict[str, object]) -> Index:
+        keys = columns["keys"]
+        if not isinstance(keys, list) or not all(map(is_safe, keys)):
+            raise ValueError("keys")  # noqa: EM101, TRY004
+        modified = columns["modified"] or [None] * len(keys)
+        entries = list(map(Entry, keys, columns["sizes"], columns["etags"], modified))  # type: ignore[call-overload]
+        if len(entries) != len(keys):
+            raise ValueError("columns")  # noqa: EM101
+        return cls(entries, str(columns["location"]), columns["token"], float(columns["listed_s"]))  # type: ignore[arg-type]
+
+    # --- kept beside the cache
+
+    def to_bytes(self) -> bytes:
+        """The listing with a checksum before it."""
+        data = json.dumps(self._columns(), ensure_ascii=False).encode("utf-8", "surrogateescape")
+        return f"{xxhash.xxh3_64_hexdigest(data)}\n".encode() + data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Index | None:
+        """The listing; None where its bytes are damaged."""
+        checksum, _, columns = data.partition(b"\n")
+        if xxhash.xxh3_64_hexdigest(columns).encode() != checksum:
+            return None
+        return cls._from_columns(json.loads(columns.decode("utf-8", "surrogateescape")))
+
+    # --- compared
+
+    def differences(self, other: Index) -> list[str]:
+        """What another listing of the same location has gained, lost and changed, a phrase each."""
+        theirs = other.by_key
+        phrases = [
+            f"{entry.key!r} is gone" if entry.key not in theirs else f"{entry.key!r} changed"
+            for entry in self.entries
+            if entry.key not in theirs or not entry.is_same_version(theirs[entry.key])
+        ]
+        return phrases + [f"{key!r} is new" for key in theirs if key not in self.by_key]
+
+
+def open_index(store: Store, cache: DiskCache | None, lock_file: str | os.PathLike[str] | None, on_drift: Drift) -> Index:
+    """The listing of a store: the kept one where the server says that it is still right, else a new one.
+
+    Raises:
+        ChangedError: the location is not what the lock file says, under ``on_drift="error"``.
+        StorageError: it cannot be listed, and no listing is kept.
+    """
+    name = digest("listing", store.identity)
+    kept = Index.load(lock_file) if lock_file is not None else _kept(cache, name)
+    try:
+        token = store.token()
+        if kept is not None and token is not None and token == kept.token:
+            return kept
+        listed = Index(store.list(), store.location, token)
+    except _UNREACHABLE as error:
+        if kept is None:
+            raise
+        age = time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.listed_s))
+        tell_once(f"{store.location}: the listing of {age} is used, since the storage cannot be reached: {error}")
+        return kept
+    if cache is not None:
+        cache.keep_listing(name, listed.to_bytes())
+    return listed if lock_file is None or kept is None else _reconciled(kept, listed, on_drift)
+
+
+def _kept(cache: DiskCache | None, name: str) -> Index | None:
+    data = cache.kept_listing(name) if cache is not None else None
+    return Index.from_bytes(data) if data is not None else None
+
+
+def _reconciled(locked: Index, listed: Index, on_drift: Drift) -> Index:
+    """The listing to use where a lock file was given."""
+    if on_drift == "refresh" or locked.digest == listed.digest:
+        return listed
+    differences = locked.differences(listed)
+    lost = [phrase for phrase in differences if not phrase.endswith("is new")]
+    what = f"{listed.location} is not what the lock file says: {enumerated(differences)}"
+    if on_drift == "error":
+        raise errors.ChangedError(f"{what}. Write the lock file again, or choose on_drift='warn' or 'refresh'")
+    if differences:
+        tell_once(f"{what}. The files of the lock file are used{', as they are now' if lost else ''}")
+    return locked
+
+
+def enumerated(phrases: Iterable[str]) -> str:
+    """The first few of some phrases, and how many more there are."""
+    phrases = list(phrases)
+    more = len(phrases) - _NAMED
+    return ", ".join(phrases[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,88 @@
+"""One sample, as a ``decode`` or ``target`` of the user's own sees it."""
+
+from __future__ import annotations
+
+import io
+import posixpath
+from typing import IO, TYPE_CHECKING, Protocol
+
+from ai4os_data.errors import LocationError
+
+if TYPE_CHECKING:
+    from ai4os_data.cache import LocalPath
+    from ai4os_data.stores.base import Entry
+
+
+class Reader(Protocol):
+    """Where a sample gets its bytes, and those of its siblings."""
+
+    def read(self, entry: Entry) -> bytes:
+        """The bytes of a file."""
+
+    def path(self, entry: Entry) -> LocalPath:
+        """A local file that stays while it is in use."""
+
+    def sibling(self, sample: Sample, key: str) -> Sample:
+        """Another file of the same location."""
+
+
+class Sample:
+    """A file of a dataset, read when it is needed.
+
+    Attributes:
+        key: its name below the dataset's location.
+        size_bytes: its size, as listed.
+    """
+
+    __slots__ = ("_data", "_entry", "_reader")
+
+    def __init__(self, reader: Reader, entry: Entry, data: bytes | None = None) -> None:
+        self._reader = reader
+        self._entry = entry
+        self._data = data
+
+    @property
+    def key(self) -> str:
+        """The name below the dataset's location."""
+        return self._entry.key
+
+    @property
+    def size_bytes(self) -> int:
+        """The size, as listed."""
+        return self._entry.size_bytes
+
+    def bytes(self) -> bytes:
+        """The whole content."""
+        if self._data is None:
+            self._data = self._reader.read(self._entry)
+        return self._data
+
+    def open(self) -> IO[bytes]:
+        """The content as a seekable binary file."""
+        return io.BytesIO(self.bytes())
+
+    def path(self) -> LocalPath:
+        """A local file with the content, that stays while the returned path object lives."""
+        return self._reader.path(self._entry)
+
+    def sibling(self, key: str) -> Sample:
+        """Another file of the same location, such as the mask or the label of an image.
+
+        The dataset learns from the first samples which siblings go with a key, and fetches them together with it.
+
+        Args:
+            key: below the dataset's location; or, with a leading ``./`` or ``../``, relative to this sample's folder.
+
+        Raises:
+            NotFoundError: there is no such file.
+        """
+        if key.startswith(("./", "../")):
+            key = posixpath.normpath(posixpath.join(posixpath.dirname(self.key), key))
+            if key.startswith(("../", "/")):
+                message = f"the sibling {key!r} of {self.key!r} is outside of the dataset's location"
+                raise LocationError(message)
+        return self._reader.sibling(self, key)
+
+    def __repr__(self) -> str:
+        """Tell which."""
+        return f"Sample({self.key!r})"
