@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from servers.children import Child
 
 USER = "alice"
-PASSWORD = "sesame-Öffne#1"  # noqa: S105  not a secret; what is not ASCII or means something in a URL has to survive
+PASSWORD = "sesame-Öffne#1"  # what is not ASCII or means something in a URL has to survive
 
 
 class Server(ABC):

@@ -31,14 +31,17 @@ def main() -> None:
         try:
             command = subprocess.Popen(order["command"], stdin=subprocess.DEVNULL, stdout=sys.stderr)
         except OSError as error:
-            print(error, file=sys.stderr)
+            sys.stderr.write(f"{error}\n")
             return
-        print(command.pid, flush=True)
+        sys.stdout.write(f"{command.pid}\n")
+        sys.stdout.flush()
         watched = [parent, os.pidfd_open(command.pid)]
         ended, _, _ = select.select(watched, [], [])
         if order["afterwards"] and parent not in ended:
             command.wait()
-            ended, _, _ = select.select([parent], [], [])  # a mount whose process died stays dead to be looked at
+            ended, _, _ = select.select(
+                [parent], [], []
+            )  # a mount whose process died stays dead to be looked at
         orphaned = parent in ended
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

