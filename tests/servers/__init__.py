@@ -8,6 +8,7 @@ the end of the ``with``, or when this process ends, even by SIGKILL. Each has ``
 from ai4os_data.cli.embedded import Request
 from servers.apache import ApacheServer
 from servers.base import PASSWORD, USER, Server
+from servers.certificates import Certificates, make_certificates
 from servers.children import ServerFailedError
 from servers.fault import BROKEN_XML, HREFS_ELSEWHERE, LOGIN_PAGE, Fault, FaultServer
 from servers.proxy import ShapedProxy
@@ -22,6 +23,7 @@ __all__ = [
     "PASSWORD",
     "USER",
     "ApacheServer",
+    "Certificates",
     "Fault",
     "FaultServer",
     "RcloneMount",
@@ -31,6 +33,7 @@ __all__ = [
     "ServerFailedError",
     "ShapedProxy",
     "WsgidavServer",
+    "make_certificates",
     "missing_apache",
     "missing_fuse",
     "need",

@@ -34,8 +34,8 @@ _UNMOUNT_TIMEOUT_S = 10.0
 class RcloneServer(Server):
     """``rclone serve webdav``.
 
-    What it logs is less than others do: its requests have no headers, the status 0, no slash at the end
-    of the path, and those with wrong credentials are absent.
+    What it logs is less than others do: its requests have no headers and the status 0, and those with wrong
+    credentials are absent.
     """
 
     name = "rclone"
