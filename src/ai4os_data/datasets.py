@@ -28,7 +28,13 @@ Location = str | os.PathLike[str] | Store
 D = TypeVar("D", bound="StorageDataset")
 
 # What is wrong with one file. Anything else is wrong with the storage, and never skipped.
-_OF_ONE_FILE = (errors.NotFoundError, errors.ChangedError, errors.IntegrityError, errors.PermissionDeniedError, errors.ProtocolError)
+_OF_ONE_FILE = (
+    errors.NotFoundError,
+    errors.ChangedError,
+    errors.IntegrityError,
+    errors.PermissionDeniedError,
+    errors.ProtocolError,
+)
 
 
 class StorageDataset(Dataset[Any]):
@@ -109,7 +115,12 @@ class StorageDataset(Dataset[Any]):
         self.location = self._store.location
         cache = DiskCache.resolve(cache, local=self._store.is_local)
         self._cached = CachedStore(
-            self._store, cache, prepare=prepare, prepare_version=prepare_version, on_drift=on_drift, counters=counters
+            self._store,
+            cache,
+            prepare=prepare,
+            prepare_version=prepare_version,
+            on_drift=on_drift,
+            counters=counters,
         )
         self._siblings = Siblings()
         self.index = open_index(self._store, cache, index, on_drift)
@@ -168,7 +179,11 @@ class StorageDataset(Dataset[Any]):
         matches = matcher(self._pattern)
         entries = [entry for entry in self.index.entries if matches(entry.key)]
         if not entries:
-            found = f"{len(self.index):,} files, such as {enumerated(map(repr, self.index.keys[:3]))}" if len(self.index) else "no file at all"
+            found = (
+                f"{len(self.index):,} files, such as {enumerated(map(repr, self.index.keys[:3]))}"
+                if len(self.index)
+                else "no file at all"
+            )
             message = f"{self.location}: nothing matches {self._pattern!r}; there are {found}. Patterns are globs below the location, such as '**/*.jpg'"
             raise errors.EmptyDatasetError(message)
         self._use(entries)
@@ -326,7 +341,12 @@ class StorageDataset(Dataset[Any]):
     def _failure(self, index: int, error: Exception) -> errors.SampleError:
         key = self._entries[index].key
         said = str(error) if isinstance(error, errors.StorageError) else f"{type(error).__name__}: {error}"
-        return errors.SampleError(f"sample {index} ({key!r}) of {self.location}: {said}", key=key, location=self.location, index=index)
+        return errors.SampleError(
+            f"sample {index} ({key!r}) of {self.location}: {said}",
+            key=key,
+            location=self.location,
+            index=index,
+        )
 
     def _checked(self, index: int) -> int:
         number = operator.index(index)
@@ -375,11 +395,19 @@ class StorageDataset(Dataset[Any]):
         entries = list({entry.key: entry for entry in self._entries}.values())
         files = fetched = 0
         passed_before = self._cached.counters.row[telemetry.PASSED_THROUGH]
-        with tqdm(total=sum(entry.size_bytes for entry in entries), unit="B", unit_scale=True, disable=not progress, desc="warm") as bar:
+        with tqdm(
+            total=sum(entry.size_bytes for entry in entries),
+            unit="B",
+            unit_scale=True,
+            disable=not progress,
+            desc="warm",
+        ) as bar:
             for number, (entry, result) in enumerate(self._cached.fill(entries)):
                 bar.update(entry.size_bytes)
                 if isinstance(result, errors.StorageError):
-                    failure = errors.SampleError(f"{entry.key!r} of {self.location}: {result}", key=entry.key, location=self.location)
+                    failure = errors.SampleError(
+                        f"{entry.key!r} of {self.location}: {result}", key=entry.key, location=self.location
+                    )
                     if self._on_error == "raise" or not _is_of_one_file(result):
                         raise failure from result
                     tell_once(f"skipped: {failure}")
@@ -388,7 +416,9 @@ class StorageDataset(Dataset[Any]):
                 passed = self._cached.counters.row[telemetry.PASSED_THROUGH] - passed_before
                 files = number + 1 - passed
                 if passed > _PASSES_UNTIL_FULL:
-                    tell_once(f"{self.location}: the cache is full; {files:,} of {len(entries):,} files are in it. The rest is read over the network")
+                    tell_once(
+                        f"{self.location}: the cache is full; {files:,} of {len(entries):,} files are in it. The rest is read over the network"
+                    )
                     break
         return {"files": files, "bytes": fetched}
 

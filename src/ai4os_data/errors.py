@@ -151,7 +151,12 @@ class SampleError(StorageError):
     """
 
     def __init__(
-        self, message: str = "", *, key: str | None = None, location: str | None = None, index: int | None = None
+        self,
+        message: str = "",
+        *,
+        key: str | None = None,
+        location: str | None = None,
+        index: int | None = None,
     ) -> None:
         super().__init__(message)
         self.key = key

@@ -43,7 +43,9 @@ class Index:
         listed_s: when, in seconds since the epoch.
     """
 
-    def __init__(self, entries: Sequence[Entry], location: str, token: str | None = None, listed_s: float | None = None) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], location: str, token: str | None = None, listed_s: float | None = None
+    ) -> None:
         self.entries = list(entries)
         self.location = location
         self.token = token
@@ -163,7 +165,9 @@ class Index:
         return phrases + [f"{key!r} is new" for key in theirs if key not in self.by_key]
 
 
-def open_index(store: Store, cache: DiskCache | None, lock_file: str | os.PathLike[str] | None, on_drift: Drift) -> Index:
+def open_index(
+    store: Store, cache: DiskCache | None, lock_file: str | os.PathLike[str] | None, on_drift: Drift
+) -> Index:
     """The listing of a store: the kept one where the server says that it is still right, else a new one.
 
     Raises:

@@ -14,7 +14,14 @@ _URL_CHAIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
 # rclone's rule for the names of remotes (https://rclone.org/docs/#valid-remote-names)
 _REMOTE_PATH = re.compile(r"(?P<name>[\w.+@][\w.+@ -]*):(?!//)(?P<path>.*)", re.DOTALL)
 _NEXTCLOUD_ROOT = re.compile(r".*?/remote\.php/(?:dav/files/[^/]+|webdav)(?=/|$)")
-_DAV_SCHEMES = {"webdav": "http", "webdavs": "https", "dav": "http", "davs": "https", "http": "http", "https": "https"}
+_DAV_SCHEMES = {
+    "webdav": "http",
+    "webdavs": "https",
+    "dav": "http",
+    "davs": "https",
+    "http": "http",
+    "https": "https",
+}
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,9 @@ class Remote:
         """Move credentials out of the URL, and tidy its end."""
         parts = urlsplit(self.url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            message = f"a remote's url begins with http:// or https:// and names a host, not {_without_userinfo(self.url)!r}"
+            message = (
+                f"a remote's url begins with http:// or https:// and names a host, not {_without_userinfo(self.url)!r}"
+            )
             raise RemoteError(message)
         if parts.username is not None:
             object.__setattr__(self, "user", self.user or unquote(parts.username))

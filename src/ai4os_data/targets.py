@@ -44,7 +44,9 @@ class Targets:
             return None
         if isinstance(target, str):
             if target != "folder":
-                message = f"target is None, 'folder', a mapping from key to label, or a callable of a Sample, not {target!r}"
+                message = (
+                    f"target is None, 'folder', a mapping from key to label, or a callable of a Sample, not {target!r}"
+                )
                 raise ValueError(message)
             return cls._by_folder(keys, location)
         if isinstance(target, Mapping):

@@ -107,7 +107,7 @@ class Counters:
     def totals(self) -> dict[str, int]:
         """Each number, summed over all processes, those that have ended included."""
         rows = memoryview(self._map).cast("q")
-        return {field: sum(rows[column :: _COLUMNS]) for column, field in enumerate(_FIELDS)}
+        return {field: sum(rows[column::_COLUMNS]) for column, field in enumerate(_FIELDS)}
 
 
 def _shared_memory() -> str | None:

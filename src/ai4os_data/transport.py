@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import pycurl
 
 from ai4os_data import errors, telemetry
+from ai4os_data.concurrency import Concurrency
 from ai4os_data.processes import PerProcess
 from ai4os_data.refusals import Refusals
 from ai4os_data.retries import RETRIED_STATUSES, Patience, retry_after_s
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
     from ai4os_data.remotes import Remote
-
-DEFAULT_IN_FLIGHT = 32
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _TLS_CODES = frozenset({35, 51, 53, 54, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91})
@@ -102,6 +101,7 @@ class Request:
         expected_bytes: the size that was listed; it sets the deadline.
         headers: further header lines.
         source: what a PUT sends.
+        is_archive: whether the answer holds many files, to be counted so.
         tag: the caller's own.
     """
 
@@ -113,6 +113,7 @@ class Request:
     expected_bytes: int | None = None
     headers: tuple[str, ...] = ()
     source: Source | None = None
+    is_archive: bool = False
     tag: object = None
 
 
@@ -147,18 +148,24 @@ class Transport:
         self.counters = counters or telemetry.Counters()
         self.refusals = Refusals(remote)
         self._lanes: PerProcess[deque[_Lane]] = PerProcess(deque)
+        self._concurrency: PerProcess[Concurrency] = PerProcess(Concurrency)
 
     def fetch(
-        self, requests: Iterable[Request], in_flight: int = DEFAULT_IN_FLIGHT
+        self, requests: Iterable[Request], in_flight: int | None = None
     ) -> Generator[tuple[Request, Response | errors.StorageError], None, None]:
-        """Carry out requests, at most ``in_flight`` at a time, and yield each as it ends, with its answer or its error."""
+        """Carry out requests, and yield each as it ends, with its answer or its error.
+
+        Args:
+            requests: taken as there is room for them.
+            in_flight: how many at a time; by default as many as the server rewards.
+        """
         lanes = self._lanes.get()
         try:
             lane = lanes.pop()
         except IndexError:
             lane = _Lane(self)
         try:
-            yield from lane.run(iter(requests), in_flight)
+            yield from lane.run(iter(requests), in_flight, self._concurrency.get())
         finally:
             lane.abandon()
             lanes.append(lane)
@@ -179,7 +186,18 @@ class Transport:
 class _Transfer:
     """One request on its way: its tries, and what has come of it so far."""
 
-    __slots__ = ("body", "deadline", "etag", "failures", "head_lines", "judged", "offset", "reader", "request", "resumed")
+    __slots__ = (
+        "body",
+        "deadline",
+        "etag",
+        "failures",
+        "head_lines",
+        "judged",
+        "offset",
+        "reader",
+        "request",
+        "resumed",
+    )
 
     def __init__(self, request: Request, patience: Patience) -> None:
         self.request = request
@@ -269,6 +287,7 @@ class _Lane:
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
         self._order = count()
+        self._concurrency: Concurrency | None = None
         headers = ["Accept-Encoding: identity", "Expect:", "Accept: */*"]
         if self._remote.token:
             headers.append(f"Authorization: Bearer {self._remote.token}")
@@ -301,13 +320,14 @@ class _Lane:
     # --- the loop
 
     def run(
-        self, requests: Iterator[Request], in_flight: int
+        self, requests: Iterator[Request], in_flight: int | None, concurrency: Concurrency
     ) -> Generator[tuple[Request, Response | errors.StorageError], None, None]:
         """Carry out the requests, and yield each as it ends."""
         paused: list[tuple[float, int, _Transfer]] = []
         source: Iterator[Request] | None = requests
+        self._concurrency = concurrency if in_flight is None else None
         while True:
-            while len(self._active) < in_flight:
+            while len(self._active) < (in_flight or concurrency.limit):
                 if paused and paused[0][0] <= time.monotonic():
                     transfer = heapq.heappop(paused)[2]
                 elif source is not None and (request := next(source, None)) is not None:
@@ -382,6 +402,7 @@ class _Lane:
         elif request.method == "HEAD":
             handle.setopt(pycurl.NOBODY, 1)
         counted = telemetry.REQUESTS_PUT if request.method == "PUT" else telemetry.REQUESTS_GET
+        counted = telemetry.REQUESTS_ARCHIVE if request.is_archive else counted
         self._transport.counters.row[counted] += 1
         self._active[handle] = transfer
         self._multi.add_handle(handle)
@@ -426,6 +447,9 @@ class _Lane:
     ) -> tuple[_Transfer, Response | errors.StorageError | float]:
         transfer = self._active.pop(handle)
         self._multi.remove_handle(handle)
+        if self._concurrency is not None and not code:
+            first_byte_s = handle.getinfo(pycurl.STARTTRANSFER_TIME) - handle.getinfo(pycurl.PRETRANSFER_TIME)
+            self._concurrency.observe(first_byte_s)
         if transfer.request.method == "GET":
             self._idle.append(handle)
         else:
@@ -462,7 +486,9 @@ class _Lane:
             return self._again(transfer, error, retry_after_s(headers.get("retry-after")))
         return error
 
-    def _complete(self, transfer: _Transfer, status: int, headers: dict[str, str]) -> Response | errors.StorageError | float:
+    def _complete(
+        self, transfer: _Transfer, status: int, headers: dict[str, str]
+    ) -> Response | errors.StorageError | float:
         if headers.get("content-encoding", "identity") != "identity":
             return errors.ProtocolError(
                 f"{self._what(transfer)}: the server compresses it ({headers['content-encoding']}) although the plain file was "
@@ -484,7 +510,11 @@ class _Lane:
             total = None if match[3] == "*" else int(match[3])
             if request.start is None and total is not None and transfer.body.length != total:
                 return self._short(transfer, total)
-            if request.stop is not None and total is not None and transfer.body.length != min(request.stop, total) - (request.start or 0):
+            if (
+                request.stop is not None
+                and total is not None
+                and transfer.body.length != min(request.stop, total) - (request.start or 0)
+            ):
                 return self._short(transfer, min(request.stop, total) - (request.start or 0))
         elif request.start is None and total is not None and transfer.body.length != total:
             return self._short(transfer, total)
@@ -507,13 +537,19 @@ class _Lane:
         if status in {200, 206} and transfer.request.start is None:
             length = transfer.body.length
             etag = headers.get("etag", "")
-            if etag.startswith('"') and headers.get("accept-ranges") != "none" and (not transfer.resumed or etag == transfer.etag):
+            if (
+                etag.startswith('"')
+                and headers.get("accept-ranges") != "none"
+                and (not transfer.resumed or etag == transfer.etag)
+            ):
                 progressed = length > transfer.offset
                 transfer.etag, transfer.offset = etag, length
             else:
                 transfer.offset = 0
         else:
-            transfer.offset = 0 if status not in {0, 200, 206} or transfer.request.start is not None else transfer.offset
+            transfer.offset = (
+                0 if status not in {0, 200, 206} or transfer.request.start is not None else transfer.offset
+            )
         if transfer.request.start is not None:
             transfer.body.restart()
         if code in _TLS_CODES:
@@ -593,7 +629,8 @@ def error_for_status(status: int, what: str, headers: dict[str, str], remote: Re
         )
         return errors.ThrottledError(f"{what}: too many requests (429).{hint}")
     kind, meaning = _MEANINGS.get(
-        status, (errors.ServerError if status >= 400 else errors.ProtocolError, "an answer that is not understood")  # noqa: PLR2004
+        status,
+        (errors.ServerError if status >= 400 else errors.ProtocolError, "an answer that is not understood"),  # noqa: PLR2004
     )
     return kind(f"{what}: {meaning} ({status})")
 

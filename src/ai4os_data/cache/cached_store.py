@@ -56,7 +56,9 @@ class CachedStore:
         self.on_drift: Drift = on_drift
         self.counters = counters or telemetry.Counters()
         self._prepare = prepare
-        self._prepared_as = "" if prepare is None else str(prepare_version if prepare_version is not None else fingerprint(prepare))
+        self._prepared_as = (
+            "" if prepare is None else str(prepare_version if prepare_version is not None else fingerprint(prepare))
+        )
         self._newer: dict[str, Entry] = {}
         self._listed: list[Entry] = []
         self._names: list[str] = []
@@ -237,7 +239,11 @@ class CachedStore:
 
         def body(entry: Entry) -> Body:
             claim = claims.get(self.name(entry))
-            return claim if claim is not None and self._prepare is None and entry.size_bytes > _IN_MEMORY_BYTES else MemoryBody()
+            return (
+                claim
+                if claim is not None and self._prepare is None and entry.size_bytes > _IN_MEMORY_BYTES
+                else MemoryBody()
+            )
 
         for entry, outcome in self.store.read_many(entries, body):
             name = self.name(entry)
@@ -326,7 +332,9 @@ def fingerprint(function: Callable[..., object]) -> str:
             else:
                 hasher.update(repr(constant).encode())
 
-    hasher.update(f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}".encode())
+    hasher.update(
+        f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}".encode()
+    )
     code = getattr(function, "__code__", None)
     if isinstance(code, types.CodeType):
         feed(code)

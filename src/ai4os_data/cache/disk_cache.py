@@ -57,7 +57,9 @@ class DiskCache:
             message = f"policy is 'auto' or 'lru', not {policy!r}"
             raise ValueError(message)
         fixed = None if size_limit == "auto" else placement.parse_size(size_limit)
-        self.directory = _auto_directory() if directory is None else placement.usable(os.fspath(directory), memory_too=True)
+        self.directory = (
+            _auto_directory() if directory is None else placement.usable(os.fspath(directory), memory_too=True)
+        )
         self.policy: Policy = policy
         try:
             objects = Objects(self.directory)
@@ -224,7 +226,10 @@ class _Process:
         self._closed = False
         # Children of multiprocessing end without atexit, and others without multiprocessing's finalizers.
         reference = weakref.ref(self)
-        self._finalizers = (Finalize(self, _close, (reference, os.getpid()), exitpriority=10), _at_exit(reference))
+        self._finalizers = (
+            Finalize(self, _close, (reference, os.getpid()), exitpriority=10),
+            _at_exit(reference),
+        )
 
     @property
     def ledger(self) -> Ledger:

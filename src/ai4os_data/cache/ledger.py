@@ -35,7 +35,16 @@ _LEASE = struct.Struct("<q")
 _CLEAN, _DIRTY = b"-", b"*"
 
 # What a damaged index may show itself as; each leads to a new one, made from the names of the files.
-_DAMAGE = (sqlite3.Error, diskcache.Timeout, KeyError, TypeError, ValueError, AttributeError, AssertionError, OverflowError)
+_DAMAGE = (
+    sqlite3.Error,
+    diskcache.Timeout,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+)
 
 Protected = Callable[[], Iterable[str]]
 
@@ -192,7 +201,9 @@ class Ledger:
         try:
             return work()
         except _DAMAGE as error:
-            tell_once(f"{self._directory}: the cache's index was damaged ({type(error).__name__}: {error}); it is made anew")
+            tell_once(
+                f"{self._directory}: the cache's index was damaged ({type(error).__name__}: {error}); it is made anew"
+            )
             self._rebuild()
             return work()
 
@@ -274,7 +285,11 @@ class Ledger:
         return int(self._open().volume())
 
     def _bookkeeping_bytes(self) -> int:
-        files = [f"{self._directory}/lock", f"{self._index_directory}/cache.db-wal", f"{self._index_directory}/cache.db-shm"]
+        files = [
+            f"{self._directory}/lock",
+            f"{self._index_directory}/cache.db-wal",
+            f"{self._index_directory}/cache.db-shm",
+        ]
         for folder in (self._leases_directory, f"{self._directory}/listings"):
             with suppress(FileNotFoundError):
                 files += [folder, *(item.path for item in os.scandir(folder))]

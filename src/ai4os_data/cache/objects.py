@@ -98,7 +98,9 @@ class Objects:
     def folders_bytes(self) -> int:
         """The disk space of the folders."""
         parts = self._parts()
-        return sum(os.stat(f"{self.root}/{part}").st_blocks * 512 for part in parts) + os.stat(self.root).st_blocks * 512
+        return (
+            sum(os.stat(f"{self.root}/{part}").st_blocks * 512 for part in parts) + os.stat(self.root).st_blocks * 512
+        )
 
     def _parts(self) -> list[str]:
         try:

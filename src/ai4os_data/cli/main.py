@@ -23,13 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ai4os-data", description="Train on AI4OS storage at the speed of the local disk.")
+    parser = argparse.ArgumentParser(
+        prog="ai4os-data", description="Train on AI4OS storage at the speed of the local disk."
+    )
     commands = parser.add_subparsers(title="commands", required=True)
     demo = commands.add_parser(
         "demo",
         help="train on scanned digits over WebDAV, and show what the cache does",
-        description="Starts a WebDAV server on this machine, uploads scanned digits to it, trains a small network on them "
-        "through a bounded cache, and prints a table of the epochs. Nothing is left behind.",
+        description="Starts a WebDAV server on this machine, uploads scanned digits to it, trains a small network "
+        "on them through a bounded cache, and prints a table of the epochs. Nothing is left behind.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument("--epochs", type=_positive, default=6, help="how often to go over the images")
@@ -46,7 +48,10 @@ def _demo(options: argparse.Namespace) -> int:
 
     return demo.run(
         demo.Options(
-            epochs=options.epochs, workers=options.workers, latency_ms=options.latency_ms, cache_size=options.cache_size
+            epochs=options.epochs,
+            workers=options.workers,
+            latency_ms=options.latency_ms,
+            cache_size=options.cache_size,
         )
     )
 

@@ -1,6 +1,7 @@
 """The embedded server in a process of its own, as a real one would be.
 
-Inside the training process its threads would take turns with the training, and a fork of the DataLoader would copy them half.
+Inside the training process its threads would take turns with the training, and a fork of the DataLoader
+would copy them half.
 """
 
 from __future__ import annotations
@@ -53,9 +54,7 @@ def _announced(ours: Connection) -> str:
     raise ServerUnavailableError(message)
 
 
-def _serve_until_closed(
-    theirs: Connection, directory: Path, user: str, password: str, latency_s: float
-) -> None:
+def _serve_until_closed(theirs: Connection, directory: Path, user: str, password: str, latency_s: float) -> None:
     with EmbeddedServer(directory, user=user, password=password, latency_s=latency_s) as server:
         theirs.send(server.url)
         # The other end closes with its process, however that ends.

@@ -14,7 +14,17 @@ from fsspec.utils import get_protocol
 
 from ai4os_data import errors, telemetry
 from ai4os_data.processes import PerProcess
-from ai4os_data.stores.base import PIECE_BYTES, Content, Entry, Fetched, MakeBody, Outcome, Store, checked, memory_body
+from ai4os_data.stores.base import (
+    PIECE_BYTES,
+    Content,
+    Entry,
+    Fetched,
+    MakeBody,
+    Outcome,
+    Store,
+    checked,
+    memory_body,
+)
 
 _THREADS = 8
 _LOCAL_PROTOCOLS = frozenset({"file", "local", "memory"})
@@ -181,5 +191,12 @@ def _join(root: str, key: str) -> str:
 
 def _entry(key: str, info: dict[str, Any]) -> Entry:
     etag = next((str(info[name]) for name in ("ETag", "etag", "md5", "md5Hash", "checksum") if info.get(name)), None)
-    changed = next((str(info[name]) for name in ("mtime", "LastModified", "last_modified", "updated", "modified", "created") if info.get(name)), None)
+    changed = next(
+        (
+            str(info[name])
+            for name in ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+            if info.get(name)
+        ),
+        None,
+    )
     return Entry(key, int(info.get("size") or 0), etag.strip('"') if etag else None, changed)

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from ai4os_data import errors, mounts, telemetry
-from ai4os_data.stores.base import PIECE_BYTES, Content, Entry, Fetched, MakeBody, Outcome, Store, checked, memory_body
+from ai4os_data.stores.base import (
+    PIECE_BYTES,
+    Content,
+    Entry,
+    Fetched,
+    MakeBody,
+    Outcome,
+    Store,
+    checked,
+    memory_body,
+)
 
 T = TypeVar("T")
 
@@ -124,7 +134,9 @@ class DirectoryStore(Store):
                 body.write(piece)
             after = _entry(entry.key, os.fstat(file.fileno()))
         if before != after or body.length != after.size_bytes:
-            raise errors.ChangedError(f"{self.location}: {entry.key!r} changed while it was read; is it still being written?")
+            raise errors.ChangedError(
+                f"{self.location}: {entry.key!r} changed while it was read; is it still being written?"
+            )
         if not self.is_local:
             self.counters.row[telemetry.BYTES_FROM_NETWORK] += body.length
         return Fetched(after, body)

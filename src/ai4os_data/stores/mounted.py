@@ -74,12 +74,18 @@ def open_path(
         return through_mount
     if compared is None:
         return through_mount
-    tell_once(f"{path} is {direct.location}: reading over WebDAV, which is faster than the mount ({compared!r} is the same both ways)")
+    tell_once(
+        f"{path} is {direct.location}: reading over WebDAV, which is faster than the mount ({compared!r} is the same both ways)"
+    )
     return direct
 
 
 def _direct_store(
-    path: str, mount: mounts.Mount | None, remote: Remote | None, environ: Mapping[str, str], open_dav: OpenDav
+    path: str,
+    mount: mounts.Mount | None,
+    remote: Remote | None,
+    environ: Mapping[str, str],
+    open_dav: OpenDav,
 ) -> Store | None:
     """The store that reads the same folder from the server; None where nothing tells which, or no credentials are there."""
     place = mount.remote_path() if mount else None
@@ -105,9 +111,15 @@ def _look(path: str, mount: mounts.Mount | None) -> None:
             return os.path.isdir(path) if os.stat(path) else False
 
     try:
-        found = within(_LOOK_DEADLINE_S, listing, f"{path}: the mount does not answer") if mount and mount.is_network else listing()
+        found = (
+            within(_LOOK_DEADLINE_S, listing, f"{path}: the mount does not answer")
+            if mount and mount.is_network
+            else listing()
+        )
     except errors.NotFoundError as error:
-        message = f"{path}: there is no such directory. Is the storage mounted? `ls {STORAGE}` and `mount | grep rclone` tell"
+        message = (
+            f"{path}: there is no such directory. Is the storage mounted? `ls {STORAGE}` and `mount | grep rclone` tell"
+        )
         raise errors.LocationError(message) from error
     if not found:
         message = f"{path} is a file; give the directory that it lies in"
@@ -137,7 +149,9 @@ def _same_file_both_ways(path: str, direct: Store) -> str | None:
     key, data = sample
     if direct.read(key) == data:
         return key
-    tell_once(f"{path}: reading through the mount, since {key!r} is different over WebDAV. An old listing? It passes after 5 minutes")
+    tell_once(
+        f"{path}: reading through the mount, since {key!r} is different over WebDAV. An old listing? It passes after 5 minutes"
+    )
     return None
 
 

@@ -1,17 +1,31 @@
-"""Nextcloud: WebDAV whose folder ETags change with anything below them."""
+"""Nextcloud: WebDAV with archives of many files, and folder ETags that change with anything below them."""
 
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
+from ai4os_data.stores import archives
+from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, memory_body
 from ai4os_data.stores.webdav import WebDAVStore
+from ai4os_data.transport import MemoryBody, Request, Response
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from ai4os_data.remotes import Remote
 
 _DAV_ROOT = re.compile(r"/remote\.php/(dav/files/[^/]+|webdav)(/|$)")
+_ARCHIVES_IN_FLIGHT = 2
+_PLANNED_AT_ONCE = 1024
+_HOPELESS = (
+    errors.AuthenticationError,
+    errors.ServerUnavailableError,
+    errors.ThrottledError,
+    errors.DeadlineError,
+)
 
 
 def is_nextcloud(remote: Remote) -> bool:
@@ -22,10 +36,62 @@ def is_nextcloud(remote: Remote) -> bool:
 class NextcloudStore(WebDAVStore):
     """The files of one folder of a Nextcloud account."""
 
+    _archives = True
+    _longest_query = archives.LONGEST_QUERY
+
     def token(self) -> str | None:
         """The folder's ETag, by one PROPFIND of Depth 0: it changes when anything below does."""
         try:
             return self.folder_etag()
         except errors.NotFoundError as error:
-            message = f"{self.location}: there is no such folder on the server; check the spelling, or list its parent"
-            raise errors.LocationError(message) from error
+            raise self.no_such_folder() from error
+
+    def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
+        """Read whole files: small ones as archives of many, where the server makes them; the rest by single GETs."""
+        make = body or memory_body
+        source = iter(entries)
+        while window := list(islice(source, _PLANNED_AT_ONCE)):
+            alone = [entry for entry in window if not self._archives or entry.size_bytes >= archives.LARGE_BYTES]
+            if len(alone) < len(window):
+                large = set(alone)
+                yield from self._read_archives([entry for entry in window if entry not in large], make, alone)
+            yield from super().read_many(alone, make)
+
+    def _read_archives(self, entries: list[Entry], make: MakeBody, alone: list[Entry]) -> Iterator[Outcome]:
+        """Read small files as archives. What does not come so is added to those that are fetched alone."""
+
+        def requests() -> Iterator[Request]:
+            for group in archives.groups(entries, self._longest_query):
+                if len(group.entries) == 1 or not self._archives:
+                    alone.extend(group.entries)
+                else:
+                    size = sum(entry.size_bytes for entry in group.entries)
+                    url = f"{self.url(group.folder) if group.folder else self._base_url}?{group.query}"
+                    yield Request(url, MemoryBody(), expected_bytes=size, is_archive=True, tag=group)
+
+        for request, outcome in self.transport.fetch(requests(), _ARCHIVES_IN_FLIGHT):
+            group = request.tag
+            assert isinstance(group, archives.Group)  # noqa: S101  it was put there above
+            if isinstance(outcome, _HOPELESS):
+                yield from ((entry, outcome) for entry in group.entries)
+            elif isinstance(outcome, errors.StorageError) or not self._is_archive(outcome):
+                alone.extend(group.entries)
+            else:
+                assert isinstance(request.body, MemoryBody)  # noqa: S101  it was made above
+                yield from self._unpacked(request.body.getvalue(), group, make, alone)
+
+    def _is_archive(self, response: Response) -> bool:
+        """Whether the server makes archives at all: before version 31 it answers the same request with a page."""
+        if response.headers.get("content-type", "").startswith("application/zip"):
+            return True
+        self._archives = False
+        return False
+
+    def _unpacked(self, archive: bytes, group: archives.Group, make: MakeBody, alone: list[Entry]) -> Iterator[Outcome]:
+        came = set()
+        for entry, data in archives.members(archive, group):
+            came.add(entry)
+            body = make(entry)
+            body.write(data)
+            yield entry, Fetched(entry, body)
+        alone.extend(entry for entry in group.entries if entry not in came)

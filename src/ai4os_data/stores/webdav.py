@@ -18,10 +18,19 @@ import webdav4.client
 from ai4os_data import errors, telemetry
 from ai4os_data.processes import PerProcess
 from ai4os_data.retries import RETRIED_STATUSES, Patience, retry_after_s
-from ai4os_data.stores.base import Content, Entry, Fetched, MakeBody, Outcome, Store, checked, is_safe, memory_body
+from ai4os_data.stores.base import (
+    Content,
+    Entry,
+    Fetched,
+    MakeBody,
+    Outcome,
+    Store,
+    checked,
+    is_safe,
+    memory_body,
+)
 from ai4os_data.tls import ca_file
 from ai4os_data.transport import (
-    DEFAULT_IN_FLIGHT,
     MemoryBody,
     Request,
     Response,
@@ -101,7 +110,9 @@ class WebDAVStore(Store):
 
     def folder_etag(self) -> str | None:
         """The ETag of the folder itself, by a PROPFIND of Depth 0."""
-        xml = self._dav("PROPFIND", self._base_url + "/", {"Depth": "0", "Content-Type": "application/xml"}, _PROPFIND).content
+        xml = self._dav(
+            "PROPFIND", self._base_url + "/", {"Depth": "0", "Content-Type": "application/xml"}, _PROPFIND
+        ).content
         return plain_etag(ET.fromstring(xml).findtext(".//{DAV:}getetag"))  # noqa: S314
 
     # --- reading
@@ -124,7 +135,7 @@ class WebDAVStore(Store):
         wanted = (
             Request(self.url(entry.key), make(entry), expected_bytes=entry.size_bytes, tag=entry) for entry in entries
         )
-        for request, outcome in self.transport.fetch(wanted, DEFAULT_IN_FLIGHT):
+        for request, outcome in self.transport.fetch(wanted):
             entry = request.tag
             assert isinstance(entry, Entry)  # noqa: S101  it was put there above
             yield entry, self._settled(entry, request, outcome)
@@ -135,8 +146,12 @@ class WebDAVStore(Store):
         if start >= stop:
             return b""
         body = MemoryBody()
-        response = self.transport.send(Request(self.url(entry.key), body, start=start, stop=stop, expected_bytes=stop - start))
-        served = _served(entry, response, response.total_bytes if response.total_bytes is not None else entry.size_bytes)
+        response = self.transport.send(
+            Request(self.url(entry.key), body, start=start, stop=stop, expected_bytes=stop - start)
+        )
+        served = _served(
+            entry, response, response.total_bytes if response.total_bytes is not None else entry.size_bytes
+        )
         if not entry.is_same_version(served):
             raise errors.ChangedError(_changed(self.location, entry, served))
         data = body.getvalue()
@@ -149,15 +164,21 @@ class WebDAVStore(Store):
         """Where a key is."""
         return f"{self._base_url}/{quote(key)}"
 
-    def _settled(self, entry: Entry, request: Request, outcome: Response | errors.StorageError) -> Fetched | errors.StorageError:
+    def _settled(
+        self, entry: Entry, request: Request, outcome: Response | errors.StorageError
+    ) -> Fetched | errors.StorageError:
         """The file, if what came is one whole version of it, the listed one or a newer one."""
         for _ in range(_VERSION_TRIES):
             if isinstance(outcome, errors.NotFoundError):
-                return errors.NotFoundError(f"{self.location}: {entry.key!r} was listed, but is not there any more (404)")
+                return errors.NotFoundError(
+                    f"{self.location}: {entry.key!r} was listed, but is not there any more (404)"
+                )
             if isinstance(outcome, errors.StorageError):
                 return outcome
             served = _served(entry, outcome, request.body.length)
-            html = outcome.headers.get("content-type", "").startswith("text/html") and not entry.key.lower().endswith(_HTML_ENDINGS)
+            html = outcome.headers.get("content-type", "").startswith("text/html") and not entry.key.lower().endswith(
+                _HTML_ENDINGS
+            )
             if entry.is_same_version(served) and not (html and not (served.etag and entry.etag)):
                 return Fetched(entry, request.body)
             if html:
@@ -222,8 +243,7 @@ class WebDAVStore(Store):
         except (errors.PermissionDeniedError, errors.ProtocolError):
             return self._list_by_folder([""])
         except errors.NotFoundError as error:
-            message = f"{self.location}: there is no such folder on the server; check the spelling, or list its parent"
-            raise errors.LocationError(message) from error
+            raise self.no_such_folder() from error
         # Some servers (stock sabre) clamp infinity to 1 without a word: then no folder shows anything inside.
         inhabited = {key.rpartition("/")[0] for key in (*folders, *(entry.key for entry in entries))}
         empty = [folder for folder in folders if folder not in inhabited]
@@ -244,6 +264,12 @@ class WebDAVStore(Store):
                     seen.update(below)
                 folders = found
         return entries
+
+    def no_such_folder(self) -> errors.LocationError:
+        """What to say where the server knows no such folder."""
+        return errors.LocationError(
+            f"{self.location}: there is no such folder on the server; check the spelling, or list its parent"
+        )
 
     def _propfind(self, key: str, depth: str, *, slash: bool = True) -> tuple[list[Entry], list[str]]:
         """The files and the folders (without the asked one) in the answer to a PROPFIND."""
@@ -276,7 +302,9 @@ class WebDAVStore(Store):
             path = unquote(href.partition("://")[2].partition("/")[2] if "://" in href[:8] else href)
             path = "/" + path.strip("/")
             if path != base and not path.startswith(base + "/"):
-                message = f"{self.location}: the server lists {href!r}, which is not below {base!r}; check the remote's url"
+                message = (
+                    f"{self.location}: the server lists {href!r}, which is not below {base!r}; check the remote's url"
+                )
                 raise errors.ProtocolError(message)
             key = path[len(base) + 1 :]
             prop = _good_properties(response)
@@ -298,7 +326,9 @@ class WebDAVStore(Store):
                 )
         return files, folders
 
-    def _dav(self, method: str, url: str, headers: dict[str, str] | None = None, content: bytes | None = None) -> httpx.Response:
+    def _dav(
+        self, method: str, url: str, headers: dict[str, str] | None = None, content: bytes | None = None
+    ) -> httpx.Response:
         """Send a DAV verb through webdav4, with our own deadlines, tries and errors."""
         what = f"{method} {url}"
         deadline = self.patience.deadline()
@@ -347,7 +377,9 @@ class WebDAVStore(Store):
             cause = cause.__cause__ or cause.__context__
         if isinstance(error, httpx.TimeoutException):
             return errors.DeadlineError(f"{what}: no answer in time ({type(error).__name__})")
-        return errors.ServerUnavailableError(f"{what}: {error}. Is {self.remote.origin} up, and reachable from this machine?")
+        return errors.ServerUnavailableError(
+            f"{what}: {error}. Is {self.remote.origin} up, and reachable from this machine?"
+        )
 
     def _new_client(self) -> _Client:
         authentication = None
@@ -362,7 +394,9 @@ class WebDAVStore(Store):
             retry=False,
             headers=headers,
             verify=ssl.create_default_context(cafile=ca_file(self.remote.ca_file)),
-            timeout=httpx.Timeout(_LISTING_DEADLINE_S, connect=self.patience.connect_s, read=max(self.patience.stall_s, 1)),
+            timeout=httpx.Timeout(
+                _LISTING_DEADLINE_S, connect=self.patience.connect_s, read=max(self.patience.stall_s, 1)
+            ),
             limits=httpx.Limits(max_keepalive_connections=None),
         )
 
@@ -417,8 +451,14 @@ def _served(entry: Entry, response: Response, size_bytes: int) -> Entry:
 
 
 def _changed(location: str, listed: Entry, served: Entry) -> str:
-    what = f"shrank from {listed.size_bytes:,} to {served.size_bytes:,} bytes" if served.size_bytes < listed.size_bytes else "changed"
-    return f"{location}: {listed.key!r} {what} on the store while it was read; open the dataset again, or call refresh()"
+    what = (
+        f"shrank from {listed.size_bytes:,} to {served.size_bytes:,} bytes"
+        if served.size_bytes < listed.size_bytes
+        else "changed"
+    )
+    return (
+        f"{location}: {listed.key!r} {what} on the store while it was read; open the dataset again, or call refresh()"
+    )
 
 
 def _good_properties(response: ET.Element) -> ET.Element | None:
