@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs
 
 from servers.nextcloud.answers import TornError, error_body, not_found
+from servers.nextcloud.tree import base_name
 from servers.nextcloud.wire import wait_until
 
 if TYPE_CHECKING:
@@ -192,7 +193,8 @@ def _tar_header(member: Member) -> bytes:
 
 
 def _content(tree: Tree, node: Node) -> Iterator[bytes]:
-    with open(tree.path(node.key), "rb", buffering=0) as file:
+    descriptor, _ = tree.open(node.key)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
         while piece := file.read(_BLOCK_BYTES):
             yield piece
 

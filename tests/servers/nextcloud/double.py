@@ -7,7 +7,7 @@ import dataclasses
 import http.client
 import json
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from servers.base import PASSWORD, USER, Server
@@ -188,14 +188,14 @@ class NextcloudServer(Server):
         """Let nothing go wrong any more."""
         self._order({"clear_faults": True})
 
-    def _set(self, **changes: Any) -> None:
-        self.settings = dataclasses.replace(self.settings, **changes)
+    def _set(self, **changes: object) -> None:
+        self.settings = dataclasses.replace(self.settings, **changes)  # type: ignore[arg-type]  # by their names
         self._order({"settings": changes})
 
-    def _fault(self, kind: str, **details: Any) -> None:
+    def _fault(self, kind: str, **details: object) -> None:
         self._order({"faults": [{"kind": kind, **details}]})
 
-    def _order(self, order: dict[str, Any]) -> None:
+    def _order(self, order: dict[str, object]) -> None:
         if self._child is None:  # it takes the settings along when it starts
             assert "faults" not in order, f"{self.name} is not running"
             return

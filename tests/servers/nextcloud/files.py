@@ -31,7 +31,7 @@ from servers.nextcloud.answers import (
 from servers.nextcloud.conditions import check_conditions, wanted_ranges
 from servers.nextcloud.gate import INSTANCE
 from servers.nextcloud.properties import DAV, NC, OC, Resource, quoted
-from servers.nextcloud.tree import Node, Tree, Writing
+from servers.nextcloud.tree import Node, Tree, Writing, base_name
 from servers.nextcloud.versions import VERSIONS
 
 if TYPE_CHECKING:
@@ -41,7 +41,10 @@ if TYPE_CHECKING:
     from servers.nextcloud.settings import Settings
     from servers.nextcloud.wire import Incoming
 
-_COLLECTION = b"This is the WebDAV interface. It can only be accessed by WebDAV clients such as the Nextcloud desktop sync client."
+_COLLECTION = (
+    b"This is the WebDAV interface. "
+    b"It can only be accessed by WebDAV clients such as the Nextcloud desktop sync client."
+)
 _ARCHIVE_TYPES = {"zip": "application/zip", "tar": "application/x-tar"}
 _UNLIMITED = -3
 _HASHES = ("md5", "sha1", "sha256")
@@ -348,8 +351,7 @@ class Files:
         token = "-".join([token[:8], token[8:12], token[12:16], token[16:20], token[20:]])
         lines = [
             '<?xml version="1.0"?>',
-            '<d:prop xmlns:d="DAV:" xmlns:s="http://sabredav.org/ns" xmlns:oc="http://owncloud.org/ns" '
-            'xmlns:nc="http://nextcloud.org/ns">',
+            f"<d:prop {properties.NAMESPACES}>",
             " <d:lockdiscovery>",
             "  <d:activelock>",
             "   <d:lockscope>",

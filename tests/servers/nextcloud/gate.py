@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 INSTANCE = "oc" + secrets.token_hex(5)
 _WRONG_TRIES = 11
 _SHUT_OUT_S = 600.0
-_PASSPHRASE = "oc_sessionPassphrase"  # noqa: S105  the name of a cookie
+_PASSPHRASE = "oc_sessionPassphrase"
 _SAME_SITE = "nc_sameSiteCookie{0}=true; path=/; httponly;expires=Fri, 31-Dec-2100 23:59:59 GMT; SameSite={0}"
 _NO_BEARER = (
     "No 'Authorization: Bearer' header found. Either the client didn't send one, or the server is mis-configured"

@@ -80,7 +80,7 @@ class Service:
                 answer = self._cloud.answer(incoming)
             except (ClosedError, OSError):
                 raise
-            except Exception:
+            except Exception:  # noqa: BLE001  a mistake in the double shows in the test that meets it
                 traceback.print_exc()
                 answer = Answer(500, {"Content-Type": "text/plain"}, traceback.format_exc().encode())
             self._note(incoming, answer.status)

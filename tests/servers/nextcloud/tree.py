@@ -4,6 +4,9 @@ Tests may change the folder behind the server's back: a file whose inode, times 
 were noted gets a new ETag, made of them. A folder's ETag is made of all that is below it.
 """
 
+# Paths are strings here: to make a Path takes longer than what the kernel then does with it.
+# ruff: noqa: PTH102, PTH104, PTH108, PTH112, PTH116, PTH123
+
 from __future__ import annotations
 
 import contextlib
@@ -25,6 +28,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TEMPORARY = ".ocTransferId"
+
+
+def base_name(key: str) -> str:
+    """Return the last part of a key."""
+    return key.rpartition("/")[2]
 
 
 class Node(NamedTuple):
@@ -203,13 +211,31 @@ class Tree:
     def _node(self, key: str, status: os.stat_result) -> Node:
         modified_s = int(status.st_mtime)
         if stat.S_ISDIR(status.st_mode):
-            return Node(key, True, 0, modified_s, "", status.st_ino, "")
+            return Node(
+                key, is_folder=True, size_bytes=0, modified_s=modified_s, etag="", file_id=status.st_ino, checksum=""
+            )
         look = (status.st_mtime_ns, status.st_ctime_ns, status.st_size)
         note = self._notes.get(status.st_ino)
         if note is not None and note.look == look:
-            return Node(key, False, status.st_size, modified_s, note.etag, note.file_id, note.checksum)
+            return Node(
+                key,
+                is_folder=False,
+                size_bytes=status.st_size,
+                modified_s=modified_s,
+                etag=note.etag,
+                file_id=note.file_id,
+                checksum=note.checksum,
+            )
         etag = hashlib.md5(repr((status.st_ino, look)).encode(), usedforsecurity=False).hexdigest()
-        return Node(key, False, status.st_size, modified_s, etag, status.st_ino, "")
+        return Node(
+            key,
+            is_folder=False,
+            size_bytes=status.st_size,
+            modified_s=modified_s,
+            etag=etag,
+            file_id=status.st_ino,
+            checksum="",
+        )
 
     def _note(self, key: str, etag: str, file_id: int | None, checksum: str) -> Node:
         status = os.stat(self.path(key))

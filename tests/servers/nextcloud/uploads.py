@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import secrets
 import shutil
 import threading
 from email.utils import formatdate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from servers.nextcloud import properties
 from servers.nextcloud.answers import (
@@ -40,12 +38,21 @@ _BLOCK_BYTES = 1 << 20
 _TIMED_OUT = b"<!DOCTYPE HTML>\n<html><head>\n<title>504 Gateway Timeout</title>\n</head><body></body></html>\n"
 
 
+class _Piece(NamedTuple):
+    """A chunk that has arrived."""
+
+    name: str
+    etag: str
+    size_bytes: int
+    modified_s: int
+
+
 class Uploads:
     """What is below ``/remote.php/dav/uploads/USER/``, kept where the user's files are not."""
 
     def __init__(self, directory: Path, files: Files, settings: Settings, faults: Faults) -> None:
         directory.mkdir(exist_ok=True)
-        self._directory = os.fspath(directory)
+        self._directory = directory
         self._files = files
         self._settings = settings
         self._faults = faults
@@ -75,7 +82,7 @@ class Uploads:
 
     def _begin(self, upload: str) -> Answer:
         try:
-            os.mkdir(f"{self._directory}/{_safe(upload)}")
+            (self._directory / _safe(upload)).mkdir()
         except FileExistsError as error:
             raise exists_already(VERSIONS[self._settings.version].allow) from error
         return created()
@@ -86,32 +93,30 @@ class Uploads:
         if "destination" in incoming.headers:
             where = destination_key(incoming, files_base).rpartition("/")[0]
             self._files.check_space(where, int(total) if total else incoming.body.size_bytes or 0)
-        path = f"{folder}/{_safe(name)}"
-        temporary = f"{folder}/{_WHOLE}{secrets.token_hex(8)}"
+        path = folder / _safe(name)
+        temporary = folder / f"{_WHOLE}{secrets.token_hex(8)}"
         try:
-            with open(temporary, "xb") as file:
-                for piece in incoming.body.pieces():
-                    file.write(piece)
-            os.rename(temporary, path)
+            with temporary.open("xb") as file:
+                file.writelines(incoming.body.pieces())
+            temporary.rename(path)
         except FileNotFoundError as error:
             raise ClosedError from error  # aborted meanwhile
         except OSError as error:
             message = f"Insufficient space in /{upload}"
             raise insufficient_storage(message) from error
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
         return created()
 
     def _propfind(self, incoming: Incoming, base: str, upload: str, name: str) -> Answer:
         wanted = properties.read_wanted(incoming.body.read())
         folder = self._folder(upload)
         pieces = self._pieces(folder)
-        total_bytes = sum(size_bytes for _, _, size_bytes, _ in pieces)
-        modified_s = int(os.stat(folder).st_mtime)
+        total_bytes = sum(piece.size_bytes for piece in pieces)
+        modified_s = int(folder.stat().st_mtime)
         found = [
-            _resource(f"{base}/{upload}/{_WHOLE}", f"{modified_s:013x}", total_bytes, modified_s),
-            *(_resource(f"{base}/{upload}/{piece}", *facts) for piece, *facts in pieces),
+            _resource(f"{base}/{upload}", _Piece(_WHOLE, f"{modified_s:013x}", total_bytes, modified_s)),
+            *(_resource(f"{base}/{upload}", piece) for piece in pieces),
         ]
         if name:
             found = [resource for resource in found if resource.path == f"{base}/{upload}/{name}"]
@@ -143,10 +148,10 @@ class Uploads:
             threading.Timer(fault.completes_after_s, self._completed, (incoming, upload, folder, files_base)).start()
         return _wrong(fault.status, upload)
 
-    def _completed(self, incoming: Incoming, upload: str, folder: str, files_base: str) -> Answer:
+    def _completed(self, incoming: Incoming, upload: str, folder: Path, files_base: str) -> Answer:
         try:
             pieces = self._pieces(folder)
-            total_bytes = sum(size_bytes for _, _, size_bytes, _ in pieces)
+            total_bytes = sum(piece.size_bytes for piece in pieces)
             asked = incoming.headers.get("oc-total-length")
             if asked is not None and int(asked) != total_bytes:
                 message = f"Chunks on server do not sum up to {asked} but to {total_bytes} bytes"
@@ -154,7 +159,7 @@ class Uploads:
             key, _ = self._files.target(incoming, files_base)
             self._files.check_space(key, total_bytes)
             note = writing(incoming)
-            is_new, node = self._files.store(key, _joined(folder, [name for name, *_ in pieces]), total_bytes, note)
+            is_new, node = self._files.store(key, _joined(folder, [piece.name for piece in pieces]), total_bytes, note)
             shutil.rmtree(folder)
             headers = note.headers() | self._files.file_headers(node)
             return created(**headers) if is_new else Answer(204, headers)
@@ -167,43 +172,43 @@ class Uploads:
             shutil.rmtree(folder)
             return Answer(204)
         try:
-            os.unlink(f"{folder}/{_safe(name)}")
+            (folder / _safe(name)).unlink()
         except FileNotFoundError as error:
             raise not_found(f"//{upload}/{name}") from error
         return Answer(204)
 
-    def _folder(self, upload: str) -> str:
-        folder = f"{self._directory}/{_safe(upload)}"
-        if not os.path.isdir(folder):
+    def _folder(self, upload: str) -> Path:
+        folder = self._directory / _safe(upload)
+        if not folder.is_dir():
             raise not_found(f"//{upload}")
         return folder
 
-    def _pieces(self, folder: str) -> list[tuple[str, str, int, int]]:
-        """Return name, ETag, size and time of the pieces, in the order in which they belong."""
+    def _pieces(self, folder: Path) -> list[_Piece]:
+        """Return what has arrived, in the order in which it belongs."""
         found = []
-        for entry in os.scandir(folder):
-            if not entry.name.startswith(_WHOLE):
-                status = entry.stat()
+        for path in folder.iterdir():
+            if not path.name.startswith(_WHOLE):
+                status = path.stat()
                 etag = f"{status.st_ino:016x}{status.st_mtime_ns:016x}"
-                found.append((entry.name, etag, status.st_size, int(status.st_mtime)))
-        return sorted(found, key=lambda piece: _natural(piece[0]))
+                found.append(_Piece(path.name, etag, status.st_size, int(status.st_mtime)))
+        return sorted(found, key=lambda piece: _natural(piece.name))
 
 
-def _joined(folder: str, names: list[str]) -> Iterator[bytes]:
+def _joined(folder: Path, names: list[str]) -> Iterator[bytes]:
     for name in names:
-        with open(f"{folder}/{name}", "rb", buffering=0) as file:
+        with (folder / name).open("rb", buffering=0) as file:
             while piece := file.read(_BLOCK_BYTES):
                 yield piece
 
 
-def _resource(path: str, etag: str, size_bytes: int, modified_s: int) -> Resource:
+def _resource(base: str, piece: _Piece) -> Resource:
     return Resource(
-        path,
+        f"{base}/{piece.name}",
         {
             f"{DAV}resourcetype": "",
-            f"{DAV}getetag": quoted(etag),
-            f"{DAV}getcontentlength": str(size_bytes),
-            f"{DAV}getlastmodified": formatdate(modified_s, usegmt=True),
+            f"{DAV}getetag": quoted(piece.etag),
+            f"{DAV}getcontentlength": str(piece.size_bytes),
+            f"{DAV}getlastmodified": formatdate(piece.modified_s, usegmt=True),
         },
     )
 

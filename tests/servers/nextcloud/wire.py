@@ -62,6 +62,7 @@ class Body:
     size_bytes: int | None = field(init=False)
 
     def __post_init__(self) -> None:
+        """Keep the size, which is told beforehand unless it comes in chunks."""
         self.size_bytes = None if self.chunked else self.left_bytes
 
     def pieces(self) -> Iterator[bytes]:
