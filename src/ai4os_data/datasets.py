@@ -6,12 +6,12 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch.utils.data import Dataset
 
 from ai4os_data import errors, telemetry
-from ai4os_data.cache import CachedStore, DiskCache, Held, LocalPath
+from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache, Held, LocalPath
 from ai4os_data.decoding import Decoder, as_bytes, as_path, decoder
 from ai4os_data.index import Drift, Index, enumerated, open_index
 from ai4os_data.patterns import matcher
@@ -103,6 +103,7 @@ class StorageDataset(Dataset[Any]):
             message = f"on_drift is 'error', 'warn' or 'refresh', not {on_drift!r}"
             raise ValueError(message)
         self._decode = decoder(decode)
+        self._is_lazy = callable(decode)  # it may read a part of a large file
         self.transform = transform
         self.target_transform = target_transform
         self._pattern = pattern
@@ -211,7 +212,7 @@ class StorageDataset(Dataset[Any]):
 
     def _use(self, entries: list[Entry]) -> None:
         self._entries = entries
-        self._slots: list[tuple[str, Held] | None] = [None] * len(entries)
+        self._slots: list[Held | None] = [None] * len(entries)
         self._cached.keep_together(entries)
 
     def _set_targets(self, targets: Targets | None) -> None:
@@ -251,15 +252,12 @@ class StorageDataset(Dataset[Any]):
         Raises:
             SampleError: it cannot be read, decoded or transformed.
         """
-        index = self._checked(index)
-        data = self._hit(index)
-        if data is not None and self._decode is as_bytes and self._targets is None and self.transform is None:
-            return data
-        if data is not None:
-            items = self._finished([index], {index: data})
-        else:
-            items = self.__getitems__([index])
-        return items[0] if items else self[(index + 1) % len(self)]
+        if self._decode is as_bytes and self._targets is None and self.transform is None:
+            held = self._slots[index]
+            if held is not None and (data := self._cached.hit(held)) is not None:
+                return data
+        items = self.__getitems__([index])
+        return items[0] if items else self[(self._checked(index) + 1) % len(self)]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Several samples, fetched at once; a bad one is left out under ``on_error="skip"``."""
@@ -269,6 +267,8 @@ class StorageDataset(Dataset[Any]):
             absent: dict[str, list[int]] = {}
             for index in indices:
                 if index in contents:
+                    continue
+                if self._is_lazy and self._entries[index].size_bytes > IN_MEMORY_BYTES:
                     continue
                 data = self._hit(index)
                 if data is None:
@@ -292,17 +292,16 @@ class StorageDataset(Dataset[Any]):
 
     def _hit(self, index: int) -> bytes | None:
         """The bytes of a sample that is in the cache."""
-        slot = self._slots[index]
-        if slot is None:
+        held = self._slots[index]
+        if held is None:
             cache = self._cached.cache
             if cache is None or self._decode is as_path:
                 return None
-            name = self._cached.name(self._entries[index])
-            held = cache.objects.known.get(name)
+            held = cache.objects.known.get(self._cached.name(self._entries[index]))
             if held is None:
                 return None
-            self._slots[index] = slot = (name, held)
-        data = self._cached.hit(*slot)
+            self._slots[index] = held
+        data = self._cached.hit(held)
         if data is None:
             self._slots[index] = None
         return data
@@ -362,6 +361,10 @@ class StorageDataset(Dataset[Any]):
     def read(self, entry: Entry) -> bytes:
         """The bytes of one file of the location."""
         return self._cached.read(entry)
+
+    def open(self, entry: Entry) -> IO[bytes]:
+        """One file of the location as a seekable binary file."""
+        return self._cached.open(entry)
 
     def path(self, entry: Entry) -> LocalPath:
         """A local file with the bytes of one file of the location."""

@@ -46,22 +46,27 @@ class PerProcess(Generic[T]):
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._reset()
+        tell_after_fork(self)
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.Lock()  # a lock of the parent may be held for ever in a child
         self._value: T | None = None
 
+    def after_fork(self) -> None:
+        """Leave the parent's value alone."""
+        _of_the_parent.append(self._value)
+        self._reset()
+
     def get(self) -> T:
         """This process's value."""
-        if self._pid != os.getpid():
-            _of_the_parent.append(self._value)
-            self._reset()
-        if self._value is None:
-            with self._lock:
-                if self._value is None:
-                    self._value = self._make()
-        return self._value
+        value = self._value
+        return value if value is not None else self._made()
+
+    def _made(self) -> T:
+        with self._lock:
+            if self._value is None:
+                self._value = self._make()
+            return self._value
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the recipe alone."""

@@ -19,6 +19,9 @@ class Reader(Protocol):
     def read(self, entry: Entry) -> bytes:
         """The bytes of a file."""
 
+    def open(self, entry: Entry) -> IO[bytes]:
+        """A file as a seekable binary file."""
+
     def path(self, entry: Entry) -> LocalPath:
         """A local file that stays while it is in use."""
 
@@ -58,8 +61,8 @@ class Sample:
         return self._data
 
     def open(self) -> IO[bytes]:
-        """The content as a seekable binary file."""
-        return io.BytesIO(self.bytes())
+        """The content as a seekable binary file. A large one that is not in the cache is read in ranges, as far as needed."""
+        return self._reader.open(self._entry) if self._data is None else io.BytesIO(self._data)
 
     def path(self) -> LocalPath:
         """A local file with the content, that stays while the returned path object lives."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ai4os_data.cache.cached_store import CachedStore
+from ai4os_data.cache.cached_store import IN_MEMORY_BYTES, CachedStore
 from ai4os_data.cache.disk_cache import DiskCache
 from ai4os_data.cache.objects import Held, LocalPath
 
-__all__ = ["CachedStore", "DiskCache", "Held", "LocalPath"]
+__all__ = ["IN_MEMORY_BYTES", "CachedStore", "DiskCache", "Held", "LocalPath"]

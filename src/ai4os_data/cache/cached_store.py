@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import types
@@ -9,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 from ai4os_data import errors, telemetry
 from ai4os_data.cache.claims import Claim
 from ai4os_data.cache.objects import Held, LocalPath, digest, intact
+from ai4os_data.ranged import BLOCK_BYTES, RangedFile
 from ai4os_data.telemetry import tell_once
 from ai4os_data.transport import Body, MemoryBody
 
@@ -26,7 +28,7 @@ Drift = Literal["error", "warn", "refresh"]
 Result = tuple["Entry", bytes | errors.StorageError]
 
 _CLAIMS_AT_ONCE = 256
-_IN_MEMORY_BYTES = 16 * 1024 * 1024
+IN_MEMORY_BYTES = 16 * 1024 * 1024
 
 
 class CachedStore:
@@ -98,17 +100,15 @@ class CachedStore:
             return result
         raise AssertionError  # read_many gives a result for each entry
 
-    def hit(self, name: str, held: Held) -> bytes | None:
+    def hit(self, held: Held) -> bytes | None:
         """The bytes of a cached file, checked; None where it is damaged or gone."""
-        assert self.cache is not None  # noqa: S101  without a cache nothing is held
-        data = self.cache.objects.load(name, held)
+        data = self.cache.read(held)  # type: ignore[union-attr]  # without a cache nothing is held
         row = self.counters.row
         if data is None:
             row[telemetry.DAMAGED] += 1
             return None
         row[telemetry.HITS] += 1
-        row[telemetry.BYTES_FROM_CACHE] += len(data)
-        self.cache.note_use(name)
+        row[telemetry.BYTES_FROM_CACHE] += held.size_bytes
         return data
 
     def read_many(self, entries: Iterable[Entry]) -> Iterator[Result]:
@@ -122,7 +122,7 @@ class CachedStore:
         for entry in entries:
             name = self.name(entry)
             held = known.get(name)
-            data = self.hit(name, held) if held is not None else None
+            data = self.hit(held) if held is not None else None
             if data is None:
                 missing.append(entry)
             else:
@@ -130,6 +130,23 @@ class CachedStore:
         source = iter(missing)
         while batch := list(islice(source, _CLAIMS_AT_ONCE)):
             yield from self._fetch(batch)
+
+    def open(self, entry: Entry) -> IO[bytes]:
+        """An entry as a seekable binary file: from the cache, or, where it is large, in ranges from the store.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        entry = self._newer.get(entry.key, entry)
+        if entry.size_bytes <= IN_MEMORY_BYTES or self._prepare is not None:
+            return io.BytesIO(self.read(entry))
+        held = self.cache.objects.find(self.name(entry)) if self.cache is not None else None
+        if held is not None and intact(held):
+            with suppress(FileNotFoundError):
+                file = open(held.path, "rb")  # an open file outlives its eviction
+                self.counters.row[telemetry.HITS] += 1
+                return file
+        return io.BufferedReader(RangedFile(self.store, entry), buffer_size=BLOCK_BYTES)
 
     def path(self, entry: Entry) -> LocalPath:
         """A local file with an entry's bytes, that stays while the path object lives.
@@ -148,9 +165,9 @@ class CachedStore:
                         if intact(held):
                             self.counters.row[telemetry.HITS] += 1
                             self.counters.row[telemetry.BYTES_FROM_CACHE] += held.size_bytes
-                            self.cache.note_use(name)
+                            self.cache.note_use(held)
                             return path
-                    self.cache.objects.discard(name, held)
+                    self.cache.objects.discard(held)
                 data = self.read(entry)
                 if self.cache.objects.find(name) is None:
                     return _temporary(data, entry.key)
@@ -183,7 +200,7 @@ class CachedStore:
                 name = self.name(entry)
                 found = self._claim(name)
                 if isinstance(found, Held):
-                    data = self.hit(name, found)
+                    data = self.hit(found)
                     if data is not None:
                         yield entry, data
                         continue
@@ -218,7 +235,7 @@ class CachedStore:
         assert self.cache is not None  # noqa: S101  it is called with a cache
         name = self.name(entry)
         found = self.cache.wait(name)
-        if isinstance(found, Held) and (data := self.hit(name, found)) is not None:
+        if isinstance(found, Held) and (data := self.hit(found)) is not None:
             yield entry, data
             return
         claims: dict[str, Claim] = {}
@@ -241,7 +258,7 @@ class CachedStore:
             claim = claims.get(self.name(entry))
             return (
                 claim
-                if claim is not None and self._prepare is None and entry.size_bytes > _IN_MEMORY_BYTES
+                if claim is not None and self._prepare is None and entry.size_bytes > IN_MEMORY_BYTES
                 else MemoryBody()
             )
 

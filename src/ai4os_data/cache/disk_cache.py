@@ -127,7 +127,7 @@ class DiskCache:
         here = process.objects.scan_all()
         damaged = [name for name, held in here.items() if not intact(held)]
         for name in damaged:
-            process.objects.discard(name, here[name])
+            process.objects.discard(here[name])
         process.ledger.forget(damaged)
         return {"entries": len(here), "damaged": len(damaged)}
 
@@ -153,9 +153,13 @@ class DiskCache:
         """The files, as this process knows them."""
         return self._process.get().objects
 
-    def note_use(self, name: str) -> None:
-        """Remember that an entry was read. It reaches the index with others, some time later."""
-        self._process.get().note_use(name)
+    def read(self, held: Held) -> bytes | None:
+        """The bytes of a cached file, checked; None, and the file is gone, where it is damaged or was evicted."""
+        return self._process.get().read(held)
+
+    def note_use(self, held: Held) -> None:
+        """Remember that a file was used. It reaches the index with others, some time later."""
+        self._process.get().note_use(held.name)
 
     def claim(self, name: str) -> Claim | Held | None:
         """The right to fill an entry; or the entry, where it is there by now; None where another process is filling it."""
@@ -241,6 +245,12 @@ class _Process:
                 message = f"{self.directory}: {error.strerror}"
                 raise CacheError(message) from error
         return self._ledger
+
+    def read(self, held: Held) -> bytes | None:
+        data = self.objects.load(held)
+        if data is not None:
+            self.note_use(held.name)
+        return data
 
     def note_use(self, name: str) -> None:
         self._used[name] = None

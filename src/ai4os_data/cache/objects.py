@@ -25,15 +25,17 @@ _NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]+)-([0-9a-f]{16})(\.[a-z0-9]{1,10})
 _STAGED = re.compile(r"[0-9a-f]{32}\.fill")
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,10}")
 _READ_BYTES = 1 << 30
+_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC
 _SENT_PIN_S = 60.0
 
 
 class Held(NamedTuple):
-    """A cached file: where it is, its size and its checksum (xxh3, 64 bit)."""
+    """A cached file: where it is, its size, its checksum (xxh3, 64 bit) and the digest it is found by."""
 
     path: str
     size_bytes: int
     checksum: int
+    name: str
 
 
 def digest(*parts: str) -> str:
@@ -76,7 +78,9 @@ class Objects:
         self._scanned_ns[part] = changed_ns
         for name in names:
             if (match := _NAME.fullmatch(name)) is not None:
-                self.known[match[1]] = Held(f"{folder}/{name}", int(match[2], 16), int(match[3], 16))
+                self.known[match[1]] = Held(
+                    f"{folder}/{name}", int(match[2], 16), int(match[3], 16), match[1]
+                )
 
     def scan_all(self) -> dict[str, Held]:
         """Every file that is there now."""
@@ -118,15 +122,15 @@ class Objects:
         suffix = suffix if _SUFFIX.fullmatch(suffix) and suffix != STAGED_SUFFIX else ""
         path = f"{self.root}/{name[:2]}/{name}-{size_bytes:x}-{checksum:016x}{suffix}"
         os.rename(staged_path, path)
-        held = Held(path, size_bytes, checksum)
+        held = Held(path, size_bytes, checksum, name)
         self.known[name] = held
         return held
 
-    def load(self, name: str, held: Held) -> bytes | None:
+    def load(self, held: Held) -> bytes | None:
         """The bytes of a cached file; None, and the file is gone, where it is damaged or was evicted."""
-        size_bytes = held.size_bytes
+        path, size_bytes, checksum, name = held
         try:
-            descriptor = os.open(held.path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, _READ_FLAGS)
         except FileNotFoundError:
             self.known.pop(name, None)
             return None
@@ -136,14 +140,14 @@ class Objects:
                 data = _rest(descriptor, data, size_bytes)
         finally:
             os.close(descriptor)
-        if len(data) != size_bytes or xxhash.xxh3_64_intdigest(data) != held.checksum:
-            self.discard(name, held)
-            return None
-        return data
+        if len(data) == size_bytes and xxhash.xxh3_64_intdigest(data) == checksum:
+            return data
+        self.discard(held)
+        return None
 
-    def discard(self, name: str, held: Held) -> None:
+    def discard(self, held: Held) -> None:
         """Remove a damaged file."""
-        self.known.pop(name, None)
+        self.known.pop(held.name, None)
         try:
             os.unlink(held.path)
         except FileNotFoundError:
