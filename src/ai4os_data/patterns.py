@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 def matcher(pattern: str | Sequence[str]) -> Callable[[str], bool]:
-    """Tells whether a key matches a pattern, or one of several. Upper and lower case differ."""
+    """Tells whether a key matches a pattern, or one of several. Upper and lower case differ.
+
+    Raises:
+        ValueError: a pattern cannot be understood.
+    """
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     if any(single in {"**/*", "**"} for single in patterns):
         return lambda _key: True
-    expression = re.compile("|".join(f"(?:{_translated(single)})" for single in patterns), re.DOTALL)
+    try:
+        expression = re.compile("|".join(f"(?:{_translated(single)})" for single in patterns), re.DOTALL)
+    except re.error as error:
+        message = f"{pattern!r} is not a pattern: a range in square brackets goes from low to high, such as [0-9]"
+        raise ValueError(message) from error
     return lambda key: expression.fullmatch(key) is not None
 
 
@@ -19,10 +30,11 @@ def _translated(pattern: str) -> str:
     out = []
     place = 0
     while place < len(pattern):
-        if pattern.startswith("**/", place):
+        begins_folder = place == 0 or pattern[place - 1] == "/"
+        if begins_folder and pattern.startswith("**/", place):
             out.append("(?:[^/]+/)*")
             place += 3
-        elif pattern.startswith("**", place):
+        elif begins_folder and pattern[place:] == "**":
             out.append(".*")
             place += 2
         elif pattern[place] == "*":
@@ -31,11 +43,23 @@ def _translated(pattern: str) -> str:
         elif pattern[place] == "?":
             out.append("[^/]")
             place += 1
-        elif pattern[place] == "[" and (end := pattern.find("]", place + 2)) > 0:
-            inside = pattern[place + 1 : end].replace("\\", r"\\")
-            out.append(f"[{'^' + inside[1:] if inside.startswith('!') else inside}]")
+        elif pattern[place] == "[" and (end := _class_end(pattern, place)) > 0:
+            out.append(_translated_class(pattern[place + 1 : end]))
             place = end + 1
         else:
             out.append(re.escape(pattern[place]))
             place += 1
     return "".join(out)
+
+
+def _class_end(pattern: str, begin: int) -> int:
+    """Where the class that begins there ends; -1 where it does not."""
+    # A bracket at its very start is one of its characters.
+    return pattern.find("]", begin + 2 + pattern.startswith("!", begin + 1))
+
+
+def _translated_class(inside: str) -> str:
+    negated = inside.startswith("!")
+    # What means something in a class of re alone: backslash, [ and ^, and the set operations && || ~~ --.
+    escaped = re.sub(r"([\\\[^&|~])", r"\\\1", inside[negated:]).replace("--", r"-\-")
+    return f"(?!/)[{'^' if negated else ''}{escaped}]"  # no class takes in the end of a folder's name
