@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch.utils.data import Dataset
+from typing_extensions import Self
 
 from ai4os_data import errors, telemetry
 from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache, Held, LocalPath
@@ -129,12 +130,12 @@ class StorageDataset(Dataset[Any]):
 
     @classmethod
     def from_keys(
-        cls: type[D],
+        cls,
         location: Location,
         keys: Iterable[str],
         targets: Sequence[Any] | Mapping[str, Any] | None = None,
-        **options: Any,  # noqa: ANN401  those of the class
-    ) -> D:
+        **options: Any,
+    ) -> Self:
         """A dataset of these files, in this order.
 
         Args:
@@ -151,7 +152,7 @@ class StorageDataset(Dataset[Any]):
         return dataset
 
     @classmethod
-    def from_split_file(cls: type[D], location: Location, file: str | os.PathLike[str], **options: Any) -> D:  # noqa: ANN401
+    def from_split_file(cls, location: Location, file: str | os.PathLike[str], **options: Any) -> Self:
         """A dataset of the files that a split file lists, with lines such as ``Class/some image.jpg 0``.
 
         Args:
@@ -246,7 +247,7 @@ class StorageDataset(Dataset[Any]):
         """How many samples there are."""
         return len(self._entries)
 
-    def __getitem__(self, index: int) -> Any:  # noqa: ANN401  what decode gives
+    def __getitem__(self, index: int) -> Any:
         """One sample.
 
         Raises:
@@ -317,7 +318,7 @@ class StorageDataset(Dataset[Any]):
                 sample = Sample(self, self._entries[index], content)
                 x = self._decode(sample)
                 y = self._targets.label(index, lambda sample=sample: sample) if self._targets else None  # type: ignore[misc]
-            except Exception as error:  # noqa: BLE001  a decoder may raise anything; it is raised again, or named
+            except Exception as error:
                 failure = self._failure(index, error)
                 if self._on_error == "raise" or not _is_of_one_file(error):
                     raise failure from error
@@ -327,7 +328,7 @@ class StorageDataset(Dataset[Any]):
             items.append(self._transformed(index, x, y))
         return items
 
-    def _transformed(self, index: int, x: Any, y: Any) -> Any:  # noqa: ANN401
+    def _transformed(self, index: int, x: Any, y: Any) -> Any:
         try:
             if self.transform is not None:
                 x = self.transform(x)
@@ -381,7 +382,7 @@ class StorageDataset(Dataset[Any]):
 
     # --- the cache
 
-    def warm(self, progress: bool = True) -> dict[str, int]:  # noqa: FBT001, FBT002  as users of progress bars expect
+    def warm(self, progress: bool = True) -> dict[str, int]:
         """Bring every sample into the cache, as far as it goes.
 
         Args:
@@ -390,7 +391,7 @@ class StorageDataset(Dataset[Any]):
         Returns:
             How many ``files`` are in the cache now, and the ``bytes`` that came over the network for it.
         """
-        from tqdm import tqdm  # noqa: PLC0415  only needed for the bar
+        from tqdm import tqdm
 
         if self._cached.cache is None:
             tell_once(f"{self.location}: nothing to warm, since this dataset has no cache")

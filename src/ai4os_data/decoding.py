@@ -37,30 +37,30 @@ def as_text(sample: Sample) -> str:
     return sample.bytes().decode("utf-8")
 
 
-def as_json(sample: Sample) -> Any:  # noqa: ANN401  whatever the file holds
+def as_json(sample: Sample) -> Any:
     """The content parsed as JSON."""
     return json.loads(sample.bytes())
 
 
-def as_image(sample: Sample) -> Any:  # noqa: ANN401  PIL is imported on first use
+def as_image(sample: Sample) -> Any:
     """An RGB image of Pillow's, as torchvision's ImageFolder gives it."""
-    from PIL import Image  # noqa: PLC0415  only users of images need it
+    from PIL import Image
 
     with Image.open(io.BytesIO(sample.bytes())) as image:
         return image.convert("RGB")
 
 
-def as_numpy(sample: Sample) -> Any:  # noqa: ANN401  NumPy is imported on first use
+def as_numpy(sample: Sample) -> Any:
     """An array from ``.npy``, or a dictionary of arrays from ``.npz``; never pickled objects."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     loaded = np.load(io.BytesIO(sample.bytes()), allow_pickle=False)
     return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
 
 
-def as_torch(sample: Sample) -> Any:  # noqa: ANN401  whatever the file holds
+def as_torch(sample: Sample) -> Any:
     """What ``torch.save`` wrote, loaded on the CPU with ``weights_only=True``."""
-    import torch  # noqa: PLC0415
+    import torch
 
     return torch.load(io.BytesIO(sample.bytes()), map_location="cpu", weights_only=True)
 

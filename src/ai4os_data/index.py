@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +17,8 @@ from ai4os_data.stores.base import Entry, is_safe
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from ai4os_data.cache import DiskCache
     from ai4os_data.stores.base import Store
 
@@ -101,7 +102,7 @@ class Index:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
                 whole = json.load(file)
             if whole["schema"] != _SCHEMA:
-                raise KeyError("schema")  # noqa: EM101, TRY301  as a missing one
+                raise KeyError("schema")
             index = cls._from_columns(whole)
         except FileNotFoundError as error:
             message = f"{os.fspath(path)}: no such lock file; dataset.index.save({os.fspath(path)!r}) writes one"
@@ -130,11 +131,11 @@ class Index:
     def _from_columns(cls, columns: dict[str, object]) -> Index:
         keys = columns["keys"]
         if not isinstance(keys, list) or not all(map(is_safe, keys)):
-            raise ValueError("keys")  # noqa: EM101, TRY004
+            raise ValueError("keys")
         modified = columns["modified"] or [None] * len(keys)
         entries = list(map(Entry, keys, columns["sizes"], columns["etags"], modified))  # type: ignore[call-overload]
         if len(entries) != len(keys):
-            raise ValueError("columns")  # noqa: EM101
+            raise ValueError("columns")
         return cls(entries, str(columns["location"]), columns["token"], float(columns["listed_s"]))  # type: ignore[arg-type]
 
     # --- kept beside the cache

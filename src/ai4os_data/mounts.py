@@ -82,7 +82,7 @@ def mount_of(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> Mount |
     found: Mount | None = None
     for line in lines:
         fields = line.split(" ")
-        if len(fields) < 3:  # noqa: PLR2004
+        if len(fields) < 3:
             continue
         source, point, kind = (_unescaped(field) for field in fields[:3])
         if path == point or path.startswith(point.rstrip("/") + "/"):

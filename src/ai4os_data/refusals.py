@@ -44,7 +44,7 @@ class Refusals:
 
 
 def _folder() -> Path:
-    shared = "/dev/shm"  # noqa: S108  a folder of our own, mode 0700; memory, so it is in no snapshot of the disk
+    shared = "/dev/shm"
     return Path(shared if os.access(shared, os.W_OK) else tempfile.gettempdir()) / f"ai4os-data-{os.getuid()}"
 
 

@@ -201,7 +201,7 @@ def _plain(secret: str) -> str:
 
 
 def _aes_ctr(vector: bytes, data: bytes) -> bytes:
-    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes  # noqa: PLC0415  40 ms, seldom needed
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
     cipher = Cipher(algorithms.AES(_OBSCURE_KEY), modes.CTR(vector)).encryptor()
     return cipher.update(data) + cipher.finalize()

@@ -36,9 +36,9 @@ class Patience:
     def pause_s(self, failures: int, retry_after_s: float | None = None) -> float:
         """How long to wait after so many failures in a row, or as long as the server asked for."""
         if retry_after_s is not None:
-            return retry_after_s + random.uniform(0, self.first_pause_s)  # noqa: S311  jitter needs no secrecy
+            return retry_after_s + random.uniform(0, self.first_pause_s)
         longest = min(self.longest_pause_s, self.first_pause_s * 2 ** (failures - 1))
-        return random.uniform(longest / 2, longest)  # noqa: S311
+        return random.uniform(longest / 2, longest)
 
     def deadline(self, size_bytes: int | None = None) -> float:
         """When a request that begins now must be over, on the monotonic clock."""

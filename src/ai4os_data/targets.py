@@ -75,11 +75,11 @@ class Targets:
         numbers = {name: number for number, name in enumerate(classes)}
         return cls([numbers[folder] for folder in folders if folder is not None], classes=classes)
 
-    def label(self, index: int, sample: Callable[[], Sample]) -> Any:  # noqa: ANN401  whatever the user's labels are
+    def label(self, index: int, sample: Callable[[], Sample]) -> Any:
         """The label of one sample."""
         if self.function is not None:
             return self.function(sample())
-        assert self.values is not None  # noqa: S101  there are values or a function
+        assert self.values is not None
         return self.values[index]
 
 
@@ -97,7 +97,7 @@ def parse_split(text: str, name: str) -> tuple[list[str], list[int] | list[str]]
         if not line.strip():
             continue
         parts = line.rstrip().rsplit(None, 1)
-        if len(parts) < 2:  # noqa: PLR2004
+        if len(parts) < 2:
             message = f"{name}, line {number}: {line!r} is not 'path label'"
             raise LocationError(message)
         keys.append(parts[0].strip().replace("\\", "/").removeprefix("./"))

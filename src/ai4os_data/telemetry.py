@@ -111,7 +111,7 @@ class Counters:
 
 
 def _shared_memory() -> str | None:
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108  a file of random name, mode 0600
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def _remove(name: str, owner: int) -> None:

@@ -8,18 +8,25 @@ where it stopped (``Range`` with ``If-Range``, RFC 9110, 13.1.5 and 14.2) or, wi
 from __future__ import annotations
 
 import heapq
-import os
-import re
 import select
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pycurl
 
 from ai4os_data import errors, telemetry
+from ai4os_data.answers import (
+    content_length,
+    content_range,
+    error_for_status,
+    parse_head,
+    plain_etag,
+    wrong_credentials,
+)
+from ai4os_data.bodies import Body, MemoryBody, Source
 from ai4os_data.concurrency import Concurrency
 from ai4os_data.processes import PerProcess
 from ai4os_data.refusals import Refusals
@@ -31,7 +38,6 @@ if TYPE_CHECKING:
 
     from ai4os_data.remotes import Remote
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _TLS_CODES = frozenset({35, 51, 53, 54, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91})
 _TLS_DISTRUST = frozenset({51, 60, 77, 82, 83, 90, 91})
 _TIMED_OUT = 28
@@ -39,53 +45,6 @@ _ABORTED_BY_US = 23
 _BUFFER_BYTES = 256 * 1024
 _UPLOAD_BUFFER_BYTES = 2 * 1024 * 1024
 _KEPT_WARM_S = 55  # servers close idle connections after 5 to 60 s
-
-
-class Body(Protocol):
-    """Where the bytes of an answer go."""
-
-    length: int
-
-    def write(self, chunk: bytes) -> None:
-        """Take the next bytes."""
-
-    def restart(self) -> None:
-        """Forget what came so far."""
-
-
-class Source(Protocol):
-    """Where the bytes of an upload come from, from the start on each try."""
-
-    size_bytes: int
-
-    def open(self) -> Callable[[int], bytes]:
-        """A function that reads at most so many of the next bytes."""
-
-
-class MemoryBody:
-    """The bytes of an answer, kept as the pieces they came in."""
-
-    __slots__ = ("chunks",)
-
-    def __init__(self) -> None:
-        self.chunks: list[bytes] = []
-
-    @property
-    def length(self) -> int:
-        """How many bytes there are."""
-        return sum(map(len, self.chunks))
-
-    def write(self, chunk: bytes) -> None:
-        """Take the next bytes."""
-        self.chunks.append(chunk)
-
-    def restart(self) -> None:
-        """Forget what came so far."""
-        self.chunks.clear()
-
-    def getvalue(self) -> bytes:
-        """All of them in one piece."""
-        return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
 
 
 @dataclass(slots=True, eq=False)
@@ -237,7 +196,7 @@ class _Transfer:
         if not self.judged:
             self.judged = True
             status, headers = parse_head(self.head_lines)
-            if status == 206:  # noqa: PLR2004
+            if status == 206:
                 if not self._continues(headers):
                     return 0
             else:
@@ -251,14 +210,13 @@ class _Transfer:
         return None
 
     def _continues(self, headers: dict[str, str]) -> bool:
-        match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
-        first = (self.request.start or 0) + self.offset
-        return match is not None and int(match[1]) == first
+        served = content_range(headers)
+        return served is not None and served[0] == (self.request.start or 0) + self.offset
 
     def _from_wanted_start(self, chunk: bytes) -> bool:
         """Cut the wanted range out of what comes; False when it is complete."""
         status, _ = parse_head(self.head_lines)
-        if status != 200:  # noqa: PLR2004
+        if status != 200:
             self.body.write(chunk)
             return True
         begin, self.offset = self.offset, self.offset + len(chunk)  # a server that ignores Range sends all
@@ -394,7 +352,7 @@ class _Lane:
         handle.setopt(pycurl.HTTPHEADER, headers)
         if request.method == "PUT":
             source = request.source
-            assert source is not None  # noqa: S101  a PUT is made with a source
+            assert source is not None
             handle.setopt(pycurl.UPLOAD, 1)
             handle.setopt(pycurl.INFILESIZE_LARGE, source.size_bytes)
             handle.setopt(pycurl.READFUNCTION, source.open())
@@ -462,8 +420,8 @@ class _Lane:
         status, headers = parse_head(transfer.head_lines)
         counters = self._transport.counters.row
         if code == _ABORTED_BY_US and status in {200, 206}:
-            if status == 200:  # noqa: PLR2004  the wanted range was cut out of the whole
-                return Response(status, headers, _length(headers))
+            if status == 200:
+                return Response(status, headers, content_length(headers))
             error: errors.StorageError = errors.ProtocolError(
                 f"{self._what(transfer)}: the server answered another range than the one asked for: {headers.get('content-range')!r}"
             )
@@ -471,12 +429,12 @@ class _Lane:
             return self._again(transfer, error, None)
         if code:
             return self._broken(transfer, code, message, status, headers)
-        if 200 <= status < 300:  # noqa: PLR2004
+        if 200 <= status < 300:
             counters[telemetry.BYTES_FROM_NETWORK] += transfer.body.length
             return self._complete(transfer, status, headers)
-        if status == 401:  # noqa: PLR2004
+        if status == 401:
             self._transport.refusals.record()
-        if status == 416 and transfer.resumed:  # noqa: PLR2004  the file is shorter now: start again
+        if status == 416 and transfer.resumed:
             transfer.offset = 0
             return self._again(transfer, errors.ChangedError(f"{self._what(transfer)} changed while it was read"), None)
         error = error_for_status(status, self._what(transfer), headers, self._remote)
@@ -496,18 +454,18 @@ class _Lane:
             )
         request = transfer.request
         if request.method != "GET":
-            return Response(status, headers, _length(headers))
-        total = _length(headers)
-        if status == 206:  # noqa: PLR2004
-            match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+            return Response(status, headers, content_length(headers))
+        total = content_length(headers)
+        if status == 206:
+            served = content_range(headers)
             first = (request.start or 0) + transfer.offset
-            if match is None or int(match[1]) != first or (request.start is None and not transfer.resumed):
+            if served is None or served[0] != first or (request.start is None and not transfer.resumed):
                 transfer.offset = 0
                 error = errors.ProtocolError(
                     f"{self._what(transfer)}: the server answered another range than the one asked for: {headers.get('content-range')!r}"
                 )
                 return self._again(transfer, error, None)
-            total = None if match[3] == "*" else int(match[3])
+            total = served[1]
             if request.start is None and total is not None and transfer.body.length != total:
                 return self._short(transfer, total)
             if (
@@ -585,73 +543,3 @@ class _Lane:
 
     def _what(self, transfer: _Transfer) -> str:
         return f"{transfer.request.method} {transfer.request.url}"
-
-
-def parse_head(lines: list[bytes]) -> tuple[int, dict[str, str]]:
-    """Status and headers (names in lower case) of the last head among the lines; 0 where there is none."""
-    status, headers = 0, {}
-    for raw in lines:
-        if raw.startswith(b"HTTP/"):
-            status, headers = int(raw.split(None, 2)[1]), {}
-        elif (colon := raw.find(b":")) > 0:
-            headers[raw[:colon].decode("latin-1").lower()] = raw[colon + 1 :].strip().decode("latin-1")
-    return status, headers
-
-
-def plain_etag(etag: str | None) -> str | None:
-    """An ETag without its quotes and mark of weakness, so that a listing and a GET can be compared."""
-    return etag.removeprefix("W/").strip('"') if etag else None
-
-
-def wrong_credentials(remote: Remote) -> str:
-    """What to say, and to do, about a 401."""
-    where = f"remote {remote.name!r}" if remote.name else remote.origin
-    return (
-        f"{where} does not accept the credentials of user {remote.user!r} (401). They may be wrong or expired: make a new app "
-        f"password on the server, then set it with `rclone config` or relink the storage. No further request is sent with these, "
-        f"since servers shut an address out after a few wrong tries."
-    )
-
-
-def error_for_status(status: int, what: str, headers: dict[str, str], remote: Remote) -> errors.StorageError:
-    """The error that an HTTP status stands for."""
-    if status == 401:  # noqa: PLR2004
-        return errors.AuthenticationError(wrong_credentials(remote))
-    if 300 <= status < 400:  # noqa: PLR2004
-        return errors.ProtocolError(
-            f"{what}: the server says that this is now at {headers.get('location', 'another place')} ({status}); give that as the location"
-        )
-    if status == 429:  # noqa: PLR2004
-        hint = (
-            ""
-            if "retry-after" in headers
-            else " Without a Retry-After this may be the lock-out after wrong passwords, which holds for some minutes and for the right password too."
-        )
-        return errors.ThrottledError(f"{what}: too many requests (429).{hint}")
-    kind, meaning = _MEANINGS.get(
-        status,
-        (errors.ServerError if status >= 400 else errors.ProtocolError, "an answer that is not understood"),  # noqa: PLR2004
-    )
-    return kind(f"{what}: {meaning} ({status})")
-
-
-_MEANINGS: dict[int, tuple[type[errors.StorageError], str]] = {
-    400: (errors.ProtocolError, "the server does not understand the request"),
-    403: (errors.PermissionDeniedError, "not allowed with these credentials"),
-    404: (errors.NotFoundError, "no such file"),
-    410: (errors.NotFoundError, "no such file any more"),
-    409: (errors.NotFoundError, "its folder does not exist"),
-    412: (errors.ChangedError, "the file is not the version that was asked for"),
-    413: (errors.ServerError, "larger than the server takes"),
-    423: (errors.LockedError, "locked on the server, and still so after several tries"),
-    500: (errors.ServerError, "the server failed"),
-    502: (errors.ServerUnavailableError, "a gateway does not reach the server"),
-    503: (errors.ServerUnavailableError, "the server is in maintenance or overloaded"),
-    504: (errors.ServerUnavailableError, "a gateway waits too long for the server"),
-    507: (errors.OutOfSpaceError, "the storage is full: delete files there, and empty its trash bin"),
-}
-
-
-def _length(headers: dict[str, str]) -> int | None:
-    value = headers.get("content-length", "")
-    return int(value) if value.isdigit() else None

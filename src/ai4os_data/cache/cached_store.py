@@ -13,11 +13,11 @@ from itertools import islice
 from typing import IO, TYPE_CHECKING, Literal
 
 from ai4os_data import errors, telemetry
+from ai4os_data.bodies import Body, MemoryBody
 from ai4os_data.cache.claims import Claim
 from ai4os_data.cache.objects import Held, LocalPath, digest, intact
 from ai4os_data.ranged import BLOCK_BYTES, RangedFile
 from ai4os_data.telemetry import tell_once
-from ai4os_data.transport import Body, MemoryBody
 
 if TYPE_CHECKING:
     from ai4os_data.cache.disk_cache import DiskCache
@@ -175,7 +175,7 @@ class CachedStore:
 
     def fill(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, int | errors.StorageError]]:
         """Bring entries into the cache; each comes with the bytes that came over the network, 0 where it was there."""
-        assert self.cache is not None  # noqa: S101  the caller has checked
+        assert self.cache is not None
         source = iter(entries)
         while batch := list(islice(source, _CLAIMS_AT_ONCE)):
             absent = []
@@ -191,7 +191,7 @@ class CachedStore:
 
     def _fetch(self, entries: list[Entry]) -> Iterator[Result]:
         """Fetch what no other process is fetching; then take what the others have fetched."""
-        assert self.cache is not None  # noqa: S101  it is called with a cache
+        assert self.cache is not None
         claims: dict[str, Claim] = {}
         mine: list[Entry] = []
         theirs: list[Entry] = []
@@ -222,8 +222,8 @@ class CachedStore:
         for entry in theirs:
             yield from self._take_over(entry)
 
-    def _claim(self, name: str) -> Claim | Held | None | Literal["unwritable"]:
-        assert self.cache is not None  # noqa: S101  it is called with a cache
+    def _claim(self, name: str) -> Claim | Held | Literal["unwritable"] | None:
+        assert self.cache is not None
         try:
             return self.cache.claim(name)
         except OSError as error:
@@ -232,7 +232,7 @@ class CachedStore:
 
     def _take_over(self, entry: Entry) -> Iterator[Result]:
         """What another process was fetching: from the cache, or by ourselves where it gave up."""
-        assert self.cache is not None  # noqa: S101  it is called with a cache
+        assert self.cache is not None
         name = self.name(entry)
         found = self.cache.wait(name)
         if isinstance(found, Held) and (data := self.hit(found)) is not None:
@@ -283,14 +283,14 @@ class CachedStore:
                         row[telemetry.PASSED_THROUGH] += 1
             finally:
                 if claim is not None:
-                    assert self.cache is not None  # noqa: S101  there is a claim
+                    assert self.cache is not None
                     self.cache.give_up(claim)
             yield entry, data
 
     def _accepted(self, entry: Entry, fetched: Fetched) -> MemoryBody | Claim | errors.StorageError:
         """The body, if its version may be used."""
         body = fetched.body
-        assert isinstance(body, (MemoryBody, Claim))  # noqa: S101  one of those that we made
+        assert isinstance(body, (MemoryBody, Claim))
         if entry.is_same_version(fetched.entry):
             return body
         what = f"{self.store.location}: {entry.key!r} is not the version that was listed: {entry.size_bytes:,} bytes then, {fetched.entry.size_bytes:,} now"
@@ -306,7 +306,7 @@ class CachedStore:
         return body
 
     def _keep(self, claim: Claim, entry: Entry, pieces: list[bytes]) -> None:
-        assert self.cache is not None  # noqa: S101  there is a claim
+        assert self.cache is not None
         try:
             if self._prepare is not None and not self.cache.reserve(claim, sum(map(len, pieces))):
                 self.counters.row[telemetry.PASSED_THROUGH] += 1
@@ -322,7 +322,7 @@ class CachedStore:
 
     def _keep_large(self, claim: Claim, entry: Entry) -> bytes:
         """The bytes of an answer that went straight into the staged file, which is kept if the disk took it."""
-        assert self.cache is not None  # noqa: S101  there is a claim
+        assert self.cache is not None
         if claim.error is not None:
             self.cache.trouble(claim.error)
             self.cache.give_up(claim)

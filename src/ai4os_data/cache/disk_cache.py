@@ -8,10 +8,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing.util import Finalize
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ai4os_data.cache import placement
 from ai4os_data.cache.claims import Claim, Waiting
@@ -20,6 +19,9 @@ from ai4os_data.cache.objects import BLOCK_BYTES, Held, Objects, allocated, inta
 from ai4os_data.errors import CacheError
 from ai4os_data.processes import PerProcess
 from ai4os_data.telemetry import tell_once
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 Policy = Literal["auto", "lru"]
 

@@ -54,7 +54,7 @@ class _Adopting(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
 
     objects: Objects
 
-    def __init__(self, directory: str, **settings: Any) -> None:  # noqa: ANN401  diskcache's own
+    def __init__(self, directory: str, **settings: Any) -> None:
         super().__init__(directory, **settings)
         self.objects = Objects(os.path.dirname(directory))
         self.kept: list[str] = []
@@ -65,17 +65,17 @@ class _Adopting(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
             _refuse_pickle(key)
         return key, True
 
-    def get(self, key: object, raw: bool) -> str:  # noqa: FBT001  diskcache's signature
+    def get(self, key: object, raw: bool) -> str:
         if not raw or not isinstance(key, str):
             _refuse_pickle(key)
         return key
 
-    def store(self, value: object, read: bool, key: object = None) -> tuple[int, int, str, None]:  # noqa: ARG002, FBT001
+    def store(self, value: object, read: bool, key: object = None) -> tuple[int, int, str, None]:
         if not isinstance(value, str) or parsed_name(value) is None:
             _refuse_pickle(value)
         return os.stat(self.objects.path_of(value)).st_blocks * 512, diskcache.core.MODE_RAW, value, None
 
-    def fetch(self, mode: object, filename: str, value: object, read: bool) -> str:  # noqa: ARG002, FBT001
+    def fetch(self, mode: object, filename: str, value: object, read: bool) -> str:
         return filename
 
     def remove(self, file_path: str) -> None:
@@ -196,7 +196,7 @@ class Ledger:
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
-    def _mended(self, work: Callable[[], Any]) -> Any:  # noqa: ANN401  whatever the work gives
+    def _mended(self, work: Callable[[], Any]) -> Any:
         """The result of some work; a damaged index is made anew from the files, and the work done again."""
         try:
             return work()
@@ -315,7 +315,7 @@ class Ledger:
 
     def _protected_bytes(self, index: diskcache.Cache) -> int:
         """Make the protected entries the ones used last, and sum them up."""
-        assert self._protected is not None  # noqa: S101
+        assert self._protected is not None
         here = self._objects.scan_all()
         mine = [name for name in self._protected() if name in here]
         if not self._protected_touched:  # what comes later is recent by itself

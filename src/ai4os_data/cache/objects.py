@@ -78,9 +78,7 @@ class Objects:
         self._scanned_ns[part] = changed_ns
         for name in names:
             if (match := _NAME.fullmatch(name)) is not None:
-                self.known[match[1]] = Held(
-                    f"{folder}/{name}", int(match[2], 16), int(match[3], 16), match[1]
-                )
+                self.known[match[1]] = Held(f"{folder}/{name}", int(match[2], 16), int(match[3], 16), match[1])
 
     def scan_all(self) -> dict[str, Held]:
         """Every file that is there now."""
@@ -108,7 +106,7 @@ class Objects:
 
     def _parts(self) -> list[str]:
         try:
-            return [name for name in os.listdir(self.root) if len(name) == 2]  # noqa: PLR2004
+            return [name for name in os.listdir(self.root) if len(name) == 2]
         except FileNotFoundError:
             return []
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from ai4os_data import mounts
 from ai4os_data.errors import CacheError, CacheLimitError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 SMALLEST_BYTES = 1024 * 1024
 _SMALLEST_AUTO_BYTES = 32 * 1024 * 1024

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-_LEAST_ACCURACY = 0.95
 _UPLOADS_AT_ONCE = 16
 _BATCH = 64
 _MIB = 2**20
@@ -40,12 +39,13 @@ _ROW = "{:>5}  {:>8}  {:>16}  {:>8}  {:>13}"
 
 @dataclass(frozen=True)
 class Options:
-    """What can be chosen on the command line."""
+    """What can be chosen; ``least_accuracy`` is a share, and the others are those of the command line."""
 
     epochs: int
     workers: int
     latency_ms: float
     cache_size: str
+    least_accuracy: float = 0.95
 
 
 class Digits(nn.Sequential):
@@ -69,20 +69,19 @@ def run(options: Options) -> int:
     """Run the demo; the answer is the exit code."""
     password = secrets.token_urlsafe()
     with tempfile.TemporaryDirectory(prefix="ai4os-data-demo-") as scratch:
-        served = Path(scratch, "server")
-        with serve(served, user="demo", password=password, latency_s=options.latency_ms / 1000) as url:
+        cache = DiskCache(Path(scratch, "cache"), size_limit=options.cache_size)
+        with serve(Path(scratch, "server"), user="demo", password=password, latency_s=options.latency_ms / 1000) as url:
             print(f"A WebDAV server at {url} answers each request after {options.latency_ms:g} ms.")
             remote = Remote(url, user="demo", password=password)
             _upload(url, remote)
-            cache = DiskCache(Path(scratch, "cache"), size_limit=options.cache_size)
             accuracy = _train(url, remote, cache, options)
         used = cache.stats()
         print(
             f"\nThe cache holds {used['entries']:,} files"
             f" in {used['bytes'] / _MIB:.1f} of {used['size_limit'] / _MIB:.1f} MiB."
         )
-    if accuracy < _LEAST_ACCURACY:
-        print(f"The demo failed: test accuracy {accuracy:.1%} is below {_LEAST_ACCURACY:.0%}.", file=sys.stderr)
+    if accuracy < options.least_accuracy:
+        print(f"The demo failed: test accuracy {accuracy:.1%} is below {options.least_accuracy:.0%}.", file=sys.stderr)
         return 1
     return 0
 
@@ -96,8 +95,13 @@ def _upload(url: str, remote: Remote) -> None:
     files = digit_files()
     store = open_store(url, remote)
     begin = time.perf_counter()
+    # One file of each folder goes first: wsgidav answers 500 when two requests make the same folder at once.
+    by_folder = {key.rpartition("/")[0]: key for key in files}
+    for key in by_folder.values():
+        store.write(key, files[key])
+    rest = files.keys() - by_folder.values()
     with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
-        for _ in pool.map(store.write, files, files.values()):
+        for _ in pool.map(lambda key: store.write(key, files[key]), rest):
             pass
     print(f"{len(files):,} scanned digits went up as PNG files in {time.perf_counter() - begin:.1f} s.")
 

@@ -26,7 +26,7 @@ def digit_files(seed: int = 0) -> dict[str, bytes]:
     """
     scans, labels = load_digits(return_X_y=True)
     numbers = list(range(len(scans)))
-    random.Random(seed).shuffle(numbers)  # noqa: S311  a split, no cryptography
+    random.Random(seed).shuffle(numbers)
     test = set(numbers[: round(_TEST_SHARE * len(numbers))])
     counts: Counter[str] = Counter()
     files = {}

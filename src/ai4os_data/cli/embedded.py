@@ -53,14 +53,14 @@ class _Server(Server):
     expiration_interval = 0.05  # also how long stopping takes
 
     @staticmethod
-    def bind_socket(socket_: socket.socket, bind_addr: Any) -> socket.socket:  # noqa: ANN401  cheroot's signature
+    def bind_socket(socket_: socket.socket, bind_addr: Any) -> socket.socket:
         """Bind, and let the connections that outlive a stop give way to the next start."""
         socket_.bind(bind_addr)
         # After the bind: set before it, two servers that ask for port 0 could be given the same one.
         socket_.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return socket_
 
-    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:  # noqa: FBT001, FBT002  cheroot's signature
+    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         """Tell what went wrong with a connection to those who look for it."""
         log.debug("embedded server: %s (level %d)", msg, level, exc_info=traceback)
 
@@ -79,7 +79,7 @@ class EmbeddedServer:
 
     name = "wsgidav"
 
-    def __init__(  # noqa: PLR0913  options are keywords
+    def __init__(
         self,
         directory: str | Path,
         *,

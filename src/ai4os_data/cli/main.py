@@ -30,8 +30,8 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="train on scanned digits over WebDAV, and show what the cache does",
-        description="Starts a WebDAV server on this machine, uploads scanned digits to it, trains a small network "
-        "on them through a bounded cache, and prints a table of the epochs. Nothing is left behind.",
+        description="Starts a WebDAV server on this machine, uploads scanned digits to it, trains a small "
+        "network on them through a bounded cache, and prints a table of the epochs. Nothing is left behind.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument("--epochs", type=_positive, default=6, help="how often to go over the images")
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _demo(options: argparse.Namespace) -> int:
     # Only here: it takes torch, and no other command should wait for that.
-    from ai4os_data.cli import demo  # noqa: PLC0415
+    from ai4os_data.cli import demo
 
     return demo.run(
         demo.Options(

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from ai4os_data import locations, telemetry
+from ai4os_data.bodies import Content
 from ai4os_data.errors import LocationError, RemoteError
 from ai4os_data.locations import DavLocation, DirectoryLocation, FsspecLocation, RemoteLocation
 from ai4os_data.remotes import Remote
-from ai4os_data.stores.base import Content, Entry, Fetched, Store
+from ai4os_data.stores.base import Entry, Fetched, Store
 from ai4os_data.stores.directory import DirectoryStore
 from ai4os_data.stores.memory import MemoryStore
 from ai4os_data.stores.mounted import open_path
@@ -30,7 +31,7 @@ def open_store(
     environ: Mapping[str, str] | None = None,
     patience: Patience | None = None,
     counters: telemetry.Counters | None = None,
-    **options: Any,  # noqa: ANN401  they are the file system's own
+    **options: Any,
 ) -> Store:
     """The store for a location.
 
@@ -62,7 +63,7 @@ def open_store(
     if isinstance(parsed, DavLocation):
         return dav(*_credentials_for(parsed, chosen, environ))
     if isinstance(parsed, FsspecLocation):
-        from ai4os_data.stores.anyfsspec import FsspecStore  # noqa: PLC0415  fsspec takes 50 ms to import
+        from ai4os_data.stores.anyfsspec import FsspecStore
 
         return FsspecStore(parsed.url, counters=counters, **options)
     if chosen is not None and not os.path.isabs(parsed.path):
@@ -79,8 +80,8 @@ def open_dav(
     counters: telemetry.Counters | None = None,
 ) -> Store:
     """The store for a path below a WebDAV remote."""
-    from ai4os_data.stores.nextcloud import NextcloudStore, is_nextcloud  # noqa: PLC0415  pycurl and httpx take 100 ms
-    from ai4os_data.stores.webdav import WebDAVStore  # noqa: PLC0415
+    from ai4os_data.stores.nextcloud import NextcloudStore, is_nextcloud
+    from ai4os_data.stores.webdav import WebDAVStore
 
     kind = NextcloudStore if is_nextcloud(remote) else WebDAVStore
     return kind(remote, path, location=location, patience=patience, counters=counters)

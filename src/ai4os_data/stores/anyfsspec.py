@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 from fsspec.utils import get_protocol
@@ -26,6 +25,9 @@ from ai4os_data.stores.base import (
     memory_body,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
 _THREADS = 8
 _LOCAL_PROTOCOLS = frozenset({"file", "local", "memory"})
 
@@ -39,7 +41,7 @@ class FsspecStore(Store):
         options: the file system's own, such as ``key`` and ``secret``. A pickle carries them.
     """
 
-    def __init__(self, url: str, *, counters: telemetry.Counters | None = None, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, url: str, *, counters: telemetry.Counters | None = None, **options: Any) -> None:
         self._url = url
         self._options = options
         self.counters = counters or telemetry.Counters()
@@ -67,6 +69,9 @@ class FsspecStore(Store):
             found: dict[str, dict[str, Any]] = system.find(root, detail=True)
         except OSError as error:
             raise self._translated("the listing", error) from error
+        if root in found:
+            message = f"{self.location} is a file; give the directory that it lies in"
+            raise errors.LocationError(message)
         prefix = root.rstrip("/") + "/"
         entries = [
             _entry(path[len(prefix) :] if path.startswith(prefix) else path.lstrip("/"), info)

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from ai4os_data import errors
-from ai4os_data.transport import Body, MemoryBody
+from ai4os_data.bodies import Body, Content, MemoryBody
 
 PIECE_BYTES = 1024 * 1024
 
-Content = bytes | bytearray | memoryview | Path
 MakeBody = Callable[["Entry"], Body]
+Entries = list["Entry"]  # inside a store, `list` is its verb
 
 
 class Entry(NamedTuple):
@@ -140,11 +139,11 @@ class Store(ABC):
 
 def in_memory(body: Body) -> bytes:
     """The bytes of a body that was made in memory."""
-    assert isinstance(body, MemoryBody)  # noqa: S101  whoever asks for another body takes its bytes there
+    assert isinstance(body, MemoryBody)
     return body.getvalue()
 
 
-def memory_body(_entry: Entry) -> MemoryBody:
+def memory_body(_entry: Entry) -> Body:
     """A body in memory."""
     return MemoryBody()
 

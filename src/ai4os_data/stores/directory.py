@@ -7,10 +7,9 @@ import os
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ai4os_data import errors, mounts, telemetry
 from ai4os_data.stores.base import (
@@ -24,6 +23,9 @@ from ai4os_data.stores.base import (
     checked,
     memory_body,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
 
@@ -113,6 +115,9 @@ class DirectoryStore(Store):
         return f"{self.root}/{checked(key)}"
 
     def _walk(self) -> list[Entry]:
+        with self._told("the directory"):
+            if not stat.S_ISDIR(os.stat(self.root).st_mode):
+                raise errors.LocationError(f"{self.location} is a file; give the directory that it lies in")
         entries: list[Entry] = []
         folders = [""]
         while folders:
@@ -200,7 +205,7 @@ def within(deadline_s: float, work: Callable[[], T], message: str) -> T:
     def run() -> None:
         try:
             outcome.append(work())
-        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
+        except BaseException as error:
             outcome.append(error)
 
     thread = threading.Thread(target=run, daemon=True, name="ai4os-data-mount")

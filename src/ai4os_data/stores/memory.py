@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.stores.base import Content, Entry, Fetched, MakeBody, Outcome, Store, checked, memory_body
+from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, Store, checked, memory_body
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ai4os_data.bodies import Content
 
 
 class MemoryStore(Store):

@@ -107,7 +107,7 @@ def _look(path: str, mount: mounts.Mount | None) -> None:
     """Find the directory, within a deadline where it is on a mount."""
 
     def listing() -> bool:
-        with DirectoryStore(path)._told("the directory"):  # noqa: SLF001  the same words for the same trouble
+        with DirectoryStore(path)._told("the directory"):
             return os.path.isdir(path) if os.stat(path) else False
 
     try:

@@ -7,10 +7,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
+from ai4os_data.bodies import MemoryBody
 from ai4os_data.stores import archives
 from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, memory_body
 from ai4os_data.stores.webdav import WebDAVStore
-from ai4os_data.transport import MemoryBody, Request, Response
+from ai4os_data.transport import Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -71,13 +72,13 @@ class NextcloudStore(WebDAVStore):
 
         for request, outcome in self.transport.fetch(requests(), _ARCHIVES_IN_FLIGHT):
             group = request.tag
-            assert isinstance(group, archives.Group)  # noqa: S101  it was put there above
+            assert isinstance(group, archives.Group)
             if isinstance(outcome, _HOPELESS):
                 yield from ((entry, outcome) for entry in group.entries)
             elif isinstance(outcome, errors.StorageError) or not self._is_archive(outcome):
                 alone.extend(group.entries)
             else:
-                assert isinstance(request.body, MemoryBody)  # noqa: S101  it was made above
+                assert isinstance(request.body, MemoryBody)
                 yield from self._unpacked(request.body.getvalue(), group, make, alone)
 
     def _is_archive(self, response: Response) -> bool:

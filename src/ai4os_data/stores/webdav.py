@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import ssl
 import time
-from collections.abc import Iterable, Iterator
+import weakref
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree as ET
@@ -16,6 +15,8 @@ import httpx
 import webdav4.client
 
 from ai4os_data import errors, telemetry
+from ai4os_data.answers import error_for_status, plain_etag, wrong_credentials
+from ai4os_data.bodies import Content, MemoryBody, Source
 from ai4os_data.processes import PerProcess
 from ai4os_data.retries import RETRIED_STATUSES, Patience, retry_after_s
 from ai4os_data.stores.base import (
@@ -30,18 +31,10 @@ from ai4os_data.stores.base import (
     memory_body,
 )
 from ai4os_data.tls import ca_file
-from ai4os_data.transport import (
-    MemoryBody,
-    Request,
-    Response,
-    Transport,
-    error_for_status,
-    plain_etag,
-    wrong_credentials,
-)
+from ai4os_data.transport import Request, Response, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable, Iterator
 
     from ai4os_data.remotes import Remote
 
@@ -113,7 +106,7 @@ class WebDAVStore(Store):
         xml = self._dav(
             "PROPFIND", self._base_url + "/", {"Depth": "0", "Content-Type": "application/xml"}, _PROPFIND
         ).content
-        return plain_etag(ET.fromstring(xml).findtext(".//{DAV:}getetag"))  # noqa: S314
+        return plain_etag(ET.fromstring(xml).findtext(".//{DAV:}getetag"))
 
     # --- reading
 
@@ -137,7 +130,7 @@ class WebDAVStore(Store):
         )
         for request, outcome in self.transport.fetch(wanted):
             entry = request.tag
-            assert isinstance(entry, Entry)  # noqa: S101  it was put there above
+            assert isinstance(entry, Entry)
             yield entry, self._settled(entry, request, outcome)
 
     def read_range(self, entry: Entry, start: int, stop: int) -> bytes:
@@ -207,12 +200,12 @@ class WebDAVStore(Store):
     def write(self, key: str, content: Content) -> Entry:
         """PUT a whole file, and make the folders above it where they are missing."""
         checked(key)
-        request = Request(self.url(key), method="PUT", source=_Upload(content))
+        request = Request(self.url(key), method="PUT", source=Source(content))
         try:
             self.transport.send(request)
         except errors.NotFoundError:  # a missing parent: 404 on Nextcloud, 409 elsewhere
             self.make_folder(key.rpartition("/")[0])
-            self.transport.send(Request(self.url(key), method="PUT", source=_Upload(content)))
+            self.transport.send(Request(self.url(key), method="PUT", source=Source(content)))
         return self.stat(key)
 
     def make_folder(self, key: str) -> None:
@@ -228,7 +221,7 @@ class WebDAVStore(Store):
             try:
                 self._dav("MKCOL", url + "/")
             except errors.ServerError as error:
-                if not isinstance(error, _StatusError) or error.status != 405:  # noqa: PLR2004  it is there already
+                if not isinstance(error, _StatusError) or error.status != 405:
                     raise
 
     def delete(self, key: str) -> None:
@@ -282,7 +275,7 @@ class WebDAVStore(Store):
                 if attempt == self.patience.tries:
                     message = f"{self.location}: the server's listing is not XML ({error}); is this a WebDAV address?"
                     raise errors.ProtocolError(message) from error
-                if attempt == 1 and response.status_code != 207:  # noqa: PLR2004
+                if attempt == 1 and response.status_code != 207:
                     message = f"{self.location}: not a WebDAV server (it answers PROPFIND with {response.status_code})"
                     raise errors.ProtocolError(message) from error
                 time.sleep(self.patience.pause_s(attempt))
@@ -291,7 +284,7 @@ class WebDAVStore(Store):
     def _parsed(self, xml: bytes, asked: str) -> tuple[list[Entry], list[str]]:
         files: list[Entry] = []
         folders: list[str] = []
-        root = ET.fromstring(xml)  # noqa: S314  expat refuses exploding entities since 2.4.1
+        root = ET.fromstring(xml)
         if root.tag != "{DAV:}multistatus":
             raise ET.ParseError(f"a {root.tag} element instead of a multistatus")
         base = self._base_path
@@ -315,6 +308,8 @@ class WebDAVStore(Store):
             if is_folder:
                 if key != asked.strip("/"):
                     folders.append(key)
+            elif prop is not None and key == "":
+                raise errors.LocationError(f"{self.location} is a file; give the folder that it lies in")
             elif prop is not None:
                 files.append(
                     Entry(
@@ -349,9 +344,9 @@ class WebDAVStore(Store):
                 raise errors.LocationError(f"{what}: this name cannot be sent") from error
             else:
                 row[telemetry.BYTES_FROM_NETWORK] += len(response.content)
-                if response.status_code < 300:  # noqa: PLR2004
+                if response.status_code < 300:
                     return response
-                if response.status_code == 401:  # noqa: PLR2004
+                if response.status_code == 401:
                     self.transport.refusals.record()
                     raise errors.AuthenticationError(wrong_credentials(self.remote))
                 failure = _status_error(response.status_code, what, dict(response.headers), self.remote)
@@ -388,7 +383,7 @@ class WebDAVStore(Store):
             headers["Authorization"] = f"Bearer {self.remote.token}"
         elif self.remote.user is not None:
             authentication = httpx.BasicAuth(self.remote.user.encode(), (self.remote.password or "").encode())
-        return _Client(
+        client = _Client(
             self.remote.url,
             auth=authentication,
             retry=False,
@@ -399,37 +394,22 @@ class WebDAVStore(Store):
             ),
             limits=httpx.Limits(max_keepalive_connections=None),
         )
+        weakref.finalize(client, _close, client.http, os.getpid())
+        return client
 
 
 class _Client(webdav4.client.Client):
     """webdav4's client, which we give URLs that are encoded already: its own joining loses ``%``, ``#`` and the last slash."""
 
-    def join_url(self, path: str, add_trailing_slash: bool = False) -> httpx.URL:  # noqa: ARG002, FBT001, FBT002  webdav4's signature
+    def join_url(self, path: str, add_trailing_slash: bool = False) -> httpx.URL:
         parts = urlsplit(path)
         return self.base_url.copy_with(raw_path=parts.path.encode())
 
 
-class _Upload:
-    """What a PUT sends: bytes in memory, or a local file."""
-
-    def __init__(self, content: Content) -> None:
-        self._content = content
-        self.size_bytes = os.path.getsize(content) if isinstance(content, Path) else memoryview(content).nbytes
-
-    def open(self) -> Callable[[int], bytes]:
-        """Read from the start."""
-        if isinstance(self._content, Path):
-            return self._content.open("rb").read
-        view = memoryview(self._content).cast("B")
-        place = 0
-
-        def read(size: int) -> bytes:
-            nonlocal place
-            piece = bytes(view[place : place + size])
-            place += len(piece)
-            return piece
-
-        return read
+def _close(http: httpx.Client, owner: int) -> None:
+    """Close the connections of a client that is gone; in a child they are its parent's."""
+    if os.getpid() == owner:
+        http.close()
 
 
 class _StatusError(errors.ServerError):

@@ -1,0 +1,92 @@
+"""What a server's answer says: its head, its ETag, and the error that a status stands for."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ai4os_data import errors
+
+if TYPE_CHECKING:
+    from ai4os_data.remotes import Remote
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+def parse_head(lines: list[bytes]) -> tuple[int, dict[str, str]]:
+    """Status and headers (names in lower case) of the last head among the lines; 0 where there is none."""
+    status, headers = 0, {}
+    for raw in lines:
+        if raw.startswith(b"HTTP/"):
+            status, headers = int(raw.split(None, 2)[1]), {}
+        elif (colon := raw.find(b":")) > 0:
+            headers[raw[:colon].decode("latin-1").lower()] = raw[colon + 1 :].strip().decode("latin-1")
+    return status, headers
+
+
+def plain_etag(etag: str | None) -> str | None:
+    """An ETag without its quotes and mark of weakness, so that a listing and a GET can be compared."""
+    return etag.removeprefix("W/").strip('"') if etag else None
+
+
+def wrong_credentials(remote: Remote) -> str:
+    """What to say, and to do, about a 401."""
+    where = f"remote {remote.name!r}" if remote.name else remote.origin
+    return (
+        f"{where} does not accept the credentials of user {remote.user!r} (401). They may be wrong or expired: make a new app "
+        f"password on the server, then set it with `rclone config` or relink the storage. No further request is sent with these, "
+        f"since servers shut an address out after a few wrong tries."
+    )
+
+
+def error_for_status(status: int, what: str, headers: dict[str, str], remote: Remote) -> errors.StorageError:
+    """The error that an HTTP status stands for."""
+    if status == 401:
+        return errors.AuthenticationError(wrong_credentials(remote))
+    if 300 <= status < 400:
+        return errors.ProtocolError(
+            f"{what}: the server says that this is now at {headers.get('location', 'another place')} ({status}); give that as the location"
+        )
+    if status == 429:
+        hint = (
+            ""
+            if "retry-after" in headers
+            else " Without a Retry-After this may be the lock-out after wrong passwords, which holds for some minutes and for the right password too."
+        )
+        return errors.ThrottledError(f"{what}: too many requests (429).{hint}")
+    kind, meaning = _MEANINGS.get(
+        status,
+        (errors.ServerError if status >= 400 else errors.ProtocolError, "an answer that is not understood"),
+    )
+    return kind(f"{what}: {meaning} ({status})")
+
+
+_MEANINGS: dict[int, tuple[type[errors.StorageError], str]] = {
+    400: (errors.ProtocolError, "the server does not understand the request"),
+    403: (errors.PermissionDeniedError, "not allowed with these credentials"),
+    404: (errors.NotFoundError, "no such file"),
+    410: (errors.NotFoundError, "no such file any more"),
+    409: (errors.NotFoundError, "its folder does not exist"),
+    412: (errors.ChangedError, "the file is not the version that was asked for"),
+    413: (errors.ServerError, "larger than the server takes"),
+    423: (errors.LockedError, "locked on the server, and still so after several tries"),
+    500: (errors.ServerError, "the server failed"),
+    502: (errors.ServerUnavailableError, "a gateway does not reach the server"),
+    503: (errors.ServerUnavailableError, "the server is in maintenance or overloaded"),
+    504: (errors.ServerUnavailableError, "a gateway waits too long for the server"),
+    507: (errors.OutOfSpaceError, "the storage is full: delete files there, and empty its trash bin"),
+}
+
+
+def content_length(headers: dict[str, str]) -> int | None:
+    """The length that an answer promises, where it does."""
+    value = headers.get("content-length", "")
+    return int(value) if value.isdigit() else None
+
+
+def content_range(headers: dict[str, str]) -> tuple[int, int | None] | None:
+    """The first byte of a partial answer, and the size of the whole where it is told; None without a valid range."""
+    match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+    if match is None:
+        return None
+    return int(match[1]), None if match[3] == "*" else int(match[3])
