@@ -1,0 +1,132 @@
+"""Servers that many tests share. Each starts when the first test asks for it, and serves until the last one."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ai4os_data import telemetry
+from ai4os_data.retries import Patience
+from servers import (
+    ApacheServer,
+    FaultServer,
+    RcloneMount,
+    RcloneServer,
+    WsgidavServer,
+    missing_apache,
+    missing_fuse,
+    need,
+)
+from servers.fault import Habits
+from servers.nextcloud import NextcloudServer
+from shares import Share
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _nobody_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Find no remote and no cache of whoever runs the tests, and say anew what is said once."""
+    for name in [*os.environ]:
+        if name.startswith(("RCLONE_", "AI4OS_DATA_CACHE")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("RCLONE_CONFIG", os.devnull)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg-cache"))
+    monkeypatch.setattr(telemetry, "_told", set())
+
+
+@pytest.fixture
+def patience() -> Patience:
+    """Three tries, pauses that nobody notices, and deadlines of a few seconds."""
+    return Patience(tries=3, first_pause_s=0.01, longest_pause_s=0.02, connect_s=2.0, stall_s=1, total_s=20.0)
+
+
+@pytest.fixture(scope="session")
+def wsgidav(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WsgidavServer]:
+    """The embedded server of the demo."""
+    with WsgidavServer(tmp_path_factory.mktemp("wsgidav")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def apache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheServer]:
+    """Apache as Debian ships it: a Depth of infinity is refused."""
+    need(missing_apache())
+    with ApacheServer(tmp_path_factory.mktemp("apache")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def apache_infinity(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheServer]:
+    """Apache that lists with a Depth of infinity."""
+    need(missing_apache())
+    with ApacheServer(tmp_path_factory.mktemp("apache-infinity"), depth_infinity=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RcloneServer]:
+    """``rclone serve webdav``."""
+    with RcloneServer(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nextcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NextcloudServer]:
+    """The double of Nextcloud 34."""
+    with NextcloudServer(tmp_path_factory.mktemp("nextcloud")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nextcloud_29(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NextcloudServer]:
+    """The double of Nextcloud 29, which makes no archives."""
+    with NextcloudServer(tmp_path_factory.mktemp("nextcloud-29"), version="29") as server:
+        yield server
+
+
+@pytest.fixture
+def share(wsgidav: WsgidavServer) -> Share:
+    """An empty folder on the embedded server, with nothing asked yet."""
+    wsgidav.forget()
+    return Share(wsgidav)
+
+
+@pytest.fixture
+def cloud_share(nextcloud: NextcloudServer) -> Share:
+    """An empty folder on the double of Nextcloud, with nothing asked yet."""
+    nextcloud.forget()
+    return Share(nextcloud)
+
+
+@pytest.fixture(scope="session")
+def mount(nextcloud: NextcloudServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RcloneMount]:
+    """The share as a deployment has it: rclone's mount of a Nextcloud."""
+    need(missing_fuse())
+    directory = tmp_path_factory.mktemp("mount")
+    with RcloneMount(nextcloud.url, nextcloud.user, nextcloud.password, directory, vendor="nextcloud") as mount:
+        yield mount
+
+
+@pytest.fixture(scope="session")
+def fault_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultServer]:
+    """The fault server as the last test left it; tests ask for ``fault``."""
+    with FaultServer(tmp_path_factory.mktemp("fault"), token="token-Öffne-1") as server:
+        yield server
+
+
+@pytest.fixture
+def fault(fault_process: FaultServer) -> FaultServer:
+    """The fault server, healthy, empty, and with nothing asked yet."""
+    fault_process.heal()
+    fault_process.change(**dataclasses.asdict(Habits()))
+    for path in fault_process.root.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    fault_process.forget()
+    return fault_process
