@@ -15,7 +15,8 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 def parse_head(lines: list[bytes]) -> tuple[int, dict[str, str]]:
     """Status and headers (names in lower case) of the last head among the lines; 0 where there is none."""
-    status, headers = 0, {}
+    status = 0
+    headers: dict[str, str] = {}
     for raw in lines:
         if raw.startswith(b"HTTP/"):
             status, headers = int(raw.split(None, 2)[1]), {}
@@ -33,8 +34,10 @@ def wrong_credentials(remote: Remote) -> str:
     """What to say, and to do, about a 401."""
     where = f"remote {remote.name!r}" if remote.name else remote.origin
     return (
-        f"{where} does not accept the credentials of user {remote.user!r} (401). They may be wrong or expired: make a new app "
-        f"password on the server, then set it with `rclone config` or relink the storage. No further request is sent with these, "
+        f"{where} does not accept the credentials of user {remote.user!r} (401). They may be wrong or expired: make "
+        "a new app "
+        "password on the server, then set it with `rclone config` or relink the storage. No further request is sent "
+        "with these, "
         f"since servers shut an address out after a few wrong tries."
     )
 
@@ -45,13 +48,15 @@ def error_for_status(status: int, what: str, headers: dict[str, str], remote: Re
         return errors.AuthenticationError(wrong_credentials(remote))
     if 300 <= status < 400:
         return errors.ProtocolError(
-            f"{what}: the server says that this is now at {headers.get('location', 'another place')} ({status}); give that as the location"
+            f"{what}: the server says that this is now at {headers.get('location', 'another place')} ({status}); "
+            "give that as the location"
         )
     if status == 429:
         hint = (
             ""
             if "retry-after" in headers
-            else " Without a Retry-After this may be the lock-out after wrong passwords, which holds for some minutes and for the right password too."
+            else " Without a Retry-After this may be the lock-out after wrong passwords, which holds for some "
+            "minutes and for the right password too."
         )
         return errors.ThrottledError(f"{what}: too many requests (429).{hint}")
     kind, meaning = _MEANINGS.get(

@@ -1,9 +1,9 @@
 """How many requests to have in flight: as many as the server rewards, and no more.
 
-A fast server 20 ms away gains thirtyfold from 32 at a time; a Nextcloud gains nothing, its requests only wait longer. So
-the time to the first byte is watched: while it stays near the best that was seen, the number grows; as requests begin to
-queue, it falls to what keeps the server busy with a few in the queue (the gradient rule of Netflix's concurrency-limits,
-https://github.com/Netflix/concurrency-limits, after TCP Vegas).
+A fast server 20 ms away gains thirtyfold from 32 at a time; a Nextcloud gains nothing, its requests only wait longer.
+So the time to the first byte is watched: while it stays near the best that was seen, the number grows; as requests
+begin to queue, it falls to what keeps the server busy with a few in the queue (the gradient rule of Netflix's
+concurrency-limits, https://github.com/Netflix/concurrency-limits, after TCP Vegas).
 """
 
 from __future__ import annotations

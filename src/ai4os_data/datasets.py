@@ -41,27 +41,29 @@ _OF_ONE_FILE = (
 class StorageDataset(Dataset[Any]):
     """A map-style dataset of the files at a location, read through a bounded cache on the local disk.
 
-    It works in a ``DataLoader`` with any number of workers, under fork, spawn and forkserver; ``Subset``, ``random_split`` and
-    ``ConcatDataset`` go over it. An item is ``x``, or ``(x, y)`` where there is a target.
+    It works in a ``DataLoader`` with any number of workers, under fork, spawn and forkserver; ``Subset``,
+    ``random_split`` and ``ConcatDataset`` go over it. An item is ``x``, or ``(x, y)`` where there is a target.
 
     Args:
-        location: a directory, ``/storage/…``, ``rshare:path`` (any rclone remote), ``ai4os://rshare/path``, ``webdav(s)://…``,
-            ``https://HOST/remote.php/dav/files/USER/…``, or any fsspec URL.
+        location: a directory, ``/storage/…``, ``rshare:path`` (any rclone remote), ``ai4os://rshare/path``,
+            ``webdav(s)://…``, ``https://HOST/remote.php/dav/files/USER/…``, or any fsspec URL.
         remote: a remote's name, or a `Remote`; by default the credentials are found as rclone finds them.
         pattern: which files: a glob below the location, or several. ``**`` is any number of folders.
-        decode: ``"bytes"``, ``"text"`` (UTF-8), ``"json"``, ``"image"`` (Pillow, RGB), ``"numpy"`` (``.npy``, ``.npz``), ``"torch"``
-            (weights only), ``"path"`` (a local file that stays while the path object lives), or a callable of a `Sample`.
+        decode: ``"bytes"``, ``"text"`` (UTF-8), ``"json"``, ``"image"`` (Pillow, RGB), ``"numpy"`` (``.npy``,
+            ``.npz``), ``"torch"`` (weights only), ``"path"`` (a local file that stays while the path object lives),
+            or a callable of a `Sample`.
         target: None, ``"folder"`` (as in ImageFolder), a mapping from key to label, or a callable of a `Sample`.
         transform: applied to ``x``.
         target_transform: applied to ``y``.
         prepare: bytes to bytes, applied once, before a file is kept in the cache: such as shrinking photographs.
         prepare_version: change it when ``prepare`` changes in a way that its own code does not show.
-        cache: a `DiskCache`, a directory, ``"auto"``, or None. ``"auto"`` caches nothing that is on a local disk already.
+        cache: a `DiskCache`, a directory, ``"auto"``, or None. ``"auto"`` caches nothing that is on a local disk
+            already.
         index: a lock file, written by ``dataset.index.save(…)``: the dataset then has exactly its files.
-        on_error: ``"raise"``, or ``"skip"``: name a bad sample once, and leave it out of its batch. (Where a single item is asked
-            for, the next good one comes in its place.)
-        on_drift: what to do about a file that is another version than the listed one: ``"error"``, ``"warn"`` and use it, or
-            ``"refresh"``: use it in silence.
+        on_error: ``"raise"``, or ``"skip"``: name a bad sample once, and leave it out of its batch. (Where a single
+            item is asked for, the next good one comes in its place.)
+        on_drift: what to do about a file that is another version than the listed one: ``"error"``, ``"warn"`` and use
+            it, or ``"refresh"``: use it in silence.
 
     Attributes:
         keys: the samples' keys, sorted.
@@ -186,7 +188,10 @@ class StorageDataset(Dataset[Any]):
                 if len(self.index)
                 else "no file at all"
             )
-            message = f"{self.location}: nothing matches {self._pattern!r}; there are {found}. Patterns are globs below the location, such as '**/*.jpg'"
+            message = (
+                f"{self.location}: nothing matches {self._pattern!r}; there are {found}. Patterns are globs "
+                "below the location, such as '**/*.jpg'"
+            )
             raise errors.EmptyDatasetError(message)
         self._use(entries)
         self._set_targets(Targets.of(self._target, self.keys, self.location))
@@ -382,7 +387,7 @@ class StorageDataset(Dataset[Any]):
 
     # --- the cache
 
-    def warm(self, progress: bool = True) -> dict[str, int]:
+    def warm(self, progress: bool = True) -> dict[str, int]:  # noqa: FBT001, FBT002  as users of progress bars expect
         """Bring every sample into the cache, as far as it goes.
 
         Args:
@@ -421,7 +426,8 @@ class StorageDataset(Dataset[Any]):
                 files = number + 1 - passed
                 if passed > _PASSES_UNTIL_FULL:
                     tell_once(
-                        f"{self.location}: the cache is full; {files:,} of {len(entries):,} files are in it. The rest is read over the network"
+                        f"{self.location}: the cache is full; {files:,} of {len(entries):,} files are in it. The "
+                        "rest is read over the network"
                     )
                     break
         return {"files": files, "bytes": fetched}
@@ -429,8 +435,9 @@ class StorageDataset(Dataset[Any]):
     def stats(self) -> dict[str, float]:
         """What this dataset and its copies in all workers have done so far.
 
-        ``hits`` and ``misses`` (files), ``bytes_from_cache`` and ``bytes_from_network``, ``requests`` in all and by kind, ``retries``,
-        ``seconds_waited`` before them, ``stored``, ``passed_through`` (read, but not kept), ``damaged`` and ``skipped``.
+        ``hits`` and ``misses`` (files), ``bytes_from_cache`` and ``bytes_from_network``, ``requests`` in all and by
+        kind, ``retries``, ``seconds_waited`` before them, ``stored``, ``passed_through`` (read, but not kept),
+        ``damaged`` and ``skipped``.
         """
         totals: dict[str, float] = dict(self._cached.counters.totals())
         totals["seconds_waited"] = totals.pop("waited_ns") / 1e9

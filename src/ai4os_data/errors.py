@@ -39,8 +39,8 @@ class StorageError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
-        if self.error_number is not None and isinstance(self, OSError):
-            self.errno = self.error_number
+        if self.error_number is not None:
+            self.errno: int | None = self.error_number
 
 
 class LocationError(StorageError, ValueError):

@@ -111,7 +111,10 @@ class Index:
             message = f"{os.fspath(path)} is not a lock file of ai4os-data"
             raise errors.LocationError(message) from error
         if index.digest != whole.get("digest"):
-            message = f"{os.fspath(path)} was changed after it was written: its digest does not match; write it again with dataset.index.save(…)"
+            message = (
+                f"{os.fspath(path)} was changed after it was written: its digest does not match; write it "
+                "again with dataset.index.save(…)"
+            )
             raise errors.IntegrityError(message)
         return index
 

@@ -82,8 +82,11 @@ def parse(location: str | os.PathLike[str]) -> Location:
         LocationError: it is none.
     """
     text = os.fspath(location)
-    if not isinstance(text, str) or not text or "\0" in text:
-        message = f"{text!r} is not a location: give a directory, 'rshare:path', an https://…/remote.php/dav/files/USER/… address or an fsspec URL"
+    if not text or "\0" in text:
+        message = (
+            f"{text!r} is not a location: give a directory, 'rshare:path', an "
+            "https://…/remote.php/dav/files/USER/… address or an fsspec URL"
+        )
         raise LocationError(message)
     if isinstance(location, os.PathLike) or text.startswith(("/", "./", "../", "~")):
         return DirectoryLocation(os.path.expanduser(text))

@@ -85,12 +85,12 @@ def mount_of(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> Mount |
         if len(fields) < 3:
             continue
         source, point, kind = (_unescaped(field) for field in fields[:3])
-        if path == point or path.startswith(point.rstrip("/") + "/"):
-            if found is None or len(point) >= len(found.point):  # the last mount on a point covers the others
-                found = Mount(source, point, kind)
+        covers = path == point or path.startswith(point.rstrip("/") + "/")
+        if covers and (found is None or len(point) >= len(found.point)):  # the last mount on a point hides the others
+            found = Mount(source, point, kind)
     return found
 
 
 def _unescaped(field: str) -> str:
-    """Undo the octal escapes of the mount table (``\\040`` for a space)."""
+    r"""Undo the octal escapes of the mount table (``\040`` for a space)."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

@@ -1,7 +1,7 @@
 """Remembers that a server refused some credentials, for every process of this machine that holds them.
 
-Nextcloud shuts an address out after a few wrong passwords, for the right one too. So the first 401 ends the
-asking everywhere: whoever already held these credentials then asks no more. Who comes later may try once.
+Nextcloud shuts an address out after a few wrong passwords, for the right one too. So the first 401 ends the asking
+everywhere: whoever already held these credentials then asks no more. Who comes later may try once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Refusals:
     """The mark that one set of credentials was refused: an empty file, whose name tells nothing."""
 
     def __init__(self, remote: Remote) -> None:
-        self._held_since = time.time()
+        self.held_since = time.time()
         self._name = _fingerprint(remote)
 
     def record(self) -> None:
@@ -40,11 +40,12 @@ class Refusals:
             refused = os.stat(_folder() / self._name)
         except OSError:
             return False
-        return refused.st_uid == os.getuid() and refused.st_mtime >= self._held_since
+        return refused.st_uid == os.getuid() and refused.st_mtime >= self.held_since
 
 
 def _folder() -> Path:
-    shared = "/dev/shm"
+    # Memory is in no snapshot of the disk, and the folder in it is our own, mode 0700.
+    shared = "/dev/shm"  # noqa: S108
     return Path(shared if os.access(shared, os.W_OK) else tempfile.gettempdir()) / f"ai4os-data-{os.getuid()}"
 
 

@@ -30,12 +30,12 @@ _ALIAS_DEPTH = 8
 class Remote:
     """A WebDAV server and the credentials for it.
 
-    Pickled, a remote that was found in the environment carries only its name, and is found again on the
-    other side; one that the caller built carries what the caller gave.
+    Pickled, a remote that was found in the environment carries only its name, and is found again on the other side;
+    one that the caller built carries what the caller gave.
 
     Args:
-        url: the DAV root, such as ``https://HOST/remote.php/dav/files/USER``. Credentials in it are moved
-            to ``user`` and ``password``.
+        url: the DAV root, such as ``https://HOST/remote.php/dav/files/USER``. Credentials in it are moved to ``user``
+            and ``password``.
         user: the account's name.
         password: the password in the clear, an app password where the server has them.
         token: a bearer token, instead of user and password.
@@ -220,7 +220,8 @@ def _options(name: str, environ: Mapping[str, str], depth: int) -> dict[str, str
     options = {key: value for key, value in options.items() if value}
     if not options:
         message = (
-            f"no remote is called {name!r}: link the storage to the deployment, which sets {prefix}URL, _USER and _PASS, "
+            f"no remote is called {name!r}: link the storage to the deployment, which sets {prefix}URL, _USER and "
+            "_PASS, "
             f"or add it with `rclone config` ({config_file(environ)})"
         )
         raise RemoteError(message)
@@ -249,7 +250,10 @@ def _read_config(environ: Mapping[str, str]) -> configparser.ConfigParser:
     except OSError:
         pass  # no configuration file is the usual case in a deployment
     except (configparser.Error, UnicodeDecodeError):
-        message = f"{path} cannot be read as an rclone configuration (is it encrypted?): set {_ENV_PREFIX}<NAME>_URL, _USER and _PASS instead"
+        message = (
+            f"{path} cannot be read as an rclone configuration (is it encrypted?): set "
+            f"{_ENV_PREFIX}<NAME>_URL, _USER and _PASS instead"
+        )
         raise RemoteError(message) from None  # the cause would show lines of the file
     return config
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ai4os_data.stores.base import Entry
 
 
+Data = bytes  # inside a sample, `bytes` is its verb
+
+
 class Reader(Protocol):
     """Where a sample gets its bytes, and those of its siblings."""
 
@@ -39,7 +42,7 @@ class Sample:
 
     __slots__ = ("_data", "_entry", "_reader")
 
-    def __init__(self, reader: Reader, entry: Entry, data: bytes | None = None) -> None:
+    def __init__(self, reader: Reader, entry: Entry, data: Data | None = None) -> None:
         self._reader = reader
         self._entry = entry
         self._data = data
@@ -54,14 +57,14 @@ class Sample:
         """The size, as listed."""
         return self._entry.size_bytes
 
-    def bytes(self) -> bytes:
+    def bytes(self) -> Data:
         """The whole content."""
         if self._data is None:
             self._data = self._reader.read(self._entry)
         return self._data
 
-    def open(self) -> IO[bytes]:
-        """The content as a seekable binary file. A large one that is not in the cache is read in ranges, as far as needed."""
+    def open(self) -> IO[Data]:
+        """The content as a seekable binary file. A large one that is not in the cache is read in ranges."""
         return self._reader.open(self._entry) if self._data is None else io.BytesIO(self._data)
 
     def path(self) -> LocalPath:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 Target = str | Mapping[str, Any] | Callable[["Sample"], Any] | None
 
+_TARGETS = "target is None, 'folder', a mapping from key to label, or a callable of a Sample"
+
 
 class Targets:
     """The labels of a dataset's samples.
@@ -44,9 +46,7 @@ class Targets:
             return None
         if isinstance(target, str):
             if target != "folder":
-                message = (
-                    f"target is None, 'folder', a mapping from key to label, or a callable of a Sample, not {target!r}"
-                )
+                message = f"{_TARGETS}, not {target!r}"
                 raise ValueError(message)
             return cls._by_folder(keys, location)
         if isinstance(target, Mapping):
@@ -57,8 +57,7 @@ class Targets:
             return cls([target[key] for key in keys])
         if callable(target):
             return cls(function=target)
-        message = f"target is None, 'folder', a mapping from key to label, or a callable of a Sample, not {target!r}"
-        raise TypeError(message)
+        raise TypeError(f"{_TARGETS}, not {target!r}")  # type: ignore[unreachable]  # for who checks no types
 
     @classmethod
     def _by_folder(cls, keys: Sequence[str], location: str) -> Targets:
@@ -67,7 +66,8 @@ class Targets:
         bare = [repr(key) for key, folder in zip(keys, folders, strict=True) if folder is None]
         if bare:
             message = (
-                f"{location}: target='folder' takes the class from the first folder, but {enumerated(bare)} lie in none. Narrow the "
+                f"{location}: target='folder' takes the class from the first folder, but {enumerated(bare)} lie in "
+                "none. Narrow the "
                 f"pattern ('*/**/*.jpg'), or give the folder above the class folders"
             )
             raise LocationError(message)

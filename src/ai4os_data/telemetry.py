@@ -36,6 +36,7 @@ HITS, MISSES, BYTES_FROM_CACHE, BYTES_FROM_NETWORK = range(4)
 REQUESTS_GET, REQUESTS_ARCHIVE, REQUESTS_PROPFIND, REQUESTS_PUT, REQUESTS_OTHER = range(4, 9)
 RETRIES, WAITED_NS, STORED, PASSED_THROUGH, DAMAGED, SKIPPED = range(9, 15)
 
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108  a file of random name, mode 0600
 _ROWS = 256
 _COLUMNS = 16
 _PID = _COLUMNS - 1
@@ -101,7 +102,7 @@ class Counters:
             self.__init__()  # type: ignore[misc]  # the owner's file is gone, and so is its sum
             return
         self._path = path
-        self._finalizer = weakref.finalize(self, lambda: None)
+        self._finalizer = weakref.finalize(self, _remove, path, 0)  # it is the owner's to remove
         self._open()
 
     def totals(self) -> dict[str, int]:
@@ -111,7 +112,7 @@ class Counters:
 
 
 def _shared_memory() -> str | None:
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    return _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
 
 
 def _remove(name: str, owner: int) -> None:

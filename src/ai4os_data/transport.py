@@ -1,8 +1,8 @@
 """HTTP bytes over libcurl: every body that comes out is whole, and of one version of its file.
 
-A `Transport` keeps warm connections for each process. `fetch` drives many requests from the calling thread:
-it begins new ones as old ones end, tries again what may be tried again, and goes on with a broken transfer
-where it stopped (``Range`` with ``If-Range``, RFC 9110, 13.1.5 and 14.2) or, without a strong ETag, from its start.
+A `Transport` keeps warm connections for each process. `fetch` drives many requests from the calling thread: it begins
+new ones as old ones end, tries again what may be tried again, and goes on with a broken transfer where it stopped
+(``Range`` with ``If-Range``, RFC 9110, 13.1.5 and 14.2) or, without a strong ETag, from its start.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import heapq
 import select
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
@@ -257,18 +258,14 @@ class _Lane:
         if event == pycurl.POLL_REMOVE:
             if descriptor in self._watched:
                 self._watched.discard(descriptor)
-                try:
+                with suppress(OSError):  # closing the socket may have taken it out
                     self._epoll.unregister(descriptor)
-                except OSError:
-                    pass  # closing the socket has already taken it out
             return
         mask = (select.EPOLLIN if event & pycurl.POLL_IN else 0) | (select.EPOLLOUT if event & pycurl.POLL_OUT else 0)
         if descriptor in self._watched:
-            try:
+            with suppress(FileNotFoundError):  # a new socket under an old number
                 self._epoll.modify(descriptor, mask)
                 return
-            except FileNotFoundError:
-                pass  # a new socket under an old number
         self._watched.add(descriptor)
         self._epoll.register(descriptor, mask)
 
@@ -423,7 +420,8 @@ class _Lane:
             if status == 200:
                 return Response(status, headers, content_length(headers))
             error: errors.StorageError = errors.ProtocolError(
-                f"{self._what(transfer)}: the server answered another range than the one asked for: {headers.get('content-range')!r}"
+                f"{self._what(transfer)}: the server answered another range than the one asked for: "
+                f"{headers.get('content-range')!r}"
             )
             transfer.offset = 0
             return self._again(transfer, error, None)
@@ -449,7 +447,8 @@ class _Lane:
     ) -> Response | errors.StorageError | float:
         if headers.get("content-encoding", "identity") != "identity":
             return errors.ProtocolError(
-                f"{self._what(transfer)}: the server compresses it ({headers['content-encoding']}) although the plain file was "
+                f"{self._what(transfer)}: the server compresses it ({headers['content-encoding']}) although the "
+                "plain file was "
                 f"asked for; turn compression off for this path on the server"
             )
         request = transfer.request
@@ -462,7 +461,8 @@ class _Lane:
             if served is None or served[0] != first or (request.start is None and not transfer.resumed):
                 transfer.offset = 0
                 error = errors.ProtocolError(
-                    f"{self._what(transfer)}: the server answered another range than the one asked for: {headers.get('content-range')!r}"
+                    f"{self._what(transfer)}: the server answered another range than the one asked for: "
+                    f"{headers.get('content-range')!r}"
                 )
                 return self._again(transfer, error, None)
             total = served[1]
@@ -512,7 +512,8 @@ class _Lane:
             transfer.body.restart()
         if code in _TLS_CODES:
             tls = errors.TLSError(
-                f"{what}: no trusted connection to {self._remote.origin} ({message}). If it uses an authority of your own, "
+                f"{what}: no trusted connection to {self._remote.origin} ({message}). If it uses an authority of "
+                "your own, "
                 f"pass Remote(…, ca_file='authority.pem') or set SSL_CERT_FILE"
             )
             return tls if code in _TLS_DISTRUST else self._again(transfer, tls, None)

@@ -38,7 +38,8 @@ class CachedStore:
         store: where the files are.
         cache: where they are kept; None reads every time.
         prepare: turns a file's bytes into those that are kept and given out.
-        prepare_version: tells what ``prepare`` makes from what another one makes; by default it follows from its code.
+        prepare_version: tells what ``prepare`` makes from what another one makes; by default it follows from its
+            code.
         on_drift: what to do about a file that is another version than the listed one: raise, warn, or take it.
         counters: where hits, misses and bytes are counted.
     """
@@ -143,7 +144,7 @@ class CachedStore:
         held = self.cache.objects.find(self.name(entry)) if self.cache is not None else None
         if held is not None and intact(held):
             with suppress(FileNotFoundError):
-                file = open(held.path, "rb")  # an open file outlives its eviction
+                file = open(held.path, "rb")  # noqa: SIM115  the caller's to close; it outlives its eviction
                 self.counters.row[telemetry.HITS] += 1
                 return file
         return io.BufferedReader(RangedFile(self.store, entry), buffer_size=BLOCK_BYTES)
@@ -251,7 +252,7 @@ class CachedStore:
                 self.cache.give_up(claim)
 
     def _fetch_claimed(self, entries: list[Entry], claims: dict[str, Claim]) -> Iterator[Result]:
-        """Fetch entries, and keep those that there are claims for. Each claim is ended and taken out as its entry comes."""
+        """Fetch entries, and keep those that there are claims for; each claim ends as its entry comes."""
         row = self.counters.row
 
         def body(entry: Entry) -> Body:
@@ -293,7 +294,10 @@ class CachedStore:
         assert isinstance(body, (MemoryBody, Claim))
         if entry.is_same_version(fetched.entry):
             return body
-        what = f"{self.store.location}: {entry.key!r} is not the version that was listed: {entry.size_bytes:,} bytes then, {fetched.entry.size_bytes:,} now"
+        what = (
+            f"{self.store.location}: {entry.key!r} is not the version that was listed: {entry.size_bytes:,} bytes "
+            f"then, {fetched.entry.size_bytes:,} now"
+        )
         if self.on_drift == "error":
             return errors.ChangedError(f"{what}. Open the dataset again, call refresh(), or choose on_drift='warn'")
         if self.on_drift == "warn":
@@ -349,9 +353,8 @@ def fingerprint(function: Callable[..., object]) -> str:
             else:
                 hasher.update(repr(constant).encode())
 
-    hasher.update(
-        f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}".encode()
-    )
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    hasher.update(f"{getattr(function, '__module__', '')}.{name}".encode())
     code = getattr(function, "__code__", None)
     if isinstance(code, types.CodeType):
         feed(code)

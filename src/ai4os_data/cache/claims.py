@@ -64,7 +64,7 @@ class Claim:
         return self._hasher.intdigest()
 
     def write(self, chunk: bytes) -> None:
-        """Take the next bytes of an answer. A full disk is kept as ``error``: libcurl would only say that we refused."""
+        """Take the next bytes of an answer. A full disk is kept as ``error``: libcurl would not pass it on."""
         self._hasher.update(chunk)
         self.length += len(chunk)
         if self.error is None:

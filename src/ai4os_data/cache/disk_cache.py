@@ -40,9 +40,10 @@ class DiskCache:
 
     Args:
         directory: where; by default a folder of the user's cache directory. It must be on a local disk.
-        size_limit: bytes, a text such as ``"20GiB"``, or ``"auto"``: what is free, less a reserve of a fifth of the disk.
-        policy: ``"lru"`` evicts what was used longest ago. ``"auto"`` does so between datasets, but within a dataset that is in
-            use entries do not evict each other: under shuffled epochs LRU would hit almost never.
+        size_limit: bytes, a text such as ``"20GiB"``, or ``"auto"``: what is free, less a reserve of a fifth of the
+            disk.
+        policy: ``"lru"`` evicts what was used longest ago. ``"auto"`` does so between datasets, but within a dataset
+            that is in use entries do not evict each other: under shuffled epochs LRU would hit almost never.
 
     Raises:
         CacheError: the directory cannot be used.
@@ -164,7 +165,7 @@ class DiskCache:
         self._process.get().note_use(held.name)
 
     def claim(self, name: str) -> Claim | Held | None:
-        """The right to fill an entry; or the entry, where it is there by now; None where another process is filling it."""
+        """The right to fill an entry; or the entry, where it is there by now; None where another is filling it."""
         return self._process.get().claim(name)
 
     def wait(self, name: str) -> Claim | Held | None:
@@ -232,10 +233,8 @@ class _Process:
         self._closed = False
         # Children of multiprocessing end without atexit, and others without multiprocessing's finalizers.
         reference = weakref.ref(self)
-        self._finalizers = (
-            Finalize(self, _close, (reference, os.getpid()), exitpriority=10),
-            _at_exit(reference),
-        )
+        self._finalizer = Finalize(self, _close, (reference, os.getpid()), exitpriority=10)
+        atexit.register(_close, reference, os.getpid())
 
     @property
     def ledger(self) -> Ledger:
@@ -390,10 +389,6 @@ def _close(reference: weakref.ref[_Process], owner: int) -> None:
     process = reference()
     if process is not None and os.getpid() == owner:
         process.close()
-
-
-def _at_exit(reference: weakref.ref[_Process]) -> None:
-    atexit.register(_close, reference, os.getpid())
 
 
 def _private(path: str, flags: int) -> int:

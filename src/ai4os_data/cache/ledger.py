@@ -18,7 +18,7 @@ import sqlite3
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import diskcache
 
@@ -47,6 +47,7 @@ _DAMAGE = (
 )
 
 Protected = Callable[[], Iterable[str]]
+R = TypeVar("R")
 
 
 class _Adopting(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
@@ -65,17 +66,17 @@ class _Adopting(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
             _refuse_pickle(key)
         return key, True
 
-    def get(self, key: object, raw: bool) -> str:
+    def get(self, key: object, raw: object) -> str:
         if not raw or not isinstance(key, str):
             _refuse_pickle(key)
         return key
 
-    def store(self, value: object, read: bool, key: object = None) -> tuple[int, int, str, None]:
+    def store(self, value: object, *_read: object, **_key: object) -> tuple[int, int, str, None]:
         if not isinstance(value, str) or parsed_name(value) is None:
             _refuse_pickle(value)
         return os.stat(self.objects.path_of(value)).st_blocks * 512, diskcache.core.MODE_RAW, value, None
 
-    def fetch(self, mode: object, filename: str, value: object, read: bool) -> str:
+    def fetch(self, _mode: object, filename: str, *_: object) -> str:
         return filename
 
     def remove(self, file_path: str) -> None:
@@ -101,7 +102,8 @@ class Ledger:
     Args:
         directory: the cache's.
         limit_bytes: what the directory may take in all.
-        protected: gives the digests that must not be evicted to make room (policy ``"auto"``); None evicts by last use alone.
+        protected: gives the digests that must not be evicted to make room (policy ``"auto"``); None evicts by last
+            use alone.
     """
 
     def __init__(self, directory: str, limit_bytes: int, protected: Protected | None) -> None:
@@ -196,7 +198,7 @@ class Ledger:
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
-    def _mended(self, work: Callable[[], Any]) -> Any:
+    def _mended(self, work: Callable[[], R]) -> R:
         """The result of some work; a damaged index is made anew from the files, and the work done again."""
         try:
             return work()
@@ -305,7 +307,7 @@ class Ledger:
         index = self._open()
         floor = 0
         if self._protected is not None:
-            floor = self._protected_bytes(index)
+            floor = self._protected_bytes()
             database = _disk_bytes(f"{self._index_directory}/cache.db")
             if self._entries_bytes() - database - floor < bytes_:
                 return
@@ -313,7 +315,7 @@ class Ledger:
         index.cull(retry=True)
         self._keep_pinned(index)
 
-    def _protected_bytes(self, index: diskcache.Cache) -> int:
+    def _protected_bytes(self) -> int:
         """Make the protected entries the ones used last, and sum them up."""
         assert self._protected is not None
         here = self._objects.scan_all()

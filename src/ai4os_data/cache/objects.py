@@ -1,7 +1,7 @@
 """The cached files themselves: plain files, whose names tell what they hold.
 
-``objects/ab/<digest>-<size>-<xxh3><suffix>``: the digest stands for store, key and version; size and checksum are those
-of the content. So an entry appears whole, by one rename, and can be checked without asking anyone.
+``objects/ab/<digest>-<size>-<xxh3><suffix>``: the digest stands for store, key and version; size and checksum are
+those of the content. So an entry appears whole, by one rename, and can be checked without asking anyone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections import deque
+from contextlib import suppress
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -146,10 +147,8 @@ class Objects:
     def discard(self, held: Held) -> None:
         """Remove a damaged file."""
         self.known.pop(held.name, None)
-        try:
+        with suppress(FileNotFoundError):  # another reader has found the damage too
             os.unlink(held.path)
-        except FileNotFoundError:
-            pass  # another reader has found the damage too
 
     def path_of(self, relative: str) -> str:
         """The path of an indexed name."""
@@ -194,8 +193,8 @@ def _rest(descriptor: int, begun: bytes, size_bytes: int) -> bytes:
 class LocalPath(str):
     """The path of a local file that stays while this object lives.
 
-    In the cache, a shared lock on the file keeps it from eviction. Sent to another process, the lock is taken again there;
-    the sender keeps its own for a minute, so that there is no moment without one.
+    In the cache, a shared lock on the file keeps it from eviction. Sent to another process, the lock is taken again
+    there; the sender keeps its own for a minute, so that there is no moment without one.
     """
 
     __slots__ = ("_pin",)
@@ -251,10 +250,8 @@ class _Temporary:
 
     def __del__(self) -> None:
         if self._path is not None and self._owner == os.getpid():
-            try:
+            with suppress(OSError):
                 os.unlink(self._path)
-            except OSError:
-                pass
 
 
 class _RecentlySent:

@@ -42,7 +42,10 @@ def parse_size(size: int | str) -> int:
     else:
         limit = size
     if limit < SMALLEST_BYTES:
-        message = f"a cache of {limit:,} bytes cannot hold its own bookkeeping; give at least {SMALLEST_BYTES:,}, or cache=None"
+        message = (
+            f"a cache of {limit:,} bytes cannot hold its own bookkeeping; give at least {SMALLEST_BYTES:,}, or "
+            "cache=None"
+        )
         raise CacheLimitError(message)
     return limit
 
@@ -61,7 +64,10 @@ def auto_limit(directory: str, held_bytes: int) -> int:
     reserve = min(max(int(total * _RESERVED_PART), _SMALLEST_RESERVE_BYTES), _LARGEST_RESERVE_BYTES)
     limit = free + held_bytes - reserve
     if limit < _SMALLEST_AUTO_BYTES:
-        message = f"{directory}: {free:,} bytes are free there, too few for a cache with a reserve of {reserve:,} for everything else"
+        message = (
+            f"{directory}: {free:,} bytes are free there, too few for a cache with a reserve of {reserve:,} "
+            "for everything else"
+        )
         raise CacheLimitError(message)
     return limit
 
@@ -84,7 +90,10 @@ def usable(directory: str, *, memory_too: bool) -> str:
     directory = os.path.abspath(os.path.expanduser(directory))
     mount = mounts.mount_of(directory)
     if mount is not None and mount.is_network:
-        message = f"{directory} is on {mount.kind} ({mount.source}): a cache belongs on a local disk; give DiskCache another directory"
+        message = (
+            f"{directory} is on {mount.kind} ({mount.source}): a cache belongs on a local disk; give DiskCache "
+            "another directory"
+        )
         raise CacheError(message)
     if mount is not None and mount.is_memory and not memory_too:
         message = f"{directory} is in main memory ({mount.kind})"
@@ -95,7 +104,10 @@ def usable(directory: str, *, memory_too: bool) -> str:
         os.close(probe)
         os.unlink(name)
     except OSError as error:
-        message = f"{directory} cannot be used as a cache: {error.strerror}; give DiskCache a directory on a local disk that you can write to"
+        message = (
+            f"{directory} cannot be used as a cache: {error.strerror}; give DiskCache a directory on a local "
+            "disk that you can write to"
+        )
         raise CacheError(message) from error
     found = os.stat(directory)
     if found.st_uid not in {os.getuid(), 0}:

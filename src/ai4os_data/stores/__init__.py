@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from ai4os_data import locations, telemetry
 from ai4os_data.bodies import Content
 from ai4os_data.errors import LocationError, RemoteError
-from ai4os_data.locations import DavLocation, DirectoryLocation, FsspecLocation, RemoteLocation
+from ai4os_data.locations import DavLocation, FsspecLocation, RemoteLocation
 from ai4os_data.remotes import Remote
 from ai4os_data.stores.base import Entry, Fetched, Store
 from ai4os_data.stores.directory import DirectoryStore
@@ -36,8 +36,8 @@ def open_store(
     """The store for a location.
 
     Args:
-        location: a directory, the mount, ``rshare:path``, ``ai4os://rshare/path``, ``webdav(s)://…``, ``https://…`` or any
-            fsspec URL. A `Store` is taken as it is.
+        location: a directory, the mount, ``rshare:path``, ``ai4os://rshare/path``, ``webdav(s)://…``, ``https://…``
+            or any fsspec URL. A `Store` is taken as it is.
         remote: a remote's name, or a `Remote`; its credentials go before those that are found.
         environ: where ``RCLONE_CONFIG_*`` is looked for; the process's environment by default.
         patience: deadlines and tries.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,6 @@ from ai4os_data import errors, telemetry
 from ai4os_data.processes import PerProcess
 from ai4os_data.stores.base import (
     PIECE_BYTES,
-    Content,
     Entry,
     Fetched,
     MakeBody,
@@ -27,6 +27,8 @@ from ai4os_data.stores.base import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from ai4os_data.bodies import Content
 
 _THREADS = 8
 _LOCAL_PROTOCOLS = frozenset({"file", "local", "memory"})
@@ -99,8 +101,10 @@ class FsspecStore(Store):
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="ai4os-data-fsspec") as pool:
             running: list[tuple[Entry, Future[Fetched | errors.StorageError]]] = []
             while True:
-                for entry in islice(source, 2 * _THREADS - len(running)):
-                    running.append((entry, pool.submit(self._read, entry, make)))
+                running += [
+                    (entry, pool.submit(self._read, entry, make))
+                    for entry in islice(source, 2 * _THREADS - len(running))
+                ]
                 if not running:
                     return
                 entry, future = running.pop(0)
@@ -198,10 +202,15 @@ def _entry(key: str, info: dict[str, Any]) -> Entry:
     etag = next((str(info[name]) for name in ("ETag", "etag", "md5", "md5Hash", "checksum") if info.get(name)), None)
     changed = next(
         (
-            str(info[name])
+            _moment(info[name])
             for name in ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
             if info.get(name)
         ),
         None,
     )
     return Entry(key, int(info.get("size") or 0), etag.strip('"') if etag else None, changed)
+
+
+def _moment(value: object) -> str:
+    """A moment, spelt alike whether it comes from a listing or of one file: fsspec's memory gives it in two types."""
+    return str(value.timestamp() if isinstance(value, datetime) else value)

@@ -47,7 +47,7 @@ class Group(NamedTuple):
 
 
 def groups(entries: Iterable[Entry], longest_query: int = LONGEST_QUERY) -> Iterator[Group]:
-    """Put entries together, neighbours in the same folders first, so that the names below the common folder are short."""
+    """Put entries together, neighbours first, so that the names below the common folder are short."""
     group: list[Entry] = []
     folder = ""
     held = length = 0

@@ -16,6 +16,7 @@ PIECE_BYTES = 1024 * 1024
 
 MakeBody = Callable[["Entry"], Body]
 Entries = list["Entry"]  # inside a store, `list` is its verb
+Keys = list[str]
 
 
 class Entry(NamedTuple):

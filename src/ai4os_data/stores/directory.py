@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ai4os_data import errors, mounts, telemetry
 from ai4os_data.stores.base import (
     PIECE_BYTES,
-    Content,
+    Entries,
     Entry,
     Fetched,
     MakeBody,
@@ -26,6 +26,8 @@ from ai4os_data.stores.base import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from ai4os_data.bodies import Content
 
 T = TypeVar("T")
 
@@ -114,11 +116,9 @@ class DirectoryStore(Store):
         """Where a key is."""
         return f"{self.root}/{checked(key)}"
 
-    def _walk(self) -> list[Entry]:
-        with self._told("the directory"):
-            if not stat.S_ISDIR(os.stat(self.root).st_mode):
-                raise errors.LocationError(f"{self.location} is a file; give the directory that it lies in")
-        entries: list[Entry] = []
+    def _walk(self) -> Entries:
+        self._check_root()
+        entries: Entries = []
         folders = [""]
         while folders:
             folder = folders.pop()
@@ -130,6 +130,15 @@ class DirectoryStore(Store):
                     elif item.is_file():
                         entries.append(_entry(key, item.stat()))
         return sorted(entries)
+
+    def _check_root(self) -> None:
+        try:
+            with self._told("the directory"):
+                is_directory = stat.S_ISDIR(os.stat(self.root).st_mode)
+        except errors.NotFoundError as error:
+            raise errors.LocationError(f"{self.location}: there is no such directory") from error
+        if not is_directory:
+            raise errors.LocationError(f"{self.location} is a file; give the directory that it lies in")
 
     def _read(self, entry: Entry, make: MakeBody) -> Fetched:
         body = make(entry)
@@ -164,7 +173,8 @@ class DirectoryStore(Store):
 
 
 _DEAD_MOUNT = (
-    "the mount does not answer: the storage is gone. Restart the deployment, or read over WebDAV with 'rshare:path' where "
+    "the mount does not answer: the storage is gone. Restart the deployment, or read over WebDAV with 'rshare:path' "
+    "where "
     "credentials are there"
 )
 
@@ -205,7 +215,7 @@ def within(deadline_s: float, work: Callable[[], T], message: str) -> T:
     def run() -> None:
         try:
             outcome.append(work())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
             outcome.append(error)
 
     thread = threading.Thread(target=run, daemon=True, name="ai4os-data-mount")

@@ -75,7 +75,8 @@ def open_path(
     if compared is None:
         return through_mount
     tell_once(
-        f"{path} is {direct.location}: reading over WebDAV, which is faster than the mount ({compared!r} is the same both ways)"
+        f"{path} is {direct.location}: reading over WebDAV, which is faster than the mount ({compared!r} is the same "
+        "both ways)"
     )
     return direct
 
@@ -87,7 +88,7 @@ def _direct_store(
     environ: Mapping[str, str],
     open_dav: OpenDav,
 ) -> Store | None:
-    """The store that reads the same folder from the server; None where nothing tells which, or no credentials are there."""
+    """The store that reads the same folder from the server; None where the way or the credentials are unknown."""
     place = mount.remote_path() if mount else None
     if mount is None or place is None:
         return None
@@ -107,8 +108,9 @@ def _look(path: str, mount: mounts.Mount | None) -> None:
     """Find the directory, within a deadline where it is on a mount."""
 
     def listing() -> bool:
-        with DirectoryStore(path)._told("the directory"):
-            return os.path.isdir(path) if os.stat(path) else False
+        with DirectoryStore(path)._told("the directory"):  # noqa: SLF001  the same words for the same trouble
+            os.stat(path)  # says why, where there is nothing
+            return os.path.isdir(path)
 
     try:
         found = (
@@ -129,13 +131,14 @@ def _look(path: str, mount: mounts.Mount | None) -> None:
 def _tell_if_not_synced(path: str, mount: mounts.Mount | None, storage: str) -> None:
     if (path == storage or path.startswith(f"{storage}/")) and not (mount and mount.is_network):
         tell_once(
-            f"{storage} is a plain directory of this machine: no storage is mounted there, and nothing in it is synced. Link a storage to "
+            f"{storage} is a plain directory of this machine: no storage is mounted there, and nothing in it is "
+            "synced. Link a storage to "
             f"the deployment, or read with 'rshare:path'"
         )
 
 
 def _same_file_both_ways(path: str, direct: Store) -> str | None:
-    """The key of a file that the mount and the server give alike; None where there is none to compare, or they differ."""
+    """The key of a file that the mount and the server give alike; None where they differ, or there is none."""
 
     def through_mount() -> tuple[str, bytes] | None:
         for key in _some_files(path):
@@ -150,7 +153,8 @@ def _same_file_both_ways(path: str, direct: Store) -> str | None:
     if direct.read(key) == data:
         return key
     tell_once(
-        f"{path}: reading through the mount, since {key!r} is different over WebDAV. An old listing? It passes after 5 minutes"
+        f"{path}: reading through the mount, since {key!r} is different over WebDAV. An old listing? It passes after "
+        "5 minutes"
     )
     return None
 

@@ -7,7 +7,7 @@ import ssl
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree as ET
 
@@ -20,9 +20,10 @@ from ai4os_data.bodies import Content, MemoryBody, Source
 from ai4os_data.processes import PerProcess
 from ai4os_data.retries import RETRIED_STATUSES, Patience, retry_after_s
 from ai4os_data.stores.base import (
-    Content,
+    Entries,
     Entry,
     Fetched,
+    Keys,
     MakeBody,
     Outcome,
     Store,
@@ -34,7 +35,7 @@ from ai4os_data.tls import ca_file
 from ai4os_data.transport import Request, Response, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ai4os_data.remotes import Remote
 
@@ -83,30 +84,29 @@ class WebDAVStore(Store):
         self.transport = Transport(remote, patience=self.patience, counters=self.counters)
         self._client: PerProcess[_Client] = PerProcess(self._new_client)
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         """Pickle what it was made from."""
-        held_since = self.transport.refusals
         return {
             "remote": self.remote,
             "path": self.path,
             "location": self.location,
             "patience": self.patience,
             "counters": self.counters,
-            "refusals": held_since.__dict__,
+            "held_since": self.transport.refusals.held_since,
         }
 
-    def __setstate__(self, state: dict[str, object]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         """Make it anew; credentials refused since the original was made stay refused."""
-        refusals = state.pop("refusals")
+        held_since = state.pop("held_since")
         self.__init__(**state)  # type: ignore[misc]  # exactly the arguments that were pickled
-        self.transport.refusals.__dict__.update(refusals)  # type: ignore[arg-type]
+        self.transport.refusals.held_since = held_since
 
     def folder_etag(self) -> str | None:
         """The ETag of the folder itself, by a PROPFIND of Depth 0."""
         xml = self._dav(
             "PROPFIND", self._base_url + "/", {"Depth": "0", "Content-Type": "application/xml"}, _PROPFIND
         ).content
-        return plain_etag(ET.fromstring(xml).findtext(".//{DAV:}getetag"))
+        return plain_etag(ET.fromstring(xml).findtext(".//{DAV:}getetag"))  # noqa: S314
 
     # --- reading
 
@@ -176,7 +176,8 @@ class WebDAVStore(Store):
                 return Fetched(entry, request.body)
             if html:
                 return errors.ProtocolError(
-                    f"{self.location}: {entry.key!r}: the server answers with an HTML page instead of the file. Is {self.remote.origin} "
+                    f"{self.location}: {entry.key!r}: the server answers with an HTML page instead of the file. Is "
+                    f"{self.remote.origin} "
                     f"the address of the storage itself, not of a login page before it?"
                 )
             try:
@@ -230,11 +231,17 @@ class WebDAVStore(Store):
 
     # --- listings
 
-    def _list_deep(self) -> list[Entry]:
+    def _list_deep(self) -> Entries:
         try:
             entries, folders = self._propfind("", "infinity")
         except (errors.PermissionDeniedError, errors.ProtocolError):
-            return self._list_by_folder([""])
+            try:
+                return self._list_by_folder([""])
+            except errors.ProtocolError:
+                self._propfind(
+                    "", "0", slash=False
+                )  # tells where it is a file: Apache answers 400 to a slash after one
+                raise
         except errors.NotFoundError as error:
             raise self.no_such_folder() from error
         # Some servers (stock sabre) clamp infinity to 1 without a word: then no folder shows anything inside.
@@ -244,13 +251,13 @@ class WebDAVStore(Store):
             return entries + self._list_by_folder(empty)
         return entries
 
-    def _list_by_folder(self, folders: list[str]) -> list[Entry]:
+    def _list_by_folder(self, folders: Sequence[str]) -> Entries:
         """List folders and all below them, by a PROPFIND of Depth 1 each, some at a time."""
-        entries: list[Entry] = []
+        entries: Entries = []
         seen = set(folders)
         with ThreadPoolExecutor(_LISTING_THREADS, thread_name_prefix="ai4os-data-listing") as pool:
             while folders:
-                found: list[str] = []
+                found: Keys = []
                 for files, below in pool.map(lambda folder: self._propfind(folder, "1"), folders):
                     entries += files
                     found += [folder for folder in below if folder not in seen]
@@ -264,7 +271,7 @@ class WebDAVStore(Store):
             f"{self.location}: there is no such folder on the server; check the spelling, or list its parent"
         )
 
-    def _propfind(self, key: str, depth: str, *, slash: bool = True) -> tuple[list[Entry], list[str]]:
+    def _propfind(self, key: str, depth: str, *, slash: bool = True) -> tuple[Entries, Keys]:
         """The files and the folders (without the asked one) in the answer to a PROPFIND."""
         url = self._base_url + (f"/{quote(key)}" if key else "") + ("/" if slash else "")
         for attempt in range(1, self.patience.tries + 1):
@@ -281,10 +288,10 @@ class WebDAVStore(Store):
                 time.sleep(self.patience.pause_s(attempt))
         raise AssertionError  # the loop returns or raises
 
-    def _parsed(self, xml: bytes, asked: str) -> tuple[list[Entry], list[str]]:
-        files: list[Entry] = []
-        folders: list[str] = []
-        root = ET.fromstring(xml)
+    def _parsed(self, xml: bytes, asked: str) -> tuple[Entries, Keys]:
+        files: Entries = []
+        folders: Keys = []
+        root = ET.fromstring(xml)  # noqa: S314  expat refuses exploding entities
         if root.tag != "{DAV:}multistatus":
             raise ET.ParseError(f"a {root.tag} element instead of a multistatus")
         base = self._base_path
@@ -292,8 +299,7 @@ class WebDAVStore(Store):
             href = response.findtext("{DAV:}href")
             if href is None:
                 continue
-            path = unquote(href.partition("://")[2].partition("/")[2] if "://" in href[:8] else href)
-            path = "/" + path.strip("/")
+            path = "/" + unquote(self._path_on_server(href)).strip("/")
             if path != base and not path.startswith(base + "/"):
                 message = (
                     f"{self.location}: the server lists {href!r}, which is not below {base!r}; check the remote's url"
@@ -303,7 +309,10 @@ class WebDAVStore(Store):
             prop = _good_properties(response)
             is_folder = prop is not None and prop.find("{DAV:}resourcetype/{DAV:}collection") is not None
             if key != "" and not is_safe(key):
-                message = f"{self.location}: the server lists {href!r}, a name that leaves its folder; nothing of this listing is used"
+                message = (
+                    f"{self.location}: the server lists {href!r}, a name that leaves its folder; nothing of "
+                    "this listing is used"
+                )
                 raise errors.ProtocolError(message)
             if is_folder:
                 if key != asked.strip("/"):
@@ -321,6 +330,20 @@ class WebDAVStore(Store):
                 )
         return files, folders
 
+    def _path_on_server(self, href: str) -> str:
+        """The path in an address of a listing, which may name our server, and no other."""
+        before, separator, rest = href.partition("//")
+        if not separator or "/" in before:
+            return href
+        authority, _, path = rest.partition("/")
+        if before not in {"", "http:", "https:"} or _host_of(authority) != _host_of(urlsplit(self.remote.url).netloc):
+            message = (
+                f"{self.location}: the server lists {href!r}, which is not on {self.remote.origin}; nothing of "
+                "this listing is used"
+            )
+            raise errors.ProtocolError(message)
+        return path
+
     def _dav(
         self, method: str, url: str, headers: dict[str, str] | None = None, content: bytes | None = None
     ) -> httpx.Response:
@@ -335,7 +358,9 @@ class WebDAVStore(Store):
             asked_s = None
             try:
                 client = self._client.get()
-                response = client.http.request(method, client.join_url(url), headers=headers, content=content)
+                response: httpx.Response = client.http.request(
+                    method, client.join_url(url), headers=headers, content=content
+                )
             except httpx.TransportError as error:
                 failure = self._transport_failure(what, error)
                 if isinstance(failure, errors.TLSError):
@@ -366,7 +391,8 @@ class WebDAVStore(Store):
         while cause is not None:
             if isinstance(cause, ssl.SSLError):
                 return errors.TLSError(
-                    f"{what}: no trusted connection to {self.remote.origin} ({cause.reason or cause}). If it uses an authority of your "
+                    f"{what}: no trusted connection to {self.remote.origin} ({cause.reason or cause}). If it uses an "
+                    "authority of your "
                     f"own, pass Remote(…, ca_file='authority.pem') or set SSL_CERT_FILE"
                 )
             cause = cause.__cause__ or cause.__context__
@@ -398,12 +424,21 @@ class WebDAVStore(Store):
         return client
 
 
-class _Client(webdav4.client.Client):
-    """webdav4's client, which we give URLs that are encoded already: its own joining loses ``%``, ``#`` and the last slash."""
+class _Client(webdav4.client.Client):  # type: ignore[misc]  # webdav4 has no types
+    """webdav4's client for URLs that are encoded already: its own joining loses ``%``, ``#`` and the last slash."""
 
-    def join_url(self, path: str, add_trailing_slash: bool = False) -> httpx.URL:
+    def join_url(self, path: str, *_: object) -> httpx.URL:
         parts = urlsplit(path)
-        return self.base_url.copy_with(raw_path=parts.path.encode())
+        url: httpx.URL = self.base_url.copy_with(raw_path=parts.path.encode())
+        return url
+
+
+def _host_of(authority: str) -> str | None:
+    """The host in the authority of a URL, without port and in lower case."""
+    try:
+        return urlsplit(f"//{authority}").hostname
+    except ValueError:  # brackets that are no IPv6 address
+        return None
 
 
 def _close(http: httpx.Client, owner: int) -> None:
