@@ -1,0 +1,51 @@
+"""Importing the library costs no torch, no network and no thread."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import ai4os_data
+
+OBSERVE = """
+import json, os, sys, threading
+
+seen = []
+watched = ("socket.", "subprocess.", "os.fork", "os.posix_spawn", "os.mkdir", "os.remove")
+start = threading.Thread.start
+threading.Thread.start = lambda thread: (seen.append(f"thread {thread.name}"), start(thread))
+
+def note(event, arguments):
+    if event.startswith(watched):
+        seen.append(event)
+    if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
+        seen.append(f"open for writing: {arguments[0]}")
+
+sys.dont_write_bytecode = True
+sys.addaudithook(note)
+__import__(sys.argv[1])
+print(json.dumps({"seen": seen, "torch": "torch" in sys.modules, "threads": len(os.listdir("/proc/self/task"))}))
+"""
+
+
+@pytest.mark.parametrize("module", ["ai4os_data", "ai4os_data.cli.main"])
+def test_import_has_no_side_effects_and_needs_no_torch(module: str) -> None:
+    """In a fresh interpreter: no torch, no socket, no thread, no process, nothing written."""
+    answer = subprocess.run([sys.executable, "-c", OBSERVE, module], check=True, capture_output=True, text=True)
+    assert json.loads(answer.stdout) == {"seen": [], "torch": False, "threads": 1}
+
+
+def test_every_public_name_is_there() -> None:
+    """What ``__all__`` promises is loaded on first use, and listed by ``dir``."""
+    for name in ai4os_data.__all__:
+        assert getattr(ai4os_data, name).__name__ == name
+    assert set(ai4os_data.__all__) <= set(dir(ai4os_data))
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    """As with any other module."""
+    with pytest.raises(AttributeError, match="StorageCheckpoint2"):
+        _ = ai4os_data.StorageCheckpoint2
