@@ -1,0 +1,1 @@
+"""What every store keeps, on every server."""
