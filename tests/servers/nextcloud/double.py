@@ -42,7 +42,7 @@ class NextcloudServer(Server):
 
     name = "nextcloud"
 
-    def __init__(  # noqa: PLR0913  options are keywords
+    def __init__(
         self,
         root: Path,
         *,
@@ -130,7 +130,7 @@ class NextcloudServer(Server):
 
     # --- what goes wrong
 
-    def answer_next(  # noqa: PLR0913  options are keywords
+    def answer_next(
         self,
         count: int,
         status: int,

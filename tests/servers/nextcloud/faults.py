@@ -68,7 +68,7 @@ class Faults:
         self._archives = ArchiveFaults()
         self._damaged_puts = 0
 
-    def add(self, kind: str, **details: Any) -> None:  # noqa: ANN401  as they come out of JSON
+    def add(self, kind: str, **details: Any) -> None:
         """Take an order of the test."""
         with self._lock:
             if kind == "answer":

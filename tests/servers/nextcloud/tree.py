@@ -5,7 +5,6 @@ were noted gets a new ETag, made of them. A folder's ETag is made of all that is
 """
 
 # Paths are strings here: to make a Path takes longer than what the kernel then does with it.
-# ruff: noqa: PTH102, PTH104, PTH108, PTH112, PTH116, PTH123
 
 from __future__ import annotations
 
