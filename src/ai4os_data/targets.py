@@ -57,7 +57,7 @@ class Targets:
             return cls([target[key] for key in keys])
         if callable(target):
             return cls(function=target)
-        raise TypeError(f"{_TARGETS}, not {target!r}")  # type: ignore[unreachable]  # for who checks no types
+        raise TypeError(f"{_TARGETS}, not {target!r}")
 
     @classmethod
     def _by_folder(cls, keys: Sequence[str], location: str) -> Targets:

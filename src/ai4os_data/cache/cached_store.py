@@ -102,9 +102,12 @@ class CachedStore:
         raise AssertionError  # read_many gives a result for each entry
 
     def hit(self, held: Held) -> bytes | None:
-        """The bytes of a cached file, checked; None where it is damaged or gone."""
-        data = self.cache.read(held)  # type: ignore[union-attr]  # without a cache nothing is held
+        """The bytes of a cached file, checked; None where it is damaged, or was evicted."""
         row = self.counters.row
+        try:
+            data = self.cache.read(held)  # type: ignore[union-attr]  # without a cache nothing is held
+        except FileNotFoundError:
+            return None
         if data is None:
             row[telemetry.DAMAGED] += 1
             return None
@@ -116,7 +119,7 @@ class CachedStore:
         """Read whole files: hits at once, misses as they arrive. Each comes with its bytes or with its own error."""
         entries = [self._newer.get(entry.key, entry) for entry in entries] if self._newer else list(entries)
         if self.cache is None:
-            yield from self._fetch_plainly(entries)
+            yield from self._fetch_claimed(entries, {})
             return
         missing = []
         known = self.cache.objects.known
@@ -125,12 +128,11 @@ class CachedStore:
             held = known.get(name)
             data = self.hit(held) if held is not None else None
             if data is None:
-                missing.append(entry)
+                missing.append((entry, name))
             else:
                 yield entry, data
-        source = iter(missing)
-        while batch := list(islice(source, _CLAIMS_AT_ONCE)):
-            yield from self._fetch(batch)
+        for begin in range(0, len(missing), _CLAIMS_AT_ONCE):
+            yield from self._fetch(missing[begin : begin + _CLAIMS_AT_ONCE])
 
     def open(self, entry: Entry) -> IO[bytes]:
         """An entry as a seekable binary file: from the cache, or, where it is large, in ranges from the store.
@@ -181,8 +183,9 @@ class CachedStore:
         while batch := list(islice(source, _CLAIMS_AT_ONCE)):
             absent = []
             for entry in batch:
-                if self.cache.objects.find(self.name(entry)) is None:
-                    absent.append(entry)
+                name = self.name(entry)
+                if self.cache.objects.find(name) is None:
+                    absent.append((entry, name))
                 else:
                     yield entry, 0
             for entry, result in self._fetch(absent):
@@ -190,38 +193,33 @@ class CachedStore:
 
     # --- fetching
 
-    def _fetch(self, entries: list[Entry]) -> Iterator[Result]:
+    def _fetch(self, wanted: list[tuple[Entry, str]]) -> Iterator[Result]:
         """Fetch what no other process is fetching; then take what the others have fetched."""
         assert self.cache is not None
         claims: dict[str, Claim] = {}
         mine: list[Entry] = []
-        theirs: list[Entry] = []
+        theirs: list[tuple[Entry, str]] = []
         try:
-            for entry in entries:
-                name = self.name(entry)
+            for entry, name in wanted:
                 found = self._claim(name)
                 if isinstance(found, Held):
-                    data = self.hit(found)
-                    if data is not None:
+                    if (data := self.hit(found)) is not None:
                         yield entry, data
                         continue
                     found = self._claim(name)
-                if isinstance(found, Claim):
-                    if self._prepare is None and not self.cache.reserve(found, entry.size_bytes):
-                        found.give_up()
-                    else:
-                        claims[name] = found
-                    mine.append(entry)
-                elif found is None:
-                    theirs.append(entry)
-                else:
-                    mine.append(entry)
+                if found is None or entry.key in claims:
+                    theirs.append((entry, name))
+                    continue
+                if isinstance(found, Claim) and self._has_room(found, entry):
+                    claims[entry.key] = found
+                mine.append(entry)
             yield from self._fetch_claimed(mine, claims)
         finally:
             for claim in claims.values():
                 self.cache.give_up(claim)
-        for entry in theirs:
-            yield from self._take_over(entry)
+        # Only now, with no claim of our own left: two processes never wait for each other.
+        for entry, name in theirs:
+            yield from self._take_over(entry, name)
 
     def _claim(self, name: str) -> Claim | Held | Literal["unwritable"] | None:
         assert self.cache is not None
@@ -231,20 +229,26 @@ class CachedStore:
             self.cache.trouble(error)
             return "unwritable"
 
-    def _take_over(self, entry: Entry) -> Iterator[Result]:
+    def _has_room(self, claim: Claim, entry: Entry) -> bool:
+        """Reserve room for an entry, or end its claim. For what `prepare` makes, it is reserved later."""
+        assert self.cache is not None
+        if self._prepare is not None or self.cache.reserve(claim, entry.size_bytes):
+            return True
+        self.cache.give_up(claim)
+        return False
+
+    def _take_over(self, entry: Entry, name: str) -> Iterator[Result]:
         """What another process was fetching: from the cache, or by ourselves where it gave up."""
         assert self.cache is not None
-        name = self.name(entry)
-        found = self.cache.wait(name)
+        try:
+            found = self.cache.wait(name)
+        except OSError as error:
+            self.cache.trouble(error)
+            found = None
         if isinstance(found, Held) and (data := self.hit(found)) is not None:
             yield entry, data
             return
-        claims: dict[str, Claim] = {}
-        if isinstance(found, Claim):
-            if self._prepare is not None or self.cache.reserve(found, entry.size_bytes):
-                claims[name] = found
-            else:
-                found.give_up()
+        claims = {entry.key: found} if isinstance(found, Claim) and self._has_room(found, entry) else {}
         try:
             yield from self._fetch_claimed([entry], claims)
         finally:
@@ -253,61 +257,66 @@ class CachedStore:
 
     def _fetch_claimed(self, entries: list[Entry], claims: dict[str, Claim]) -> Iterator[Result]:
         """Fetch entries, and keep those that there are claims for; each claim ends as its entry comes."""
-        row = self.counters.row
 
         def body(entry: Entry) -> Body:
-            claim = claims.get(self.name(entry))
-            return (
-                claim
-                if claim is not None and self._prepare is None and entry.size_bytes > IN_MEMORY_BYTES
-                else MemoryBody()
-            )
+            is_large = entry.size_bytes > IN_MEMORY_BYTES and self._prepare is None
+            return claims.get(entry.key, MemoryBody()) if is_large else MemoryBody()
 
         for entry, outcome in self.store.read_many(entries, body):
-            name = self.name(entry)
-            claim = claims.pop(name, None)
-            try:
-                row[telemetry.MISSES] += 1
-                result = outcome if isinstance(outcome, errors.StorageError) else self._accepted(entry, outcome)
-                if isinstance(result, errors.StorageError):
-                    yield entry, result
-                    continue
-                if isinstance(result, Claim):
-                    data = self._keep_large(result, entry)
-                    claim = None
-                else:
-                    data = result.getvalue() if self._prepare is None else self._prepare(result.getvalue())
-                    if claim is not None and entry.key not in self._newer:
-                        self._keep(claim, entry, result.chunks if self._prepare is None else [data])
-                        claim = None
-                    else:
-                        row[telemetry.PASSED_THROUGH] += 1
-            finally:
-                if claim is not None:
-                    assert self.cache is not None
-                    self.cache.give_up(claim)
-            yield entry, data
+            self.counters.row[telemetry.MISSES] += 1
+            claim = claims.pop(entry.key, None)
+            result: bytes | errors.StorageError
+            if isinstance(outcome, errors.StorageError):
+                result = outcome
+            else:
+                error = self._drift(entry, outcome.entry)
+                result = error or self._taken(entry, outcome, claim)
+                claim = None if error is None else claim
+            if claim is not None:
+                assert self.cache is not None
+                self.cache.give_up(claim)
+            yield entry, result
 
-    def _accepted(self, entry: Entry, fetched: Fetched) -> MemoryBody | Claim | errors.StorageError:
-        """The body, if its version may be used."""
+    def _taken(self, entry: Entry, fetched: Fetched, claim: Claim | None) -> bytes:
+        """The bytes that came; they are kept, and the claim ends."""
         body = fetched.body
-        assert isinstance(body, (MemoryBody, Claim))
-        if entry.is_same_version(fetched.entry):
-            return body
+        is_listed = entry.is_same_version(fetched.entry)
+        if isinstance(body, Claim):
+            return self._large_taken(entry, body, is_listed=is_listed)
+        assert isinstance(body, MemoryBody)
+        pieces = body.chunks
+        if self._prepare is not None:
+            try:
+                pieces = [self._prepare(body.getvalue())]
+            except BaseException:
+                self._give_up(claim)
+                raise
+        if claim is not None and is_listed:
+            self._keep(claim, entry, pieces)
+        else:  # another version than the claim is for is kept when it is asked for next
+            self._give_up(claim)
+            self.counters.row[telemetry.PASSED_THROUGH] += 1
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _give_up(self, claim: Claim | None) -> None:
+        if claim is not None:
+            assert self.cache is not None
+            self.cache.give_up(claim)
+
+    def _drift(self, listed: Entry, served: Entry) -> errors.ChangedError | None:
+        """What to say of a file that is another version than the listed one; nothing where it may be used."""
+        if listed.is_same_version(served):
+            return None
         what = (
-            f"{self.store.location}: {entry.key!r} is not the version that was listed: {entry.size_bytes:,} bytes "
-            f"then, {fetched.entry.size_bytes:,} now"
+            f"{self.store.location}: {listed.key!r} is not the version that was listed: {listed.size_bytes:,} bytes "
+            f"then, {served.size_bytes:,} now"
         )
         if self.on_drift == "error":
             return errors.ChangedError(f"{what}. Open the dataset again, call refresh(), or choose on_drift='warn'")
         if self.on_drift == "warn":
             tell_once(f"{what}. The new version is used; refresh() lists anew")
-        self._newer[entry.key] = fetched.entry
-        if isinstance(body, Claim):  # a claim is for the listed version
-            memory = MemoryBody()
-            memory.write(body.content())
-            return memory
-        return body
+        self._newer[listed.key] = served
+        return None
 
     def _keep(self, claim: Claim, entry: Entry, pieces: list[bytes]) -> None:
         assert self.cache is not None
@@ -324,21 +333,22 @@ class CachedStore:
             kept = None
         self.counters.row[telemetry.STORED if kept else telemetry.PASSED_THROUGH] += 1
 
-    def _keep_large(self, claim: Claim, entry: Entry) -> bytes:
-        """The bytes of an answer that went straight into the staged file, which is kept if the disk took it."""
+    def _large_taken(self, entry: Entry, claim: Claim, *, is_listed: bool) -> bytes:
+        """The bytes of an answer that went straight into the staged file, which is kept if the disk took it all."""
         assert self.cache is not None
+        kept = None
         if claim.error is not None:
             self.cache.trouble(claim.error)
             self.cache.give_up(claim)
-            self.counters.row[telemetry.PASSED_THROUGH] += 1
-            return self.store.read(entry.key)
-        data = claim.content()
-        kept = self.cache.store(claim, entry.key)
+            data = self.store.read(entry.key)
+        else:
+            data = claim.content()
+            if is_listed:
+                kept = self.cache.store(claim, entry.key)
+            else:
+                self.cache.give_up(claim)
         self.counters.row[telemetry.STORED if kept else telemetry.PASSED_THROUGH] += 1
         return data
-
-    def _fetch_plainly(self, entries: list[Entry]) -> Iterator[Result]:
-        yield from self._fetch_claimed(entries, {})
 
 
 def fingerprint(function: Callable[..., object]) -> str:

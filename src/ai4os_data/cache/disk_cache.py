@@ -157,7 +157,11 @@ class DiskCache:
         return self._process.get().objects
 
     def read(self, held: Held) -> bytes | None:
-        """The bytes of a cached file, checked; None, and the file is gone, where it is damaged or was evicted."""
+        """The bytes of a cached file, checked; None, and the file is gone, where it is damaged.
+
+        Raises:
+            FileNotFoundError: it was evicted.
+        """
         return self._process.get().read(held)
 
     def note_use(self, held: Held) -> None:

@@ -87,8 +87,7 @@ class _Adopting(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         if is_pinned(path):
             self.kept.append(file_path)
             return
-        with suppress(FileNotFoundError):
-            os.unlink(path)
+        self.objects.unlink(path)
 
 
 def _refuse_pickle(value: object) -> NoReturn:
@@ -371,6 +370,8 @@ class Ledger:
                 with suppress(FileNotFoundError):
                     os.unlink(path)
         here = self._objects.scan_all()
+        for held in here.values():
+            self._objects.hint(held.path)
         indexed = set(index.iterkeys())
         self._enter([relative_name(held) for name, held in here.items() if name not in indexed], [])
         self._delete([name for name in indexed if name not in here])

@@ -25,6 +25,7 @@ STAGED_SUFFIX = ".fill"
 _NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]+)-([0-9a-f]{16})(\.[a-z0-9]{1,10})?")
 _STAGED = re.compile(r"[0-9a-f]{32}\.fill")
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,10}")
+_DIGEST_DIGITS = 32
 _READ_BYTES = 1 << 30
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC
 _SENT_PIN_S = 60.0
@@ -50,43 +51,37 @@ def allocated(size_bytes: int) -> int:
 
 
 class Objects:
-    """The ``objects`` folder of a cache directory, as one process knows it."""
+    """The ``objects`` folder of a cache directory, as one process knows it.
+
+    Beside each file lies a symbolic link that is named by the digest alone and spells the rest of the file's name. It is
+    a hint, to find an entry without listing its folder; the file's own name is what counts.
+    """
 
     def __init__(self, directory: str) -> None:
         self.root = f"{directory}/objects"
         self.known: dict[str, Held] = {}
-        self._scanned_ns: dict[str, int] = {}
 
     def find(self, name: str) -> Held | None:
         """The cached file for a digest, whoever put it there."""
         held = self.known.get(name)
         if held is None:
-            self._scan(name[:2])
-            held = self.known.get(name)
+            path = f"{self.root}/{name[:2]}/{name}"
+            try:
+                held = _held(f"{path}-{os.readlink(path)}")
+            except OSError:
+                return None
+            if held is not None:
+                self.known[name] = held
         return held
 
-    def _scan(self, part: str) -> None:
-        """Look what others have put into a part, unless it is as we left it."""
-        folder = f"{self.root}/{part}"
-        try:
-            changed_ns = os.stat(folder).st_mtime_ns
-            # A change within the same clock tick as our look would not show.
-            if self._scanned_ns.get(part) == changed_ns and time.time_ns() - changed_ns > 20_000_000:
-                return
-            names = os.listdir(folder)
-        except FileNotFoundError:
-            return
-        self._scanned_ns[part] = changed_ns
-        for name in names:
-            if (match := _NAME.fullmatch(name)) is not None:
-                self.known[match[1]] = Held(f"{folder}/{name}", int(match[2], 16), int(match[3], 16), match[1])
-
     def scan_all(self) -> dict[str, Held]:
-        """Every file that is there now."""
-        self.known.clear()
-        self._scanned_ns.clear()
-        for part in self._parts():
-            self._scan(part)
+        """Every file that is there now, found by its own name."""
+        self.known = {
+            held.name: held
+            for part in self._parts()
+            for name in os.listdir(f"{self.root}/{part}")
+            if (held := _held(f"{self.root}/{part}/{name}")) is not None
+        }
         return dict(self.known)
 
     def staged(self) -> list[str]:
@@ -121,18 +116,46 @@ class Objects:
         suffix = suffix if _SUFFIX.fullmatch(suffix) and suffix != STAGED_SUFFIX else ""
         path = f"{self.root}/{name[:2]}/{name}-{size_bytes:x}-{checksum:016x}{suffix}"
         os.rename(staged_path, path)
+        self.hint(path)
         held = Held(path, size_bytes, checksum, name)
         self.known[name] = held
         return held
 
+    def hint(self, path: str) -> None:
+        """Lay the link that leads to a file."""
+        begin = path.rindex("/") + 1 + _DIGEST_DIGITS
+        link, target = path[:begin], path[begin + 1 :]
+        try:
+            os.symlink(target, link)
+        except FileExistsError:
+            with suppress(FileNotFoundError):
+                if os.readlink(link) == target:
+                    return
+            staged = f"{link}.{os.getpid()}"
+            os.symlink(target, staged)
+            os.rename(staged, link)
+
+    def unlink(self, path: str) -> None:
+        """Remove a file, and the link that leads to it."""
+        with suppress(FileNotFoundError):  # another process was faster
+            os.unlink(path)
+        begin = path.rindex("/") + 1 + _DIGEST_DIGITS
+        with suppress(OSError):
+            if os.readlink(path[:begin]) == path[begin + 1 :]:
+                os.unlink(path[:begin])
+
     def load(self, held: Held) -> bytes | None:
-        """The bytes of a cached file; None, and the file is gone, where it is damaged or was evicted."""
+        """The bytes of a cached file; None, and the file is gone, where it is damaged.
+
+        Raises:
+            FileNotFoundError: it was evicted.
+        """
         path, size_bytes, checksum, name = held
         try:
             descriptor = os.open(path, _READ_FLAGS)
         except FileNotFoundError:
             self.known.pop(name, None)
-            return None
+            raise
         try:
             data = os.read(descriptor, size_bytes + 1)  # one more than it holds, so that a longer file shows
             if len(data) < size_bytes and size_bytes >= _READ_BYTES:
@@ -147,12 +170,17 @@ class Objects:
     def discard(self, held: Held) -> None:
         """Remove a damaged file."""
         self.known.pop(held.name, None)
-        with suppress(FileNotFoundError):  # another reader has found the damage too
-            os.unlink(held.path)
+        self.unlink(held.path)
 
     def path_of(self, relative: str) -> str:
         """The path of an indexed name."""
         return f"{self.root}/{relative}"
+
+
+def _held(path: str) -> Held | None:
+    """What a path tells by its name; None where it is not that of an entry."""
+    match = _NAME.fullmatch(path, path.rindex("/") + 1)
+    return Held(path, int(match[2], 16), int(match[3], 16), match[1]) if match is not None else None
 
 
 def relative_name(held: Held) -> str:
