@@ -106,11 +106,12 @@ class StorageDataset(Dataset[Any]):
             message = f"on_drift is 'error', 'warn' or 'refresh', not {on_drift!r}"
             raise ValueError(message)
         self._decode = decoder(decode)
-        self._is_lazy = callable(decode)  # it may read a part of a large file
+        self._is_lazy = callable(decode) or decode == "path"  # it may do without the whole of a large file in memory
         self.transform = transform
         self.target_transform = target_transform
         self._pattern = pattern
-        self._target = target
+        self._chosen: list[str] | None = None
+        self._target: Target | Targets = target
         self._lock_file = index
         self._on_error = on_error
         self._on_drift: Drift = on_drift
@@ -128,7 +129,7 @@ class StorageDataset(Dataset[Any]):
         )
         self._siblings = Siblings()
         self.index = open_index(self._store, cache, index, on_drift)
-        self._select_by_pattern()
+        self._select()
 
     @classmethod
     def from_keys(
@@ -144,13 +145,23 @@ class StorageDataset(Dataset[Any]):
             location: as for the class.
             keys: below the location; one may come more than once.
             targets: a label for each key, in the same order, or a mapping from key to label.
-            options: as for the class, without ``pattern``.
+            options: as for the class, without ``pattern``; ``target`` only where there are no ``targets``.
 
         Raises:
             NotFoundError: some keys are not there.
         """
+        _refuse(options, "from_keys", "pattern", *(["target"] if targets is not None else []))
+        target: Target | Targets = options.pop("target", None)  # it concerns these keys alone
+        keys = list(keys)
+        if isinstance(targets, Mapping):
+            target = targets
+        elif targets is not None:
+            if len(targets) != len(keys):
+                message = f"{len(keys)} keys, but {len(targets)} targets"
+                raise ValueError(message)
+            target = Targets(list(targets))
         dataset = cls(location, **options)
-        dataset._select_keys(list(keys), targets)
+        dataset._choose(keys, target)
         return dataset
 
     @classmethod
@@ -166,20 +177,32 @@ class StorageDataset(Dataset[Any]):
             LocationError: a line cannot be understood.
             NotFoundError: the split file, or one that it lists, is not there.
         """
+        _refuse(options, "from_split_file", "pattern", "target")
         dataset = cls(location, **options)
-        keys, labels = parse_split(dataset._text_of(file), os.fspath(file))
-        if labels and isinstance(labels[0], str):
-            classes = sorted({str(label) for label in labels})
-            numbers = {name: number for number, name in enumerate(classes)}
-            dataset._select_keys(keys, [numbers[str(label)] for label in labels])
-            dataset._set_targets(Targets(dataset.targets, classes=classes))
-        else:
-            dataset._select_keys(keys, labels)
+        dataset._choose(*parse_split(dataset._text_of(file), os.fspath(file)))
         return dataset
 
     # --- which samples
 
-    def _select_by_pattern(self) -> None:
+    def _choose(self, keys: list[str], target: Target | Targets) -> None:
+        self._chosen = keys
+        self._target = target
+        self._select()
+
+    def _select(self) -> None:
+        """Take the samples from the index, and label them."""
+        entries = self._matching() if self._chosen is None else self._found(self._chosen)
+        self._entries = entries
+        self._slots: list[Held | None] = [None] * len(entries)
+        self._cached.keep_together(entries)
+        target = self._target
+        targets = target if isinstance(target, Targets) else Targets.of(target, self.keys, self.location)
+        self._targets = targets
+        self.classes = targets.classes if targets else None
+        self.class_to_idx = targets.class_to_idx if targets else None
+        self.targets = list(targets.values) if targets and targets.values is not None else None
+
+    def _matching(self) -> list[Entry]:
         matches = matcher(self._pattern)
         entries = [entry for entry in self.index.entries if matches(entry.key)]
         if not entries:
@@ -193,10 +216,9 @@ class StorageDataset(Dataset[Any]):
                 "below the location, such as '**/*.jpg'"
             )
             raise errors.EmptyDatasetError(message)
-        self._use(entries)
-        self._set_targets(Targets.of(self._target, self.keys, self.location))
+        return entries
 
-    def _select_keys(self, keys: list[str], targets: Sequence[Any] | Mapping[str, Any] | None) -> None:
+    def _found(self, keys: list[str]) -> list[Entry]:
         by_key = self.index.by_key
         missing = [repr(key) for key in keys if key not in by_key]
         if missing:
@@ -205,36 +227,22 @@ class StorageDataset(Dataset[Any]):
         if not keys:
             message = f"{self.location}: no keys were given"
             raise errors.EmptyDatasetError(message)
-        self._use([by_key[key] for key in keys])
-        if isinstance(targets, Mapping):
-            self._set_targets(Targets.of(targets, keys, self.location))
-        elif targets is not None:
-            if len(targets) != len(keys):
-                message = f"{len(keys)} keys, but {len(targets)} targets"
-                raise ValueError(message)
-            self._set_targets(Targets(list(targets)))
-        else:
-            self._set_targets(Targets.of(self._target, keys, self.location))
-
-    def _use(self, entries: list[Entry]) -> None:
-        self._entries = entries
-        self._slots: list[Held | None] = [None] * len(entries)
-        self._cached.keep_together(entries)
-
-    def _set_targets(self, targets: Targets | None) -> None:
-        self._targets = targets
-        self.classes = targets.classes if targets else None
-        self.class_to_idx = targets.class_to_idx if targets else None
-        self.targets = list(targets.values) if targets and targets.values is not None else None
+        return [by_key[key] for key in keys]
 
     def _text_of(self, file: str | os.PathLike[str]) -> str:
         key = os.fspath(file)
         if not isinstance(file, os.PathLike) and key in self.index.by_key:
-            return self._cached.read(self.index.by_key[key]).decode("utf-8")
-        if not os.path.exists(file):
+            content = self._cached.read(self.index.by_key[key])
+        elif os.path.isfile(file):
+            content = Path(file).read_bytes()
+        else:
             message = f"{key!r} is neither a file of {self.location} nor a local one"
             raise errors.NotFoundError(message)
-        return Path(file).read_text(encoding="utf-8")
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            message = f"{key}: byte {error.start:,} is not UTF-8; save the split file as UTF-8"
+            raise errors.LocationError(message) from error
 
     @property
     def keys(self) -> list[str]:
@@ -243,8 +251,9 @@ class StorageDataset(Dataset[Any]):
 
     def refresh(self) -> None:
         """List the location anew. Indices may then mean other samples."""
-        self.index = Index(self._store.list(), self.location, self._store.token())
-        self._select_by_pattern()
+        token = self._store.token()  # before the listing: one that is older than its listing does no harm
+        self.index = Index(self._store.list(), self.location, token)
+        self._select()
 
     # --- samples
 
@@ -262,38 +271,55 @@ class StorageDataset(Dataset[Any]):
             held = self._slots[index]
             if held is not None and (data := self._cached.hit(held)) is not None:
                 return data
-        items = self.__getitems__([index])
-        return items[0] if items else self[(self._checked(index) + 1) % len(self)]
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Several samples, fetched at once; a bad one is left out under ``on_error="skip"``."""
         indices = [self._checked(index) for index in indices]
-        contents: dict[int, bytes | errors.StorageError] = {}
-        if self._decode is not as_path:
-            absent: dict[str, list[int]] = {}
-            for index in indices:
-                if index in contents:
-                    continue
-                if self._is_lazy and self._entries[index].size_bytes > IN_MEMORY_BYTES:
-                    continue
-                data = self._hit(index)
-                if data is None:
-                    absent.setdefault(self._entries[index].key, []).append(index)
-                else:
-                    contents[index] = data
-            for entry, result in self._cached.read_many(self._with_siblings(absent)):
-                for index in absent.get(entry.key, ()):
-                    contents[index] = result
-        items = self._finished(indices, contents)
-        if indices and not items:  # a batch of bad samples alone; an empty one cannot be collated
-            return [self[(indices[-1] + 1) % len(self)]]
+        items = self._batch(indices)
+        if indices and not items:  # bad samples alone; an empty batch cannot be collated
+            return [self._next_good(indices[-1])]
         return items
 
-    def _with_siblings(self, absent: Mapping[str, list[int]]) -> list[Entry]:
-        """The entries of absent samples, and of what they will probably ask for."""
-        entries = [self._entries[indices[0]] for indices in absent.values()]
-        found = self.index.by_key if entries and self._siblings.any else {}
-        wanted = dict.fromkeys(sibling for key in absent for sibling in self._siblings.of(key))
+    def _next_good(self, index: int) -> Any:
+        """The first good sample after a bad one."""
+        for step in range(1, len(self)):
+            if items := self._batch([(index + step) % len(self)]):
+                return items[0]
+        message = (
+            f"{self.location}: not one of the {len(self):,} samples is good; the log names each, and what is wrong"
+        )
+        raise errors.EmptyDatasetError(message)
+
+    def _batch(self, indices: list[int]) -> list[Any]:
+        contents: dict[int, bytes | errors.StorageError] = {}
+        absent: dict[str, list[int]] = {}
+        for index in dict.fromkeys(indices):
+            entry = self._entries[index]
+            if self._is_lazy and entry.size_bytes > IN_MEMORY_BYTES:
+                continue
+            if self._decode is as_path and self._cached.holds(entry):
+                continue
+            data = self._hit(index)
+            if data is None:
+                absent.setdefault(entry.key, []).append(index)
+            else:
+                contents[index] = data
+        fetched: dict[str, bytes] = {}
+        for entry, result in self._cached.read_many(self._with_siblings(indices, absent)):
+            for index in absent.get(entry.key, ()):
+                contents[index] = result
+            if self._siblings.any and isinstance(result, bytes):
+                fetched[entry.key] = result
+        return self._finished(indices, contents, fetched)
+
+    def _with_siblings(self, indices: Sequence[int], absent: Mapping[str, list[int]]) -> list[Entry]:
+        """The entries of absent samples, and of what the samples of the batch will probably ask for."""
+        entries = [self._entries[places[0]] for places in absent.values()]
+        if not self._siblings.any:
+            return entries
+        found = self.index.by_key
+        wanted = dict.fromkeys(sibling for index in indices for sibling in self._siblings.of(self._entries[index].key))
         return entries + [found[key] for key in wanted if key in found and key not in absent]
 
     def _hit(self, index: int) -> bytes | None:
@@ -312,7 +338,12 @@ class StorageDataset(Dataset[Any]):
             self._slots[index] = None
         return data
 
-    def _finished(self, indices: list[int], contents: Mapping[int, bytes | errors.StorageError]) -> list[Any]:
+    def _finished(
+        self,
+        indices: list[int],
+        contents: Mapping[int, bytes | errors.StorageError],
+        fetched: Mapping[str, bytes],
+    ) -> list[Any]:
         """Decode, label and transform, in the order that was asked for."""
         items = []
         for index in indices:
@@ -320,7 +351,7 @@ class StorageDataset(Dataset[Any]):
             try:
                 if isinstance(content, errors.StorageError):
                     raise content
-                sample = Sample(self, self._entries[index], content)
+                sample = Sample(self, self._entries[index], content, fetched)
                 x = self._decode(sample)
                 y = self._targets.label(index, lambda sample=sample: sample) if self._targets else None  # type: ignore[misc]
             except Exception as error:
@@ -328,7 +359,7 @@ class StorageDataset(Dataset[Any]):
                 if self._on_error == "raise" or not _is_of_one_file(error):
                     raise failure from error
                 self._cached.counters.row[telemetry.SKIPPED] += 1
-                tell_once(f"skipped: {failure}")
+                self._tell_skipped(self._entries[index].key, failure)
                 continue
             items.append(self._transformed(index, x, y))
         return items
@@ -353,6 +384,11 @@ class StorageDataset(Dataset[Any]):
             index=index,
         )
 
+    def _tell_skipped(self, key: str, failure: errors.SampleError) -> None:
+        """Name a bad sample in the log, once in all workers and epochs."""
+        if self._cached.counters.is_first(f"skipped {key}"):
+            tell_once(f"skipped: {failure}")
+
     def _checked(self, index: int) -> int:
         number = operator.index(index)
         if number < 0:
@@ -372,18 +408,18 @@ class StorageDataset(Dataset[Any]):
         """One file of the location as a seekable binary file."""
         return self._cached.open(entry)
 
-    def path(self, entry: Entry) -> LocalPath:
+    def path(self, entry: Entry, data: bytes | None = None) -> LocalPath:
         """A local file with the bytes of one file of the location."""
-        return self._cached.path(entry)
+        return self._cached.path(entry, data)
 
-    def sibling(self, sample: Sample, key: str) -> Sample:
+    def sibling(self, sample: Sample, key: str) -> Entry:
         """Another file of the location, and take in that it goes with the sample."""
         entry = self.index.by_key.get(key)
         if entry is None:
             message = f"{self.location}: {sample.key!r} has no sibling {key!r}"
             raise errors.NotFoundError(message)
         self._siblings.learn(sample.key, key)
-        return Sample(self, entry)
+        return entry
 
     # --- the cache
 
@@ -402,7 +438,7 @@ class StorageDataset(Dataset[Any]):
             tell_once(f"{self.location}: nothing to warm, since this dataset has no cache")
             return {"files": 0, "bytes": 0}
         entries = list({entry.key: entry for entry in self._entries}.values())
-        files = fetched = 0
+        files = fetched = came = 0
         passed_before = self._cached.counters.row[telemetry.PASSED_THROUGH]
         with tqdm(
             total=sum(entry.size_bytes for entry in entries),
@@ -411,7 +447,7 @@ class StorageDataset(Dataset[Any]):
             disable=not progress,
             desc="warm",
         ) as bar:
-            for number, (entry, result) in enumerate(self._cached.fill(entries)):
+            for entry, result in self._cached.fill(entries):
                 bar.update(entry.size_bytes)
                 if isinstance(result, errors.StorageError):
                     failure = errors.SampleError(
@@ -419,11 +455,12 @@ class StorageDataset(Dataset[Any]):
                     )
                     if self._on_error == "raise" or not _is_of_one_file(result):
                         raise failure from result
-                    tell_once(f"skipped: {failure}")
+                    self._tell_skipped(entry.key, failure)
                     continue
+                came += 1
                 fetched += result
                 passed = self._cached.counters.row[telemetry.PASSED_THROUGH] - passed_before
-                files = number + 1 - passed
+                files = came - passed
                 if passed > _PASSES_UNTIL_FULL:
                     tell_once(
                         f"{self.location}: the cache is full; {files:,} of {len(entries):,} files are in it. The "
@@ -459,6 +496,13 @@ class StorageDataset(Dataset[Any]):
 
 
 _PASSES_UNTIL_FULL = 64
+
+
+def _refuse(options: Mapping[str, Any], what: str, *names: str) -> None:
+    for name in names:
+        if name in options:
+            message = f"{what} takes no {name}=: the samples and their labels are given already"
+            raise TypeError(message)
 
 
 def _is_of_one_file(error: Exception) -> bool:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import posixpath
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Protocol
 
 from ai4os_data.errors import LocationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ai4os_data.cache import LocalPath
     from ai4os_data.stores.base import Entry
 
 
 Data = bytes  # inside a sample, `bytes` is its verb
+
+_NOTHING: Mapping[str, Data] = MappingProxyType({})
 
 
 class Reader(Protocol):
@@ -25,10 +30,10 @@ class Reader(Protocol):
     def open(self, entry: Entry) -> IO[bytes]:
         """A file as a seekable binary file."""
 
-    def path(self, entry: Entry) -> LocalPath:
-        """A local file that stays while it is in use."""
+    def path(self, entry: Entry, data: bytes | None = None) -> LocalPath:
+        """A local file that stays while it is in use; ``data`` are its bytes, where they are here already."""
 
-    def sibling(self, sample: Sample, key: str) -> Sample:
+    def sibling(self, sample: Sample, key: str) -> Entry:
         """Another file of the same location."""
 
 
@@ -40,12 +45,16 @@ class Sample:
         size_bytes: its size, as listed.
     """
 
-    __slots__ = ("_data", "_entry", "_reader")
+    __slots__ = ("_data", "_entry", "_fetched", "_path", "_reader")
 
-    def __init__(self, reader: Reader, entry: Entry, data: Data | None = None) -> None:
+    def __init__(
+        self, reader: Reader, entry: Entry, data: Data | None = None, fetched: Mapping[str, Data] = _NOTHING
+    ) -> None:
         self._reader = reader
         self._entry = entry
         self._data = data
+        self._fetched = fetched  # what came in the same batch
+        self._path: LocalPath | None = None
 
     @property
     def key(self) -> str:
@@ -68,8 +77,10 @@ class Sample:
         return self._reader.open(self._entry) if self._data is None else io.BytesIO(self._data)
 
     def path(self) -> LocalPath:
-        """A local file with the content, that stays while the returned path object lives."""
-        return self._reader.path(self._entry)
+        """A local file with the content, that stays while this sample or the returned path object lives."""
+        if self._path is None:
+            self._path = self._reader.path(self._entry, self._data)
+        return self._path
 
     def sibling(self, key: str) -> Sample:
         """Another file of the same location, such as the mask or the label of an image.
@@ -87,7 +98,8 @@ class Sample:
             if key.startswith(("../", "/")):
                 message = f"the sibling {key!r} of {self.key!r} is outside of the dataset's location"
                 raise LocationError(message)
-        return self._reader.sibling(self, key)
+        entry = self._reader.sibling(self, key)
+        return Sample(self._reader, entry, self._fetched.get(key), self._fetched)
 
     def __repr__(self) -> str:
         """Tell which."""

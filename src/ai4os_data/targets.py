@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ai4os_data.errors import LocationError
+from ai4os_data.errors import EmptyDatasetError, LocationError
 from ai4os_data.index import enumerated
 
 if TYPE_CHECKING:
@@ -71,9 +72,14 @@ class Targets:
                 f"pattern ('*/**/*.jpg'), or give the folder above the class folders"
             )
             raise LocationError(message)
-        classes = sorted({folder for folder in folders if folder is not None})
+        return cls.of_classes([folder for folder in folders if folder is not None])
+
+    @classmethod
+    def of_classes(cls, names: Sequence[str]) -> Targets:
+        """Labels that are classes, numbered in sorted order."""
+        classes = sorted(set(names))
         numbers = {name: number for number, name in enumerate(classes)}
-        return cls([numbers[folder] for folder in folders if folder is not None], classes=classes)
+        return cls([numbers[name] for name in names], classes=classes)
 
     def label(self, index: int, sample: Callable[[], Sample]) -> Any:
         """The label of one sample."""
@@ -83,17 +89,19 @@ class Targets:
         return self.values[index]
 
 
-def parse_split(text: str, name: str) -> tuple[list[str], list[int] | list[str]]:
+def parse_split(text: str, name: str) -> tuple[list[str], Targets]:
     """Keys and labels from lines such as ``Class/some image.jpg 0``: the label is what follows the last space.
 
-    Labels are numbers where all of them are, else names.
+    Labels are numbers where all of them are, else the names of classes.
 
     Raises:
         LocationError: a line has no label.
+        EmptyDatasetError: there is no line.
     """
     keys: list[str] = []
     labels: list[str] = []
-    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
+    # Not splitlines: it would break names at characters such as U+2028.
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text.removeprefix("\ufeff")), start=1):
         if not line.strip():
             continue
         parts = line.rstrip().rsplit(None, 1)
@@ -102,6 +110,9 @@ def parse_split(text: str, name: str) -> tuple[list[str], list[int] | list[str]]
             raise LocationError(message)
         keys.append(parts[0].strip().replace("\\", "/").removeprefix("./"))
         labels.append(parts[1])
-    if all(label.lstrip("-").isdigit() for label in labels):
-        return keys, [int(label) for label in labels]
-    return keys, labels
+    if not keys:
+        message = f"{name}: no line says 'path label'"
+        raise EmptyDatasetError(message)
+    if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in labels):
+        return keys, Targets([int(label) for label in labels])
+    return keys, Targets.of_classes(labels)

@@ -11,6 +11,8 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
+import xxhash
+
 from ai4os_data.processes import tell_after_fork
 
 log = logging.getLogger("ai4os_data")
@@ -41,6 +43,8 @@ _ROWS = 256
 _COLUMNS = 16
 _PID = _COLUMNS - 1
 _ROW_BYTES = 8 * _COLUMNS
+_MARKS = 512
+_FILE_BYTES = _ROWS * _ROW_BYTES + 8 * _MARKS
 
 _told: set[str] = set()
 
@@ -61,14 +65,14 @@ class Counters:
     def __init__(self) -> None:
         descriptor, name = tempfile.mkstemp(prefix="ai4os-data-counters-", dir=_shared_memory())
         with os.fdopen(descriptor, "r+b") as file:
-            file.truncate(_ROWS * _ROW_BYTES)
+            file.truncate(_FILE_BYTES)
         self._path = name
         self._finalizer = weakref.finalize(self, _remove, name, os.getpid())
         self._open()
 
     def _open(self) -> None:
         with open(self._path, "r+b") as file:
-            self._map = mmap.mmap(file.fileno(), _ROWS * _ROW_BYTES)
+            self._map = mmap.mmap(file.fileno(), _FILE_BYTES)
             self.row = self._claim(file.fileno())
         tell_after_fork(self)
 
@@ -107,8 +111,22 @@ class Counters:
 
     def totals(self) -> dict[str, int]:
         """Each number, summed over all processes, those that have ended included."""
-        rows = memoryview(self._map).cast("q")
+        rows = memoryview(self._map).cast("q")[: _ROWS * _COLUMNS]
         return {field: sum(rows[column::_COLUMNS]) for column, field in enumerate(_FIELDS)}
+
+    def is_first(self, event: str) -> bool:
+        """Whether no process of the owner has asked this of the event before. It remembers the first few hundred."""
+        mark = xxhash.xxh3_64_intdigest(event.encode("utf-8", "surrogateescape")) >> 1 or 1
+        marks = memoryview(self._map).cast("q")[_ROWS * _COLUMNS :]
+        with suppress(OSError), open(self._path, "rb") as file:  # the owner may be gone
+            fcntl.flock(file, fcntl.LOCK_EX)
+            for place, known in enumerate(marks):
+                if known == mark:
+                    return False
+                if known == 0:
+                    marks[place] = mark
+                    return True
+        return True
 
 
 def _shared_memory() -> str | None:

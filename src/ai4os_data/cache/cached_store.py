@@ -69,12 +69,15 @@ class CachedStore:
     def __setstate__(self, state: dict[str, object]) -> None:
         """Be known to the cache in this process too."""
         self.__dict__.update(state)
+        newer = self._newer
         self.keep_together(self._listed)
+        self._newer = newer
 
     def keep_together(self, entries: list[Entry]) -> None:
-        """Under the policy ``"auto"``, these do not evict each other while this object lives."""
+        """Read these from now on; under the policy ``"auto"`` they do not evict each other while this object lives."""
         self._listed = entries
         self._names = []
+        self._newer = {}  # than an earlier listing
         if self.cache is not None and entries:
             self.cache.keep_together(self._names_together)
 
@@ -151,8 +154,12 @@ class CachedStore:
                 return file
         return io.BufferedReader(RangedFile(self.store, entry), buffer_size=BLOCK_BYTES)
 
-    def path(self, entry: Entry) -> LocalPath:
+    def path(self, entry: Entry, data: bytes | None = None) -> LocalPath:
         """A local file with an entry's bytes, that stays while the path object lives.
+
+        Args:
+            entry: as it was listed.
+            data: its bytes, where they have been read already.
 
         Raises:
             StorageError: it cannot be read.
@@ -171,10 +178,14 @@ class CachedStore:
                             self.cache.note_use(held)
                             return path
                     self.cache.objects.discard(held)
-                data = self.read(entry)
+                data = self.read(entry) if data is None else data
                 if self.cache.objects.find(name) is None:
                     return _temporary(data, entry.key)
-        return _temporary(self.read(entry), entry.key)
+        return _temporary(self.read(entry) if data is None else data, entry.key)
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether an entry is in the cache."""
+        return self.cache is not None and self.cache.objects.find(self.name(entry)) is not None
 
     def fill(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, int | errors.StorageError]]:
         """Bring entries into the cache; each comes with the bytes that came over the network, 0 where it was there."""
