@@ -127,9 +127,7 @@ def test_every_name_is_served_and_told_as_it_is(server: Server) -> None:
     server.forget()
     bodies = [ask(server, "GET", f"/{name}").body.decode() for name in NAMES]
     assert bodies == [f"content of {name}" for name in NAMES]
-    assert [(request.method, request.path) for request in server.requests()] == [
-        ("GET", f"/{n}") for n in NAMES
-    ]
+    assert [(request.method, request.path) for request in server.requests()] == [("GET", f"/{n}") for n in NAMES]
 
 
 def test_only_its_user_comes_in(server: Server) -> None:
@@ -307,9 +305,7 @@ def test_one_answer_is_spoilt_and_the_next_is_healthy(
         (Fault(drop=True, reset=True), ConnectionResetError),
     ],
 )
-def test_a_connection_breaks_as_the_script_says(
-    fault: FaultServer, spoilt: Fault, error: type[Exception]
-) -> None:
+def test_a_connection_breaks_as_the_script_says(fault: FaultServer, spoilt: Fault, error: type[Exception]) -> None:
     """An end and a reset are two things to a client."""
     fault.script("*", spoilt)
     with pytest.raises(error):
@@ -448,9 +444,7 @@ def test_all_connections_share_the_rate(tmp_path: Path) -> None:
         ShapedProxy("127.0.0.1", server.port, rate_bit_s=80e6) as proxy,
     ):
         (server.root / "big").write_bytes(bytes(2_000_000))
-        threads = [
-            threading.Thread(target=ask, args=(proxy, "GET", "/big", server.authorization)) for _ in range(2)
-        ]
+        threads = [threading.Thread(target=ask, args=(proxy, "GET", "/big", server.authorization)) for _ in range(2)]
         begin = time.monotonic()
         for thread in threads:
             thread.start()

@@ -89,9 +89,7 @@ class ApacheServer(Server):
 
     name = "apache"
 
-    def __init__(
-        self, root: Path, *, user: str = USER, password: str = PASSWORD, depth_infinity: bool = False
-    ) -> None:
+    def __init__(self, root: Path, *, user: str = USER, password: str = PASSWORD, depth_infinity: bool = False) -> None:
         super().__init__(root, user=user, password=password)
         self.depth_infinity = depth_infinity
 
@@ -124,9 +122,7 @@ class ApacheServer(Server):
         return child
 
     def _configure(self, port: int) -> None:
-        digest = base64.b64encode(
-            hashlib.sha1(self.password.encode(), usedforsecurity=False).digest()
-        ).decode()
+        digest = base64.b64encode(hashlib.sha1(self.password.encode(), usedforsecurity=False).digest()).decode()
         (self._workspace / "users").write_text(f"{self.user}:{{SHA}}{digest}\n")
         (self._workspace / "pid").unlink(missing_ok=True)
         types = Path("/etc/mime.types")
@@ -150,9 +146,7 @@ class ApacheServer(Server):
         while True:
             # In this order: a request that ended has its status.
             started, ended = _read_forensic((self._workspace / "requests.log").read_text())
-            statuses = dict(
-                line.split() for line in (self._workspace / "status.log").read_text().splitlines()
-            )
+            statuses = dict(line.split() for line in (self._workspace / "status.log").read_text().splitlines())
             if started.keys() <= ended or time.monotonic() > deadline:
                 return [Request(*started[key], int(statuses.get(key, 0))) for key in started]
             time.sleep(0.002)

@@ -53,12 +53,13 @@ class Child:
         afterwards: Sequence[Sequence[str]] = (),
     ) -> None:
         self._command = list(command)
+        self._afterwards = [list(line) for line in afterwards]
         self._output = workspace / "output.log"
         order = {
             "parent": os.getpid(),
             "command": self._command,
             "workspace": str(workspace),
-            "afterwards": [list(line) for line in afterwards],
+            "afterwards": self._afterwards,
         }
         with self._output.open("ab") as log:
             self._guard = subprocess.Popen(
@@ -82,10 +83,12 @@ class Child:
         return bool(select.select([self._handle], [], [], 0)[0])
 
     def kill(self) -> None:
-        """Send SIGKILL to the command, and see it end."""
+        """Send SIGKILL to the command, and see it end, with its own children."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._handle, signal.SIGKILL)
         select.select([self._handle], [], [])
+        if not self._afterwards:
+            self._guard.wait()
 
     def stop(self) -> None:
         """End the command, its children and its guard, and run what comes afterwards."""

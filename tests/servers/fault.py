@@ -117,7 +117,7 @@ class FaultServer(Server):
         password: str = PASSWORD,
         token: str | None = None,
         certificate: tuple[Path, Path] | None = None,
-        **habits: Any,  # noqa: ANN401  the fields of Habits, each of its type
+        **habits: Any,
     ) -> None:
         super().__init__(root, user=user, password=password)
         self.token = token
@@ -148,7 +148,7 @@ class FaultServer(Server):
         self._tell("heal")
         self.change(expired=False)
 
-    def change(self, **habits: Any) -> None:  # noqa: ANN401  the fields of Habits, each of its type
+    def change(self, **habits: Any) -> None:
         """Have other habits from now on."""
         self._habits = replace(self._habits, **habits)
         self._tell("change", self._habits)
@@ -167,7 +167,7 @@ class FaultServer(Server):
         count: int = self._tell("most_in_flight")
         return count
 
-    def _tell(self, *words: object) -> Any:  # noqa: ANN401  each answer has its type
+    def _tell(self, *words: object) -> Any:
         with Client(str(self._workspace / "control")) as control:
             control.send(words)
             return control.recv()

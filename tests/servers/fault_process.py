@@ -121,7 +121,7 @@ class _HttpServer(ThreadingHTTPServer):
             self._in_flight += change
             self._most_in_flight = max(self._most_in_flight, self._in_flight)
 
-    def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  the base class's types
+    def finish_request(self, request: Any, client_address: Any) -> None:
         with self.lock:
             self._connections += 1
         if self._tls is None:
@@ -132,14 +132,14 @@ class _HttpServer(ThreadingHTTPServer):
         with suppress(OSError), self._tls.wrap_socket(request, server_side=True) as greeted:
             super().finish_request(greeted, client_address)
 
-    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401  the base class's type
+    def shutdown_request(self, request: Any) -> None:
         if request.fileno() in self.to_reset:
             self.to_reset.discard(request.fileno())
             self.close_request(request)  # a shutdown would send FIN first
         else:
             super().shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  the base class's types
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of clients that hang up; that is what they are here for."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _HttpServer
     _depths: ClassVar = {"0": 0, "1": 1, "infinity": 1 << 30}
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  the base class looks for do_GET, do_PROPFIND …
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("do_"):
             return self._handle
         raise AttributeError(name)
@@ -379,9 +379,7 @@ def _range(wanted: str, size_bytes: int) -> tuple[int, int]:
     return int(first), min(int(last), size_bytes - 1) if last else size_bytes - 1
 
 
-_MULTISTATUS = (
-    '<?xml version="1.0" encoding="utf-8"?><d:multistatus xmlns:d="DAV:">{responses}</d:multistatus>'
-)
+_MULTISTATUS = '<?xml version="1.0" encoding="utf-8"?><d:multistatus xmlns:d="DAV:">{responses}</d:multistatus>'
 _RESPONSE = (
     "<d:response><d:href>{href}</d:href><d:propstat><d:prop>{properties}</d:prop>"
     "<d:status>HTTP/1.1 200 OK</d:status></d:propstat></d:response>"

@@ -7,6 +7,7 @@ imports little, so that it starts in some 15 ms.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import select
@@ -15,10 +16,13 @@ import subprocess
 import sys
 from contextlib import suppress
 
+_PR_SET_CHILD_SUBREAPER = 36
+
 
 def main() -> None:
     """Do what the order on the command line says, until its parent, its command or a SIGTERM ends it."""
     order = json.loads(sys.argv[1])
+    _adopt_orphans()
     # From here SIGTERM is an exception, so that what follows is always cleaned up.
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the tests, and they end us
@@ -29,7 +33,9 @@ def main() -> None:
         if os.getppid() != order["parent"]:
             return
         try:
-            command = subprocess.Popen(order["command"], stdin=subprocess.DEVNULL, stdout=sys.stderr)
+            command = subprocess.Popen(
+                order["command"], stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
+            )
         except OSError as error:
             sys.stderr.write(f"{error}\n")
             return
@@ -38,24 +44,34 @@ def main() -> None:
         watched = [parent, os.pidfd_open(command.pid)]
         ended, _, _ = select.select(watched, [], [])
         if order["afterwards"] and parent not in ended:
-            command.wait()
-            ended, _, _ = select.select(
-                [parent], [], []
-            )  # a mount whose process died stays dead to be looked at
+            # A mount whose process died stays dead, to be looked at.
+            ended, _, _ = select.select([parent], [], [])
         orphaned = parent in ended
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if command is not None:
-            command.kill()
-            command.wait()
+            _end_family(command.pid)
         for line in order["afterwards"]:
             with suppress(OSError, subprocess.TimeoutExpired):
                 subprocess.run(line, timeout=10, check=False, stdout=sys.stderr)
         if orphaned:
-            import shutil  # noqa: PLC0415  seldom needed, and half of the start time
+            import shutil
 
             shutil.rmtree(order["workspace"], ignore_errors=True)
-        os.killpg(0, signal.SIGKILL)  # the command's own children, and this process
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of the command's own children when it ends, so that they can be waited for."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _end_family(leader: int) -> None:
+    """Kill the command with its own children, and see all of them gone, with their ports."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
 
 
 def _leave(*_: object) -> None:

@@ -60,9 +60,7 @@ class ShapedProxy:
 
     def start(self) -> None:
         """Take connections from now on; after a ``stop`` at the same port."""
-        self._child, self.port = serve_in_python(
-            "servers.proxy", {**self._order, "port": self.port}, self._workspace
-        )
+        self._child, self.port = serve_in_python("servers.proxy", {**self._order, "port": self.port}, self._workspace)
 
     def stop(self) -> None:
         """Cut every connection, and refuse new ones."""

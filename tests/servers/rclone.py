@@ -74,9 +74,7 @@ class RcloneServer(Server):
         deadline = time.monotonic() + _LOG_TIMEOUT_S
         log = self._workspace / "output.log"
         size_bytes = -1
-        while time.monotonic() < deadline and (
-            mark not in log.read_text() or size_bytes != log.stat().st_size
-        ):
+        while time.monotonic() < deadline and (mark not in log.read_text() or size_bytes != log.stat().st_size):
             size_bytes = log.stat().st_size
             time.sleep(0.01)
 
@@ -105,7 +103,7 @@ class RcloneMount:
 
     name = "rclone-mount"
 
-    def __init__(  # noqa: PLR0913  options are keywords
+    def __init__(
         self,
         url: str,
         user: str,

@@ -32,9 +32,7 @@ class WsgidavServer(Server):
 
     name = "wsgidav"
 
-    def __init__(
-        self, root: Path, *, user: str = USER, password: str = PASSWORD, latency_s: float = 0.0
-    ) -> None:
+    def __init__(self, root: Path, *, user: str = USER, password: str = PASSWORD, latency_s: float = 0.0) -> None:
         super().__init__(root, user=user, password=password)
         self.latency_s = latency_s
 
