@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import mimetypes
 import os
 import re
 import secrets
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
-from xml.sax.saxutils import escape
 
 from servers.nextcloud import archive, properties
 from servers.nextcloud.answers import (
@@ -29,8 +27,8 @@ from servers.nextcloud.answers import (
     precondition_failed,
 )
 from servers.nextcloud.conditions import check_conditions, wanted_ranges
-from servers.nextcloud.gate import INSTANCE
-from servers.nextcloud.properties import DAV, NC, OC, Resource, quoted
+from servers.nextcloud.properties import DAV, Resource
+from servers.nextcloud.resources import Resources, content_type, file_id
 from servers.nextcloud.tree import Node, Tree, Writing, base_name
 from servers.nextcloud.versions import VERSIONS
 
@@ -46,7 +44,7 @@ _COLLECTION = (
     b"It can only be accessed by WebDAV clients such as the Nextcloud desktop sync client."
 )
 _ARCHIVE_TYPES = {"zip": "application/zip", "tar": "application/x-tar"}
-_UNLIMITED = -3
+_DEPTHS = {"0": 0, "1": 1, "infinity": None}
 _HASHES = ("md5", "sha1", "sha256")
 _TIMEOUT = re.compile(r"Second-\d+")
 
@@ -121,7 +119,7 @@ class Files:
 
     def file_headers(self, node: Node) -> dict[str, str]:
         """Return what a MOVE tells of what is there now."""
-        headers = {"OC-FileId": self._file_id(node)}
+        headers = {"OC-FileId": file_id(node)}
         if not node.is_folder:
             headers |= {"OC-ETag": f'"{node.etag}"', "ETag": f'"{node.etag}"'}
         return headers
@@ -150,7 +148,7 @@ class Files:
 
     def _get_file(self, incoming: Incoming, descriptor: int, node: Node) -> Answer:
         etag = f'"{node.etag}"'
-        kind = _content_type(node.key)
+        kind = content_type(node.key)
         headers = {
             "Last-Modified": formatdate(node.modified_s, usegmt=True),
             "ETag": etag,
@@ -205,54 +203,10 @@ class Files:
         except RefusalError as refusal:
             refusal.headers |= headers
             raise
-        depth = incoming.headers.get("depth", "1")
-        measured: dict[str, Node] | None = None
-        if wanted.any_of(f"{DAV}getetag", f"{OC}size", f"{DAV}quota-used-bytes", f"{DAV}quota-available-bytes"):
-            measured = {}
-            node = self._tree.measure(node, measured) if node.is_folder else node
-        used_bytes = 0
-        if wanted.any_of(f"{DAV}quota-used-bytes", f"{DAV}quota-available-bytes"):
-            used_bytes = node.size_bytes if not key else self._tree.used_bytes()
-        resources = (
-            self._resource(below, base, used_bytes)
-            for below in self._walk(node, 99 if depth == "infinity" else int(depth), measured)
-        )
+        depth = _DEPTHS.get(incoming.headers.get("depth", "1").lower(), 1)
+        found = Resources(self._tree, self._settings, base).below(node, depth, wanted)
         zipped = "gzip" in incoming.headers.get("accept-encoding", "")
-        return properties.multistatus(resources, wanted, headers, zipped=zipped)
-
-    def _walk(self, node: Node, depth: int, measured: dict[str, Node] | None) -> Iterator[Node]:
-        yield node
-        if node.is_folder and depth:
-            for child in self._tree.children(node.key):
-                known = measured.get(child.key, child) if measured is not None and child.is_folder else child
-                yield from self._walk(known, depth - 1, measured)
-
-    def _resource(self, node: Node, base: str, used_bytes: int) -> Resource:
-        path = f"{base}/{node.key}" if node.key else base
-        permissions = ("RGDNVCK" if node.key else "GDNVCK") if node.is_folder else "RGDNVW"
-        values = {
-            f"{DAV}resourcetype": "<d:collection/>" if node.is_folder else "",
-            f"{DAV}getetag": quoted(node.etag),
-            f"{DAV}getlastmodified": formatdate(node.modified_s, usegmt=True),
-            f"{OC}fileid": str(node.file_id),
-            f"{OC}id": self._file_id(node),
-            f"{OC}size": str(node.size_bytes),
-            f"{OC}permissions": permissions,
-            f"{OC}owner-id": escape(self._settings.user),
-            f"{DAV}displayname": escape(base_name(node.key) or self._settings.user),
-            f"{NC}is-encrypted": "0",
-        }
-        if node.is_folder:
-            quota_bytes = self._settings.quota_bytes
-            free_bytes = _UNLIMITED if quota_bytes is None else max(0, quota_bytes - used_bytes)
-            values[f"{DAV}quota-used-bytes"] = str(node.size_bytes)
-            values[f"{DAV}quota-available-bytes"] = str(free_bytes)
-            return Resource(f"{path}/", values)
-        values[f"{DAV}getcontentlength"] = str(node.size_bytes)
-        values[f"{DAV}getcontenttype"] = _content_type(node.key)
-        if node.checksum:
-            values[f"{OC}checksums"] = f"<oc:checksum>{escape(node.checksum)}</oc:checksum>"
-        return Resource(path, values)
+        return properties.multistatus(found, wanted, headers, zipped=zipped)
 
     def _proppatch(self, incoming: Incoming, base: str, key: str) -> Answer:
         """Set the time of the last change, which is all that rclone wants of it."""
@@ -309,7 +263,7 @@ class Files:
             message = "Parent node does not exist"
             raise conflict(message)
         self._check_name(key)
-        return created(**{"OC-FileId": self._file_id(self._tree.make_folder(key))})
+        return created(**{"OC-FileId": file_id(self._tree.make_folder(key))})
 
     def _delete(self, _: Incoming, __: str, key: str) -> Answer:
         self._tree.get(key)
@@ -326,7 +280,7 @@ class Files:
     def _copy(self, incoming: Incoming, base: str, key: str) -> Answer:
         to, there = self._transfer(incoming, base, key)
         self.check_space(to, self._tree.get(key).size_bytes)
-        headers = {"OC-FileId": self._file_id(self._tree.copy(key, to))}
+        headers = {"OC-FileId": file_id(self._tree.copy(key, to))}
         return created(**headers) if there is None else Answer(204, headers)
 
     def _transfer(self, incoming: Incoming, base: str, key: str) -> tuple[str, Node | None]:
@@ -388,9 +342,6 @@ class Files:
             return None
         return f'"{(self._tree.measure(node) if node.is_folder else node).etag}"'
 
-    def _file_id(self, node: Node) -> str:
-        return f"{node.file_id:08}{INSTANCE}"
-
     def _need_parent(self, key: str) -> None:
         parent = self._tree.find(_parent(key))
         if parent is None:
@@ -442,12 +393,6 @@ def exists_already(allow: str) -> RefusalError:
 
 def _parent(key: str) -> str:
     return key.rpartition("/")[0]
-
-
-def _content_type(key: str) -> str:
-    if key.lower().endswith(".bin"):
-        return "application/x-bin"
-    return mimetypes.guess_type(key)[0] or "application/octet-stream"
 
 
 def _disposition(name: str) -> str:

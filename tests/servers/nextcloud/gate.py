@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 INSTANCE = "oc" + secrets.token_hex(5)
 _WRONG_TRIES = 11
 _SHUT_OUT_S = 600.0
+_SESSIONS = 10_000
 _PASSPHRASE = "oc_sessionPassphrase"
 _SAME_SITE = "nc_sameSiteCookie{0}=true; path=/; httponly;expires=Fri, 31-Dec-2100 23:59:59 GMT; SameSite={0}"
 _NO_BEARER = (
@@ -75,6 +76,8 @@ class Gate:
         session = Session()
         with self._lock:
             self._sessions[session.name] = session
+            if len(self._sessions) > _SESSIONS:
+                del self._sessions[next(iter(self._sessions))]  # the oldest: its client did not keep the cookies
         return session
 
     def admit(self, authorization: str, session: Session) -> None:

@@ -78,7 +78,8 @@ class Service:
                 wait_until(moment_s)
             try:
                 answer = self._cloud.answer(incoming)
-            except (ClosedError, OSError):
+            except (ClosedError, ConnectionError, TimeoutError):
+                self._note(incoming, 0)
                 raise
             except Exception:  # noqa: BLE001  a mistake in the double shows in the test that meets it
                 traceback.print_exc()

@@ -108,25 +108,28 @@ class Tree:
     def children(self, key: str) -> list[Node]:
         """Return what is directly in a folder, folders not measured."""
         nodes = []
-        with os.scandir(self.path(key)) as entries:
+        before = f"{key}/" if key else ""
+        # What is removed meanwhile is not there.
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.path(key)) as entries:
             for entry in entries:
                 if _TEMPORARY not in entry.name:
                     with contextlib.suppress(FileNotFoundError):
-                        nodes.append(self._node(f"{key}/{entry.name}" if key else entry.name, entry.stat()))
+                        nodes.append(self._node(before + entry.name, entry.stat()))
         return nodes
 
-    def measure(self, folder: Node, measured: dict[str, Node] | None = None) -> Node:
-        """Return a folder with its size and its ETag; ``measured`` takes those below it as well."""
+    def measure(self, folder: Node, listings: dict[str, list[Node]] | None = None) -> Node:
+        """Return a folder with its size and its ETag; ``listings`` takes what is in it and in those below."""
         size_bytes = 0
         digest = hashlib.md5(str(folder.file_id).encode(), usedforsecurity=False)
-        for child in sorted(self.children(folder.key)):
-            node = self.measure(child, measured) if child.is_folder else child
-            size_bytes += node.size_bytes
-            digest.update(f"{base_name(node.key)}\0{node.etag}\0".encode("utf-8", "surrogateescape"))
-        node = folder._replace(size_bytes=size_bytes, etag=digest.hexdigest()[:13])
-        if measured is not None:
-            measured[folder.key] = node
-        return node
+        children = [
+            self.measure(child, listings) if child.is_folder else child for child in sorted(self.children(folder.key))
+        ]
+        for child in children:
+            size_bytes += child.size_bytes
+            digest.update(f"{child.key}\0{child.etag}\0".encode("utf-8", "surrogateescape"))
+        if listings is not None:
+            listings[folder.key] = children
+        return folder._replace(size_bytes=size_bytes, etag=digest.hexdigest()[:13])
 
     def used_bytes(self) -> int:
         """Return the size of all files."""

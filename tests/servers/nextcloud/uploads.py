@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import shutil
@@ -145,7 +146,8 @@ class Uploads:
         if fault.completes_after_s is None:
             self._moving.discard(upload)
         else:
-            threading.Timer(fault.completes_after_s, self._completed, (incoming, upload, folder, files_base)).start()
+            orders = (incoming, upload, folder, files_base)
+            threading.Timer(fault.completes_after_s, self._complete_behind, orders).start()
         return _wrong(fault.status, upload)
 
     def _completed(self, incoming: Incoming, upload: str, folder: Path, files_base: str) -> Answer:
@@ -165,6 +167,10 @@ class Uploads:
             return created(**headers) if is_new else Answer(204, headers)
         finally:
             self._moving.discard(upload)
+
+    def _complete_behind(self, incoming: Incoming, upload: str, folder: Path, files_base: str) -> None:
+        with contextlib.suppress(RefusalError):  # there is nobody any more to tell it to
+            self._completed(incoming, upload, folder, files_base)
 
     def _delete(self, upload: str, name: str) -> Answer:
         folder = self._folder(upload)

@@ -115,6 +115,8 @@ class Connection:
         except ClosedError:
             return None
         request_line, *lines = head.decode("utf-8", "surrogateescape").split("\r\n")
+        if request_line.count(" ") != 2:
+            return None
         method, target, protocol = request_line.split(" ")
         headers: dict[str, str] = {}
         for line in lines:
