@@ -15,14 +15,15 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 def parse_head(lines: list[bytes]) -> tuple[int, dict[str, str]]:
     """Status and headers (names in lower case) of the last head among the lines; 0 where there is none."""
-    status = 0
+    status_line = ""
     headers: dict[str, str] = {}
-    for raw in lines:
-        if raw.startswith(b"HTTP/"):
-            status, headers = int(raw.split(None, 2)[1]), {}
-        elif (colon := raw.find(b":")) > 0:
-            headers[raw[:colon].decode("latin-1").lower()] = raw[colon + 1 :].strip().decode("latin-1")
-    return status, headers
+    for line in b"".join(lines).decode("latin-1").split("\r\n"):
+        name, colon, value = line.partition(":")
+        if line.startswith("HTTP/"):
+            status_line, headers = line, {}
+        elif colon:
+            headers[name.lower()] = value.strip()
+    return int(status_line.split(None, 2)[1]) if status_line else 0, headers
 
 
 def plain_etag(etag: str | None) -> str | None:

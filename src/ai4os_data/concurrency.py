@@ -12,8 +12,9 @@ MOST = 32
 
 _FIRST = 16.0
 _FEWEST = 2.0
-_QUEUED = 4.0
+_QUEUED = 2.0
 _WEIGHT = 0.25
+_TOLERANCE = 4.0  # answers also wait for this process to read them
 _SMOOTHING = 0.1
 _WINDOW = 500  # then the best time is sought anew: the way to the server may have become longer
 
@@ -41,5 +42,5 @@ class Concurrency:
         if self._seen % _WINDOW == 0:
             self._best_s, self._next_best_s = self._next_best_s, float("inf")
         self._typical_s += (_SMOOTHING if self._typical_s else 1.0) * (first_byte_s - self._typical_s)
-        wanted = self._limit * min(1.0, self._best_s / self._typical_s) + _QUEUED
+        wanted = self._limit * min(1.0, _TOLERANCE * self._best_s / self._typical_s) + _QUEUED
         self._limit = min(float(MOST), max(_FEWEST, self._limit + _WEIGHT * (wanted - self._limit)))

@@ -23,30 +23,28 @@ class Refusals:
 
     def __init__(self, remote: Remote) -> None:
         self.held_since = time.time()
-        self._name = _fingerprint(remote)
+        self._mark = f"{_folder()}/{_fingerprint(remote)}"
 
     def record(self) -> None:
         """Tell everyone who holds these credentials that they were refused."""
         with suppress(OSError):  # without the mark each process finds out by itself
-            folder = _folder()
-            folder.mkdir(mode=0o700, exist_ok=True)
-            mark = folder / self._name
-            mark.touch(mode=0o600)
-            os.utime(mark)
+            os.makedirs(os.path.dirname(self._mark), mode=0o700, exist_ok=True)
+            os.close(os.open(self._mark, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            os.utime(self._mark)
 
     def stands(self) -> bool:
         """Whether these credentials were refused since we have held them."""
         try:
-            refused = os.stat(_folder() / self._name)
+            refused = os.stat(self._mark)
         except OSError:
             return False
         return refused.st_uid == os.getuid() and refused.st_mtime >= self.held_since
 
 
-def _folder() -> Path:
+def _folder() -> str:
     # Memory is in no snapshot of the disk, and the folder in it is our own, mode 0700.
     shared = "/dev/shm"  # noqa: S108
-    return Path(shared if os.access(shared, os.W_OK) else tempfile.gettempdir()) / f"ai4os-data-{os.getuid()}"
+    return f"{shared if os.access(shared, os.W_OK) else tempfile.gettempdir()}/ai4os-data-{os.getuid()}"
 
 
 def _fingerprint(remote: Remote) -> str:

@@ -9,7 +9,6 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
-from itertools import islice
 from typing import IO, TYPE_CHECKING, Literal
 
 from ai4os_data import errors, telemetry
@@ -26,8 +25,9 @@ if TYPE_CHECKING:
 Prepare = Callable[[bytes], bytes]
 Drift = Literal["error", "warn", "refresh"]
 Result = tuple["Entry", bytes | errors.StorageError]
+Arrival = tuple["Entry", list[bytes] | errors.StorageError]
+Hit = Callable[[Held], list[bytes] | None]
 
-_CLAIMS_AT_ONCE = 256
 IN_MEMORY_BYTES = 16 * 1024 * 1024
 
 
@@ -122,7 +122,8 @@ class CachedStore:
         """Read whole files: hits at once, misses as they arrive. Each comes with its bytes or with its own error."""
         entries = [self._newer.get(entry.key, entry) for entry in entries] if self._newer else list(entries)
         if self.cache is None:
-            yield from self._fetch_claimed(entries, {})
+            for entry, result in self._fetch_claimed(entries, {}):
+                yield entry, _joined(result)
             return
         missing = []
         known = self.cache.objects.known
@@ -134,8 +135,8 @@ class CachedStore:
                 missing.append((entry, name))
             else:
                 yield entry, data
-        for begin in range(0, len(missing), _CLAIMS_AT_ONCE):
-            yield from self._fetch(missing[begin : begin + _CLAIMS_AT_ONCE])
+        for entry, result in self._fetch(missing, self._hit_pieces):
+            yield entry, _joined(result)
 
     def open(self, entry: Entry) -> IO[bytes]:
         """An entry as a seekable binary file: from the cache, or, where it is large, in ranges from the store.
@@ -188,49 +189,49 @@ class CachedStore:
         return self.cache is not None and self.cache.objects.find(self.name(entry)) is not None
 
     def fill(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, int | errors.StorageError]]:
-        """Bring entries into the cache; each comes with the bytes that came over the network, 0 where it was there."""
-        assert self.cache is not None
-        source = iter(entries)
-        while batch := list(islice(source, _CLAIMS_AT_ONCE)):
-            absent = []
-            for entry in batch:
-                name = self.name(entry)
-                if self.cache.objects.find(name) is None:
-                    absent.append((entry, name))
-                else:
-                    yield entry, 0
-            for entry, result in self._fetch(absent):
-                yield entry, result if isinstance(result, errors.StorageError) else len(result)
+        """Bring entries into the cache; each comes with the bytes that were fetched for it, 0 where it was there."""
+        for entry, result in self._fetch(((entry, self.name(entry)) for entry in entries), _unread):
+            yield entry, result if isinstance(result, errors.StorageError) else sum(map(len, result))
 
     # --- fetching
 
-    def _fetch(self, wanted: list[tuple[Entry, str]]) -> Iterator[Result]:
-        """Fetch what no other process is fetching; then take what the others have fetched."""
+    def _fetch(self, wanted: Iterable[tuple[Entry, str]], hit: Hit) -> Iterator[Arrival]:
+        """Fetch what no other process is fetching; then take what the others have fetched.
+
+        Entries are claimed one by one as the store has room for them, so that its connections are never idle.
+        """
         assert self.cache is not None
         claims: dict[str, Claim] = {}
-        mine: list[Entry] = []
+        found_here: list[Arrival] = []
         theirs: list[tuple[Entry, str]] = []
-        try:
+
+        def absent() -> Iterator[Entry]:
             for entry, name in wanted:
                 found = self._claim(name)
                 if isinstance(found, Held):
-                    if (data := self.hit(found)) is not None:
-                        yield entry, data
+                    if (pieces := hit(found)) is not None:
+                        found_here.append((entry, pieces))
                         continue
                     found = self._claim(name)
-                if found is None or entry.key in claims:
+                if found is None:
                     theirs.append((entry, name))
                     continue
                 if isinstance(found, Claim) and self._has_room(found, entry):
                     claims[entry.key] = found
-                mine.append(entry)
-            yield from self._fetch_claimed(mine, claims)
+                yield entry
+
+        try:
+            for arrival in self._fetch_claimed(absent(), claims):
+                yield from found_here
+                found_here.clear()
+                yield arrival
         finally:
             for claim in claims.values():
                 self.cache.give_up(claim)
+        yield from found_here
         # Only now, with no claim of our own left: two processes never wait for each other.
         for entry, name in theirs:
-            yield from self._take_over(entry, name)
+            yield from self._take_over(entry, name, hit)
 
     def _claim(self, name: str) -> Claim | Held | Literal["unwritable"] | None:
         assert self.cache is not None
@@ -248,7 +249,11 @@ class CachedStore:
         self.cache.give_up(claim)
         return False
 
-    def _take_over(self, entry: Entry, name: str) -> Iterator[Result]:
+    def _hit_pieces(self, held: Held) -> list[bytes] | None:
+        data = self.hit(held)
+        return None if data is None else [data]
+
+    def _take_over(self, entry: Entry, name: str, hit: Hit) -> Iterator[Arrival]:
         """What another process was fetching: from the cache, or by ourselves where it gave up."""
         assert self.cache is not None
         try:
@@ -256,8 +261,8 @@ class CachedStore:
         except OSError as error:
             self.cache.trouble(error)
             found = None
-        if isinstance(found, Held) and (data := self.hit(found)) is not None:
-            yield entry, data
+        if isinstance(found, Held) and (pieces := hit(found)) is not None:
+            yield entry, pieces
             return
         claims = {entry.key: found} if isinstance(found, Claim) and self._has_room(found, entry) else {}
         try:
@@ -266,7 +271,7 @@ class CachedStore:
             for claim in claims.values():
                 self.cache.give_up(claim)
 
-    def _fetch_claimed(self, entries: list[Entry], claims: dict[str, Claim]) -> Iterator[Result]:
+    def _fetch_claimed(self, entries: Iterable[Entry], claims: dict[str, Claim]) -> Iterator[Arrival]:
         """Fetch entries, and keep those that there are claims for; each claim ends as its entry comes."""
 
         def body(entry: Entry) -> Body:
@@ -276,7 +281,7 @@ class CachedStore:
         for entry, outcome in self.store.read_many(entries, body):
             self.counters.row[telemetry.MISSES] += 1
             claim = claims.pop(entry.key, None)
-            result: bytes | errors.StorageError
+            result: list[bytes] | errors.StorageError
             if isinstance(outcome, errors.StorageError):
                 result = outcome
             else:
@@ -288,12 +293,12 @@ class CachedStore:
                 self.cache.give_up(claim)
             yield entry, result
 
-    def _taken(self, entry: Entry, fetched: Fetched, claim: Claim | None) -> bytes:
-        """The bytes that came; they are kept, and the claim ends."""
+    def _taken(self, entry: Entry, fetched: Fetched, claim: Claim | None) -> list[bytes]:
+        """The bytes that came, in pieces; they are kept, and the claim ends."""
         body = fetched.body
         is_listed = entry.is_same_version(fetched.entry)
         if isinstance(body, Claim):
-            return self._large_taken(entry, body, is_listed=is_listed)
+            return [self._large_taken(entry, body, is_listed=is_listed)]
         assert isinstance(body, MemoryBody)
         pieces = body.chunks
         if self._prepare is not None:
@@ -307,7 +312,7 @@ class CachedStore:
         else:  # another version than the claim is for is kept when it is asked for next
             self._give_up(claim)
             self.counters.row[telemetry.PASSED_THROUGH] += 1
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return pieces
 
     def _give_up(self, claim: Claim | None) -> None:
         if claim is not None:
@@ -360,6 +365,17 @@ class CachedStore:
                 self.cache.give_up(claim)
         self.counters.row[telemetry.STORED if kept else telemetry.PASSED_THROUGH] += 1
         return data
+
+
+def _joined(result: list[bytes] | errors.StorageError) -> bytes | errors.StorageError:
+    if isinstance(result, errors.StorageError):
+        return result
+    return result[0] if len(result) == 1 else b"".join(result)
+
+
+def _unread(_held: Held) -> list[bytes]:
+    """What a hit gives where only its being there counts."""
+    return []
 
 
 def fingerprint(function: Callable[..., object]) -> str:

@@ -23,7 +23,7 @@ from typing import Any, NoReturn, TypeVar
 import diskcache
 
 from ai4os_data.cache.claims import is_abandoned
-from ai4os_data.cache.objects import Objects, allocated, is_pinned, parsed_name, relative_name
+from ai4os_data.cache.objects import DIGEST_DIGITS, Objects, allocated, is_pinned, parsed_name, relative_name
 from ai4os_data.processes import tell_after_fork
 from ai4os_data.telemetry import log, tell_once
 
@@ -234,9 +234,8 @@ class Ledger:
             disk.adopting = set(names[begin : begin + _ROWS_AT_ONCE])
             with index.transact(retry=True):
                 for name in names[begin : begin + _ROWS_AT_ONCE]:
-                    parsed = parsed_name(name)
-                    if parsed is not None and os.path.exists(disk.objects.path_of(name)):
-                        index.set(parsed[0], name)
+                    with suppress(FileNotFoundError):  # found damaged since
+                        index.set(name.rpartition("/")[2][:DIGEST_DIGITS], name)
                 for digest in used[begin : begin + _ROWS_AT_ONCE]:
                     index.get(digest)
         disk.adopting = set()

@@ -25,7 +25,7 @@ STAGED_SUFFIX = ".fill"
 _NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]+)-([0-9a-f]{16})(\.[a-z0-9]{1,10})?")
 _STAGED = re.compile(r"[0-9a-f]{32}\.fill")
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,10}")
-_DIGEST_DIGITS = 32
+DIGEST_DIGITS = 32
 _READ_BYTES = 1 << 30
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC
 _SENT_PIN_S = 60.0
@@ -53,8 +53,8 @@ def allocated(size_bytes: int) -> int:
 class Objects:
     """The ``objects`` folder of a cache directory, as one process knows it.
 
-    Beside each file lies a symbolic link that is named by the digest alone and spells the rest of the file's name. It is
-    a hint, to find an entry without listing its folder; the file's own name is what counts.
+    Beside each file lies a symbolic link that is named by the digest alone and spells the rest of the file's name. It
+    is a hint, to find an entry without listing its folder; the file's own name is what counts.
     """
 
     def __init__(self, directory: str) -> None:
@@ -123,7 +123,7 @@ class Objects:
 
     def hint(self, path: str) -> None:
         """Lay the link that leads to a file."""
-        begin = path.rindex("/") + 1 + _DIGEST_DIGITS
+        begin = path.rindex("/") + 1 + DIGEST_DIGITS
         link, target = path[:begin], path[begin + 1 :]
         try:
             os.symlink(target, link)
@@ -139,7 +139,7 @@ class Objects:
         """Remove a file, and the link that leads to it."""
         with suppress(FileNotFoundError):  # another process was faster
             os.unlink(path)
-        begin = path.rindex("/") + 1 + _DIGEST_DIGITS
+        begin = path.rindex("/") + 1 + DIGEST_DIGITS
         with suppress(OSError):
             if os.readlink(path[:begin]) == path[begin + 1 :]:
                 os.unlink(path[:begin])

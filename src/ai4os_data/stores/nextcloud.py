@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _DAV_ROOT = re.compile(r"/remote\.php/(dav/files/[^/]+|webdav)(/|$)")
 _ARCHIVES_IN_FLIGHT = 2
-_PLANNED_AT_ONCE = 1024
+_PLANNED_AT_ONCE = 2 * archives.MOST_MEMBERS
 _HOPELESS = (
     errors.AuthenticationError,
     errors.ServerUnavailableError,
