@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Answered(NamedTuple):
-    """What came back; the headers by their lower-case names."""
+    """What came back; the headers by their lower-case names, those that came several times one a line."""
 
     status: int
     reason: str
@@ -32,22 +33,21 @@ class Client:
     def send(self, ask: Ask, *, headers: Mapping[str, str] | None = None) -> Answered:
         """Send a request, with these headers instead of its own, and read the answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=60)
-        connection.putrequest(ask.method, ask.path, skip_accept_encoding=True)
-        for name, value in (ask.headers if headers is None else headers).items():
-            connection.putheader(name, value)
-        if ask.login != "none":
-            password = self._server.password if ask.login == "right" else "not this one"
-            pair = base64.b64encode(f"{self._server.user}:{password}".encode())
-            connection.putheader("Authorization", b"Basic " + pair)
-        body = ask.body * ask.times
-        if body or ask.method == "PUT":
-            connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders(body)
-        with connection.getresponse() as response:
-            fields = {name.lower(): value for name, value in response.getheaders()}
-            answered = Answered(response.status, response.reason, fields, response.read())
-        connection.close()
-        return answered
+        with contextlib.closing(connection):
+            connection.putrequest(ask.method, ask.path, skip_accept_encoding=True)
+            for name, value in (ask.headers if headers is None else headers).items():
+                connection.putheader(name, value)
+            if ask.login != "none":
+                password = self._server.password if ask.login == "right" else "not this one"
+                pair = base64.b64encode(f"{self._server.user}:{password}".encode())
+                connection.putheader("Authorization", b"Basic " + pair)
+            body = ask.body * ask.times
+            if body or ask.method == "PUT":
+                connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            with connection.getresponse() as response:
+                fields = {name.lower(): "\n".join(response.headers.get_all(name, [])) for name in response.headers}
+                return Answered(response.status, response.reason, fields, response.read())
 
     def prepare(self, steps: Iterable[Ask | Switch]) -> None:
         """Do what comes before a row."""

@@ -1,7 +1,8 @@
 """The user's files: a folder on disk, with the ETags, ids and checksums that Nextcloud keeps in its database.
 
 Tests may change the folder behind the server's back: a file whose inode, times or size are not those that
-were noted gets a new ETag, made of them. A folder's ETag is made of all that is below it.
+were noted gets a new ETag, made of them. A folder's ETag is made of all that is below it; so what is undone
+brings the former one back, which the real one would not.
 """
 
 # Paths are strings here: to make a Path takes longer than what the kernel then does with it.
