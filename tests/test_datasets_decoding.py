@@ -140,12 +140,13 @@ def test_pickled_arrays_are_refused(share: Share, tmp_path: Path, kind: str) -> 
 
 def test_torch_gives_weights(share: Share) -> None:
     """``"torch"`` loads tensors and primitives, onto the CPU."""
-    state = {"weight": torch.arange(4.0).reshape(2, 2), "step": 7, "names": ["a", "b"]}
+    weight = torch.arange(4.0).reshape(2, 2)
+    state = {"weight": weight, "step": 7, "names": ["a", "b"]}
     loaded = only_item(share, torch_file(state), "torch", "model.pt")
     assert loaded["step"] == 7
     assert loaded["names"] == ["a", "b"]
     assert loaded["weight"].device.type == "cpu"
-    assert torch.equal(loaded["weight"], state["weight"])
+    assert torch.equal(loaded["weight"], weight)
 
 
 def test_malicious_pickle_is_refused_by_torch(share: Share, tmp_path: Path) -> None:
