@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs
 
 from servers.nextcloud.answers import TornError, error_body, not_found
+from servers.nextcloud.costs import wait_until
 from servers.nextcloud.tree import base_name
-from servers.nextcloud.wire import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

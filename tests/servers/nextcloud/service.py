@@ -18,9 +18,10 @@ from servers.children import publish_port, read_order
 from servers.journal import Journal
 from servers.nextcloud.answers import Answer
 from servers.nextcloud.cloud import Cloud
+from servers.nextcloud.costs import wait_until
 from servers.nextcloud.faults import Faults
 from servers.nextcloud.settings import Settings
-from servers.nextcloud.wire import ClosedError, Connection, Incoming, wait_until
+from servers.nextcloud.wire import ClosedError, Connection, Incoming
 
 if TYPE_CHECKING:
     from typing import Any

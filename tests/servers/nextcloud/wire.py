@@ -6,7 +6,6 @@ As Apache does, it refuses a request line that is too long before anyone else se
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
@@ -234,10 +233,3 @@ class Connection:
             return False
         self._link.sendall(b"0\r\n\r\n")
         return True
-
-
-def wait_until(moment_s: float) -> None:
-    """Return at that moment of the monotonic clock."""
-    left_s = moment_s - time.monotonic()
-    if left_s > 0:
-        time.sleep(left_s)
