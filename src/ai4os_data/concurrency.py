@@ -11,7 +11,7 @@ from __future__ import annotations
 MOST = 32
 
 _FIRST = 16.0
-_FEWEST = 2.0
+_FEWEST = 4.0
 _QUEUED = 2.0
 _WEIGHT = 0.25
 _TOLERANCE = 4.0  # answers also wait for this process to read them

@@ -85,11 +85,13 @@ class Response:
         status: 200, 201, 204 or 206.
         headers: their names in lower case.
         total_bytes: the size of the whole file, where the server told it.
+        received_bytes: how many bytes the body took.
     """
 
     status: int
     headers: dict[str, str]
     total_bytes: int | None = None
+    received_bytes: int = 0
 
     @property
     def etag(self) -> str | None:
@@ -415,20 +417,13 @@ class _Lane:
 
     def _judge(self, transfer: _Transfer, code: int, message: str) -> Response | errors.StorageError | float:
         status, headers = parse_head(transfer.head_lines)
-        counters = self._transport.counters.row
         if code == _ABORTED_BY_US and status in {200, 206}:
-            if status == 200:
-                return Response(status, headers, content_length(headers))
-            error: errors.StorageError = errors.ProtocolError(
-                f"{self._what(transfer)}: the server answered another range than the one asked for: "
-                f"{headers.get('content-range')!r}"
-            )
-            transfer.offset = 0
-            return self._again(transfer, error, None)
+            if status == 200:  # the wanted range was cut out of the whole
+                return Response(status, headers, content_length(headers), transfer.body.length)
+            return self._other_range(transfer, headers)
         if code:
             return self._broken(transfer, code, message, status, headers)
         if 200 <= status < 300:
-            counters[telemetry.BYTES_FROM_NETWORK] += transfer.body.length
             return self._complete(transfer, status, headers)
         if status == 401:
             self._transport.refusals.record()
@@ -445,40 +440,41 @@ class _Lane:
     def _complete(
         self, transfer: _Transfer, status: int, headers: dict[str, str]
     ) -> Response | errors.StorageError | float:
-        if headers.get("content-encoding", "identity") != "identity":
-            return errors.ProtocolError(
-                f"{self._what(transfer)}: the server compresses it ({headers['content-encoding']}) although the "
-                "plain file was "
-                f"asked for; turn compression off for this path on the server"
-            )
+        """An answer that ended well: its body, if it is what was asked for, and all of it."""
         request = transfer.request
-        if request.method != "GET":
-            return Response(status, headers, content_length(headers))
+        received = transfer.body.length
+        self._transport.counters.row[telemetry.BYTES_FROM_NETWORK] += received
+        if "content-encoding" in headers and headers["content-encoding"] != "identity":
+            return errors.ProtocolError(
+                f"{self._what(transfer)}: the server compresses it ({headers['content-encoding']}) although the plain "
+                f"file was asked for; turn compression off for this path on the server"
+            )
         total = content_length(headers)
+        if request.method != "GET":
+            return Response(status, headers, total, received)
         if status == 206:
             served = content_range(headers)
-            first = (request.start or 0) + transfer.offset
-            if served is None or served[0] != first or (request.start is None and not transfer.resumed):
-                transfer.offset = 0
-                error = errors.ProtocolError(
-                    f"{self._what(transfer)}: the server answered another range than the one asked for: "
-                    f"{headers.get('content-range')!r}"
-                )
-                return self._again(transfer, error, None)
+            is_asked_for = request.start is not None or transfer.resumed
+            if served is None or served[0] != (request.start or 0) + transfer.offset or not is_asked_for:
+                return self._other_range(transfer, headers)
             total = served[1]
-            if request.start is None and total is not None and transfer.body.length != total:
-                return self._short(transfer, total)
-            if (
-                request.stop is not None
-                and total is not None
-                and transfer.body.length != min(request.stop, total) - (request.start or 0)
-            ):
-                return self._short(transfer, min(request.stop, total) - (request.start or 0))
-        elif request.start is None and total is not None and transfer.body.length != total:
-            return self._short(transfer, total)
-        elif request.start is None:
-            total = transfer.body.length
-        return Response(status, headers, total)
+        if request.start is None:
+            promised = total
+        elif status == 206 and request.stop is not None and total is not None:
+            promised = min(request.stop, total) - request.start
+        else:
+            promised = None
+        if promised is not None and received != promised:
+            return self._short(transfer, promised)
+        return Response(status, headers, received if request.start is None else total, received)
+
+    def _other_range(self, transfer: _Transfer, headers: dict[str, str]) -> errors.StorageError | float:
+        transfer.offset = 0
+        error = errors.ProtocolError(
+            f"{self._what(transfer)}: the server answered another range than the one asked for: "
+            f"{headers.get('content-range')!r}"
+        )
+        return self._again(transfer, error, None)
 
     def _short(self, transfer: _Transfer, promised: int) -> errors.StorageError | float:
         got = transfer.body.length

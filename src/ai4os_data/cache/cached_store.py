@@ -296,7 +296,7 @@ class CachedStore:
     def _taken(self, entry: Entry, fetched: Fetched, claim: Claim | None) -> list[bytes]:
         """The bytes that came, in pieces; they are kept, and the claim ends."""
         body = fetched.body
-        is_listed = entry.is_same_version(fetched.entry)
+        is_listed = fetched.entry is entry or entry.is_same_version(fetched.entry)
         if isinstance(body, Claim):
             return [self._large_taken(entry, body, is_listed=is_listed)]
         assert isinstance(body, MemoryBody)
@@ -321,7 +321,7 @@ class CachedStore:
 
     def _drift(self, listed: Entry, served: Entry) -> errors.ChangedError | None:
         """What to say of a file that is another version than the listed one; nothing where it may be used."""
-        if listed.is_same_version(served):
+        if served is listed or listed.is_same_version(served):
             return None
         what = (
             f"{self.store.location}: {listed.key!r} is not the version that was listed: {listed.size_bytes:,} bytes "

@@ -72,7 +72,7 @@ class _Adopting(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         return key
 
     def store(self, value: object, *_read: object, **_key: object) -> tuple[int, int, str, None]:
-        if not isinstance(value, str) or parsed_name(value) is None:
+        if not isinstance(value, str) or value not in self.adopting:
             _refuse_pickle(value)
         return os.stat(self.objects.path_of(value)).st_blocks * 512, diskcache.core.MODE_RAW, value, None
 

@@ -168,7 +168,7 @@ class WebDAVStore(Store):
                 )
             if isinstance(outcome, errors.StorageError):
                 return outcome
-            served = _served(entry, outcome, request.body.length)
+            served = _served(entry, outcome, outcome.received_bytes)
             html = outcome.headers.get("content-type", "").startswith("text/html") and not entry.key.lower().endswith(
                 _HTML_ENDINGS
             )
