@@ -1,4 +1,4 @@
-"""Names that people give their files, and the few that a server cannot serve."""
+"""Names that people give their files, and what a server makes of the few that it cannot keep."""
 
 from __future__ import annotations
 
@@ -35,10 +35,17 @@ NAMES = {
 
 
 class Cannot(NamedTuple):
-    """What comes of a name that a server cannot serve, and why it cannot."""
+    """What comes of a name at a place that cannot keep it, and why it cannot."""
 
     error: type[Exception]
     reason: str
 
 
-CANNOT: dict[tuple[str, str], Cannot] = {}
+CANNOT = {
+    ("rclone", NAMES["newline"]): Cannot(
+        errors.NotFoundError,
+        "rclone lists control characters as symbols (U+240A here), so what is there under one name is listed under another",
+    )
+}
+MERGES_NORMAL_FORMS = {"rclone", "mount"}
+"""Where a file cannot be written beside one whose name is the same in Unicode: rclone's VFS compares normalised names."""
