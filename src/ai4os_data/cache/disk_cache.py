@@ -30,6 +30,7 @@ _FULL_AGAIN_S = 1.0
 _BROKEN_AGAIN_S = 30.0
 _LONGEST_WAIT_S = 900.0
 _LISTINGS = 32
+_NAMED_BYTES = 256  # what an entry's names take in folders and in the file of names, at most
 _LISTING_PARTS = 4  # a listing takes a quarter of the limit at most
 
 
@@ -296,9 +297,7 @@ class _Process:
         now = time.monotonic()
         if now < self._not_before and need >= self._refused_bytes:
             return False
-        stored, self._stored = self._stored, []
-        used, self._used = self._used, {}
-        granted = self.ledger.grant(need - self._free, self._free + self._reserved, stored, list(used))
+        granted = self._tell(need - self._free)
         self._free += granted
         if not granted:
             self._not_before, self._refused_bytes = now + _FULL_AGAIN_S, need
@@ -313,7 +312,7 @@ class _Process:
         held = self.objects.publish(claim.name, claim.path, claim.length, claim.checksum, key)
         claim.let_go()
         with self._lock:
-            spent = allocated(claim.length)
+            spent = allocated(claim.length) + _NAMED_BYTES
             self._reserved -= claim.reserved_bytes
             self._free += claim.reserved_bytes - spent
             claim.reserved_bytes = 0
@@ -354,9 +353,18 @@ class _Process:
     def flush(self) -> None:
         """Tell the ledger everything."""
         with self._lock:
-            stored, self._stored = self._stored, []
-            used, self._used = self._used, {}
-            self.ledger.grant(0, self._free + self._reserved, stored, list(used))
+            self._tell(0)
+
+    def _tell(self, need: int) -> int:
+        """Tell the ledger what was stored and used, and ask for room; what it cannot take stays to be told."""
+        stored, self._stored = self._stored, []
+        used, self._used = self._used, {}
+        try:
+            return self.ledger.grant(need, self._free + self._reserved, stored, list(used))
+        except BaseException:
+            self._stored = stored + self._stored
+            self._used = {**used, **self._used}
+            raise
 
     def close(self) -> None:
         with self._lock, suppress(CacheError, OSError):

@@ -10,6 +10,7 @@ and a process that dies leaves a lease whose lock is free: whoever sees that cou
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -24,13 +25,18 @@ import diskcache
 
 from ai4os_data.cache.claims import is_abandoned
 from ai4os_data.cache.objects import DIGEST_DIGITS, Objects, allocated, is_pinned, parsed_name, relative_name
+from ai4os_data.errors import CacheError
 from ai4os_data.processes import tell_after_fork
 from ai4os_data.telemetry import log, tell_once
 
 _ROWS_AT_ONCE = 128  # bounds the write-ahead log of one transaction
 _LEASE_PART = 100
-_MARGIN_BYTES = 128 * 1024
+_NAME_BYTES = 64
+_NAMES_BYTES = 64 * 1024  # so much of names of evicted entries may always stay
+_MARGIN_BYTES = 64 * 1024
 _LARGEST_MARGIN_BYTES = 4 * 1024 * 1024
+_PAGE_BYTES = 4096
+_LOG_PAGES = 16
 _LEASE = struct.Struct("<q")
 _CLEAN, _DIRTY = b"-", b"*"
 
@@ -45,6 +51,9 @@ _DAMAGE = (
     AssertionError,
     OverflowError,
 )
+
+# https://www.sqlite.org/rescode.html: SQLITE_FULL, SQLITE_READONLY, SQLITE_CANTOPEN
+_DISK_ERRORS = {13: errno.ENOSPC, 8: errno.EROFS, 14: errno.EACCES}
 
 Protected = Callable[[], Iterable[str]]
 R = TypeVar("R")
@@ -87,7 +96,8 @@ class _Adopting(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         if is_pinned(path):
             self.kept.append(file_path)
             return
-        self.objects.unlink(path)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _refuse_pickle(value: object) -> NoReturn:
@@ -198,15 +208,24 @@ class Ledger:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def _mended(self, work: Callable[[], R]) -> R:
-        """The result of some work; a damaged index is made anew from the files, and the work done again."""
+        """The result of some work; a damaged index is made anew from the files, and the work done again.
+
+        Raises:
+            OSError: the disk is full, or cannot be written.
+        """
         try:
             return work()
         except _DAMAGE as error:
+            _raise_for_disk(error)
             tell_once(
                 f"{self._directory}: the cache's index was damaged ({type(error).__name__}: {error}); it is made anew"
             )
+        try:
             self._rebuild()
             return work()
+        except _DAMAGE as error:
+            _raise_for_disk(error)
+            raise CacheError(f"{self._directory}: the cache's index cannot be made anew: {error}") from error
 
     # --- entries
 
@@ -222,7 +241,8 @@ class Ledger:
                 size_limit=self._limit,
                 sqlite_synchronous=0,  # the cache dies with the machine; kill -9 leaves the page cache intact
                 sqlite_mmap_size=0,  # a truncated file would end the process with SIGBUS
-                sqlite_wal_autocheckpoint=64,
+                sqlite_auto_vacuum=0,  # pages of evicted rows are used again
+                sqlite_wal_autocheckpoint=_LOG_PAGES,
                 sqlite_journal_size_limit=0,
             )
         return self._index
@@ -266,6 +286,8 @@ class Ledger:
         if need_bytes == 0:
             return 0
         self._check_once()
+        if self._objects.names.size_bytes > _NAMES_BYTES + 2 * _NAME_BYTES * len(self._open()):
+            self._objects.names.rewrite(os.path.basename(held.path) for held in self._objects.scan_all().values())
         wanted = max(need_bytes, self._limit // _LEASE_PART)
         free = self._limit - self._used_bytes()
         if free < wanted:
@@ -287,6 +309,7 @@ class Ledger:
     def _bookkeeping_bytes(self) -> int:
         files = [
             f"{self._directory}/lock",
+            f"{self._directory}/names",
             f"{self._index_directory}/cache.db-wal",
             f"{self._index_directory}/cache.db-shm",
         ]
@@ -296,9 +319,12 @@ class Ledger:
         return sum(map(_disk_bytes, files)) + self._objects.folders_bytes()
 
     def _margin_bytes(self) -> int:
-        """What the index may grow by until it is measured again."""
+        """What bookkeeping may grow by until it is measured again: the database by the rows of leases, and its log."""
         database = _disk_bytes(f"{self._index_directory}/cache.db")
-        return min(_LARGEST_MARGIN_BYTES, 2 * database + _MARGIN_BYTES)
+        log_now = _disk_bytes(f"{self._index_directory}/cache.db-wal")
+        longest_log = _PAGE_BYTES * _LOG_PAGES + min(database, _PAGE_BYTES * 4 * _ROWS_AT_ONCE)
+        growth = min(_LARGEST_MARGIN_BYTES, _MARGIN_BYTES + self._limit // 128)
+        return max(0, longest_log - log_now) + growth
 
     def _evict(self, bytes_: int) -> None:
         """Remove the entries used longest ago, those that are protected excepted."""
@@ -369,8 +395,7 @@ class Ledger:
                 with suppress(FileNotFoundError):
                     os.unlink(path)
         here = self._objects.scan_all()
-        for held in here.values():
-            self._objects.hint(held.path)
+        self._objects.names.rewrite(os.path.basename(held.path) for held in here.values())
         indexed = set(index.iterkeys())
         self._enter([relative_name(held) for name, held in here.items() if name not in indexed], [])
         self._delete([name for name in indexed if name not in here])
@@ -403,6 +428,14 @@ class Ledger:
             with suppress(*_DAMAGE):
                 self._index.close()
             self._index = None
+
+
+def _raise_for_disk(error: Exception) -> None:
+    """Raise what SQLite says of the disk as the operating system would have said it."""
+    code = getattr(error, "sqlite_errorcode", None)  # since Python 3.11
+    if code in _DISK_ERRORS:
+        number = _DISK_ERRORS[code]
+        raise OSError(number, os.strerror(number)) from error
 
 
 def _read_lease(path: str) -> int | None:

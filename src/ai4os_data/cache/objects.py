@@ -1,6 +1,6 @@
 """The cached files themselves: plain files, whose names tell what they hold.
 
-``objects/ab/<digest>-<size>-<xxh3><suffix>``: the digest stands for store, key and version; size and checksum are
+``objects/a/<digest>-<size>-<xxh3><suffix>``: the digest stands for store, key and version; size and checksum are
 those of the content. So an entry appears whole, by one rename, and can be checked without asking anyone.
 """
 
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import xxhash
 
+from ai4os_data.cache.names import Names
 from ai4os_data.processes import tell_after_fork
 
 BLOCK_BYTES = 4096
@@ -51,28 +52,23 @@ def allocated(size_bytes: int) -> int:
 
 
 class Objects:
-    """The ``objects`` folder of a cache directory, as one process knows it.
-
-    Beside each file lies a symbolic link that is named by the digest alone and spells the rest of the file's name. It
-    is a hint, to find an entry without listing its folder; the file's own name is what counts.
-    """
+    """The ``objects`` folder of a cache directory, as one process knows it."""
 
     def __init__(self, directory: str) -> None:
         self.root = f"{directory}/objects"
         self.known: dict[str, Held] = {}
+        self.names = Names(f"{directory}/names")
 
     def find(self, name: str) -> Held | None:
         """The cached file for a digest, whoever put it there."""
         held = self.known.get(name)
-        if held is None:
-            path = f"{self.root}/{name[:2]}/{name}"
-            try:
-                held = _held(f"{path}-{os.readlink(path)}")
-            except OSError:
-                return None
-            if held is not None:
-                self.known[name] = held
+        if held is None and (news := self.names.news()):
+            self.known.update((other.name, other) for line in news if (other := self._told(line)) is not None)
+            held = self.known.get(name)
         return held
+
+    def _told(self, line: str) -> Held | None:
+        return _held(f"{self.root}/{line[:1]}/{line}")
 
     def scan_all(self) -> dict[str, Held]:
         """Every file that is there now, found by its own name."""
@@ -102,47 +98,25 @@ class Objects:
 
     def _parts(self) -> list[str]:
         try:
-            return [name for name in os.listdir(self.root) if len(name) == 2]
+            return [name for name in os.listdir(self.root) if len(name) == 1]
         except FileNotFoundError:
             return []
 
     def staged_path(self, name: str) -> str:
         """Where a digest is filled."""
-        return f"{self.root}/{name[:2]}/{name}{STAGED_SUFFIX}"
+        return f"{self.root}/{name[:1]}/{name}{STAGED_SUFFIX}"
 
     def publish(self, name: str, staged_path: str, size_bytes: int, checksum: int, key: str) -> Held:
         """Let a finished file appear, by one rename."""
         suffix = os.path.splitext(key)[1].lower()
         suffix = suffix if _SUFFIX.fullmatch(suffix) and suffix != STAGED_SUFFIX else ""
-        path = f"{self.root}/{name[:2]}/{name}-{size_bytes:x}-{checksum:016x}{suffix}"
+        full_name = f"{name}-{size_bytes:x}-{checksum:016x}{suffix}"
+        path = f"{self.root}/{name[:1]}/{full_name}"
         os.rename(staged_path, path)
-        self.hint(path)
+        self.names.append(full_name)
         held = Held(path, size_bytes, checksum, name)
         self.known[name] = held
         return held
-
-    def hint(self, path: str) -> None:
-        """Lay the link that leads to a file."""
-        begin = path.rindex("/") + 1 + DIGEST_DIGITS
-        link, target = path[:begin], path[begin + 1 :]
-        try:
-            os.symlink(target, link)
-        except FileExistsError:
-            with suppress(FileNotFoundError):
-                if os.readlink(link) == target:
-                    return
-            staged = f"{link}.{os.getpid()}"
-            os.symlink(target, staged)
-            os.rename(staged, link)
-
-    def unlink(self, path: str) -> None:
-        """Remove a file, and the link that leads to it."""
-        with suppress(FileNotFoundError):  # another process was faster
-            os.unlink(path)
-        begin = path.rindex("/") + 1 + DIGEST_DIGITS
-        with suppress(OSError):
-            if os.readlink(path[:begin]) == path[begin + 1 :]:
-                os.unlink(path[:begin])
 
     def load(self, held: Held) -> bytes | None:
         """The bytes of a cached file; None, and the file is gone, where it is damaged.
@@ -170,7 +144,8 @@ class Objects:
     def discard(self, held: Held) -> None:
         """Remove a damaged file."""
         self.known.pop(held.name, None)
-        self.unlink(held.path)
+        with suppress(FileNotFoundError):  # another reader has found the damage too
+            os.unlink(held.path)
 
     def path_of(self, relative: str) -> str:
         """The path of an indexed name."""
