@@ -141,6 +141,8 @@ def test_a_range_is_served_alone(server: Server) -> None:
     """Ranges work on every server, so that a resume can be tested on it."""
     reply = ask(server, "GET", "/a+b", Range="bytes=3-6")
     assert (reply.status, reply.body, reply.headers["content-range"]) == (206, b"tent", "bytes 3-6/14")
+    rest = ask(server, "GET", "/a+b", Range="bytes=11-")
+    assert (rest.status, rest.body, rest.headers["content-range"]) == (206, b"a+b", "bytes 11-13/14")
 
 
 def test_another_version_is_served_whole(server: Server) -> None:

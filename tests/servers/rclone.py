@@ -46,8 +46,9 @@ class RcloneServer(Server):
         already = log.stat().st_size if log.exists() else 0
         command = [find_rclone(), "serve", "webdav", str(self.root), "--addr", f"127.0.0.1:{self.port}"]
         # Its cache of directories would hide for 5 minutes what a test puts into the folder. With 0 s it lists
-        # anew at every step of every request, and takes seconds for each once some folders were written to.
-        command += ["--dir-cache-time", "1ms", "-v", "--use-json-log"]
+        # anew at every step of every request, and takes seconds for each once some folders were written to; within
+        # 1 ms a test can ask, write a file, and ask again.
+        command += ["--dir-cache-time", "100us", "-v", "--use-json-log"]
         child = Child(
             command,
             workspace=self._workspace,

@@ -60,7 +60,8 @@ class _Server(Server):
         socket_.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return socket_
 
-    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
+    # cheroot's signature, though it takes a bool by position
+    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:  # noqa: FBT001, FBT002
         """Tell what went wrong with a connection to those who look for it."""
         log.debug("embedded server: %s (level %d)", msg, level, exc_info=traceback)
 
