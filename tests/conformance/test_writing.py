@@ -1,0 +1,88 @@
+"""What is written is there, whole, under its name, and nothing else is touched."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ai4os_data.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ai4os_data.stores import Store
+    from conformance.places import Place
+
+
+def wait_until(true: Callable[[], bool], deadline_s: float = 5.0) -> None:
+    """Until something is so, or the deadline has passed."""
+    deadline = time.monotonic() + deadline_s
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_a_write_makes_the_folders_above(place: Place, store: Store) -> None:
+    """However deep, and again beside what is there."""
+    store.write("runs/a b/step-1/data.bin", b"1")
+    store.write("runs/a b/step-2/data.bin", b"22")
+    assert place.files() == {"runs/a b/step-1/data.bin": b"1", "runs/a b/step-2/data.bin": b"22"}
+
+
+def test_a_write_makes_the_location_itself(place: Place) -> None:
+    """The first run writes to a folder that nobody made."""
+    if place.name == "memory":
+        pytest.skip("a MemoryStore has no folders to open")
+    place.open("new/run #1").write("a.bin", b"1")
+    assert place.files() == {"new/run #1/a.bin": b"1"}
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_whatever_holds_bytes_is_written(place: Place, store: Store, kind: type) -> None:
+    """And the entry that comes back is the one that is there."""
+    entry = store.write("a.bin", kind(b"0123456789"))
+    assert place.files() == {"a.bin": b"0123456789"}
+    assert entry == store.stat("a.bin")
+    assert entry.size_bytes == 10
+
+
+def test_a_local_file_is_written(place: Place, store: Store, tmp_path: Path) -> None:
+    """And left as it is."""
+    local = tmp_path / "local.bin"
+    local.write_bytes(b"0123456789" * 1000)
+    store.write("a.bin", local)
+    assert place.files() == {"a.bin": b"0123456789" * 1000}
+    assert local.read_bytes() == b"0123456789" * 1000
+
+
+def test_an_empty_file_is_written(place: Place, store: Store, tmp_path: Path) -> None:
+    """From nothing in memory, and from a local file without a byte."""
+    (tmp_path / "empty.bin").touch()
+    store.write("a.bin", b"")
+    store.write("b.bin", tmp_path / "empty.bin")
+    if place.name == "mount":  # which uploads what nobody wrote into only after the close
+        wait_until(lambda: len(place.files()) == 2)
+    assert place.files() == {"a.bin": b"", "b.bin": b""}
+    assert [entry.size_bytes for entry in store.list()] == [0, 0]
+
+
+def test_an_overwritten_file_has_its_new_bytes_and_another_version(place: Place, store: Store) -> None:
+    """Longer and shorter than before, without anything of the old one."""
+    versions = [store.write("a.bin", data) for data in (b"first", b"second and longer", b"3")]
+    assert store.read("a.bin") == b"3"
+    assert place.files() == {"a.bin": b"3"}
+    assert not any(one.is_same_version(other) for one in versions for other in versions if one is not other)
+    assert versions[-1] == store.stat("a.bin")
+
+
+def test_a_deleted_file_is_gone_and_others_stay(place: Place, store: Store) -> None:
+    """Once: the second time it is a missing file."""
+    for key in ("a/one.bin", "a/two.bin"):
+        place.put(key, key.encode())
+    store.delete("a/one.bin")
+    assert place.files() == {"a/two.bin": b"a/two.bin"}
+    assert not store.exists("a/one.bin")
+    with pytest.raises(NotFoundError):
+        store.delete("a/one.bin")
