@@ -1,0 +1,61 @@
+"""The chart of a report: a bar for each case, and how each ratio stands to its bar."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+try:
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib.figure import Figure
+except ImportError as error:
+    message = "drawing a chart needs matplotlib: pip install 'ai4os-data[bench]'"
+    raise ImportError(message) from error
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from benchmarks.report import Case, Report
+
+_BLUE, _RED, _GREY = "#3b6ea5", "#b5413b", "#555555"
+
+
+def draw(report: Report, path: Path) -> None:
+    """Draw a report: its cases by unit, one below the other."""
+    by_unit: dict[str, list[Case]] = {}
+    for case in report.cases.values():
+        by_unit.setdefault(case.unit, []).append(case)
+    heights = [len(cases) + 1.5 for cases in by_unit.values()]
+    figure = Figure(figsize=(9, 0.32 * sum(heights) + 1.6), layout="constrained")
+    axes = figure.subplots(len(by_unit), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, (unit, cases) in zip(axes, by_unit.items(), strict=True):
+        _bars(axis, unit, cases)
+    ratios = report.as_json()["bars"]
+    assert isinstance(ratios, dict)
+    said = [
+        f"{name} {report.ratios[name]:.3g} ({found['bar']}{'' if found['holds'] else ', missed'})"
+        for name, found in ratios.items()
+    ]
+    lines = [", ".join(said[begin : begin + 4]) for begin in range(0, len(said), 4)]
+    figure.suptitle("\n".join([f"ai4os-data: {report.name}", *lines]), fontsize=8)
+    line = str(report.environment["line"])
+    figure.supxlabel(line[: len(line) // 2] + "\n" + line[len(line) // 2 :], fontsize=5, color=_GREY)
+    figure.savefig(path, dpi=150)
+
+
+def _bars(axis: Axes, unit: str, cases: list[Case]) -> None:
+    medians = [case.median for case in cases]
+    below = [case.median - min(case.values) for case in cases]
+    above = [max(case.values) - case.median for case in cases]
+    colours = [_BLUE if case.name.startswith("ours") else _GREY for case in cases]
+    axis.barh([case.name for case in cases], medians, xerr=[below, above], color=colours, ecolor=_RED, height=0.7)
+    axis.invert_yaxis()
+    if min(medians) > 0 and max(medians) / min(medians) > 30:
+        axis.set_xscale("log")
+    axis.set_xlabel(unit, fontsize=7)
+    axis.tick_params(labelsize=7)
+    for number, median in enumerate(medians):
+        axis.annotate(f" {median:,.3g}", (median, number), va="center", fontsize=6, color="white", ha="right")

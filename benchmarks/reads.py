@@ -1,0 +1,351 @@
+"""The same bytes read in every way: plain local files, the mount, WebDAV, and our cache, cold and warm.
+
+Run it as ``python -m benchmarks.reads --quick --json reads.json``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import shutil
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# As a script, Python looks beside it, not above; and the servers are those of the tests.
+sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "tests"))
+
+from torch.utils.data import DataLoader, Dataset
+
+from ai4os_data import DiskCache, Remote, StorageDataset, errors
+from ai4os_data.mounts import mount_of
+from ai4os_data.stores import open_store
+from benchmarks import bare_curl, corpus
+from benchmarks.command import Options, run
+from benchmarks.report import Report, at_least, at_most
+from benchmarks.static_server import StaticServer
+from benchmarks.workers import Workers
+from servers import RcloneMount, missing_fuse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ai4os_data.stores import Store
+
+RTT_S = 0.020
+IN_FLIGHT = 32
+BATCH = 64
+MOUNT_WORKERS = 4
+LOADER_WORKERS = 2
+CHUNK = 100  # reads between two turns of what is compared
+
+BARS = {
+    "warm_vs_local": at_most(1.05),
+    "warm_vs_local_2": at_most(1.05),
+    "warm_loader_vs_local": at_least(0.90),
+    "cold_vs_limit": at_least(0.90),
+    "cold_vs_mount": at_least(5),
+    "archive_vs_single": at_least(7),
+    "archive_vs_curl": at_least(0.9),
+    "cpu_per_get_vs_curl": at_most(2),
+}
+PARTS = ("warm", "warm2", "loader", "cold", "mount", "archive")
+
+LOCAL = "plain local files: open().read()"
+HIT = "ours, warm: dataset[i]"
+LOCAL_2 = "plain local files, 2 processes"
+HIT_2 = "ours, warm, 2 processes"
+LOCAL_LOADER = "DataLoader over plain files, 2 workers"
+HIT_LOADER = "ours, warm: DataLoader, 2 workers"
+LIMIT = "bare curl, 32 in flight, thrown away"
+CURL_FILES = "bare curl, 32 in flight, into files"
+UNCACHED = "ours, cold, without cache: read_many"
+COLD = "ours, cold, into the cache: warm()"
+MOUNT_COLD = "mount, cold, 4 workers"
+MOUNT_WARM = "mount, warm, 4 workers"
+COLD_4 = "ours, cold, 4 workers: warm()"
+CURL_CPU = "bare curl into files: CPU"
+COLD_CPU = "ours, cold, into the cache: CPU"
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is read, and the server that has it too."""
+
+    paths: list[Path]
+    server: StaticServer
+    remote: Remote
+
+    @property
+    def urls(self) -> list[str]:
+        """Where the server has them."""
+        return [f"{self.server.url}{path.name}" for path in self.paths]
+
+    def dataset(self, cache: DiskCache, keys: Sequence[str] | None = None) -> StorageDataset:
+        """A dataset of all of them, or of some."""
+        if keys is None:
+            return StorageDataset(self.server.url, remote=self.remote, cache=cache)
+        return StorageDataset.from_keys(self.server.url, keys, remote=self.remote, cache=cache)
+
+    def store(self) -> Store:
+        """Their store, without a cache."""
+        return open_store(self.server.url, self.remote)
+
+
+class PlainFiles(Dataset[bytes]):
+    """The baseline of a loader: the files of a folder."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._paths = [str(path) for path in paths]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> bytes:
+        """The bytes of one."""
+        with open(self._paths[index], "rb") as file:
+            return file.read()
+
+
+def measure(options: Options) -> Report:
+    """Measure all parts."""
+    number = options.choose(64, 1500, 4000)
+    disk = mount_of(options.directory)
+    settings = {
+        "files": number,
+        "bytes a file": corpus.FILE_BYTES,
+        "RTT": f"{RTT_S * 1000:g} ms",
+        "disk": disk.kind if disk else "unknown",
+    }
+    report = Report("reads", BARS, settings)
+    paths = corpus.make(options.directory / "files", number)
+    with StaticServer(options.directory / "files", rtt_s=RTT_S) as server:
+        files = Files(paths, server, Remote(server.url, "alice", "unasked"))
+        if options.wants("cold"):
+            measure_cold(report, files, options)
+        if options.wants("mount"):
+            measure_mount(report, files, options, options.choose(32, 240, 1000))
+        if any(map(options.wants, ("warm", "warm2", "loader"))):
+            measure_all_warm(report, files, options)
+    return report
+
+
+def measure_all_warm(report: Report, files: Files, options: Options) -> None:
+    """What reads a cache that has everything."""
+    with new_cache(options.directory) as cache:
+        dataset = files.dataset(cache)
+        dataset.warm(progress=False)
+        check_same(dataset, files.paths)
+        if options.wants("warm"):
+            measure_warm(report, dataset, files.paths, options)
+        if options.wants("warm2"):
+            measure_warm_2(report, dataset, files.paths, options)
+        if options.wants("loader"):
+            measure_loader(report, dataset, files.paths, options)
+        assert dataset.stats()["misses"] == len(dataset), "a warm case was not warm"
+
+
+# --- warm
+
+
+def measure_warm(report: Report, dataset: StorageDataset, paths: list[Path], options: Options) -> None:
+    """``dataset[i]`` against ``open(path, "rb").read()``, in turns of a hundred."""
+    for number in options.rounds("warm", 10):
+        local_s, ours_s = alternate(dataset, [str(path) for path in paths], number)
+        report.add(LOCAL, local_s / len(paths) * 1e6, "µs/file")
+        report.add(HIT, ours_s / len(paths) * 1e6, "µs/file")
+    report.ratio("warm_vs_local", HIT, LOCAL)
+
+
+def alternate(
+    dataset: StorageDataset,
+    paths: list[str],
+    seed: int,
+    chunk: int = CHUNK,
+    together: Callable[[], object] = lambda: None,
+) -> tuple[float, float]:
+    """Read all files in both ways, in turns: the seconds of each way."""
+    order = corpus.shuffled(len(paths), seed)
+    local_s = ours_s = 0.0
+    for begin in range(0, len(order), chunk):
+        indices = order[begin : begin + chunk]
+        for ours in ((begin // chunk) % 2 == 0, (begin // chunk) % 2 == 1):
+            together()
+            if ours:
+                begun = time.perf_counter()
+                for index in indices:
+                    dataset[index]
+                ours_s += time.perf_counter() - begun
+            else:
+                begun = time.perf_counter()
+                for index in indices:
+                    open(paths[index], "rb").read()  # noqa: SIM115  exactly the baseline
+                local_s += time.perf_counter() - begun
+    return local_s, ours_s
+
+
+def measure_warm_2(report: Report, dataset: StorageDataset, paths: list[Path], options: Options) -> None:
+    """The same in two processes, which always do the same at the same time."""
+    barrier = multiprocessing.get_context("fork").Barrier(2)
+    names = [str(path) for path in paths]
+
+    def prepare(worker: int) -> Callable[[], tuple[float, float]]:
+        for index in range(len(dataset)):
+            dataset[index]  # finds out where each file is
+        seeds = iter(range(1000 * (worker + 1), 1000 * (worker + 2)))
+        return lambda: alternate(dataset, names, next(seeds), 5 * CHUNK, barrier.wait)
+
+    with Workers(2, prepare) as workers:
+        for _ in options.rounds("warm2", 10):
+            _, results = workers.run()
+            local_s, ours_s = (sum(seconds) / 2 for seconds in zip(*results, strict=True))
+            report.add(LOCAL_2, local_s / len(paths) * 1e6, "µs/file")
+            report.add(HIT_2, ours_s / len(paths) * 1e6, "µs/file")
+    report.ratio("warm_vs_local_2", HIT_2, LOCAL_2)
+
+
+def measure_loader(report: Report, dataset: StorageDataset, paths: list[Path], options: Options) -> None:
+    """An epoch of a DataLoader over each."""
+    loaders = {
+        name: DataLoader(data, batch_size=BATCH, shuffle=True, num_workers=LOADER_WORKERS, persistent_workers=True)
+        for name, data in ((LOCAL_LOADER, PlainFiles(paths)), (HIT_LOADER, dataset))
+    }
+
+    def epoch(name: str) -> float:
+        begun = time.perf_counter()
+        samples = sum(len(batch) for batch in loaders[name])
+        return samples / (time.perf_counter() - begun)
+
+    for name in loaders:
+        epoch(name)  # starts the workers
+    for number in options.rounds("loader", 15):
+        for name in sorted(loaders, reverse=number % 2 == 0):
+            report.add(name, epoch(name), "files/s")
+    report.ratio("warm_loader_vs_local", HIT_LOADER, LOCAL_LOADER)
+
+
+# --- cold
+
+
+def measure_cold(report: Report, files: Files, options: Options) -> None:
+    """Into the cache and without one, against bare curl that throws the bytes away, and that writes files."""
+    turns: list[Callable[[], None]] = [
+        lambda: timed(report, LIMIT, len(files.urls), lambda: bare_curl.throw_away(files.urls, IN_FLIGHT)),
+        lambda: curl_into_files(report, files, options.directory),
+        lambda: without_cache(report, files),
+        lambda: into_cache(report, files, options.directory),
+    ]
+    for turn in turns:
+        turn()
+    report.cases.clear()  # that imported, and warmed up
+    for number in options.rounds("cold", 30):
+        for turn in turns[number % len(turns) :] + turns[: number % len(turns)]:
+            turn()
+    report.ratio("cold_vs_limit", COLD, LIMIT)
+    report.ratio("cpu_per_get_vs_curl", COLD_CPU, CURL_CPU)
+
+
+def timed(report: Report, name: str, number: int, work: Callable[[], object], cpu: str = "") -> None:
+    """Do some work on so many files, and report how many that is a second, and its CPU time for each."""
+    begun, used = time.perf_counter(), cpu_s()
+    work()
+    seconds, used = time.perf_counter() - begun, cpu_s() - used
+    report.add(name, number / seconds, "files/s")
+    if cpu:
+        report.add(cpu, used / number * 1e6, "µs CPU/file")
+
+
+def cpu_s() -> float:
+    """The CPU time of this process, in user and kernel mode."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def curl_into_files(report: Report, files: Files, directory: Path) -> None:
+    """Bare curl that writes a file for each answer."""
+    folder = directory / "curl"
+    folder.mkdir()
+    urls = files.urls
+    timed(report, CURL_FILES, len(urls), lambda: bare_curl.write_files(urls, folder, IN_FLIGHT), CURL_CPU)
+    shutil.rmtree(folder)
+
+
+def without_cache(report: Report, files: Files) -> None:
+    """Our store alone."""
+    store = files.store()
+    entries = store.list()
+
+    def read() -> None:
+        for _, outcome in store.read_many(entries):
+            if isinstance(outcome, errors.StorageError):
+                raise outcome
+
+    timed(report, UNCACHED, len(entries), read)
+
+
+def into_cache(report: Report, files: Files, directory: Path) -> None:
+    """Our dataset, from the network into an empty cache."""
+    with new_cache(directory) as cache:
+        dataset = files.dataset(cache)
+        timed(report, COLD, len(dataset), lambda: dataset.warm(progress=False), COLD_CPU)
+        assert dataset.stats()["stored"] == len(dataset), "not everything was kept"
+
+
+@contextmanager
+def new_cache(directory: Path) -> Iterator[DiskCache]:
+    """An empty cache with room for all, removed afterwards."""
+    cache = DiskCache(directory / "cache", size_limit="4GiB")
+    try:
+        yield cache
+    finally:
+        cache.close()
+        shutil.rmtree(directory / "cache")
+
+
+def measure_mount(report: Report, files: Files, options: Options, number: int) -> None:
+    """The rclone mount of the sidecar against ours, four workers each."""
+    missing = missing_fuse()
+    if missing is not None:
+        print(f"mount: left out, since {missing}", file=sys.stderr)
+        return
+    keys = [path.name for path in files.paths[:number]]
+    for _ in options.rounds("mount", 10):
+        with RcloneMount(files.server.url, "alice", "unasked", options.directory / "mount") as mount:
+
+            def read_mount(worker: int, root: Path = mount.path) -> Callable[[], None]:
+                paths = [str(root / key) for key in keys[worker::MOUNT_WORKERS]]
+                return lambda: read_plainly(paths)
+
+            with Workers(MOUNT_WORKERS, read_mount) as workers:
+                report.add(MOUNT_COLD, number / workers.run()[0], "files/s")
+                report.add(MOUNT_WARM, number / workers.run()[0], "files/s")
+        with new_cache(options.directory) as cache:
+
+            def warm(worker: int, cache: DiskCache = cache) -> Callable[[], object]:
+                dataset = files.dataset(cache, keys[worker::MOUNT_WORKERS])
+                return lambda: dataset.warm(progress=False)
+
+            with Workers(MOUNT_WORKERS, warm) as ours:
+                report.add(COLD_4, number / ours.run()[0], "files/s")
+    report.ratio("cold_vs_mount", COLD_4, MOUNT_COLD)
+
+
+def read_plainly(paths: list[str]) -> None:
+    """Read files one after the other."""
+    for path in paths:
+        with open(path, "rb") as file:
+            file.read()
+
+
+def check_same(dataset: StorageDataset, paths: list[Path]) -> None:
+    """All ways must give the same bytes."""
+    for index, path in enumerate(paths):
+        assert dataset[index] == path.read_bytes(), path
+
+
+if __name__ == "__main__":
+    sys.exit(run(measure, "Read the same bytes in every way, and compare.", PARTS))

@@ -1,0 +1,154 @@
+"""The report of a run: cases with their spread, ratios with their bars; printed, written as JSON, and drawn."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from benchmarks.environment import environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+
+@dataclass
+class Case:
+    """One way of doing the work, measured in several rounds."""
+
+    name: str
+    unit: str
+    values: list[float] = field(default_factory=list)
+    note: str = ""
+
+    @property
+    def median(self) -> float:
+        """The middle of all rounds."""
+        return statistics.median(self.values)
+
+    def as_json(self) -> dict[str, object]:
+        """All that is known of it."""
+        spread = {"median": self.median, "min": min(self.values), "max": max(self.values)}
+        return {"name": self.name, "unit": self.unit, **spread, "values": self.values, "note": self.note}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a ratio has to reach: at most, or at least, some number."""
+
+    relation: str
+    number: float
+
+    def holds(self, value: float) -> bool:
+        """Whether a value reaches it."""
+        return value <= self.number if self.relation == "<=" else value >= self.number
+
+    def __str__(self) -> str:
+        """As a table shows it."""
+        return f"{self.relation} {self.number:g}"
+
+
+def at_most(number: float) -> Bar:
+    """A ratio that should be small."""
+    return Bar("<=", number)
+
+
+def at_least(number: float) -> Bar:
+    """A ratio that should be large."""
+    return Bar(">=", number)
+
+
+class Report:
+    """What a benchmark measured.
+
+    Args:
+        name: of the benchmark.
+        bars: what each ratio has to reach.
+        settings: what was measured, such as the number and the size of the files.
+    """
+
+    def __init__(self, name: str, bars: Mapping[str, Bar], settings: Mapping[str, object]) -> None:
+        self.name = name
+        self.environment = environment()
+        self.settings = dict(settings)
+        self.cases: dict[str, Case] = {}
+        self._bars = dict(bars)
+        self._ratios: dict[str, list[float]] = {}
+
+    def add(self, name: str, value: float, unit: str, note: str = "") -> None:
+        """Take in what one round of a case has given."""
+        self.cases.setdefault(name, Case(name, unit, note=note)).values.append(value)
+
+    def ratio(self, name: str, over: str, under: str) -> None:
+        """The ratio of two cases, round by round: what disturbs the machine disturbs both."""
+        pairs = zip(self.cases[over].values, self.cases[under].values, strict=True)
+        self._ratios[name] = [a / b for a, b in pairs]
+
+    def figure(self, name: str, values: Iterable[float]) -> None:
+        """A ratio, or another number with a bar, that was measured by itself in each round."""
+        self._ratios[name] = list(values)
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Each ratio: the median of its rounds."""
+        return {name: statistics.median(values) for name, values in self._ratios.items()}
+
+    def as_json(self) -> dict[str, object]:
+        """All of it."""
+        bars = {
+            name: {
+                "bar": str(bar),
+                "holds": bar.holds(self.ratios[name]),
+                "min": min(self._ratios[name]),
+                "max": max(self._ratios[name]),
+                "rounds": len(self._ratios[name]),
+            }
+            for name, bar in self._bars.items()
+            if name in self._ratios
+        }
+        return {
+            "benchmark": self.name,
+            "environment": self.environment,
+            "settings": self.settings,
+            "cases": [case.as_json() for case in self.cases.values()],
+            "ratios": self.ratios,
+            "bars": bars,
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the JSON."""
+        path.write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        """The tables."""
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        lines = [str(self.environment["line"]), settings, ""]
+        rows: list[tuple[str, ...]] = [("case", "unit", "median", "min", "max", "rounds")]
+        for case in self.cases.values():
+            spread = (case.median, min(case.values), max(case.values))
+            rows.append((case.name, case.unit, *map(_short, spread), str(len(case.values))))
+        lines += _table(rows, left=2)
+        rows = [("ratio", "bar", "median", "min", "max", "holds")]
+        for name, values in self._ratios.items():
+            bar = self._bars.get(name)
+            held = "" if bar is None else "yes" if bar.holds(self.ratios[name]) else "NO"
+            spread = (self.ratios[name], min(values), max(values))
+            rows.append((name, str(bar or ""), *map(_short, spread), held))
+        return "\n".join([*lines, "", *_table(rows, left=2)])
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def _table(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if number < left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
