@@ -34,12 +34,16 @@ def plain_etag(etag: str | None) -> str | None:
 def wrong_credentials(remote: Remote) -> str:
     """What to say, and to do, about a 401."""
     where = f"remote {remote.name!r}" if remote.name else remote.origin
+    if remote.user is None and remote.token is None:
+        return (
+            f"{where} asks for credentials (401), and none are here: pass remote=Remote(url, user, password), or the "
+            "name of a remote that `rclone config` or a linked storage has set up"
+        )
+    whose = "the token" if remote.token is not None else f"the credentials of user {remote.user!r}"
     return (
-        f"{where} does not accept the credentials of user {remote.user!r} (401). They may be wrong or expired: make "
-        "a new app "
-        "password on the server, then set it with `rclone config` or relink the storage. No further request is sent "
-        "with these, "
-        f"since servers shut an address out after a few wrong tries."
+        f"{where} does not accept {whose} (401). They may be wrong or expired: make a new app password on the server, "
+        "then set it with `rclone config` or relink the storage. No further request is sent with these, since servers "
+        "shut an address out after a few wrong tries."
     )
 
 

@@ -30,7 +30,8 @@ class Refusals:
         with suppress(OSError):  # without the mark each process finds out by itself
             os.makedirs(os.path.dirname(self._mark), mode=0o700, exist_ok=True)
             os.close(os.open(self._mark, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-            os.utime(self._mark)
+            now_ns = time.time_ns()
+            os.utime(self._mark, ns=(now_ns, now_ns))  # the kernel's own stamp may be a tick older than held_since
 
     def stands(self) -> bool:
         """Whether these credentials were refused since we have held them."""
