@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Protocol
 
 Content = bytes | bytearray | memoryview | Path
 
@@ -23,6 +20,16 @@ class Body(Protocol):
 
     def restart(self) -> None:
         """Forget what came so far."""
+
+
+class Reader(Protocol):
+    """Where an upload takes its bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many of the next bytes."""
+
+    def close(self) -> None:
+        """Let go of the file."""
 
 
 class MemoryBody:
@@ -58,17 +65,25 @@ class Source:
         self._content = content
         self.size_bytes = content.stat().st_size if isinstance(content, Path) else memoryview(content).nbytes
 
-    def open(self) -> Callable[[int], bytes]:
-        """A function that reads at most so many of the next bytes."""
+    def open(self) -> Reader:
+        """A reader at the first byte, to be closed."""
         if isinstance(self._content, Path):
-            return self._content.open("rb").read
-        view = memoryview(self._content).cast("B")
-        place = 0
+            return self._content.open("rb")
+        return _MemoryReader(memoryview(self._content).cast("B"))
 
-        def read(size: int) -> bytes:
-            nonlocal place
-            piece = bytes(view[place : place + size])
-            place += len(piece)
-            return piece
 
-        return read
+class _MemoryReader:
+    """Reads without a copy of the whole, which `io.BytesIO` would make of a view."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self._place = 0
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many of the next bytes."""
+        piece = bytes(self._view[self._place : self._place + size])
+        self._place += len(piece)
+        return piece
+
+    def close(self) -> None:
+        """There is nothing to close."""

@@ -27,7 +27,7 @@ from ai4os_data.answers import (
     plain_etag,
     wrong_credentials,
 )
-from ai4os_data.bodies import Body, MemoryBody, Source
+from ai4os_data.bodies import Body, MemoryBody, Reader, Source
 from ai4os_data.concurrency import Concurrency
 from ai4os_data.processes import PerProcess
 from ai4os_data.refusals import Refusals
@@ -171,7 +171,7 @@ class _Transfer:
         self.judged = False
         self.offset = 0
         self.resumed = False
-        self.reader: Callable[[int], bytes] | None = None
+        self.reader: Reader | None = None
 
     def range_header(self) -> str | None:
         """The range to ask for in this try."""
@@ -188,6 +188,12 @@ class _Transfer:
         self.resumed = self.offset > 0
         if not self.resumed:
             self.body.restart()
+
+    def end(self) -> None:
+        """Let go of what this try sent."""
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
 
     def writer(self) -> Callable[[bytes], int | None]:
         """Takes the pieces of this try's body."""
@@ -307,9 +313,10 @@ class _Lane:
 
     def abandon(self) -> None:
         """Stop what is still on its way, and close its connections."""
-        for handle in list(self._active):
+        for handle, transfer in self._active.items():
             self._multi.remove_handle(handle)
             handle.close()
+            transfer.end()
         self._active.clear()
 
     def _step(self, longest_s: float | None) -> None:
@@ -354,7 +361,8 @@ class _Lane:
             assert source is not None
             handle.setopt(pycurl.UPLOAD, 1)
             handle.setopt(pycurl.INFILESIZE_LARGE, source.size_bytes)
-            handle.setopt(pycurl.READFUNCTION, source.open())
+            transfer.reader = source.open()
+            handle.setopt(pycurl.READFUNCTION, transfer.reader.read)
             handle.setopt(pycurl.LOW_SPEED_TIME, int(remaining_s))  # a server may hash for long before it answers
         elif request.method == "HEAD":
             handle.setopt(pycurl.NOBODY, 1)
@@ -404,6 +412,7 @@ class _Lane:
     ) -> tuple[_Transfer, Response | errors.StorageError | float]:
         transfer = self._active.pop(handle)
         self._multi.remove_handle(handle)
+        transfer.end()
         if self._concurrency is not None and not code:
             first_byte_s = handle.getinfo(pycurl.STARTTRANSFER_TIME) - handle.getinfo(pycurl.PRETRANSFER_TIME)
             self._concurrency.observe(first_byte_s)
