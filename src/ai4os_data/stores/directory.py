@@ -195,7 +195,7 @@ class _Translated:
         where = f"{self._location}: {self._key!r}"
         if error.errno in _GONE:
             raise errors.StorageGoneError(f"{where}: {_DEAD_MOUNT} (errno {error.errno})") from error
-        if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}:
             raise errors.NotFoundError(f"{where}: no such file") from error
         if error.errno in {errno.EACCES, errno.EPERM}:
             raise errors.PermissionDeniedError(f"{where}: {error.strerror}") from error

@@ -33,7 +33,7 @@ class MemoryStore(Store):
 
     def stat(self, key: str) -> Entry:
         """One file."""
-        if key not in self.files:
+        if checked(key) not in self.files:
             message = f"{self.location}: {key!r}: no such file"
             raise errors.NotFoundError(message)
         data = self.files[key]

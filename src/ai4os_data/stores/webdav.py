@@ -7,6 +7,7 @@ import ssl
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree as ET
@@ -155,7 +156,7 @@ class WebDAVStore(Store):
 
     def url(self, key: str) -> str:
         """Where a key is."""
-        return f"{self._base_url}/{quote(key)}"
+        return f"{self._base_url}/{quote(checked(key))}"
 
     def _settled(
         self, entry: Entry, request: Request, outcome: Response | errors.StorageError
@@ -226,8 +227,10 @@ class WebDAVStore(Store):
                     raise
 
     def delete(self, key: str) -> None:
-        """Remove a file."""
-        self._dav("DELETE", self.url(checked(key)))
+        """Remove a file, and never a folder: a DELETE would take all that is in it."""
+        self.stat(key)
+        with suppress(errors.NotFoundError):  # a first try whose answer was lost may have removed it
+            self._dav("DELETE", self.url(key))
 
     # --- listings
 
@@ -374,6 +377,8 @@ class WebDAVStore(Store):
                 if response.status_code == 401:
                     self.transport.refusals.record()
                     raise errors.AuthenticationError(wrong_credentials(self.remote))
+                if _leads_to_folder(response):
+                    raise errors.NotFoundError(f"{what}: this is a folder, not a file ({response.status_code})")
                 failure = _status_error(response.status_code, what, dict(response.headers), self.remote)
                 if response.status_code not in RETRIED_STATUSES:
                     raise failure
@@ -445,6 +450,17 @@ def _close(http: httpx.Client, owner: int) -> None:
     """Close the connections of a client that is gone; in a child they are its parent's."""
     if os.getpid() == owner:
         http.close()
+
+
+def _leads_to_folder(response: httpx.Response) -> bool:
+    """Whether a redirect says no more than that the name of a folder ends with a slash, as Apache has it."""
+    place = urlsplit(response.headers.get("location", ""))
+    asked = response.request.url.raw_path.decode()
+    return (
+        response.is_redirect
+        and place.path == f"{asked}/"
+        and _host_of(place.netloc) in {None, response.request.url.host}
+    )
 
 
 class _StatusError(errors.ServerError):
