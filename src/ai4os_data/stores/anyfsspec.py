@@ -116,6 +116,8 @@ class FsspecStore(Store):
         system, root = self._system.get()
         if not entry.is_same_version(self.stat(entry.key)):
             raise errors.ChangedError(f"{self.location}: {entry.key!r} changed since it was opened; open it again")
+        if start >= stop:
+            return b""
         try:
             data: bytes = system.cat_file(_join(root, entry.key), start=start, end=stop)
         except OSError as error:
@@ -178,6 +180,7 @@ class FsspecStore(Store):
             return error
         kinds: dict[type[OSError], type[errors.StorageError]] = {
             FileNotFoundError: errors.NotFoundError,
+            NotADirectoryError: errors.NotFoundError,
             IsADirectoryError: errors.NotFoundError,
             PermissionError: errors.PermissionDeniedError,
             TimeoutError: errors.DeadlineError,
