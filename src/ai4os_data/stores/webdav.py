@@ -377,9 +377,7 @@ class WebDAVStore(Store):
                 if response.status_code == 401:
                     self.transport.refusals.record()
                     raise errors.AuthenticationError(wrong_credentials(self.remote))
-                if _leads_to_folder(response):
-                    raise errors.NotFoundError(f"{what}: this is a folder, not a file ({response.status_code})")
-                failure = _status_error(response.status_code, what, dict(response.headers), self.remote)
+                failure = _error_of(response, what, self.remote)
                 if response.status_code not in RETRIED_STATUSES:
                     raise failure
                 asked_s = retry_after_s(response.headers.get("retry-after"))
@@ -469,11 +467,14 @@ class _StatusError(errors.ServerError):
     status = 0
 
 
-def _status_error(status: int, what: str, headers: dict[str, str], remote: Remote) -> errors.StorageError:
-    error = error_for_status(status, what, headers, remote)
+def _error_of(response: httpx.Response, what: str, remote: Remote) -> errors.StorageError:
+    """The error that an answer stands for."""
+    if _leads_to_folder(response):
+        return errors.NotFoundError(f"{what}: this is a folder, not a file ({response.status_code})")
+    error = error_for_status(response.status_code, what, dict(response.headers), remote)
     if type(error) is errors.ServerError:
         error = _StatusError(str(error))
-        error.status = status
+        error.status = response.status_code
     return error
 
 
