@@ -195,6 +195,16 @@ def test_requests_are_told_with_what_the_server_logs(server: Server) -> None:
         assert ("authorization" in get.headers) == isinstance(server, FaultServer)
 
 
+def test_a_request_is_told_as_soon_as_it_is_answered(server: Server) -> None:
+    """A test that counts requests never comes before the log, though some servers log after they answer."""
+    (server.root / "larger").write_bytes(bytes(300_000))
+    for count in range(1, 21):
+        server.forget()
+        for _ in range(count):
+            ask(server, "GET", "/larger")
+        assert [request.path for request in server.requests()] == ["/larger"] * count
+
+
 def test_a_server_that_stopped_refuses_and_starts_again_where_it_was(server: Server) -> None:
     """The port stays, for the tests of a server that goes away for a while."""
     url = server.url
@@ -236,6 +246,18 @@ def test_the_embedded_server_serves_and_frees_its_port(tmp_path: Path) -> None:
         assert not any("authorization" in request.headers for request in server.requests())
     with pytest.raises(ConnectionRefusedError):
         ask(server, "GET", "/a")
+
+
+def test_the_embedded_server_starts_again_though_somebody_was_connected(tmp_path: Path) -> None:
+    """What is left of a connection does not hold its port."""
+    with EmbeddedServer(tmp_path / "root", user="alice", password="sesame") as server:
+        (server.root / "a").write_bytes(b"1")
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port)) as connection:
+            connection.request("GET", "/a", headers={"Authorization": "Basic YWxpY2U6c2VzYW1l"})
+            connection.getresponse().read()
+            server.stop()
+        server.start()
+        assert ask(server, "GET", "/a", "Basic YWxpY2U6c2VzYW1l").body == b"1"
 
 
 # The mount.
