@@ -9,17 +9,25 @@ _MOST_RULES = 8
 
 
 class _Rule(NamedTuple):
-    """How the key of a sibling follows from a key: another head and another tail around the same middle."""
+    """How the key of a sibling follows from a key: another folder for one of its folders, other ends of its name."""
 
-    head: str
+    folders: tuple[str, ...]
+    new_folders: tuple[str, ...]
+    from_the_top: bool
     tail: str
-    new_head: str
-    new_tail: str
+    before: str
+    after: str
 
     def apply(self, key: str) -> str | None:
-        if not (key.startswith(self.head) and key.endswith(self.tail) and len(key) > len(self.head) + len(self.tail)):
+        *above, name = key.split("/")
+        stem = name[: len(name) - len(self.tail)]
+        if not stem or not name.endswith(self.tail):
             return None
-        return self.new_head + key[len(self.head) : len(key) - len(self.tail)] + self.new_tail
+        place = 0 if self.from_the_top else len(above) - len(self.folders)
+        end = place + len(self.folders)
+        if place < 0 or tuple(above[place:end]) != self.folders:
+            return None
+        return "/".join([*above[:place], *self.new_folders, *above[end:], f"{self.before}{stem}{self.after}"])
 
 
 class Siblings:
@@ -46,20 +54,21 @@ class Siblings:
 
 def _rule(key: str, sibling: str) -> _Rule | None:
     """The rule that leads from one to the other; None where they share no stem."""
-    stem = posixpath.splitext(posixpath.basename(key))[0]
-    folder, basename = posixpath.split(sibling)
-    name, suffix = posixpath.splitext(basename)
+    *folders, name = key.split("/")
+    *new_folders, new_name = sibling.split("/")
+    stem, tail = posixpath.splitext(name)
+    new_stem, suffix = posixpath.splitext(new_name)
     # At the end of the name before anywhere in it: the stem "a" in "mask_a.png".
-    before, found, after = (name[: -len(stem)], stem, suffix) if name.endswith(stem) else basename.partition(stem)
-    if not stem or not found:
+    before, found, after = (
+        (new_stem[: -len(stem)], stem, suffix) if new_stem.endswith(stem) else new_name.partition(stem)
+    )
+    if not found:
         return None
-    head, tail = key[: key.rfind(stem)], key[key.rfind(stem) + len(stem) :]
-    new_head, new_tail = posixpath.join(folder, before), after
-    if head == new_head:
-        return _Rule("", tail, "", new_tail)
-    # Folders before the stem that both share (a class's, say) belong to the middle.
-    folders, new_folders = head.split("/"), new_head.split("/")
-    while len(folders) > 1 and len(new_folders) > 1 and folders[-2:] == new_folders[-2:]:
-        folders.pop(-2)
-        new_folders.pop(-2)
-    return _Rule("/".join(folders), tail, "/".join(new_folders), new_tail)
+    # What both share, at the bottom (images/CLASS, masks/CLASS) or else at the top (CLASS/images, CLASS/masks), may be
+    # another folder for another key.
+    from_the_top = folders != new_folders and folders[-1:] == new_folders[-1:]
+    end = -1 if from_the_top else 0
+    while folders and new_folders and folders[end] == new_folders[end]:
+        folders.pop(end)
+        new_folders.pop(end)
+    return _Rule(tuple(folders), tuple(new_folders), from_the_top, tail, before, after)

@@ -1,0 +1,188 @@
+"""Masks and labels beside a sample: found by it, and fetched with it once the dataset has learned where they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from torch.utils.data import DataLoader
+
+from ai4os_data import Sample, StorageDataset
+from ai4os_data.errors import LocationError, NotFoundError, SampleError
+from ai4os_data.siblings import Siblings
+from servers import FaultServer
+from shares import Share
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+STEMS = [f"photo {number}" for number in range(8)]
+FILES = {f"images/{number % 2}/{stem}.jpg": f"image of {stem}" for number, stem in enumerate(STEMS)} | {
+    f"masks/{number % 2}/{stem}.png": f"mask of {stem}" for number, stem in enumerate(STEMS)
+}
+PAIRS = [(f"image of {stem}".encode(), f"mask of {stem}".encode()) for stem in STEMS[::2] + STEMS[1::2]]
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[FaultServer]:
+    """A server whose requests take long enough to meet each other."""
+    with FaultServer(tmp_path / "served", latency_s=0.1) as server:
+        yield server
+
+
+def with_mask(sample: Sample) -> tuple[bytes, bytes]:
+    """Decode an image together with its mask."""
+    mask = sample.sibling(sample.key.replace("images/", "masks/").replace(".jpg", ".png"))
+    return sample.bytes(), mask.bytes()
+
+
+def open_pairs(share: Share, **options: Any) -> StorageDataset:
+    """Open a dataset of images that ask for their masks."""
+    share.put(FILES)
+    options = {"pattern": "images/**/*.jpg", "decode": with_mask, "cache": None, **options}
+    return StorageDataset(share.location, remote=share.remote, **options)
+
+
+def epoch(dataset: Any, **options: Any) -> list[Any]:
+    """Return the samples of one epoch, in batches of four."""
+    return [item for batch in DataLoader(dataset, batch_size=4, collate_fn=list, **options) for item in batch]
+
+
+# --- what comes
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_each_sample_comes_with_its_own_sibling(share: Share, tmp_path: Path, cached: bool) -> None:  # noqa: FBT001
+    """Over two epochs; every file is fetched once an epoch, or once where there is a cache."""
+    dataset = open_pairs(share, cache=tmp_path / "cache" if cached else None)
+    for _ in range(2):
+        assert epoch(dataset) == PAIRS
+    assert sorted(share.read_keys()) == sorted(FILES if cached else [*FILES, *FILES])
+
+
+def test_siblings_come_in_workers(share: Share, tmp_path: Path) -> None:
+    """Every worker learns for itself; together they fetch each file once."""
+    dataset = open_pairs(share, cache=tmp_path / "cache")
+    assert epoch(dataset, num_workers=2) == PAIRS
+    assert sorted(share.read_keys()) == sorted(FILES)
+
+
+def test_sibling_may_be_named_relative_to_its_sample(share: Share) -> None:
+    """With ``./`` and ``../`` a key is read from the sample's own folder."""
+    share.put({"train/images/1.jpg": "image", "train/images/1.json": "boxes", "train/labels/1.txt": "label"})
+
+    def decode(sample: Sample) -> tuple[bytes, bytes]:
+        return sample.sibling("./1.json").bytes(), sample.sibling("../labels/1.txt").bytes()
+
+    dataset = StorageDataset(share.location, remote=share.remote, pattern="**/*.jpg", decode=decode, cache=None)
+    assert dataset[0] == (b"boxes", b"label")
+
+
+def test_target_may_come_from_a_sibling(share: Share) -> None:
+    """A function for ``target`` sees the same sample, so a label file is its sibling too."""
+    share.put(FILES)
+    dataset = StorageDataset(
+        share.location,
+        remote=share.remote,
+        pattern="images/**/*.jpg",
+        target=lambda sample: with_mask(sample)[1],
+        cache=None,
+    )
+    for _ in range(2):
+        assert epoch(dataset) == PAIRS
+    assert len(share.requests("GET")) == 2 * len(FILES)
+
+
+def test_missing_sibling_is_named(share: Share) -> None:
+    """The error tells sample and sibling; under ``skip`` the sample is left out."""
+    dataset = open_pairs(share)
+    share.remove("masks/0/photo 4.png")
+    dataset.refresh()
+    with pytest.raises(SampleError, match=r"'images/0/photo 4\.jpg' has no sibling 'masks/0/photo 4\.png'") as caught:
+        epoch(dataset)
+    assert isinstance(caught.value.__cause__, NotFoundError)
+    skipping = open_pairs(share, on_error="skip")
+    share.remove("masks/1/photo 7.png")  # after it was listed
+    assert epoch(skipping) == [pair for pair in PAIRS if pair[0] != b"image of photo 7"]
+
+
+@pytest.mark.parametrize("key", ["../../outside.png", "../../../etc/passwd"])
+def test_sibling_outside_of_the_location_is_refused(share: Share, key: str) -> None:
+    """A relative key cannot lead out of what the dataset is of."""
+    share.put({"images/1.jpg": "image"})
+    dataset = StorageDataset(share.location, remote=share.remote, decode=lambda sample: sample.sibling(key), cache=None)
+    with pytest.raises(SampleError, match="outside of the dataset's location") as caught:
+        dataset[0]
+    assert isinstance(caught.value.__cause__, LocationError)
+
+
+# --- fetched together
+
+
+def test_after_the_first_batch_siblings_are_fetched_with_their_samples(slow: FaultServer) -> None:
+    """Four images alone are on their way at once; from the second batch on, four images and four masks."""
+    dataset = open_pairs(Share(slow))
+    dataset.__getitems__([0, 1, 2, 3])
+    assert slow.most_in_flight() == 4
+    assert dataset.__getitems__([4, 5, 6, 7]) == PAIRS[4:]
+    assert slow.most_in_flight() == 8
+
+
+def test_siblings_come_together_where_the_samples_are_cached(slow: FaultServer, tmp_path: Path) -> None:
+    """After ``warm``, which knows of no siblings, the masks of a batch are fetched at once and not one by one."""
+    dataset = open_pairs(Share(slow), cache=tmp_path / "cache")
+    dataset[0]
+    dataset.warm(progress=False)
+    slow.forget()
+    begun = slow.most_in_flight()
+    assert dataset.__getitems__([1, 2, 3, 4, 5, 6, 7]) == PAIRS[1:]
+    assert len(slow.requests()) == 7
+    assert slow.most_in_flight() == max(begun, 7) == 7
+
+
+def test_archive_brings_samples_and_siblings_together(cloud_share: Share) -> None:
+    """On Nextcloud the second batch, eight files from four folders, is one request."""
+    dataset = open_pairs(cloud_share)
+    dataset.__getitems__([0, 1, 2, 3])
+    cloud_share.server.forget()
+    assert dataset.__getitems__([2, 3, 4, 5]) == PAIRS[2:6]
+    assert [request.method for request in cloud_share.requests()] == ["GET"]
+    assert "accept=zip" in cloud_share.requests()[0].headers[":query"]
+
+
+@pytest.mark.parametrize(
+    ("key", "sibling", "other", "expected"),
+    [
+        ("images/1.jpg", "labels/1.txt", "images/2.jpg", "labels/2.txt"),
+        ("images/cat/1.jpg", "masks/cat/1.png", "images/dog/2.jpg", "masks/dog/2.png"),
+        ("cat/images/1.jpg", "cat/masks/1.png", "dog/images/2.jpg", "dog/masks/2.png"),
+        ("train/images/1.jpg", "train/labels/1.txt", "val/images/2.jpg", "val/labels/2.txt"),
+        ("images/cat/1.jpg", "masks/cat/mask_1.png", "images/dog/2.jpg", "masks/dog/mask_2.png"),
+        ("1.jpg", "1.json", "2.jpg", "2.json"),
+        ("a/1.jpg", "a/1.json", "b/2.jpg", "b/2.json"),
+        ("a/1.jpg", "a/1_mask.png", "b/2.jpg", "b/2_mask.png"),
+        ("a/1.jpg", "a/mask_1.png", "b/2.jpg", "b/mask_2.png"),
+        ("1.jpg", "masks/1.png", "2.jpg", "masks/2.png"),
+        ("cat/1.jpg", "masks/cat/1.png", "dog/2.jpg", "masks/dog/2.png"),
+        ("images/1", "labels/1", "images/2", "labels/2"),
+        ("v/4.mp4", "v/4.srt", "v/5.mp4", "v/5.srt"),
+        ("i/e.jpeg", "m/e.png", "i/f.jpeg", "m/f.png"),
+        ("deep/er/images/a b.jpg", "deep/er/labels/a b.txt", "other/images/c d.jpg", "other/labels/c d.txt"),
+    ],
+)
+def test_where_siblings_are_is_learned_from_one(key: str, sibling: str, other: str, expected: str) -> None:
+    """One pair of keys tells how the next follows: parallel folders, other suffixes, words before and after."""
+    siblings = Siblings()
+    siblings.learn(key, sibling)
+    assert siblings.of(key) == [sibling]
+    assert siblings.of(other) == [expected]
+
+
+def test_nothing_is_learned_where_names_do_not_follow() -> None:
+    """A file that all samples share, such as a palette, tells nothing about the next sample."""
+    siblings = Siblings()
+    siblings.learn("images/17.jpg", "palette.json")
+    assert not siblings.any
+    siblings.learn("images/17.jpg", "masks/17.png")
+    assert siblings.of("videos/1.mp4") == []
