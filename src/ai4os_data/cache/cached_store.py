@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Literal
 from ai4os_data import errors, telemetry
 from ai4os_data.bodies import Body, MemoryBody
 from ai4os_data.cache.claims import Claim
-from ai4os_data.cache.objects import Held, LocalPath, digest, intact
+from ai4os_data.cache.objects import Held, LocalPath, digest, intact, suffix_of
 from ai4os_data.ranged import BLOCK_BYTES, RangedFile
 from ai4os_data.telemetry import tell_once
 
@@ -171,7 +171,7 @@ class CachedStore:
             for _ in range(3):  # it can be evicted between our look and our pin
                 held = self.cache.objects.find(name)
                 if held is not None:
-                    with suppress(FileNotFoundError):
+                    with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
                         path = LocalPath.in_cache(held.path)
                         if intact(held):
                             self.counters.row[telemetry.HITS] += 1
@@ -186,11 +186,14 @@ class CachedStore:
 
     def holds(self, entry: Entry) -> bool:
         """Whether an entry is in the cache."""
-        return self.cache is not None and self.cache.objects.find(self.name(entry)) is not None
+        if self.cache is None:
+            return False
+        held = self.cache.objects.find(self.name(entry))
+        return held is not None and self.cache.objects.is_there(held)
 
     def fill(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, int | errors.StorageError]]:
         """Bring entries into the cache; each comes with the bytes that were fetched for it, 0 where it was there."""
-        for entry, result in self._fetch(((entry, self.name(entry)) for entry in entries), _unread):
+        for entry, result in self._fetch(((entry, self.name(entry)) for entry in entries), self._unread):
             yield entry, result if isinstance(result, errors.StorageError) else sum(map(len, result))
 
     # --- fetching
@@ -252,6 +255,11 @@ class CachedStore:
     def _hit_pieces(self, held: Held) -> list[bytes] | None:
         data = self.hit(held)
         return None if data is None else [data]
+
+    def _unread(self, held: Held) -> list[bytes] | None:
+        """What a hit gives where only its being there counts."""
+        assert self.cache is not None
+        return [] if self.cache.objects.is_there(held) else None
 
     def _take_over(self, entry: Entry, name: str, hit: Hit) -> Iterator[Arrival]:
         """What another process was fetching: from the cache, or by ourselves where it gave up."""
@@ -352,17 +360,17 @@ class CachedStore:
     def _large_taken(self, entry: Entry, claim: Claim, *, is_listed: bool) -> bytes:
         """The bytes of an answer that went straight into the staged file, which is kept if the disk took it all."""
         assert self.cache is not None
+        data = claim.content()
         kept = None
         if claim.error is not None:
             self.cache.trouble(claim.error)
-            self.cache.give_up(claim)
-            data = self.store.read(entry.key)
-        else:
-            data = claim.content()
-            if is_listed:
+        try:
+            if is_listed and claim.is_whole:
                 kept = self.cache.store(claim, entry.key)
-            else:
-                self.cache.give_up(claim)
+        except OSError as error:
+            self.cache.trouble(error)
+        if kept is None:
+            self.cache.give_up(claim)
         self.counters.row[telemetry.STORED if kept else telemetry.PASSED_THROUGH] += 1
         return data
 
@@ -371,11 +379,6 @@ def _joined(result: list[bytes] | errors.StorageError) -> bytes | errors.Storage
     if isinstance(result, errors.StorageError):
         return result
     return result[0] if len(result) == 1 else b"".join(result)
-
-
-def _unread(_held: Held) -> list[bytes]:
-    """What a hit gives where only its being there counts."""
-    return []
 
 
 def fingerprint(function: Callable[..., object]) -> str:
@@ -399,7 +402,7 @@ def fingerprint(function: Callable[..., object]) -> str:
 
 
 def _temporary(data: bytes, key: str) -> LocalPath:
-    descriptor, path = tempfile.mkstemp(prefix="ai4os-data-", suffix=os.path.splitext(key)[1])
+    descriptor, path = tempfile.mkstemp(prefix="ai4os-data-", suffix=suffix_of(key))
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
     return LocalPath.temporary(path)

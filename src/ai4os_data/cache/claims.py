@@ -19,7 +19,12 @@ _LONGEST_PAUSE_S = 0.02
 
 
 class Claim:
-    """The right to fill one entry, and the staged file to fill. It is also the body that takes a large answer."""
+    """The right to fill one entry, and the staged file to fill. It is also the body that takes a large answer.
+
+    Attributes:
+        reserved_bytes: what may be written; more than that goes to memory.
+        error: why the file does not take it all, where the disk is the reason.
+    """
 
     def __init__(self, name: str, path: str, descriptor: int) -> None:
         self.name = name
@@ -28,6 +33,7 @@ class Claim:
         self.reserved_bytes = 0
         self.length = 0
         self.error: OSError | None = None
+        self._in_memory: list[bytes] | None = None
         self._hasher = xxhash.xxh3_64()
 
     @classmethod
@@ -35,43 +41,53 @@ class Claim:
         """Claim a digest; None where another has it.
 
         Raises:
+            FileNotFoundError: there is no folder for it yet.
             OSError: the directory cannot be written.
         """
         while True:
-            descriptor = _open(path)
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(descriptor)
                 return None
-            try:
-                current = os.stat(path)
-            except FileNotFoundError:
-                os.close(descriptor)  # published or given up between our open and our lock
-                continue
-            ours = os.fstat(descriptor)
-            if (current.st_ino, current.st_dev) == (ours.st_ino, ours.st_dev):
-                if ours.st_size:
-                    os.ftruncate(descriptor, 0)  # begun by a process that died
+            if _is_at(descriptor, path):
+                os.ftruncate(descriptor, 0)  # it may have been begun by a process that died
                 claim = cls(name, path, descriptor)
                 _held.claims.add(claim)
                 return claim
-            os.close(descriptor)
+            os.close(descriptor)  # published or given up between our open and our lock
 
     @property
     def checksum(self) -> int:
         """The checksum of what has been written."""
         return self._hasher.intdigest()
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that was written is in the file."""
+        return self._in_memory is None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the staged file is still where it was: somebody may have removed the whole directory."""
+        return self.descriptor >= 0 and _is_at(self.descriptor, self.path)
+
     def write(self, chunk: bytes) -> None:
-        """Take the next bytes of an answer. A full disk is kept as ``error``: libcurl would not pass it on."""
+        """Take the next bytes of an answer: into memory, once there is no more room for them on the disk."""
         self._hasher.update(chunk)
-        self.length += len(chunk)
-        if self.error is None:
+        if self._in_memory is None and self.length + len(chunk) <= self.reserved_bytes:
             try:
                 _write_all(self.descriptor, chunk)
             except OSError as error:
                 self.error = error
+                os.ftruncate(self.descriptor, self.length)
+                self._in_memory = [chunk]
+        elif self._in_memory is None:
+            self._in_memory = [chunk]
+        else:
+            self._in_memory.append(chunk)
+        self.length += len(chunk)
 
     def write_pieces(self, chunks: list[bytes]) -> None:
         """Take the whole content in pieces.
@@ -93,15 +109,25 @@ class Claim:
         os.lseek(self.descriptor, 0, os.SEEK_SET)
         self._hasher.reset()
         self.length = 0
+        self.error = None
+        self._in_memory = None
 
     def content(self) -> bytes:
         """What has been written."""
-        return os.pread(self.descriptor, self.length, 0)
+        in_memory = self._in_memory or []
+        in_file = self.length - sum(map(len, in_memory))
+        pieces: list[bytes] = []
+        while in_file > 0 and (piece := os.pread(self.descriptor, in_file, sum(map(len, pieces)))):
+            pieces.append(piece)  # one read(2) ends at 2 GiB
+            in_file -= len(piece)
+        pieces += in_memory
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def give_up(self) -> None:
         """Let others claim it, with nothing published."""
-        with suppress(FileNotFoundError):
-            os.unlink(self.path)
+        if self.is_ours:
+            with suppress(OSError):
+                os.unlink(self.path)
         self.let_go()
 
     def let_go(self) -> None:
@@ -149,28 +175,30 @@ class Waiting:
         return True
 
 
-def is_abandoned(path: str) -> bool:
-    """Whether a staged file belongs to no living process."""
+def remove_if_abandoned(path: str) -> None:
+    """Remove a staged file that belongs to no living process."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
+    except OSError:
+        return
     try:
+        # Held while the file is removed: who claims it meanwhile sees that it is gone.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        if _is_at(descriptor, path):
+            os.unlink(path)
+    except OSError:
+        return
     finally:
         os.close(descriptor)
-    return True
 
 
-def _open(path: str) -> int:
-    flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
+def _is_at(descriptor: int, path: str) -> bool:
     try:
-        return os.open(path, flags, 0o600)
+        there = os.stat(path)
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        return os.open(path, flags, 0o600)
+        return False
+    ours = os.fstat(descriptor)
+    return (there.st_ino, there.st_dev) == (ours.st_ino, ours.st_dev)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ai4os_data.cache import placement
 from ai4os_data.cache.claims import Claim, Waiting
-from ai4os_data.cache.ledger import Ledger
+from ai4os_data.cache.ledger import LISTING_NAME, Ledger
 from ai4os_data.cache.objects import BLOCK_BYTES, Held, Objects, allocated, intact, relative_name
 from ai4os_data.errors import CacheError
 from ai4os_data.processes import PerProcess
@@ -30,7 +30,7 @@ _FULL_AGAIN_S = 1.0
 _BROKEN_AGAIN_S = 30.0
 _LONGEST_WAIT_S = 900.0
 _LISTINGS = 32
-_NAMED_BYTES = 256  # what an entry's names take in folders and in the file of names, at most
+_NAMED_BYTES = 512  # what an entry takes in its folder, in the file of names and in the index, at most
 _LISTING_PARTS = 4  # a listing takes a quarter of the limit at most
 
 
@@ -150,6 +150,7 @@ class DiskCache:
 
     def keep_together(self, digests: Callable[[], Iterable[str]]) -> None:
         """Under ``"auto"``: these must not evict each other while the object whose method this is lives."""
+        self._live = [reference for reference in self._live if reference() is not None]
         self._live.append(weakref.WeakMethod(digests))
 
     @property
@@ -259,6 +260,7 @@ class _Process:
         return data
 
     def note_use(self, name: str) -> None:
+        self._used.pop(name, None)  # to the end of the order
         self._used[name] = None
         if time.monotonic() > self._note_use_at:
             self._note_use_at = time.monotonic() + _NOTE_USE_EVERY_S
@@ -274,7 +276,12 @@ class _Process:
     def claim(self, name: str) -> Claim | Held | None:
         if (held := self.objects.find(name)) is not None:
             return held
-        claim = Claim.take(name, self.objects.staged_path(name))
+        path = self.objects.staged_path(name)
+        try:
+            claim = Claim.take(name, path)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            claim = Claim.take(name, path)
         if claim is None:
             return None
         if (held := self.objects.find(name)) is not None:  # published between our look and our claim
@@ -304,9 +311,8 @@ class _Process:
         return granted > 0
 
     def store(self, claim: Claim, key: str) -> Held | None:
-        if allocated(claim.length) + BLOCK_BYTES > claim.reserved_bytes and not self.reserve(
-            claim, claim.length
-        ):  # it became larger on its way
+        is_larger = allocated(claim.length) + BLOCK_BYTES > claim.reserved_bytes  # than was listed
+        if (is_larger and not self.reserve(claim, claim.length)) or not claim.is_ours:
             self.give_up(claim)
             return None
         held = self.objects.publish(claim.name, claim.path, claim.length, claim.checksum, key)
@@ -335,8 +341,20 @@ class _Process:
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(staged)
-            for old in sorted(os.scandir(folder), key=lambda item: item.stat().st_mtime)[:-_LISTINGS]:
-                os.unlink(old.path)
+            self._drop_old_listings(folder)
+
+    def _drop_old_listings(self, folder: str) -> None:
+        kept = []
+        for item in os.scandir(folder):
+            with suppress(FileNotFoundError):  # dropped by another process
+                if LISTING_NAME.fullmatch(item.name):
+                    kept.append((item.stat().st_mtime_ns, item.stat().st_size, item.path))
+        total = 0
+        for number, (_, size_bytes, path) in enumerate(sorted(kept, reverse=True)):
+            total += allocated(size_bytes)
+            if number >= _LISTINGS or total * _LISTING_PARTS > self._limit:
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
 
     def give_up(self, claim: Claim) -> None:
         claim.give_up()
@@ -368,7 +386,9 @@ class _Process:
 
     def close(self) -> None:
         with self._lock, suppress(CacheError, OSError):
-            if self._ledger is not None or self._stored or self._used:
+            if self._reserved:  # another thread is filling: the lease goes when the process does
+                self._tell(0)
+            elif self._ledger is not None or self._stored or self._used:
                 stored, self._stored = self._stored, []
                 used, self._used = self._used, {}
                 self.ledger.close(stored, list(used))

@@ -13,21 +13,25 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
-import shutil
 import sqlite3
 import struct
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 import diskcache
 
-from ai4os_data.cache.claims import is_abandoned
-from ai4os_data.cache.objects import DIGEST_DIGITS, Objects, allocated, is_pinned, parsed_name, relative_name
+from ai4os_data.cache.claims import remove_if_abandoned
+from ai4os_data.cache.objects import DIGEST_DIGITS, Objects, allocated, parsed_name, relative_name
 from ai4os_data.errors import CacheError
 from ai4os_data.processes import tell_after_fork
 from ai4os_data.telemetry import log, tell_once
+
+LISTING_NAME = re.compile(r"[0-9a-f]{32}(\.\d+)?")
 
 _ROWS_AT_ONCE = 128  # bounds the write-ahead log of one transaction
 _LEASE_PART = 100
@@ -35,10 +39,23 @@ _NAME_BYTES = 64
 _NAMES_BYTES = 64 * 1024  # so much of names of evicted entries may always stay
 _MARGIN_BYTES = 64 * 1024
 _LARGEST_MARGIN_BYTES = 4 * 1024 * 1024
+_FULL_DISK_BYTES = 32 * 1024
+_SLACK_BYTES = 128 * 1024
 _PAGE_BYTES = 4096
 _LOG_PAGES = 16
-_LEASE = struct.Struct("<q")
+_LEASE = struct.Struct("<3q")  # three times the same: the middle one is right even where a byte was flipped
+_LEASE_NAME = re.compile(r"\d+-[0-9a-f]{8}")
+_SQLITE_FULL = 13  # https://www.sqlite.org/rescode.html
 _CLEAN, _DIRTY = b"-", b"*"
+_INDEX_FILES = ("cache.db", "cache.db-wal", "cache.db-shm", "cache.db-journal")
+_TIMES_ITS_COST = 50  # what looks at every file is done again after so many times as long as it took
+
+# Ten at a time, as diskcache does it, would empty a small cache of large files, and take from those that are protected.
+_ONE_BY_ONE = "least-recently-used, one by one"
+diskcache.EVICTION_POLICY[_ONE_BY_ONE] = {
+    **diskcache.EVICTION_POLICY["least-recently-used"],
+    "cull": "SELECT {fields} FROM Cache ORDER BY access_time LIMIT min(?, 1)",
+}
 
 # What a damaged index may show itself as; each leads to a new one, made from the names of the files.
 _DAMAGE = (
@@ -51,9 +68,6 @@ _DAMAGE = (
     AssertionError,
     OverflowError,
 )
-
-# https://www.sqlite.org/rescode.html: SQLITE_FULL, SQLITE_READONLY, SQLITE_CANTOPEN
-_DISK_ERRORS = {13: errno.ENOSPC, 8: errno.EROFS, 14: errno.EACCES}
 
 Protected = Callable[[], Iterable[str]]
 R = TypeVar("R")
@@ -83,7 +97,7 @@ class _Adopting(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
     def store(self, value: object, *_read: object, **_key: object) -> tuple[int, int, str, None]:
         if not isinstance(value, str) or value not in self.adopting:
             _refuse_pickle(value)
-        return os.stat(self.objects.path_of(value)).st_blocks * 512, diskcache.core.MODE_RAW, value, None
+        return _entry_bytes(self.objects.path_of(value)), diskcache.core.MODE_RAW, value, None
 
     def fetch(self, _mode: object, filename: str, *_: object) -> str:
         return filename
@@ -92,12 +106,8 @@ class _Adopting(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         """Evict a file, unless somebody is using it."""
         if parsed_name(file_path) is None or file_path in self.adopting:
             return
-        path = self.objects.path_of(file_path)
-        if is_pinned(path):
+        if not self.objects.evict(self.objects.path_of(file_path)):
             self.kept.append(file_path)
-            return
-        with suppress(FileNotFoundError):
-            os.unlink(path)
 
 
 def _refuse_pickle(value: object) -> NoReturn:
@@ -116,24 +126,32 @@ class Ledger:
     """
 
     def __init__(self, directory: str, limit_bytes: int, protected: Protected | None) -> None:
+        self._lock = self._lease = -1
         self._directory = directory
         self._limit = limit_bytes
         self._protected = protected
         self._objects = Objects(directory)
         self._index_directory = f"{directory}/index"
         self._leases_directory = f"{directory}/leases"
-        for folder in (self._index_directory, self._leases_directory, self._objects.root):
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-        self._lock = os.open(f"{directory}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         self._index: diskcache.Cache | None = None
+        self._index_file: tuple[int, int] | None = None
         self._lease_path = ""
-        self._lease = -1
-        self._checked = False
-        self._protected_touched = False
+        self._leased_bytes = 0
+        self._check_at = 0.0
+        self._protect_at = 0.0
+        self._threads = threading.Lock()  # a file lock does not keep the threads of one process apart
+        self._open_lock()
         tell_after_fork(self)
 
     def after_fork(self) -> None:
         """Keep none of the parent's locks alive in a child."""
+        self._let_go()
+
+    def __del__(self) -> None:
+        """Free the lease of a cache that was dropped without a word; whoever sees that counts its files in."""
+        self._let_go()
+
+    def _let_go(self) -> None:
         for descriptor in (self._lock, self._lease):
             if descriptor >= 0:
                 with suppress(OSError):
@@ -170,8 +188,7 @@ class Ledger:
             self._mended(lambda: self._enter(names, used))
             self._drop_lease()
             self._close_index()
-        os.close(self._lock)
-        self._lock = -1
+        self._let_go()
 
     def clear(self) -> None:
         """Remove every entry that nobody uses."""
@@ -193,58 +210,104 @@ class Ledger:
     @contextmanager
     def _held(self, *, wait: bool = True) -> Iterator[bool]:
         """Hold the ledger alone. It is marked while it is held, so that whoever comes after a death sees it."""
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+        if not self._threads.acquire(blocking=wait):
             yield False
             return
         try:
-            if os.pread(self._lock, 1, 0) == _DIRTY:
-                self._mended(self._reconcile)
-            os.pwrite(self._lock, _DIRTY, 0)
-            yield True
-            os.pwrite(self._lock, _CLEAN, 0)
+            if not self._take_lock(wait=wait):
+                yield False
+                return
+            try:
+                if os.pread(self._lock, 1, 0) != _CLEAN:
+                    self._mended(self._reconcile)
+                os.pwrite(self._lock, _DIRTY, 0)
+                yield True
+                os.pwrite(self._lock, _CLEAN, 0)
+            finally:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
         finally:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self._threads.release()
+
+    def _take_lock(self, *, wait: bool) -> bool:
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                return False
+            ours = os.fstat(self._lock)
+            if _identity(f"{self._directory}/lock") == (ours.st_dev, ours.st_ino):
+                return True
+            # Somebody has removed the directory, or the lock in it: ours would exclude nobody.
+            self._let_go()
+            self._close_index()
+            self._open_lock()
+
+    def _open_lock(self) -> None:
+        for folder in (self._index_directory, self._leases_directory, self._objects.root):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._lock = os.open(f"{self._directory}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
     def _mended(self, work: Callable[[], R]) -> R:
         """The result of some work; a damaged index is made anew from the files, and the work done again.
 
         Raises:
             OSError: the disk is full, or cannot be written.
+            CacheError: a new index does not work either.
         """
         try:
             return work()
         except _DAMAGE as error:
-            _raise_for_disk(error)
-            tell_once(
-                f"{self._directory}: the cache's index was damaged ({type(error).__name__}: {error}); it is made anew"
-            )
+            self._raise_disk_error(error, _FULL_DISK_BYTES)
+            self._tell_new_index(f"was damaged ({type(error).__name__}: {error})")
         try:
             self._rebuild()
             return work()
         except _DAMAGE as error:
-            _raise_for_disk(error)
-            raise CacheError(f"{self._directory}: the cache's index cannot be made anew: {error}") from error
+            self._raise_disk_error(error, _SLACK_BYTES)
+            message = f"{self._directory}: the cache's index cannot be made anew: {type(error).__name__}: {error}"
+            raise CacheError(message) from error
+
+    def _raise_disk_error(self, error: Exception, too_little_bytes: int) -> None:
+        """Raise what the disk has to say, where that explains an error of the index."""
+        disk = os.statvfs(self._directory)
+        if disk.f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), self._directory) from error
+        said = getattr(error, "sqlite_errorcode", None)  # from Python 3.11 on
+        if said == _SQLITE_FULL or disk.f_bavail * disk.f_frsize < too_little_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._directory) from error
+
+    def _tell_new_index(self, reason: str) -> None:
+        tell_once(f"{self._directory}: the cache's index {reason}; it is made anew")
 
     # --- entries
 
-    def _open(self) -> diskcache.Cache:
-        if self._index is None:
-            self._index = diskcache.Cache(
-                self._index_directory,
-                disk=_Adopting,
-                timeout=60,
-                eviction_policy="least-recently-used",
-                cull_limit=0,
-                statistics=0,
-                size_limit=self._limit,
-                sqlite_synchronous=0,  # the cache dies with the machine; kill -9 leaves the page cache intact
-                sqlite_mmap_size=0,  # a truncated file would end the process with SIGBUS
-                sqlite_auto_vacuum=0,  # pages of evicted rows are used again
-                sqlite_wal_autocheckpoint=_LOG_PAGES,
-                sqlite_journal_size_limit=0,
-            )
+    def _open(self, *, tell: bool = True) -> diskcache.Cache:
+        path = f"{self._index_directory}/cache.db"
+        found = _identity(path)
+        if self._index is not None and found == self._index_file:
+            return self._index
+        self._close_index()  # of a file that somebody has put a new one in place of, or removed
+        if found is None:
+            os.makedirs(self._index_directory, mode=0o700, exist_ok=True)
+            self._remove_index()
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        self._index = diskcache.Cache(
+            self._index_directory,
+            disk=_Adopting,
+            timeout=60,
+            eviction_policy=_ONE_BY_ONE,
+            cull_limit=0,
+            statistics=0,
+            size_limit=self._limit,
+            sqlite_synchronous=0,  # the cache dies with the machine; kill -9 leaves the page cache intact
+            sqlite_mmap_size=0,  # a truncated file would end the process with SIGBUS
+            sqlite_auto_vacuum=0,  # pages of evicted rows are used again
+            sqlite_wal_autocheckpoint=_LOG_PAGES,
+            sqlite_journal_size_limit=0,
+        )
+        self._index_file = _identity(path)
+        if found is None and self._reconcile() and tell:
+            self._tell_new_index("was gone")
         return self._index
 
     def _enter(self, names: list[str], used: list[str]) -> None:
@@ -252,7 +315,7 @@ class Ledger:
         disk = index.disk
         for begin in range(0, max(len(names), len(used)), _ROWS_AT_ONCE):
             disk.adopting = set(names[begin : begin + _ROWS_AT_ONCE])
-            with index.transact(retry=True):
+            with index.transact():
                 for name in names[begin : begin + _ROWS_AT_ONCE]:
                     with suppress(FileNotFoundError):  # found damaged since
                         index.set(name.rpartition("/")[2][:DIGEST_DIGITS], name)
@@ -262,16 +325,20 @@ class Ledger:
 
     def _delete(self, names: Iterable[str]) -> None:
         index = self._open()
-        with index.transact(retry=True):
+        with index.transact():
             for name in names:
                 index.delete(name)
+        self._keep_pinned(index)
 
     def _clear(self) -> None:
+        self._reconcile()  # what others have stored, and not yet told
         index = self._open()
         index.clear()
         self._keep_pinned(index)
-        for folder in ("listings",):
-            shutil.rmtree(f"{self._directory}/{folder}", ignore_errors=True)
+        with suppress(FileNotFoundError):
+            for item in os.scandir(f"{self._directory}/listings"):
+                if LISTING_NAME.fullmatch(item.name):
+                    os.unlink(item.path)
 
     def _keep_pinned(self, index: diskcache.Cache) -> None:
         """Index again what could not be evicted because it is in use."""
@@ -285,34 +352,36 @@ class Ledger:
         self._write_lease(left_bytes)
         if need_bytes == 0:
             return 0
-        self._check_once()
+        self._check_now_and_then()
         if self._objects.names.size_bytes > _NAMES_BYTES + 2 * _NAME_BYTES * len(self._open()):
-            self._objects.names.rewrite(os.path.basename(held.path) for held in self._objects.scan_all().values())
+            self._objects.scan_all()
+            self._objects.retell()
         wanted = max(need_bytes, self._limit // _LEASE_PART)
-        free = self._limit - self._used_bytes()
+        free = self._free_bytes()
+        if free < 0:  # the limit was higher once
+            free = self._evict(-free, 0)
         if free < wanted:
-            self._evict(wanted - free)
-            free = self._limit - self._used_bytes()
+            free = self._make_room(need_bytes, wanted, free)
         if free < need_bytes:
             return 0
         granted = min(free, wanted)
         self._write_lease(left_bytes + granted)
         return granted
 
+    def _free_bytes(self) -> int:
+        return self._limit - self._used_bytes()
+
     def _used_bytes(self) -> int:
-        return self._entries_bytes() + self._bookkeeping_bytes() + self._margin_bytes() + self._lease_bytes()
+        leased = self._lease_bytes()  # first: it counts the files of dead processes in
+        return leased + self._entries_bytes() + self._bookkeeping_bytes() + self._margin_bytes()
 
     def _entries_bytes(self) -> int:
         """What diskcache sums up: the files, and its database."""
         return int(self._open().volume())
 
     def _bookkeeping_bytes(self) -> int:
-        files = [
-            f"{self._directory}/lock",
-            f"{self._directory}/names",
-            f"{self._index_directory}/cache.db-wal",
-            f"{self._index_directory}/cache.db-shm",
-        ]
+        files = [f"{self._directory}/{name}" for name in ("lock", "names")]
+        files += (f"{self._index_directory}/{name}" for name in _INDEX_FILES[1:])
         for folder in (self._leases_directory, f"{self._directory}/listings"):
             with suppress(FileNotFoundError):
                 files += [folder, *(item.path for item in os.scandir(folder))]
@@ -326,41 +395,60 @@ class Ledger:
         growth = min(_LARGEST_MARGIN_BYTES, _MARGIN_BYTES + self._limit // 128)
         return max(0, longest_log - log_now) + growth
 
-    def _evict(self, bytes_: int) -> None:
-        """Remove the entries used longest ago, those that are protected excepted."""
+    def _make_room(self, need_bytes: int, wanted_bytes: int, free: int) -> int:
+        """Evict until what is wanted is free, or needed at least; nothing where that cannot be. Tells what is free."""
+        floor = 0 if self._protected is None else self._protected_bytes()
+        while free < wanted_bytes:
+            evictable = int(self._open().reset("size")) - floor
+            if free + evictable < need_bytes:
+                break
+            before, free = free, self._evict(min(wanted_bytes - free, evictable), floor)
+            if free <= before:
+                break
+        return free
+
+    def _evict(self, bytes_: int, floor_bytes: int) -> int:
+        """Remove the entries used longest ago, and tell what is free then."""
         index = self._open()
-        floor = 0
-        if self._protected is not None:
-            floor = self._protected_bytes()
-            database = _disk_bytes(f"{self._index_directory}/cache.db")
-            if self._entries_bytes() - database - floor < bytes_:
-                return
-        index.size_limit = max(self._entries_bytes() - bytes_, floor)
-        index.cull(retry=True)
+        before = self._entries_bytes()
+        database = before - int(index.reset("size"))
+        index.size_limit = max(before - bytes_, floor_bytes + database)
+        index.cull()
         self._keep_pinned(index)
+        return self._free_bytes()
 
     def _protected_bytes(self) -> int:
         """Make the protected entries the ones used last, and sum them up."""
         assert self._protected is not None
         here = self._objects.scan_all()
-        mine = [name for name in self._protected() if name in here]
-        if not self._protected_touched:  # what comes later is recent by itself
-            self._protected_touched = True
-            self._enter([], mine)
-        return sum(allocated(here[name].size_bytes) for name in mine)
+        mine = [here[name] for name in set(self._protected()) if name in here]
+        begun = time.monotonic()
+        if begun > self._protect_at:
+            self._enter([], [held.name for held in mine])
+            ended = time.monotonic()
+            self._protect_at = ended + _TIMES_ITS_COST * (ended - begun)
+        return sum(allocated(held.size_bytes) for held in mine)
 
     # --- leases
 
     def _write_lease(self, bytes_: int) -> None:
+        self._leased_bytes = bytes_
+        if self._lease >= 0:
+            ours = os.fstat(self._lease)
+            if _identity(self._lease_path) != (ours.st_dev, ours.st_ino):  # removed by somebody
+                os.close(self._lease)
+                self._lease = -1
         if self._lease < 0:
             if bytes_ == 0:
                 return
+            os.makedirs(self._leases_directory, mode=0o700, exist_ok=True)
             self._lease_path = f"{self._leases_directory}/{os.getpid()}-{secrets.token_hex(4)}"
             self._lease = os.open(self._lease_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.pwrite(self._lease, _LEASE.pack(bytes_), 0)
+        os.pwrite(self._lease, _LEASE.pack(bytes_, bytes_, bytes_), 0)
 
     def _drop_lease(self) -> None:
+        self._leased_bytes = 0
         if self._lease >= 0:
             with suppress(FileNotFoundError):
                 os.unlink(self._lease_path)
@@ -369,73 +457,82 @@ class Ledger:
 
     def _lease_bytes(self) -> int:
         """All leases of living processes; the files of dead ones are counted in first."""
-        total, died = 0, False
-        for item in os.scandir(self._leases_directory):
-            if item.path == self._lease_path:
-                total += _LEASE.unpack(os.pread(self._lease, _LEASE.size, 0))[0]
-                continue
-            leased = _read_lease(item.path)
-            if leased is None:
-                died = True
-                with suppress(FileNotFoundError):
-                    os.unlink(item.path)
-            else:
-                total += leased
+        total, died = self._leased_bytes, False
+        with suppress(FileNotFoundError):
+            for item in os.scandir(self._leases_directory):
+                if not _LEASE_NAME.fullmatch(item.name) or (self._lease >= 0 and item.path == self._lease_path):
+                    continue
+                leased = _read_lease(item.path)
+                if leased is None:
+                    died = True
+                    with suppress(FileNotFoundError):
+                        os.unlink(item.path)
+                else:
+                    total += leased
         if died:
             self._reconcile()
         return total
 
     # --- after a death, or damage
 
-    def _reconcile(self) -> None:
-        """Make index and files agree: count in what the dead have stored, remove what they have begun."""
+    def _reconcile(self) -> int:
+        """Count in what the dead have stored, remove what they have begun; tell how many entries were missing."""
         index = self._open()
         for path in self._objects.staged():
-            if is_abandoned(path):
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
+            remove_if_abandoned(path)
         here = self._objects.scan_all()
-        self._objects.names.rewrite(os.path.basename(held.path) for held in here.values())
+        self._objects.retell()
         indexed = set(index.iterkeys())
-        self._enter([relative_name(held) for name, held in here.items() if name not in indexed], [])
+        missing = [relative_name(held) for name, held in here.items() if name not in indexed]
+        self._enter(missing, [])
         self._delete([name for name in indexed if name not in here])
-        log.debug("%s: counted in %d files of a process that died", self._directory, len(here.keys() - indexed))
+        log.debug("%s: counted in %d files", self._directory, len(missing))
+        return len(missing)
 
-    def _check_once(self) -> None:
-        """Hold the index against the names of the files, once in each process: a flipped bit may have changed a sum."""
-        if self._checked:
+    def _check_now_and_then(self) -> None:
+        """Hold the index against the files: a flipped bit may have changed a sum, or what keeps it."""
+        begun = time.monotonic()
+        if begun < self._check_at:
             return
-        self._checked = True
+        for path in self._objects.staged():  # of a process that died before it had a lease
+            remove_if_abandoned(path)
+        if not self._agrees():
+            self._reconcile()
+            if not self._agrees():
+                self._tell_new_index("did not agree with the files")
+                self._rebuild()
+        if not self._objects.all_told():
+            self._objects.retell()
+        ended = time.monotonic()
+        self._check_at = ended + _TIMES_ITS_COST * (ended - begun)
+
+    def _agrees(self) -> bool:
         here = self._objects.scan_all()
-        on_disk = sum(allocated(held.size_bytes) for held in here.values())
-        indexed = int(self._open().reset("size"))
-        leased = self._lease_bytes()
-        slack = _MARGIN_BYTES + len(here) * 512
-        if not indexed - slack <= on_disk <= indexed + leased + slack:
-            log.debug("%s: the index says %d bytes, the files %d", self._directory, indexed, on_disk)
-            self._rebuild()
+        on_disk = 0
+        for held in here.values():
+            with suppress(FileNotFoundError):  # found damaged since
+                on_disk += _entry_bytes(held.path)
+        index = self._open()
+        indexed = int(index.reset("size"))
+        slack = _SLACK_BYTES + len(here) * 512
+        return indexed - slack <= on_disk <= indexed + self._lease_bytes() + slack
 
     def _rebuild(self) -> None:
         """A new index, from the names of the files."""
         self._close_index()
-        for item in os.scandir(self._index_directory):
-            if item.name.startswith("cache.db"):
-                os.unlink(item.path)
-        self._reconcile()
+        self._remove_index()
+        self._open(tell=False)
+
+    def _remove_index(self) -> None:
+        for name in _INDEX_FILES:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self._index_directory}/{name}")
 
     def _close_index(self) -> None:
         if self._index is not None:
             with suppress(*_DAMAGE):
                 self._index.close()
             self._index = None
-
-
-def _raise_for_disk(error: Exception) -> None:
-    """Raise what SQLite says of the disk as the operating system would have said it."""
-    code = getattr(error, "sqlite_errorcode", None)  # since Python 3.11
-    if code in _DISK_ERRORS:
-        number = _DISK_ERRORS[code]
-        raise OSError(number, os.strerror(number)) from error
 
 
 def _read_lease(path: str) -> int | None:
@@ -448,10 +545,16 @@ def _read_lease(path: str) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         data = os.pread(descriptor, _LEASE.size, 0)
-        return int(_LEASE.unpack(data)[0]) if len(data) == _LEASE.size else 0
+        return int(sorted(_LEASE.unpack(data))[1]) if len(data) == _LEASE.size else 0
     finally:
         os.close(descriptor)
     return None
+
+
+def _entry_bytes(path: str) -> int:
+    """The disk space of an entry. Some file systems tell of fewer blocks at first, or compress."""
+    found = os.stat(path)
+    return max(found.st_blocks * 512, allocated(found.st_size))
 
 
 def _disk_bytes(path: str) -> int:
@@ -459,3 +562,12 @@ def _disk_bytes(path: str) -> int:
         return os.stat(path).st_blocks * 512
     except FileNotFoundError:
         return 0
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """What tells a file from another of the same name; None where there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -30,8 +31,10 @@ class Names:
     def __init__(self, path: str) -> None:
         self._path = path
         self._descriptor = -1
+        self._file: tuple[int, int] | None = None
         self._head = b""
         self._read_up_to = 0
+        self._threads = threading.Lock()
         tell_after_fork(self)
 
     def after_fork(self) -> None:
@@ -40,31 +43,38 @@ class Names:
 
     def append(self, name: str) -> None:
         """Tell the others of an entry."""
-        os.write(self._opened(), f"{name}\n".encode())
+        with self._threads:
+            os.write(self._opened(_identity(self._path)), f"{name}\n".encode())
 
     def news(self) -> list[str]:
-        """What was appended since the last look, our own names included."""
+        """What was appended since the last look, our own names included; nothing where it cannot be read."""
         try:
             found = os.stat(self._path)
-        except FileNotFoundError:
+            if found.st_size == self._read_up_to:
+                return []
+            with self._threads:
+                return self._read_on((found.st_dev, found.st_ino))
+        except OSError:
             return []
-        if found.st_size == self._read_up_to:
-            return []
-        descriptor = self._opened()
+
+    def _read_on(self, file: tuple[int, int]) -> list[str]:
+        descriptor = self._opened(file)
         head = os.pread(descriptor, _HEAD_BYTES, 0)
-        if head != self._head or found.st_size < self._read_up_to:
+        length = os.fstat(descriptor).st_size
+        if head != self._head or length < self._read_up_to:
             self._head, self._read_up_to = head, len(head)
-        data = os.pread(descriptor, found.st_size - self._read_up_to, self._read_up_to)
+        data = os.pread(descriptor, length - self._read_up_to, self._read_up_to)
         complete = data.rfind(b"\n") + 1
         self._read_up_to += complete
         return data[:complete].decode("ascii", "replace").splitlines()
 
     def rewrite(self, names: Iterable[str]) -> None:
         """Keep these alone. What another process appends at this very moment may be lost."""
-        descriptor = self._opened()
         data = "".join(f"{name}\n" for name in names)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{secrets.token_hex(8)}\n{data}".encode())
+        with self._threads:
+            descriptor = self._opened(_identity(self._path))
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{secrets.token_hex(8)}\n{data}".encode())
 
     @property
     def size_bytes(self) -> int:
@@ -73,10 +83,15 @@ class Names:
             return os.stat(self._path).st_size
         return 0
 
-    def _opened(self) -> int:
-        if self._descriptor < 0:
+    def _opened(self, file: tuple[int, int] | None) -> int:
+        """A descriptor of the file that is at the path now: somebody may have removed the one that we have open."""
+        if self._descriptor < 0 or file != self._file:
+            self._close()
             self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            if os.fstat(self._descriptor).st_size == 0:
+            found = os.fstat(self._descriptor)
+            self._file = found.st_dev, found.st_ino
+            self._head, self._read_up_to = b"", 0
+            if found.st_size == 0:
                 os.write(self._descriptor, f"{secrets.token_hex(8)}\n".encode())
         return self._descriptor
 
@@ -89,3 +104,11 @@ class Names:
     def __del__(self) -> None:
         """Leave no descriptor open."""
         self._close()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

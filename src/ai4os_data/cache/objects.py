@@ -9,27 +9,31 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import time
 from collections import deque
 from contextlib import suppress
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import xxhash
 
 from ai4os_data.cache.names import Names
 from ai4os_data.processes import tell_after_fork
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 BLOCK_BYTES = 4096
 STAGED_SUFFIX = ".fill"
 
 _NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]+)-([0-9a-f]{16})(\.[a-z0-9]{1,10})?")
+_PART = re.compile(r"[0-9a-f]")
 _STAGED = re.compile(r"[0-9a-f]{32}\.fill")
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,10}")
 DIGEST_DIGITS = 32
+_SHORTEST_NAME = 52  # digest, size and checksum, and a line end
 _READ_BYTES = 1 << 30
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC
-_SENT_PIN_S = 60.0
+_SENT_PINS = 256
 
 
 class Held(NamedTuple):
@@ -70,35 +74,50 @@ class Objects:
     def _told(self, line: str) -> Held | None:
         return _held(f"{self.root}/{line[:1]}/{line}")
 
+    def is_there(self, held: Held) -> bool:
+        """Whether a file that was found has not been evicted since."""
+        if os.path.exists(held.path):
+            return True
+        self.known.pop(held.name, None)
+        return False
+
     def scan_all(self) -> dict[str, Held]:
         """Every file that is there now, found by its own name."""
         self.known = {
             held.name: held
-            for part in self._parts()
-            for name in os.listdir(f"{self.root}/{part}")
-            if (held := _held(f"{self.root}/{part}/{name}")) is not None
+            for item in self._items()
+            if (held := _held(item.path)) is not None and item.is_file(follow_symlinks=False)
         }
         return dict(self.known)
 
+    def retell(self) -> None:
+        """Tell every process of what was seen by the last `scan_all`, and of nothing else."""
+        self.names.rewrite(os.path.basename(held.path) for held in self.known.values())
+
+    def all_told(self) -> bool:
+        """Whether the others can know of what was seen by the last `scan_all`, by the number alone."""
+        return self.names.size_bytes >= len(self.known) * _SHORTEST_NAME
+
     def staged(self) -> list[str]:
         """The paths of files that are being filled, or were when their process died."""
-        return [
-            f"{self.root}/{part}/{name}"
-            for part in self._parts()
-            for name in os.listdir(f"{self.root}/{part}")
-            if _STAGED.fullmatch(name)
-        ]
+        return [item.path for item in self._items() if _STAGED.fullmatch(item.name)]
 
     def folders_bytes(self) -> int:
         """The disk space of the folders."""
-        parts = self._parts()
-        return (
-            sum(os.stat(f"{self.root}/{part}").st_blocks * 512 for part in parts) + os.stat(self.root).st_blocks * 512
-        )
+        total = 0
+        for folder in (self.root, *self._parts()):
+            with suppress(FileNotFoundError):
+                total += os.stat(folder).st_blocks * 512
+        return total
+
+    def _items(self) -> Iterator[os.DirEntry[str]]:
+        for folder in self._parts():
+            with suppress(FileNotFoundError, NotADirectoryError):
+                yield from os.scandir(folder)
 
     def _parts(self) -> list[str]:
         try:
-            return [name for name in os.listdir(self.root) if len(name) == 1]
+            return [f"{self.root}/{name}" for name in os.listdir(self.root) if _PART.fullmatch(name)]
         except FileNotFoundError:
             return []
 
@@ -108,15 +127,34 @@ class Objects:
 
     def publish(self, name: str, staged_path: str, size_bytes: int, checksum: int, key: str) -> Held:
         """Let a finished file appear, by one rename."""
-        suffix = os.path.splitext(key)[1].lower()
-        suffix = suffix if _SUFFIX.fullmatch(suffix) and suffix != STAGED_SUFFIX else ""
-        full_name = f"{name}-{size_bytes:x}-{checksum:016x}{suffix}"
+        full_name = f"{name}-{size_bytes:x}-{checksum:016x}{suffix_of(key)}"
         path = f"{self.root}/{name[:1]}/{full_name}"
         os.rename(staged_path, path)
-        self.names.append(full_name)
+        with suppress(OSError):  # a hint, no more
+            self.names.append(full_name)
         held = Held(path, size_bytes, checksum, name)
         self.known[name] = held
         return held
+
+    def evict(self, path: str) -> bool:
+        """Remove a file; False where somebody uses it, or it cannot be removed."""
+        try:
+            descriptor = os.open(path, _READ_FLAGS)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        try:
+            # Held while the file is removed: who pins it from now on sees that it is gone.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+        except FileNotFoundError:
+            return True  # a reader has found it damaged
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
 
     def load(self, held: Held) -> bytes | None:
         """The bytes of a cached file; None, and the file is gone, where it is damaged.
@@ -130,10 +168,15 @@ class Objects:
         except FileNotFoundError:
             self.known.pop(name, None)
             raise
+        except OSError:
+            self.discard(held)
+            return None
         try:
             data = os.read(descriptor, size_bytes + 1)  # one more than it holds, so that a longer file shows
             if len(data) < size_bytes and size_bytes >= _READ_BYTES:
                 data = _rest(descriptor, data, size_bytes)
+        except OSError:  # a directory in its place, a broken disk
+            size_bytes, data = -1, b""
         finally:
             os.close(descriptor)
         if len(data) == size_bytes and xxhash.xxh3_64_intdigest(data) == checksum:
@@ -142,14 +185,20 @@ class Objects:
         return None
 
     def discard(self, held: Held) -> None:
-        """Remove a damaged file."""
+        """Remove a damaged file, as far as it can be removed."""
         self.known.pop(held.name, None)
-        with suppress(FileNotFoundError):  # another reader has found the damage too
+        with suppress(OSError):
             os.unlink(held.path)
 
     def path_of(self, relative: str) -> str:
         """The path of an indexed name."""
         return f"{self.root}/{relative}"
+
+
+def suffix_of(key: str) -> str:
+    """The suffix that a key gives its file, for readers that go by it; none where it is of an odd kind."""
+    suffix = os.path.splitext(key)[1].lower()
+    return suffix if _SUFFIX.fullmatch(suffix) and suffix != STAGED_SUFFIX else ""
 
 
 def _held(path: str) -> Held | None:
@@ -165,8 +214,9 @@ def relative_name(held: Held) -> str:
 
 def parsed_name(relative: str) -> tuple[str, int] | None:
     """Digest and size of an indexed name; None where it is not one of ours."""
-    match = _NAME.fullmatch(relative.rpartition("/")[2])
-    return (match[1], int(match[2], 16)) if match else None
+    folder, _, name = relative.rpartition("/")
+    match = _NAME.fullmatch(name)
+    return (match[1], int(match[2], 16)) if match and match[1][:1] == folder else None
 
 
 def intact(held: Held) -> bool:
@@ -178,7 +228,7 @@ def intact(held: Held) -> bool:
             while piece := file.read(1 << 22):
                 hasher.update(piece)
                 length += len(piece)
-    except FileNotFoundError:
+    except OSError:
         return False
     return length == held.size_bytes and hasher.intdigest() == held.checksum
 
@@ -197,7 +247,7 @@ class LocalPath(str):
     """The path of a local file that stays while this object lives.
 
     In the cache, a shared lock on the file keeps it from eviction. Sent to another process, the lock is taken again
-    there; the sender keeps its own for a minute, so that there is no moment without one.
+    there; the sender keeps its own until it has sent some hundred more, so that there is no moment without one.
     """
 
     __slots__ = ("_pin",)
@@ -221,6 +271,14 @@ class LocalPath(str):
         local._pin = _Temporary(path)
         return local
 
+    def __copy__(self) -> LocalPath:
+        """A path is a value."""
+        return self
+
+    def __deepcopy__(self, _memo: object) -> LocalPath:
+        """A path is a value."""
+        return self
+
     def __reduce__(self) -> tuple[object, ...]:
         """Pin it in the process that it is sent to."""
         self._pin.sent()
@@ -231,14 +289,22 @@ class _Pin:
     """A shared lock on a cached file."""
 
     def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+        self._descriptor = -1
+        descriptor = os.open(path, _READ_FLAGS)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            os.stat(path)  # evicted between our open and our lock?
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
 
     def sent(self) -> None:
         _recently_sent.keep(self)
 
     def __del__(self) -> None:
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
 
 
 class _Temporary:
@@ -258,35 +324,17 @@ class _Temporary:
 
 
 class _RecentlySent:
-    """Pins of paths that are on their way to another process."""
+    """Pins of paths that are on their way to another process: as many as a loader may have waiting for it."""
 
     def __init__(self) -> None:
-        self._pins: deque[tuple[float, _Pin]] = deque()
+        self._pins: deque[_Pin] = deque(maxlen=_SENT_PINS)
         tell_after_fork(self)
 
     def keep(self, pin: _Pin) -> None:
-        now = time.monotonic()
-        while self._pins and self._pins[0][0] < now - _SENT_PIN_S:
-            self._pins.popleft()
-        self._pins.append((now, pin))
+        self._pins.append(pin)
 
     def after_fork(self) -> None:
         self._pins.clear()
 
 
 _recently_sent = _RecentlySent()
-
-
-def is_pinned(path: str) -> bool:
-    """Whether some process holds a `LocalPath` to a cached file."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
