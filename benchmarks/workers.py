@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
 import traceback
@@ -71,6 +72,8 @@ class Workers(Generic[T]):
     ) -> None:
         """End them."""
         for pipe in self._pipes:
+            with contextlib.suppress(OSError):  # it has failed already
+                pipe.send("")
             pipe.close()
         for process in self._processes:
             process.join(10)
