@@ -477,6 +477,18 @@ def test_all_connections_share_the_rate(tmp_path: Path) -> None:
         assert 0.4 <= time.monotonic() - begin < 1.0
 
 
+# What is missing.
+
+
+def test_what_is_missing_skips_here_and_fails_where_all_has_to_be_there() -> None:
+    """By its name either way."""
+    need(None)
+    with pytest.raises(pytest.skip.Exception, match="apt-get install fuse3"):
+        need("apt-get install fuse3", {})
+    with pytest.raises(pytest.fail.Exception, match="apt-get install fuse3"):
+        need("apt-get install fuse3", {"AI4OS_DATA_REQUIRE_SERVERS": "1"})
+
+
 # The end.
 
 _OWNER = """

@@ -168,7 +168,7 @@ class FaultServer(Server):
         return count
 
     def _tell(self, *words: object) -> Any:
-        with Client(str(self._workspace / "control")) as control:
+        with Client(control_address(self._workspace)) as control:
             control.send(words)
             return control.recv()
 
@@ -185,3 +185,8 @@ class FaultServer(Server):
 
     def _all_requests(self) -> list[Request]:
         return read_journal(self._workspace / "requests.jsonl")
+
+
+def control_address(workspace: Path) -> str:
+    """Return where the process is told what to do: no path, which could be too long for a socket."""
+    return f"\0{workspace.name}"

@@ -26,7 +26,7 @@ from xml.sax.saxutils import escape
 
 from ai4os_data.cli.embedded import Request
 from servers.children import publish_port, read_order
-from servers.fault import Fault, Habits
+from servers.fault import Fault, Habits, control_address
 from servers.journal import Journal
 
 if TYPE_CHECKING:
@@ -41,10 +41,8 @@ _RESET_PAUSE_S = 0.05  # a RST takes back what the client has not read yet
 def main() -> None:
     """Serve what the order on the command line says, for ever, and do what the control says."""
     order, workspace = read_order()
-    control = workspace / "control"
-    control.unlink(missing_ok=True)
     with (
-        Listener(str(control)) as listener,
+        Listener(control_address(workspace)) as listener,
         _HttpServer(Journal(workspace / "requests.jsonl"), **order) as server,
     ):
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from servers.apache import MODULES, find_apache
 from servers.children import find_program
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _CAP_SYS_ADMIN = 21
 
@@ -40,13 +44,13 @@ def missing_fuse() -> str | None:
     return None
 
 
-def need(missing: str | None) -> None:
+def need(missing: str | None, environ: Mapping[str, str] = os.environ) -> None:
     """Skip the test that asks when something is missing, or fail it where all has to be there.
 
     That is where ``AI4OS_DATA_REQUIRE_SERVERS=1`` is set, as in CI.
     """
     if missing is not None:
-        if os.environ.get("AI4OS_DATA_REQUIRE_SERVERS") == "1":
+        if environ.get("AI4OS_DATA_REQUIRE_SERVERS") == "1":
             pytest.fail(f"AI4OS_DATA_REQUIRE_SERVERS=1, but {missing}")
         pytest.skip(missing)
 
@@ -60,4 +64,5 @@ def _may_mount() -> bool:
 
 def _others_allowed() -> bool:
     configuration = Path("/etc/fuse.conf")
-    return configuration.exists() and "user_allow_other" in configuration.read_text().split()
+    lines = configuration.read_text().splitlines() if configuration.exists() else []
+    return "user_allow_other" in (line.strip() for line in lines)
