@@ -71,10 +71,11 @@ class DiskCache:
         except OSError as error:
             message = f"{self.directory} cannot be used as a cache: {error.strerror}"
             raise CacheError(message) from error
-        self.size_limit: int = fixed or placement.auto_limit(
-            self.directory, sum(allocated(held.size_bytes) for held in objects.scan_all().values())
-        )
+        held_bytes = sum(allocated(held.size_bytes) for held in objects.scan_all().values())
+        self.size_limit: int = fixed or placement.auto_limit(self.directory, held_bytes)
         self._prepare_processes()
+        if held_bytes > self.size_limit:  # it was higher once
+            self._process.get().shrink()
 
     def _prepare_processes(self) -> None:
         self._live: list[weakref.WeakMethod[Callable[[], Iterable[str]]]] = []
@@ -372,6 +373,11 @@ class _Process:
         """Tell the ledger everything."""
         with self._lock:
             self._tell(0)
+
+    def shrink(self) -> None:
+        """Evict what is above the limit."""
+        with self._guarded():
+            self.flush()
 
     def _tell(self, need: int) -> int:
         """Tell the ledger what was stored and used, and ask for room; what it cannot take stays to be told."""

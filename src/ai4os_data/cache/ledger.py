@@ -257,8 +257,11 @@ class Ledger:
         try:
             return work()
         except _DAMAGE as error:
-            self._raise_disk_error(error, _FULL_DISK_BYTES)
-            self._tell_new_index(f"was damaged ({type(error).__name__}: {error})")
+            if self._shrink_to_limit():
+                self._tell_new_index("had no room on the full disk")
+            else:
+                self._raise_disk_error(error, _FULL_DISK_BYTES)
+                self._tell_new_index(f"was damaged ({type(error).__name__}: {error})")
         try:
             self._rebuild()
             return work()
@@ -331,14 +334,13 @@ class Ledger:
         self._keep_pinned(index)
 
     def _clear(self) -> None:
-        self._reconcile()  # what others have stored, and not yet told
-        index = self._open()
-        index.clear()
-        self._keep_pinned(index)
-        with suppress(FileNotFoundError):
-            for item in os.scandir(f"{self._directory}/listings"):
+        for held in self._objects.scan_all().values():  # without the index, which a full disk would not let us change
+            self._objects.evict(held.path)
+        with suppress(FileNotFoundError), os.scandir(f"{self._directory}/listings") as items:
+            for item in items:
                 if LISTING_NAME.fullmatch(item.name):
                     os.unlink(item.path)
+        self._rebuild()
 
     def _keep_pinned(self, index: diskcache.Cache) -> None:
         """Index again what could not be evicted because it is in use."""
@@ -351,6 +353,8 @@ class Ledger:
         self._enter(names, used)
         self._write_lease(left_bytes)
         if need_bytes == 0:
+            if self._free_bytes() < 0:
+                self._evict(-self._free_bytes(), 0)
             return 0
         self._check_now_and_then()
         if self._objects.names.size_bytes > _NAMES_BYTES + 2 * _NAME_BYTES * len(self._open()):
@@ -488,6 +492,20 @@ class Ledger:
         self._delete([name for name in indexed if name not in here])
         log.debug("%s: counted in %d files", self._directory, len(missing))
         return len(missing)
+
+    def _shrink_to_limit(self) -> bool:
+        """Remove the files stored longest ago, with no help from the index; False where all are inside the limit."""
+        found = []
+        for held in self._objects.scan_all().values():
+            with suppress(FileNotFoundError):
+                found.append((os.stat(held.path).st_mtime_ns, _entry_bytes(held.path), held.path))
+        surplus = sum(size_bytes for _, size_bytes, _ in found) + self._bookkeeping_bytes() - self._limit
+        if surplus <= 0:
+            return False
+        for _, size_bytes, path in sorted(found):
+            if surplus > 0 and self._objects.evict(path):
+                surplus -= size_bytes
+        return True
 
     def _check_now_and_then(self) -> None:
         """Hold the index against the files: a flipped bit may have changed a sum, or what keeps it."""

@@ -112,8 +112,8 @@ class Objects:
 
     def _items(self) -> Iterator[os.DirEntry[str]]:
         for folder in self._parts():
-            with suppress(FileNotFoundError, NotADirectoryError):
-                yield from os.scandir(folder)
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as items:
+                yield from items
 
     def _parts(self) -> list[str]:
         try:
