@@ -79,6 +79,7 @@ _MEANINGS: dict[int, tuple[type[errors.StorageError], str]] = {
     409: (errors.NotFoundError, "its folder does not exist"),
     412: (errors.ChangedError, "the file is not the version that was asked for"),
     413: (errors.ServerError, "larger than the server takes"),
+    416: (errors.ChangedError, "the file is shorter than it was listed"),
     423: (errors.LockedError, "locked on the server, and still so after several tries"),
     500: (errors.ServerError, "the server failed"),
     502: (errors.ServerUnavailableError, "a gateway does not reach the server"),

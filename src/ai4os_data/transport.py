@@ -206,7 +206,7 @@ class _Transfer:
             self.judged = True
             status, headers = parse_head(self.head_lines)
             if status == 206:
-                if not self._continues(headers):
+                if not self.continues(headers):
                     return 0
             else:
                 self.body.restart()
@@ -218,9 +218,13 @@ class _Transfer:
             self.body.write(chunk)
         return None
 
-    def _continues(self, headers: dict[str, str]) -> bool:
+    def continues(self, headers: dict[str, str]) -> bool:
+        """Whether a partial answer begins where it was asked to, in the version that the first part is of."""
         served = content_range(headers)
-        return served is not None and served[0] == (self.request.start or 0) + self.offset
+        if served is None or served[0] != (self.request.start or 0) + self.offset:
+            return False
+        # A server may send 206 whatever If-Range says; RFC 9110, 15.3.7, has it tell the ETag.
+        return headers.get("etag") == self.etag if self.resumed else self.request.start is not None
 
     def _from_wanted_start(self, chunk: bytes) -> bool:
         """Cut the wanted range out of what comes; False when it is complete."""
@@ -426,10 +430,11 @@ class _Lane:
 
     def _judge(self, transfer: _Transfer, code: int, message: str) -> Response | errors.StorageError | float:
         status, headers = parse_head(transfer.head_lines)
-        if code == _ABORTED_BY_US and status in {200, 206}:
-            if status == 200:  # the wanted range was cut out of the whole
-                return Response(status, headers, content_length(headers), transfer.body.length)
+        if code == _ABORTED_BY_US and status == 206:
             return self._other_range(transfer, headers)
+        if code == _ABORTED_BY_US and status == 200 and transfer.request.start is not None:
+            # The wanted range was cut out of the whole.
+            return Response(status, headers, content_length(headers), transfer.body.length)
         if code:
             return self._broken(transfer, code, message, status, headers)
         if 200 <= status < 300:
@@ -462,11 +467,9 @@ class _Lane:
         if request.method != "GET":
             return Response(status, headers, total, received)
         if status == 206:
-            served = content_range(headers)
-            is_asked_for = request.start is not None or transfer.resumed
-            if served is None or served[0] != (request.start or 0) + transfer.offset or not is_asked_for:
+            if not transfer.continues(headers):
                 return self._other_range(transfer, headers)
-            total = served[1]
+            _, total = content_range(headers) or (0, None)
         if request.start is None:
             promised = total
         elif status == 206 and request.stop is not None and total is not None:
@@ -503,7 +506,8 @@ class _Lane:
             if (
                 etag.startswith('"')
                 and headers.get("accept-ranges") != "none"
-                and (not transfer.resumed or etag == transfer.etag)
+                and headers.get("content-encoding", "identity") == "identity"
+                and (transfer.continues(headers) if status == 206 else not transfer.resumed)
             ):
                 progressed = length > transfer.offset
                 transfer.etag, transfer.offset = etag, length
