@@ -11,6 +11,7 @@ import pytest
 
 from ai4os_data import telemetry
 from ai4os_data.retries import Patience
+from faulty import Faulty
 from servers import (
     ApacheServer,
     FaultServer,
@@ -130,3 +131,9 @@ def fault(fault_process: FaultServer) -> FaultServer:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     fault_process.forget()
     return fault_process
+
+
+@pytest.fixture
+def faulty(fault: FaultServer, patience: Patience) -> Faulty:
+    """A file that was listed on the fault server, with strong ETags, and with nothing asked since."""
+    return Faulty.make(fault, patience)

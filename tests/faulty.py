@@ -1,0 +1,58 @@
+"""One file on the fault server, read through a store that has little patience."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ai4os_data.remotes import Remote
+from ai4os_data.stores import Entry, Fetched
+from ai4os_data.stores.webdav import WebDAVStore
+
+if TYPE_CHECKING:
+    from ai4os_data.errors import StorageError
+    from ai4os_data.retries import Patience
+    from servers import FaultServer, Request
+
+KEY = "a.bin"
+SIZE_BYTES = 100_000
+DATA = random.Random(1).randbytes(SIZE_BYTES)
+NEWER = random.Random(2).randbytes(SIZE_BYTES)
+"""Another content of the same length."""
+
+
+@dataclass
+class Faulty:
+    """A file that was listed, on a server that will answer as the test says."""
+
+    server: FaultServer
+    store: WebDAVStore
+    entry: Entry
+
+    @classmethod
+    def make(cls, server: FaultServer, patience: Patience, **habits: str) -> Faulty:
+        """Put the file there and list it."""
+        (server.root / KEY).write_bytes(DATA)
+        server.change(**habits)
+        store = WebDAVStore(Remote(server.url, server.user, server.password), patience=patience)
+        entry = store.stat(KEY)
+        server.forget()
+        return cls(server, store, entry)
+
+    def outcome(self) -> Fetched | StorageError:
+        """What reading the whole file gives."""
+        ((entry, outcome),) = self.store.read_many([self.entry])
+        assert entry == self.entry
+        return outcome
+
+    def bytes(self) -> bytes:
+        """The whole file, which has to come."""
+        outcome = self.outcome()
+        assert isinstance(outcome, Fetched), outcome
+        data: bytes = outcome.body.getvalue()  # type: ignore[attr-defined]  # it was made in memory
+        return data
+
+    def requests(self, method: str = "GET") -> list[Request]:
+        """What was asked since the listing."""
+        return [request for request in self.server.requests() if request.method == method]
