@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 _BUFFER_BYTES = 256 * 1024
 
 
-def throw_away(urls: Sequence[str], in_flight: int) -> None:
+def throw_away(urls: Sequence[str], in_flight: int, headers: Sequence[str] = ()) -> None:
     """Fetch, and forget."""
-    _Loop(in_flight).run(urls)
+    _Loop(in_flight, headers).run(urls)
 
 
 def write_files(urls: Sequence[str], folder: Path, in_flight: int) -> None:
@@ -32,7 +32,8 @@ def write_files(urls: Sequence[str], folder: Path, in_flight: int) -> None:
 class _Loop:
     """A multi handle, and easy handles that are used again with their connections."""
 
-    def __init__(self, in_flight: int) -> None:
+    def __init__(self, in_flight: int, headers: Sequence[str] = ()) -> None:
+        self._headers = list(headers)
         self._epoll = select.epoll()
         self._watched: set[int] = set()
         self._timeout_s: float | None = None
@@ -88,6 +89,9 @@ class _Loop:
         handle = pycurl.Curl()
         handle.setopt(pycurl.BUFFERSIZE, _BUFFER_BYTES)
         handle.setopt(pycurl.WRITEFUNCTION, len)  # says that it took all, at the cost of no Python frame
+        if self._headers:
+            handle.setopt(pycurl.HTTPHEADER, self._headers)
+            handle.setopt(pycurl.COOKIEFILE, "")
         return handle
 
     def _watch(self, event: int, descriptor: int, _multi: object, _data: object) -> None:

@@ -29,17 +29,21 @@ from benchmarks.report import Report, at_least, at_most
 from benchmarks.static_server import StaticServer
 from benchmarks.workers import Workers
 from servers import RcloneMount, missing_fuse
+from servers.nextcloud import NextcloudServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ai4os_data.stores import Store
+    from ai4os_data.stores import Entry, Store
 
 RTT_S = 0.020
 IN_FLIGHT = 32
 BATCH = 64
 MOUNT_WORKERS = 4
 LOADER_WORKERS = 2
+REQUEST_COST_S = 0.030  # of a real Nextcloud, measured
+MEMBER_COST_S = 0.003
+ARCHIVES_IN_FLIGHT = 2  # as many as our store has
 CHUNK = 100  # reads between two turns of what is compared
 
 BARS = {
@@ -64,6 +68,9 @@ LIMIT = "bare curl, 32 in flight, thrown away"
 CURL_FILES = "bare curl, 32 in flight, into files"
 UNCACHED = "ours, cold, without cache: read_many"
 COLD = "ours, cold, into the cache: warm()"
+SINGLE = "Nextcloud: bare curl, single GETs"
+ZIPS = "Nextcloud: bare curl, the same zips"
+ARCHIVES = "ours, Nextcloud: read_many, archives"
 MOUNT_COLD = "mount, cold, 4 workers"
 MOUNT_WARM = "mount, warm, 4 workers"
 COLD_4 = "ours, cold, 4 workers: warm()"
@@ -129,6 +136,8 @@ def measure(options: Options) -> Report:
             measure_cold(report, files, options)
         if options.wants("mount"):
             measure_mount(report, files, options, options.choose(32, 240, 1000))
+        if options.wants("archive"):
+            measure_archives(report, options, options.choose(16, 256, 512))
         if any(map(options.wants, ("warm", "warm2", "loader"))):
             measure_all_warm(report, files, options)
     return report
@@ -222,7 +231,7 @@ def measure_loader(report: Report, dataset: StorageDataset, paths: list[Path], o
 
     for name in loaders:
         epoch(name)  # starts the workers
-    for number in options.rounds("loader", 15):
+    for number in options.rounds("loader", 10):
         for name in sorted(loaders, reverse=number % 2 == 0):
             report.add(name, epoch(name), "files/s")
     report.ratio("warm_loader_vs_local", HIT_LOADER, LOCAL_LOADER)
@@ -242,7 +251,7 @@ def measure_cold(report: Report, files: Files, options: Options) -> None:
     for turn in turns:
         turn()
     report.cases.clear()  # that imported, and warmed up
-    for number in options.rounds("cold", 30):
+    for number in options.rounds("cold", 25):
         for turn in turns[number % len(turns) :] + turns[: number % len(turns)]:
             turn()
     report.ratio("cold_vs_limit", COLD, LIMIT)
@@ -278,13 +287,7 @@ def without_cache(report: Report, files: Files) -> None:
     """Our store alone."""
     store = files.store()
     entries = store.list()
-
-    def read() -> None:
-        for _, outcome in store.read_many(entries):
-            if isinstance(outcome, errors.StorageError):
-                raise outcome
-
-    timed(report, UNCACHED, len(entries), read)
+    timed(report, UNCACHED, len(entries), lambda: read_all(store, entries))
 
 
 def into_cache(report: Report, files: Files, directory: Path) -> None:
@@ -339,6 +342,39 @@ def read_plainly(paths: list[str]) -> None:
     for path in paths:
         with open(path, "rb") as file:
             file.read()
+
+
+# --- Nextcloud
+
+
+def measure_archives(report: Report, options: Options, number: int) -> None:
+    """Files as zips from the double of Nextcloud, which works on one request at a time, against bare curl."""
+    folder = options.directory / "cloud"
+    corpus.make(folder / "photos", number)
+    with NextcloudServer(folder, concurrency=1, request_cost_s=REQUEST_COST_S, member_cost_s=MEMBER_COST_S) as cloud:
+        headers = [f"Authorization: {cloud.authorization}"]
+        store = open_store(f"{cloud.url}photos", Remote(cloud.url, cloud.user, cloud.password, vendor="nextcloud"))
+        entries = store.list()
+        assert len(entries) == number
+        singles = [f"{cloud.url}photos/{entry.key}" for entry in entries]
+        cloud.forget()
+        read_all(store, entries)
+        queries = [request.headers.get(":query", "") for request in cloud.requests() if request.method == "GET"]
+        zips = [f"{cloud.url}photos?{query}" for query in queries if "accept=zip" in query]
+        assert len(zips) == len(queries), "not everything came in archives"
+        for _ in options.rounds("archive", 25):
+            timed(report, ARCHIVES, number, lambda: read_all(store, entries))
+            timed(report, ZIPS, number, lambda: bare_curl.throw_away(zips, ARCHIVES_IN_FLIGHT, headers))
+            timed(report, SINGLE, number, lambda: bare_curl.throw_away(singles, IN_FLIGHT, headers))
+    report.ratio("archive_vs_single", ARCHIVES, SINGLE)
+    report.ratio("archive_vs_curl", ARCHIVES, ZIPS)
+
+
+def read_all(store: Store, entries: Sequence[Entry]) -> None:
+    """Read all of them whole, and fail if one fails."""
+    for _, outcome in store.read_many(entries):
+        if isinstance(outcome, errors.StorageError):
+            raise outcome
 
 
 def check_same(dataset: StorageDataset, paths: list[Path]) -> None:
