@@ -92,7 +92,7 @@ _MEANINGS: dict[int, tuple[type[errors.StorageError], str]] = {
 def content_length(headers: dict[str, str]) -> int | None:
     """The length that an answer promises, where it does."""
     value = headers.get("content-length", "")
-    return int(value) if value.isdigit() else None
+    return int(value) if value.isascii() and value.isdigit() else None
 
 
 def content_range(headers: dict[str, str]) -> tuple[int, int | None] | None:

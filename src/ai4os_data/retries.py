@@ -49,7 +49,7 @@ def retry_after_s(value: str | None) -> float | None:
     """The seconds that a ``Retry-After`` header asks for, given in seconds or as a date (RFC 9110, 10.2.3)."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if value.isascii() and value.strip().isdigit():
         return float(value)
     try:
         then = email.utils.parsedate_to_datetime(value)
