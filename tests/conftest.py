@@ -118,7 +118,7 @@ def mount(nextcloud: NextcloudServer, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def fault_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultServer]:
     """The fault server as the last test left it; tests ask for ``fault``."""
-    with FaultServer(tmp_path_factory.mktemp("fault"), token="token-Öffne-1") as server:
+    with FaultServer(tmp_path_factory.mktemp("fault"), token="bearer-token_1.2~3") as server:
         yield server
 
 

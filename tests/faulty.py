@@ -40,6 +40,11 @@ class Faulty:
         server.forget()
         return cls(server, store, entry)
 
+    @staticmethod
+    def listed() -> Entry:
+        """The file as some server might list it."""
+        return Entry(KEY, SIZE_BYTES, "etag")
+
     def outcome(self) -> Fetched | StorageError:
         """What reading the whole file gives."""
         ((entry, outcome),) = self.store.read_many([self.entry])
