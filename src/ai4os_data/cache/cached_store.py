@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import tempfile
@@ -150,7 +151,9 @@ class CachedStore:
         held = self.cache.objects.find(self.name(entry)) if self.cache is not None else None
         if held is not None and intact(held):
             with suppress(FileNotFoundError):
-                file = open(held.path, "rb")  # noqa: SIM115  the caller's to close; it outlives its eviction
+                file = open(held.path, "rb")  # noqa: SIM115  the caller's to close
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # not evicted meanwhile
                 self.counters.row[telemetry.HITS] += 1
                 return file
         return io.BufferedReader(RangedFile(self.store, entry), buffer_size=BLOCK_BYTES)

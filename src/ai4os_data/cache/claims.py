@@ -5,6 +5,7 @@ The claim is a lock on the staged file. The kernel lets go of it when its proces
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -16,6 +17,7 @@ from ai4os_data.processes import tell_after_fork
 
 _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.02
+FULL_FOR_S = 0.25  # an evicted file that is just being read takes its room until its reader closes it
 
 
 class Claim:
@@ -99,7 +101,9 @@ class Claim:
             self._hasher.update(chunk)
         total = sum(map(len, chunks))
         self.length += total
-        written = os.writev(self.descriptor, chunks[:512]) if chunks else 0
+        written = 0
+        with suppress(OSError):  # it is said by the next write, if it lasts
+            written = os.writev(self.descriptor, chunks[:512]) if chunks else 0
         if written < total:
             _write_all(self.descriptor, b"".join(chunks)[written:])
 
@@ -203,5 +207,10 @@ def _is_at(descriptor: int, path: str) -> bool:
 
 def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
+    waiting = Waiting(FULL_FOR_S)
     while view:
-        view = view[os.write(descriptor, view) :]
+        try:
+            view = view[os.write(descriptor, view) :]
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not waiting.pause():
+                raise

@@ -293,13 +293,16 @@ class _Process:
     def reserve(self, claim: Claim, size_bytes: int) -> bool:
         need = allocated(size_bytes) + BLOCK_BYTES  # a block for the folder, which may grow
         with self._lock, self._guarded():
-            if self._free < need and not self._lease(need):
+            if self._is_broken() or (self._free < need and not self._lease(need)):
                 return False
             self._free -= need
             self._reserved += need
             claim.reserved_bytes += need
             return True
         return False
+
+    def _is_broken(self) -> bool:
+        return not self._refused_bytes and time.monotonic() < self._not_before
 
     def _lease(self, need: int) -> bool:
         now = time.monotonic()

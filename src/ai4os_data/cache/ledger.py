@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TypeVar
 
 import diskcache
 
-from ai4os_data.cache.claims import remove_if_abandoned
+from ai4os_data.cache.claims import FULL_FOR_S, Waiting, remove_if_abandoned
 from ai4os_data.cache.objects import DIGEST_DIGITS, Objects, allocated, parsed_name, relative_name
 from ai4os_data.errors import CacheError
 from ai4os_data.processes import tell_after_fork
@@ -255,7 +255,7 @@ class Ledger:
             CacheError: a new index does not work either.
         """
         try:
-            return work()
+            return self._tried(work)
         except _DAMAGE as error:
             if self._shrink_to_limit():
                 self._tell_new_index("had no room on the full disk")
@@ -270,13 +270,26 @@ class Ledger:
             message = f"{self._directory}: the cache's index cannot be made anew: {type(error).__name__}: {error}"
             raise CacheError(message) from error
 
+    def _tried(self, work: Callable[[], R]) -> R:
+        """The result of some work, tried for a moment where the disk is full."""
+        waiting = Waiting(FULL_FOR_S)
+        while True:
+            try:
+                return work()
+            except _DAMAGE as error:
+                if not self._is_full(error, _FULL_DISK_BYTES) or not waiting.pause():
+                    raise
+
+    def _is_full(self, error: Exception, too_little_bytes: int) -> bool:
+        disk = os.statvfs(self._directory)
+        said = getattr(error, "sqlite_errorcode", None)  # from Python 3.11 on
+        return said == _SQLITE_FULL or disk.f_bavail * disk.f_frsize < too_little_bytes
+
     def _raise_disk_error(self, error: Exception, too_little_bytes: int) -> None:
         """Raise what the disk has to say, where that explains an error of the index."""
-        disk = os.statvfs(self._directory)
-        if disk.f_flag & os.ST_RDONLY:
+        if os.statvfs(self._directory).f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), self._directory) from error
-        said = getattr(error, "sqlite_errorcode", None)  # from Python 3.11 on
-        if said == _SQLITE_FULL or disk.f_bavail * disk.f_frsize < too_little_bytes:
+        if self._is_full(error, too_little_bytes):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._directory) from error
 
     def _tell_new_index(self, reason: str) -> None:

@@ -33,6 +33,7 @@ DIGEST_DIGITS = 32
 _SHORTEST_NAME = 52  # digest, size and checksum, and a line end
 _READ_BYTES = 1 << 30
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC
+_LONG_READ_BYTES = 1024 * 1024
 _SENT_PINS = 256
 
 
@@ -172,9 +173,14 @@ class Objects:
             self.discard(held)
             return None
         try:
+            if size_bytes > _LONG_READ_BYTES:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # evicted now, it would keep its room meanwhile
             data = os.read(descriptor, size_bytes + 1)  # one more than it holds, so that a longer file shows
             if len(data) < size_bytes and size_bytes >= _READ_BYTES:
                 data = _rest(descriptor, data, size_bytes)
+        except BlockingIOError:
+            self.known.pop(name, None)
+            raise FileNotFoundError(path) from None  # it is being evicted
         except OSError:  # a directory in its place, a broken disk
             size_bytes, data = -1, b""
         finally:
