@@ -31,6 +31,8 @@ _RCLONE_SOURCE = re.compile(r"(?P<name>[^:{]+)(\{[^}]*\})?:(?P<path>.*)")
 
 MOUNT_TABLE = Path("/proc/self/mounts")
 
+_MOST_LINKS = 40  # as the kernel
+
 
 @dataclass(frozen=True)
 class Mount:
@@ -74,20 +76,50 @@ def mount_of(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> Mount |
 
     It asks the table alone: to touch a path on a dead mount can block.
     """
-    path = os.path.abspath(os.fspath(path))
+    mounts = _read(table)
+    return _covering(_resolved(os.path.abspath(os.fspath(path)), mounts), mounts)
+
+
+def resolved(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> str:
+    """The path without symbolic links, those on a network mount excepted: to look at a dead one can block."""
+    return _resolved(os.path.abspath(os.fspath(path)), _read(table))
+
+
+def _resolved(path: str, mounts: list[Mount]) -> str:
+    for _ in range(_MOST_LINKS):
+        place = ""
+        for part in path.strip("/").split("/"):
+            place = f"{place}/{part}"
+            mount = _covering(place, mounts)
+            if mount is not None and mount.is_network:
+                return path
+            try:
+                target = os.readlink(place)
+            except OSError:
+                continue  # it is none
+            path = os.path.normpath(os.path.join(os.path.dirname(place), target, path[len(place) + 1 :]))
+            break
+        else:
+            return path
+    return path
+
+
+def _read(table: Path) -> list[Mount]:
     try:
-        lines = table.read_text(errors="surrogateescape").splitlines()
+        lines = os.fsdecode(table.read_bytes()).split("\n")
     except OSError:
-        return None
+        return []
+    fields = [[_unescaped(field) for field in line.split(" ")[:3]] for line in lines]
+    return [Mount(*three) for three in fields if len(three) == 3]
+
+
+def _covering(path: str, mounts: list[Mount]) -> Mount | None:
+    """The mount with the longest point above a path; the last one on a point hides the others."""
     found: Mount | None = None
-    for line in lines:
-        fields = line.split(" ")
-        if len(fields) < 3:
-            continue
-        source, point, kind = (_unescaped(field) for field in fields[:3])
-        covers = path == point or path.startswith(point.rstrip("/") + "/")
-        if covers and (found is None or len(point) >= len(found.point)):  # the last mount on a point hides the others
-            found = Mount(source, point, kind)
+    for mount in mounts:
+        covers = path == mount.point or path.startswith(mount.point.rstrip("/") + "/")
+        if covers and (found is None or len(mount.point) >= len(found.point)):
+            found = mount
     return found
 
 

@@ -65,7 +65,7 @@ class DirectoryStore(Store):
         """Every file below, within a deadline."""
         if self.is_local:
             return self._walk()
-        return within(self.listing_deadline_s, self._walk, f"{self.location}: {_DEAD_MOUNT}")
+        return within(self.listing_deadline_s, self._walk, f"{self.location}: {DEAD_MOUNT}")
 
     def stat(self, key: str) -> Entry:
         """One file."""
@@ -169,14 +169,18 @@ class DirectoryStore(Store):
             raise
 
     def _told(self, key: str) -> _Translated:
-        return _Translated(self.location, key)
+        return told(self.location, key)
 
 
-_DEAD_MOUNT = (
-    "the mount does not answer: the storage is gone. Restart the deployment, or read over WebDAV with 'rshare:path' "
-    "where "
-    "credentials are there"
+DEAD_MOUNT = (
+    "the mount does not answer: the storage is gone, or the mount's credentials have expired. Restart the deployment, "
+    "or read over WebDAV with 'rshare:path' where credentials are there"
 )
+
+
+def told(location: str, key: str) -> _Translated:
+    """A context in which what the operating system says of a file becomes one of our errors."""
+    return _Translated(location, key)
 
 
 class _Translated:
@@ -194,7 +198,7 @@ class _Translated:
             return
         where = f"{self._location}: {self._key!r}"
         if error.errno in _GONE:
-            raise errors.StorageGoneError(f"{where}: {_DEAD_MOUNT} (errno {error.errno})") from error
+            raise errors.StorageGoneError(f"{where}: {DEAD_MOUNT} (errno {error.errno})") from error
         if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}:
             raise errors.NotFoundError(f"{where}: no such file") from error
         if error.errno in {errno.EACCES, errno.EPERM}:
