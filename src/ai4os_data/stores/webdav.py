@@ -113,7 +113,10 @@ class WebDAVStore(Store):
 
     def list(self) -> list[Entry]:
         """Every file below the folder, by Depth infinity where the server allows it, else folder by folder."""
-        return sorted(self._list_deep())
+        try:
+            return sorted(self._list_deep())
+        except errors.NotFoundError as error:
+            raise self.no_such_folder() from error
 
     def stat(self, key: str) -> Entry:
         """One file, by a PROPFIND of Depth 0."""
@@ -222,9 +225,9 @@ class WebDAVStore(Store):
             url = f"{url}/{quote(part)}"
             try:
                 self._dav("MKCOL", url + "/")
-            except errors.ServerError as error:
-                if not isinstance(error, _StatusError) or error.status != 405:
-                    raise
+            except errors.ServerError:
+                # It is there already (405), or another request makes it just now (500 on wsgidav); if not, this raises.
+                self._dav("PROPFIND", url + "/", {"Depth": "0", "Content-Type": "application/xml"}, _PROPFIND)
 
     def delete(self, key: str) -> None:
         """Remove a file, and never a folder: a DELETE would take all that is in it."""
@@ -241,12 +244,9 @@ class WebDAVStore(Store):
             try:
                 return self._list_by_folder([""])
             except errors.ProtocolError:
-                self._propfind(
-                    "", "0", slash=False
-                )  # tells where it is a file: Apache answers 400 to a slash after one
+                # This tells where the location is a file: Apache answers 400 to a slash after one.
+                self._propfind("", "0", slash=False)
                 raise
-        except errors.NotFoundError as error:
-            raise self.no_such_folder() from error
         # Some servers (stock sabre) clamp infinity to 1 without a word: then no folder shows anything inside.
         inhabited = {key.rpartition("/")[0] for key in (*folders, *(entry.key for entry in entries))}
         empty = [folder for folder in folders if folder not in inhabited]
@@ -261,12 +261,21 @@ class WebDAVStore(Store):
         with ThreadPoolExecutor(_LISTING_THREADS, thread_name_prefix="ai4os-data-listing") as pool:
             while folders:
                 found: Keys = []
-                for files, below in pool.map(lambda folder: self._propfind(folder, "1"), folders):
+                for files, below in pool.map(self._members, folders):
                     entries += files
                     found += [folder for folder in below if folder not in seen]
                     seen.update(below)
                 folders = found
         return entries
+
+    def _members(self, folder: str) -> tuple[Entries, Keys]:
+        """What lies directly in a folder: nothing if it has gone since its parent was listed."""
+        try:
+            return self._propfind(folder, "1")
+        except errors.NotFoundError:
+            if not folder:
+                raise
+            return [], []
 
     def no_such_folder(self) -> errors.LocationError:
         """What to say where the server knows no such folder."""
@@ -326,12 +335,18 @@ class WebDAVStore(Store):
                 files.append(
                     Entry(
                         key,
-                        int(prop.findtext("{DAV:}getcontentlength") or 0),
+                        self._size(prop, href),
                         plain_etag(prop.findtext("{DAV:}getetag")),
                         prop.findtext("{DAV:}getlastmodified"),
                     )
                 )
         return files, folders
+
+    def _size(self, prop: ET.Element, href: str) -> int:
+        text = prop.findtext("{DAV:}getcontentlength") or "0"
+        if not (text.isascii() and text.isdigit()):
+            raise errors.ProtocolError(f"{self.location}: the server lists {href!r} with {text!r} as its size")
+        return int(text)
 
     def _path_on_server(self, href: str) -> str:
         """The path in an address of a listing, which may name our server, and no other."""
@@ -339,7 +354,8 @@ class WebDAVStore(Store):
         if not separator or "/" in before:
             return href
         authority, _, path = rest.partition("/")
-        if before not in {"", "http:", "https:"} or _host_of(authority) != _host_of(urlsplit(self.remote.url).netloc):
+        ours = _host_of(urlsplit(self.remote.url).netloc)
+        if before.lower() not in {"", "http:", "https:"} or _host_of(authority) != ours:
             message = (
                 f"{self.location}: the server lists {href!r}, which is not on {self.remote.origin}; nothing of "
                 "this listing is used"
