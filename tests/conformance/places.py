@@ -55,10 +55,14 @@ class ServedFolder(Place):
         name: what tests call it.
         folder: where its files lie.
         opener: opens a store of a path below it.
+        server: what shows it over HTTP.
     """
 
-    def __init__(self, name: str, folder: Path, opener: Callable[[str], Store]) -> None:
+    def __init__(
+        self, name: str, folder: Path, opener: Callable[[str], Store], server: Server | None = None
+    ) -> None:
         self.name = name
+        self.server = server
         self._folder = folder
         self._open = opener
 
@@ -142,7 +146,7 @@ def _webdav(name: str, server: Server, patience: Patience) -> Place:
     (server.root / path).mkdir()
     remote = Remote(server.url, server.user, server.password)
     return ServedFolder(
-        name, server.root / path, lambda below: WebDAVStore(remote, f"{path}/{below}", patience=patience)
+        name, server.root / path, lambda below: WebDAVStore(remote, f"{path}/{below}", patience=patience), server
     )
 
 
@@ -151,7 +155,7 @@ def _nextcloud(name: str, server: NextcloudServer, url: str, patience: Patience)
     (server.root / path).mkdir()
     remote = Remote(url, server.user, server.password, vendor="nextcloud")
     return ServedFolder(
-        name, server.root / path, lambda below: NextcloudStore(remote, f"{path}/{below}", patience=patience)
+        name, server.root / path, lambda below: NextcloudStore(remote, f"{path}/{below}", patience=patience), server
     )
 
 
@@ -194,5 +198,5 @@ _FIXTURES = {
     "mount": "nextcloud",
 }
 PLACES = (*_FIXTURES, "directory", "fsspec-file", "fsspec-memory", "memory")
-SERVED = tuple(name for name in _FIXTURES if name != "mount")
-"""Those that are asked over HTTP."""
+TALKATIVE = tuple(name for name in _FIXTURES if name not in {"mount", "rclone"})
+"""Those whose server tells the headers that it was sent."""
