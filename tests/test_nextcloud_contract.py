@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,7 +23,6 @@ from servers.nextcloud.recordings import (
 from servers.nextcloud.replay import Answered, Client, fill
 from servers.nextcloud.shapes import Seen
 from servers.nextcloud.table import ROWS, Reply
-from servers.requires import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -51,7 +51,9 @@ def answers(version: VersionName, tmp_path_factory: pytest.TempPathFactory) -> l
 @pytest.fixture(scope="module")
 def exchanges(version: VersionName) -> list[Exchange]:
     """What was recorded, where it is at hand."""
-    need(missing_recordings())
+    if (missing := missing_recordings()) is not None:
+        # They are no package that could be installed; who names their folder wants them compared.
+        (pytest.fail if os.environ.get("AI4OS_DATA_NEXTCLOUD_RECORDINGS") else pytest.skip)(missing)
     return read_exchanges(version)
 
 

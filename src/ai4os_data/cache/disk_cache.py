@@ -395,6 +395,8 @@ class _Process:
 
     def close(self) -> None:
         with self._lock, suppress(CacheError, OSError):
+            if not os.path.isdir(self.directory):  # removed by its user: it is not to come back
+                return
             if self._reserved:  # another thread is filling: the lease goes when the process does
                 self._tell(0)
             elif self._ledger is not None or self._stored or self._used:

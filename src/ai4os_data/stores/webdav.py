@@ -477,21 +477,11 @@ def _leads_to_folder(response: httpx.Response) -> bool:
     )
 
 
-class _StatusError(errors.ServerError):
-    """A status that has no type of its own."""
-
-    status = 0
-
-
 def _error_of(response: httpx.Response, what: str, remote: Remote) -> errors.StorageError:
     """The error that an answer stands for."""
     if _leads_to_folder(response):
         return errors.NotFoundError(f"{what}: this is a folder, not a file ({response.status_code})")
-    error = error_for_status(response.status_code, what, dict(response.headers), remote)
-    if type(error) is errors.ServerError:
-        error = _StatusError(str(error))
-        error.status = response.status_code
-    return error
+    return error_for_status(response.status_code, what, dict(response.headers), remote)
 
 
 def _served(entry: Entry, response: Response, size_bytes: int) -> Entry:
