@@ -140,7 +140,6 @@ class DiskCache:
         """Remove every entry, those in use as ``decode="path"`` excepted."""
         process = self._process.get()
         process.flush()
-        process.objects.known.clear()
         process.ledger.clear()
 
     def close(self) -> None:

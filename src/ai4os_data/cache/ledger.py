@@ -371,7 +371,6 @@ class Ledger:
             return 0
         self._check_now_and_then()
         if self._objects.names.size_bytes > _NAMES_BYTES + 2 * _NAME_BYTES * len(self._open()):
-            self._objects.scan_all()
             self._objects.retell()
         wanted = max(need_bytes, self._limit // _LEASE_PART)
         free = self._free_bytes()
@@ -497,8 +496,7 @@ class Ledger:
         index = self._open()
         for path in self._objects.staged():
             remove_if_abandoned(path)
-        here = self._objects.scan_all()
-        self._objects.retell()
+        here = self._objects.retell()
         indexed = set(index.iterkeys())
         missing = [relative_name(held) for name, held in here.items() if name not in indexed]
         self._enter(missing, [])
@@ -532,7 +530,7 @@ class Ledger:
             if not self._agrees():
                 self._tell_new_index("did not agree with the files")
                 self._rebuild()
-        if not self._objects.all_told():
+        if not self._objects.all_told(self._objects.scan_all()):
             self._objects.retell()
         ended = time.monotonic()
         self._check_at = ended + _TIMES_ITS_COST * (ended - begun)

@@ -7,6 +7,7 @@ are what counts.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import threading
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from ai4os_data.processes import tell_after_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _HEAD_BYTES = 17  # sixteen digits that change when the lines are written anew, and a line end
 
@@ -42,9 +43,14 @@ class Names:
         self._close()
 
     def append(self, name: str) -> None:
-        """Tell the others of an entry."""
+        """Tell the others of an entry, whose file is there by now."""
         with self._threads:
-            os.write(self._opened(_identity(self._path)), f"{name}\n".encode())
+            descriptor = self._opened(_identity(self._path))
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # not between the look of a rewriting and its end
+            try:
+                os.write(descriptor, f"{name}\n".encode())
+            finally:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     def news(self) -> list[str]:
         """What was appended since the last look, our own names included; nothing where it cannot be read."""
@@ -68,13 +74,17 @@ class Names:
         self._read_up_to += complete
         return data[:complete].decode("ascii", "replace").splitlines()
 
-    def rewrite(self, names: Iterable[str]) -> None:
-        """Keep these alone. What another process appends at this very moment may be lost."""
-        data = "".join(f"{name}\n" for name in names)
+    def rewrite(self, look: Callable[[], Iterable[str]]) -> None:
+        """Keep those names alone that a look at the files gives, and those that are appended after it."""
         with self._threads:
             descriptor = self._opened(_identity(self._path))
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{secrets.token_hex(8)}\n{data}".encode())
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                data = "".join(f"{name}\n" for name in look())
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{secrets.token_hex(8)}\n{data}".encode())
+            finally:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     @property
     def size_bytes(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import threading
 from collections import deque
 from contextlib import suppress
 from hashlib import blake2b
@@ -20,7 +21,7 @@ from ai4os_data.cache.names import Names
 from ai4os_data.processes import tell_after_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 BLOCK_BYTES = 4096
 STAGED_SUFFIX = ".fill"
@@ -63,12 +64,15 @@ class Objects:
         self.root = f"{directory}/objects"
         self.known: dict[str, Held] = {}
         self.names = Names(f"{directory}/names")
+        self._threads = threading.Lock()
 
     def find(self, name: str) -> Held | None:
         """The cached file for a digest, whoever put it there."""
         held = self.known.get(name)
-        if held is None and (news := self.names.news()):
-            self.known.update((other.name, other) for line in news if (other := self._told(line)) is not None)
+        if held is None:
+            with self._threads:  # one that looked without it, while another was still reading the news, would miss them
+                news = self.names.news()
+                self.known.update((other.name, other) for line in news if (other := self._told(line)) is not None)
             held = self.known.get(name)
         return held
 
@@ -84,20 +88,26 @@ class Objects:
 
     def scan_all(self) -> dict[str, Held]:
         """Every file that is there now, found by its own name."""
-        self.known = {
+        return {
             held.name: held
             for item in self._items()
             if (held := _held(item.path)) is not None and item.is_file(follow_symlinks=False)
         }
-        return dict(self.known)
 
-    def retell(self) -> None:
-        """Tell every process of what was seen by the last `scan_all`, and of nothing else."""
-        self.names.rewrite(os.path.basename(held.path) for held in self.known.values())
+    def retell(self) -> dict[str, Held]:
+        """Tell every process of each file that is there, and of nothing else; what they are."""
+        here: dict[str, Held] = {}
 
-    def all_told(self) -> bool:
-        """Whether the others can know of what was seen by the last `scan_all`, by the number alone."""
-        return self.names.size_bytes >= len(self.known) * _SHORTEST_NAME
+        def look() -> Iterator[str]:
+            here.update(self.scan_all())
+            return (os.path.basename(held.path) for held in here.values())
+
+        self.names.rewrite(look)
+        return here
+
+    def all_told(self, here: Mapping[str, Held]) -> bool:
+        """Whether the others can know of these files, by their number alone."""
+        return self.names.size_bytes >= len(here) * _SHORTEST_NAME
 
     def staged(self) -> list[str]:
         """The paths of files that are being filled, or were when their process died."""
