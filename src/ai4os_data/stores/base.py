@@ -5,6 +5,7 @@ There is no rename and no lock in it, because no server gives them honestly.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from ai4os_data import errors
 from ai4os_data.bodies import Body, Content, MemoryBody
 
 PIECE_BYTES = 1024 * 1024
+
+_LEAVES = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")  # an empty part, one or two dots, a NUL
 
 MakeBody = Callable[["Entry"], Body]
 Entries = list["Entry"]  # inside a store, `list` is its verb
@@ -151,7 +154,7 @@ def memory_body(_entry: Entry) -> Body:
 
 def is_safe(key: str) -> bool:
     """Whether a name that came from a server stays in its folder."""
-    return bool(key) and "\0" not in key and all(part not in {"", ".", ".."} for part in key.split("/"))
+    return _LEAVES.search(key) is None
 
 
 def checked(key: str) -> str:

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
-from xml.etree import ElementTree as ET
 
 import httpx
 import webdav4.client
@@ -32,6 +31,7 @@ from ai4os_data.stores.base import (
     is_safe,
     memory_body,
 )
+from ai4os_data.stores.multistatus import NotMultistatusError, resources
 from ai4os_data.tls import ca_file
 from ai4os_data.transport import Request, Response, Transport
 
@@ -107,7 +107,7 @@ class WebDAVStore(Store):
         xml = self._dav(
             "PROPFIND", self._base_url + "/", {"Depth": "0", "Content-Type": "application/xml"}, _PROPFIND
         ).content
-        return plain_etag(ET.fromstring(xml).findtext(".//{DAV:}getetag"))  # noqa: S314
+        return next((plain_etag(resource.etag) for resource in resources(xml)), None)
 
     # --- reading
 
@@ -290,7 +290,7 @@ class WebDAVStore(Store):
             response = self._dav("PROPFIND", url, {"Depth": depth, "Content-Type": "application/xml"}, _PROPFIND)
             try:
                 return self._parsed(response.content, key)
-            except ET.ParseError as error:
+            except NotMultistatusError as error:
                 if attempt == self.patience.tries:
                     message = f"{self.location}: the server's listing is not XML ({error}); is this a WebDAV address?"
                     raise errors.ProtocolError(message) from error
@@ -303,14 +303,8 @@ class WebDAVStore(Store):
     def _parsed(self, xml: bytes, asked: str) -> tuple[Entries, Keys]:
         files: Entries = []
         folders: Keys = []
-        root = ET.fromstring(xml)  # noqa: S314  expat refuses exploding entities
-        if root.tag != "{DAV:}multistatus":
-            raise ET.ParseError(f"a {root.tag} element instead of a multistatus")
         base = self._base_path
-        for response in root:
-            href = response.findtext("{DAV:}href")
-            if href is None:
-                continue
+        for href, is_known, is_folder, size, etag, modified in resources(xml):
             path = "/" + unquote(self._path_on_server(href)).strip("/")
             if path != base and not path.startswith(base + "/"):
                 message = (
@@ -318,8 +312,6 @@ class WebDAVStore(Store):
                 )
                 raise errors.ProtocolError(message)
             key = path[len(base) + 1 :]
-            prop = _good_properties(response)
-            is_folder = prop is not None and prop.find("{DAV:}resourcetype/{DAV:}collection") is not None
             if key != "" and not is_safe(key):
                 message = (
                     f"{self.location}: the server lists {href!r}, a name that leaves its folder; nothing of "
@@ -329,21 +321,13 @@ class WebDAVStore(Store):
             if is_folder:
                 if key != asked.strip("/"):
                     folders.append(key)
-            elif prop is not None and key == "":
+            elif is_known and key == "":
                 raise errors.LocationError(f"{self.location} is a file; give the folder that it lies in")
-            elif prop is not None:
-                files.append(
-                    Entry(
-                        key,
-                        self._size(prop, href),
-                        plain_etag(prop.findtext("{DAV:}getetag")),
-                        prop.findtext("{DAV:}getlastmodified"),
-                    )
-                )
+            elif is_known:
+                files.append(Entry(key, self._size(size or "0", href), plain_etag(etag), modified))
         return files, folders
 
-    def _size(self, prop: ET.Element, href: str) -> int:
-        text = prop.findtext("{DAV:}getcontentlength") or "0"
+    def _size(self, text: str, href: str) -> int:
         if not (text.isascii() and text.isdigit()):
             raise errors.ProtocolError(f"{self.location}: the server lists {href!r} with {text!r} as its size")
         return int(text)
@@ -497,11 +481,3 @@ def _changed(location: str, listed: Entry, served: Entry) -> str:
     return (
         f"{location}: {listed.key!r} {what} on the store while it was read; open the dataset again, or call refresh()"
     )
-
-
-def _good_properties(response: ET.Element) -> ET.Element | None:
-    """The properties that the server knows: those of the propstat with status 200."""
-    for propstat in response.iterfind("{DAV:}propstat"):
-        if " 200" in (propstat.findtext("{DAV:}status") or ""):
-            return propstat.find("{DAV:}prop")
-    return None
