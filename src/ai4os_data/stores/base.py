@@ -15,7 +15,7 @@ from ai4os_data.bodies import Body, Content, MemoryBody
 
 PIECE_BYTES = 1024 * 1024
 
-_LEAVES = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|\0")  # an empty part, one or two dots, a NUL
+_LEAVES = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")  # an empty part, one or two dots, a NUL
 
 MakeBody = Callable[["Entry"], Body]
 Entries = list["Entry"]  # inside a store, `list` is its verb
