@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from ai4os_data.errors import LocationError
 
@@ -14,6 +14,9 @@ _URL_CHAIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
 # rclone's rule for the names of remotes (https://rclone.org/docs/#valid-remote-names)
 _REMOTE_PATH = re.compile(r"(?P<name>[\w.+@][\w.+@ -]*):(?!//)(?P<path>.*)", re.DOTALL)
 _NEXTCLOUD_ROOT = re.compile(r".*?/remote\.php/(?:dav/files/[^/]+|webdav)(?=/|$)")
+_HOST = re.compile(r"(?:[^][/@:?#\s]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
+# What stands before a host; also with a slash in the password, where it should have been encoded.
+_USERINFO = re.compile(r"://(?:[^/]*@|[^/@:]*:(?!\d*(?:/|$))(?:(?!://)[^@])*@)")
 _DAV_SCHEMES = {
     "webdav": "http",
     "webdavs": "https",
@@ -71,6 +74,10 @@ class FsspecLocation:
 
     url: str
 
+    def __repr__(self) -> str:
+        """Show no password."""
+        return f"FsspecLocation({shown(self.url)!r})"
+
 
 Location = DirectoryLocation | RemoteLocation | DavLocation | FsspecLocation
 
@@ -112,19 +119,17 @@ def parse(location: str | os.PathLike[str]) -> Location:
 
 def shown(location: str | os.PathLike[str]) -> str:
     """A location as messages may show it: without credentials."""
-    text = os.fspath(location)
-    if "://" not in text:
-        return text
-    scheme, _, rest = text.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+    return _USERINFO.sub("://", os.fspath(location))
 
 
 def _dav(scheme: str, rest: str) -> DavLocation:
     authority, _, path = rest.partition("/")
     userinfo, _, host = authority.rpartition("@")
-    if not host or urlsplit(f"//{host}").hostname is None:
-        message = f"{scheme}://{host}/{path} names no host"
+    if _HOST.fullmatch(host) is None:
+        message = (
+            f"{shown(f'{scheme}://{rest}')} names no host; user and password before it are percent-encoded, "
+            "with %2F for a slash"
+        )
         raise LocationError(message)
     user, _, password = userinfo.partition(":")
     address = f"{scheme}://{host}"

@@ -7,10 +7,11 @@ import binascii
 import configparser
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from ai4os_data.errors import RemoteError
 
@@ -24,6 +25,12 @@ _IV_BYTES = 16
 
 _ENV_PREFIX = "RCLONE_CONFIG_"
 _ALIAS_DEPTH = 8
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?:(?P<userinfo>[^/]*)@)?(?P<host>(?:[^][/@:?#\s]+|\[[0-9a-f:.]+\])(?::\d{1,5})?)(?P<path>/.*)?",
+    re.DOTALL | re.IGNORECASE,
+)
+_NEXTCLOUD = re.compile(r"[^/]*//[^/]*(?P<before>/.*?)?/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)/")
+_AS_TYPED = "/%:@!$&'()*+,;="  # what an encoded path may hold
 
 
 @dataclass(frozen=True)
@@ -54,18 +61,21 @@ class Remote:
     discovered: bool = field(default=False, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
-        """Move credentials out of the URL, and tidy its end."""
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        """Move credentials out of the URL, encode what has to be, and tidy its end."""
+        match = _URL.fullmatch(self.url)
+        if match is None:
             message = (
-                f"a remote's url begins with http:// or https:// and names a host, not {_without_userinfo(self.url)!r}"
+                f"a remote's url begins with http:// or https:// and names a host, not {_after_userinfo(self.url)!r}; "
+                "user and password in it are percent-encoded"
             )
             raise RemoteError(message)
-        if parts.username is not None:
-            object.__setattr__(self, "user", self.user or unquote(parts.username))
-        if parts.password is not None:
-            object.__setattr__(self, "password", self.password or unquote(parts.password))
-        object.__setattr__(self, "url", _without_userinfo(self.url).rstrip("/"))
+        user, _, password = (match["userinfo"] or "").partition(":")
+        if user:
+            object.__setattr__(self, "user", self.user or unquote(user))
+        if password:
+            object.__setattr__(self, "password", self.password or unquote(password))
+        path = quote(match["path"] or "", safe=_AS_TYPED).rstrip("/")
+        object.__setattr__(self, "url", f"{match['scheme'].lower()}://{match['host']}{path}")
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle a discovered remote as its name."""
@@ -96,7 +106,8 @@ class Remote:
             for variable, value in environ.items()
             if value and (match := re.fullmatch(_ENV_PREFIX + r"(.+)_URL", variable))
         ]
-        names += [section for section in _read_config(environ).sections() if section.lower() not in names]
+        with suppress(RemoteError):  # a configuration that cannot be read knows none
+            names += [section for section in _read_config(environ).sections() if section.lower() not in names]
         for name in names:
             try:
                 yield cls.discover(name, environ)
@@ -105,11 +116,10 @@ class Remote:
 
     @classmethod
     def matching(cls, url: str, environ: Mapping[str, str] | None = None) -> Remote | None:
-        """The configured remote under whose URL this URL lies, so that its credentials are meant for it."""
-        for remote in cls.known(environ):
-            if remote.covers(url):
-                return remote
-        return None
+        """The configured remote whose credentials are for this URL: it is below the remote's, or the same account."""
+        remotes = list(cls.known(environ))
+        covering = (remote for remote in remotes if remote.covers(url))
+        return next(covering, None) or next((remote for remote in remotes if remote.shares_account(url)), None)
 
     @classmethod
     def _from_options(cls, name: str, options: Mapping[str, str]) -> Remote:
@@ -148,9 +158,16 @@ class Remote:
         """Whether a URL lies at or below this remote's."""
         if origin_of(url) != self.origin:
             return False
-        mine = unquote(urlsplit(self.url).path).strip("/").split("/")
-        theirs = unquote(urlsplit(url).path).strip("/").split("/")
+        # Not urlsplit: in a name that was typed, '#' and '?' are no more than characters.
+        mine, theirs = (unquote(place.split("/", 3)[-1]).strip("/").split("/") for place in (f"{self.url}/", f"{url}/"))
         return theirs[: len(mine)] == mine or mine == [""]
+
+    def shares_account(self, url: str) -> bool:
+        """Whether a URL is the other form of a Nextcloud account's: ``dav/files/USER`` and ``webdav`` show the same."""
+        mine, theirs = (_NEXTCLOUD.match(f"{place}/") for place in (self.url, url))
+        if mine is None or theirs is None or origin_of(url) != self.origin or mine["before"] != theirs["before"]:
+            return False
+        return {unquote(form["user"]) for form in (mine, theirs) if form["user"]} <= {self.user}
 
     def at(self, url: str) -> Remote:
         """The same credentials at another URL of the same server."""
@@ -209,11 +226,16 @@ def _aes_ctr(vector: bytes, data: bytes) -> bytes:
 
 def _options(name: str, environ: Mapping[str, str], depth: int) -> dict[str, str]:
     """The remote's options, rclone.conf below and the environment above; aliases are followed."""
-    config = _read_config(environ)
+    prefix = f"{_ENV_PREFIX}{name.upper()}_"
+    try:
+        config = _read_config(environ)
+    except RemoteError:
+        if not environ.get(f"{prefix}URL"):
+            raise
+        config = _empty_config()  # the environment says all there is to say
     section = next((s for s in config.sections() if s == name), None)
     section = section or next((s for s in config.sections() if s.lower() == name.lower()), None)
     options = dict(config.items(section, raw=True)) if section else {}
-    prefix = f"{_ENV_PREFIX}{name.upper()}_"
     options.update(
         {key[len(prefix) :].lower(): value for key, value in environ.items() if key.startswith(prefix) and value}
     )
@@ -229,7 +251,7 @@ def _options(name: str, environ: Mapping[str, str], depth: int) -> dict[str, str
         target, _, path = options.get("remote", "").partition(":")
         aliased = _options(target, environ, depth + 1)
         if path.strip("/") and "url" in aliased:
-            aliased["url"] = f"{aliased['url'].rstrip('/')}/{path.strip('/')}"
+            aliased["url"] = f"{aliased['url'].rstrip('/')}/{quote(path.strip('/'))}"
         return aliased
     return options
 
@@ -242,8 +264,12 @@ def config_file(environ: Mapping[str, str]) -> Path:
     return Path(base) / "rclone" / "rclone.conf"
 
 
+def _empty_config() -> configparser.ConfigParser:
+    return configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",), default_section="\0")
+
+
 def _read_config(environ: Mapping[str, str]) -> configparser.ConfigParser:
-    config = configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",), default_section="\0")
+    config = _empty_config()
     path = config_file(environ)
     try:
         config.read_string(path.read_text())
@@ -258,9 +284,9 @@ def _read_config(environ: Mapping[str, str]) -> configparser.ConfigParser:
     return config
 
 
-def _without_userinfo(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+def _after_userinfo(url: str) -> str:
+    """What may be shown of a URL that cannot be understood: nothing before its last ``@``."""
+    return url.rpartition("@")[2]
 
 
 def _rediscover(name: str, url: str) -> Remote:

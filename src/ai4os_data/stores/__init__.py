@@ -98,11 +98,9 @@ def _credentials_for(location: DavLocation, chosen: Remote | None, environ: Mapp
             chosen = None
     if chosen is None:
         return Remote(location.root), location.path
-    if chosen.url.rstrip("/") == location.root.rstrip("/"):
-        return chosen, location.path
-    if chosen.covers(location.url):
+    if chosen.covers(location.url) and not chosen.covers(location.root):
         return chosen, _below(chosen, location)
-    return chosen.at(location.root), location.path
+    return chosen.at(location.root), location.path  # the root tells what kind of server it is
 
 
 def _below(remote: Remote, location: DavLocation) -> str:

@@ -13,6 +13,7 @@ import fsspec
 from fsspec.utils import get_protocol
 
 from ai4os_data import errors, telemetry
+from ai4os_data.locations import shown
 from ai4os_data.processes import PerProcess
 from ai4os_data.stores.base import (
     PIECE_BYTES,
@@ -47,7 +48,7 @@ class FsspecStore(Store):
         self._url = url
         self._options = options
         self.counters = counters or telemetry.Counters()
-        self.location = without_secrets(url)
+        self.location = shown(url)
         self.identity = f"fsspec {self.location}"
         self.is_local = get_protocol(url) in _LOCAL_PROTOCOLS
         self._system: PerProcess[tuple[fsspec.AbstractFileSystem, str]] = PerProcess(self._open)
@@ -188,13 +189,6 @@ class FsspecStore(Store):
         }
         kind = next((ours for theirs, ours in kinds.items() if isinstance(error, theirs)), errors.ServerError)
         return kind(f"{self.location}: {key!r}: {error}")
-
-
-def without_secrets(url: str) -> str:
-    """A URL without user and password."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}" if separator else url
 
 
 def _join(root: str, key: str) -> str:
