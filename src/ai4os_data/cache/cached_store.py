@@ -9,6 +9,7 @@ import tempfile
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from hashlib import blake2b
 from typing import IO, TYPE_CHECKING, Literal
 
@@ -16,6 +17,7 @@ from ai4os_data import errors, telemetry
 from ai4os_data.bodies import Body, MemoryBody
 from ai4os_data.cache.claims import Claim
 from ai4os_data.cache.objects import Held, LocalPath, digest, intact, suffix_of
+from ai4os_data.cache.writer import Keeping
 from ai4os_data.ranged import BLOCK_BYTES, RangedFile
 from ai4os_data.telemetry import tell_once
 
@@ -123,7 +125,7 @@ class CachedStore:
         """Read whole files: hits at once, misses as they arrive. Each comes with its bytes or with its own error."""
         entries = [self._newer.get(entry.key, entry) for entry in entries] if self._newer else list(entries)
         if self.cache is None:
-            for entry, result in self._fetch_claimed(entries, {}):
+            for entry, result in self._fetch_claimed(entries, {}, Keeping()):
                 yield entry, _joined(result)
             return
         missing = []
@@ -208,6 +210,7 @@ class CachedStore:
         """
         assert self.cache is not None
         claims: dict[str, Claim] = {}
+        keeping = Keeping()
         found_here: list[Arrival] = []
         theirs: list[tuple[Entry, str]] = []
 
@@ -227,13 +230,14 @@ class CachedStore:
                 yield entry
 
         try:
-            for arrival in self._fetch_claimed(absent(), claims):
+            for arrival in self._fetch_claimed(absent(), claims, keeping):
                 yield from found_here
                 found_here.clear()
                 yield arrival
         finally:
             for claim in claims.values():
                 self.cache.give_up(claim)
+            self._finish(keeping)
         yield from found_here
         # Only now, with no claim of our own left: two processes never wait for each other.
         for entry, name in theirs:
@@ -276,13 +280,23 @@ class CachedStore:
             yield entry, pieces
             return
         claims = {entry.key: found} if isinstance(found, Claim) and self._has_room(found, entry) else {}
+        keeping = Keeping()
         try:
-            yield from self._fetch_claimed([entry], claims)
+            yield from self._fetch_claimed([entry], claims, keeping)
         finally:
             for claim in claims.values():
                 self.cache.give_up(claim)
+            self._finish(keeping)
 
-    def _fetch_claimed(self, entries: Iterable[Entry], claims: dict[str, Claim]) -> Iterator[Arrival]:
+    def _finish(self, keeping: Keeping) -> None:
+        """Wait for what is still on its way to the disk, and count it."""
+        try:
+            keeping.finish()
+        finally:
+            self.counters.row[telemetry.STORED] += keeping.kept
+            self.counters.row[telemetry.PASSED_THROUGH] += keeping.not_kept
+
+    def _fetch_claimed(self, entries: Iterable[Entry], claims: dict[str, Claim], keeping: Keeping) -> Iterator[Arrival]:
         """Fetch entries, and keep those that there are claims for; each claim ends as its entry comes."""
 
         def body(entry: Entry) -> Body:
@@ -297,14 +311,14 @@ class CachedStore:
                 result = outcome
             else:
                 error = self._drift(entry, outcome.entry)
-                result = error or self._taken(entry, outcome, claim)
+                result = error or self._taken(entry, outcome, claim, keeping)
                 claim = None if error is None else claim
             if claim is not None:
                 assert self.cache is not None
                 self.cache.give_up(claim)
             yield entry, result
 
-    def _taken(self, entry: Entry, fetched: Fetched, claim: Claim | None) -> list[bytes]:
+    def _taken(self, entry: Entry, fetched: Fetched, claim: Claim | None, keeping: Keeping) -> list[bytes]:
         """The bytes that came, in pieces; they are kept, and the claim ends."""
         body = fetched.body
         is_listed = fetched.entry is entry or entry.is_same_version(fetched.entry)
@@ -319,7 +333,7 @@ class CachedStore:
                 self._give_up(claim)
                 raise
         if claim is not None and is_listed:
-            self._keep(claim, entry, pieces)
+            keeping.add(partial(self._keep, claim, entry.key, pieces), entry.size_bytes)
         else:  # another version than the claim is for is kept when it is asked for next
             self._give_up(claim)
             self.counters.row[telemetry.PASSED_THROUGH] += 1
@@ -345,20 +359,19 @@ class CachedStore:
         self._newer[listed.key] = served
         return None
 
-    def _keep(self, claim: Claim, entry: Entry, pieces: list[bytes]) -> None:
+    def _keep(self, claim: Claim, key: str, pieces: list[bytes]) -> bool:
+        """Store an entry, and end its claim; tells whether there was room."""
         assert self.cache is not None
         try:
             if self._prepare is not None and not self.cache.reserve(claim, sum(map(len, pieces))):
-                self.counters.row[telemetry.PASSED_THROUGH] += 1
                 self.cache.give_up(claim)
-                return
+                return False
             claim.write_pieces(pieces)
-            kept = self.cache.store(claim, entry.key)
+            return self.cache.store(claim, key) is not None
         except OSError as error:
             self.cache.trouble(error)
             self.cache.give_up(claim)
-            kept = None
-        self.counters.row[telemetry.STORED if kept else telemetry.PASSED_THROUGH] += 1
+            return False
 
     def _large_taken(self, entry: Entry, claim: Claim, *, is_listed: bool) -> bytes:
         """The bytes of an answer that went straight into the staged file, which is kept if the disk took it all."""

@@ -274,7 +274,7 @@ class _Process:
                         self._lock.release()
 
     def claim(self, name: str) -> Claim | Held | None:
-        if (held := self.objects.find(name)) is not None:
+        if (held := self.objects.find(name)) is not None and self.objects.is_there(held):
             return held
         path = self.objects.staged_path(name)
         try:
@@ -284,7 +284,7 @@ class _Process:
             claim = Claim.take(name, path)
         if claim is None:
             return None
-        if (held := self.objects.find(name)) is not None:  # published between our look and our claim
+        if (held := self.objects.find_claimed(name)) is not None:  # published between our look and our claim
             claim.give_up()
             return held
         return claim

@@ -11,13 +11,13 @@ import fcntl
 import os
 import secrets
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ai4os_data.processes import tell_after_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 _HEAD_BYTES = 17  # sixteen digits that change when the lines are written anew, and a line end
 
@@ -42,15 +42,21 @@ class Names:
         """Read and append through a descriptor of the child's own."""
         self._close()
 
-    def append(self, name: str) -> None:
-        """Tell the others of an entry, whose file is there by now."""
+    @contextmanager
+    def telling(self, name: str) -> Iterator[None]:
+        """Tell the others of an entry whose file appears within; whoever sees that nobody fills it knows its name."""
         with self._threads:
-            descriptor = self._opened(_identity(self._path))
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # not between the look of a rewriting and its end
-            try:
+            descriptor = -1
+            with suppress(OSError):  # a lost name is a second fetch, no more
+                descriptor = self._opened(_identity(self._path))
+                fcntl.flock(descriptor, fcntl.LOCK_SH)  # a rewriting looks at the files before, or after
                 os.write(descriptor, f"{name}\n".encode())
+            try:
+                yield
             finally:
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                if descriptor >= 0:
+                    with suppress(OSError):
+                        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     def news(self) -> list[str]:
         """What was appended since the last look, our own names included; nothing where it cannot be read."""

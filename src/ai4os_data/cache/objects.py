@@ -64,10 +64,11 @@ class Objects:
         self.root = f"{directory}/objects"
         self.known: dict[str, Held] = {}
         self.names = Names(f"{directory}/names")
+        self._lost: dict[str, Held] = {}
         self._threads = threading.Lock()
 
     def find(self, name: str) -> Held | None:
-        """The cached file for a digest, whoever put it there."""
+        """The cached file for a digest, whoever put it there; it may have been evicted since."""
         held = self.known.get(name)
         if held is None:
             with self._threads:  # one that looked without it, while another was still reading the news, would miss them
@@ -76,15 +77,25 @@ class Objects:
             held = self.known.get(name)
         return held
 
+    def find_claimed(self, name: str) -> Held | None:
+        """The cached file for a digest that is claimed, and so neither being filled nor about to appear."""
+        held = self.find(name) or self._lost.get(name)  # it was told of a moment before it was there
+        return held if held is not None and self.is_there(held) else None
+
     def _told(self, line: str) -> Held | None:
         return _held(f"{self.root}/{line[:1]}/{line}")
 
     def is_there(self, held: Held) -> bool:
         """Whether a file that was found has not been evicted since."""
         if os.path.exists(held.path):
+            self.known[held.name] = held
             return True
-        self.known.pop(held.name, None)
+        self._lose(held)
         return False
+
+    def _lose(self, held: Held) -> None:
+        self.known.pop(held.name, None)
+        self._lost[held.name] = held
 
     def scan_all(self) -> dict[str, Held]:
         """Every file that is there now, found by its own name."""
@@ -140,9 +151,8 @@ class Objects:
         """Let a finished file appear, by one rename."""
         full_name = f"{name}-{size_bytes:x}-{checksum:016x}{suffix_of(key)}"
         path = f"{self.root}/{name[:1]}/{full_name}"
-        os.rename(staged_path, path)
-        with suppress(OSError):  # a hint, no more
-            self.names.append(full_name)
+        with self.names.telling(full_name):
+            os.rename(staged_path, path)
         held = Held(path, size_bytes, checksum, name)
         self.known[name] = held
         return held
@@ -173,11 +183,11 @@ class Objects:
         Raises:
             FileNotFoundError: it was evicted.
         """
-        path, size_bytes, checksum, name = held
+        path, size_bytes, checksum, _ = held
         try:
             descriptor = os.open(path, _READ_FLAGS)
         except FileNotFoundError:
-            self.known.pop(name, None)
+            self._lose(held)
             raise
         except OSError:
             self.discard(held)
@@ -189,7 +199,7 @@ class Objects:
             if len(data) < size_bytes and size_bytes >= _READ_BYTES:
                 data = _rest(descriptor, data, size_bytes)
         except BlockingIOError:
-            self.known.pop(name, None)
+            self._lose(held)
             raise FileNotFoundError(path) from None  # it is being evicted
         except OSError:  # a directory in its place, a broken disk
             size_bytes, data = -1, b""
