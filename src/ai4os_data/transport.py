@@ -370,6 +370,8 @@ class _Lane:
             handle.setopt(pycurl.LOW_SPEED_TIME, int(remaining_s))  # a server may hash for long before it answers
         elif request.method == "HEAD":
             handle.setopt(pycurl.NOBODY, 1)
+        if self._concurrency is not None and not self._active:
+            self._concurrency.begin()
         counted = telemetry.REQUESTS_PUT if request.method == "PUT" else telemetry.REQUESTS_GET
         counted = telemetry.REQUESTS_ARCHIVE if request.is_archive else counted
         self._transport.counters.row[counted] += 1
@@ -417,9 +419,8 @@ class _Lane:
         transfer = self._active.pop(handle)
         self._multi.remove_handle(handle)
         transfer.end()
-        if self._concurrency is not None and not code:
-            first_byte_s = handle.getinfo(pycurl.STARTTRANSFER_TIME) - handle.getinfo(pycurl.PRETRANSFER_TIME)
-            self._concurrency.observe(first_byte_s)
+        if self._concurrency is not None:
+            self._concurrency.answered()
         if transfer.request.method == "GET":
             self._idle.append(handle)
         else:
