@@ -51,13 +51,15 @@ def open_store(
     if isinstance(location, Store):
         return location
     environ = os.environ if environ is None else environ
-    parsed = locations.parse(location)
     shown = locations.shown(location)
     chosen = Remote.discover(remote, environ) if isinstance(remote, str) else remote
 
     def dav(remote: Remote, path: str) -> Store:
         return open_dav(remote, path, location=shown, patience=patience, counters=counters)
 
+    if chosen is not None and os.fspath(location) in {"", "."}:
+        return dav(chosen, "")
+    parsed = locations.parse(location)
     if isinstance(parsed, RemoteLocation):
         return dav(chosen or Remote.discover(parsed.name, environ), parsed.path)
     if isinstance(parsed, DavLocation):
