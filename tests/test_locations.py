@@ -189,6 +189,9 @@ def test_an_address_with_credentials_needs_nothing_else(cloud: Linked, wsgidav: 
 def test_a_relative_path_is_one_below_the_remote_that_is_given(cloud: Linked) -> None:
     """With ``remote=`` there is nothing left to say but where."""
     check(cloud.folder, remote="rshare", environ=cloud.environ)
+    remote = Remote(f"{cloud.server.url}{quote(cloud.folder)}", cloud.server.user, cloud.server.password)
+    check("", remote=remote)
+    check(".", remote=remote)
 
 
 def test_a_webdav_server_of_any_kind_is_opened(wsgidav: WsgidavServer) -> None:
