@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 WRONG = "wrong-Passw\u00f6rd#2"
 LOADERS = 4
 BATCH = 8
+LATENCY_S = 0.01
 
 
 @pytest.fixture(params=["fault", "wsgidav", "apache", "nextcloud"])
@@ -144,7 +145,7 @@ def running(fault: FaultServer) -> tuple[FaultServer, StorageDataset]:
     for number in range(400):
         (fault.root / f"{number:03}.bin").write_bytes(bytes([number % 256]) * 1000)
     dataset = StorageDataset("", remote=Remote(fault.url, fault.user, fault.password), cache=None)
-    fault.change(latency_s=0.01)
+    fault.change(latency_s=LATENCY_S)
     fault.forget()
     return fault, dataset
 
@@ -162,6 +163,7 @@ def test_credentials_that_expire_end_the_asking_of_all_workers(running: tuple[Fa
         for _ in batches:
             pass
     del batches
+    time.sleep(10 * LATENCY_S)  # the last ones on their way are noted when they are answered
     assert 1 <= refused(server) <= LOADERS * BATCH
     server.forget()
     for workers in (0, LOADERS):
