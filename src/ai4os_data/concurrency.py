@@ -1,8 +1,8 @@
 """How many requests to have in flight: as many as the server rewards, and no more.
 
-A fast server 20 ms away gains thirtyfold from 32 at a time; a Nextcloud gains nothing, its requests only wait longer. So
-twice as many are tried, and kept where answers come faster; if not, they are tried again some time later. (The time of
-an answer would say it sooner. But on a busy client that says more about the client.)
+A fast server 20 ms away gains thirtyfold from 32 at a time; a Nextcloud gains nothing, its requests only wait longer.
+So twice as many are tried, and kept where answers come faster; if not, they are tried again some time later. (The time
+of an answer would say it sooner. But on a busy client that says more about the client.)
 """
 
 from __future__ import annotations
