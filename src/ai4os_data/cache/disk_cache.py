@@ -348,10 +348,11 @@ class _Process:
 
     def _drop_old_listings(self, folder: str) -> None:
         kept = []
-        for item in os.scandir(folder):
-            with suppress(FileNotFoundError):  # dropped by another process
-                if LISTING_NAME.fullmatch(item.name):
-                    kept.append((item.stat().st_mtime_ns, item.stat().st_size, item.path))
+        with os.scandir(folder) as items:
+            for item in items:
+                with suppress(FileNotFoundError):  # dropped by another process
+                    if LISTING_NAME.fullmatch(item.name):
+                        kept.append((item.stat().st_mtime_ns, item.stat().st_size, item.path))
         total = 0
         for number, (_, size_bytes, path) in enumerate(sorted(kept, reverse=True)):
             total += allocated(size_bytes)

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import sqlite3
+import stat
 import struct
 import threading
 import time
@@ -399,8 +400,8 @@ class Ledger:
         files = [f"{self._directory}/{name}" for name in ("lock", "names")]
         files += (f"{self._index_directory}/{name}" for name in _INDEX_FILES[1:])
         for folder in (self._leases_directory, f"{self._directory}/listings"):
-            with suppress(FileNotFoundError):
-                files += [folder, *(item.path for item in os.scandir(folder))]
+            with suppress(FileNotFoundError), os.scandir(folder) as items:
+                files += [folder, *(item.path for item in items)]
         return sum(map(_disk_bytes, files)) + self._objects.folders_bytes()
 
     def _margin_bytes(self) -> int:
@@ -474,8 +475,8 @@ class Ledger:
     def _lease_bytes(self) -> int:
         """All leases of living processes; the files of dead ones are counted in first."""
         total, died = self._leased_bytes, False
-        with suppress(FileNotFoundError):
-            for item in os.scandir(self._leases_directory):
+        with suppress(FileNotFoundError), os.scandir(self._leases_directory) as items:
+            for item in items:
                 if not _LEASE_NAME.fullmatch(item.name) or (self._lease >= 0 and item.path == self._lease_path):
                     continue
                 leased = _read_lease(item.path)
@@ -568,7 +569,7 @@ def _read_lease(path: str) -> int | None:
     """What a living process has leased; None for a dead one."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:  # gone by now, or nothing of ours
         return 0
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -581,8 +582,14 @@ def _read_lease(path: str) -> int | None:
 
 
 def _entry_bytes(path: str) -> int:
-    """The disk space of an entry. Some file systems tell of fewer blocks at first, or compress."""
-    found = os.stat(path)
+    """The disk space of an entry. Some file systems tell of fewer blocks at first, or compress.
+
+    Raises:
+        FileNotFoundError: there is none, or something else in its place.
+    """
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotFoundError(path)
     return max(found.st_blocks * 512, allocated(found.st_size))
 
 

@@ -161,16 +161,14 @@ class Objects:
         """Remove a file; False where somebody uses it, or it cannot be removed."""
         try:
             descriptor = os.open(path, _READ_FLAGS)
-        except FileNotFoundError:
+        except OSError:  # gone, or nothing of ours
             return True
-        except OSError:
-            return False
         try:
             # Held while the file is removed: who pins it from now on sees that it is gone.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(path)
-        except FileNotFoundError:
-            return True  # a reader has found it damaged
+        except (FileNotFoundError, IsADirectoryError):
+            return True  # found damaged by a reader, or nothing of ours
         except OSError:
             return False
         finally:
