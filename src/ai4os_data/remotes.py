@@ -274,14 +274,16 @@ def _read_config(environ: Mapping[str, str]) -> configparser.ConfigParser:
     try:
         config.read_string(path.read_text())
     except OSError:
-        pass  # no configuration file is the usual case in a deployment
+        return config  # no configuration file is the usual case in a deployment
     except (configparser.Error, UnicodeDecodeError):
-        message = (
-            f"{path} cannot be read as an rclone configuration (is it encrypted?): set "
-            f"{_ENV_PREFIX}<NAME>_URL, _USER and _PASS instead"
-        )
-        raise RemoteError(message) from None  # the cause would show lines of the file
-    return config
+        pass  # raised below, without a context: that would show lines of the file
+    else:
+        return config
+    message = (
+        f"{path} cannot be read as an rclone configuration (is it encrypted?): set "
+        f"{_ENV_PREFIX}<NAME>_URL, _USER and _PASS instead"
+    )
+    raise RemoteError(message)
 
 
 def _after_userinfo(url: str) -> str:
