@@ -19,6 +19,7 @@ from ai4os_data.errors import (
     SampleError,
     ServerUnavailableError,
 )
+from ai4os_data.index import Index
 from shares import Folder, Share
 
 if TYPE_CHECKING:
@@ -265,6 +266,14 @@ def test_what_is_no_lock_file_is_refused(share: Share, tmp_path: Path, content: 
         open_dataset(share, None, index=tmp_path / "other.json")
 
 
+def test_lock_file_of_another_format_is_refused(share: Share, tmp_path: Path) -> None:
+    """What a later version writes is not guessed at."""
+    path = locked(share, tmp_path)
+    path.write_text(path.read_text().replace("listing 1", "listing 2"))
+    with pytest.raises(LocationError, match="is not a lock file"):
+        open_dataset(share, None, index=path)
+
+
 def test_lock_file_cannot_name_what_is_outside(share: Share, tmp_path: Path) -> None:
     """A key with ``..`` makes it none, with a digest that fits or without."""
     path = locked(share, tmp_path)
@@ -282,6 +291,7 @@ def test_lock_file_keeps_odd_names(tmp_path: Path) -> None:
     for name in names:
         (folder.root / name).write_text(ascii(name))
     StorageDataset(folder.location).index.save(tmp_path / "lock.json")
+    assert Index.load(tmp_path / "lock.json").keys == sorted(names)
     dataset = StorageDataset(folder.location, decode="text", index=tmp_path / "lock.json", on_drift="error")
     assert dataset.keys == sorted(names)
     assert everything(dataset) == [ascii(name) for name in sorted(names)]

@@ -186,4 +186,5 @@ def test_nothing_is_learned_where_names_do_not_follow() -> None:
     siblings.learn("images/17.jpg", "palette.json")
     assert not siblings.any
     siblings.learn("images/17.jpg", "masks/17.png")
-    assert siblings.of("videos/1.mp4") == []
+    assert siblings.of("images/18.jpg") == ["masks/18.png"]
+    assert siblings.of("images/18.png") == siblings.of("photos/18.jpg") == siblings.of("18.jpg") == []

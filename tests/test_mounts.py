@@ -49,6 +49,12 @@ def test_path_lies_on_the_mount_with_the_longest_point(table: Path, path: str, p
     assert mount.point == point
 
 
+def test_longest_point_wins_wherever_it_stands(table: Path) -> None:
+    """The order of the lines matters for mounts on the same point alone."""
+    table.write_text("rshare:inner /storage/inner fuse.rclone rw 0 0\n" + DEPLOYMENT)
+    assert mount_of("/storage/inner/x", table) == Mount("rshare:inner", "/storage/inner", "fuse.rclone")
+
+
 def test_last_mount_on_a_point_hides_the_others(table: Path) -> None:
     """A storage that was mounted twice is what was mounted last."""
     table.write_text(DEPLOYMENT + "other:sub /storage fuse.rclone rw 0 0\n")
