@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ai4os_data.remotes import Remote
-from ai4os_data.stores import Entry, Fetched
+from ai4os_data.stores import Entry
 from ai4os_data.stores.webdav import WebDAVStore
+from outcomes import content
 
 if TYPE_CHECKING:
     from ai4os_data.errors import StorageError
     from ai4os_data.retries import Patience
+    from ai4os_data.stores import Fetched
     from servers import FaultServer, Request
 
 KEY = "a.bin"
@@ -53,10 +55,7 @@ class Faulty:
 
     def bytes(self) -> bytes:
         """The whole file, which has to come."""
-        outcome = self.outcome()
-        assert isinstance(outcome, Fetched), outcome
-        data: bytes = outcome.body.getvalue()  # type: ignore[attr-defined]  # it was made in memory
-        return data
+        return content(self.outcome())
 
     def requests(self, method: str = "GET") -> list[Request]:
         """What was asked since the listing."""

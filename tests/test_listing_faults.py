@@ -56,7 +56,10 @@ def a_file(href: str, size: str | int = 5) -> str:
 @pytest.mark.parametrize("depth_infinity", ["listed", "refused", "clamped"])
 @pytest.mark.parametrize("absolute_hrefs", [False, True])
 def test_the_listing_is_the_same_however_deep_the_server_goes(
-    fault: FaultServer, store: WebDAVStore, depth_infinity: str, absolute_hrefs: bool  # noqa: FBT001  a parameter
+    fault: FaultServer,
+    store: WebDAVStore,
+    depth_infinity: str,
+    absolute_hrefs: bool,  # noqa: FBT001  a parameter
 ) -> None:
     """All at once, folder by folder after a 403, or after a Depth of infinity that was taken for 1 without a word."""
     fault.change(depth_infinity=depth_infinity, absolute_hrefs=absolute_hrefs)
@@ -74,9 +77,7 @@ def test_a_folder_that_goes_away_while_it_is_listed_is_not_there(fault: FaultSer
 
 
 @pytest.mark.parametrize("status", [403, 500, 503])
-def test_a_folder_that_cannot_be_listed_fails_the_listing(
-    fault: FaultServer, store: WebDAVStore, status: int
-) -> None:
+def test_a_folder_that_cannot_be_listed_fails_the_listing(fault: FaultServer, store: WebDAVStore, status: int) -> None:
     """A listing without it would look complete."""
     fault.change(depth_infinity="refused")
     fault.always("folder/a/b", Fault(status=status), method="PROPFIND")
@@ -213,7 +214,10 @@ def test_properties_that_the_server_does_not_know_are_not_taken(fault: FaultServ
     )
     gone = "<d:response><d:href>/folder/gone.bin</d:href><d:status>HTTP/1.1 404 Not Found</d:status></d:response>"
     fault.always("*", Fault(body=answer(unknown, gone, a_file("/folder/y.bin"))), method="PROPFIND")
-    assert [(entry.key, entry.size_bytes, entry.etag) for entry in store.list()] == [("x.bin", 7, None), ("y.bin", 5, None)]
+    assert [(entry.key, entry.size_bytes, entry.etag) for entry in store.list()] == [
+        ("x.bin", 7, None),
+        ("y.bin", 5, None),
+    ]
 
 
 def test_entities_are_not_expanded_without_end(fault: FaultServer, store: WebDAVStore) -> None:

@@ -21,8 +21,6 @@ from ai4os_data.stores.webdav import WebDAVStore
 from servers.nextcloud import NextcloudServer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ai4os_data.retries import Patience
     from servers import FaultServer, Server, WsgidavServer
 
@@ -73,7 +71,16 @@ def test_a_path_is_a_directory_whatever_it_holds() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a\0b", "ai4os://", "ai4os:///data", "https://", "https:///data", "webdav://alice:sesame@/data", "webdav://h:port/x"],
+    [
+        "",
+        "a\0b",
+        "ai4os://",
+        "ai4os:///data",
+        "https://",
+        "https:///data",
+        "webdav://alice:sesame@/data",
+        "webdav://h:port/x",
+    ],
 )
 def test_what_is_no_location_is_told(text: str) -> None:
     """As a ValueError too, and without a password."""
@@ -84,15 +91,17 @@ def test_what_is_no_location_is_told(text: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["webdav", "https", "ftp", "simplecache::webdav", "zip://a.zip::ftp"])
-@pytest.mark.parametrize("password", ["sesame", "se/sa/me", "se@sa@me", "se#sa?me", "se:sa:me", "se%2Fsame"])
+@pytest.mark.parametrize("password", ["sesame", "se/same", "se@same", "se#sa?same", "se:same", "se%2Fsame"])
 def test_a_location_is_shown_without_its_password(scheme: str, password: str) -> None:
     """Also where its slash should have been encoded, and the whole of it cannot be understood."""
     location = f"{scheme}://alice:{password}@host:8443/a@b/c"
     assert shown(location) == f"{scheme}://host:8443/a@b/c"
     try:
-        assert password not in repr(parse(location)).replace("se%2Fsame", "")
+        told = repr(parse(location))
     except LocationError as error:
-        assert "me@" not in str(error)
+        told = str(error)
+    assert "same" not in told
+    assert "me@" not in told
 
 
 @pytest.mark.parametrize(
@@ -114,7 +123,7 @@ class Linked(NamedTuple):
 
     server: Server
     folder: str
-    environ: Mapping[str, str]
+    environ: dict[str, str]
 
 
 def linked(server: Server, url: str | None = None, vendor: str = "other") -> Linked:
@@ -212,7 +221,15 @@ def test_a_directory_is_opened_in_all_its_spellings(tmp_path: Path, monkeypatch:
     (folder / KEY).write_bytes(DATA)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for location in (folder, str(folder), f"{folder}/", "data #1", "./data #1", "~/data #1", f"file://{quote(str(folder))}"):
+    for location in (
+        folder,
+        str(folder),
+        f"{folder}/",
+        "data #1",
+        "./data #1",
+        "~/data #1",
+        f"file://{quote(str(folder))}",
+    ):
         store = open_store(location)
         assert [entry.key for entry in store.list()] == [KEY]
         assert store.read(KEY) == DATA

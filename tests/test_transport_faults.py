@@ -10,6 +10,7 @@ import pytest
 from ai4os_data.errors import DeadlineError, IntegrityError, NotFoundError, ProtocolError, ServerUnavailableError
 from ai4os_data.stores import Entry, Fetched
 from faulty import DATA, KEY, NEWER, SIZE_BYTES, Faulty
+from outcomes import content
 from servers import LOGIN_PAGE, Fault
 
 BROKEN = {
@@ -86,9 +87,7 @@ def test_a_server_that_says_nothing_is_left_within_the_deadline(faulty: Faulty, 
 
 def test_a_stall_after_each_few_bytes_is_bounded_by_the_total(faulty: Faulty) -> None:
     """Progress earns new tries, but no more time."""
-    faulty.store.transport.patience = replace(
-        faulty.store.patience, total_s=3.0, slowest_bytes_per_s=SIZE_BYTES * 1000
-    )
+    faulty.store.transport.patience = replace(faulty.store.patience, total_s=3.0, slowest_bytes_per_s=SIZE_BYTES * 1000)
     faulty.server.always(KEY, Fault(stall_s=30, stall_after_bytes=10))
     begin = time.monotonic()
     assert isinstance(faulty.outcome(), DeadlineError)
@@ -131,7 +130,7 @@ def test_a_rewrite_of_the_same_size_is_noticed(faulty: Faulty) -> None:
     (faulty.server.root / KEY).write_bytes(NEWER)
     outcome = faulty.outcome()
     assert isinstance(outcome, Fetched)
-    assert outcome.body.getvalue() == NEWER
+    assert content(outcome) == NEWER
     assert not outcome.entry.is_same_version(faulty.entry)
     assert outcome.entry.size_bytes == faulty.entry.size_bytes
 
@@ -147,7 +146,7 @@ def test_one_file_of_many_fails_alone(faulty: Faulty) -> None:
     outcomes = dict(faulty.store.read_many([entry for entry in faulty.store.list() if entry.key in keys]))
     failed = {entry.key: type(outcome) for entry, outcome in outcomes.items() if not isinstance(outcome, Fetched)}
     assert failed == {"3.bin": ServerUnavailableError, "7.bin": ProtocolError, "11.bin": NotFoundError}
-    read = {entry.key: outcome.body.getvalue() for entry, outcome in outcomes.items() if isinstance(outcome, Fetched)}
+    read = {entry.key: content(outcome) for entry, outcome in outcomes.items() if isinstance(outcome, Fetched)}
     assert read == {key: key.encode() * 100 for key in keys if key not in failed}
 
 

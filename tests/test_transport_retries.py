@@ -1,4 +1,4 @@
-"""What may pass is tried again, as often and as late as the server and our patience allow; what will not is told at once."""
+"""What may pass is tried again, as often and as late as the server and our patience allow; the rest is told at once."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ai4os_data.retries import Patience
 from ai4os_data.stores import Fetched
 from ai4os_data.stores.webdav import WebDAVStore
 from faulty import DATA, KEY, SIZE_BYTES, Faulty
+from outcomes import content
 from servers import Fault, FaultServer
 
 if TYPE_CHECKING:
@@ -41,17 +42,19 @@ FINAL = {
     501: errors.ServerError,
     507: errors.OutOfSpaceError,
 }
-VERBS: dict[str, Callable[[WebDAVStore], object]] = {
-    "GET": lambda store: read(store),
-    "PROPFIND": lambda store: store.stat(KEY),
-    "PUT": lambda store: store.write(KEY, DATA),
-    "DELETE": lambda store: store.delete(KEY),
-}
 
 
 def read(store: WebDAVStore) -> bytes:
     """The whole file, by one GET where all is well."""
     return store.read_range(store.stat(KEY), 0, SIZE_BYTES)
+
+
+VERBS: dict[str, Callable[[WebDAVStore], object]] = {
+    "GET": read,
+    "PROPFIND": lambda store: store.stat(KEY),
+    "PUT": lambda store: store.write(KEY, DATA),
+    "DELETE": lambda store: store.delete(KEY),
+}
 
 
 # Which answers are tried again.
@@ -304,5 +307,5 @@ def test_a_server_that_restarts_is_waited_for(tmp_path: Path, patience: Patience
         outcome = faulty.outcome()
         timer.join()
         assert isinstance(outcome, Fetched)
-        assert outcome.body.getvalue() == DATA
+        assert content(outcome) == DATA
         assert faulty.store.list() == [faulty.entry]

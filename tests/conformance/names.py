@@ -44,8 +44,8 @@ class Cannot(NamedTuple):
 CANNOT = {
     ("rclone", NAMES["newline"]): Cannot(
         errors.NotFoundError,
-        "rclone lists control characters as symbols (U+240A here), so what is there under one name is listed under another",
+        "rclone shows control characters as symbols (U+240A): what is there under one name is listed under another",
     )
 }
 MERGES_NORMAL_FORMS = {"rclone", "mount"}
-"""Where a file cannot be written beside one whose name is the same in Unicode: rclone's VFS compares normalised names."""
+"""Where a file cannot be written beside one whose name is the same in Unicode: rclone's VFS takes the two for one."""

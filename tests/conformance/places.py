@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import uuid
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fsspec
@@ -18,6 +17,7 @@ from ai4os_data.stores.webdav import WebDAVStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import pytest
 
@@ -58,9 +58,7 @@ class ServedFolder(Place):
         server: what shows it over HTTP.
     """
 
-    def __init__(
-        self, name: str, folder: Path, opener: Callable[[str], Store], server: Server | None = None
-    ) -> None:
+    def __init__(self, name: str, folder: Path, opener: Callable[[str], Store], server: Server | None = None) -> None:
         self.name = name
         self.server = server
         self._folder = folder

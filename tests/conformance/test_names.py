@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conformance.names import CANNOT, MERGES_NORMAL_FORMS, NAMES
+from outcomes import content
 
 if TYPE_CHECKING:
     from ai4os_data.stores import Store
@@ -77,5 +78,5 @@ def test_many_odd_names_are_read_at_once(place: Place, store: Store) -> None:
     names = [name for name in NAMES.values() if (place.name, name) not in CANNOT]
     for name in names:
         place.put(name, name.encode())
-    read = {entry.key: fetched.body.getvalue() for entry, fetched in store.read_many(store.list())}
+    read = {entry.key: content(fetched) for entry, fetched in store.read_many(store.list())}
     assert read == {name: name.encode() for name in names}

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai4os_data.errors import LocationError
-from ai4os_data.stores import Entry, Fetched, Store
+from outcomes import content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
+    from ai4os_data.stores import Entry, Store
     from conformance.places import Place
 
 FILES = 40
@@ -26,7 +27,9 @@ CHILDREN = 4
 @pytest.fixture
 def contents(place: Place) -> dict[str, bytes]:
     """Files that differ in every byte and in size."""
-    found = {f"{number % 4}/{number:03}.bin": random.Random(number).randbytes(1000 + 331 * number) for number in range(FILES)}
+    found = {
+        f"{number % 4}/{number:03}.bin": random.Random(number).randbytes(1000 + 331 * number) for number in range(FILES)
+    }
     for key, data in found.items():
         place.put(key, data)
     return found
@@ -41,11 +44,7 @@ def spawned() -> Iterator[ProcessPoolExecutor]:
 
 def read_all(store: Store, entries: list[Entry]) -> dict[str, bytes]:
     """The contents, by the keys they came under."""
-    read = {}
-    for entry, outcome in store.read_many(entries):
-        assert isinstance(outcome, Fetched), outcome
-        read[entry.key] = outcome.body.getvalue()
-    return read
+    return {entry.key: content(outcome) for entry, outcome in store.read_many(entries)}
 
 
 def list_and_read(store: Store) -> dict[str, bytes]:
@@ -68,7 +67,7 @@ def test_a_store_works_in_a_spawned_process(
 
 def test_a_copy_is_of_the_same_place(store: Store, contents: dict[str, bytes]) -> None:
     """It has the same location and reads the same."""
-    copy = pickle.loads(pickle.dumps(store))
+    copy = pickle.loads(pickle.dumps(store))  # noqa: S301  it was made here
     assert (type(copy), copy.location) == (type(store), store.location)
     assert list_and_read(copy) == contents
 
@@ -97,9 +96,7 @@ def test_children_of_a_fork_and_their_parent_read_right_bytes(store: Store, cont
     assert read_all(store, entries) == contents
 
 
-def _count_wrong(
-    store: Store, entries: list[Entry], contents: dict[str, bytes], seed: int, result: Connection
-) -> None:
+def _count_wrong(store: Store, entries: list[Entry], contents: dict[str, bytes], seed: int, result: Connection) -> None:
     """Read all of it three times, in an order of this child's own, in batches and one by one."""
     order = random.Random(seed)
     wrong = 0

@@ -10,6 +10,7 @@ import pytest
 
 from ai4os_data.errors import ChangedError, LocationError, NotFoundError, StorageError
 from ai4os_data.stores import Entry, Fetched
+from outcomes import content
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +86,9 @@ def test_a_range_of_another_version_is_refused(place: Place, store: Store) -> No
 
 def test_many_files_come_once_each_and_only_the_missing_fail(place: Place, store: Store) -> None:
     """One error does not spoil what else was asked for."""
-    contents = {f"class {number % 3}/{number:03}.bin": random.Random(number).randbytes(number * 97) for number in range(60)}
+    contents = {
+        f"class {number % 3}/{number:03}.bin": random.Random(number).randbytes(number * 97) for number in range(60)
+    }
     for key, data in contents.items():
         place.put(key, data)
     missing = {Entry(f"class 1/missing {number}.bin", 5) for number in range(3)}
@@ -96,7 +99,7 @@ def test_many_files_come_once_each_and_only_the_missing_fail(place: Place, store
     failed = {entry for entry, outcome in outcomes if isinstance(outcome, StorageError)}
     assert failed == missing
     assert all(isinstance(outcome, NotFoundError) for entry, outcome in outcomes if entry in failed)
-    read = {entry.key: outcome.body.getvalue() for entry, outcome in outcomes if isinstance(outcome, Fetched)}
+    read = {entry.key: content(outcome) for entry, outcome in outcomes if isinstance(outcome, Fetched)}
     assert read == contents
 
 
@@ -104,11 +107,10 @@ def test_entries_are_taken_as_there_is_room_for_them(place: Place, store: Store)
     """The caller may give a generator, and stop listening in the middle."""
     for number in range(40):
         place.put(f"{number:02}.bin", b"%d" % number)
-    read = store.read_many(entry for entry in store.list())
-    entry, outcome = next(read)
-    assert isinstance(outcome, Fetched)
-    assert outcome.body.getvalue() == b"%d" % int(entry.key[:2])
-    read.close()
+    outcomes = store.read_many(entry for entry in store.list())
+    entry, outcome = next(outcomes)
+    assert content(outcome) == b"%d" % int(entry.key[:2])
+    del outcomes
     assert store.read("39.bin") == b"39"
 
 
@@ -125,7 +127,7 @@ def test_a_file_that_changed_since_the_listing_comes_as_it_is_now(place: Place, 
     ((entry, outcome),) = store.read_many([listed])
     assert isinstance(outcome, Fetched)
     assert entry == listed
-    assert outcome.body.getvalue() == b"the second, longer version"
+    assert content(outcome) == b"the second, longer version"
     assert outcome.entry.size_bytes == 26
     assert not outcome.entry.is_same_version(listed)
     assert outcome.entry.is_same_version(store.stat("a.bin"))
@@ -158,7 +160,10 @@ def test_a_folder_is_not_a_file(place: Place, store: Store) -> None:
 @pytest.mark.parametrize("key", ["", "/", "..", "../a.bin", "a/../../b", "a/./b", "a//b", "/a.bin", "a/", "nul\0l"])
 def test_a_key_cannot_leave_its_folder(store: Store, key: str) -> None:
     """Whoever makes keys from what a label file says gets told, and nothing is touched."""
-    asks = [store.stat, store.read, store.delete, lambda key: store.write(key, b"1")]
-    for ask in (*asks, lambda key: store.read_range(Entry(key, 5), 1, 3)):
+    for ask in (store.stat, store.read, store.delete):
         with pytest.raises(LocationError):
             ask(key)
+    with pytest.raises(LocationError):
+        store.write(key, b"1")
+    with pytest.raises(LocationError):
+        store.read_range(Entry(key, 5), 1, 3)

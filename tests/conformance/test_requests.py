@@ -57,7 +57,11 @@ def test_folders_keep_their_slash_and_files_have_none(requests: list[Request]) -
     ]
     assert of_folders
     assert all(request.path.endswith("/") for request in of_folders)
-    assert not any(request.path.endswith("/") for request in requests if request.method in {"GET", "PUT", "DELETE"} and ":query" not in request.headers)
+    assert not any(
+        request.path.endswith("/")
+        for request in requests
+        if request.method in {"GET", "PUT", "DELETE"} and ":query" not in request.headers
+    )
 
 
 def test_nothing_is_asked_for_compressed(requests: list[Request]) -> None:
