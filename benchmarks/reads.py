@@ -251,7 +251,7 @@ def measure_cold(report: Report, files: Files, options: Options) -> None:
     for turn in turns:
         turn()
     report.cases.clear()  # that imported, and warmed up
-    for number in options.rounds("cold", 25):
+    for number in options.rounds("cold", 20):
         for turn in turns[number % len(turns) :] + turns[: number % len(turns)]:
             turn()
     report.ratio("cold_vs_limit", COLD, LIMIT)

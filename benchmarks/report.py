@@ -76,6 +76,7 @@ class Report:
         self.cases: dict[str, Case] = {}
         self._bars = dict(bars)
         self._ratios: dict[str, list[float]] = {}
+        self.tables: list[list[tuple[str, ...]]] = []  # what is better seen side by side; printed first
 
     def add(self, name: str, value: float, unit: str, note: str = "") -> None:
         """Take in what one round of a case has given."""
@@ -125,21 +126,24 @@ class Report:
         """The tables."""
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         lines = [str(self.environment["line"]), settings, ""]
+        for table in self.tables:
+            lines += [*_table(table, left=1), ""]
         rows: list[tuple[str, ...]] = [("case", "unit", "median", "min", "max", "rounds")]
         for case in self.cases.values():
             spread = (case.median, min(case.values), max(case.values))
-            rows.append((case.name, case.unit, *map(_short, spread), str(len(case.values))))
+            rows.append((case.name, case.unit, *map(short, spread), str(len(case.values))))
         lines += _table(rows, left=2)
         rows = [("ratio", "bar", "median", "min", "max", "holds")]
         for name, values in self._ratios.items():
             bar = self._bars.get(name)
             held = "" if bar is None else "yes" if bar.holds(self.ratios[name]) else "NO"
             spread = (self.ratios[name], min(values), max(values))
-            rows.append((name, str(bar or ""), *map(_short, spread), held))
+            rows.append((name, str(bar or ""), *map(short, spread), held))
         return "\n".join([*lines, "", *_table(rows, left=2)])
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """A number as a table shows it."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 10 else f"{value:.3f}"
 
 

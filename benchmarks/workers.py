@@ -46,11 +46,11 @@ class Workers(Generic[T]):
         self._collect()
         return self
 
-    def run(self) -> tuple[float, list[T]]:
-        """Let all of them work once: the seconds until the last has finished, and what each gave."""
+    def run(self, times: int = 1) -> tuple[float, list[T]]:
+        """Let all of them work: the seconds until the last has finished, and what each gave the last time."""
         begun = time.perf_counter()
         for pipe in self._pipes:
-            pipe.send("work")
+            pipe.send(times)
         results = self._collect()
         return time.perf_counter() - begun, results
 
@@ -73,7 +73,7 @@ class Workers(Generic[T]):
         """End them."""
         for pipe in self._pipes:
             with contextlib.suppress(OSError):  # it has failed already
-                pipe.send("")
+                pipe.send(0)
             pipe.close()
         for process in self._processes:
             process.join(10)
@@ -85,8 +85,10 @@ def _work(pipe: Connection, prepare: Callable[[int], Callable[[], object]], inde
     try:
         work = prepare(index)
         pipe.send((None, None))
-        while pipe.recv():
-            pipe.send((None, work()))
+        while times := pipe.recv():
+            for _ in range(times):
+                result = work()
+            pipe.send((None, result))
     except EOFError:
         pass  # the end
     except BaseException:  # noqa: BLE001  it is raised again in the parent
