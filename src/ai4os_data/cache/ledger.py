@@ -25,9 +25,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 import diskcache
+import xxhash
 
 from ai4os_data.cache.claims import FULL_FOR_S, Waiting, remove_if_abandoned
-from ai4os_data.cache.objects import DIGEST_DIGITS, Objects, allocated, parsed_name, relative_name
+from ai4os_data.cache.objects import DIGEST_DIGITS, Held, Objects, allocated, parsed_name, relative_name
 from ai4os_data.errors import CacheError
 from ai4os_data.processes import tell_after_fork
 from ai4os_data.telemetry import log, tell_once
@@ -36,12 +37,12 @@ LISTING_NAME = re.compile(r"[0-9a-f]{32}(\.\d+)?")
 
 _ROWS_AT_ONCE = 128  # bounds the write-ahead log of one transaction
 _LEASE_PART = 100
+_TRIES = 8
 _NAME_BYTES = 64
 _NAMES_BYTES = 64 * 1024  # so much of names of evicted entries may always stay
 _MARGIN_BYTES = 64 * 1024
 _LARGEST_MARGIN_BYTES = 4 * 1024 * 1024
 _FULL_DISK_BYTES = 32 * 1024
-_SLACK_BYTES = 128 * 1024
 _PAGE_BYTES = 4096
 _LOG_PAGES = 16
 _LEASE = struct.Struct("<3q")  # three times the same: the middle one is right even where a byte was flipped
@@ -49,6 +50,8 @@ _LEASE_NAME = re.compile(r"\d+-[0-9a-f]{8}")
 _SQLITE_FULL = 13  # https://www.sqlite.org/rescode.html
 _CLEAN, _DIRTY = b"-", b"*"
 _INDEX_FILES = ("cache.db", "cache.db-wal", "cache.db-shm", "cache.db-journal")
+_CHECK = struct.Struct("<dq")
+_LONGEST_UNCHECKED_S = 3600.0
 _TIMES_ITS_COST = 50  # what looks at every file is done again after so many times as long as it took
 
 # Ten at a time, as diskcache does it, would empty a small cache of large files, and take from those that are protected.
@@ -84,6 +87,7 @@ class _Adopting(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         self.objects = Objects(os.path.dirname(directory))
         self.kept: list[str] = []
         self.adopting: set[str] = set()
+        self.has_missed = False
 
     def put(self, key: object) -> tuple[object, bool]:
         if not isinstance(key, str):
@@ -96,18 +100,22 @@ class _Adopting(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         return key
 
     def store(self, value: object, *_read: object, **_key: object) -> tuple[int, int, str, None]:
-        if not isinstance(value, str) or value not in self.adopting:
+        if not isinstance(value, str) or value not in self.adopting or (parsed := parsed_name(value)) is None:
             _refuse_pickle(value)
-        return _entry_bytes(self.objects.path_of(value)), diskcache.core.MODE_RAW, value, None
+        if not stat.S_ISREG(os.lstat(self.objects.path_of(value)).st_mode):
+            raise FileNotFoundError(value)
+        return allocated(parsed[1]), diskcache.core.MODE_RAW, value, None
 
     def fetch(self, _mode: object, filename: str, *_: object) -> str:
         return filename
 
     def remove(self, file_path: str) -> None:
         """Evict a file, unless somebody is using it."""
-        if parsed_name(file_path) is None or file_path in self.adopting:
+        if file_path in self.adopting:
             return
-        if not self.objects.evict(self.objects.path_of(file_path)):
+        if parsed_name(file_path) is None or not os.path.lexists(path := self.objects.path_of(file_path)):
+            self.has_missed = True
+        elif not self.objects.evict(path):
             self.kept.append(file_path)
 
 
@@ -138,7 +146,7 @@ class Ledger:
         self._index_file: tuple[int, int] | None = None
         self._lease_path = ""
         self._leased_bytes = 0
-        self._check_at = 0.0
+        self._overhead_bytes = 0
         self._protect_at = 0.0
         self._threads = threading.Lock()  # a file lock does not keep the threads of one process apart
         self._open_lock()
@@ -267,7 +275,7 @@ class Ledger:
             self._rebuild()
             return work()
         except _DAMAGE as error:
-            self._raise_disk_error(error, _SLACK_BYTES)
+            self._raise_disk_error(error, _MARGIN_BYTES)
             message = f"{self._directory}: the cache's index cannot be made anew: {type(error).__name__}: {error}"
             raise CacheError(message) from error
 
@@ -323,7 +331,7 @@ class Ledger:
             sqlite_journal_size_limit=0,
         )
         self._index_file = _identity(path)
-        if found is None and self._reconcile() and tell:
+        if found is None and self._reconcile()[1] and tell:
             self._tell_new_index("was gone")
         return self._index
 
@@ -390,7 +398,8 @@ class Ledger:
 
     def _used_bytes(self) -> int:
         leased = self._lease_bytes()  # first: it counts the files of dead processes in
-        return leased + self._entries_bytes() + self._bookkeeping_bytes() + self._margin_bytes()
+        bookkeeping = self._bookkeeping_bytes() + self._margin_bytes()
+        return leased + self._entries_bytes() + self._overhead_bytes + bookkeeping
 
     def _entries_bytes(self) -> int:
         """What diskcache sums up: the files, and its database."""
@@ -415,13 +424,11 @@ class Ledger:
     def _make_room(self, need_bytes: int, wanted_bytes: int, free: int) -> int:
         """Evict until what is wanted is free, or needed at least; nothing where that cannot be. Tells what is free."""
         floor = 0 if self._protected is None else self._protected_bytes()
-        while free < wanted_bytes:
+        for _ in range(_TRIES):  # what is in use stays; the next ones go in its place
             evictable = int(self._open().reset("size")) - floor
-            if free + evictable < need_bytes:
+            if free >= wanted_bytes or free + evictable < need_bytes:
                 break
-            before, free = free, self._evict(min(wanted_bytes - free, evictable), floor)
-            if free <= before:
-                break
+            free = self._evict(min(wanted_bytes - free, evictable), floor)
         return free
 
     def _evict(self, bytes_: int, floor_bytes: int) -> int:
@@ -432,6 +439,8 @@ class Ledger:
         index.size_limit = max(before - bytes_, floor_bytes + database)
         index.cull()
         self._keep_pinned(index)
+        if index.disk.has_missed:  # a damaged name: the file that it meant is still there
+            self._reconcile()
         return self._free_bytes()
 
     def _protected_bytes(self) -> int:
@@ -492,25 +501,32 @@ class Ledger:
 
     # --- after a death, or damage
 
-    def _reconcile(self) -> int:
-        """Count in what the dead have stored, remove what they have begun; tell how many entries were missing."""
+    def _reconcile(self) -> tuple[dict[str, Held], int]:
+        """Count in what the dead have stored, remove what they have begun; what is there, and how much was missing."""
         index = self._open()
         for path in self._objects.staged():
             remove_if_abandoned(path)
-        here = self._objects.retell()
+        here: dict[str, Held] = {}
+        for held in self._objects.files():
+            if here.setdefault(held.name, held) is not held:  # it has been fetched twice, and was not the same
+                self._objects.evict(held.path)
+        if not self._objects.all_told(here):
+            self._objects.retell()
         indexed = set(index.iterkeys())
         missing = [relative_name(held) for name, held in here.items() if name not in indexed]
         self._enter(missing, [])
+        index.disk.adopting = set(map(relative_name, here.values()))
         self._delete([name for name in indexed if name not in here])
+        index.disk.has_missed = False
         log.debug("%s: counted in %d files", self._directory, len(missing))
-        return len(missing)
+        return here, len(missing)
 
     def _shrink_to_limit(self) -> bool:
         """Remove the files stored longest ago, with no help from the index; False where all are inside the limit."""
         found = []
         for held in self._objects.scan_all().values():
             with suppress(FileNotFoundError):
-                found.append((os.stat(held.path).st_mtime_ns, _entry_bytes(held.path), held.path))
+                found.append((os.stat(held.path).st_mtime_ns, allocated(held.size_bytes), held.path))
         surplus = sum(size_bytes for _, size_bytes, _ in found) + self._bookkeeping_bytes() - self._limit
         if surplus <= 0:
             return False
@@ -520,32 +536,40 @@ class Ledger:
         return True
 
     def _check_now_and_then(self) -> None:
-        """Hold the index against the files: a flipped bit may have changed a sum, or what keeps it."""
-        begun = time.monotonic()
-        if begun < self._check_at:
+        """Hold the index against the files: a flipped bit may have changed a sum, or what keeps it.
+
+        It takes milliseconds for each thousand entries. So the lock file tells all processes when it is due again.
+        """
+        begun = time.time()
+        due, self._overhead_bytes = self._read_check()
+        if begun < due < begun + _LONGEST_UNCHECKED_S:
             return
-        for path in self._objects.staged():  # of a process that died before it had a lease
-            remove_if_abandoned(path)
-        if not self._agrees():
-            self._reconcile()
-            if not self._agrees():
-                self._tell_new_index("did not agree with the files")
-                self._rebuild()
-        if not self._objects.all_told(self._objects.scan_all()):
-            self._objects.retell()
-        ended = time.monotonic()
-        self._check_at = ended + _TIMES_ITS_COST * (ended - begun)
+        if not self._agrees() and not self._agrees():  # an entry may have been found damaged meanwhile
+            self._tell_new_index("did not agree with the files")
+            self._rebuild()
+        ended = time.time()
+        record = _CHECK.pack(ended + _TIMES_ITS_COST * (ended - begun), self._overhead_bytes)
+        os.pwrite(self._lock, record + xxhash.xxh3_64_digest(record), 1)
+
+    def _read_check(self) -> tuple[float, int]:
+        """When the index is to be checked again, and the overhead that was found; at once where that is not known."""
+        data = os.pread(self._lock, _CHECK.size + 8, 1)
+        record = data[: _CHECK.size]
+        if len(data) != _CHECK.size + 8 or xxhash.xxh3_64_digest(record) != data[_CHECK.size :]:
+            return 0.0, 0
+        due, overhead_bytes = _CHECK.unpack(record)
+        return due, overhead_bytes
 
     def _agrees(self) -> bool:
-        here = self._objects.scan_all()
-        on_disk = 0
+        """Whether the sum that the index keeps is that of the files; by how much they take more is kept as overhead."""
+        here, _ = self._reconcile()
+        expected = taken = 0
         for held in here.values():
-            with suppress(FileNotFoundError):  # found damaged since
-                on_disk += _entry_bytes(held.path)
-        index = self._open()
-        indexed = int(index.reset("size"))
-        slack = _SLACK_BYTES + len(here) * 512
-        return indexed - slack <= on_disk <= indexed + self._lease_bytes() + slack
+            with suppress(FileNotFoundError):
+                taken += os.lstat(held.path).st_blocks * 512
+            expected += allocated(held.size_bytes)
+        self._overhead_bytes = max(0, taken - expected)
+        return int(self._open().reset("size")) == expected
 
     def _rebuild(self) -> None:
         """A new index, from the names of the files."""
@@ -579,18 +603,6 @@ def _read_lease(path: str) -> int | None:
     finally:
         os.close(descriptor)
     return None
-
-
-def _entry_bytes(path: str) -> int:
-    """The disk space of an entry. Some file systems tell of fewer blocks at first, or compress.
-
-    Raises:
-        FileNotFoundError: there is none, or something else in its place.
-    """
-    found = os.lstat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise FileNotFoundError(path)
-    return max(found.st_blocks * 512, allocated(found.st_size))
 
 
 def _disk_bytes(path: str) -> int:

@@ -99,11 +99,13 @@ class Objects:
 
     def scan_all(self) -> dict[str, Held]:
         """Every file that is there now, found by its own name."""
-        return {
-            held.name: held
-            for item in self._items()
-            if (held := _held(item.path)) is not None and item.is_file(follow_symlinks=False)
-        }
+        return {held.name: held for held in self.files()}
+
+    def files(self) -> Iterator[Held]:
+        """The files that are there now, one after the other."""
+        for item in self._items():
+            if (held := _held(item.path)) is not None and item.is_file(follow_symlinks=False):
+                yield held
 
     def retell(self) -> dict[str, Held]:
         """Tell every process of each file that is there, and of nothing else; what they are."""
