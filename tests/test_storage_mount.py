@@ -168,6 +168,17 @@ def test_large_file_is_compared_by_its_beginning(share: Share, tmp_path: Path, p
 # --- left on the mount
 
 
+def test_large_file_that_only_begins_alike_is_another(share: Share, tmp_path: Path, patience: Patience) -> None:
+    """A file that has grown on the server since it was listed is not the one that the mount shows."""
+    need(missing_fuse())
+    begin = os.urandom(2 * 1024 * 1024)
+    share.put({"large.bin": begin})
+    with mounted(share, tmp_path / "storage") as mount:
+        assert (mount.path / "large.bin").stat().st_size == len(begin)  # rclone knows its size from now on
+        share.put({"large.bin": begin + b"more"})
+        assert isinstance(open_at(mount.path, share.environ(), patience), DirectoryStore)
+
+
 @pytest.mark.parametrize(
     "other", [{"a/with space 0.txt": "a O"}, {"a/with space 0.txt": "longer text"}, {"c/x.txt": "x"}]
 )
