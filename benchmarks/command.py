@@ -43,7 +43,7 @@ class Options:
 
     def rounds(self, part: str, quick_s: float) -> Iterator[int]:
         """The numbers of the rounds of a part: as many as its time allows, three at least."""
-        least, most = (2, 2) if self.tiny else (_LEAST_ROUNDS, _MOST_ROUNDS)
+        least, most = (1, 1) if self.tiny else (_LEAST_ROUNDS, _MOST_ROUNDS)
         begun = time.monotonic()
         until = begun + quick_s * (1 if self.quick else _FULL)
         number = 0

@@ -120,7 +120,7 @@ class PlainFiles(Dataset[bytes]):
 
 def measure(options: Options) -> Report:
     """Measure all parts."""
-    number = options.choose(64, 1500, 4000)
+    number = options.choose(32, 1500, 4000)
     disk = mount_of(options.directory)
     settings = {
         "files": number,
@@ -135,9 +135,9 @@ def measure(options: Options) -> Report:
         if options.wants("cold"):
             measure_cold(report, files, options)
         if options.wants("mount"):
-            measure_mount(report, files, options, options.choose(32, 240, 1000))
+            measure_mount(report, files, options, options.choose(8, 240, 1000))
         if options.wants("archive"):
-            measure_archives(report, options, options.choose(16, 256, 512))
+            measure_archives(report, options, options.choose(8, 256, 512))
         if any(map(options.wants, ("warm", "warm2", "loader"))):
             measure_all_warm(report, files, options)
     return report
