@@ -43,8 +43,10 @@ RATIOS = {
 
 
 def run(*arguments: str, path: tuple[Path, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Run Python, from the root of the repository."""
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), *filter(None, sys.path)])}
+    """Run Python, from the root of the repository, with nothing that pytest has made importable."""
+    ours = {"", str(ROOT), str(ROOT / "tests")}
+    inherited = [folder for folder in sys.path if folder not in ours]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), *inherited])}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
 
