@@ -13,6 +13,8 @@ except ImportError as error:
     message = "drawing a chart needs matplotlib: pip install 'ai4os-data[bench]'"
     raise ImportError(message) from error
 
+from benchmarks.report import short
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -58,4 +60,4 @@ def _bars(axis: Axes, unit: str, cases: list[Case]) -> None:
     axis.set_xlabel(unit, fontsize=7)
     axis.tick_params(labelsize=7)
     for number, median in enumerate(medians):
-        axis.annotate(f" {median:,.3g}", (median, number), va="center", fontsize=6, color="white", ha="right")
+        axis.annotate(short(median), (1.01, number), xycoords=("axes fraction", "data"), va="center", fontsize=7)
