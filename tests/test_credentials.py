@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from torch.utils.data import DataLoader
 
 from ai4os_data import StorageDataset, concurrency, errors
 from ai4os_data.remotes import Remote, obscure
 from ai4os_data.stores import Entry, Fetched, open_store
+from loaders import batches_of
 from servers import Fault
 from shares import Share
 
@@ -154,21 +154,19 @@ def running(fault: FaultServer) -> tuple[FaultServer, StorageDataset]:
 def test_credentials_that_expire_end_the_asking_of_all_workers(running: tuple[FaultServer, StorageDataset]) -> None:
     """At most what was in flight is refused, in four workers; from then on nobody asks."""
     server, dataset = running
-    loader = DataLoader(dataset, batch_size=BATCH, num_workers=LOADERS)
-    batches = iter(loader)
-    for _ in range(5):
-        assert len(next(batches)) == BATCH
-    server.credentials_expire()
-    with pytest.raises(errors.SampleError, match="401"):
-        for _ in batches:
-            pass
-    del batches
+    with batches_of(dataset, workers=LOADERS, batch_size=BATCH) as batches:
+        for _ in range(5):
+            assert len(next(batches)) == BATCH
+        server.credentials_expire()
+        with pytest.raises(errors.SampleError, match="401"):
+            for _ in batches:
+                pass
     time.sleep(10 * LATENCY_S)  # the last ones on their way are noted when they are answered
     assert 1 <= refused(server) <= LOADERS * BATCH
     server.forget()
     for workers in (0, LOADERS):
-        with pytest.raises(errors.SampleError, match="401"):
-            next(iter(DataLoader(dataset, batch_size=BATCH, num_workers=workers)))
+        with batches_of(dataset, workers=workers) as batches, pytest.raises(errors.SampleError, match="401"):
+            next(batches)
     with pytest.raises(errors.SampleError, match="401"):
         dataset[0]
     assert server.requests() == []

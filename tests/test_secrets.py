@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
-from torch.utils.data import DataLoader
 
 from ai4os_data import DiskCache, StorageDataset, errors, locations
 from ai4os_data.remotes import Remote, obscure
 from ai4os_data.retries import Patience
 from ai4os_data.stores import open_store
+from loaders import batches_of
 from servers import LOGIN_PAGE, PASSWORD, USER, Fault, FaultServer, make_certificates
 
 if TYPE_CHECKING:
@@ -154,7 +154,8 @@ def test_a_dataset_keeps_its_secrets(deployed: str, trail: Trail, tmp_path: Path
     trail.add("a pickle", pickle.dumps(dataset))
     dataset.warm(progress=False)
     for workers in (0, 2):
-        assert sum(len(x) for x, _ in DataLoader(dataset, batch_size=4, num_workers=workers)) == 20
+        with batches_of(dataset, workers=workers, batch_size=4) as batches:
+            assert sum(len(x) for x, _ in batches) == 20
     dataset.index.save(tmp_path / "data.lock.json")
     locked = StorageDataset(deployed, index=tmp_path / "data.lock.json", cache=cache)
     copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301  it was made here
@@ -244,8 +245,8 @@ def test_a_worker_s_error_keeps_all_secrets(fault: FaultServer, trail: Trail, pa
     remote = Remote(fault.url, USER, PASSWORD)
     dataset = StorageDataset(open_store("", remote, patience=patience), cache=None)
     fault.credentials_expire()
-    with trail.error(errors.SampleError):
-        next(iter(DataLoader(dataset, num_workers=1)))
+    with batches_of(dataset, workers=1) as batches, trail.error(errors.SampleError):
+        next(batches)
 
 
 def test_errors_of_connections_keep_all_secrets(trail: Trail, tmp_path: Path, patience: Patience) -> None:
@@ -288,12 +289,14 @@ def test_a_location_that_cannot_be_opened_keeps_its_password(location: str, trai
 
 
 def test_a_mount_that_is_read_over_webdav_tells_no_secret(
-    mount: RcloneMount, deployed: str, trail: Trail, caplog: pytest.LogCaptureFixture
+    mount: RcloneMount, nextcloud: NextcloudServer, deployed: str, trail: Trail, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It says once that it does, and where."""
     assert deployed.startswith("rshare:")
-    store = open_store(str(mount.path / "secrets"))
-    assert len(store.list()) == 20
+    (mount.path / "mounted").mkdir()  # through the mount, which would not see it for 5 minutes otherwise
+    (nextcloud.root / "mounted" / "a.bin").write_bytes(b"1")
+    store = open_store(str(mount.path / "mounted"))
+    assert [entry.key for entry in store.list()] == ["a.bin"]
     assert "reading over WebDAV" in caplog.text
     trail.add_object(store)
     trail.add("a pickle", pickle.dumps(store))
