@@ -256,7 +256,7 @@ def test_location_that_is_a_file(tmp_path: Path, share: Share) -> None:
     share.put({"data.zip": b"PK"})
     with pytest.raises(LocationError, match=r"data\.zip is a file; give the directory"):
         StorageDataset(tmp_path / "data.zip")
-    with pytest.raises(LocationError, match=r"data\.zip"):
+    with pytest.raises(LocationError, match=r"data\.zip is a file; give the folder"):
         StorageDataset(f"{share.location}/data.zip", remote=share.remote, cache=None)
 
 

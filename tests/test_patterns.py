@@ -107,6 +107,8 @@ def test_stars_within_a_name_stay_in_its_folder() -> None:
     """Only a whole ``**`` between slashes crosses folders."""
     assert matcher("a/b**.jpg")("a/b1.jpg")
     assert not matcher("a/b**.jpg")("a/b/1.jpg")
+    assert not matcher("a/b**")("a/b/1.jpg")
+    assert not matcher("a**/1.jpg")("a/b/1.jpg")
 
 
 def test_range_from_high_to_low_is_refused() -> None:
