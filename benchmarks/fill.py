@@ -50,6 +50,7 @@ class NearStore(Store):
 
     def __init__(self) -> None:
         self.location = self.identity = "near"
+        self.is_local = True  # no sockets to serve meanwhile
         self.data = random.Random(20261122).randbytes(FILE_BYTES)
 
     def entries(self, name: str) -> Iterator[Entry]:

@@ -125,7 +125,7 @@ class CachedStore:
         """Read whole files: hits at once, misses as they arrive. Each comes with its bytes or with its own error."""
         entries = [self._newer.get(entry.key, entry) for entry in entries] if self._newer else list(entries)
         if self.cache is None:
-            for entry, result in self._fetch_claimed(entries, {}, Keeping()):
+            for entry, result in self._fetch_claimed(entries, {}, Keeping(inline=True)):
                 yield entry, _joined(result)
             return
         missing = []
@@ -155,7 +155,10 @@ class CachedStore:
             with suppress(FileNotFoundError):
                 file = open(held.path, "rb")  # noqa: SIM115  the caller's to close
                 with suppress(OSError):
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # not evicted meanwhile
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # from now on it is not evicted
+                if os.fstat(file.fileno()).st_nlink == 0:
+                    file.close()
+                    raise FileNotFoundError(held.path)
                 self.counters.row[telemetry.HITS] += 1
                 return file
         return io.BufferedReader(RangedFile(self.store, entry), buffer_size=BLOCK_BYTES)
@@ -210,7 +213,7 @@ class CachedStore:
         """
         assert self.cache is not None
         claims: dict[str, Claim] = {}
-        keeping = Keeping()
+        keeping = Keeping(inline=self.store.is_local)
         found_here: list[Arrival] = []
         theirs: list[tuple[Entry, str]] = []
 
@@ -280,7 +283,7 @@ class CachedStore:
             yield entry, pieces
             return
         claims = {entry.key: found} if isinstance(found, Claim) and self._has_room(found, entry) else {}
-        keeping = Keeping()
+        keeping = Keeping(inline=self.store.is_local)
         try:
             yield from self._fetch_claimed([entry], claims, keeping)
         finally:

@@ -17,6 +17,7 @@ from ai4os_data.processes import tell_after_fork
 
 _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.02
+_FLAGS = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
 FULL_FOR_S = 0.25  # an evicted file that is just being read takes its room until its reader closes it
 
 
@@ -47,14 +48,18 @@ class Claim:
             OSError: the directory cannot be written.
         """
         while True:
-            descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            try:
+                descriptor, is_new = os.open(path, _FLAGS | os.O_EXCL, 0o600), True
+            except FileExistsError:
+                descriptor, is_new = os.open(path, _FLAGS, 0o600), False
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(descriptor)
                 return None
-            if _is_at(descriptor, path):
-                os.ftruncate(descriptor, 0)  # it may have been begun by a process that died
+            if is_new or _is_at(descriptor, path):
+                if not is_new:
+                    os.ftruncate(descriptor, 0)  # it may have been begun by a process that died
                 claim = cls(name, path, descriptor)
                 _held.claims.add(claim)
                 return claim
@@ -73,7 +78,7 @@ class Claim:
     @property
     def is_ours(self) -> bool:
         """Whether the staged file is still where it was: somebody may have removed the whole directory."""
-        return self.descriptor >= 0 and _is_at(self.descriptor, self.path)
+        return self.descriptor >= 0 and os.fstat(self.descriptor).st_nlink > 0
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes of an answer: into memory, once there is no more room for them on the disk."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ai4os_data.cache import placement
 from ai4os_data.cache.claims import Claim, Waiting
-from ai4os_data.cache.ledger import LISTING_NAME, Ledger
+from ai4os_data.cache.ledger import LISTING_NAME, Ledger, last_limit
 from ai4os_data.cache.objects import BLOCK_BYTES, Held, Objects, allocated, intact, relative_name
 from ai4os_data.errors import CacheError
 from ai4os_data.processes import PerProcess
@@ -71,10 +71,12 @@ class DiskCache:
         except OSError as error:
             message = f"{self.directory} cannot be used as a cache: {error.strerror}"
             raise CacheError(message) from error
-        held_bytes = sum(allocated(held.size_bytes) for held in objects.scan_all().values())
-        self.size_limit: int = fixed or placement.auto_limit(self.directory, held_bytes)
+        self.size_limit: int = fixed or placement.auto_limit(
+            self.directory, sum(allocated(held.size_bytes) for held in objects.files())
+        )
         self._prepare_processes()
-        if held_bytes > self.size_limit:  # it was higher once
+        before = last_limit(self.directory)
+        if before is not None and before > self.size_limit:
             self._process.get().shrink()
 
     def _prepare_processes(self) -> None:
@@ -380,7 +382,7 @@ class _Process:
     def shrink(self) -> None:
         """Evict what is above the limit."""
         with self._guarded():
-            self.flush()
+            self.ledger.shrink()
 
     def _tell(self, need: int) -> int:
         """Tell the ledger what was stored and used, and ask for room; what it cannot take stays to be told."""

@@ -50,11 +50,12 @@ _LEASE_NAME = re.compile(r"\d+-[0-9a-f]{8}")
 _SQLITE_FULL = 13  # https://www.sqlite.org/rescode.html
 _CLEAN, _DIRTY = b"-", b"*"
 _INDEX_FILES = ("cache.db", "cache.db-wal", "cache.db-shm", "cache.db-journal")
-_CHECK = struct.Struct("<dq")
+_CHECK = struct.Struct("<dqq")  # when it is due again, the overhead that was found, the limit that held then
 _LONGEST_UNCHECKED_S = 3600.0
 _TIMES_ITS_COST = 50  # what looks at every file is done again after so many times as long as it took
 
 # Ten at a time, as diskcache does it, would empty a small cache of large files, and take from those that are protected.
+_LRU, _AT_ONCE = "least-recently-used", 10
 _ONE_BY_ONE = "least-recently-used, one by one"
 diskcache.EVICTION_POLICY[_ONE_BY_ONE] = {
     **diskcache.EVICTION_POLICY["least-recently-used"],
@@ -198,6 +199,11 @@ class Ledger:
             self._drop_lease()
             self._close_index()
         self._let_go()
+
+    def shrink(self) -> None:
+        """Evict what is above the limit."""
+        with self._held():
+            self._mended(self._shrink)
 
     def clear(self) -> None:
         """Remove every entry that nobody uses."""
@@ -375,8 +381,6 @@ class Ledger:
         self._enter(names, used)
         self._write_lease(left_bytes)
         if need_bytes == 0:
-            if self._free_bytes() < 0:
-                self._evict(-self._free_bytes(), 0)
             return 0
         self._check_now_and_then()
         if self._objects.names.size_bytes > _NAMES_BYTES + 2 * _NAME_BYTES * len(self._open()):
@@ -392,6 +396,12 @@ class Ledger:
         granted = min(free, wanted)
         self._write_lease(left_bytes + granted)
         return granted
+
+    def _shrink(self) -> None:
+        due, self._overhead_bytes, _ = _read_check(self._lock)
+        if (free := self._free_bytes()) < 0:
+            self._evict(-free, 0)
+        self._write_check(due)
 
     def _free_bytes(self) -> int:
         return self._limit - self._used_bytes()
@@ -437,11 +447,17 @@ class Ledger:
         before = self._entries_bytes()
         database = before - int(index.reset("size"))
         index.size_limit = max(before - bytes_, floor_bytes + database)
-        index.cull()
+        index.eviction_policy = _LRU if floor_bytes == 0 and self._can_overshoot(before - database) else _ONE_BY_ONE
+        with index.transact():
+            index.cull()
         self._keep_pinned(index)
         if index.disk.has_missed:  # a damaged name: the file that it meant is still there
             self._reconcile()
         return self._free_bytes()
+
+    def _can_overshoot(self, entries_bytes: int) -> bool:
+        """Whether ten entries are so little of the limit that it does not matter to evict some too many."""
+        return _AT_ONCE * entries_bytes < max(1, len(self._open())) * self._limit // _LEASE_PART
 
     def _protected_bytes(self) -> int:
         """Make the protected entries the ones used last, and sum them up."""
@@ -541,24 +557,18 @@ class Ledger:
         It takes milliseconds for each thousand entries. So the lock file tells all processes when it is due again.
         """
         begun = time.time()
-        due, self._overhead_bytes = self._read_check()
+        due, self._overhead_bytes, _ = _read_check(self._lock)
         if begun < due < begun + _LONGEST_UNCHECKED_S:
             return
         if not self._agrees() and not self._agrees():  # an entry may have been found damaged meanwhile
             self._tell_new_index("did not agree with the files")
             self._rebuild()
         ended = time.time()
-        record = _CHECK.pack(ended + _TIMES_ITS_COST * (ended - begun), self._overhead_bytes)
-        os.pwrite(self._lock, record + xxhash.xxh3_64_digest(record), 1)
+        self._write_check(ended + _TIMES_ITS_COST * (ended - begun))
 
-    def _read_check(self) -> tuple[float, int]:
-        """When the index is to be checked again, and the overhead that was found; at once where that is not known."""
-        data = os.pread(self._lock, _CHECK.size + 8, 1)
-        record = data[: _CHECK.size]
-        if len(data) != _CHECK.size + 8 or xxhash.xxh3_64_digest(record) != data[_CHECK.size :]:
-            return 0.0, 0
-        due, overhead_bytes = _CHECK.unpack(record)
-        return due, overhead_bytes
+    def _write_check(self, due: float) -> None:
+        record = _CHECK.pack(due, self._overhead_bytes, self._limit)
+        os.pwrite(self._lock, record + xxhash.xxh3_64_digest(record), 1)
 
     def _agrees(self) -> bool:
         """Whether the sum that the index keeps is that of the files; by how much they take more is kept as overhead."""
@@ -587,6 +597,28 @@ class Ledger:
             with suppress(*_DAMAGE):
                 self._index.close()
             self._index = None
+
+
+def last_limit(directory: str) -> int | None:
+    """The limit that was held in a directory when its index was last checked; None where that is not known."""
+    try:
+        descriptor = os.open(f"{directory}/lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return _read_check(descriptor)[2] or None
+    finally:
+        os.close(descriptor)
+
+
+def _read_check(lock: int) -> tuple[float, int, int]:
+    """What the lock file says of the last check; a check is due where that is damaged."""
+    data = os.pread(lock, _CHECK.size + 8, 1)
+    record = data[: _CHECK.size]
+    if len(data) != _CHECK.size + 8 or xxhash.xxh3_64_digest(record) != data[_CHECK.size :]:
+        return 0.0, 0, 0
+    due, overhead_bytes, limit_bytes = _CHECK.unpack(record)
+    return due, overhead_bytes, limit_bytes
 
 
 def _read_lease(path: str) -> int | None:

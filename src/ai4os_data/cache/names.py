@@ -32,7 +32,6 @@ class Names:
     def __init__(self, path: str) -> None:
         self._path = path
         self._descriptor = -1
-        self._file: tuple[int, int] | None = None
         self._head = b""
         self._read_up_to = 0
         self._threads = threading.Lock()
@@ -48,7 +47,7 @@ class Names:
         with self._threads:
             descriptor = -1
             with suppress(OSError):  # a lost name is a second fetch, no more
-                descriptor = self._opened(_identity(self._path))
+                descriptor = self._opened()
                 fcntl.flock(descriptor, fcntl.LOCK_SH)  # a rewriting looks at the files before, or after
                 os.write(descriptor, f"{name}\n".encode())
             try:
@@ -61,16 +60,19 @@ class Names:
     def news(self) -> list[str]:
         """What was appended since the last look, our own names included; nothing where it cannot be read."""
         try:
-            found = os.stat(self._path)
-            if found.st_size == self._read_up_to:
+            if self._descriptor >= 0:
+                found = os.fstat(self._descriptor)
+                if found.st_size == self._read_up_to and found.st_nlink:
+                    return []
+            elif not os.path.exists(self._path):
                 return []
             with self._threads:
-                return self._read_on((found.st_dev, found.st_ino))
+                return self._read_on()
         except OSError:
             return []
 
-    def _read_on(self, file: tuple[int, int]) -> list[str]:
-        descriptor = self._opened(file)
+    def _read_on(self) -> list[str]:
+        descriptor = self._opened()
         head = os.pread(descriptor, _HEAD_BYTES, 0)
         length = os.fstat(descriptor).st_size
         if head != self._head or length < self._read_up_to:
@@ -83,7 +85,7 @@ class Names:
     def rewrite(self, look: Callable[[], Iterable[str]]) -> None:
         """Keep those names alone that a look at the files gives, and those that are appended after it."""
         with self._threads:
-            descriptor = self._opened(_identity(self._path))
+            descriptor = self._opened()
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             try:
                 data = "".join(f"{name}\n" for name in look())
@@ -99,15 +101,13 @@ class Names:
             return os.stat(self._path).st_size
         return 0
 
-    def _opened(self, file: tuple[int, int] | None) -> int:
-        """A descriptor of the file that is at the path now: somebody may have removed the one that we have open."""
-        if self._descriptor < 0 or file != self._file:
+    def _opened(self) -> int:
+        """A descriptor of the file: of a new one, where somebody has removed the one that we have open."""
+        if self._descriptor < 0 or os.fstat(self._descriptor).st_nlink == 0:
             self._close()
             self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            found = os.fstat(self._descriptor)
-            self._file = found.st_dev, found.st_ino
             self._head, self._read_up_to = b"", 0
-            if found.st_size == 0:
+            if os.fstat(self._descriptor).st_size == 0:
                 os.write(self._descriptor, f"{secrets.token_hex(8)}\n".encode())
         return self._descriptor
 
@@ -120,11 +120,3 @@ class Names:
     def __del__(self) -> None:
         """Leave no descriptor open."""
         self._close()
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino

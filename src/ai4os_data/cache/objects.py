@@ -162,13 +162,14 @@ class Objects:
     def evict(self, path: str) -> bool:
         """Remove a file; False where somebody uses it, or it cannot be removed."""
         try:
-            descriptor = os.open(path, _READ_FLAGS)
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:  # gone, or nothing of ours
             return True
         try:
             # Held while the file is removed: who pins it from now on sees that it is gone.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(path)
+            os.ftruncate(descriptor, 0)  # who is reading it just now would keep its blocks
         except (FileNotFoundError, IsADirectoryError):
             return True  # found damaged by a reader, or nothing of ours
         except OSError:
@@ -207,6 +208,9 @@ class Objects:
             os.close(descriptor)
         if len(data) == size_bytes and xxhash.xxh3_64_intdigest(data) == checksum:
             return data
+        if not os.path.exists(path):  # evicted in the midst of it
+            self.known.pop(held.name, None)
+            raise FileNotFoundError(path)
         self.discard(held)
         return None
 

@@ -25,6 +25,7 @@ class MemoryStore(Store):
     def __init__(self, files: dict[str, bytes] | None = None) -> None:
         self.files = dict(files or {})
         self.location = "memory"
+        self.is_local = True
         self.identity = f"memory {id(self):x}"
 
     def list(self) -> list[Entry]:
