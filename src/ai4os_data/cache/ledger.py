@@ -607,6 +607,8 @@ def last_limit(directory: str) -> int | None:
         return None
     try:
         return _read_check(descriptor)[2] or None
+    except OSError:
+        return None
     finally:
         os.close(descriptor)
 
