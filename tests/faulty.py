@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ai4os_data import errors
 from ai4os_data.remotes import Remote
 from ai4os_data.stores import Entry
 from ai4os_data.stores.webdav import WebDAVStore
 from outcomes import content
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from ai4os_data.errors import StorageError
     from ai4os_data.retries import Patience
-    from ai4os_data.stores import Fetched
+    from ai4os_data.stores import Fetched, Store
     from servers import FaultServer, Request
 
 KEY = "a.bin"
@@ -60,3 +64,20 @@ class Faulty:
     def requests(self, method: str = "GET") -> list[Request]:
         """What was asked since the listing."""
         return [request for request in self.server.requests() if request.method == method]
+
+
+def read_in_threads(store: Store, ready: Connection | None = None) -> list[str]:
+    """What four threads get that list and read: the names of the errors."""
+
+    def ask(number: int) -> str:
+        try:
+            store.list() if number % 2 else store.read("a.bin")
+        except errors.StorageError as error:
+            return type(error).__name__
+        return "read"
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ask, range(8)))
+    if ready is not None:
+        ready.send(found)
+    return found

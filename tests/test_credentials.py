@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,12 +12,12 @@ import pytest
 from ai4os_data import StorageDataset, concurrency, errors
 from ai4os_data.remotes import Remote, obscure
 from ai4os_data.stores import Entry, Fetched, open_store
+from faulty import read_in_threads
 from loaders import batches_of
 from servers import Fault
 from shares import Share
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
     from multiprocessing.context import ForkContext, SpawnContext
     from pathlib import Path
 
@@ -44,23 +43,6 @@ def server(request: pytest.FixtureRequest) -> Server:
 def refused(server: Server) -> int:
     """How many requests the server refused."""
     return sum(request.status == 401 for request in server.requests())
-
-
-def read_in_threads(store: Store, ready: Connection | None = None) -> list[str]:
-    """What four threads get that list and read: the names of the errors."""
-
-    def ask(number: int) -> str:
-        try:
-            store.list() if number % 2 else store.read("a.bin")
-        except errors.StorageError as error:
-            return type(error).__name__
-        return "read"
-
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(ask, range(8)))
-    if ready is not None:
-        ready.send(found)
-    return found
 
 
 def in_processes(store: Store, context: ForkContext | SpawnContext) -> list[list[str]]:
