@@ -49,7 +49,10 @@ class Names:
             with suppress(OSError):  # a lost name is a second fetch, no more
                 descriptor = self._opened()
                 fcntl.flock(descriptor, fcntl.LOCK_SH)  # a rewriting looks at the files before, or after
-                os.write(descriptor, f"{name}\n".encode())
+                line = f"{name}\n".encode()
+                os.write(descriptor, line)
+                if os.fstat(descriptor).st_size == self._read_up_to + len(line):
+                    self._read_up_to += len(line)  # ours alone is new
             try:
                 yield
             finally:

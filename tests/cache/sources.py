@@ -1,0 +1,31 @@
+"""Files to cache whose bytes follow from their keys, so that every process can tell whether it was given the right ones."""
+
+from __future__ import annotations
+
+import math
+import random
+from hashlib import blake2b
+
+from ai4os_data.stores.memory import MemoryStore
+
+
+def content(key: str, size_bytes: int) -> bytes:
+    """Return the bytes of a key: no two keys share a block."""
+    piece = blake2b(key.encode()).digest()
+    return (piece * (size_bytes // len(piece) + 1))[:size_bytes]
+
+
+def source(sizes: list[int], name: str = "source") -> MemoryStore:
+    """Return a store of files of these sizes. It is the same store to every cache that sees it by this name."""
+    store = MemoryStore()
+    store.identity = f"memory {name}"
+    for number, size_bytes in enumerate(sizes):
+        key = f"{name}/{number:05d}.bin"
+        store.files[key] = content(key, size_bytes)
+    return store
+
+
+def spread(count: int, smallest: int, largest: int, seed: int) -> list[int]:
+    """Return sizes whose logarithms are spread evenly."""
+    chance = random.Random(seed)
+    return [int(math.exp(chance.uniform(math.log(smallest), math.log(largest)))) for _ in range(count)]
