@@ -57,7 +57,8 @@ class Claim:
             except BlockingIOError:
                 os.close(descriptor)
                 return None
-            if is_new or _is_at(descriptor, path):
+            # A new one may have been taken for an abandoned one before it was locked.
+            if os.fstat(descriptor).st_nlink if is_new else _is_at(descriptor, path):
                 if not is_new:
                     os.ftruncate(descriptor, 0)  # it may have been begun by a process that died
                 claim = cls(name, path, descriptor)
