@@ -140,7 +140,8 @@ def filling(store: NearStore, cache: DiskCache, worker: str, held: int, filled: 
         for _, result in cached.fill(next(names) for _ in range(number)):
             if isinstance(result, errors.StorageError):
                 raise result
-        assert cached.counters.row[STORED] - before == number, "not everything was kept"
+        stored = cached.counters.row[STORED] - before
+        assert stored == number, f"{number - stored} of {number} were not kept"
         return cpu_s() - used
 
     fill(held // PROCESSES + filled)
