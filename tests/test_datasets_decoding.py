@@ -171,13 +171,15 @@ def test_path_is_a_local_file_with_the_bytes_and_the_suffix(share: Share, tmp_pa
 
 def test_path_stays_while_it_is_in_use(share: Share, tmp_path: Path) -> None:
     """Neither clearing the cache nor filling it takes the file away that a path object still names."""
-    share.put({"kept.bin": b"kept" * 1000} | {f"{n}.bin": os.urandom(100_000) for n in range(30)})
-    cache = DiskCache(tmp_path / "cache", 1024 * 1024, policy="lru")
+    share.put({"kept.bin": b"kept" * 1000} | {f"{n}.bin": os.urandom(100_000) for n in range(60)})
+    cache = DiskCache(tmp_path / "cache", 4 * 1024 * 1024, policy="lru")
     dataset = StorageDataset(share.location, remote=share.remote, decode="path", cache=cache)
     path = dataset[dataset.keys.index("kept.bin")]
+    assert path.startswith(str(tmp_path / "cache"))
     cache.clear()
-    for other in range(len(dataset)):
+    for other in range(60):
         assert os.path.exists(dataset[other])
+    assert cache.stats()["entries"] < 60  # some were evicted
     assert Path(path).read_bytes() == b"kept" * 1000
 
 
