@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from ai4os_data import DiskCache, Sample, StorageDataset
 from ai4os_data.errors import SampleError
-from shares import png
+from shares import Folder, png
 
 if TYPE_CHECKING:
     from shares import Share
@@ -192,6 +193,24 @@ def test_path_without_a_cache_goes_with_its_object(share: Share) -> None:
     assert Path(name).read_bytes() == b"here"
     del path
     assert not os.path.exists(name)
+
+
+def test_path_in_a_local_directory_is_the_file_itself(tmp_path: Path) -> None:
+    """What is on a local disk already is not copied; it comes from workers too, and what is gone is named."""
+    folder = Folder(tmp_path / "place")
+    folder.put({"a.bin": b"one", "b.bin": b"two", "c.bin": b"three"})
+    dataset = StorageDataset(folder.location, decode="path")
+    loader = DataLoader(dataset, num_workers=2, collate_fn=list)
+    assert [path for batch in loader for path in batch] == [str(folder.root / key) for key in dataset.keys]
+    folder.remove("b.bin")
+    with pytest.raises(SampleError, match=r"sample 1 \('b\.bin'\).*no such file"):
+        dataset[1]
+    folder.put({"c.bin": b"a new version"})
+    assert Path(dataset[2]).read_bytes() == b"a new version"
+    prepared = StorageDataset(folder.location, decode="path", pattern="a.bin", prepare=bytes.upper, cache=None)
+    path = prepared[0]
+    assert path != str(folder.root / "a.bin")
+    assert Path(path).read_bytes() == b"ONE"
 
 
 def test_path_costs_one_request_a_file(share: Share, tmp_path: Path) -> None:

@@ -174,6 +174,8 @@ class CachedStore:
             StorageError: it cannot be read.
         """
         entry = self._newer.get(entry.key, entry)
+        if (local := self._local_path(entry)) is not None:
+            return LocalPath.in_place(local)
         if self.cache is not None:
             name = self.name(entry)
             for _ in range(3):  # it can be evicted between our look and our pin
@@ -192,10 +194,14 @@ class CachedStore:
                     return _temporary(data, entry.key)
         return _temporary(self.read(entry) if data is None else data, entry.key)
 
+    def _local_path(self, entry: Entry) -> str | None:
+        """Where a file lies on a disk of this machine, if it is wanted as it is there."""
+        return self.store.local_path(entry) if self.cache is None and self._prepare is None else None
+
     def holds(self, entry: Entry) -> bool:
-        """Whether an entry is in the cache."""
+        """Whether an entry is on the local disk, in the cache or as the file itself."""
         if self.cache is None:
-            return False
+            return self._local_path(entry) is not None
         held = self.cache.objects.find(self.name(entry))
         return held is not None and self.cache.objects.is_there(held)
 

@@ -281,7 +281,14 @@ class LocalPath(str):
     """
 
     __slots__ = ("_pin",)
-    _pin: _Pin | _Temporary
+    _pin: _Pin | _Temporary | None
+
+    @classmethod
+    def in_place(cls, path: str) -> LocalPath:
+        """A user's own file, where it is: it stays as long as the user keeps it."""
+        local = cls(path)
+        local._pin = None
+        return local
 
     @classmethod
     def in_cache(cls, path: str) -> LocalPath:
@@ -311,6 +318,8 @@ class LocalPath(str):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pin it in the process that it is sent to."""
+        if self._pin is None:
+            return LocalPath.in_place, (str(self),)
         self._pin.sent()
         return (LocalPath.in_cache if isinstance(self._pin, _Pin) else LocalPath.temporary), (str(self),)
 

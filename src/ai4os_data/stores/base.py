@@ -121,6 +121,10 @@ class Store(ABC):
         """One value that changes when anything below the root does; None where the store has none."""
         return None
 
+    def local_path(self, entry: Entry) -> str | None:  # noqa: ARG002  for those whose files are elsewhere
+        """Where a file lies on a disk of this machine, in the version of the entry; None where it does not."""
+        return None
+
     def read(self, key: str) -> bytes:
         """One whole file, in its present version."""
         ((_, outcome),) = self.read_many([self.stat(key)])

@@ -112,6 +112,13 @@ class DirectoryStore(Store):
         with self._told(key):
             os.unlink(self.path(key))
 
+    def local_path(self, entry: Entry) -> str | None:
+        """The file itself, where it is on a local disk."""
+        with suppress(errors.StorageError):  # reading it says what is wrong
+            if self.is_local and self.stat(entry.key).is_same_version(entry):
+                return self.path(entry.key)
+        return None
+
     def path(self, key: str) -> str:
         """Where a key is."""
         return f"{self.root}/{checked(key)}"
