@@ -62,7 +62,9 @@ class DiskCache:
             raise ValueError(message)
         fixed = None if size_limit == "auto" else placement.parse_size(size_limit)
         self.directory = (
-            _auto_directory() if directory is None else placement.usable(os.fspath(directory), memory_too=True)
+            _auto_directory(with_limit=fixed is None)
+            if directory is None
+            else placement.usable(os.fspath(directory), memory_too=True)
         )
         self.policy: Policy = policy
         try:
@@ -71,9 +73,7 @@ class DiskCache:
         except OSError as error:
             message = f"{self.directory} cannot be used as a cache: {error.strerror}"
             raise CacheError(message) from error
-        self.size_limit: int = fixed or placement.auto_limit(
-            self.directory, sum(allocated(held.size_bytes) for held in objects.files())
-        )
+        self.size_limit: int = fixed or _auto_limit(self.directory)
         self._prepare_processes()
         before = last_limit(self.directory)
         if before is not None and before > self.size_limit:
@@ -440,11 +440,20 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _auto_directory() -> str:
+def _auto_directory(*, with_limit: bool) -> str:
+    """The best directory for a cache; one that has room for it, where the room is to give its limit."""
     reasons = []
-    for directory in placement.candidates(os.environ):
+    for candidate in placement.candidates(os.environ):
         try:
-            return placement.usable(directory, memory_too=False)
+            directory = placement.usable(candidate, memory_too=False)
+            if with_limit:
+                _auto_limit(directory)
         except CacheError as error:
             reasons.append(str(error))
+        else:
+            return directory
     raise CacheError("; ".join(reasons))
+
+
+def _auto_limit(directory: str) -> int:
+    return placement.auto_limit(directory, sum(allocated(held.size_bytes) for held in Objects(directory).files()))

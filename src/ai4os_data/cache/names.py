@@ -108,8 +108,11 @@ class Names:
         """A descriptor of the file: of a new one, where somebody has removed the one that we have open."""
         if self._descriptor < 0 or os.fstat(self._descriptor).st_nlink == 0:
             self._close()
-            self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
             self._head, self._read_up_to = b"", 0
+            try:
+                self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            except OSError:  # a cache that can be read, and no more
+                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             if os.fstat(self._descriptor).st_size == 0:
                 os.write(self._descriptor, f"{secrets.token_hex(8)}\n".encode())
         return self._descriptor

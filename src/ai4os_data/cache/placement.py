@@ -12,6 +12,7 @@ from ai4os_data.errors import CacheError, CacheLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 SMALLEST_BYTES = 1024 * 1024
 _SMALLEST_AUTO_BYTES = 32 * 1024 * 1024
@@ -87,7 +88,7 @@ def usable(directory: str, *, memory_too: bool) -> str:
     Raises:
         CacheError: it cannot be made or written, or is not on a local disk.
     """
-    directory = os.path.abspath(os.path.expanduser(directory))
+    directory = os.path.abspath(os.path.expandvars(os.path.expanduser(directory)))  # as diskcache will
     mount = mounts.mount_of(directory)
     if mount is not None and mount.is_network:
         message = (
@@ -100,9 +101,10 @@ def usable(directory: str, *, memory_too: bool) -> str:
         raise CacheError(message)
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        probe, name = tempfile.mkstemp(dir=directory, prefix=".probe-")
-        os.close(probe)
-        os.unlink(name)
+        probe = f"{directory}/.probe"  # always the same: one that a death has left goes with the next
+        os.close(os.open(probe, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        with suppress(FileNotFoundError):  # of another process, which has looked too
+            os.unlink(probe)
     except OSError as error:
         message = (
             f"{directory} cannot be used as a cache: {error.strerror}; give DiskCache a directory on a local "
