@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from multiprocessing.connection import Connection
 
-    from ai4os_data.stores import Store
-
 Method = Literal["fork", "spawn", "forkserver"]
 _LONGEST_S = 150.0
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from typing_extensions import Self
+
 _CAP_SYS_ADMIN = 21
 
 
@@ -75,6 +77,14 @@ def _mounted(point: Path, arguments: list[str]) -> Iterator[None]:
 
 def _run(command: list[str]) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def make_read_only(point: Path) -> None:
+    """Let nothing be written to a mounted disk from now on."""
+    try:
+        _run(["mount", "-o", "remount,ro", str(point)])
+    except subprocess.CalledProcessError as error:
+        need(f"a disk cannot be mounted read-only here: {error.stderr}")
 
 
 def used_bytes(point: Path) -> int:
@@ -141,7 +151,7 @@ class Peak:
                 self.looks += 1
             time.sleep(self._pause_s)
 
-    def __enter__(self) -> Peak:
+    def __enter__(self) -> Self:
         """Begin to look."""
         self._thread.start()
         return self

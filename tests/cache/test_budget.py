@@ -11,7 +11,7 @@ import pytest
 from ai4os_data.cache import CachedStore, DiskCache
 from cache.crowd import Reading, Report, Warnings, together, wrong_keys
 from cache.disks import Peak, allocated_bytes, cached_files, ext4, indexed_files, tmpfs, used_bytes
-from cache.sources import content, source, spread
+from cache.sources import content, source, spread, tell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ def test_four_processes_fill_a_disk_of_just_the_limit(
             ]
         )
     check(reports)
-    print(f"limit {limit:,}, {policy}: peak {peak.value:,} in {peak.looks} looks")
+    tell(f"limit {limit:,}, {policy}: peak {peak.value:,} in {peak.looks} looks")
     assert limit // 2 < peak.value <= limit
 
 
@@ -64,7 +64,7 @@ def test_directory_stays_below_its_limit_at_every_moment(
                 ]
             )
     check(reports)
-    print(f"limit {limit:,}, {policy}: peak {of_disk.value:,} of the disk, {of_files.value:,} of its files")
+    tell(f"limit {limit:,}, {policy}: peak {of_disk.value:,} of the disk, {of_files.value:,} of its files")
     assert limit // 2 < of_disk.value <= limit
     assert limit // 2 < of_files.value <= limit
 
@@ -126,7 +126,7 @@ def test_dropped_caches_give_their_leases_back(tmp_path: Path) -> None:
 
 
 def test_full_disk_warns_once_and_reading_goes_on(tmp_path: Path) -> None:
-    """Where the disk is smaller than the limit, each process says so once, every byte is right, nothing is left over."""
+    """Where the disk is smaller than the limit, each process says so once; the bytes are right, nothing stays over."""
     size = 8 * MiB
     files = source(spread(200, 100, 3 * MiB, seed=5), "full")
     with tmpfs(tmp_path / "disk", size) as disk:

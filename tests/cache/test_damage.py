@@ -16,14 +16,12 @@ from ai4os_data import StorageDataset, telemetry
 from ai4os_data.cache import CachedStore, DiskCache
 from cache.crowd import Reading, Warnings, Worker, together, wait_for, wrong_keys
 from cache.disks import allocated_bytes, cached_files, indexed_files
-from cache.sources import source, spread
+from cache.sources import new_seed, source, spread, tell
 from shares import Folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from ai4os_data.stores.memory import MemoryStore
 
 MiB = 1024 * 1024
 LIMIT = 3 * MiB
@@ -95,13 +93,13 @@ def rounds(
     template: Path, directory: Path, pick: Callable[[Path, random.Random], Path], count: int, damaged_at_most: int = 0
 ) -> list[list[str]]:
     """Flip a byte in a copy of a cache and use it, so many times; what was warned of, each time."""
-    seed = int.from_bytes(os.urandom(4), "little")
+    seed = new_seed()
     said = []
     for number in range(count):
         chance = random.Random(seed + number)
         shutil.copytree(template, directory)
         what = flip(pick(directory, chance), chance)
-        print(f"seed {seed} + {number}: {what}")
+        tell(f"seed {seed} + {number}: {what}")
         before = (directory / "index" / "cache.db").stat().st_ino
         warnings = use(directory, damaged_at_most=damaged_at_most)
         if (directory / "index" / "cache.db").stat().st_ino != before:
@@ -126,7 +124,7 @@ def test_flipped_byte_in_an_entry(template: Path, tmp_path: Path) -> None:
 def test_flipped_byte_in_the_index(template: Path, tmp_path: Path, name: str, count: int) -> None:
     """It is found where it matters, and the index is made anew from the files."""
     said = rounds(template, tmp_path / "cache", lambda directory, _: directory / "index" / name, count)
-    print(sum(map(bool, said)), "of", count, "made anew")
+    tell(f"{sum(map(bool, said))} of {count} made anew")
 
 
 @pytest.mark.parametrize("name", ["lock", "names"])
@@ -162,8 +160,7 @@ def test_flipped_byte_in_a_kept_listing(tmp_path: Path) -> None:
     """The listing is made anew: no sample is lost, and none is made up."""
     folder = Folder(tmp_path / "data")
     folder.put({f"{number:02d}.txt": f"file {number}" for number in range(20)})
-    seed = int.from_bytes(os.urandom(4), "little")
-    print(f"seed {seed}")
+    seed = new_seed()
     chance = random.Random(seed)
     cache = DiskCache(tmp_path / "cache", LIMIT)
     for _ in range(40):
@@ -175,13 +172,13 @@ def test_flipped_byte_in_a_kept_listing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cache.db", "cache.db-wal", "cache.db-shm", "lock", "names"])
 def test_flipped_byte_under_an_open_cache(tmp_path: Path, name: str) -> None:
-    """Also in the middle of its use, by two processes: right bytes, the limit holds, and the next one finds all well."""
-    seed = int.from_bytes(os.urandom(4), "little")
-    print(f"seed {seed}")
+    """Also in the middle of its use by two processes: right bytes, the limit holds, and the next finds all well."""
+    seed = new_seed()
     chance = random.Random(seed)
     directory = tmp_path / "cache"
     victims = [
-        Worker(Reading(store=NEW, directory=str(directory), size_limit=LIMIT, seed=n, rounds=6, batch=5)) for n in (1, 2)
+        Worker(Reading(store=NEW, directory=str(directory), size_limit=LIMIT, seed=n, rounds=6, batch=5))
+        for n in (1, 2)
     ]
     path = directory / name if name in {"lock", "names"} else directory / "index" / name
     flips = 0
@@ -194,7 +191,7 @@ def test_flipped_byte_under_an_open_cache(tmp_path: Path, name: str) -> None:
         assert (allocated_bytes(directory) or 0) <= LIMIT
         time.sleep(0.005)
     reports = [victim.result() for victim in victims]
-    print(flips, [report.warnings for report in reports])
+    tell(f"{flips} flips: {[report.warnings for report in reports]}")
     assert flips > 0
     assert [report.wrong for report in reports] == [[], []]
     assert (allocated_bytes(directory) or 0) <= LIMIT
@@ -243,7 +240,7 @@ DAMAGES = [truncated, lengthened, emptied, folder, looped, gone]
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("fresh", [True, False], ids=["new process", "open"])
 def test_damaged_entries_are_read_rightly(
-    template: Path, tmp_path: Path, damage: Callable[[Path], None], fresh: bool
+    template: Path, tmp_path: Path, *, damage: Callable[[Path], None], fresh: bool
 ) -> None:
     """Whatever stands in the place of an entry, the file is fetched again, and the others stay."""
     directory = tmp_path / "cache"
@@ -264,9 +261,7 @@ def test_damaged_entries_are_read_rightly(
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize(
-    "name", ["index/cache.db", "index/cache.db-wal", "lock", "names", "leases/*", "listings/*"]
-)
+@pytest.mark.parametrize("name", ["index/cache.db", "index/cache.db-wal", "lock", "names", "leases/*", "listings/*"])
 def test_damaged_bookkeeping_is_made_anew(
     template: Path, tmp_path: Path, damage: Callable[[Path], None], name: str
 ) -> None:
@@ -301,7 +296,6 @@ def test_removed_under_an_open_cache(tmp_path: Path, name: str) -> None:
     stop.touch()
     reports = [worker.result() for worker in workers]
     assert [report.wrong for report in reports] == [[], []]
-    print([report.warnings for report in reports])
     (report,) = together([Reading(store=NEW, directory=str(directory), size_limit=LIMIT)])
     assert report.wrong == []
     assert report.totals["passed_through"] == 0

@@ -18,7 +18,7 @@ from ai4os_data.cache import CachedStore, DiskCache
 from ai4os_data.stores.memory import MemoryStore
 from cache.crowd import Reading, Worker, together, wait_for, wrong_keys
 from cache.disks import Peak, allocated_bytes, cached_files, indexed_files
-from cache.sources import source, spread
+from cache.sources import new_seed, source, spread, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,6 +41,8 @@ def check_sound(directory: Path, files: MemoryStore, limit: int) -> None:
     chance.shuffle(entries)
     assert wrong_keys(cached, files, entries) == []
     assert cached.counters.totals()["damaged"] == 0
+    fresh = source([1000], "fresh")
+    assert wrong_keys(CachedStore(fresh, cache), fresh, fresh.list()) == []
     cache.close()
     assert (allocated_bytes(directory) or 0) <= limit
     assert left_over(directory) == []
@@ -57,12 +59,11 @@ def left_over(directory: Path) -> list[str]:
 
 
 def test_filling_process_killed_at_random_moments(tmp_path: Path) -> None:
-    """Fifty times a process that fills, reads and evicts is killed; none leaves wrong bytes, an orphan, or less room."""
-    seed = int.from_bytes(os.urandom(4), "little")
-    print(f"seed {seed}")
+    """Fifty times a process that fills and evicts is killed; none leaves wrong bytes, an orphan, or less room."""
+    seed = new_seed()
     chance = random.Random(seed)
     limit = 6 * MiB
-    files = source(spread(120, 100, 600_000, seed=3) + [17 * MiB], "killed")
+    files = source([*spread(120, 100, 600_000, seed=3), 17 * MiB], "killed")
     peaks = []
     for number in range(KILLS):
         task = Reading(
@@ -95,12 +96,11 @@ def test_filling_process_killed_at_random_moments(tmp_path: Path) -> None:
 
 
 def test_survivor_counts_in_what_the_dead_have_stored(tmp_path: Path) -> None:
-    """A process that lives on while others beside it are killed does not exceed the limit for want of their accounts."""
-    seed = int.from_bytes(os.urandom(4), "little")
-    print(f"seed {seed}")
+    """A process that lives on while others are killed does not exceed the limit for want of their accounts."""
+    seed = new_seed()
     chance = random.Random(seed)
     limit = 8 * MiB
-    files = source(spread(400, 100, 40_000, seed=4), "survivor")
+    files = source(spread(400, 100, 150_000, seed=4), "survivor")
     cache = DiskCache(tmp_path, limit, "lru")
     cached = CachedStore(files, cache)
     with Peak(lambda: allocated_bytes(tmp_path), pause_s=0.002) as peak:
@@ -115,7 +115,7 @@ def test_survivor_counts_in_what_the_dead_have_stored(tmp_path: Path) -> None:
             for victim in victims:
                 victim.kill()
             assert wrong_keys(cached, files, chance.sample(files.list(), 64)) == []
-    print(f"peak {peak.value:,} of {limit:,}")
+    tell(f"peak {peak.value:,} of {limit:,}")
     assert limit // 2 < peak.value <= limit
     cache.close()
     check_sound(tmp_path, files, limit)

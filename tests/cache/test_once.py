@@ -78,9 +78,7 @@ class Epoch:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_four_workers_in_each_of_two_ranks_ask_for_each_key_once(
-    distant: Share, tmp_path: Path, method: str
-) -> None:
+def test_four_workers_in_each_of_two_ranks_ask_for_each_key_once(distant: Share, tmp_path: Path, method: str) -> None:
     """Two processes with four workers each read the same files in their own order: the log shows each key once."""
     ranks = [Epoch(distant.location, distant.remote, str(tmp_path), 4, method) for _ in range(2)]  # type: ignore[arg-type]
     results = together(ranks, daemon=False)
