@@ -11,8 +11,8 @@ import time
 
 MOST = 32
 
-_FIRST = 8
-_ANSWERS = 2  # times the number in flight: so many make a rate
+_FIRST = 16
+_ANSWERS = 1  # times the number in flight: so many make a rate
 _REWARD = 1.3
 _UNTIL_NEXT_TRIAL = 8  # rates
 
