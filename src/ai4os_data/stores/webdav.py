@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 import httpx
 import webdav4.client
 
-from ai4os_data import errors, telemetry
+from ai4os_data import errors, telemetry, tls
 from ai4os_data.answers import error_for_status, plain_etag, wrong_credentials
 from ai4os_data.bodies import Content, MemoryBody, Source
 from ai4os_data.processes import PerProcess
@@ -32,7 +32,6 @@ from ai4os_data.stores.base import (
     memory_body,
 )
 from ai4os_data.stores.multistatus import NotMultistatusError, resources
-from ai4os_data.tls import ca_file
 from ai4os_data.transport import Request, Response, Transport
 
 if TYPE_CHECKING:
@@ -417,7 +416,7 @@ class WebDAVStore(Store):
             auth=authentication,
             retry=False,
             headers=headers,
-            verify=ssl.create_default_context(cafile=ca_file(self.remote.ca_file)),
+            verify=tls.context(self.remote.ca_file),
             timeout=httpx.Timeout(
                 _LISTING_DEADLINE_S, connect=self.patience.connect_s, read=max(self.patience.stall_s, 1)
             ),
