@@ -112,6 +112,35 @@ def test_an_authority_of_the_environment_is_trusted(
     assert WebDAVStore(Remote(secure.url, USER, PASSWORD), patience=patience).read(KEY) == DATA
 
 
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_authorities_that_cannot_be_read_are_told(
+    secure: FaultServer, tmp_path: Path, patience: Patience, content: bytes | None
+) -> None:
+    """With the file's name, and as what it is: no trusted connection."""
+    secure.forget()
+    if content is not None:
+        (tmp_path / "authority.pem").write_bytes(content)
+    remote = Remote(secure.url, USER, PASSWORD, ca_file=tmp_path / "authority.pem")
+    for ask in ask_all(WebDAVStore(remote, patience=patience)):
+        with pytest.raises(TLSError, match=r"authority\.pem"):
+            ask()
+    assert secure.requests() == []
+
+
+def test_an_authority_that_was_replaced_is_read_anew(
+    secure: FaultServer, certificates: Certificates, tmp_path: Path, patience: Patience
+) -> None:
+    """As when its old one has expired."""
+    (tmp_path / "other").mkdir()
+    other = make_certificates(tmp_path / "other").authority
+    remote = Remote(secure.url, USER, PASSWORD, ca_file=tmp_path / "authority.pem")
+    (tmp_path / "authority.pem").write_bytes(other.read_bytes())
+    with pytest.raises(TLSError):
+        WebDAVStore(remote, patience=patience).stat(KEY)
+    (tmp_path / "authority.pem").write_bytes(certificates.authority.read_bytes())
+    assert WebDAVStore(remote, patience=patience).stat(KEY).size_bytes == len(DATA)
+
+
 def test_a_server_without_tls_is_told(fault: FaultServer, patience: Patience) -> None:
     """A URL with https:// for a server that speaks plain HTTP."""
     url = fault.url.replace("http:", "https:")
