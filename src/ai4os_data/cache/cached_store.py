@@ -6,16 +6,15 @@ import fcntl
 import io
 import os
 import tempfile
-import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from hashlib import blake2b
 from typing import IO, TYPE_CHECKING, Literal
 
 from ai4os_data import errors, telemetry
 from ai4os_data.bodies import Body, MemoryBody
 from ai4os_data.cache.claims import Claim
+from ai4os_data.cache.fingerprints import fingerprint
 from ai4os_data.cache.objects import Held, LocalPath, digest, intact, suffix_of
 from ai4os_data.cache.writer import Keeping
 from ai4os_data.ranged import BLOCK_BYTES, RangedFile
@@ -404,26 +403,6 @@ def _joined(result: list[bytes] | errors.StorageError) -> bytes | errors.Storage
     if isinstance(result, errors.StorageError):
         return result
     return result[0] if len(result) == 1 else b"".join(result)
-
-
-def fingerprint(function: Callable[..., object]) -> str:
-    """What tells a function's code from another's, the same in every process."""
-    hasher = blake2b(digest_size=8)
-
-    def feed(code: types.CodeType) -> None:
-        hasher.update(code.co_code + repr(code.co_names).encode())
-        for constant in code.co_consts:
-            if isinstance(constant, types.CodeType):
-                feed(constant)
-            else:
-                hasher.update(repr(constant).encode())
-
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    hasher.update(f"{getattr(function, '__module__', '')}.{name}".encode())
-    code = getattr(function, "__code__", None)
-    if isinstance(code, types.CodeType):
-        feed(code)
-    return hasher.hexdigest()
 
 
 def _temporary(data: bytes, key: str) -> LocalPath:
