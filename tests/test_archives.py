@@ -1,0 +1,241 @@
+"""Many small files come as one archive, and each of them as certainly as by a GET of its own."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ai4os_data import errors
+from ai4os_data.remotes import Remote
+from ai4os_data.stores import Fetched
+from ai4os_data.stores.nextcloud import NextcloudStore
+from outcomes import content
+from servers.nextcloud import NextcloudServer
+from shares import Share
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ai4os_data.retries import Patience
+    from ai4os_data.stores import Entry
+
+FILES = {
+    f"class {number % 4}/{number:03} \u00e9.bin": random.Random(number).randbytes(500 + number) for number in range(200)
+}
+LARGE_BYTES = 3 * 1024 * 1024
+
+
+@pytest.fixture
+def share(nextcloud: NextcloudServer) -> Iterator[Share]:
+    """A folder of small files on Nextcloud 34, where all is well."""
+    share = Share(nextcloud)
+    share.put(FILES)
+    nextcloud.forget()
+    yield share
+    nextcloud.clear_faults()
+    nextcloud.set_maintenance(False)
+
+
+@pytest.fixture
+def store(share: Share, patience: Patience) -> NextcloudStore:
+    """Its store."""
+    return open_share(share, patience)
+
+
+def open_share(share: Share, patience: Patience) -> NextcloudStore:
+    """The store of a share."""
+    return NextcloudStore(
+        Remote(share.server.url, share.server.user, share.server.password), share.name, patience=patience
+    )
+
+
+def read(store: NextcloudStore, entries: list[Entry]) -> dict[str, bytes]:
+    """All of them, each once."""
+    outcomes = list(store.read_many(entries))
+    assert sorted(entry for entry, _ in outcomes) == sorted(entries)
+    return {entry.key: content(outcome) for entry, outcome in outcomes}
+
+
+def asked(share: Share) -> tuple[int, int]:
+    """How many archives were asked for, and how many single files."""
+    archives = sum(":query" in request.headers for request in share.requests("GET"))
+    return archives, len(share.requests("GET")) - archives
+
+
+def test_small_files_come_in_few_requests(share: Share, store: NextcloudStore) -> None:
+    """Two archives of at most 128 files, whatever folders they lie in."""
+    assert read(store, store.list()) == FILES
+    assert asked(share) == (2, 0)
+    assert store.counters.totals()["requests_archive"] == 2
+
+
+def test_large_files_come_alone(share: Share, store: NextcloudStore) -> None:
+    """They cost the server their bytes either way, and an archive is held in memory."""
+    large = random.Random(1).randbytes(LARGE_BYTES)
+    share.put({"class 0/large.bin": large})
+    assert read(store, store.list()) == FILES | {"class 0/large.bin": large}
+    assert asked(share) == (2, 1)
+
+
+def test_one_small_file_comes_alone(share: Share, store: NextcloudStore) -> None:
+    """An archive of one file gains nothing, and has no ETag."""
+    assert read(store, store.list()[:1]) == {min(FILES): FILES[min(FILES)]}
+    assert asked(share) == (0, 1)
+
+
+@pytest.mark.parametrize("hangs_up", [False, True])
+@pytest.mark.parametrize("after_bytes", [0, 10, 5_000, 60_000])
+def test_a_torn_archive_is_completed_by_single_files(
+    nextcloud: NextcloudServer,
+    store: NextcloudStore,
+    after_bytes: int,
+    hangs_up: bool,  # noqa: FBT001  a parameter
+) -> None:
+    """Also where it ends well, with a 200."""
+    nextcloud.truncate_next_archive(after_bytes, hangs_up=hangs_up)
+    assert read(store, store.list()) == FILES
+
+
+def test_a_damaged_member_is_fetched_alone(nextcloud: NextcloudServer, share: Share, store: NextcloudStore) -> None:
+    """Its CRC-32 tells; the others of the archive are kept."""
+    for key in list(FILES)[3:6]:
+        nextcloud.corrupt_member(key)
+    assert read(store, store.list()) == FILES
+    assert asked(share) == (2, 3)
+
+
+def test_a_member_that_is_left_out_is_fetched_alone(
+    nextcloud: NextcloudServer, share: Share, store: NextcloudStore
+) -> None:
+    """Every name is looked for."""
+    for key in list(FILES)[3:6]:
+        nextcloud.drop_member(key)
+    assert read(store, store.list()) == FILES
+    assert asked(share) == (2, 3)
+
+
+def test_a_file_that_is_gone_fails_alone(share: Share, store: NextcloudStore) -> None:
+    """Its archive is refused as a whole, with 404; the others of it come."""
+    entries = store.list()
+    gone = list(FILES)[7]
+    share.remove(gone)
+    outcomes = {entry.key: outcome for entry, outcome in store.read_many(entries)}
+    assert isinstance(outcomes.pop(gone), errors.NotFoundError)
+    assert {key: content(outcome) for key, outcome in outcomes.items()} == {
+        key: data for key, data in FILES.items() if key != gone
+    }
+
+
+def test_a_file_of_another_size_comes_as_it_is_now(share: Share, store: NextcloudStore) -> None:
+    """With its own ETag, so that nothing takes it for the listed version."""
+    entries = store.list()
+    changed = list(FILES)[7]
+    share.put({changed: b"another length"})
+    outcomes = {entry.key: outcome for entry, outcome in store.read_many(entries)}
+    outcome = outcomes[changed]
+    assert isinstance(outcome, Fetched)
+    assert content(outcome) == b"another length"
+    assert outcome.entry.is_same_version(store.stat(changed))
+    listed = next(entry for entry in entries if entry.key == changed)
+    assert not outcome.entry.is_same_version(listed)
+
+
+def test_names_never_make_a_request_too_long(share: Share, patience: Patience) -> None:
+    """Long ones, deep ones and ones that grow threefold when they are encoded."""
+    share = Share(share.server)
+    long = "\u00e9" * 60
+    files = {f"{'deep folder/' * (number % 5)}{long}{number:03}.bin": b"%d" % number for number in range(150)}
+    share.put(files)
+    store = open_share(share, patience)
+    assert read(store, store.list()) == files
+    archives, alone = asked(share)
+    assert archives > 2
+    assert alone <= 5
+    assert {request.status for request in share.requests("GET")} == {200}
+
+
+def test_a_server_without_archives_is_asked_for_one_once(nextcloud_29: NextcloudServer, patience: Patience) -> None:
+    """Nextcloud 29 answers with a page; then every file comes by itself."""
+    share = Share(nextcloud_29)
+    share.put(FILES)
+    nextcloud_29.forget()
+    store = open_share(share, patience)
+    for _ in range(2):
+        assert read(store, store.list()) == FILES
+    archives, alone = asked(share)
+    assert archives <= 2  # as many as are in flight at once
+    assert alone == 2 * len(FILES)
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 413, 414, 423, 500, 507])
+def test_an_archive_that_is_refused_costs_no_file(
+    nextcloud: NextcloudServer, store: NextcloudStore, status: int
+) -> None:
+    """Whatever the server has against it, a GET of each file may still be allowed."""
+    entries = store.list()
+    nextcloud.answer_next(1, status, method="GET")
+    assert read(store, entries) == FILES
+
+
+def test_a_page_instead_of_an_archive_costs_no_file(nextcloud: NextcloudServer, store: NextcloudStore) -> None:
+    """As a gateway answers in between."""
+    entries = store.list()
+    nextcloud.answer_next(1, 200, headers={"Content-Type": "text/html"}, body="<html>", method="GET")
+    assert read(store, entries) == FILES
+
+
+def test_a_busy_server_is_asked_again_for_the_archive(
+    nextcloud: NextcloudServer, share: Share, store: NextcloudStore
+) -> None:
+    """And not for each file."""
+    entries = store.list()
+    nextcloud.answer_next(1, 503, method="GET")
+    assert read(store, entries) == FILES
+    assert asked(share) == (3, 0)
+
+
+def test_a_server_that_is_gone_is_not_asked_for_each_file(
+    nextcloud: NextcloudServer, share: Share, store: NextcloudStore
+) -> None:
+    """What fails for the whole storage fails for all of the archive."""
+    entries = store.list()
+    nextcloud.set_maintenance(True)
+    outcomes = list(store.read_many(entries))
+    assert len(outcomes) == len(FILES)
+    assert all(isinstance(outcome, errors.ServerUnavailableError) for _, outcome in outcomes)
+    assert asked(share) == (2 * 3, 0)
+
+
+def test_credentials_that_expired_end_the_asking(
+    nextcloud: NextcloudServer, share: Share, store: NextcloudStore
+) -> None:
+    """At most both archives that are in flight are refused."""
+    entries = store.list()
+    password = nextcloud.password
+    nextcloud.credentials_expire()
+    try:
+        outcomes = list(store.read_many(entries))
+        assert all(isinstance(outcome, errors.AuthenticationError) for _, outcome in outcomes)
+        assert asked(share)[0] in {1, 2}
+        assert asked(share)[1] == 0
+    finally:
+        nextcloud.change_password(password)
+        nextcloud.open_again()
+
+
+def test_the_files_of_an_account_s_root_come_as_archives(
+    tmp_path_factory: pytest.TempPathFactory, patience: Patience
+) -> None:
+    """Where there is no folder to name."""
+    with NextcloudServer(tmp_path_factory.mktemp("root")) as server:
+        for key in ("a.bin", "b c.bin", "sub/d.bin"):
+            path = server.root / key
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(key.encode())
+        for url in (server.url, server.legacy_url):
+            store = NextcloudStore(Remote(url, server.user, server.password), patience=patience)
+            server.forget()
+            assert read(store, store.list()) == {"a.bin": b"a.bin", "b c.bin": b"b c.bin", "sub/d.bin": b"sub/d.bin"}
+            assert [":query" in request.headers for request in server.requests() if request.method == "GET"] == [True]
