@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import io
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -15,7 +14,8 @@ from ai4os_data import errors, telemetry
 from ai4os_data.bodies import Body, MemoryBody
 from ai4os_data.cache.claims import Claim
 from ai4os_data.cache.fingerprints import fingerprint
-from ai4os_data.cache.objects import Held, LocalPath, digest, intact, suffix_of
+from ai4os_data.cache.objects import Held, LocalPath, digest, intact
+from ai4os_data.cache.temporaries import write_temporary
 from ai4os_data.cache.writer import Keeping
 from ai4os_data.ranged import BLOCK_BYTES, RangedFile
 from ai4os_data.telemetry import tell_once
@@ -406,7 +406,4 @@ def _joined(result: list[bytes] | errors.StorageError) -> bytes | errors.Storage
 
 
 def _temporary(data: bytes, key: str) -> LocalPath:
-    descriptor, path = tempfile.mkstemp(prefix="ai4os-data-", suffix=suffix_of(key))
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    return LocalPath.temporary(path)
+    return LocalPath.temporary(write_temporary(data, key))

@@ -347,11 +347,12 @@ class _Pin:
 
 
 class _Temporary:
-    """A file outside the cache, removed by the process that has it last."""
+    """A file outside the cache, removed by the process that has it last; a shared lock tells that it is in use."""
 
     def __init__(self, path: str) -> None:
         self._path: str | None = path
         self._owner = os.getpid()
+        self._pin = _Pin(path)
 
     def sent(self) -> None:
         self._path = None  # the receiver removes it
