@@ -19,6 +19,12 @@ def place(request: pytest.FixtureRequest, patience: Patience) -> Place:
     return make_place(request.param, request, patience)
 
 
+@pytest.fixture(params=[name for name in PLACES if name != "memory"])
+def folder(request: pytest.FixtureRequest, patience: Patience) -> Place:
+    """The same where there are folders: a `MemoryStore` has keys, and no folder that could be opened or missing."""
+    return make_place(request.param, request, patience)
+
+
 @pytest.fixture
 def store(place: Place) -> Store:
     """The store of that folder."""

@@ -61,31 +61,25 @@ def test_many_files_are_all_listed(place: Place, store: Store) -> None:
     assert [entry.key for entry in store.list()] == sorted(keys)
 
 
-def test_a_folder_below_is_listed_by_itself(place: Place) -> None:
+def test_a_folder_below_is_listed_by_itself(folder: Place) -> None:
     """Keys begin below the location, whatever its name holds."""
-    if place.name == "memory":
-        pytest.skip("a MemoryStore has no folders to open")
     below = "data sets#1/100%41 µ+&'"
-    place.put(f"{below}/a/one.bin", b"1")
-    place.put("data sets", b"22")
-    assert [entry.key for entry in place.open(below).list()] == ["a/one.bin"]
-    assert place.open(f"{below}/").read("a/one.bin") == b"1"
+    folder.put(f"{below}/a/one.bin", b"1")
+    folder.put("data sets", b"22")
+    assert [entry.key for entry in folder.open(below).list()] == ["a/one.bin"]
+    assert folder.open(f"{below}/").read("a/one.bin") == b"1"
 
 
-def test_a_location_that_is_not_there_is_told_as_such(place: Place) -> None:
+def test_a_location_that_is_not_there_is_told_as_such(folder: Place) -> None:
     """Not as a missing file, of which a dataset would skip one, and not as an empty dataset."""
-    if place.name == "memory":
-        pytest.skip("a MemoryStore is always there")
     with pytest.raises(LocationError) as raised:
-        place.open("nowhere/at all").list()
+        folder.open("nowhere/at all").list()
     assert "nowhere" in str(raised.value)
     assert not isinstance(raised.value, NotFoundError)
 
 
-def test_a_location_that_is_a_file_is_told_as_such(place: Place) -> None:
+def test_a_location_that_is_a_file_is_told_as_such(folder: Place) -> None:
     """A user who types the path of a file gets told, not an empty dataset."""
-    if place.name == "memory":
-        pytest.skip("a MemoryStore has no folders to open")
-    place.put("a/one.bin", b"1")
+    folder.put("a/one.bin", b"1")
     with pytest.raises(LocationError):
-        place.open("a/one.bin").list()
+        folder.open("a/one.bin").list()
