@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
-import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _GONE = {errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.EHOSTDOWN, errno.ECONNABORTED}
 _LISTING_DEADLINE_S = 120.0
+_STAGED = ".ai4os-data-"  # what is being written, and not yet there
 
 
 class DirectoryStore(Store):
@@ -134,7 +135,7 @@ class DirectoryStore(Store):
                     key = f"{folder}{item.name}"
                     if item.is_dir():
                         folders.append(f"{key}/")
-                    elif item.is_file():
+                    elif item.is_file() and not item.name.startswith(_STAGED):
                         entries.append(_entry(key, item.stat()))
         return sorted(entries)
 
@@ -163,7 +164,9 @@ class DirectoryStore(Store):
         return Fetched(after, body)
 
     def _write_beside(self, target: str, content: Content) -> None:
-        descriptor, staged = tempfile.mkstemp(prefix=".ai4os-data-", dir=os.path.dirname(target))
+        staged = f"{os.path.dirname(target)}/{_STAGED}{secrets.token_hex(8)}"
+        # Not mkstemp: a file that others may read has the mode that the umask gives it.
+        descriptor = os.open(staged, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 _copy(content, file.write)
