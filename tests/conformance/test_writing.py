@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ai4os_data.errors import NotFoundError
-from ai4os_data.stores import Fetched
+from ai4os_data.stores import DirectoryStore, Fetched
 from outcomes import content
 
 if TYPE_CHECKING:
@@ -18,6 +21,12 @@ if TYPE_CHECKING:
     from ai4os_data.stores import Store
     from conformance.places import Place
 
+KILLED_WHILE_WRITING = """
+import os, sys
+from ai4os_data.stores import DirectoryStore
+os.replace = lambda *_: os.kill(os.getpid(), 9)
+DirectoryStore(sys.argv[1]).write("a.bin", b"1")
+"""
 VERSIONS_OF_A_SECOND = {"wsgidav", "mount"}
 """Where an ETag, or a time, is of whole seconds: two contents of one size within a second are one version there."""
 
@@ -91,6 +100,26 @@ def test_a_rewrite_of_the_same_size_is_read_at_once(place: Place, store: Store) 
         assert not versions[0].is_same_version(versions[1])
         assert isinstance(came, Fetched)
         assert came.entry.is_same_version(versions[1])
+
+
+def test_a_local_file_has_the_mode_of_any_other(tmp_path: Path) -> None:
+    """So that whoever may read the directory may read what was written into it."""
+    (tmp_path / "any other").touch()
+    DirectoryStore(tmp_path).write("a.bin", b"1")
+    assert (tmp_path / "a.bin").stat().st_mode == (tmp_path / "any other").stat().st_mode
+
+
+def test_what_is_still_being_written_is_not_listed(tmp_path: Path) -> None:
+    """A writer that was killed leaves it beside its place."""
+    store = DirectoryStore(tmp_path)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_WRITING, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+        check=False,
+    )
+    assert killed.returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    assert store.list() == []
 
 
 def test_a_deleted_file_is_gone_and_others_stay(place: Place, store: Store) -> None:
