@@ -151,7 +151,7 @@ class Worker:
         """End it by SIGKILL."""
         if self.process.pid is not None and self.process.is_alive():
             os.kill(self.process.pid, signal.SIGKILL)
-        self.process.join(_LONGEST_S)
+        wait_for(lambda: self.process.exitcode is not None)  # not join, which waits for its children too
         self._receiver.close()
 
 

@@ -53,7 +53,7 @@ def left_over(directory: Path) -> list[str]:
     """Return what lies in a cache directory that nobody has open, and is neither an entry nor belongs to the index."""
     return sorted(
         str(path.relative_to(directory))
-        for pattern in ("objects/*/*.fill", "leases/*", "listings/*.*", "*.new", ".probe*")
+        for pattern in ("objects/*/*.fill", "leases/*", "listings/*.*", "*.new", ".ai4os-data-probe*")
         for path in directory.glob(pattern)
     )
 
