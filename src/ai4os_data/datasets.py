@@ -438,8 +438,10 @@ class StorageDataset(Dataset[Any]):
             tell_once(f"{self.location}: nothing to warm, since this dataset has no cache")
             return {"files": 0, "bytes": 0}
         entries = list({entry.key: entry for entry in self._entries}.values())
-        files = fetched = came = 0
-        passed_before = self._cached.counters.row[telemetry.PASSED_THROUGH]
+        fetched = came = 0
+        row = self._cached.counters.row
+        passed_before = row[telemetry.PASSED_THROUGH]
+        is_full = False
         with tqdm(
             total=sum(entry.size_bytes for entry in entries),
             unit="B",
@@ -459,14 +461,16 @@ class StorageDataset(Dataset[Any]):
                     continue
                 came += 1
                 fetched += result
-                passed = self._cached.counters.row[telemetry.PASSED_THROUGH] - passed_before
-                files = came - passed
-                if passed > _PASSES_UNTIL_FULL:
-                    tell_once(
-                        f"{self.location}: the cache is full; {files:,} of {len(entries):,} files are in it. The "
-                        "rest is read over the network"
-                    )
+                is_full = row[telemetry.PASSED_THROUGH] - passed_before > _PASSES_UNTIL_FULL
+                if is_full:
                     break
+        # Only now: at the end of the filling, what was still on its way to the disk has found room or has not.
+        files = came - (row[telemetry.PASSED_THROUGH] - passed_before)
+        if is_full:
+            tell_once(
+                f"{self.location}: the cache is full; {files:,} of {len(entries):,} files are in it. The rest is read "
+                "over the network"
+            )
         return {"files": files, "bytes": fetched}
 
     def stats(self) -> dict[str, float]:

@@ -198,7 +198,10 @@ def open_index(
 
 def _kept(cache: DiskCache | None, name: str) -> Index | None:
     data = cache.kept_listing(name) if cache is not None else None
-    return Index.from_bytes(data) if data is not None else None
+    try:
+        return Index.from_bytes(data) if data is not None else None
+    except (ValueError, KeyError, TypeError):  # of another version of this library
+        return None
 
 
 def _reconciled(locked: Index, listed: Index, on_drift: Drift) -> Index:

@@ -25,6 +25,8 @@ _IV_BYTES = 16
 
 _ENV_PREFIX = "RCLONE_CONFIG_"
 _ALIAS_DEPTH = 8
+_SHORTEST_REVEALED = 6
+_LONG_REVEALED = 10
 _URL = re.compile(
     r"(?P<scheme>https?)://(?:(?P<userinfo>[^/]*)@)?(?P<host>(?:[^][/@:?#\s]+|\[[0-9a-f:.]+\])(?::\d{1,5})?)(?P<path>/.*)?",
     re.DOTALL | re.IGNORECASE,
@@ -213,8 +215,9 @@ def _plain(secret: str) -> str:
         revealed = reveal(secret)
     except ValueError:
         return secret
-    # A plain password can be base64 by accident; then what comes out is empty or noise.
-    return revealed if revealed and revealed.isprintable() else secret
+    # A plain password can be base64 by accident; then what comes out is noise, and seldom printable.
+    is_noise = len(revealed) < _SHORTEST_REVEALED or not revealed.isprintable()
+    return secret if is_noise or (len(revealed) < _LONG_REVEALED and not revealed.isascii()) else revealed
 
 
 def _aes_ctr(vector: bytes, data: bytes) -> bytes:

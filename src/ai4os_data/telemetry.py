@@ -120,13 +120,22 @@ class Counters:
         marks = memoryview(self._map).cast("q")[_ROWS * _COLUMNS :]
         with suppress(OSError), open(self._path, "rb") as file:  # the owner may be gone
             fcntl.flock(file, fcntl.LOCK_EX)
-            for place, known in enumerate(marks):
-                if known == mark:
-                    return False
-                if known == 0:
-                    marks[place] = mark
-                    return True
+            try:
+                return _enter(marks, mark)
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked just now has the descriptor too
         return True
+
+
+def _enter(marks: memoryview, mark: int) -> bool:
+    """Put a mark into the first free place; False where it is there already."""
+    for place, known in enumerate(marks):
+        if known == mark:
+            return False
+        if known == 0:
+            marks[place] = mark
+            break
+    return True
 
 
 def _shared_memory() -> str | None:

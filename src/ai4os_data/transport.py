@@ -436,7 +436,7 @@ class _Lane:
         if code == _ABORTED_BY_US and status == 200 and transfer.request.start is not None:
             # The wanted range was cut out of the whole.
             return Response(status, headers, content_length(headers), transfer.body.length)
-        if code:
+        if code and status < 400:  # an error stands, whatever becomes of the page that comes with it
             return self._broken(transfer, code, message, status, headers)
         if 200 <= status < 300:
             return self._complete(transfer, status, headers)

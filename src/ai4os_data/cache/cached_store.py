@@ -313,7 +313,7 @@ class CachedStore:
 
         for entry, outcome in self.store.read_many(entries, body):
             self.counters.row[telemetry.MISSES] += 1
-            claim = claims.pop(entry.key, None)
+            claim = claims.get(entry.key)
             result: list[bytes] | errors.StorageError
             if isinstance(outcome, errors.StorageError):
                 result = outcome
@@ -321,9 +321,8 @@ class CachedStore:
                 error = self._drift(entry, outcome.entry)
                 result = error or self._taken(entry, outcome, claim, keeping)
                 claim = None if error is None else claim
-            if claim is not None:
-                assert self.cache is not None
-                self.cache.give_up(claim)
+            self._give_up(claim)
+            claims.pop(entry.key, None)  # not before: an interrupt would leave it to nobody
             yield entry, result
 
     def _taken(self, entry: Entry, fetched: Fetched, claim: Claim | None, keeping: Keeping) -> list[bytes]:
@@ -341,7 +340,11 @@ class CachedStore:
                 self._give_up(claim)
                 raise
         if claim is not None and is_listed:
-            keeping.add(partial(self._keep, claim, entry.key, pieces), entry.size_bytes)
+            try:
+                keeping.add(partial(self._keep, claim, entry.key, pieces), entry.size_bytes)
+            except BaseException:
+                self._give_up(claim)
+                raise
         else:  # another version than the claim is for is kept when it is asked for next
             self._give_up(claim)
             self.counters.row[telemetry.PASSED_THROUGH] += 1

@@ -163,6 +163,7 @@ class _HeldClaims:
             with suppress(OSError):
                 os.close(claim.descriptor)
             claim.descriptor = -1
+            claim.reserved_bytes = 0  # it is the parent's lease
         self.claims.clear()
 
 

@@ -27,6 +27,7 @@ from typing import Any, NoReturn, TypeVar
 import diskcache
 import xxhash
 
+from ai4os_data.cache import placement
 from ai4os_data.cache.claims import FULL_FOR_S, Waiting, remove_if_abandoned
 from ai4os_data.cache.objects import DIGEST_DIGITS, Held, Objects, allocated, parsed_name, relative_name
 from ai4os_data.errors import CacheError
@@ -260,6 +261,7 @@ class Ledger:
     def _open_lock(self) -> None:
         for folder in (self._index_directory, self._leases_directory, self._objects.root):
             os.makedirs(folder, mode=0o700, exist_ok=True)
+        placement.mark(self._directory)  # it may have been removed, and be made anew here
         self._lock = os.open(f"{self._directory}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
     def _mended(self, work: Callable[[], R]) -> R:

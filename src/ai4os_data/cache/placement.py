@@ -20,6 +20,9 @@ _LARGEST_RESERVE_BYTES = 5 * 1024**3
 _SMALLEST_RESERVE_BYTES = 64 * 1024 * 1024
 _RESERVED_PART = 0.2
 
+MARKER = ".ai4os-data-cache"
+_OUR_NAMES = ("objects", "index", "leases", "listings", "lock", "names")
+
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)\s*", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -101,7 +104,8 @@ def usable(directory: str, *, memory_too: bool) -> str:
         raise CacheError(message)
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        probe = f"{directory}/.probe"  # always the same: one that a death has left goes with the next
+        _claim_directory(directory)
+        probe = f"{directory}/.ai4os-data-probe"  # always the same: one that a death has left goes with the next
         os.close(os.open(probe, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         with suppress(FileNotFoundError):  # of another process, which has looked too
             os.unlink(probe)
@@ -116,3 +120,26 @@ def usable(directory: str, *, memory_too: bool) -> str:
         message = f"{directory} belongs to another user; give DiskCache a directory of your own"
         raise CacheError(message)
     return directory
+
+
+def _claim_directory(directory: str) -> None:
+    """Mark a directory as ours before anything of ours is written there.
+
+    Raises:
+        CacheError: it is not ours, and holds files under the names that we use.
+    """
+    if os.path.lexists(f"{directory}/{MARKER}"):
+        return
+    taken = [name for name in _OUR_NAMES if os.path.lexists(f"{directory}/{name}")]
+    if taken:
+        message = (
+            f"{directory} holds {taken[0]!r}, which no cache of ours has put there, and which it would write over; "
+            "give DiskCache a directory of its own"
+        )
+        raise CacheError(message)
+    mark(directory)
+
+
+def mark(directory: str) -> None:
+    """Say in a directory that it is a cache of ours."""
+    os.close(os.open(f"{directory}/{MARKER}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))

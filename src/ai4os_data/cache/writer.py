@@ -7,6 +7,7 @@ would cost more than it saves.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from queue import SimpleQueue
@@ -73,6 +74,7 @@ class Keeping:
     def __init__(self, *, inline: bool) -> None:
         self.kept = self.not_kept = 0
         self._inline = inline
+        self._owner = os.getpid()
         self._pending = self._pending_bytes = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -87,7 +89,9 @@ class Keeping:
         writer = _of_this_process.get()
         if self._inline or writer.is_quick():
             begun_s = time.monotonic()
-            self._count(job())
+            kept = job()
+            with self._changed:
+                self._count(kept)
             writer.took(time.monotonic() - begun_s, size_bytes)
             return
         with self._changed:
@@ -117,7 +121,7 @@ class Keeping:
     def finish(self) -> None:
         """Wait until everything is stored, and raise what went wrong there."""
         with self._changed:
-            while self._pending:
+            while self._pending and os.getpid() == self._owner:  # a forked child has no such thread
                 self._changed.wait()
         if self._error is not None:
             error, self._error = self._error, None
