@@ -24,6 +24,7 @@ def main() -> None:
     order = json.loads(sys.argv[1])
     _adopt_orphans()
     # From here SIGTERM is an exception, so that what follows is always cleaned up.
+    woken = _wake_on_signals()
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the tests, and they end us
     command = None
@@ -41,11 +42,11 @@ def main() -> None:
             return
         sys.stdout.write(f"{command.pid}\n")
         sys.stdout.flush()
-        watched = [parent, os.pidfd_open(command.pid)]
+        watched = [parent, woken, os.pidfd_open(command.pid)]
         ended, _, _ = select.select(watched, [], [])
         if order["afterwards"] and parent not in ended:
             # A mount whose process died stays dead, to be looked at.
-            ended, _, _ = select.select([parent], [], [])
+            ended, _, _ = select.select([parent, woken], [], [])
         orphaned = parent in ended
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -58,6 +59,14 @@ def main() -> None:
             import shutil
 
             shutil.rmtree(order["workspace"], ignore_errors=True)
+
+
+def _wake_on_signals() -> int:
+    """Return what becomes readable with a signal: one that comes just before a select does not interrupt it."""
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    return readable
 
 
 def _adopt_orphans() -> None:
