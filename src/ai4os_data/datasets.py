@@ -35,6 +35,7 @@ _OF_ONE_FILE = (
     errors.IntegrityError,
     errors.PermissionDeniedError,
     errors.ProtocolError,
+    errors.PreparationError,
 )
 
 
@@ -179,7 +180,15 @@ class StorageDataset(Dataset[Any]):
         """
         _refuse(options, "from_split_file", "pattern", "target")
         dataset = cls(location, **options)
-        dataset._choose(*parse_split(dataset._text_of(file), os.fspath(file)))
+        keys, targets = parse_split(dataset._text_of(file), os.fspath(file))
+        try:
+            dataset._choose(keys, targets)
+        except errors.NotFoundError as error:
+            message = (
+                f"{error}. {os.fspath(file)!r} lists them: its lines are 'path label', the label after the last space, "
+                f"and paths are below the location, such as {dataset.index.entries[0].key!r}"
+            )
+            raise errors.NotFoundError(message) from error
         return dataset
 
     # --- which samples
@@ -267,8 +276,8 @@ class StorageDataset(Dataset[Any]):
         Raises:
             SampleError: it cannot be read, decoded or transformed.
         """
-        if self._decode is as_bytes and self._targets is None and self.transform is None:
-            held = self._slots[index]
+        if type(index) is int and self._decode is as_bytes and self._targets is None and self.transform is None:
+            held = self._slots[index] if -len(self._slots) <= index < len(self._slots) else None
             if held is not None and (data := self._cached.hit(held)) is not None:
                 return data
         return self.__getitems__([index])[0]
@@ -390,7 +399,14 @@ class StorageDataset(Dataset[Any]):
             tell_once(f"skipped: {failure}")
 
     def _checked(self, index: int) -> int:
-        number = operator.index(index)
+        try:
+            number = operator.index(index)
+        except TypeError:
+            message = (
+                f"a sample is asked for by its number, not by {type(index).__name__} {index!r}; for several use "
+                "torch.utils.data.Subset(dataset, indices), for keys StorageDataset.from_keys(location, keys)"
+            )
+            raise TypeError(message) from None
         if number < 0:
             number += len(self._entries)
         if not 0 <= number < len(self._entries):

@@ -19,6 +19,7 @@ StorageError
 ├── IntegrityError                                bytes that fail their check
 ├── CacheError                                    a cache directory that cannot be used
 │   └── CacheLimitError      (ValueError)         a limit too small to work with
+├── PreparationError                              the user's `prepare` failed on a file
 ├── EmptyDatasetError        (ValueError)         nothing matches
 └── SampleError                                   one sample failed: .key, .location, .index
 
@@ -139,6 +140,10 @@ class CacheLimitError(CacheError, ValueError):
 
 class EmptyDatasetError(StorageError, ValueError):
     """Nothing at a location matches."""
+
+
+class PreparationError(StorageError):
+    """The user's ``prepare`` failed on a file, or gave something else than bytes."""
 
 
 class SampleError(StorageError):

@@ -359,12 +359,25 @@ def test_home_and_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_killed_probe_is_no_lasting_orphan(tmp_path: Path) -> None:
-    """The look whether a directory can be written leaves nothing, whenever its process dies."""
+    """The look whether a directory can be written leaves no more than its mark, whenever its process dies."""
     worker = Worker(Probing(str(tmp_path)))
     worker.process.join(0.3)
     worker.kill()
     placement.usable(str(tmp_path), memory_too=True)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [placement.MARKER]
+
+
+def test_directory_with_files_under_our_names_is_refused(tmp_path: Path) -> None:
+    """What a user keeps under a name that a cache uses is never written over."""
+    for name in ("names", "lock", "index", "objects"):
+        directory = tmp_path / f"of {name}"
+        directory.mkdir()
+        (directory / name).write_bytes(b"mine" * 1000)
+        (directory / ".probe").write_bytes(b"mine too")
+        with pytest.raises(errors.CacheError, match="a directory of its own"):
+            DiskCache(directory, "8MiB")
+        assert (directory / name).read_bytes() == b"mine" * 1000
+        assert (directory / ".probe").read_bytes() == b"mine too"
 
 
 @dataclass

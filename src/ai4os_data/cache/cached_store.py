@@ -325,7 +325,9 @@ class CachedStore:
             claims.pop(entry.key, None)  # not before: an interrupt would leave it to nobody
             yield entry, result
 
-    def _taken(self, entry: Entry, fetched: Fetched, claim: Claim | None, keeping: Keeping) -> list[bytes]:
+    def _taken(
+        self, entry: Entry, fetched: Fetched, claim: Claim | None, keeping: Keeping
+    ) -> list[bytes] | errors.PreparationError:
         """The bytes that came, in pieces; they are kept, and the claim ends."""
         body = fetched.body
         is_listed = fetched.entry is entry or entry.is_same_version(fetched.entry)
@@ -334,11 +336,11 @@ class CachedStore:
         assert isinstance(body, MemoryBody)
         pieces = body.chunks
         if self._prepare is not None:
-            try:
-                pieces = [self._prepare(body.getvalue())]
-            except BaseException:
+            prepared = self._prepared(entry, body.getvalue())
+            if isinstance(prepared, errors.StorageError):
                 self._give_up(claim)
-                raise
+                return prepared
+            pieces = [prepared]
         if claim is not None and is_listed:
             try:
                 keeping.add(partial(self._keep, claim, entry.key, pieces), entry.size_bytes)
@@ -349,6 +351,20 @@ class CachedStore:
             self._give_up(claim)
             self.counters.row[telemetry.PASSED_THROUGH] += 1
         return pieces
+
+    def _prepared(self, entry: Entry, data: bytes) -> bytes | errors.PreparationError:
+        """What the user's function makes of a file."""
+        assert self._prepare is not None
+        where = f"{self.store.location}: prepare(…) of {entry.key!r}"
+        try:
+            prepared: object = self._prepare(data)
+        except Exception as error:  # noqa: BLE001  it may raise anything, and it is about this file alone
+            failure = errors.PreparationError(f"{where} failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            return failure
+        if not isinstance(prepared, (bytes, bytearray, memoryview)):
+            return errors.PreparationError(f"{where} gave {type(prepared).__name__}; it has to turn bytes into bytes")
+        return bytes(prepared)
 
     def _give_up(self, claim: Claim | None) -> None:
         if claim is not None:

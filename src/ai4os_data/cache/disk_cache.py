@@ -104,6 +104,12 @@ class DiskCache:
         """
         if cache is None or isinstance(cache, DiskCache):
             return cache
+        if not isinstance(cache, (str, os.PathLike)):
+            message = f"cache is a DiskCache, a directory, 'auto' or None, not {cache!r}"  # type: ignore[unreachable]
+            raise TypeError(message)
+        if placement.is_size(cache) or cache in {"none", "off", ""}:
+            wanted = "cache=DiskCache(size_limit='20GiB') for a size, or cache=None for none"
+            raise CacheError(f"cache={cache!r} is no directory; write {wanted}")
         if cache != "auto":
             return cls(cache)
         if local:

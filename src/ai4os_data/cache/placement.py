@@ -54,6 +54,11 @@ def parse_size(size: int | str) -> int:
     return limit
 
 
+def is_size(text: object) -> bool:
+    """Whether a text is a size such as ``"20GiB"``."""
+    return isinstance(text, str) and _SIZE.fullmatch(text) is not None
+
+
 def auto_limit(directory: str, held_bytes: int) -> int:
     """What a cache may take of a disk: all that is free or its own already, less a reserve of a fifth of the disk.
 
