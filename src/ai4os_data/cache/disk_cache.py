@@ -138,10 +138,10 @@ class DiskCache:
         process = self._process.get()
         process.flush()
         here = process.objects.scan_all()
-        damaged = [name for name, held in here.items() if not intact(held)]
+        damaged = [name for name, held in here.items() if not intact(held) and os.path.lexists(held.path)]
         for name in damaged:
             process.objects.discard(here[name])
-        process.ledger.forget(damaged)
+        process.forget(damaged)
         return {"entries": len(here), "damaged": len(damaged)}
 
     def clear(self) -> None:
@@ -288,6 +288,8 @@ class _Process:
         try:
             claim = Claim.take(name, path)
         except FileNotFoundError:
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+            placement.mark(self.directory)  # first, where somebody has removed it all
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             claim = Claim.take(name, path)
         if claim is None:
@@ -382,8 +384,12 @@ class _Process:
 
     def flush(self) -> None:
         """Tell the ledger everything."""
-        with self._lock:
+        with self._lock, self._guarded():
             self._tell(0)
+
+    def forget(self, names: list[str]) -> None:
+        with self._guarded():
+            self.ledger.forget(names)
 
     def shrink(self) -> None:
         """Evict what is above the limit."""

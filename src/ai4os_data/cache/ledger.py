@@ -211,7 +211,7 @@ class Ledger:
         with self._held():
             self._mended(self._clear)
 
-    def forget(self, names: Iterable[str]) -> None:
+    def forget(self, names: list[str]) -> None:
         """Take digests out of the index whose files are gone."""
         with self._held():
             self._mended(lambda: self._delete(names))
@@ -356,11 +356,12 @@ class Ledger:
                     index.get(digest)
         disk.adopting = set()
 
-    def _delete(self, names: Iterable[str]) -> None:
+    def _delete(self, names: list[str]) -> None:
         index = self._open()
-        with index.transact():
-            for name in names:
-                index.delete(name)
+        for begin in range(0, len(names), _ROWS_AT_ONCE):
+            with index.transact():
+                for name in names[begin : begin + _ROWS_AT_ONCE]:
+                    index.delete(name)
         self._keep_pinned(index)
 
     def _clear(self) -> None:
@@ -370,7 +371,7 @@ class Ledger:
             for item in items:
                 if LISTING_NAME.fullmatch(item.name):
                     os.unlink(item.path)
-        self._rebuild()
+        self._reconcile()
 
     def _keep_pinned(self, index: diskcache.Cache) -> None:
         """Index again what could not be evicted because it is in use."""
