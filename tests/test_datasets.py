@@ -89,8 +89,17 @@ def test_indices_may_be_of_numpy_and_torch(share: Share) -> None:
     share.put(FILES)
     dataset = open_dataset(share)
     assert dataset[np.int64(5)] == dataset[torch.tensor(5)] == dataset[5]  # type: ignore[index]
-    with pytest.raises(TypeError):
-        dataset["a/00.bin"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("index", ["a/00.bin", slice(0, 2), 1.0, [0, 1]])
+def test_other_indices_are_refused(share: Share, tmp_path: Path, index: Any) -> None:
+    """The message names what does what was meant, whether anything is cached or not."""
+    share.put(FILES)
+    dataset = open_dataset(share, cache=tmp_path / "cache")
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"asked for by its number, .*Subset\(dataset, indices\).*from_keys"):
+            dataset[index]
+        everything(dataset)
 
 
 def test_patterns_choose_the_files(place: Folder) -> None:

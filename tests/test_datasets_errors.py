@@ -146,6 +146,24 @@ def test_skip_ends_where_no_sample_is_good(tmp_path: Path, count: int) -> None:
         epoch(dataset)
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_prepare_that_fails_is_about_its_file(share: Share, tmp_path: Path, cached: bool) -> None:  # noqa: FBT001
+    """What ``prepare`` cannot take is named, or skipped, as what ``decode`` cannot."""
+
+    def prepare(data: bytes) -> bytes:
+        if not data.startswith(b"\x89PNG\r"):
+            raise ArithmeticError
+        return data
+
+    cache = tmp_path / "cache" if cached else None
+    skipping = with_two_bad_ones(share, prepare=prepare, on_error="skip", cache=cache)
+    for _ in range(2):
+        assert epoch(skipping) == [[0, 1], [3], [4], [6, 7]]
+    raising = StorageDataset(share.location, remote=share.remote, decode=red, prepare=prepare, cache=cache)
+    with pytest.raises(SampleError, match=r"\('5\.png'\) .*prepare.* failed: ArithmeticError"):
+        epoch(raising)
+
+
 def test_skip_does_not_hide_a_transform_that_fails(share: Share) -> None:
     """What fails after the file was read and decoded is a mistake in the program, not in a file."""
     share.put(PICTURES)

@@ -180,9 +180,9 @@ def test_line_without_a_label_is_named_by_its_number(place: Folder) -> None:
 
 
 def test_files_of_a_split_that_are_missing_are_named(place: Folder) -> None:
-    """A split file of another version of the data shows when the dataset is made."""
+    """A split file of another version of the data, or for another folder, shows when the dataset is made."""
     place.put({"train.txt": SPLIT + "rose/4.jpg 2\nrose/5.jpg 2\n"})
-    with pytest.raises(NotFoundError, match=r"has no 'rose/4\.jpg', 'rose/5\.jpg'$"):
+    with pytest.raises(NotFoundError, match=r"has no 'rose/4\.jpg', 'rose/5\.jpg'\. 'train\.txt' lists them"):
         open_split(place, "train.txt")
 
 
