@@ -137,12 +137,17 @@ class DiskCache:
         """
         process = self._process.get()
         process.flush()
-        here = process.objects.scan_all()
-        damaged = [name for name, held in here.items() if not intact(held) and os.path.lexists(held.path)]
-        for name in damaged:
-            process.objects.discard(here[name])
+        read = 0
+        damaged = []
+        for held in process.objects.files():
+            is_whole = intact(held) or intact(held)  # it may have been evicted, and fetched anew
+            if is_whole or os.path.lexists(held.path):
+                read += 1
+                if not is_whole:
+                    damaged.append(held.name)
+                    process.objects.discard(held)
         process.forget(damaged)
-        return {"entries": len(here), "damaged": len(damaged)}
+        return {"entries": read, "damaged": len(damaged)}
 
     def clear(self) -> None:
         """Remove every entry, those in use as ``decode="path"`` excepted."""
