@@ -369,7 +369,7 @@ def test_killed_probe_is_no_lasting_orphan(tmp_path: Path) -> None:
 
 def test_directory_with_files_under_our_names_is_refused(tmp_path: Path) -> None:
     """What a user keeps under a name that a cache uses is never written over."""
-    for name in ("names", "lock", "index", "objects"):
+    for name in ("names", "lock", "index", "leases"):
         directory = tmp_path / f"of {name}"
         directory.mkdir()
         (directory / name).write_bytes(b"mine" * 1000)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import threading
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from ai4os_data.processes import tell_after_fork
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+_HEAD = re.compile(rb"[0-9a-f]{16}\n")
 _HEAD_BYTES = 17  # sixteen digits that change when the lines are written anew, and a line end
 
 
@@ -126,3 +128,13 @@ class Names:
     def __del__(self) -> None:
         """Leave no descriptor open."""
         self._close()
+
+
+def is_ours(path: str) -> bool:
+    """Whether a file begins as a file of names does, or is empty."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return False
+    return head == b"" or _HEAD.fullmatch(head) is not None

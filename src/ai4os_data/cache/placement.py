@@ -8,6 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from ai4os_data import mounts
+from ai4os_data.cache.names import is_ours
 from ai4os_data.errors import CacheError, CacheLimitError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _SMALLEST_RESERVE_BYTES = 64 * 1024 * 1024
 _RESERVED_PART = 0.2
 
 MARKER = ".ai4os-data-cache"
-_OUR_NAMES = ("objects", "index", "leases", "listings", "lock", "names")
+_OUR_NAMES = ("index", "leases", "lock")  # in "objects" and "listings" only files named as ours are touched
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)\s*", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -136,6 +137,8 @@ def _claim_directory(directory: str) -> None:
     if os.path.lexists(f"{directory}/{MARKER}"):
         return
     taken = [name for name in _OUR_NAMES if os.path.lexists(f"{directory}/{name}")]
+    if os.path.lexists(f"{directory}/names") and not is_ours(f"{directory}/names"):
+        taken.append("names")
     if taken:
         message = (
             f"{directory} holds {taken[0]!r}, which no cache of ours has put there, and which it would write over; "
