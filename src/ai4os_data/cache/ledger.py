@@ -391,8 +391,9 @@ class Ledger:
             self._objects.retell()
         wanted = max(need_bytes, self._limit // _LEASE_PART)
         free = self._free_bytes()
-        if free < 0:  # the limit was higher once
-            free = self._evict(-free, 0)
+        over = -(free + self._margin_bytes())  # the margin is there to be grown into
+        if over > 0:  # the limit was higher once
+            free = self._evict(over, 0)
         if free < wanted:
             free = self._make_room(need_bytes, wanted, free)
         if free < need_bytes:
