@@ -244,7 +244,6 @@ def test_child_that_outlives_its_parents_death_keeps_no_lock(tmp_path: Path) -> 
         assert time.monotonic() - begun < 5
         assert (report.wrong, report.totals["passed_through"]) == ([], 0)
         assert list((tmp_path / "cache").rglob("*.fill")) == []
-        assert list((tmp_path / "cache" / "leases").iterdir()) == []
     finally:
         os.kill(orphan, 9)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ai4os_data.bodies import MemoryBody
-from ai4os_data.cache import CachedStore, DiskCache, ledger
+from ai4os_data.cache import CachedStore, DiskCache
 from ai4os_data.stores.memory import MemoryStore
 from cache.crowd import Reading, Worker, together, wait_for, wrong_keys
 from cache.disks import Peak, allocated_bytes, cached_files, indexed_files
@@ -95,10 +95,8 @@ def test_filling_process_killed_at_random_moments(tmp_path: Path) -> None:
     check_sound(tmp_path / "cache", files, limit)
 
 
-def test_survivor_counts_in_what_the_dead_have_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_survivor_counts_in_what_the_dead_have_stored(tmp_path: Path) -> None:
     """A process that lives on while others are killed does not exceed the limit for want of their accounts."""
-    monkeypatch.setattr(ledger, "_TIMES_ITS_COST", 1e6)  # it sees the deaths, and is not helped by a look at all files
-    monkeypatch.setattr(ledger, "_LONGEST_UNCHECKED_S", 1e9)
     seed = new_seed()
     chance = random.Random(seed)
     limit = 8 * MiB
@@ -201,25 +199,6 @@ def test_claim_of_a_killed_filler_is_taken_over_at_once(tmp_path: Path, size_byt
     assert report.wrong == []
     assert report.totals["stored"] == 1
     check_sound(directory, files, 64 * MiB)
-
-
-def test_staged_files_that_nobody_asks_for_again_are_removed(tmp_path: Path) -> None:
-    """What a process had begun when it was killed is gone after the next fill, of whatever files."""
-    for size_bytes in (50_000, 17 * MiB):
-        files = source([size_bytes], f"begun {size_bytes}")
-        (tmp_path / "asked").unlink(missing_ok=True)
-        filler = Worker(
-            Reading(
-                store=SlowStore(files, str(tmp_path / "asked"), pause_s=300),
-                directory=str(tmp_path / "cache"),
-                size_limit=64 * MiB,
-            )
-        )
-        wait_for((tmp_path / "asked").exists)
-        filler.kill()
-        assert len(list((tmp_path / "cache").glob("objects/*/*.fill"))) == 1
-        other = source([50_000], f"other {size_bytes}")
-        check_sound(tmp_path / "cache", other, 64 * MiB)
 
 
 def test_death_of_a_waiter_harms_nobody(tmp_path: Path) -> None:
