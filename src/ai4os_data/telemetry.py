@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import mmap
@@ -38,6 +39,7 @@ HITS, MISSES, BYTES_FROM_CACHE, BYTES_FROM_NETWORK = range(4)
 REQUESTS_GET, REQUESTS_ARCHIVE, REQUESTS_PROPFIND, REQUESTS_PUT, REQUESTS_OTHER = range(4, 9)
 RETRIES, WAITED_NS, STORED, PASSED_THROUGH, DAMAGED, SKIPPED = range(9, 15)
 
+_PREFIX = "ai4os-data-counters-"
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  a file of random name, mode 0600
 _ROWS = 256
 _COLUMNS = 16
@@ -63,10 +65,7 @@ class Counters:
     """
 
     def __init__(self) -> None:
-        descriptor, name = tempfile.mkstemp(prefix="ai4os-data-counters-", dir=_shared_memory())
-        with os.fdopen(descriptor, "r+b") as file:
-            file.truncate(_FILE_BYTES)
-        self._path = name
+        name = self._path = _new_file()
         self._finalizer = weakref.finalize(self, _remove, name, os.getpid())
         self._open()
 
@@ -138,8 +137,31 @@ def _enter(marks: memoryview, mark: int) -> bool:
     return True
 
 
-def _shared_memory() -> str | None:
-    return _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
+def _new_file() -> str:
+    """A file for the rows: in shared memory, or beside other temporary files where that is full."""
+    for folder in (_SHARED_MEMORY, tempfile.gettempdir()):
+        with suppress(OSError):
+            _sweep(folder)
+            descriptor, name = tempfile.mkstemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=folder)
+            try:
+                os.posix_fallocate(descriptor, 0, _FILE_BYTES)  # with no room behind it, a mapping ends the process
+            except OSError:
+                os.unlink(name)
+                raise
+            finally:
+                os.close(descriptor)
+            return name
+    message = f"no room for {_FILE_BYTES:,} bytes in {_SHARED_MEMORY}, nor in {tempfile.gettempdir()}"
+    raise OSError(errno.ENOSPC, message)
+
+
+def _sweep(folder: str) -> None:
+    """Remove the files of owners that were killed; who still counts there has them mapped."""
+    for name in os.listdir(folder):
+        owner = name.removeprefix(_PREFIX).partition("-")[0]
+        if name.startswith(_PREFIX) and owner.isdecimal() and not _alive(int(owner)):
+            with suppress(OSError):
+                os.unlink(os.path.join(folder, name))
 
 
 def _remove(name: str, owner: int) -> None:

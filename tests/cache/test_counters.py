@@ -1,0 +1,78 @@
+"""The numbers that all processes of a dataset add to lie in shared memory, and must not end one where that is full."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ai4os_data import telemetry
+from ai4os_data.telemetry import HITS, Counters
+from cache.crowd import Worker, together, wait_for
+from cache.disks import tmpfs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+@dataclass
+class Count:
+    """Counts one hit."""
+
+    counters: Counters | None = None
+
+    def __call__(self) -> int:
+        """Do it; how many there are."""
+        counters = self.counters or Counters()
+        counters.row[HITS] += 1
+        return counters.totals()["hits"]
+
+
+def test_full_shared_memory_does_not_end_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaders fill the shared memory of a container easily: the numbers then lie beside other temporary files."""
+    with tmpfs(tmp_path / "shm", 1024 * 1024) as shm:
+        (shm / "full").write_bytes(bytes(1024 * 1024))
+        monkeypatch.setattr(telemetry, "_SHARED_MEMORY", str(shm))
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        assert together([Count()]) == [1]
+        counters = Counters()
+        assert together([Count(counters), Count(counters)], "spawn")[0] >= 1
+        assert counters.totals()["hits"] == 2
+        assert [path.name for path in shm.iterdir()] == ["full"]
+
+
+@dataclass
+class Hold:
+    """Keeps counters, and tells when it does."""
+
+    mark: str
+
+    def __call__(self) -> None:
+        """Do it."""
+        counters = Counters()
+        with open(self.mark, "w"):
+            pass
+        time.sleep(600)
+        del counters
+
+
+def test_numbers_of_the_killed_are_swept_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed leaves its file until the next one counts; those of the living stay."""
+    shm = tmp_path / "shm"
+    shm.mkdir()
+    monkeypatch.setattr(telemetry, "_SHARED_MEMORY", str(shm))
+    worker = Worker(Hold(str(tmp_path / "mark")))
+    wait_for((tmp_path / "mark").exists)
+    first = Counters()
+    assert len(list(shm.iterdir())) == 2
+    worker.kill()
+    second = Counters()
+    assert len(list(shm.iterdir())) == 2
+    first.row[HITS] += 1
+    second.row[HITS] += 2
+    assert (first.totals()["hits"], second.totals()["hits"]) == (1, 2)
+    del first, second
+    assert list(shm.iterdir()) == []
