@@ -99,10 +99,10 @@ class Large:
 def test_object_of_more_than_2_gib_comes_whole(tmp_path: Path) -> None:
     """One system call reads 2 GiB less a page at most; what the claim holds is more."""
     size = 2 * 1024**3 + 5
-    claim = Claim.take("0" * 32, str(tmp_path / "large.fill"))
-    assert claim is not None
-    os.ftruncate(claim.descriptor, size)  # a file of holes
-    os.pwrite(claim.descriptor, b"end", size - 3)
+    claim = DiskCache(tmp_path, "4GiB").claim("0" * 32)
+    assert isinstance(claim, Claim)
+    os.ftruncate(claim.file().descriptor, size)  # a file of holes
+    os.pwrite(claim.file().descriptor, b"end", size - 3)
     claim.length = size
     data = claim.content()
     assert len(data) == size

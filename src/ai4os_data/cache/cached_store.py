@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import io
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -14,7 +13,7 @@ from ai4os_data import errors, telemetry
 from ai4os_data.bodies import Body, MemoryBody
 from ai4os_data.cache.claims import Claim
 from ai4os_data.cache.fingerprints import fingerprint
-from ai4os_data.cache.objects import Held, LocalPath, digest, intact
+from ai4os_data.cache.objects import Held, LocalPath, digest, intact, is_at
 from ai4os_data.cache.temporaries import write_temporary
 from ai4os_data.cache.writer import Keeping
 from ai4os_data.ranged import BLOCK_BYTES, RangedFile
@@ -153,9 +152,12 @@ class CachedStore:
         if held is not None and intact(held):
             with suppress(FileNotFoundError):
                 file = open(held.path, "rb")  # noqa: SIM115  the caller's to close
-                with suppress(OSError):
+                try:
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # from now on it is not evicted
-                if os.fstat(file.fileno()).st_nlink == 0:
+                    is_there = is_at(file.fileno(), held.path)
+                except OSError:
+                    is_there = False
+                if not is_there:
                     file.close()
                     raise FileNotFoundError(held.path)
                 self.counters.row[telemetry.HITS] += 1

@@ -13,9 +13,10 @@ from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Literal
 
 from ai4os_data.cache import placement
-from ai4os_data.cache.claims import Claim, Waiting
+from ai4os_data.cache.claims import Claim, Claims, Waiting
 from ai4os_data.cache.ledger import LISTING_NAME, Ledger, last_limit
-from ai4os_data.cache.objects import BLOCK_BYTES, Held, Objects, allocated, intact, relative_name
+from ai4os_data.cache.objects import DIGEST_DIGITS, Held, Objects, intact, relative_name
+from ai4os_data.cache.staged import BLOCK_BYTES, Spares, allocated
 from ai4os_data.errors import CacheError
 from ai4os_data.processes import PerProcess
 from ai4os_data.telemetry import tell_once
@@ -151,9 +152,7 @@ class DiskCache:
 
     def clear(self) -> None:
         """Remove every entry, those in use as ``decode="path"`` excepted."""
-        process = self._process.get()
-        process.flush()
-        process.ledger.clear()
+        self._process.get().clear()
 
     def close(self) -> None:
         """Write down what this process has stored and used. Done by itself when the process ends."""
@@ -241,6 +240,8 @@ class _Process:
         self._limit = limit_bytes
         self._protected = protected
         self._ledger: Ledger | None = None
+        self._claims = Claims(f"{directory}/lock")
+        self._spares = Spares()
         self._lock = threading.RLock()
         self._free = 0  # leased, and not set aside
         self._reserved = 0  # leased, and set aside for claims
@@ -260,7 +261,7 @@ class _Process:
         """Opened on first use: reading alone does not need it."""
         if self._ledger is None:
             try:
-                self._ledger = Ledger(self.directory, self._limit, self._protected)
+                self._ledger = Ledger(self.directory, self._limit, self._protected, self._spares)
             except OSError as error:
                 message = f"{self.directory}: {error.strerror}"
                 raise CacheError(message) from error
@@ -289,20 +290,17 @@ class _Process:
     def claim(self, name: str) -> Claim | Held | None:
         if (held := self.objects.find(name)) is not None and self.objects.is_there(held):
             return held
-        path = self.objects.staged_path(name)
         try:
-            claim = Claim.take(name, path)
-        except FileNotFoundError:
-            os.makedirs(self.directory, mode=0o700, exist_ok=True)
-            placement.mark(self.directory)  # first, where somebody has removed it all
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            claim = Claim.take(name, path)
-        if claim is None:
+            is_ours = self._claims.take(name)
+        except FileNotFoundError:  # somebody has removed it all
+            self.objects.prepare()
+            is_ours = self._claims.take(name)
+        if not is_ours:
             return None
-        if (held := self.objects.find_claimed(name)) is not None:  # published between our look and our claim
-            claim.give_up()
+        if (held := self.objects.find_claimed(name)) is not None:
+            self._claims.release(name)
             return held
-        return claim
+        return Claim(name, self._claims.release, self.objects.stage)
 
     def reserve(self, claim: Claim, size_bytes: int) -> bool:
         need = allocated(size_bytes) + BLOCK_BYTES  # a block for the folder, which may grow
@@ -312,6 +310,10 @@ class _Process:
             self._free -= need
             self._reserved += need
             claim.reserved_bytes += need
+            if claim.staged is None:
+                claim.staged = self._spares.take(size_bytes, self._free)
+            else:
+                self._spares.keep_within(self._free)
             return True
         return False
 
@@ -333,7 +335,11 @@ class _Process:
         if (is_larger and not self.reserve(claim, claim.length)) or not claim.is_ours:
             self.give_up(claim)
             return None
-        held = self.objects.publish(claim.name, claim.path, claim.length, claim.checksum, key)
+        try:
+            held = self.objects.publish(claim.name, claim.file(), claim.length, claim.checksum, key)
+        except FileNotFoundError:  # somebody has removed the whole directory
+            self.give_up(claim)
+            return None
         claim.let_go()
         with self._lock:
             spent = allocated(claim.length) + _NAMED_BYTES
@@ -350,6 +356,7 @@ class _Process:
             if need * _LISTING_PARTS > self._limit or (self._free < need and not self._lease(need)):
                 return
             self._free -= need  # from now on it is measured as bookkeeping
+            self._spares.keep_within(self._free)
             os.makedirs(folder, mode=0o700, exist_ok=True)
             staged = f"{folder}/{name}.{os.getpid()}"
             try:
@@ -392,6 +399,13 @@ class _Process:
         with self._lock, self._guarded():
             self._tell(0)
 
+    def clear(self) -> None:
+        """Remove every entry that nobody uses."""
+        with self._lock:
+            self._spares.keep_within(0)
+        self.flush()
+        self.ledger.clear()
+
     def forget(self, names: list[str]) -> None:
         with self._guarded():
             self.ledger.forget(names)
@@ -403,10 +417,13 @@ class _Process:
 
     def _tell(self, need: int) -> int:
         """Tell the ledger what was stored and used, and ask for room; what it cannot take stays to be told."""
-        stored, self._stored = self._stored, []
+        removed = self.objects.removed
+        stored = [name for name in self._stored if name[2 : 2 + DIGEST_DIGITS] not in removed]
+        self._stored = []
+        removed.clear()
         used, self._used = self._used, {}
         try:
-            return self.ledger.grant(need, self._free + self._reserved, stored, list(used))
+            return self.ledger.grant(need, self._free, self._reserved, stored, list(used))
         except BaseException:
             self._stored = stored + self._stored
             self._used = {**used, **self._used}
@@ -414,6 +431,7 @@ class _Process:
 
     def close(self) -> None:
         with self._lock, suppress(CacheError, OSError):
+            self._spares.keep_within(0)
             if not os.path.isdir(self.directory):  # removed by its user: it is not to come back
                 return
             if self._reserved:  # another thread is filling: the lease goes when the process does

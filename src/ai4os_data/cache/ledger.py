@@ -16,7 +16,6 @@ import os
 import re
 import secrets
 import sqlite3
-import stat
 import struct
 import threading
 import time
@@ -28,8 +27,9 @@ import diskcache
 import xxhash
 
 from ai4os_data.cache import placement
-from ai4os_data.cache.claims import FULL_FOR_S, Waiting, remove_if_abandoned
-from ai4os_data.cache.objects import DIGEST_DIGITS, Held, Objects, allocated, parsed_name, relative_name
+from ai4os_data.cache.claims import FULL_FOR_S, Waiting
+from ai4os_data.cache.objects import Held, Objects, relative_name
+from ai4os_data.cache.staged import Spares, allocated, remove_if_abandoned
 from ai4os_data.errors import CacheError
 from ai4os_data.processes import tell_after_fork
 from ai4os_data.telemetry import log, tell_once
@@ -38,6 +38,7 @@ LISTING_NAME = re.compile(r"[0-9a-f]{32}(\.\d+)?")
 
 _ROWS_AT_ONCE = 128  # bounds the write-ahead log of one transaction
 _LEASE_PART = 100
+_LARGEST_LEASE_BYTES = 16 * 1024 * 1024  # enough for the lock to cost little, and not more evicted than is needed
 _TRIES = 8
 _NAME_BYTES = 64
 _NAMES_BYTES = 64 * 1024  # so much of names of evicted entries may always stay
@@ -47,6 +48,7 @@ _FULL_DISK_BYTES = 32 * 1024
 _PAGE_BYTES = 4096
 _LOG_PAGES = 16
 _LEASE = struct.Struct("<3q")  # three times the same: the middle one is right even where a byte was flipped
+_HIGH_DESCRIPTOR = 900  # the kernel closes the files of a killed process from the lowest up
 _LEASE_NAME = re.compile(r"\d+-[0-9a-f]{8}")
 _SQLITE_FULL = 13  # https://www.sqlite.org/rescode.html
 _CLEAN, _DIRTY = b"-", b"*"
@@ -88,8 +90,9 @@ class _Adopting(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         super().__init__(directory, **settings)
         self.objects = Objects(os.path.dirname(directory))
         self.kept: list[str] = []
-        self.adopting: set[str] = set()
+        self.adopting: dict[str, int] = {}
         self.has_missed = False
+        self.spares: Spares | None = None
 
     def put(self, key: object) -> tuple[object, bool]:
         if not isinstance(key, str):
@@ -102,11 +105,9 @@ class _Adopting(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         return key
 
     def store(self, value: object, *_read: object, **_key: object) -> tuple[int, int, str, None]:
-        if not isinstance(value, str) or value not in self.adopting or (parsed := parsed_name(value)) is None:
+        if not isinstance(value, str) or value not in self.adopting:
             _refuse_pickle(value)
-        if not stat.S_ISREG(os.lstat(self.objects.path_of(value)).st_mode):
-            raise FileNotFoundError(value)
-        return allocated(parsed[1]), diskcache.core.MODE_RAW, value, None
+        return self.adopting[value], diskcache.core.MODE_RAW, value, None
 
     def fetch(self, _mode: object, filename: str, *_: object) -> str:
         return filename
@@ -115,10 +116,11 @@ class _Adopting(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         """Evict a file, unless somebody is using it."""
         if file_path in self.adopting:
             return
-        if parsed_name(file_path) is None or not os.path.lexists(path := self.objects.path_of(file_path)):
+        try:
+            if not self.objects.evict(self.objects.named(file_path), self.spares):
+                self.kept.append(file_path)
+        except FileNotFoundError:
             self.has_missed = True
-        elif not self.objects.evict(path):
-            self.kept.append(file_path)
 
 
 def _refuse_pickle(value: object) -> NoReturn:
@@ -134,13 +136,15 @@ class Ledger:
         limit_bytes: what the directory may take in all.
         protected: gives the digests that must not be evicted to make room (policy ``"auto"``); None evicts by last
             use alone.
+        spares: take what is evicted to make room for this process.
     """
 
-    def __init__(self, directory: str, limit_bytes: int, protected: Protected | None) -> None:
+    def __init__(self, directory: str, limit_bytes: int, protected: Protected | None, spares: Spares) -> None:
         self._lock = self._lease = -1
         self._directory = directory
         self._limit = limit_bytes
         self._protected = protected
+        self._spares = spares
         self._objects = Objects(directory)
         self._index_directory = f"{directory}/index"
         self._leases_directory = f"{directory}/leases"
@@ -171,12 +175,13 @@ class Ledger:
 
     # --- what others call
 
-    def grant(self, need_bytes: int, left_bytes: int, names: list[str], used: list[str]) -> int:
+    def grant(self, need_bytes: int, free_bytes: int, reserved_bytes: int, names: list[str], used: list[str]) -> int:
         """Enter what was stored and used, and lease more room.
 
         Args:
             need_bytes: how much is needed at least; 0 for none.
-            left_bytes: what of the lease is still in hand, reservations included.
+            free_bytes: what of the lease is still in hand.
+            reserved_bytes: what of the lease is set aside for what is being written.
             names: stored since the last call, relative to ``objects``.
             used: digests that were read since the last call.
 
@@ -184,7 +189,9 @@ class Ledger:
             How much more may be written: nothing, or at least ``need_bytes``.
         """
         with self._held():
-            return self._mended(lambda: self._grant(need_bytes, left_bytes, names, used))
+            granted = self._mended(lambda: self._grant(need_bytes, free_bytes + reserved_bytes, names, used))
+            self._spares.keep_within(free_bytes + granted)
+            return granted
 
     def note_use(self, used: list[str]) -> bool:
         """Enter what was read, unless another process has the ledger just now."""
@@ -348,14 +355,14 @@ class Ledger:
         index = self._open()
         disk = index.disk
         for begin in range(0, max(len(names), len(used)), _ROWS_AT_ONCE):
-            disk.adopting = set(names[begin : begin + _ROWS_AT_ONCE])
+            entered = {name: self._objects.named(name) for name in names[begin : begin + _ROWS_AT_ONCE]}
+            disk.adopting = {name: allocated(held.size_bytes) for name, held in entered.items()}
             with index.transact():
-                for name in names[begin : begin + _ROWS_AT_ONCE]:
-                    with suppress(FileNotFoundError):  # found damaged since
-                        index.set(name.rpartition("/")[2][:DIGEST_DIGITS], name)
+                for name, held in entered.items():
+                    index.set(held.name, name)
                 for digest in used[begin : begin + _ROWS_AT_ONCE]:
                     index.get(digest)
-        disk.adopting = set()
+        disk.adopting = {}
 
     def _delete(self, names: list[str]) -> None:
         index = self._open()
@@ -367,7 +374,8 @@ class Ledger:
 
     def _clear(self) -> None:
         for held in self._objects.scan_all().values():  # without the index, which a full disk would not let us change
-            self._objects.evict(held.path)
+            with suppress(FileNotFoundError):
+                self._objects.evict(held)
         with suppress(FileNotFoundError), os.scandir(f"{self._directory}/listings") as items:
             for item in items:
                 if LISTING_NAME.fullmatch(item.name):
@@ -382,18 +390,21 @@ class Ledger:
     # --- room
 
     def _grant(self, need_bytes: int, left_bytes: int, names: list[str], used: list[str]) -> int:
-        self._enter(names, used)
-        self._write_lease(left_bytes)
-        if need_bytes == 0:
-            return 0
-        self._check_now_and_then()
+        if need_bytes > 0:
+            self._check_now_and_then()
+        with self._open().transact():  # one commit for all of it: they touch the same pages
+            self._enter(names, used)
+            self._write_lease(left_bytes)
+            return self._leased(need_bytes, left_bytes) if need_bytes > 0 else 0
+
+    def _leased(self, need_bytes: int, left_bytes: int) -> int:
         if self._objects.names.size_bytes > _NAMES_BYTES + 2 * _NAME_BYTES * len(self._open()):
             self._objects.retell()
-        wanted = max(need_bytes, self._limit // _LEASE_PART)
+        wanted = max(need_bytes, min(self._limit // _LEASE_PART, _LARGEST_LEASE_BYTES))
         free = self._free_bytes()
         over = -(free + self._margin_bytes())  # the margin is there to be grown into
         if over > 0:  # the limit was higher once
-            free = self._evict(over, 0)
+            free = self._evict(over, 0, free)
         if free < wanted:
             free = self._make_room(need_bytes, wanted, free)
         if free < need_bytes:
@@ -405,7 +416,7 @@ class Ledger:
     def _shrink(self) -> None:
         due, self._overhead_bytes, _ = _read_check(self._lock)
         if (free := self._free_bytes()) < 0:
-            self._evict(-free, 0)
+            self._evict(-free, 0, free)
         self._write_check(due)
 
     def _free_bytes(self) -> int:
@@ -443,22 +454,27 @@ class Ledger:
             evictable = int(self._open().reset("size")) - floor
             if free >= wanted_bytes or free + evictable < need_bytes:
                 break
-            free = self._evict(min(wanted_bytes - free, evictable), floor)
+            free = self._evict(min(wanted_bytes - free, evictable), floor, free)
         return free
 
-    def _evict(self, bytes_: int, floor_bytes: int) -> int:
+    def _evict(self, bytes_: int, floor_bytes: int, free: int) -> int:
         """Remove the entries used longest ago, and tell what is free then."""
         index = self._open()
         before = self._entries_bytes()
         database = before - int(index.reset("size"))
         index.size_limit = max(before - bytes_, floor_bytes + database)
         index.eviction_policy = _LRU if floor_bytes == 0 and self._can_overshoot(before - database) else _ONE_BY_ONE
-        with index.transact():
-            index.cull()
+        index.disk.spares = self._spares
+        try:
+            with index.transact():
+                index.cull()
+        finally:
+            index.disk.spares = None
         self._keep_pinned(index)
         if index.disk.has_missed:  # a damaged name: the file that it meant is still there
             self._reconcile()
-        return self._free_bytes()
+            return self._free_bytes()
+        return free + before - self._entries_bytes()
 
     def _can_overshoot(self, entries_bytes: int) -> bool:
         """Whether ten entries are so little of the limit that it does not matter to evict some too many."""
@@ -490,7 +506,7 @@ class Ledger:
                 return
             os.makedirs(self._leases_directory, mode=0o700, exist_ok=True)
             self._lease_path = f"{self._leases_directory}/{os.getpid()}-{secrets.token_hex(4)}"
-            self._lease = os.open(self._lease_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._lease = _last_to_close(os.open(self._lease_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             fcntl.flock(self._lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.pwrite(self._lease, _LEASE.pack(bytes_, bytes_, bytes_), 0)
 
@@ -530,13 +546,14 @@ class Ledger:
         here: dict[str, Held] = {}
         for held in self._objects.files():
             if here.setdefault(held.name, held) is not held:  # it has been fetched twice, and was not the same
-                self._objects.evict(held.path)
+                with suppress(FileNotFoundError):
+                    self._objects.evict(held)
         if not self._objects.all_told(here):
             self._objects.retell()
         indexed = set(index.iterkeys())
         missing = [relative_name(held) for name, held in here.items() if name not in indexed]
         self._enter(missing, [])
-        index.disk.adopting = set(map(relative_name, here.values()))
+        index.disk.adopting = {relative_name(held): allocated(held.size_bytes) for held in here.values()}
         self._delete([name for name in indexed if name not in here])
         index.disk.has_missed = False
         log.debug("%s: counted in %d files", self._directory, len(missing))
@@ -547,13 +564,14 @@ class Ledger:
         found = []
         for held in self._objects.scan_all().values():
             with suppress(FileNotFoundError):
-                found.append((os.stat(held.path).st_mtime_ns, allocated(held.size_bytes), held.path))
+                found.append((os.stat(held.path).st_mtime_ns, allocated(held.size_bytes), held))
         surplus = sum(size_bytes for _, size_bytes, _ in found) + self._bookkeeping_bytes() - self._limit
         if surplus <= 0:
             return False
-        for _, size_bytes, path in sorted(found):
-            if surplus > 0 and self._objects.evict(path):
-                surplus -= size_bytes
+        for _, size_bytes, held in sorted(found):
+            with suppress(FileNotFoundError):
+                if surplus > 0 and self._objects.evict(held):
+                    surplus -= size_bytes
         return True
 
     def _check_now_and_then(self) -> None:
@@ -642,6 +660,16 @@ def _read_lease(path: str) -> int | None:
     finally:
         os.close(descriptor)
     return None
+
+
+def _last_to_close(descriptor: int) -> int:
+    """The same file under a high number: of a killed process, who sees the lease free sees its staged files free."""
+    try:
+        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH_DESCRIPTOR)
+    except OSError:  # a process that may have few open files
+        return descriptor
+    os.close(descriptor)
+    return high
 
 
 def _disk_bytes(path: str) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _HEAD = re.compile(rb"[0-9a-f]{16}\n")
 _HEAD_BYTES = 17  # sixteen digits that change when the lines are written anew, and a line end
+_LOST = suppress(OSError)  # made once: it is entered for every entry
 
 
 class Names:
@@ -45,22 +46,28 @@ class Names:
 
     @contextmanager
     def telling(self, name: str) -> Iterator[None]:
-        """Tell the others of an entry whose file appears within; whoever sees that nobody fills it knows its name."""
+        """Tell the others of an entry whose file appears within. A lost name is a second fetch, no more."""
         with self._threads:
             descriptor = -1
-            with suppress(OSError):  # a lost name is a second fetch, no more
-                descriptor = self._opened()
+            with _LOST:
+                descriptor = self._opened() if self._descriptor < 0 else self._descriptor
                 fcntl.flock(descriptor, fcntl.LOCK_SH)  # a rewriting looks at the files before, or after
-                line = f"{name}\n".encode()
-                os.write(descriptor, line)
-                if os.fstat(descriptor).st_size == self._read_up_to + len(line):
-                    self._read_up_to += len(line)  # ours alone is new
             try:
                 yield
+                with _LOST:
+                    self._append(f"{name}\n".encode())
             finally:
                 if descriptor >= 0:
-                    with suppress(OSError):
+                    with _LOST:
                         fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+    def _append(self, line: bytes) -> None:
+        os.write(self._descriptor, line)
+        found = os.fstat(self._descriptor)
+        if found.st_nlink == 0:  # somebody has removed the file
+            os.write(self._opened(), line)
+        elif found.st_size == self._read_up_to + len(line):
+            self._read_up_to += len(line)  # ours alone is new
 
     def news(self) -> list[str]:
         """What was appended since the last look, our own names included; nothing where it cannot be read."""

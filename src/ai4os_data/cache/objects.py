@@ -17,18 +17,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import xxhash
 
+from ai4os_data.cache import placement
 from ai4os_data.cache.names import Names
+from ai4os_data.cache.staged import STAGED_SUFFIX, Spares, Staged, is_staged
 from ai4os_data.processes import tell_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-BLOCK_BYTES = 4096
-STAGED_SUFFIX = ".fill"
 
 _NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]+)-([0-9a-f]{16})(\.[a-z0-9]{1,10})?")
 _PART = re.compile(r"[0-9a-f]")
-_STAGED = re.compile(r"[0-9a-f]{32}\.fill")
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,10}")
 DIGEST_DIGITS = 32
 _SHORTEST_NAME = 52  # digest, size and checksum, and a line end
@@ -52,19 +51,15 @@ def digest(*parts: str) -> str:
     return blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
-def allocated(size_bytes: int) -> int:
-    """The disk space that a file of this size takes, in whole blocks."""
-    return -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
-
-
 class Objects:
     """The ``objects`` folder of a cache directory, as one process knows it."""
 
     def __init__(self, directory: str) -> None:
+        self._directory = directory
         self.root = f"{directory}/objects"
         self.known: dict[str, Held] = {}
+        self.removed: set[str] = set()  # found damaged by this process, and not stored again
         self.names = Names(f"{directory}/names")
-        self._lost: dict[str, Held] = {}
         self._threads = threading.Lock()
 
     def find(self, name: str) -> Held | None:
@@ -79,7 +74,7 @@ class Objects:
 
     def find_claimed(self, name: str) -> Held | None:
         """The cached file for a digest that is claimed, and so neither being filled nor about to appear."""
-        held = self.find(name) or self._lost.get(name)  # it was told of a moment before it was there
+        held = self.find(name)
         return held if held is not None and self.is_there(held) else None
 
     def _told(self, line: str) -> Held | None:
@@ -90,12 +85,8 @@ class Objects:
         if os.path.exists(held.path):
             self.known[held.name] = held
             return True
-        self._lose(held)
-        return False
-
-    def _lose(self, held: Held) -> None:
         self.known.pop(held.name, None)
-        self._lost[held.name] = held
+        return False
 
     def scan_all(self) -> dict[str, Held]:
         """Every file that is there now, found by its own name."""
@@ -124,7 +115,7 @@ class Objects:
 
     def staged(self) -> list[str]:
         """The paths of files that are being filled, or were when their process died."""
-        return [item.path for item in self._items() if _STAGED.fullmatch(item.name)]
+        return [item.path for item in self._items() if is_staged(item.name)]
 
     def folders_bytes(self) -> int:
         """The disk space of the folders."""
@@ -145,37 +136,76 @@ class Objects:
         except FileNotFoundError:
             return []
 
-    def staged_path(self, name: str) -> str:
-        """Where a digest is filled."""
-        return f"{self.root}/{name[:1]}/{name}{STAGED_SUFFIX}"
+    def stage(self, name: str) -> Staged:
+        """A new file to fill, beside where it will appear.
 
-    def publish(self, name: str, staged_path: str, size_bytes: int, checksum: int, key: str) -> Held:
-        """Let a finished file appear, by one rename."""
+        Raises:
+            OSError: the directory cannot be written.
+        """
+        folder = f"{self.root}/{name[:1]}"
+        try:
+            return Staged.create(folder)
+        except FileNotFoundError:
+            self.prepare()
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            return Staged.create(folder)
+
+    def prepare(self) -> None:
+        """Make the cache's directory, marked as such before anything is in it."""
+        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        placement.mark(self._directory)
+
+    def publish(self, name: str, staged: Staged, size_bytes: int, checksum: int, key: str) -> Held:
+        """Let a finished file appear, by one rename.
+
+        Raises:
+            FileNotFoundError: somebody has removed it.
+        """
         full_name = f"{name}-{size_bytes:x}-{checksum:016x}{suffix_of(key)}"
         path = f"{self.root}/{name[:1]}/{full_name}"
+        staged.cut(size_bytes)
         with self.names.telling(full_name):
-            os.rename(staged_path, path)
+            try:
+                os.rename(staged.path, path)
+            except FileNotFoundError:  # an evicted file, written over, for a folder that nothing was in yet
+                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+                os.rename(staged.path, path)
+        staged.let_go()
         held = Held(path, size_bytes, checksum, name)
         self.known[name] = held
+        self.removed.discard(name)
         return held
 
-    def evict(self, path: str) -> bool:
-        """Remove a file; False where somebody uses it, or it cannot be removed."""
+    def evict(self, held: Held, spares: Spares | None = None) -> bool:
+        """Remove a file, or put it with the spares; False where somebody uses it, or it cannot be removed.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        path = held.path
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:  # gone, or nothing of ours
+        except FileNotFoundError:
+            raise
+        except OSError:  # nothing of ours
             return True
+        kept = False
         try:
             # Held while the file is removed: who pins it from now on sees that it is gone.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path)
-            os.ftruncate(descriptor, 0)  # who is reading it just now would keep its blocks
-        except (FileNotFoundError, IsADirectoryError):
-            return True  # found damaged by a reader, or nothing of ours
+            if spares is not None and spares.has_room:
+                spares.add(Staged.retire(path, descriptor, held.size_bytes))
+                kept = True
+            else:
+                os.unlink(path)
+                os.ftruncate(descriptor, 0)  # who is reading it just now would keep its blocks
+        except FileNotFoundError:
+            return True  # found damaged by a reader just now
         except OSError:
             return False
         finally:
-            os.close(descriptor)
+            if not kept:
+                os.close(descriptor)
         return True
 
     def load(self, held: Held) -> bytes | None:
@@ -188,7 +218,7 @@ class Objects:
         try:
             descriptor = os.open(path, _READ_FLAGS)
         except FileNotFoundError:
-            self._lose(held)
+            self.known.pop(held.name, None)
             raise
         except OSError:
             self.discard(held)
@@ -200,7 +230,7 @@ class Objects:
             if len(data) < size_bytes and size_bytes >= _READ_BYTES:
                 data = _rest(descriptor, data, size_bytes)
         except BlockingIOError:
-            self._lose(held)
+            self.known.pop(held.name, None)
             raise FileNotFoundError(path) from None  # it is being evicted
         except OSError:  # a directory in its place, a broken disk
             size_bytes, data = -1, b""
@@ -217,12 +247,30 @@ class Objects:
     def discard(self, held: Held) -> None:
         """Remove a damaged file, as far as it can be removed."""
         self.known.pop(held.name, None)
+        self.removed.add(held.name)
         with suppress(OSError):
             os.unlink(held.path)
 
-    def path_of(self, relative: str) -> str:
-        """The path of an indexed name."""
-        return f"{self.root}/{relative}"
+    def named(self, relative: str) -> Held:
+        """The file of an indexed name.
+
+        Raises:
+            FileNotFoundError: it is not one of ours.
+        """
+        held = _held(f"{self.root}/{relative}") if relative[1:2] == "/" else None
+        if held is None or held.name[0] != relative[0]:
+            raise FileNotFoundError(relative)
+        return held
+
+
+def is_at(descriptor: int, path: str) -> bool:
+    """Whether an open file is still the one at its path."""
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return False
+    ours = os.fstat(descriptor)
+    return (there.st_ino, there.st_dev) == (ours.st_ino, ours.st_dev)
 
 
 def suffix_of(key: str) -> str:
@@ -240,13 +288,6 @@ def _held(path: str) -> Held | None:
 def relative_name(held: Held) -> str:
     """A file's name below ``objects``, as the index keeps it."""
     return "/".join(held.path.rsplit("/", 2)[1:])
-
-
-def parsed_name(relative: str) -> tuple[str, int] | None:
-    """Digest and size of an indexed name; None where it is not one of ours."""
-    folder, _, name = relative.rpartition("/")
-    match = _NAME.fullmatch(name)
-    return (match[1], int(match[2], 16)) if match and match[1][:1] == folder else None
 
 
 def intact(held: Held) -> bool:
@@ -331,8 +372,12 @@ class _Pin:
         self._descriptor = -1
         descriptor = os.open(path, _READ_FLAGS)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-            os.stat(path)  # evicted between our open and our lock?
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if not is_at(descriptor, path):
+                raise FileNotFoundError(path)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise FileNotFoundError(path) from None  # evicted since we opened it
         except BaseException:
             os.close(descriptor)
             raise

@@ -1,0 +1,160 @@
+"""Staged files: what is being written, until it appears whole by one rename.
+
+An evicted file becomes one too, and is written over: a new file costs its pages, and on ext4 a new inode, again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+from contextlib import suppress
+
+from ai4os_data.processes import tell_after_fork
+
+BLOCK_BYTES = 4096
+STAGED_SUFFIX = ".fill"
+
+_NAME = re.compile(r"[0-9a-f]{32}\.fill")
+_NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+_MOST_SPARES = 128  # each is an open file
+_IGNORED = suppress(OSError)  # made once: it is entered for every entry
+
+
+def allocated(size_bytes: int) -> int:
+    """The disk space that a file of this size takes, in whole blocks."""
+    return -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
+
+
+def is_staged(name: str) -> bool:
+    """Whether a file of this name is being written, or was when its process died."""
+    return _NAME.fullmatch(name) is not None
+
+
+class Staged:
+    """A file that is being written, with a lock that tells that its process lives.
+
+    Attributes:
+        path: where it is.
+        descriptor: open for reading and writing; -1 once it was let go.
+        size_bytes: how long it was at first.
+    """
+
+    __slots__ = ("descriptor", "path", "size_bytes")
+
+    def __init__(self, path: str, descriptor: int, size_bytes: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self.size_bytes = size_bytes
+
+    @classmethod
+    def create(cls, folder: str) -> Staged:
+        """A new one.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+            OSError: it cannot be written.
+        """
+        path = _new_path(folder)
+        descriptor = os.open(path, _NEW, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return cls(path, descriptor, 0)
+
+    @classmethod
+    def retire(cls, path: str, descriptor: int, size_bytes: int) -> Staged:
+        """Take a finished file, whose lock is held, out of its place."""
+        staged_path = _new_path(os.path.dirname(path))
+        os.rename(path, staged_path)
+        return cls(staged_path, descriptor, size_bytes)
+
+    def cut(self, size_bytes: int) -> None:
+        """Give back what is longer than this."""
+        if self.size_bytes > size_bytes:
+            os.ftruncate(self.descriptor, size_bytes)
+            self.size_bytes = size_bytes
+
+    def let_go(self) -> None:
+        """Unlock and close it."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            with _IGNORED:  # not close alone: a forked child may hold a copy, and with it the lock
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+    def drop(self) -> None:
+        """Remove it."""
+        if self.descriptor >= 0:
+            with suppress(OSError):
+                os.unlink(self.path)
+                os.ftruncate(self.descriptor, 0)  # who is reading it just now would keep its blocks
+            self.let_go()
+
+    def after_fork(self) -> None:
+        """Leave it to the parent."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            with suppress(OSError):
+                os.close(descriptor)
+
+
+def _new_path(folder: str) -> str:
+    return f"{folder}/{secrets.token_hex(16)}{STAGED_SUFFIX}"
+
+
+def remove_if_abandoned(path: str) -> None:
+    """Remove a staged file that belongs to no living process."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by its process while it lives
+        os.unlink(path)
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+class Spares:
+    """Evicted files of one process, waiting to be written over. They take of its lease, and never more than that."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Staged] = []
+        self._bytes = 0
+        tell_after_fork(self)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may wait."""
+        return len(self._waiting) < _MOST_SPARES
+
+    def add(self, staged: Staged) -> None:
+        """Keep one."""
+        self._waiting.append(staged)
+        self._bytes += allocated(staged.size_bytes)
+
+    def take(self, size_bytes: int, free_bytes: int) -> Staged | None:
+        """One to write this many bytes into, while the others take no more than what is free then."""
+        if not self._waiting:
+            return None
+        staged = self._waiting.pop()
+        self._bytes -= allocated(staged.size_bytes)
+        staged.cut(size_bytes)
+        self.keep_within(free_bytes)
+        return staged
+
+    def keep_within(self, bytes_: int) -> None:
+        """Remove what takes more than this."""
+        while self._bytes > bytes_ and self._waiting:
+            staged = self._waiting.pop()
+            self._bytes -= allocated(staged.size_bytes)
+            staged.drop()
+
+    def after_fork(self) -> None:
+        """Leave them to the parent."""
+        for staged in self._waiting:
+            staged.after_fork()
+        self._waiting.clear()
+        self._bytes = 0
