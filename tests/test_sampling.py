@@ -62,9 +62,7 @@ def test_order_follows_from_seed_and_epoch(length: int, seed: int, epoch: int) -
 
 def test_epochs_and_seeds_differ() -> None:
     """Neighbouring seeds and epochs have orders of their own, and (seed + 1, epoch) is not (seed, epoch + 1)."""
-    orders = {
-        tuple(StorageSampler(range(50), 1, 0, seed=seed).order(epoch)) for seed in range(5) for epoch in range(5)
-    }
+    orders = {tuple(StorageSampler(range(50), 1, 0, seed=seed).order(epoch)) for seed in range(5) for epoch in range(5)}
     assert len(orders) == 25
 
 
@@ -169,9 +167,7 @@ def test_process_group_that_is_made_later_is_noticed(tmp_path: Any) -> None:
     """Under Lightning, loaders are made before the group is."""
     sampler = StorageSampler(range(12))
     assert len(sampler) == 12
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/group", world_size=1, rank=0
-    )
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", world_size=1, rank=0)
     try:
         fixed = StorageSampler(range(12), 3, 2)
         assert (len(sampler), sampler.num_replicas) == (12, 1)

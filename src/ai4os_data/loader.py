@@ -187,7 +187,7 @@ class StorageDataLoader(DataLoader[Any]):
         self._progress = Progress(order.epoch, counters, ahead)
         sizes: dict[int, int] = {}
         batches = self._batches(_handed_out(order, coming, sizes, ahead))
-        made = _Pass(order, batches, sizes, self._progress, ahead=ahead, length=len(self))
+        made = _Pass(order, batches, sizes, self._progress, ahead)
         if ahead is not None:
             ahead.start(made)  # not before: workers are better forked from a process without it
         self._pass = weakref.ref(made)
@@ -203,7 +203,8 @@ class StorageDataLoader(DataLoader[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what runs."""
-        return {**self.__dict__, "_inner": None, "_orders": None, "_pass": None, "_iterator": None}
+        running = dict.fromkeys(("_inner", "_orders", "_pass", "_progress", "_iterator"))
+        return {**self.__dict__, **running}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begin with nothing that runs."""
@@ -272,7 +273,6 @@ class _Pass:
         sizes: how many samples each has, by number.
         progress: takes in how it goes.
         ahead: is told of what the caller gets, and ends with the pass.
-        length: that of the loader.
     """
 
     def __init__(
@@ -281,23 +281,17 @@ class _Pass:
         batches: Iterator[Any],
         sizes: dict[int, int],
         progress: Progress,
-        *,
         ahead: LookAhead | None,
-        length: int,
     ) -> None:
         self._order = order
         self._batches: Iterator[Any] | None = batches
         self._sizes = sizes
         self._progress = progress
         self._ahead = ahead
-        self._length = length
         self._failed: int | None = None
 
     def __iter__(self) -> _Pass:
         return self
-
-    def __len__(self) -> int:
-        return self._length
 
     def __next__(self) -> Any:
         if self._batches is None:

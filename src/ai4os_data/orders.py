@@ -127,8 +127,12 @@ class OwnOrder(Order):
 
     def state_dict(self) -> dict[str, Any]:
         """Where all ranks stand together."""
-        shape = {"world": self.sampler.num_replicas, "batch_size": self._batch_size or 0}
-        return {**self.sampler.state_dict(), **super().state_dict(), **shape}
+        return {**self.sampler.state_dict(), **super().state_dict(), **self._shape}
+
+    @property
+    def _shape(self) -> dict[str, int]:
+        """What the numbers of batches depend on."""
+        return {"world": self.sampler.ranks, "batch_size": self._batch_size or 0}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on there, with this or with another number of ranks.
@@ -136,8 +140,7 @@ class OwnOrder(Order):
         Raises:
             ValueError: it is the state of another order, or has gaps that only the same ranks and batches can fill.
         """
-        shape = {"world": len(self.sampler) and self.sampler.num_replicas, "batch_size": self._batch_size or 0}
-        if state["others"] and any(state[name] != ours for name, ours in shape.items()):
+        if state["others"] and any(state.get(name) != ours for name, ours in self._shape.items()):
             message = (
                 "this state was saved under in_order=False, with batches given out of their order: it can be gone on "
                 "with by as many ranks and with the batch size that it was saved with, and by no others"

@@ -118,6 +118,9 @@ class StorageSampler(DistributedSampler[int]):
             ValueError: it is the state of another order.
         """
         for name, ours in (("length", self._length), ("shuffle", int(self.shuffle))):
+            if name not in state:
+                message = "the order cannot be gone on with: it was saved with another kind of sampler"
+                raise ValueError(message)
             if state[name] != ours:
                 message = (
                     f"the order cannot be gone on with: its {name} was {state[name]}, and is {ours}. Use the dataset "
@@ -144,6 +147,12 @@ class StorageSampler(DistributedSampler[int]):
         """How many samples this rank has in a whole epoch."""
         self._deal()
         return self._per_rank(self._length)
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks there are."""
+        self._deal()
+        return self.num_replicas
 
     def _deal(self) -> None:
         """Find out how the samples are dealt out: the process group may have been made after us."""

@@ -114,7 +114,7 @@ class Start:
         """Begin."""
         info = get_worker_info()
         assert info is not None
-        vars(info)["dataset"] = info.dataset.dataset  # type: ignore[attr-defined]  # it is Work
+        object.__setattr__(info, "dataset", info.dataset.dataset)  # it is Work, in a record that is read-only
         self._function(worker)
 
 
