@@ -25,18 +25,20 @@ class Workers(Generic[T]):
     Args:
         number: how many.
         prepare: called in each with its number; gives what is to be measured.
+        daemon: whether they end with this process, and start none themselves.
     """
 
-    def __init__(self, number: int, prepare: Callable[[int], Callable[[], T]]) -> None:
+    def __init__(self, number: int, prepare: Callable[[int], Callable[[], T]], *, daemon: bool = True) -> None:
         self._number = number
         self._prepare = prepare
+        self._daemon = daemon
 
     def __enter__(self) -> Self:
         """Start them, and wait until each is ready."""
         context = multiprocessing.get_context("fork")
         self._pipes, theirs = zip(*(context.Pipe() for _ in range(self._number)), strict=True)
         self._processes = [
-            context.Process(target=_work, args=(pipe, self._prepare, index), daemon=True)
+            context.Process(target=_work, args=(pipe, self._prepare, index), daemon=self._daemon)
             for index, pipe in enumerate(theirs)
         ]
         for process in self._processes:

@@ -36,14 +36,22 @@ FLOORS = {
     # what is kept on the local disk
     "cache": 2,
     "index": 2,
-    # floor 3 is for what comes with torch: checkpoints, samplers
+    # what comes with torch: samplers, checkpoints
+    "prefetch": 3,
+    "progress": 3,
+    "sampling": 3,
+    "seeding": 3,
+    "orders": 3,
     # what a training loop holds
     "datasets": 4,
     "decoding": 4,
+    "loader": 4,
+    "nesting": 4,
     "patterns": 4,
     "sample": 4,
     "siblings": 4,
     "targets": 4,
+    "work": 4,
     # floor 5 is for other frameworks, one a file
     # what a person starts
     "cli": 6,

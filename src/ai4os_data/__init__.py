@@ -9,10 +9,20 @@ if TYPE_CHECKING:
     from ai4os_data.cache import DiskCache
     from ai4os_data.datasets import StorageDataset
     from ai4os_data.errors import StorageError
+    from ai4os_data.loader import StorageDataLoader
     from ai4os_data.remotes import Remote
     from ai4os_data.sample import Sample
+    from ai4os_data.sampling import StorageSampler
 
-__all__ = ["DiskCache", "Remote", "Sample", "StorageDataset", "StorageError"]
+__all__ = [
+    "DiskCache",
+    "Remote",
+    "Sample",
+    "StorageDataLoader",
+    "StorageDataset",
+    "StorageError",
+    "StorageSampler",
+]
 
 __version__ = "0.1.0"
 
@@ -21,8 +31,10 @@ _HOMES = {
     "DiskCache": "cache",
     "Remote": "remotes",
     "Sample": "sample",
+    "StorageDataLoader": "loader",
     "StorageDataset": "datasets",
     "StorageError": "errors",
+    "StorageSampler": "sampling",
 }
 
 

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 from torch.utils.data import Dataset
 from typing_extensions import Self
 
-from ai4os_data import errors, telemetry
+from ai4os_data import errors, seeding, telemetry
 from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache, Held, LocalPath
 from ai4os_data.decoding import Decoder, as_bytes, as_path, decoder
 from ai4os_data.index import Drift, Index, enumerated, open_index
@@ -107,7 +107,10 @@ class StorageDataset(Dataset[Any]):
             message = f"on_drift is 'error', 'warn' or 'refresh', not {on_drift!r}"
             raise ValueError(message)
         self._decode = decoder(decode)
-        self._is_lazy = callable(decode) or decode == "path"  # it may do without the whole of a large file in memory
+        self._has_own_decoder, self._has_own_target = callable(decode), callable(target)
+        self._is_lazy = (
+            self._has_own_decoder or decode == "path"
+        )  # it may do without the whole of a large file in memory
         self.transform = transform
         self.target_transform = target_transform
         self._pattern = pattern
@@ -284,23 +287,29 @@ class StorageDataset(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Several samples, fetched at once; a bad one is left out under ``on_error="skip"``."""
-        indices = [self._checked(index) for index in indices]
-        items = self._batch(indices)
+        indices = [self.checked(index) for index in indices]
+        items = [item for _, item in self.good_items(indices)]
         if indices and not items:  # bad samples alone; an empty batch cannot be collated
-            return [self._next_good(indices[-1])]
+            return [self.next_good_item(indices[-1])]
         return items
 
-    def _next_good(self, index: int) -> Any:
+    def next_good_item(self, index: int) -> Any:
         """The first good sample after a bad one."""
         for step in range(1, len(self)):
-            if items := self._batch([(index + step) % len(self)]):
-                return items[0]
+            if items := self.good_items([(index + step) % len(self)]):
+                return items[0][1]
         message = (
             f"{self.location}: not one of the {len(self):,} samples is good; the log names each, and what is wrong"
         )
         raise errors.EmptyDatasetError(message)
 
-    def _batch(self, indices: list[int]) -> list[Any]:
+    def good_items(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> list[tuple[int, Any]]:
+        """Several samples, each with its place among the indices; bad ones are left out under ``on_error="skip"``.
+
+        Args:
+            indices: from 0 on.
+            seeds: for each, what its random augmentations follow from.
+        """
         contents: dict[int, bytes | errors.StorageError] = {}
         absent: dict[str, list[int]] = {}
         for index in dict.fromkeys(indices):
@@ -320,7 +329,13 @@ class StorageDataset(Dataset[Any]):
                 contents[index] = result
             if self._siblings.any and isinstance(result, bytes):
                 fetched[entry.key] = result
-        return self._finished(indices, contents, fetched)
+        return self._finished(indices, contents, fetched, seeds if self._may_draw else None)
+
+    @property
+    def _may_draw(self) -> bool:
+        """Whether something of the user's own has a part in making a sample, and so may draw random numbers."""
+        functions = (self.transform, self.target_transform)
+        return self._has_own_decoder or self._has_own_target or any(function is not None for function in functions)
 
     def _with_siblings(self, indices: Sequence[int], absent: Mapping[str, list[int]]) -> list[Entry]:
         """The entries of absent samples, and of what the samples of the batch will probably ask for."""
@@ -349,14 +364,17 @@ class StorageDataset(Dataset[Any]):
 
     def _finished(
         self,
-        indices: list[int],
+        indices: Sequence[int],
         contents: Mapping[int, bytes | errors.StorageError],
         fetched: Mapping[str, bytes],
-    ) -> list[Any]:
+        seeds: Sequence[int] | None,
+    ) -> list[tuple[int, Any]]:
         """Decode, label and transform, in the order that was asked for."""
         items = []
-        for index in indices:
+        for place, index in enumerate(indices):
             content = contents.get(index)
+            if seeds is not None:
+                seeding.plant(seeds[place])
             try:
                 if isinstance(content, errors.StorageError):
                     raise content
@@ -370,7 +388,7 @@ class StorageDataset(Dataset[Any]):
                 self._cached.counters.row[telemetry.SKIPPED] += 1
                 self._tell_skipped(self._entries[index].key, failure)
                 continue
-            items.append(self._transformed(index, x, y))
+            items.append((place, self._transformed(index, x, y)))
         return items
 
     def _transformed(self, index: int, x: Any, y: Any) -> Any:
@@ -398,7 +416,12 @@ class StorageDataset(Dataset[Any]):
         if self._cached.counters.is_first(f"skipped {key}"):
             tell_once(f"skipped: {failure}")
 
-    def _checked(self, index: int) -> int:
+    def checked(self, index: int) -> int:
+        """An index as it counts from 0.
+
+        Raises:
+            IndexError: there is no such sample.
+        """
         try:
             number = operator.index(index)
         except TypeError:
@@ -438,6 +461,18 @@ class StorageDataset(Dataset[Any]):
         return entry
 
     # --- the cache
+
+    @property
+    def cached_store(self) -> CachedStore:
+        """What its files are read through."""
+        return self._cached
+
+    def files_of(self, indices: Sequence[int]) -> list[Entry]:
+        """The files that these samples are read from as a whole, in their order."""
+        entries = [self._entries[index] for index in indices]
+        if not self._is_lazy:
+            return entries
+        return [entry for entry in entries if entry.size_bytes <= IN_MEMORY_BYTES]
 
     def warm(self, progress: bool = True) -> dict[str, int]:  # noqa: FBT001, FBT002  as users of progress bars expect
         """Bring every sample into the cache, as far as it goes.

@@ -211,9 +211,37 @@ class CachedStore:
         for entry, result in self._fetch(((entry, self.name(entry)) for entry in entries), self._unread):
             yield entry, result if isinstance(result, errors.StorageError) else sum(map(len, result))
 
+    def fetch_ahead(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, int | errors.StorageError]]:
+        """As `fill`, for entries that nobody waits for: those that another process is fetching are left out.
+
+        Where the cache has no more room, no further entry is taken.
+        """
+        wanted = ((entry, self.name(entry)) for entry in entries)
+        for entry, result in self._fetch(wanted, self._unread, ahead=True):
+            yield entry, result if isinstance(result, errors.StorageError) else sum(map(len, result))
+
+    def absent(self, entries: Iterable[Entry], *, trusting: bool = False) -> list[Entry]:
+        """Those entries that are not in the cache.
+
+        Args:
+            entries: as they were listed, or newer.
+            trusting: take what this process has found there before for still being there, without a look at the disk.
+        """
+        if self.cache is None:
+            return list(entries)
+        objects = self.cache.objects
+        absent = []
+        for entry in entries:
+            current = self._newer.get(entry.key, entry) if self._newer else entry
+            name = self.name(current)
+            held = objects.known.get(name) or objects.find(name)
+            if held is None or not (trusting or objects.is_there(held)):
+                absent.append(current)
+        return absent
+
     # --- fetching
 
-    def _fetch(self, wanted: Iterable[tuple[Entry, str]], hit: Hit) -> Iterator[Arrival]:
+    def _fetch(self, wanted: Iterable[tuple[Entry, str]], hit: Hit, *, ahead: bool = False) -> Iterator[Arrival]:
         """Fetch what no other process is fetching; then take what the others have fetched.
 
         Entries are claimed one by one as the store has room for them, so that its connections are never idle.
@@ -226,17 +254,17 @@ class CachedStore:
 
         def absent() -> Iterator[Entry]:
             for entry, name in wanted:
-                found = self._claim(name)
-                if isinstance(found, Held):
-                    if (pieces := hit(found)) is not None:
-                        found_here.append((entry, pieces))
-                        continue
-                    found = self._claim(name)
+                found = self._claim_or_hit(name, hit)
+                if isinstance(found, list):
+                    found_here.append((entry, found))
+                    continue
                 if found is None:
                     theirs.append((entry, name))
                     continue
                 if isinstance(found, Claim) and self._has_room(found, entry):
                     claims[entry.key] = found
+                elif ahead:  # it could not be kept, and would come in vain
+                    return
                 yield entry
 
         try:
@@ -250,8 +278,16 @@ class CachedStore:
             self._finish(keeping)
         yield from found_here
         # Only now, with no claim of our own left: two processes never wait for each other.
-        for entry, name in theirs:
+        for entry, name in () if ahead else theirs:
             yield from self._take_over(entry, name, hit)
+
+    def _claim_or_hit(self, name: str, hit: Hit) -> Claim | Held | list[bytes] | Literal["unwritable"] | None:
+        """A claim as `_claim` gives it, or the pieces of an entry that is there by now."""
+        found = self._claim(name)
+        if isinstance(found, Held):
+            pieces = hit(found)
+            return self._claim(name) if pieces is None else pieces
+        return found
 
     def _claim(self, name: str) -> Claim | Held | Literal["unwritable"] | None:
         assert self.cache is not None

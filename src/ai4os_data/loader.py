@@ -1,0 +1,365 @@
+"""A DataLoader that knows what comes: it looks ahead along the order, and goes on exactly where it was."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+
+from ai4os_data import nesting
+from ai4os_data.orders import ForeignOrder, Order, OwnOrder
+from ai4os_data.prefetch import LookAhead, default_bytes
+from ai4os_data.progress import Progress
+from ai4os_data.sampling import StorageSampler
+from ai4os_data.work import Failed, Start, Wanted, Work, as_it_is
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from ai4os_data.cache import CachedStore
+    from ai4os_data.stores import Entry
+
+_NEWER_OPTIONS = ("in_order", "pin_memory_device")  # of some versions of DataLoader
+
+
+class StorageDataLoader(DataLoader[Any]):
+    """A ``DataLoader`` that fetches ahead, and can be gone on with in mid-epoch.
+
+    While one batch is used, a thread fetches what the coming ones will miss into the cache. It sees through
+    ``Subset``, ``random_split`` and ``ConcatDataset``; datasets that are none of ours are read without it.
+
+    Without a sampler of the user's own the order is that of a `StorageSampler`: it follows from seed and epoch alone,
+    and under a process group each rank has its part of it. What ``random``, NumPy and torch give in a transform follows
+    from seed, epoch and index, and in ``collate_fn`` from seed, epoch and batch, whatever the number of workers.
+
+    Each pass goes through the next epoch, unless ``set_epoch`` says otherwise.
+
+    Args:
+        dataset: a map-style dataset.
+        batch_size: as in DataLoader, like all others that are not named here.
+        shuffle: in another order each epoch.
+        sampler: any sampler. One that is no `StorageSampler` draws while the global generators are seeded with seed
+            and epoch, and is gone through anew to go on in mid-epoch.
+        batch_sampler: the same.
+        num_workers: as in DataLoader.
+        collate_fn: as in DataLoader.
+        pin_memory: as in DataLoader.
+        drop_last: leave out the last batch where it is not full, and samples that the ranks do not divide.
+        timeout: as in DataLoader.
+        worker_init_fn: as in DataLoader.
+        multiprocessing_context: as in DataLoader.
+        generator: as in DataLoader; the order does not follow from it.
+        prefetch_factor: as in DataLoader.
+        persistent_workers: as in DataLoader.
+        seed: the same in all ranks.
+        look_ahead_bytes: how much may lie in the cache that no batch has used yet; 0 does not look ahead. By default
+            a quarter of the cache's limit, 1 GiB at most.
+        options: such as ``in_order``, where this version of DataLoader has it.
+
+    Example:
+        >>> loader = StorageDataLoader(train, batch_size=64, shuffle=True, num_workers=4)
+        >>> for images, labels in loader: ...
+    """
+
+    def __init__(  # noqa: PLR0917  as in DataLoader
+        self,
+        dataset: Any,
+        batch_size: int | None = 1,
+        shuffle: bool | None = None,  # noqa: FBT001  as in DataLoader
+        sampler: Iterable[Any] | None = None,
+        batch_sampler: Iterable[Any] | None = None,
+        num_workers: int = 0,
+        collate_fn: Callable[[Any], Any] | None = None,
+        pin_memory: bool = False,  # noqa: FBT001, FBT002  as in DataLoader
+        drop_last: bool = False,  # noqa: FBT001, FBT002  as in DataLoader
+        timeout: float = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+        multiprocessing_context: Any = None,
+        generator: Any = None,
+        *,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+        seed: int = 0,
+        look_ahead_bytes: int | None = None,
+        **options: Any,
+    ) -> None:
+        if isinstance(dataset, IterableDataset):
+            message = "an iterable dataset has no order to look ahead along: use torch.utils.data.DataLoader"
+            raise TypeError(message)
+        if sampler is None and batch_sampler is None:
+            sampler = StorageSampler(dataset, shuffle=bool(shuffle), seed=seed, drop_last=drop_last)
+            shuffle = None
+        super().__init__(
+            dataset,
+            batch_size,
+            shuffle,
+            sampler,
+            batch_sampler,
+            num_workers,
+            collate_fn,
+            pin_memory,
+            drop_last,
+            timeout,
+            worker_init_fn,
+            multiprocessing_context,
+            generator,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent_workers,
+            **options,
+        )
+        self.seed = seed
+        self.look_ahead_bytes = look_ahead_bytes
+        self._order = self._new_order()
+        self._datasets = nesting.storage_datasets(dataset)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Have no pass, and no workers."""
+        self._inner: DataLoader[Any] | None = None
+        self._orders = _Orders()
+        self._pass: weakref.ref[_Pass] | None = None
+        self._progress: Progress | None = None
+        self._last_misses = -1
+
+    def _new_order(self) -> Order:
+        is_batched = self.batch_sampler is not None
+        own = isinstance(self.sampler, StorageSampler) and type(self.batch_sampler) in {BatchSampler, type(None)}
+        if own and getattr(self.batch_sampler, "sampler", self.sampler) is self.sampler:
+            assert isinstance(self.sampler, StorageSampler)
+            return OwnOrder(self.sampler, self.batch_size, drop_last=self.drop_last and is_batched)
+        samplers = [self.batch_sampler, getattr(self.batch_sampler, "sampler", None), self.sampler]
+        return ForeignOrder(
+            self.batch_sampler if is_batched else self.sampler,  # type: ignore[arg-type]  # there is one
+            [sampler for sampler in samplers if sampler is not None],
+            self.seed,
+            is_batched=is_batched,
+        )
+
+    # --- the epoch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is being gone through, or comes next."""
+        return self._order.epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next pass be through this epoch; after `load_state_dict`, the same epoch goes on where it was."""
+        self._order.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the caller stands: after the last batch that it was given, whatever was fetched since."""
+        return self._order.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next pass be exactly the rest of the saved epoch.
+
+        The number of workers may be another, and under a `StorageSampler` that of the ranks too.
+
+        Raises:
+            ValueError: it is the state of another order.
+        """
+        self._order.load_state_dict(state)
+
+    def stats(self) -> dict[str, float]:
+        """How the pass that is being made goes, or how the last one went.
+
+        ``epoch``, ``images``, ``seconds``, ``images_per_s``, ``hit_rate`` (of the images, that were not fetched in
+        this epoch), ``bytes_from_network``, ``first_batch_s``, ``waiting_share`` (of the time after the first batch);
+        ``look_ahead_files``, ``look_ahead_bytes`` and ``look_ahead_cpu_s``. Other loaders over the same datasets count
+        into the same hits and bytes.
+        """
+        return {} if self._progress is None else self._progress.figures()
+
+    # --- a pass
+
+    def __iter__(self) -> Any:
+        """The batches of an epoch, or of the rest of one."""
+        if self._pass is not None and (going := self._pass()) is not None:
+            going.close()
+        order = self._order
+        if order.is_begun:
+            order.set_epoch(order.epoch + 1)
+        coming = order.coming()
+        ahead = self._look_ahead(coming) if isinstance(coming, list) else None
+        counters = [dataset.cached_store.counters for dataset in self._datasets]
+        self._progress = Progress(order.epoch, counters, ahead)
+        sizes: dict[int, int] = {}
+        batches = self._batches(_handed_out(order, coming, sizes, ahead))
+        made = _Pass(order, batches, sizes, self._progress, ahead)
+        if ahead is not None:
+            ahead.start(made)  # not before: workers are better forked from a process without it
+        self._pass = weakref.ref(made)
+        return made
+
+    def __len__(self) -> int:
+        """How many batches a whole epoch has, for this rank."""
+        if not isinstance(self._order, OwnOrder):
+            return super().__len__()
+        samples = self._order.sampler.epoch_samples
+        size = self.batch_size or 1
+        return samples // size if self.drop_last else -(-samples // size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without what runs."""
+        running = dict.fromkeys(("_inner", "_orders", "_pass", "_progress", "_iterator"))
+        return {**self.__dict__, **running}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin with nothing that runs."""
+        self.__dict__.update(state)
+        self._forget()
+
+    def _batches(self, wanted: Iterator[Wanted]) -> Iterator[Any]:
+        """Start the workers, or let persistent ones go on."""
+        self._orders.coming = wanted
+        if self._inner is None or not self.persistent_workers:
+            self._inner = self._new_inner()
+        return iter(self._inner)
+
+    def _new_inner(self) -> DataLoader[Any]:
+        """A plain DataLoader whose items are whole batches: it is what starts workers, waits for them and pins."""
+        init = self.worker_init_fn
+        newer = {name: getattr(self, name) for name in _NEWER_OPTIONS if hasattr(self, name)}
+        return DataLoader(
+            Work(self.dataset, self.collate_fn, is_batched=self.batch_sampler is not None),
+            batch_size=None,
+            sampler=self._orders,
+            num_workers=self.num_workers,
+            collate_fn=as_it_is,
+            pin_memory=self.pin_memory,
+            timeout=self.timeout,
+            worker_init_fn=None if init is None else Start(init),
+            multiprocessing_context=self.multiprocessing_context,
+            generator=self.generator,
+            prefetch_factor=self.prefetch_factor,
+            persistent_workers=self.persistent_workers,
+            **newer,
+        )
+
+    def _look_ahead(self, batches: list[tuple[int, list[int]]]) -> LookAhead | None:
+        caches = [dataset.cached_store.cache for dataset in self._datasets]
+        limits = [cache.size_limit for cache in caches if cache is not None]
+        if not limits or not batches or self.look_ahead_bytes == 0:
+            return None
+        misses = sum(dataset.stats()["misses"] for dataset in self._datasets)
+        is_quiet, self._last_misses = misses == self._last_misses, int(misses)
+        dataset = self.dataset
+        return LookAhead(
+            batches,
+            lambda indices: _files(dataset, indices),
+            staged_bytes=self.look_ahead_bytes or default_bytes(min(limits)),
+            trusting=is_quiet,
+        )
+
+
+class _Orders:
+    """What a plain DataLoader takes for its sampler: the batches of the pass that is being made."""
+
+    def __init__(self) -> None:
+        self.coming: Iterator[Wanted] = iter(())
+
+    def __iter__(self) -> Iterator[Wanted]:
+        return self.coming
+
+
+class _Pass:
+    """One way through an epoch.
+
+    Args:
+        order: is told of what the caller gets.
+        batches: as they are made.
+        sizes: how many samples each has, by number.
+        progress: takes in how it goes.
+        ahead: is told of what the caller gets, and ends with the pass.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        batches: Iterator[Any],
+        sizes: dict[int, int],
+        progress: Progress,
+        ahead: LookAhead | None,
+    ) -> None:
+        self._order = order
+        self._batches: Iterator[Any] | None = batches
+        self._sizes = sizes
+        self._progress = progress
+        self._ahead = ahead
+        self._failed: int | None = None
+
+    def __iter__(self) -> _Pass:
+        return self
+
+    def __next__(self) -> Any:
+        if self._batches is None:
+            raise StopIteration
+        if self._failed is not None:  # the caller goes on after it
+            self._give(self._failed)
+            self._failed = None
+        begun_s = time.perf_counter()
+        try:
+            made = next(self._batches)
+        except StopIteration:
+            self.close()
+            self._progress.tell()
+            self._order.set_epoch(self._order.epoch + 1)
+            raise
+        except BaseException:
+            self._end_look_ahead()  # a worker was killed, or the caller gives up
+            raise
+        waited_s = time.perf_counter() - begun_s
+        if isinstance(made, Failed):
+            self._failed = made.number
+            made.raise_error()
+        number, data = made
+        self._progress.given(self._give(number), waited_s)
+        return data
+
+    def close(self) -> None:
+        """Leave it, and let nothing of it run on."""
+        if self._batches is not None:
+            self._batches = None
+            self._end_look_ahead()
+            self._progress.end()
+
+    def _give(self, number: int) -> int:
+        """Take in that the caller has a batch; how many samples it has."""
+        if self._ahead is not None:
+            self._ahead.given(number)
+        self._order.give(number)
+        return self._sizes.pop(number)
+
+    def _end_look_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.end()
+
+    def __del__(self) -> None:
+        """Leave nothing running."""
+        self.close()
+
+
+def _handed_out(
+    order: Order, coming: Iterable[tuple[int, list[int]]], sizes: dict[int, int], ahead: LookAhead | None
+) -> Iterator[Wanted]:
+    """The batches as workers are to make them, with a word to the look-ahead as each is handed out."""
+    seed, epoch = order.seed, order.epoch
+    for number, indices in coming:
+        sizes[number] = len(indices)
+        if ahead is not None:
+            ahead.handed_out(number)
+        yield Wanted(number, seed, epoch, indices)
+
+
+def _files(dataset: Any, indices: list[int]) -> list[tuple[CachedStore, list[Entry]]]:
+    """What the look-ahead may fetch for these samples."""
+    by_dataset: dict[int, tuple[Any, list[int]]] = {}
+    for found, index in nesting.expected(dataset, indices) or ():
+        by_dataset.setdefault(id(found), (found, []))[1].append(index)
+    return [
+        (found.cached_store, found.files_of(its_indices))
+        for found, its_indices in by_dataset.values()
+        if found.cached_store.cache is not None
+    ]

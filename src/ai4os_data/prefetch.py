@@ -1,0 +1,245 @@
+"""Look-ahead: one thread brings what the coming batches will miss into the cache, and ends with its owner.
+
+Workers find what it fetched in the cache, and wait for what it is fetching: the cache's claims see to that. It is a
+help and no more. Where it fails, or falls behind, workers fetch by themselves, and meet the error in its own place.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from ai4os_data import errors, telemetry
+from ai4os_data.telemetry import tell_once
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ai4os_data.cache import CachedStore
+    from ai4os_data.stores import Entry
+
+    Files = list[tuple[CachedStore, list[Entry]]]  # what a batch is read from
+    FilesOf = Callable[[list[int]], Files]
+
+_PARTS_OF_CACHE = 4  # so much of the limit may be staged ahead, unless the user says otherwise
+_MOST_BYTES = 1024 * 1024 * 1024
+_ROUND_BYTES = 64 * 1024 * 1024  # what one store is asked for while others wait
+_AGAIN_S = 1.0  # after there was no room, or the network failed
+_FAILING_ROUNDS = 5
+_LONGEST_END_S = 5.0
+
+
+def default_bytes(limit_bytes: int) -> int:
+    """How much to stage ahead in a cache of this size."""
+    return min(limit_bytes // _PARTS_OF_CACHE, _MOST_BYTES)
+
+
+class LookAhead:
+    """The thread of one pass. It runs until it has seen to everything, or its owner is gone.
+
+    Args:
+        batches: those that are to come, with their numbers.
+        files_of: what a batch's samples are read from.
+        staged_bytes: how much may lie in the cache, or be on its way there, that no batch has used yet.
+        trusting: whether what was in the cache a while ago is there still, as far as is known.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[tuple[int, list[int]]],
+        files_of: FilesOf,
+        *,
+        staged_bytes: int,
+        trusting: bool,
+    ) -> None:
+        self._walk = _Walk(batches, files_of, staged_bytes, trusting=trusting)
+        # A daemon, so that a stalled transfer does not hold up the end of the process.
+        self._thread = threading.Thread(target=self._walk.go, name="ai4os-data-look-ahead", daemon=True)
+        self._end: Callable[[], object] = self._walk.stop
+
+    def start(self, owner: object) -> None:
+        """Begin; end with the owner, at the latest."""
+        self._end = weakref.finalize(owner, _end, self._walk, self._thread, os.getpid())
+        self._thread.start()
+
+    def handed_out(self, number: int) -> None:
+        """Take in that a worker has a batch now: what it still misses is for the worker to fetch."""
+        self._walk.handed_out = max(self._walk.handed_out, number)
+
+    def given(self, number: int) -> None:
+        """Take in that a batch has been used."""
+        self._walk.used(number)
+
+    def end(self) -> None:
+        """End the thread, with what it is fetching."""
+        self._end()
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """``look_ahead_files``, ``look_ahead_bytes`` over the network, and the ``look_ahead_cpu_s`` it took."""
+        walk = self._walk
+        return {
+            "look_ahead_files": walk.files,
+            "look_ahead_bytes": walk.fetched_bytes,
+            "look_ahead_cpu_s": walk.cpu_s,
+        }
+
+
+class _Walk:
+    """The way along the order: what has been looked at, what is to be fetched, how much is staged."""
+
+    def __init__(
+        self,
+        batches: Iterable[tuple[int, list[int]]],
+        files_of: FilesOf,
+        limit_bytes: int,
+        *,
+        trusting: bool,
+    ) -> None:
+        self.handed_out = -1
+        self.is_over = False
+        self.files = self.fetched_bytes = 0
+        self.cpu_s = 0.0
+        self._batches = iter(batches)
+        self._files_of = files_of
+        self._limit_bytes = limit_bytes
+        self._trusting = trusting
+        self._missing: deque[tuple[int, CachedStore, Entry]] = deque()
+        self._staged: dict[int, int] = {}  # by the number of the batch
+        self._staged_bytes = 0
+        self._used_up_to = -1
+        self._changed = threading.Condition()
+
+    def go(self) -> None:
+        """Fetch, wait for room, fetch on."""
+        try:
+            self._go()
+        except Exception as error:  # noqa: BLE001  workers fetch by themselves, and meet what is wrong there
+            tell_once(f"looking ahead has ended, reading goes on without: {type(error).__name__}: {error}")
+        finally:
+            self.cpu_s = time.thread_time()
+
+    def _go(self) -> None:
+        failing = 0
+        while self._look_on() and not self.is_over and failing < _FAILING_ROUNDS:
+            outcome = self._round(self._missing[0][1])
+            failing = failing + 1 if outcome == "failed" else 0
+            if outcome == "done":
+                self._wait(lambda: self._staged_bytes <= self._limit_bytes // 2)
+            else:
+                staged = self._staged_bytes
+                self._wait(lambda staged=staged: self._staged_bytes < staged, _AGAIN_S)  # type: ignore[misc]
+
+    def _round(self, store: CachedStore) -> str:
+        """Fetch from one store until enough is staged: ``"done"``, or there was no room, or it failed."""
+        taken: deque[tuple[int, CachedStore, Entry]] = deque(maxlen=1)
+        is_exhausted = False
+
+        def entries() -> Iterator[Entry]:
+            nonlocal is_exhausted
+            for item in self._next_of(store):
+                taken.append(item)
+                yield item[2]
+            is_exhausted = True
+
+        row = store.counters.row
+        passed_before = row[telemetry.PASSED_THROUGH]
+        has_failed = False
+        with closing(store.fetch_ahead(entries())) as arrivals:  # type: ignore[type-var]  # it is a generator
+            for _, result in arrivals:
+                if isinstance(result, errors.StorageError):
+                    has_failed = has_failed or isinstance(result, _OF_THE_STORE)
+                else:
+                    self.files += 1
+                    self.fetched_bytes += result
+                self.cpu_s = time.thread_time()
+                if self.is_over or has_failed:
+                    break
+        if has_failed:
+            return "failed"
+        if not is_exhausted and taken and not self.is_over:  # the last one found no room
+            number, _, entry = taken[0]
+            self._unstage(number, entry.size_bytes)
+            self._missing.appendleft(taken[0])
+            return "full"
+        return "full" if row[telemetry.PASSED_THROUGH] > passed_before else "done"
+
+    def _next_of(self, store: CachedStore) -> Iterator[tuple[int, CachedStore, Entry]]:
+        """What is to be fetched from one store; what others have to give waits."""
+        passed_over: list[tuple[int, CachedStore, Entry]] = []
+        waiting_bytes = 0
+        try:
+            while not self.is_over and waiting_bytes < _ROUND_BYTES and self._look_on():
+                item = self._missing.popleft()
+                number, its_store, entry = item
+                if its_store is not store:
+                    passed_over.append(item)
+                    waiting_bytes += entry.size_bytes
+                    continue
+                if self._staged_bytes and self._staged_bytes + entry.size_bytes > self._limit_bytes:
+                    self._missing.appendleft(item)
+                    return
+                self._stage(number, entry.size_bytes)
+                yield item
+        finally:
+            self._missing.extendleft(reversed(passed_over))
+
+    def _look_on(self) -> bool:
+        """Look along the order until something is missing; False at its end."""
+        while self._missing and self._missing[0][0] <= self.handed_out:
+            self._missing.popleft()  # the loop has caught up
+        while not self._missing and not self.is_over:
+            number, indices = next(self._batches, (None, None))
+            if number is None or indices is None:
+                return False
+            if number > self.handed_out:
+                for store, entries in self._files_of(indices):
+                    absent = store.absent(entries, trusting=self._trusting)
+                    self._missing.extend((number, store, entry) for entry in absent)
+        return bool(self._missing)
+
+    def _stage(self, number: int, size_bytes: int) -> None:
+        with self._changed:
+            if number > self._used_up_to:  # the batch may have been given meanwhile
+                self._staged[number] = self._staged.get(number, 0) + size_bytes
+                self._staged_bytes += size_bytes
+
+    def _unstage(self, number: int, size_bytes: int) -> None:
+        with self._changed:
+            if number in self._staged:
+                self._staged[number] -= size_bytes
+                self._staged_bytes -= size_bytes
+
+    def used(self, number: int) -> None:
+        """Take in that a batch has been given to the caller."""
+        self._used_up_to = max(self._used_up_to, number)
+        if number in self._staged:
+            with self._changed:
+                self._staged_bytes -= self._staged.pop(number)
+                self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Go no further."""
+        self.is_over = True
+        with self._changed:
+            self._changed.notify_all()
+
+    def _wait(self, until: Callable[[], bool], timeout_s: float | None = None) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_over or until(), timeout_s)
+
+
+_OF_THE_STORE = (errors.AuthenticationError, errors.ServerUnavailableError, errors.ThrottledError, errors.DeadlineError)
+
+
+def _end(walk: _Walk, thread: threading.Thread, owner: int) -> None:
+    if os.getpid() != owner:  # a forked child has no such thread, and its locks may be held for ever
+        return
+    walk.stop()
+    if thread.is_alive() and thread is not threading.current_thread():
+        thread.join(_LONGEST_END_S)

@@ -1,0 +1,47 @@
+"""Random numbers of augmentations: they follow from seed, epoch and index, whichever process draws them."""
+
+from __future__ import annotations
+
+import random
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ai4os_data.sampling import derived_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_OF_A_BATCH = -1
+
+
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    """The seed for one sample in one epoch."""
+    return derived_seed(seed, epoch, index)
+
+
+def batch_seed(seed: int, epoch: int, index: int) -> int:
+    """The seed for what is made of a batch as a whole, by the index of its first sample."""
+    return derived_seed(seed, epoch, _OF_A_BATCH, index)
+
+
+def plant(seed: int) -> None:
+    """Seed what augmentations draw from: ``random``, NumPy's global generator, and torch's on the CPU."""
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002  it is the one that transforms draw from
+    # Not `torch.manual_seed`, which would seed the caller's accelerators too.
+    torch.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def kept_states() -> Iterator[None]:
+    """Give the caller its own random states back afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  as above
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002  as above
+        torch.set_rng_state(states[2])

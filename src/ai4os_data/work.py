@@ -1,0 +1,141 @@
+"""What is done with a batch of indices, in a worker or in the main process: the same result in either."""
+
+from __future__ import annotations
+
+import traceback
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch.utils.data import Dataset, get_worker_info
+
+from ai4os_data import nesting, seeding
+from ai4os_data.errors import SampleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ai4os_data.datasets import StorageDataset
+
+
+class Wanted(NamedTuple):
+    """A batch that is to be made: its number in the epoch, and the indices of its samples."""
+
+    number: int
+    seed: int
+    epoch: int
+    indices: list[int]
+
+
+class Made(NamedTuple):
+    """A batch as the caller gets it, and its number."""
+
+    number: int
+    data: Any
+
+
+class Failed(NamedTuple):
+    """A batch in which a sample is bad. It comes as a value: an error would leave its attributes in the worker."""
+
+    number: int
+    error: SampleError
+    trace: str
+
+    def raise_error(self) -> None:
+        """Raise the error in the caller, with the place that it comes from.
+
+        Raises:
+            SampleError: always.
+        """
+        if self.error.__cause__ is None:
+            self.error.__cause__ = RemoteError(self.trace)
+        raise self.error
+
+
+class RemoteError(Exception):
+    """Where an error of a worker came from, in words."""
+
+    def __str__(self) -> str:
+        """Begin on a new line, as tracebacks do."""
+        return f"\n{self.args[0]}"
+
+
+class Work(Dataset[Any]):
+    """A dataset whose items are whole batches.
+
+    Args:
+        dataset: whose samples are put together.
+        collate: makes a batch of a list of samples, or changes a sample where there are no batches.
+        is_batched: whether there are batches.
+    """
+
+    def __init__(self, dataset: Any, collate: Callable[[Any], Any], *, is_batched: bool) -> None:
+        self.dataset = dataset
+        self._collate = collate
+        self._is_batched = is_batched
+
+    def __getitem__(self, wanted: Wanted) -> Made | Failed:
+        """One batch."""
+        with seeding.kept_states() if get_worker_info() is None else nullcontext():
+            try:
+                return Made(wanted.number, self._made(wanted))
+            except SampleError as error:
+                return Failed(wanted.number, error, traceback.format_exc())
+
+    def _made(self, wanted: Wanted) -> Any:
+        seeds = [seeding.sample_seed(wanted.seed, wanted.epoch, index) for index in wanted.indices]
+        items = self._items(wanted.indices, seeds)
+        if not self._is_batched:
+            return self._collate(items[0])
+        seeding.plant(seeding.batch_seed(wanted.seed, wanted.epoch, wanted.indices[0]))
+        return self._collate(items)
+
+    def _items(self, indices: list[int], seeds: list[int]) -> list[Any]:
+        places = nesting.located(self.dataset, indices)
+        if places is not None:
+            return _read(places, seeds)
+        if self._is_batched and nesting.fetches_batches(self.dataset):
+            seeding.plant(seeds[0])
+            items: list[Any] = self.dataset.__getitems__(indices)
+            return items
+        return [self._item(index, seed) for index, seed in zip(indices, seeds, strict=True)]
+
+    def _item(self, index: int, seed: int) -> Any:
+        seeding.plant(seed)
+        return self.dataset[index]
+
+
+class Start:
+    """What a worker does first: the user's own function, which may ask for the user's own dataset."""
+
+    def __init__(self, function: Callable[[int], None]) -> None:
+        self._function = function
+
+    def __call__(self, worker: int) -> None:
+        """Begin."""
+        info = get_worker_info()
+        assert info is not None
+        object.__setattr__(info, "dataset", info.dataset.dataset)  # it is Work, in a record that is read-only
+        self._function(worker)
+
+
+def as_it_is(batch: Any) -> Any:
+    """A batch that is whole already."""
+    return batch
+
+
+def _read(places: Sequence[nesting.Place], seeds: Sequence[int]) -> list[Any]:
+    """The samples of several datasets, in order; bad ones left out, but never all of them."""
+    by_dataset: dict[int, tuple[StorageDataset, list[int]]] = {}
+    for place, (dataset, _) in enumerate(places):
+        by_dataset.setdefault(id(dataset), (dataset, []))[1].append(place)
+    found: list[tuple[int, Any]] = []
+    for dataset, its_places in by_dataset.values():
+        indices = [dataset.checked(places[place][1]) for place in its_places]
+        items = dataset.good_items(indices, [seeds[place] for place in its_places])
+        found += [(its_places[number], item) for number, item in items]
+    if len(by_dataset) > 1:
+        found.sort(key=lambda pair: pair[0])
+    if not found:
+        dataset, index = places[-1]
+        return [dataset.next_good_item(index)]
+    return [item for _, item in found]
