@@ -45,6 +45,7 @@ FLOORS = {
     # what a training loop holds
     "datasets": 4,
     "decoding": 4,
+    "foresight": 4,
     "loader": 4,
     "nesting": 4,
     "patterns": 4,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from ai4os_data import nesting
+from ai4os_data.foresight import Foresight
 from ai4os_data.orders import ForeignOrder, Order, OwnOrder
 from ai4os_data.prefetch import LookAhead, default_bytes
 from ai4os_data.progress import Progress
@@ -17,9 +18,6 @@ from ai4os_data.work import Failed, Start, Wanted, Work, as_it_is
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from ai4os_data.cache import CachedStore
-    from ai4os_data.stores import Entry
 
 _NEWER_OPTIONS = ("in_order", "pin_memory_device")  # of some versions of DataLoader
 
@@ -187,7 +185,8 @@ class StorageDataLoader(DataLoader[Any]):
         self._progress = Progress(order.epoch, counters, ahead)
         sizes: dict[int, int] = {}
         batches = self._batches(_handed_out(order, coming, sizes, ahead))
-        made = _Pass(order, batches, sizes, self._progress, ahead)
+        foresight = Foresight(self.dataset, order.steps(coming), order.first) if isinstance(coming, list) else None
+        made = _Pass(order, batches, sizes, self._progress, ahead=ahead, foresight=foresight)
         if ahead is not None:
             ahead.start(made)  # not before: workers are better forked from a process without it
         self._pass = weakref.ref(made)
@@ -248,7 +247,7 @@ class StorageDataLoader(DataLoader[Any]):
         dataset = self.dataset
         return LookAhead(
             batches,
-            lambda indices: _files(dataset, indices),
+            lambda indices: nesting.files(dataset, indices),
             staged_bytes=self.look_ahead_bytes or default_bytes(min(limits)),
             trusting=is_quiet,
         )
@@ -273,6 +272,7 @@ class _Pass:
         sizes: how many samples each has, by number.
         progress: takes in how it goes.
         ahead: is told of what the caller gets, and ends with the pass.
+        foresight: the same.
     """
 
     def __init__(
@@ -281,9 +281,12 @@ class _Pass:
         batches: Iterator[Any],
         sizes: dict[int, int],
         progress: Progress,
+        *,
         ahead: LookAhead | None,
+        foresight: Foresight | None,
     ) -> None:
         self._order = order
+        self._foresight = foresight
         self._batches: Iterator[Any] | None = batches
         self._sizes = sizes
         self._progress = progress
@@ -321,12 +324,14 @@ class _Pass:
     def close(self) -> None:
         """Leave it, and let nothing of it run on."""
         if self._batches is not None:
-            self._batches = None
+            self._batches = self._foresight = None
             self._end_look_ahead()
             self._progress.end()
 
     def _give(self, number: int) -> int:
         """Take in that the caller has a batch; how many samples it has."""
+        if self._foresight is not None:
+            self._foresight.given(number)
         if self._ahead is not None:
             self._ahead.given(number)
         self._order.give(number)
@@ -351,15 +356,3 @@ def _handed_out(
         if ahead is not None:
             ahead.handed_out(number)
         yield Wanted(number, seed, epoch, indices)
-
-
-def _files(dataset: Any, indices: list[int]) -> list[tuple[CachedStore, list[Entry]]]:
-    """What the look-ahead may fetch for these samples."""
-    by_dataset: dict[int, tuple[Any, list[int]]] = {}
-    for found, index in nesting.expected(dataset, indices) or ():
-        by_dataset.setdefault(id(found), (found, []))[1].append(index)
-    return [
-        (found.cached_store, found.files_of(its_indices))
-        for found, its_indices in by_dataset.values()
-        if found.cached_store.cache is not None
-    ]

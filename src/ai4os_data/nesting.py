@@ -12,6 +12,9 @@ from ai4os_data.datasets import StorageDataset
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ai4os_data.cache import CachedStore
+    from ai4os_data.stores import Entry
+
 Place = tuple[StorageDataset, int]
 
 
@@ -34,6 +37,18 @@ def expected(dataset: Any, indices: Sequence[int]) -> list[Place] | None:
     if _reads_as(dataset, Subset):
         return expected(dataset.dataset, [dataset.indices[index] for index in indices])
     return located(dataset, indices)
+
+
+def files(dataset: Any, indices: Sequence[int]) -> list[tuple[CachedStore, list[Entry]]]:
+    """The files that samples are expected to be read from through a cache, as whole ones, with what reads them."""
+    by_dataset: dict[int, tuple[StorageDataset, list[int]]] = {}
+    for found, index in expected(dataset, indices) or ():
+        by_dataset.setdefault(id(found), (found, []))[1].append(index)
+    return [
+        (found.cached_store, found.files_of(its_indices))
+        for found, its_indices in by_dataset.values()
+        if found.cached_store.cache is not None
+    ]
 
 
 def storage_datasets(dataset: Any) -> list[StorageDataset]:

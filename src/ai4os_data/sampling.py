@@ -56,14 +56,14 @@ class StorageSampler(DistributedSampler[int]):
             seed,
             drop_last,
         )
-        self._start = 0  # of the global order, where the pass begins
+        self.start = 0  # of the global order, where the pass begins
         self._given = 0  # to this rank, in this pass
         self.is_begun = False
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; after `load_state_dict`, the same epoch goes on where it was."""
         if epoch != self.epoch or self.is_begun:
-            self._start = 0
+            self.start = 0
         self._given = 0
         self.is_begun = False
         super().set_epoch(epoch)
@@ -71,12 +71,12 @@ class StorageSampler(DistributedSampler[int]):
     def begin(self) -> list[int]:
         """The indices of this rank that are still to come. A second call begins the epoch anew."""
         if self.is_begun:
-            self._start = 0
+            self.start = 0
         self.is_begun = True
         self._given = 0
         self._deal()
         order = self.order(self.epoch)
-        rest = order[self._start :]
+        rest = order[self.start :]
         if self.total_size > len(rest):
             padding = self.total_size - len(rest)
             rest += (order * -(-padding // len(order)))[:padding]
@@ -99,7 +99,7 @@ class StorageSampler(DistributedSampler[int]):
     @property
     def done(self) -> int:
         """How many samples of the global order have been given to all ranks together, if each had as many as this."""
-        return min(self._start + self._given * self.num_replicas, self._length)
+        return min(self.start + self._given * self.num_replicas, self._length)
 
     def state_dict(self) -> dict[str, int]:
         """Where the epoch stands, the same in every rank."""
@@ -128,7 +128,7 @@ class StorageSampler(DistributedSampler[int]):
                 )
                 raise ValueError(message)
         self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
-        self._start, self._given = int(state["done"]), 0
+        self.start, self._given = int(state["done"]), 0
         self.is_begun = False
 
     def __iter__(self) -> Iterator[int]:
@@ -159,7 +159,7 @@ class StorageSampler(DistributedSampler[int]):
         replicas, rank = _group()
         self.num_replicas = replicas if self._own_replicas is None else self._own_replicas
         self.rank = rank if self._own_rank is None else self._own_rank
-        self.num_samples = self._per_rank(self._length - self._start)
+        self.num_samples = self._per_rank(self._length - self.start)
         self.total_size = self.num_samples * self.num_replicas
 
     def _per_rank(self, samples: int) -> int:

@@ -10,9 +10,14 @@ from ai4os_data.cache.plan import Plan
 NAMES = st.sampled_from("abcdefgh")
 
 
+def plan_of(this_epoch: str | list[str], next_epoch: str | list[str] = "") -> Plan:
+    """Return the plan for these uses."""
+    return Plan(lambda: [[name] for name in [*this_epoch, *next_epoch]])
+
+
 def test_next_use_moves_on_with_the_position() -> None:
-    """First in this epoch, then in the next one, then nowhere."""
-    plan = Plan(["a", "b", "a"], ["b", "a"])
+    """First in this epoch, then in the next one, then behind all; what is in no epoch has none."""
+    plan = plan_of("aba", "ba")
     assert [plan.next_use(name) for name in "abc"] == [0, 1, None]
     plan.advance(1)
     assert [plan.next_use(name) for name in "ab"] == [2, 1]
@@ -21,40 +26,68 @@ def test_next_use_moves_on_with_the_position() -> None:
     plan.advance(2)
     assert plan.position == 3, "it never goes back"
     plan.advance(5)
-    assert plan.next_use("a") is None
-    assert ("a" in plan, "c" in plan, len(plan)) == (True, False, 5)
+    assert plan.next_use("a") == 5
 
 
 def test_furthest_next_use_goes_first() -> None:
-    """What is in no plan goes before it, the one that was held first before others."""
-    plan = Plan(["a", "b", "c"], ["c", "a", "b"])
-    assert plan.victims(["x", "a", "b", "c", "y"]) == ["x", "y", "c", "b", "a"]
+    """What was used in this epoch before what is still to be used in it."""
+    plan = plan_of("abcd", "cabd")
+    assert list(plan.victims("abcd", "a")) == ["d", "c", "b"]
     plan.advance(2)
-    assert plan.victims("abc") == ["b", "a", "c"]
-    assert plan.victims("abc", 1) == ["b"]
-    assert plan.victims("abc", after=4) == ["b"]
+    assert list(plan.victims("abcd", "c")) == ["b", "a"]
 
 
-def test_nothing_goes_for_what_is_used_later() -> None:
-    """Room for a use at some place is made by what is used after it alone."""
-    plan = Plan(["a", "b", "c", "d"])
-    assert plan.victims("abc", after=3) == []
-    assert plan.victims("abcd", after=1) == ["d", "c"]
+def test_what_is_used_earlier_stays() -> None:
+    """Room for an entry is made by what is used after it alone, and never for an entry that is in no epoch."""
+    plan = plan_of("abcd")
+    assert list(plan.victims("abcd", "b")) == ["d", "c"]
+    assert list(plan_of("abcd").victims("abcd", "x")) == []
 
 
-@given(st.lists(NAMES, max_size=20), st.lists(NAMES, max_size=20), st.integers(0, 45), st.sets(NAMES))
+def test_what_is_not_held_is_passed_over_until_it_was_used() -> None:
+    """An entry that was fetched for its use can go after it."""
+    plan = plan_of("abc", "bca")
+    assert list(plan.victims("a", "b")) == []
+    plan.advance(2)
+    assert list(plan.victims("ab", "c")) == ["a", "b"]
+
+
+def test_victim_that_was_in_use_is_named_again() -> None:
+    """After it was kept."""
+    plan = plan_of("abc")
+    assert list(plan.victims("abc", "a")) == ["c", "b"]
+    assert list(plan.victims("abc", "a")) == []
+    plan.keep("b")
+    assert list(plan.victims("abc", "a")) == ["b"]
+
+
+def test_entries_of_one_turn_are_used_at_once() -> None:
+    """They have one place, and do not make room for each other."""
+    plan = Plan(lambda: [["a", "b"], ["c"], ["d", "a"]])
+    assert list(plan.victims("abcd", "a")) == ["d", "c"]
+    plan.advance(1)
+    assert plan.next_use("a") == 2
+    assert sorted(plan.victims("abcd", "c")) == ["a", "b"]
+
+
+@given(st.lists(NAMES, min_size=1, max_size=20), st.lists(NAMES, max_size=20), st.data())
 def test_victims_are_ranked_by_what_is_still_to_come(
-    this: list[str], following: list[str], position: int, held: set[str]
+    this: list[str], following: list[str], data: st.DataObject
 ) -> None:
-    """As a search along the rest of both epochs finds it."""
-    plan = Plan(this, following)
+    """As a search along the rest of both epochs finds it, wherever the plan was first asked."""
+    plan = plan_of(this, following)
+    whole = this + following
+    first, position = sorted(data.draw(st.integers(0, len(this))) for _ in range(2))
+    plan.advance(first)
+    assert plan.next_use(this[0]) is not None
     plan.advance(position)
-    rest = (this + following)[position:]
+    room_for = data.draw(st.sampled_from(whole))
 
     def distance(name: str) -> int:
-        return rest.index(name) if name in rest else len(this + following) + 1
+        return whole.index(name, position) if name in whole[position:] else len(whole)
 
-    victims = plan.victims(sorted(held))
-    assert set(victims) == held
-    distances = [distance(name) for name in victims]
-    assert distances == sorted(distances, reverse=True)
+    held = data.draw(st.sets(NAMES))
+    expected = {name for name in held & set(whole) - {room_for} if distance(name) > distance(room_for)}
+    victims = list(plan.victims(held, room_for))
+    assert set(victims) == expected
+    assert [distance(name) for name in victims] == sorted(map(distance, expected), reverse=True)

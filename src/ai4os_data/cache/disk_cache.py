@@ -24,6 +24,8 @@ from ai4os_data.telemetry import tell_once
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ai4os_data.cache.plan import Plan
+
 Policy = Literal["auto", "lru"]
 
 _NOTE_USE_EVERY_S = 60.0
@@ -82,6 +84,7 @@ class DiskCache:
 
     def _prepare_processes(self) -> None:
         self._live: list[weakref.WeakMethod[Callable[[], Iterable[str]]]] = []
+        self._plans: weakref.WeakSet[Plan] = weakref.WeakSet()
         self._process: PerProcess[_Process] = PerProcess(self._open)
 
     def __getstate__(self) -> dict[str, object]:
@@ -165,6 +168,10 @@ class DiskCache:
         self._live = [reference for reference in self._live if reference() is not None]
         self._live.append(weakref.WeakMethod(digests))
 
+    def follow(self, plan: Plan) -> None:
+        """Under ``"auto"``: while this plan lives, what it needs last goes first, to make room for what it needs."""
+        self._plans.add(plan)
+
     @property
     def objects(self) -> Objects:
         """The files, as this process knows them."""
@@ -223,7 +230,11 @@ class DiskCache:
             return None
 
     def _open(self) -> _Process:
-        return _Process(self.directory, self.size_limit, self._protected if self.policy == "auto" else None)
+        is_auto = self.policy == "auto"
+        return _Process(self.directory, self.size_limit, self._protected if is_auto else None, self._living_plans)
+
+    def _living_plans(self) -> Iterable[Plan]:
+        return list(self._plans)
 
     def _protected(self) -> Iterable[str]:
         for reference in self._live:
@@ -234,11 +245,18 @@ class DiskCache:
 class _Process:
     """A cache as one process has it: its lease, and what it has not yet told the ledger."""
 
-    def __init__(self, directory: str, limit_bytes: int, protected: Callable[[], Iterable[str]] | None) -> None:
+    def __init__(
+        self,
+        directory: str,
+        limit_bytes: int,
+        protected: Callable[[], Iterable[str]] | None,
+        plans: Callable[[], Iterable[Plan]],
+    ) -> None:
         self.directory = directory
         self.objects = Objects(directory)
         self._limit = limit_bytes
         self._protected = protected
+        self._plans = plans
         self._ledger: Ledger | None = None
         self._claims = Claims(f"{directory}/lock")
         self._spares = Spares()
@@ -261,7 +279,7 @@ class _Process:
         """Opened on first use: reading alone does not need it."""
         if self._ledger is None:
             try:
-                self._ledger = Ledger(self.directory, self._limit, self._protected, self._spares)
+                self._ledger = Ledger(self.directory, self._limit, self._protected, self._plans, self._spares)
             except OSError as error:
                 message = f"{self.directory}: {error.strerror}"
                 raise CacheError(message) from error
@@ -305,7 +323,7 @@ class _Process:
     def reserve(self, claim: Claim, size_bytes: int) -> bool:
         need = allocated(size_bytes) + BLOCK_BYTES  # a block for the folder, which may grow
         with self._lock, self._guarded():
-            if self._is_broken() or (self._free < need and not self._lease(need)):
+            if self._is_broken() or (self._free < need and not self._lease(need, claim.name)):
                 return False
             self._free -= need
             self._reserved += need
@@ -320,11 +338,11 @@ class _Process:
     def _is_broken(self) -> bool:
         return not self._refused_bytes and time.monotonic() < self._not_before
 
-    def _lease(self, need: int) -> bool:
+    def _lease(self, need: int, room_for: str = "") -> bool:
         now = time.monotonic()
         if now < self._not_before and need >= self._refused_bytes:
             return False
-        granted = self._tell(need - self._free)
+        granted = self._tell(need - self._free, room_for)
         self._free += granted
         if not granted:
             self._not_before, self._refused_bytes = now + _FULL_AGAIN_S, need
@@ -415,7 +433,7 @@ class _Process:
         with self._guarded():
             self.ledger.shrink()
 
-    def _tell(self, need: int) -> int:
+    def _tell(self, need: int, room_for: str = "") -> int:
         """Tell the ledger what was stored and used, and ask for room; what it cannot take stays to be told."""
         removed = self.objects.removed
         stored = [name for name in self._stored if name[2 : 2 + DIGEST_DIGITS] not in removed]
@@ -423,7 +441,7 @@ class _Process:
         removed.clear()
         used, self._used = self._used, {}
         try:
-            return self.ledger.grant(need, self._free, self._reserved, stored, list(used))
+            return self.ledger.grant(need, self._free, self._reserved, stored, list(used), room_for=room_for)
         except BaseException:
             self._stored = stored + self._stored
             self._used = {**used, **self._used}

@@ -29,6 +29,7 @@ import xxhash
 from ai4os_data.cache import placement
 from ai4os_data.cache.claims import FULL_FOR_S, Waiting
 from ai4os_data.cache.objects import Held, Objects, relative_name
+from ai4os_data.cache.plan import Plan
 from ai4os_data.cache.staged import Spares, allocated, remove_if_abandoned
 from ai4os_data.errors import CacheError
 from ai4os_data.processes import tell_after_fork
@@ -38,6 +39,7 @@ LISTING_NAME = re.compile(r"[0-9a-f]{32}(\.\d+)?")
 
 _ROWS_AT_ONCE = 128  # bounds the write-ahead log of one transaction
 _LEASE_PART = 100
+_PLANNED_PART = 4  # of what is evicted in the knowledge of the order, less lies idle in leases
 _LARGEST_LEASE_BYTES = 16 * 1024 * 1024  # enough for the lock to cost little, and not more evicted than is needed
 _TRIES = 8
 _NAME_BYTES = 64
@@ -78,6 +80,7 @@ _DAMAGE = (
 )
 
 Protected = Callable[[], Iterable[str]]
+Plans = Callable[[], Iterable[Plan]]
 R = TypeVar("R")
 
 
@@ -136,14 +139,18 @@ class Ledger:
         limit_bytes: what the directory may take in all.
         protected: gives the digests that must not be evicted to make room (policy ``"auto"``); None evicts by last
             use alone.
+        plans: tell which of the protected can be done without for longest.
         spares: take what is evicted to make room for this process.
     """
 
-    def __init__(self, directory: str, limit_bytes: int, protected: Protected | None, spares: Spares) -> None:
+    def __init__(
+        self, directory: str, limit_bytes: int, protected: Protected | None, plans: Plans, spares: Spares
+    ) -> None:
         self._lock = self._lease = -1
         self._directory = directory
         self._limit = limit_bytes
         self._protected = protected
+        self._plans = plans
         self._spares = spares
         self._objects = Objects(directory)
         self._index_directory = f"{directory}/index"
@@ -154,6 +161,7 @@ class Ledger:
         self._leased_bytes = 0
         self._overhead_bytes = 0
         self._protect_at = 0.0
+        self._all_protected_until = 0.0
         self._threads = threading.Lock()  # a file lock does not keep the threads of one process apart
         self._open_lock()
         tell_after_fork(self)
@@ -175,7 +183,16 @@ class Ledger:
 
     # --- what others call
 
-    def grant(self, need_bytes: int, free_bytes: int, reserved_bytes: int, names: list[str], used: list[str]) -> int:
+    def grant(
+        self,
+        need_bytes: int,
+        free_bytes: int,
+        reserved_bytes: int,
+        names: list[str],
+        used: list[str],
+        *,
+        room_for: str = "",
+    ) -> int:
         """Enter what was stored and used, and lease more room.
 
         Args:
@@ -184,12 +201,13 @@ class Ledger:
             reserved_bytes: what of the lease is set aside for what is being written.
             names: stored since the last call, relative to ``objects``.
             used: digests that were read since the last call.
+            room_for: the digest of the entry that needs the room.
 
         Returns:
             How much more may be written: nothing, or at least ``need_bytes``.
         """
         with self._held():
-            granted = self._mended(lambda: self._grant(need_bytes, free_bytes + reserved_bytes, names, used))
+            granted = self._mended(lambda: self._grant(need_bytes, free_bytes + reserved_bytes, names, used, room_for))
             self._spares.keep_within(free_bytes + granted)
             return granted
 
@@ -389,15 +407,15 @@ class Ledger:
 
     # --- room
 
-    def _grant(self, need_bytes: int, left_bytes: int, names: list[str], used: list[str]) -> int:
+    def _grant(self, need_bytes: int, left_bytes: int, names: list[str], used: list[str], room_for: str) -> int:
         if need_bytes > 0:
             self._check_now_and_then()
         with self._open().transact():  # one commit for all of it: they touch the same pages
             self._enter(names, used)
             self._write_lease(left_bytes)
-            return self._leased(need_bytes, left_bytes) if need_bytes > 0 else 0
+            return self._leased(need_bytes, left_bytes, room_for) if need_bytes > 0 else 0
 
-    def _leased(self, need_bytes: int, left_bytes: int) -> int:
+    def _leased(self, need_bytes: int, left_bytes: int, room_for: str) -> int:
         if self._objects.names.size_bytes > _NAMES_BYTES + 2 * _NAME_BYTES * len(self._open()):
             self._objects.retell()
         wanted = max(need_bytes, min(self._limit // _LEASE_PART, _LARGEST_LEASE_BYTES))
@@ -406,7 +424,7 @@ class Ledger:
         if over > 0:  # the limit was higher once
             free = self._evict(over, 0, free)
         if free < wanted:
-            free = self._make_room(need_bytes, wanted, free)
+            free = self._make_room(need_bytes, wanted, free, room_for)
         if free < need_bytes:
             return 0
         granted = min(free, wanted)
@@ -447,14 +465,47 @@ class Ledger:
         growth = min(_LARGEST_MARGIN_BYTES, _MARGIN_BYTES + self._limit // 128)
         return max(0, longest_log - log_now) + growth
 
-    def _make_room(self, need_bytes: int, wanted_bytes: int, free: int) -> int:
+    def _make_room(self, need_bytes: int, wanted_bytes: int, free: int, room_for: str) -> int:
         """Evict until what is wanted is free, or needed at least; nothing where that cannot be. Tells what is free."""
-        floor = 0 if self._protected is None else self._protected_bytes()
+        if self._protected is None:
+            return self._evict_unprotected(need_bytes, wanted_bytes, free, 0)
+        begun = time.monotonic()
+        if begun > self._all_protected_until:
+            free = self._evict_unprotected(need_bytes, wanted_bytes, free, self._protected_bytes())
+            ended = time.monotonic()
+            if free < wanted_bytes:
+                self._all_protected_until = ended + _TIMES_ITS_COST * (ended - begun)
+        return self._evict_planned(max(need_bytes, wanted_bytes // _PLANNED_PART), free, room_for)
+
+    def _evict_unprotected(self, need_bytes: int, wanted_bytes: int, free: int, floor: int) -> int:
         for _ in range(_TRIES):  # what is in use stays; the next ones go in its place
             evictable = int(self._open().reset("size")) - floor
             if free >= wanted_bytes or free + evictable < need_bytes:
                 break
             free = self._evict(min(wanted_bytes - free, evictable), floor, free)
+        return free
+
+    def _evict_planned(self, wanted_bytes: int, free: int, room_for: str) -> int:
+        """Remove what has its next use furthest away, as far as that is known; tell what is free then."""
+        index = self._open()
+        for plan in self._plans() if room_for else ():
+            before, expected = self._entries_bytes(), free
+            in_use = []
+            index.disk.spares = self._spares
+            with index.transact():
+                for name in plan.victims(self._objects.known, room_for) if free < wanted_bytes else ():
+                    if index.delete(name):
+                        expected += allocated(self._objects.known[name].size_bytes)
+                    if index.disk.kept:
+                        in_use.append(name)
+                        self._keep_pinned(index)
+                    if expected >= wanted_bytes:
+                        break
+            index.disk.spares = None
+            for name in in_use:
+                plan.keep(name)
+            index.disk.has_missed = False  # its row is gone, as it is
+            free += before - self._entries_bytes()
         return free
 
     def _evict(self, bytes_: int, floor_bytes: int, free: int) -> int:

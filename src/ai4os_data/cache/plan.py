@@ -1,76 +1,97 @@
-"""What is known of coming uses: which entry is needed when, and so which can go first."""
+"""What is known of coming uses: which entry is needed when, and so which goes first."""
 
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
 
-_NO_PLACE: tuple[int, ...] = ()
+    Turns = Sequence[Sequence[str]]
 
 
 class Plan:
     """The uses of entries in this epoch and in the next one, and how far the first is gone through.
 
-    A use has a place: the first of this epoch has 0, those of the next epoch follow upon those of this one. The best
-    entry to do without is the one whose next use is furthest away (Belady, IBM Systems Journal 5, 1966).
+    Entries are used in turns, some at once. The first turn of this epoch has the place 0, those of the next epoch
+    follow upon those of this one. The best entry to do without is the one whose next use is furthest away
+    (`Belady 1966`_).
+
+    .. _Belady 1966: https://doi.org/10.1147/sj.52.0078
 
     Args:
-        this_epoch: the digests of entries in the order of their uses; one may come more than once.
-        next_epoch: those of the epoch after it.
+        turns: gives the digests of the entries that each turn uses, of the two epochs one after the other. It is
+            asked for only when something has to be evicted.
     """
 
-    def __init__(self, this_epoch: Sequence[str], next_epoch: Sequence[str] = ()) -> None:
-        self._uses: dict[str, tuple[int, ...]] = {}
-        self._length = len(this_epoch) + len(next_epoch)
+    def __init__(self, turns: Callable[[], Turns]) -> None:
+        self._find_turns = turns
         self._position = 0
-        for epoch, begin in ((this_epoch, 0), (next_epoch, len(this_epoch))):
-            for place, name in enumerate(epoch, begin):
-                self._uses[name] = (*self._uses.get(name, _NO_PLACE), place)
-
-    def __contains__(self, name: str) -> bool:
-        """Whether an entry has a use in one of the epochs, past or to come."""
-        return name in self._uses
-
-    def __len__(self) -> int:
-        """How many uses there are in both epochs."""
-        return self._length
+        self._looked_up_to = 0
+        self._turns: Turns = ()
+        self._places: dict[str, list[int]] | None = None
+        self._furthest: list[tuple[int, str]] = []  # a heap, by the place of the next use, the last first
 
     @property
     def position(self) -> int:
-        """The place of the next use."""
+        """The place of the next turn."""
         return self._position
 
     def advance(self, position: int) -> None:
-        """Take in that all uses before a place are past. It never goes back."""
+        """Take in that all turns before a place are past. It never goes back."""
         self._position = max(self._position, position)
 
     def next_use(self, name: str) -> int | None:
-        """The place of an entry's next use; None where there is none as far as is known."""
-        for place in self._uses.get(name, _NO_PLACE):
-            if place >= self._position:
-                return place
-        return None
+        """The place of an entry's next use; behind all others where it has had its last; None where it has none."""
+        places = self._uses().get(name)
+        if places is None:
+            return None
+        found = bisect_left(places, self._position)
+        return places[found] if found < len(places) else len(self._turns)
 
-    def victims(self, held: Iterable[str], number: int | None = None, *, after: int = -1) -> list[str]:
-        """Which of the held entries to evict: the one whose next use is furthest away first.
-
-        What has no use in the plan, or none any more, comes before all others, in the order in which it was held.
+    def victims(self, held: Container[str], room_for: str) -> Iterator[str]:
+        """Which held entries to evict, the one whose next use is furthest away first, and each once.
 
         Args:
-            held: digests of the entries that can be evicted.
-            number: how many are wanted at most; by default all of them.
-            after: the place for which room is made: an entry that is used there or before stays.
+            held: the digests of the entries that may be there.
+            room_for: the digest of the entry that needs the room: what is used before it stays, and where it has no
+                use in the plan, everything.
         """
-        beyond = self._length
-        ranked = []
-        for order, name in enumerate(held):
-            place = self.next_use(name)
-            if place is None:
-                ranked.append((beyond, -order, name))
-            elif place > after:
-                ranked.append((place, 0, name))
-        found = sorted(ranked, reverse=True) if number is None else heapq.nlargest(number, ranked)
-        return [name for _, _, name in found]
+        if (after := self.next_use(room_for)) is None:
+            return
+        self._catch_up()
+        furthest = self._furthest
+        before = (0, "")
+        while furthest and -furthest[0][0] > after:
+            found = heapq.heappop(furthest)
+            place, name = found
+            if found != before and self.next_use(name) == -place and name != room_for and name in held:
+                yield name
+            before = found
+
+    def keep(self, name: str) -> None:
+        """Take in that a victim could not be evicted."""
+        if (place := self.next_use(name)) is not None:
+            heapq.heappush(self._furthest, (-place, name))
+
+    def _uses(self) -> dict[str, list[int]]:
+        if self._places is None:
+            self._turns = self._find_turns()
+            places: dict[str, list[int]] = {}
+            for place, names in enumerate(self._turns):
+                for name in names:
+                    places.setdefault(name, []).append(place)
+            self._places = places
+            self._looked_up_to = self._position
+            for name in places:
+                self.keep(name)
+        return self._places
+
+    def _catch_up(self) -> None:
+        """Those that have been used since have another next use."""
+        for names in self._turns[self._looked_up_to : self._position]:
+            for name in names:
+                self.keep(name)
+        self._looked_up_to = self._position
