@@ -289,31 +289,42 @@ class _Lane:
     def run(
         self, requests: Iterator[Request], in_flight: int | None, concurrency: Concurrency
     ) -> Generator[tuple[Request, Response | errors.StorageError], None, None]:
-        """Carry out the requests, and yield each as it ends."""
+        """Carry out the requests, and yield each as it ends.
+
+        What ended gives its place to the next request at once, and sockets are served between two yields: what the
+        caller does with an answer, such as storing it, does not hold up the others.
+        """
+        ready: deque[tuple[Request, Response | errors.StorageError]] = deque()
         paused: list[tuple[float, int, _Transfer]] = []
-        source: Iterator[Request] | None = requests
         self._concurrency = concurrency if in_flight is None else None
         while True:
-            while len(self._active) < (in_flight or concurrency.limit):
-                if paused and paused[0][0] <= time.monotonic():
-                    transfer = heapq.heappop(paused)[2]
-                elif source is not None and (request := next(source, None)) is not None:
-                    transfer = _Transfer(request, self._patience)
-                else:
-                    source = None
+            limit = in_flight or concurrency.limit
+            while len(self._active) < limit and len(ready) < limit:
+                transfer = self._next(paused, requests)
+                if transfer is None:
                     break
                 if self._transport.refusals.stands():
-                    yield transfer.request, errors.AuthenticationError(wrong_credentials(self._remote))
+                    ready.append((transfer.request, errors.AuthenticationError(wrong_credentials(self._remote))))
                 else:
                     self._begin(transfer)
-            if source is None and not self._active and not paused:
+            if ready:
+                yield ready.popleft()
+            elif not self._active and not paused:
                 return
-            self._step(paused[0][0] - time.monotonic() if paused else None)
+            if self._active or (paused and not ready):
+                self._step(0.0 if ready else paused[0][0] - time.monotonic() if paused else None)
             for transfer, outcome in self._ended():
                 if isinstance(outcome, float):
                     heapq.heappush(paused, (time.monotonic() + outcome, next(self._order), transfer))
                 else:
-                    yield transfer.request, outcome
+                    ready.append((transfer.request, outcome))
+
+    def _next(self, paused: list[tuple[float, int, _Transfer]], requests: Iterator[Request]) -> _Transfer | None:
+        """The transfer to begin with next: one whose pause is over, or a new one."""
+        if paused and paused[0][0] <= time.monotonic():
+            return heapq.heappop(paused)[2]
+        request = next(requests, None)
+        return None if request is None else _Transfer(request, self._patience)
 
     def abandon(self) -> None:
         """Stop what is still on its way, and close its connections."""

@@ -6,7 +6,6 @@ import fcntl
 import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 from typing import IO, TYPE_CHECKING, Literal
 
 from ai4os_data import errors, telemetry
@@ -15,7 +14,6 @@ from ai4os_data.cache.claims import Claim
 from ai4os_data.cache.fingerprints import fingerprint
 from ai4os_data.cache.objects import Held, LocalPath, digest, intact, is_at
 from ai4os_data.cache.temporaries import write_temporary
-from ai4os_data.cache.writer import Keeping
 from ai4os_data.ranged import BLOCK_BYTES, RangedFile
 from ai4os_data.telemetry import tell_once
 
@@ -123,7 +121,7 @@ class CachedStore:
         """Read whole files: hits at once, misses as they arrive. Each comes with its bytes or with its own error."""
         entries = [self._newer.get(entry.key, entry) for entry in entries] if self._newer else list(entries)
         if self.cache is None:
-            for entry, result in self._fetch_claimed(entries, {}, Keeping(inline=True)):
+            for entry, result in self._fetch_claimed(entries, {}):
                 yield entry, _joined(result)
             return
         missing = []
@@ -248,7 +246,6 @@ class CachedStore:
         """
         assert self.cache is not None
         claims: dict[str, Claim] = {}
-        keeping = Keeping(inline=self.store.is_local)
         found_here: list[Arrival] = []
         theirs: list[tuple[Entry, str]] = []
 
@@ -268,14 +265,13 @@ class CachedStore:
                 yield entry
 
         try:
-            for arrival in self._fetch_claimed(absent(), claims, keeping):
+            for arrival in self._fetch_claimed(absent(), claims):
                 yield from found_here
                 found_here.clear()
                 yield arrival
         finally:
             for claim in claims.values():
                 self.cache.give_up(claim)
-            self._finish(keeping)
         yield from found_here
         # Only now, with no claim of our own left: two processes never wait for each other.
         for entry, name in () if ahead else theirs:
@@ -326,23 +322,13 @@ class CachedStore:
             yield entry, pieces
             return
         claims = {entry.key: found} if isinstance(found, Claim) and self._has_room(found, entry) else {}
-        keeping = Keeping(inline=self.store.is_local)
         try:
-            yield from self._fetch_claimed([entry], claims, keeping)
+            yield from self._fetch_claimed([entry], claims)
         finally:
             for claim in claims.values():
                 self.cache.give_up(claim)
-            self._finish(keeping)
 
-    def _finish(self, keeping: Keeping) -> None:
-        """Wait for what is still on its way to the disk, and count it."""
-        try:
-            keeping.finish()
-        finally:
-            self.counters.row[telemetry.STORED] += keeping.kept
-            self.counters.row[telemetry.PASSED_THROUGH] += keeping.not_kept
-
-    def _fetch_claimed(self, entries: Iterable[Entry], claims: dict[str, Claim], keeping: Keeping) -> Iterator[Arrival]:
+    def _fetch_claimed(self, entries: Iterable[Entry], claims: dict[str, Claim]) -> Iterator[Arrival]:
         """Fetch entries, and keep those that there are claims for; each claim ends as its entry comes."""
 
         def body(entry: Entry) -> Body:
@@ -357,15 +343,13 @@ class CachedStore:
                 result = outcome
             else:
                 error = self._drift(entry, outcome.entry)
-                result = error or self._taken(entry, outcome, claim, keeping)
+                result = error or self._taken(entry, outcome, claim)
                 claim = None if error is None else claim
             self._give_up(claim)
             claims.pop(entry.key, None)  # not before: an interrupt would leave it to nobody
             yield entry, result
 
-    def _taken(
-        self, entry: Entry, fetched: Fetched, claim: Claim | None, keeping: Keeping
-    ) -> list[bytes] | errors.PreparationError:
+    def _taken(self, entry: Entry, fetched: Fetched, claim: Claim | None) -> list[bytes] | errors.PreparationError:
         """The bytes that came, in pieces; they are kept, and the claim ends."""
         body = fetched.body
         is_listed = fetched.entry is entry or entry.is_same_version(fetched.entry)
@@ -381,10 +365,11 @@ class CachedStore:
             pieces = [prepared]
         if claim is not None and is_listed:
             try:
-                keeping.add(partial(self._keep, claim, entry.key, pieces), entry.size_bytes)
+                kept = self._keep(claim, entry.key, pieces)
             except BaseException:
                 self._give_up(claim)
                 raise
+            self.counters.row[telemetry.STORED if kept else telemetry.PASSED_THROUGH] += 1
         else:  # another version than the claim is for is kept when it is asked for next
             self._give_up(claim)
             self.counters.row[telemetry.PASSED_THROUGH] += 1

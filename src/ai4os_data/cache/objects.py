@@ -12,6 +12,7 @@ import re
 import threading
 from collections import deque
 from contextlib import suppress
+from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -275,7 +276,13 @@ def is_at(descriptor: int, path: str) -> bool:
 
 def suffix_of(key: str) -> str:
     """The suffix that a key gives its file, for readers that go by it; none where it is of an odd kind."""
-    suffix = os.path.splitext(key)[1].lower()
+    before, dot, extension = key.rpartition(".")
+    return _suffix(extension) if dot and before and before[-1] != "/" else ""
+
+
+@lru_cache(maxsize=64)
+def _suffix(extension: str) -> str:
+    suffix = f".{extension.lower()}"
     return suffix if _SUFFIX.fullmatch(suffix) and suffix != STAGED_SUFFIX else ""
 
 
