@@ -43,6 +43,7 @@ FLOORS = {
     "seeding": 3,
     "orders": 3,
     # what a training loop holds
+    "course": 4,
     "datasets": 4,
     "decoding": 4,
     "loader": 4,

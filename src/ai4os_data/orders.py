@@ -25,9 +25,13 @@ class Order(ABC):
 
     Attributes:
         seed: what order and augmentations follow from.
+        ranks: how many share the order.
+        place: how far they have got in it together.
     """
 
     seed: int
+    ranks = 1  # that share the order
+    place = 0  # in the order that they share
 
     def __init__(self) -> None:
         self._below = 0
@@ -102,6 +106,16 @@ class OwnOrder(Order):
     def epoch(self) -> int:
         """The sampler's epoch, which others may set too."""
         return self.sampler.epoch
+
+    @property
+    def ranks(self) -> int:  # type: ignore[override]  # it is the sampler's
+        """Those of the sampler."""
+        return self.sampler.ranks
+
+    @property
+    def place(self) -> int:  # type: ignore[override]  # it is the sampler's
+        """How far all ranks together have got."""
+        return self.sampler.done
 
     @property
     def is_begun(self) -> bool:

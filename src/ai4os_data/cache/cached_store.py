@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import IO, TYPE_CHECKING, Literal
@@ -22,6 +23,7 @@ from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from ai4os_data.cache.disk_cache import DiskCache
+    from ai4os_data.cache.plan import Plan
     from ai4os_data.stores.base import Entry, Fetched, Store
 
 Prepare = Callable[[bytes], bytes]
@@ -67,6 +69,11 @@ class CachedStore:
         self._newer: dict[str, Entry] = {}
         self._listed: list[Entry] = []
         self._names: list[str] = []
+        self._courses: list[weakref.ref[Callable[[], Plan]]] = []
+
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle without what loaders of this process expect."""
+        return {**self.__dict__, "_courses": []}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """Be known to the cache in this process too."""
@@ -82,6 +89,25 @@ class CachedStore:
         self._newer = {}  # than an earlier listing
         if self.cache is not None and entries:
             self.cache.keep_together(self._names_together)
+
+    def expect(self, course: Callable[[], Plan]) -> None:
+        """Let the cache know which entries will be used, and when, while an object lives that can tell.
+
+        Args:
+            course: gives the plan of one loader as it stands in this process; made when it is asked for.
+        """
+        self._courses = [reference for reference in self._courses if reference() not in {None, course}]
+        self._courses.append(weakref.ref(course))
+
+    def plans(self) -> list[Plan]:
+        """What the loaders of this process expect of the cache now."""
+        return [course() for reference in self._courses if (course := reference()) is not None]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The digests of the entries that are read from here, in their order."""
+        self._names_together()
+        return self._names
 
     def _names_together(self) -> Iterable[str]:
         if len(self._names) != len(self._listed):
