@@ -81,7 +81,8 @@ def test_is_a_dataloader_that_can_be_looked_into(share: Share) -> None:
     loader = StorageDataLoader(dataset, 4, True, num_workers=2, prefetch_factor=3, seed=5, drop_last=True)  # noqa: FBT003
     assert isinstance(loader, DataLoader)
     assert isinstance(loader.sampler, DistributedSampler)
-    assert isinstance(loader.batch_sampler.sampler, DistributedSampler)
+    batches: Any = loader.batch_sampler
+    assert isinstance(batches.sampler, DistributedSampler)
     for name in inspect.signature(StorageDataLoader).parameters:
         assert name in {"shuffle", "options"} or hasattr(loader, name), name
     assert (loader.batch_size, loader.prefetch_factor, loader.drop_last, loader.seed) == (4, 3, True, 5)
