@@ -105,7 +105,7 @@ class Link:
 
 def measure(options: Options) -> Report:
     """Measure all parts."""
-    number = options.choose(40, 2000, 6000)
+    number = options.choose(40, 1500, 6000)
     sizes = spread(number)
     settings = {
         "files": number,
@@ -132,7 +132,9 @@ def measure(options: Options) -> Report:
         }
         for part, measured in parts.items():
             if options.wants(part):
+                begun = time.monotonic()
                 measured(report, link, options)
+                print(f"{part}: {time.monotonic() - begun:.0f} s in all", file=sys.stderr)
     return report
 
 
@@ -222,7 +224,7 @@ def fetched_later(loader: DataLoader[Any], stats: Callable[[], dict[str, float]]
 
 def measure_cold(report: Report, link: Link, options: Options) -> None:
     """A cold epoch with no compute against bare curl through the same line."""
-    for _ in options.rounds("cold", 30):
+    for _ in options.rounds("cold", 20):
         report.add(CURL, link.curl_s(), "s")
         with new_cache(options, 4 * link.total_bytes + 2**24) as cache:
             loader = loader_of(link.dataset(cache))
@@ -238,7 +240,7 @@ def measure_cold(report: Report, link: Link, options: Options) -> None:
 def measure_stall(report: Report, link: Link, options: Options) -> None:
     """How much of a cold epoch is spent waiting, when compute takes a little longer than the network."""
     shares = []
-    for _ in options.rounds("stall", 35):
+    for _ in options.rounds("stall", 25):
         network_s = link.curl_s()
         with new_cache(options, 4 * link.total_bytes + 2**24) as cache:
             loader = loader_of(link.dataset(cache))
@@ -278,7 +280,7 @@ def measure_warm(report: Report, link: Link, options: Options) -> None:
 
 def measure_ranks(report: Report, link: Link, options: Options) -> None:
     """What two ranks on one node fetch together, against one alone."""
-    for _ in range(1 if options.tiny else 2):
+    for _ in range(options.choose(1, 1, 3)):
         for name, ranks in ((ONE_RANK, 1), (TWO_RANKS, RANKS)):
             with new_cache(options, 4 * link.total_bytes + 2**24) as cache:
 
