@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 # As a script, Python looks beside it, not above; and the servers are those of the tests.
 sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "tests"))
 
+import torch
 from torch.utils.data import DataLoader
 
-from ai4os_data import DiskCache, Remote, StorageDataLoader, StorageDataset, StorageSampler
+from ai4os_data import DiskCache, Remote, Sample, StorageDataLoader, StorageDataset, StorageSampler
 from benchmarks import bare_curl
 from benchmarks.command import Options, run
 from benchmarks.report import Report, at_most
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
 RATE_BIT_S = 400e6
 RTT_S = 0.020
 IN_FLIGHT = 32
-BATCH = 32
+BATCH = 64
 WORKERS = 2
 SHARES = (0.1, 0.25, 0.5, 0.75)
+SIDE = 88
+PICTURE_BYTES = 3 * SIDE * SIDE
 SMALLEST_BYTES, LARGEST_BYTES = 25_000, 250_000
 EPOCHS = 4
 RANKS, RANK_EPOCHS = 2, 3
@@ -90,7 +93,8 @@ class Link:
     def dataset(self, cache: DiskCache, *, near: bool = False) -> StorageDataset:
         """A dataset over the line, or beside the server where only bytes are counted."""
         url = self.near if near else self.far
-        return StorageDataset(url, remote=Remote(url, "alice", "unasked"), cache=cache)
+        remote = Remote(url, "alice", "unasked")
+        return StorageDataset(url, remote=remote, cache=cache, decode=picture, target=size_of)
 
     def curl_s(self) -> float:
         """How long bare curl takes for all of it."""
@@ -101,7 +105,7 @@ class Link:
 
 def measure(options: Options) -> Report:
     """Measure all parts."""
-    number = options.choose(40, 2000, 6000)
+    number = options.choose(40, 1500, 6000)
     sizes = spread(number)
     settings = {
         "files": number,
@@ -128,7 +132,9 @@ def measure(options: Options) -> Report:
         }
         for part, measured in parts.items():
             if options.wants(part):
+                begun = time.monotonic()
                 measured(report, link, options)
+                print(f"{part}: {time.monotonic() - begun:.0f} s in all", file=sys.stderr)
     return report
 
 
@@ -161,14 +167,19 @@ def new_cache(options: Options, limit_bytes: int, policy: Any = "auto") -> Itera
         shutil.rmtree(options.directory / "cache")
 
 
-def as_list(samples: list[Any]) -> list[Any]:
-    """A batch as it is."""
-    return samples
+def picture(sample: Sample) -> torch.Tensor:
+    """What a decoder would give: fewer bytes than the file has, in a tensor."""
+    return torch.frombuffer(bytearray(sample.bytes()[:PICTURE_BYTES]), dtype=torch.uint8).view(3, SIDE, SIDE)
+
+
+def size_of(sample: Sample) -> int:
+    """The bytes that had to come for it."""
+    return sample.size_bytes
 
 
 def loader_of(dataset: StorageDataset, **options: Any) -> StorageDataLoader:
     """What is measured."""
-    given = {"batch_size": BATCH, "shuffle": True, "num_workers": WORKERS, "collate_fn": as_list, **options}
+    given = {"batch_size": BATCH, "shuffle": True, "num_workers": WORKERS, **options}
     return StorageDataLoader(dataset, **given)
 
 
@@ -191,7 +202,7 @@ def measure_bound(report: Report, link: Link, options: Options) -> None:
             report.add(f"{LRU}, c = {share:g}", fetched_later(loader, loader.stats) / total, OF_ALL)
         with new_cache(options, limit) as cache:
             dataset = link.dataset(cache, near=True)
-            plain = DataLoader(dataset, BATCH, shuffle=True, num_workers=WORKERS, collate_fn=as_list)
+            plain = DataLoader(dataset, BATCH, shuffle=True, num_workers=WORKERS)
             report.add(f"{PLAIN}, c = {share:g}", fetched_later(plain, dataset.stats) / total, OF_ALL)
         report.add(f"{FORMULA}, c = {share:g}", 1 - share - (1 - share) * math.log(1 - share), OF_ALL)
         report.add(f"{BOUND}, c = {share:g}", bound, OF_ALL)
@@ -213,7 +224,7 @@ def fetched_later(loader: DataLoader[Any], stats: Callable[[], dict[str, float]]
 
 def measure_cold(report: Report, link: Link, options: Options) -> None:
     """A cold epoch with no compute against bare curl through the same line."""
-    for _ in options.rounds("cold", 30):
+    for _ in options.rounds("cold", 20):
         report.add(CURL, link.curl_s(), "s")
         with new_cache(options, 4 * link.total_bytes + 2**24) as cache:
             loader = loader_of(link.dataset(cache))
@@ -229,12 +240,12 @@ def measure_cold(report: Report, link: Link, options: Options) -> None:
 def measure_stall(report: Report, link: Link, options: Options) -> None:
     """How much of a cold epoch is spent waiting, when compute takes a little longer than the network."""
     shares = []
-    for _ in options.rounds("stall", 35):
+    for _ in options.rounds("stall", 25):
         network_s = link.curl_s()
         with new_cache(options, 4 * link.total_bytes + 2**24) as cache:
             loader = loader_of(link.dataset(cache))
-            for batch in loader:
-                compute(sum(map(len, batch)) / link.total_bytes * network_s * COMPUTE)
+            for _, sizes in loader:
+                compute(int(sizes.sum()) / link.total_bytes * network_s * COMPUTE)
             shares.append(loader.stats()["waiting_share"])
             report.add(STALL_FIRST, loader.stats()["first_batch_s"], "s")
     report.figure("stall_share", shares)
@@ -269,7 +280,7 @@ def measure_warm(report: Report, link: Link, options: Options) -> None:
 
 def measure_ranks(report: Report, link: Link, options: Options) -> None:
     """What two ranks on one node fetch together, against one alone."""
-    for _ in range(1 if options.tiny else 2):
+    for _ in range(options.choose(1, 1, 3)):
         for name, ranks in ((ONE_RANK, 1), (TWO_RANKS, RANKS)):
             with new_cache(options, 4 * link.total_bytes + 2**24) as cache:
 

@@ -66,7 +66,7 @@ def loader_of(dataset: Any, workers: int = 0, **options: Any) -> StorageDataLoad
 
 def taken(loader: Any, batches: int | None = None) -> list[Any]:
     """Return so many batches of the next epoch, and leave it early."""
-    found = []
+    found: list[Any] = []
     if batches == 0:
         return found
     for batch in loader:

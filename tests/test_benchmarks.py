@@ -38,6 +38,16 @@ RATIOS = {
     },
     "listing": {"list_vs_propfind", "reopen_s"},
     "fill": {"fill_vs_plain"},
+    "epochs": {
+        "bytes_vs_bound_0.1",
+        "bytes_vs_bound_0.25",
+        "bytes_vs_bound_0.5",
+        "bytes_vs_bound_0.75",
+        "stall_share",
+        "cold_epoch_vs_network",
+        "warm_cpu",
+        "two_ranks_bytes",
+    },
     "peers": {"cold_vs_best_peer", "warm_vs_best_peer"},
 }
 

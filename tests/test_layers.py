@@ -43,9 +43,9 @@ FLOORS = {
     "seeding": 3,
     "orders": 3,
     # what a training loop holds
+    "course": 4,
     "datasets": 4,
     "decoding": 4,
-    "foresight": 4,
     "loader": 4,
     "nesting": 4,
     "patterns": 4,

@@ -64,18 +64,6 @@ def slowly(sample: Sample) -> str:
     return sample.key
 
 
-def remember_start(worker: int) -> None:
-    """Note in a worker that it was started, with the dataset of the user."""
-    info = get_worker_info()
-    assert info is not None
-    info.dataset.location += f" seen by {worker}"
-
-
-def place_seen(sample: Sample) -> str:
-    """Return what a worker has noted."""
-    return sample.key
-
-
 def test_takes_every_argument_of_a_dataloader() -> None:
     """By the same name, in the same place, with the same default."""
     ours = inspect.signature(StorageDataLoader).parameters
@@ -93,7 +81,8 @@ def test_is_a_dataloader_that_can_be_looked_into(share: Share) -> None:
     loader = StorageDataLoader(dataset, 4, True, num_workers=2, prefetch_factor=3, seed=5, drop_last=True)  # noqa: FBT003
     assert isinstance(loader, DataLoader)
     assert isinstance(loader.sampler, DistributedSampler)
-    assert isinstance(loader.batch_sampler.sampler, DistributedSampler)  # type: ignore[union-attr]
+    batches: Any = loader.batch_sampler
+    assert isinstance(batches.sampler, DistributedSampler)
     for name in inspect.signature(StorageDataLoader).parameters:
         assert name in {"shuffle", "options"} or hasattr(loader, name), name
     assert (loader.batch_size, loader.prefetch_factor, loader.drop_last, loader.seed) == (4, 3, True, 5)
@@ -106,7 +95,7 @@ def test_gives_what_a_plain_loader_gives(share: Share, tmp_path: Path, workers: 
     dataset = dataset_of(share, tmp_path, decode=as_tensor, target=lambda sample: len(sample.key))
     for options in ({"batch_size": 4}, {"batch_size": 7, "drop_last": True}, {"batch_size": None}):
         ours = list(StorageDataLoader(dataset, num_workers=workers, **options))
-        plain = list(DataLoader(dataset, **options))  # type: ignore[arg-type]
+        plain = list(DataLoader(dataset, **options))
         assert len(ours) == len(plain) == len(StorageDataLoader(dataset, **options))
         for (x, y), (plain_x, plain_y) in zip(ours, plain, strict=True):
             assert torch.equal(x, plain_x)
@@ -128,8 +117,7 @@ def test_init_function_sees_the_dataset_of_the_user(share: Share, tmp_path: Path
     dataset = dataset_of(share, tmp_path, decode=only_key)
 
     def init(worker: int) -> None:
-        info = get_worker_info()
-        assert info is not None
+        info: Any = get_worker_info()
         info.dataset.transform = f"worker {worker}: {{}}".format
 
     batches = list(loader_of(dataset, 2, shuffle=False, worker_init_fn=init))
@@ -148,7 +136,7 @@ def test_epochs_follow_each_other(share: Share, tmp_path: Path) -> None:
     assert list(again) == epochs[1]
     again.set_epoch(0)
     assert list(again) == epochs[0]
-    again.sampler.set_epoch(2)  # type: ignore[union-attr]  # as Lightning does
+    again.sampler.set_epoch(2)  # type: ignore[attr-defined]  # as Lightning does
     assert list(again) == epochs[2]
     again.set_epoch(1)
     assert taken(again, 2) == epochs[1][:2]
@@ -175,7 +163,7 @@ def test_nested_datasets_are_read_and_looked_ahead_in(share: Share, tmp_path: Pa
     """Each sample once, each file once over the network, in the order of the sampler."""
     dataset = nested(dataset_of(share, tmp_path, decode=only_key), kind)
     loader = loader_of(dataset, workers)
-    order = loader.sampler.order(0)  # type: ignore[union-attr]
+    order = loader.sampler.order(0)  # type: ignore[attr-defined]
     assert flat(list(loader)) == [dataset[index] for index in order]
     assert len(share.requests("GET")) == NUMBER
     assert loader.stats()["bytes_from_network"] == sum(map(len, FILES.values()))
@@ -192,7 +180,7 @@ def test_foreign_dataset_is_read_without_look_ahead() -> None:
     resumed = StorageDataLoader(dataset, batch_size=4, shuffle=True)
     resumed.load_state_dict(loader.state_dict())
     numbers = [int(number) for (batch,) in [*begun, *resumed] for number in batch]
-    assert numbers == resumed.sampler.order(0)  # type: ignore[union-attr]
+    assert numbers == resumed.sampler.order(0)  # type: ignore[attr-defined]
 
 
 def test_wrapper_of_the_user_is_read_as_it_is(share: Share, tmp_path: Path) -> None:
@@ -248,7 +236,7 @@ def test_skipped_samples_are_left_out_of_their_batches(share: Share, tmp_path: P
     """Over several datasets too."""
     dataset = dataset_of(share, tmp_path, decode=only_key, on_error="skip")
     share.remove("01.bin", "20.bin")
-    whole = ConcatDataset([Subset(dataset, range(10)), Subset(dataset, range(10, NUMBER))])
+    whole: Any = ConcatDataset([Subset(dataset, range(10)), Subset(dataset, range(10, NUMBER))])
     batches = list(loader_of(whole, shuffle=False))
     assert batches[0] == ["00.bin", "02.bin", "03.bin"]
     assert flat(batches) == [key for key in dataset.keys if key not in {"01.bin", "20.bin"}]
@@ -267,8 +255,7 @@ def test_epoch_may_be_left_early(share: Share, tmp_path: Path, workers: int) -> 
         next(coming)
         del coming
     with nothing_left_running(), pytest.raises(ZeroDivisionError):
-        for _ in loader_of(dataset, workers):
-            1 / 0  # noqa: B018  the caller fails
+        [1 / 0 for _ in loader_of(dataset, workers)]  # the caller fails
 
 
 def test_killed_worker_is_an_error_and_no_hang(share: Share, tmp_path: Path) -> None:
@@ -281,9 +268,8 @@ def test_killed_worker_is_an_error_and_no_hang(share: Share, tmp_path: Path) -> 
         coming = iter(loader)
         seen = next(coming)
         os.kill(min(children() - before), signal.SIGKILL)
-        with pytest.raises(RuntimeError, match="exited unexpectedly|killed by signal"):
-            while True:
-                seen += next(coming)
+        with pytest.raises(RuntimeError, match=r"exited unexpectedly|killed by signal"):
+            seen.extend(key for batch in coming for key in batch)
         state = loader.state_dict()
         coming._batches._shutdown_workers()  # torch waits for the collector, which pytest's own frames hold up
         del coming
@@ -300,7 +286,8 @@ from ai4os_data import StorageDataLoader, StorageDataset, Remote, DiskCache
 def decode(sample):
     return sample.key
 
-dataset = StorageDataset(sys.argv[1], remote=Remote(*sys.argv[2:5]), decode=decode, cache=DiskCache(sys.argv[5], "64MiB"))
+cache = DiskCache(sys.argv[5], "64MiB")
+dataset = StorageDataset(sys.argv[1], remote=Remote(*sys.argv[2:5]), decode=decode, cache=cache)
 loader = StorageDataLoader(dataset, batch_size=2, num_workers=2, collate_fn=as_list)
 for number, _ in enumerate(loader):
     if number == 1:
@@ -402,7 +389,7 @@ def test_two_loaders_side_by_side(share: Share, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata calls it
 def test_dataset_alone_works_in_a_stateful_dataloader(share: Share, tmp_path: Path) -> None:
-    """torchdata's loader saves and resumes over it, with workers and without."""
+    """The loader of torchdata saves and resumes over it, with workers and without."""
     stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="torchdata is not installed")
     dataset = dataset_of(share, tmp_path, decode=only_key)
     for workers in (0, 2):

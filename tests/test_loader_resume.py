@@ -68,7 +68,11 @@ def test_resumed_epoch_is_the_uninterrupted_one(
     st.booleans(),
 )
 def test_resume_with_other_workers_is_exact(
-    share: Share, tmp_path: Path, legs: list[tuple[int, int]], cache: str, persistent: bool
+    share: Share,
+    tmp_path: Path,
+    legs: list[tuple[int, int]],
+    cache: str,
+    persistent: bool,  # noqa: FBT001  drawn by hypothesis
 ) -> None:
     """After the first, second and third time, whatever the workers had made that nobody was given."""
     wanted = list(loader_of(dataset_of(share, None, "none")))
@@ -108,7 +112,7 @@ def test_persistent_workers_go_back_to_a_saved_place(share: Share, tmp_path: Pat
     st.integers(1, 5),
     st.sampled_from(CACHES),
 )
-def test_ranks_go_on_in_any_number(
+def test_ranks_go_on_in_any_number(  # noqa: PLR0917  drawn by hypothesis
     share: Share, tmp_path: Path, legs: list[tuple[int, int]], last_world: int, batch_size: int, cache: str
 ) -> None:
     """Each sample of the epoch comes to one rank, in the one global order, but for the padding at the end."""

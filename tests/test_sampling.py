@@ -30,11 +30,15 @@ def woven(parts: list[list[int]]) -> list[int]:
 
 @given(LENGTHS, WORLDS, st.booleans(), st.booleans())
 def test_ranks_share_each_epoch_as_under_a_distributed_sampler(
-    length: int, world: int, shuffle: bool, drop_last: bool
+    length: int,
+    world: int,
+    shuffle: bool,  # noqa: FBT001  drawn by hypothesis
+    drop_last: bool,  # noqa: FBT001  drawn by hypothesis
 ) -> None:
     """The same number for each rank, each sample once; some twice, or left out, where they do not divide."""
     samplers = ranks(length, world, shuffle=shuffle, drop_last=drop_last)
-    torchs = [DistributedSampler(range(length), world, rank, shuffle, 0, drop_last) for rank in range(world)]  # type: ignore[arg-type]
+    numbers: Any = range(length)
+    torchs: list[Any] = [DistributedSampler(numbers, world, rank, shuffle, 0, drop_last) for rank in range(world)]
     parts = [list(sampler) for sampler in samplers]
     assert [len(part) for part in parts] == [len(list(other)) for other in torchs] == [len(one) for one in samplers]
     together = Counter(woven(parts))
@@ -74,7 +78,11 @@ def test_epochs_and_seeds_differ() -> None:
     st.integers(0, 9),
 )
 def test_rest_of_an_epoch_is_exact_at_any_world_size(
-    length: int, legs: list[tuple[int, int]], last_world: int, shuffle: bool, epoch: int
+    length: int,
+    legs: list[tuple[int, int]],
+    last_world: int,
+    shuffle: bool,  # noqa: FBT001  drawn by hypothesis
+    epoch: int,
 ) -> None:
     """Cut anywhere, one to four times, with another number of ranks each time: each sample comes in its place."""
     whole = StorageSampler(range(length), 1, 0, shuffle=shuffle).order(epoch)

@@ -467,6 +467,11 @@ class StorageDataset(Dataset[Any]):
         """What its files are read through."""
         return self._cached
 
+    @property
+    def cached_names(self) -> Sequence[str]:
+        """What each sample's file is called in the cache."""
+        return self._cached.names
+
     def files_of(self, indices: Sequence[int]) -> list[Entry]:
         """The files that these samples are read from as a whole, in their order."""
         entries = [self._entries[index] for index in indices]

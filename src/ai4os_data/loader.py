@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from ai4os_data import nesting
-from ai4os_data.foresight import Foresight
+from ai4os_data.course import Course
 from ai4os_data.orders import ForeignOrder, Order, OwnOrder
 from ai4os_data.prefetch import LookAhead, default_bytes
 from ai4os_data.progress import Progress
@@ -111,6 +111,7 @@ class StorageDataLoader(DataLoader[Any]):
         self.look_ahead_bytes = look_ahead_bytes
         self._order = self._new_order()
         self._datasets = nesting.storage_datasets(dataset)
+        self._course = Course(dataset, self._order.sampler) if isinstance(self._order, OwnOrder) else None
         self._forget()
 
     def _forget(self) -> None:
@@ -185,8 +186,7 @@ class StorageDataLoader(DataLoader[Any]):
         self._progress = Progress(order.epoch, counters, ahead)
         sizes: dict[int, int] = {}
         batches = self._batches(_handed_out(order, coming, sizes, ahead))
-        foresight = Foresight(self.dataset, order.steps(coming), order.first) if isinstance(coming, list) else None
-        made = _Pass(order, batches, sizes, self._progress, ahead=ahead, foresight=foresight)
+        made = _Pass(order, batches, sizes, self._progress, ahead=ahead, course=self._course)
         if ahead is not None:
             ahead.start(made)  # not before: workers are better forked from a process without it
         self._pass = weakref.ref(made)
@@ -222,7 +222,7 @@ class StorageDataLoader(DataLoader[Any]):
         init = self.worker_init_fn
         newer = {name: getattr(self, name) for name in _NEWER_OPTIONS if hasattr(self, name)}
         return DataLoader(
-            Work(self.dataset, self.collate_fn, is_batched=self.batch_sampler is not None),
+            Work(self.dataset, self.collate_fn, is_batched=self.batch_sampler is not None, course=self._course),
             batch_size=None,
             sampler=self._orders,
             num_workers=self.num_workers,
@@ -272,7 +272,7 @@ class _Pass:
         sizes: how many samples each has, by number.
         progress: takes in how it goes.
         ahead: is told of what the caller gets, and ends with the pass.
-        foresight: the same.
+        course: is told of it too.
     """
 
     def __init__(
@@ -283,15 +283,16 @@ class _Pass:
         progress: Progress,
         *,
         ahead: LookAhead | None,
-        foresight: Foresight | None,
+        course: Course | None,
     ) -> None:
         self._order = order
-        self._foresight = foresight
         self._batches: Iterator[Any] | None = batches
         self._sizes = sizes
         self._progress = progress
         self._ahead = ahead
+        self._course = course
         self._failed: int | None = None
+        self._tell_course()
 
     def __iter__(self) -> _Pass:
         return self
@@ -324,18 +325,21 @@ class _Pass:
     def close(self) -> None:
         """Leave it, and let nothing of it run on."""
         if self._batches is not None:
-            self._batches = self._foresight = None
+            self._batches = None
             self._end_look_ahead()
             self._progress.end()
 
     def _give(self, number: int) -> int:
         """Take in that the caller has a batch; how many samples it has."""
-        if self._foresight is not None:
-            self._foresight.given(number)
         if self._ahead is not None:
             self._ahead.given(number)
         self._order.give(number)
+        self._tell_course()
         return self._sizes.pop(number)
+
+    def _tell_course(self) -> None:
+        if self._course is not None:
+            self._course.reach(self._order.epoch, self._order.place)
 
     def _end_look_ahead(self) -> None:
         if self._ahead is not None:
@@ -350,9 +354,10 @@ def _handed_out(
     order: Order, coming: Iterable[tuple[int, list[int]]], sizes: dict[int, int], ahead: LookAhead | None
 ) -> Iterator[Wanted]:
     """The batches as workers are to make them, with a word to the look-ahead as each is handed out."""
-    seed, epoch = order.seed, order.epoch
+    seed, epoch, place, ranks = order.seed, order.epoch, order.place, order.ranks
     for number, indices in coming:
         sizes[number] = len(indices)
         if ahead is not None:
             ahead.handed_out(number)
-        yield Wanted(number, seed, epoch, indices)
+        yield Wanted(number, seed, epoch, place, indices)
+        place += len(indices) * ranks

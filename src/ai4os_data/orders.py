@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from ai4os_data import seeding
 from ai4os_data.sampling import StorageSampler, dealt, derived_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 Batch = list[int]
 Batches = list[tuple[int, Batch]]
@@ -26,9 +25,13 @@ class Order(ABC):
 
     Attributes:
         seed: what order and augmentations follow from.
+        ranks: how many share the order.
+        place: how far they have got in it together.
     """
 
     seed: int
+    ranks = 1  # that share the order
+    place = 0  # in the order that they share
 
     def __init__(self) -> None:
         self._below = 0
@@ -51,19 +54,6 @@ class Order(ABC):
     @abstractmethod
     def coming(self) -> Iterable[tuple[int, Batch]]:
         """The batches that are still to come, with their numbers. Asked a second time, the epoch begins anew."""
-
-    @property
-    def first(self) -> int:
-        """The number of the first batch that the caller has not been given."""
-        return self._below
-
-    def steps(self, coming: Batches) -> Callable[[], list[Batch]]:
-        """What gives the samples that are used at once, from `first` to where nothing more is known.
-
-        Args:
-            coming: the batches that are still to come.
-        """
-        return lambda: [batch for _, batch in coming]
 
     def give(self, number: int) -> None:
         """Take in that the caller was given a batch."""
@@ -118,6 +108,16 @@ class OwnOrder(Order):
         return self.sampler.epoch
 
     @property
+    def ranks(self) -> int:  # type: ignore[override]  # it is the sampler's
+        """Those of the sampler."""
+        return self.sampler.ranks
+
+    @property
+    def place(self) -> int:  # type: ignore[override]  # it is the sampler's
+        """How far all ranks together have got."""
+        return self.sampler.done
+
+    @property
     def is_begun(self) -> bool:
         """Whether the sampler was begun with."""
         return self.sampler.is_begun
@@ -135,21 +135,6 @@ class OwnOrder(Order):
         batches = enumerate(dealt(self.sampler.begin(), self._batch_size, drop_last=self._drop_last), self._below)
         self._batches = dict(batches)
         return [(number, batch) for number, batch in self._batches.items() if number not in self._others]
-
-    def steps(self, coming: Batches) -> Callable[[], list[Batch]]:
-        """What gives the samples that are used at once, to the end of the next epoch.
-
-        Where all ranks are on this node, they are those of all ranks, which share the cache.
-        """
-        sampler = self.sampler
-        if sampler.ranks > 1 and int(os.environ.get("LOCAL_WORLD_SIZE", sampler.ranks)) < sampler.ranks:
-            return super().steps(coming)
-        size = (self._batch_size or 1) * sampler.ranks
-        epoch, start = sampler.epoch, sampler.start
-        return lambda: [
-            *dealt(sampler.order(epoch)[start:], size, drop_last=False),
-            *dealt(sampler.order(epoch + 1), size, drop_last=False),
-        ]
 
     def _passed(self, number: int) -> None:
         self.sampler.give(len(self._batches[number]))

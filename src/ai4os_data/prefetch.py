@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _PARTS_OF_CACHE = 4  # so much of the limit may be staged ahead, unless the user says otherwise
 _MOST_BYTES = 1024 * 1024 * 1024
 _ROUND_BYTES = 64 * 1024 * 1024  # what one store is asked for while others wait
+_HEAD_START_S = 0.25  # of workers, which have the line to themselves until the first batch is there
 _AGAIN_S = 1.0  # after there was no room, or the network failed
 _FAILING_ROUNDS = 5
 _LONGEST_END_S = 5.0
@@ -125,6 +126,7 @@ class _Walk:
             self.cpu_s = time.thread_time()
 
     def _go(self) -> None:
+        self._wait(lambda: self._used_up_to >= 0, _HEAD_START_S)
         failing = 0
         while self._look_on() and not self.is_over and failing < _FAILING_ROUNDS:
             outcome = self._round(self._missing[0][1])
@@ -154,7 +156,7 @@ class _Walk:
             for _, result in arrivals:
                 if isinstance(result, errors.StorageError):
                     has_failed = has_failed or isinstance(result, _OF_THE_STORE)
-                else:
+                elif result:
                     self.files += 1
                     self.fetched_bytes += result
                 self.cpu_s = time.thread_time()
@@ -217,10 +219,11 @@ class _Walk:
 
     def used(self, number: int) -> None:
         """Take in that a batch has been given to the caller."""
+        is_first = self._used_up_to < 0
         self._used_up_to = max(self._used_up_to, number)
-        if number in self._staged:
+        if is_first or number in self._staged:
             with self._changed:
-                self._staged_bytes -= self._staged.pop(number)
+                self._staged_bytes -= self._staged.pop(number, 0)
                 self._changed.notify_all()
 
     def stop(self) -> None:

@@ -14,15 +14,17 @@ from ai4os_data.errors import SampleError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ai4os_data.course import Course
     from ai4os_data.datasets import StorageDataset
 
 
 class Wanted(NamedTuple):
-    """A batch that is to be made: its number in the epoch, and the indices of its samples."""
+    """A batch that is to be made: its number and its place in the epoch, and the indices of its samples."""
 
     number: int
     seed: int
     epoch: int
+    place: int
     indices: list[int]
 
 
@@ -66,15 +68,21 @@ class Work(Dataset[Any]):
         dataset: whose samples are put together.
         collate: makes a batch of a list of samples, or changes a sample where there are no batches.
         is_batched: whether there are batches.
+        course: is told of each batch, in the process that makes it.
     """
 
-    def __init__(self, dataset: Any, collate: Callable[[Any], Any], *, is_batched: bool) -> None:
+    def __init__(
+        self, dataset: Any, collate: Callable[[Any], Any], *, is_batched: bool, course: Course | None = None
+    ) -> None:
         self.dataset = dataset
+        self._course = course
         self._collate = collate
         self._is_batched = is_batched
 
     def __getitem__(self, wanted: Wanted) -> Made | Failed:
         """One batch."""
+        if self._course is not None:
+            self._course.reach(wanted.epoch, wanted.place)
         with seeding.kept_states() if get_worker_info() is None else nullcontext():
             try:
                 return Made(wanted.number, self._made(wanted))
@@ -114,7 +122,8 @@ class Start:
         """Begin."""
         info = get_worker_info()
         assert info is not None
-        object.__setattr__(info, "dataset", info.dataset.dataset)  # it is Work, in a record that is read-only
+        work: Any = info.dataset
+        object.__setattr__(info, "dataset", work.dataset)  # the record is read-only
         self._function(worker)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Literal
 
@@ -79,6 +79,12 @@ class CachedStore:
         self._newer = {}  # than an earlier listing
         if self.cache is not None and entries:
             self.cache.keep_together(self._names_together)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The digests of the entries that are read from here, in their order."""
+        self._names_together()
+        return self._names
 
     def _names_together(self) -> Iterable[str]:
         if len(self._names) != len(self._listed):

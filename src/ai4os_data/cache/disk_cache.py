@@ -231,9 +231,10 @@ class DiskCache:
 
     def _open(self) -> _Process:
         is_auto = self.policy == "auto"
-        return _Process(self.directory, self.size_limit, self._protected if is_auto else None, self._living_plans)
+        return _Process(self.directory, self.size_limit, self._protected if is_auto else None, self.plans)
 
-    def _living_plans(self) -> Iterable[Plan]:
+    def plans(self) -> list[Plan]:
+        """What the loaders of this process need of it."""
         return list(self._plans)
 
     def _protected(self) -> Iterable[str]:

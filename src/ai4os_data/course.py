@@ -1,0 +1,58 @@
+"""The course that a loader takes: what lets the caches of each process know which entries will be used, and when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ai4os_data import nesting
+from ai4os_data.cache.plan import Plan
+from ai4os_data.processes import PerProcess
+
+if TYPE_CHECKING:
+    from ai4os_data.sampling import StorageSampler
+
+
+class Course:
+    """Gives the caches a `Plan` of each epoch and the one after it, over all ranks.
+
+    Workers have copies. Each tells its own caches of it, and moves on as it is handed batches.
+
+    Args:
+        dataset: that of the loader.
+        sampler: gives the order of any epoch.
+    """
+
+    def __init__(self, dataset: Any, sampler: StorageSampler) -> None:
+        self._dataset = dataset
+        self._sampler = sampler
+        self._told: PerProcess[_Told] = PerProcess(_Told)
+
+    def reach(self, epoch: int, place: int) -> None:
+        """Take in that an epoch is gone through up to a place in the global order."""
+        told = self._told.get()
+        if told.epoch != epoch:
+            told.epoch, told.plans = epoch, self._plans(epoch)
+        for plan in told.plans:
+            plan.advance(place)
+
+    def _plans(self, epoch: int) -> list[Plan]:
+        """A plan for each cache, which knows it while it lives."""
+        stores = [found.cached_store for found in nesting.storage_datasets(self._dataset)]
+        caches = {id(store.cache): store.cache for store in stores if store.cache is not None}
+        plans = []
+        for cache in caches.values():
+            plans.append(plan := Plan(lambda: [*self._turns(epoch), *self._turns(epoch + 1)]))
+            cache.follow(plan)
+        return plans
+
+    def _turns(self, epoch: int) -> list[list[str]]:
+        places = nesting.expected(self._dataset, self._sampler.order(epoch)) or ()
+        return [[found.cached_names[index]] for found, index in places]
+
+
+class _Told:
+    """What the caches of one process know."""
+
+    def __init__(self) -> None:
+        self.epoch = -1
+        self.plans: list[Plan] = []
