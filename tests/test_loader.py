@@ -196,10 +196,20 @@ def test_wrapper_of_the_user_is_read_as_it_is(share: Share, tmp_path: Path) -> N
         def __getitem__(self, index: int) -> str:
             return str(self.dataset[index]).upper()
 
-    loader = loader_of(Shouting(dataset_of(share, tmp_path, decode=only_key)))
-    assert sorted(flat(list(loader))) == sorted(key.upper() for key in FILES)
-    assert loader.stats()["look_ahead_files"] > 0
-    assert len(share.requests("GET")) == NUMBER
+    class ShoutingPart(Subset[str]):
+        def __getitem__(self, index: Any) -> str:
+            return str(self.dataset[self.indices[index]]).upper()
+
+        def __getitems__(self, indices: list[int]) -> list[str]:
+            return [self[index] for index in indices]
+
+    for number, wrap in enumerate((Shouting, lambda dataset: ShoutingPart(dataset, range(NUMBER)))):
+        dataset = dataset_of(share, tmp_path / f"{number}", decode=only_key)
+        share.server.forget()
+        loader = loader_of(wrap(dataset))  # type: ignore[no-untyped-call]
+        assert sorted(flat(list(loader))) == sorted(key.upper() for key in FILES)
+        assert loader.stats()["look_ahead_files"] > 0
+        assert len(share.requests("GET")) == NUMBER
 
 
 def test_iterable_dataset_is_refused() -> None:

@@ -30,12 +30,16 @@ def located(dataset: Any, indices: Sequence[int]) -> list[Place] | None:
 
 
 def expected(dataset: Any, indices: Sequence[int]) -> list[Place] | None:
-    """As `located`; a wrapper with as many samples as what it wraps is believed to read them one to one."""
-    inner = getattr(dataset, "dataset", None)
-    if not isinstance(dataset, (Subset, StorageDataset)) and inner is not None and _same_length(dataset, inner):
-        return expected(inner, indices)
-    if _reads_as(dataset, Subset):
+    """As `located`, where it need not be certain.
+
+    A subset is believed to read its indices, and a wrapper with as many samples as what it wraps to read them one to
+    one, whatever code of the user's they add.
+    """
+    if isinstance(dataset, Subset):
         return expected(dataset.dataset, [dataset.indices[index] for index in indices])
+    inner = getattr(dataset, "dataset", None)
+    if not isinstance(dataset, StorageDataset) and inner is not None and _same_length(dataset, inner):
+        return expected(inner, indices)
     return located(dataset, indices)
 
 
