@@ -253,7 +253,8 @@ class WebDAVStore(Store):
                 failures += 1
                 if repeats or isinstance(error, errors.TLSError) or failures >= self.patience.tries:
                     raise
-                time.sleep(self.patience.pause_s(failures))
+                asked_s = error.retry_after_s if isinstance(error, errors.ServerUnavailableError) else None
+                time.sleep(self.patience.pause_s(failures, asked_s))
                 if self.size_of(key) == source.size_bytes:
                     return None
 
