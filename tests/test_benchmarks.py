@@ -38,7 +38,7 @@ RATIOS = {
     },
     "listing": {"list_vs_propfind", "reopen_s"},
     "fill": {"fill_vs_plain"},
-    "transfers": {"upload_vs_curl", "chunked_vs_curl", "restore_vs_curl"},
+    "transfers": {"upload_vs_curl", "read_back_vs_curl", "chunked_vs_curl", "restore_vs_curl"},
     "peers": {"cold_vs_best_peer", "warm_vs_best_peer"},
 }
 
