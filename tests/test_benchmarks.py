@@ -48,6 +48,7 @@ RATIOS = {
         "warm_cpu",
         "two_ranks_bytes",
     },
+    "transfers": {"upload_vs_curl", "read_back_vs_curl", "chunked_vs_curl", "restore_vs_curl"},
     "peers": {"cold_vs_best_peer", "warm_vs_best_peer"},
 }
 
