@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from io import FileIO
 
 Content = bytes | bytearray | memoryview | Path
 
@@ -58,18 +63,142 @@ class MemoryBody:
         return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
 
 
-class Source:
-    """What an upload sends: bytes in memory, or a local file; from the start on each try."""
+class HashBody:
+    """No more of an answer than its length and its sha256."""
 
-    def __init__(self, content: Content) -> None:
-        self._content = content
-        self.size_bytes = content.stat().st_size if isinstance(content, Path) else memoryview(content).nbytes
+    def __init__(self) -> None:
+        self.length = 0
+        self._digest = hashlib.sha256()
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self._digest.update(chunk)
+        self.length += len(chunk)
+
+    def restart(self) -> None:
+        """Forget what came so far."""
+        self.length = 0
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """The sha256 of all bytes so far, in hexadecimal."""
+        return self._digest.hexdigest()
+
+
+class FileBody(HashBody):
+    """The bytes of an answer in a local file, hashed on their way.
+
+    Args:
+        file: open for writing, empty.
+
+    Attributes:
+        error: what the local disk said, if it could not take them; curl's callbacks cannot raise.
+    """
+
+    def __init__(self, file: FileIO) -> None:
+        super().__init__()
+        self.error: OSError | None = None
+        self._file = file
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        if self.error is None:
+            try:
+                write_whole(self._file, chunk)
+            except OSError as error:
+                self.error = error
+        super().write(chunk)
+
+    def restart(self) -> None:
+        """Forget what came so far."""
+        self._file.seek(0)
+        self._file.truncate()
+        super().restart()
+
+
+def write_whole(file: FileIO, data: bytes | memoryview) -> None:
+    """Write all of it, where one call of an unbuffered file may take a part."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+class Source:
+    """What an upload sends: bytes in memory, or a local file, or a part of it; from the start on each try.
+
+    Args:
+        content: the bytes, or the file.
+        start: the first byte that is sent.
+        stop: the byte after the last one; by default all there is.
+        on_bytes: told how many bytes were taken each time; what is sent again counts again.
+    """
+
+    def __init__(
+        self,
+        content: Content,
+        start: int = 0,
+        stop: int | None = None,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> None:
+        self.content = content
+        self.on_bytes = on_bytes
+        self._start = start
+        if stop is None:
+            stop = content.stat().st_size if isinstance(content, Path) else memoryview(content).nbytes
+        self.size_bytes = stop - start
 
     def open(self) -> Reader:
         """A reader at the first byte, to be closed."""
-        if isinstance(self._content, Path):
-            return self._content.open("rb")
-        return _MemoryReader(memoryview(self._content).cast("B"))
+        return _Told(self._reader(), self.on_bytes) if self.on_bytes is not None else self._reader()
+
+    def part(self, start: int, stop: int) -> Source:
+        """The bytes from ``start`` up to ``stop`` (exclusive) of this."""
+        return Source(self.content, self._start + start, self._start + min(stop, self.size_bytes), self.on_bytes)
+
+    def _reader(self) -> Reader:
+        if isinstance(self.content, Path):
+            return _FileReader(self.content, self._start, self.size_bytes)
+        view = memoryview(self.content).cast("B")
+        return _MemoryReader(view[self._start : self._start + self.size_bytes])
+
+
+class _FileReader:
+    """Reads one stretch of a file."""
+
+    def __init__(self, path: Path, start: int, size_bytes: int) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._file.seek(start)
+        self._left_bytes = size_bytes
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many of the next bytes."""
+        piece = self._file.read(min(size, self._left_bytes))
+        self._left_bytes -= len(piece)
+        return piece
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+class _Told:
+    """Tells how many bytes were taken."""
+
+    def __init__(self, reader: Reader, on_bytes: Callable[[int], None]) -> None:
+        self._reader = reader
+        self._on_bytes = on_bytes
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many of the next bytes."""
+        piece = self._reader.read(size)
+        if piece:
+            self._on_bytes(len(piece))
+        return piece
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._reader.close()
 
 
 class _MemoryReader:

@@ -11,7 +11,7 @@ from ai4os_data.bodies import Content
 from ai4os_data.errors import LocationError, RemoteError
 from ai4os_data.locations import DavLocation, FsspecLocation, RemoteLocation
 from ai4os_data.remotes import Remote
-from ai4os_data.stores.base import Entry, Fetched, Store
+from ai4os_data.stores.base import Entry, Fetched, Level, Store
 from ai4os_data.stores.directory import DirectoryStore
 from ai4os_data.stores.memory import MemoryStore
 from ai4os_data.stores.mounted import open_path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ai4os_data.retries import Patience
 
-__all__ = ["Content", "DirectoryStore", "Entry", "Fetched", "MemoryStore", "Store", "open_store"]
+__all__ = ["Content", "DirectoryStore", "Entry", "Fetched", "Level", "MemoryStore", "Store", "open_store"]
 
 
 def open_store(
@@ -31,6 +31,7 @@ def open_store(
     environ: Mapping[str, str] | None = None,
     patience: Patience | None = None,
     counters: telemetry.Counters | None = None,
+    create: bool = False,
     **options: Any,
 ) -> Store:
     """The store for a location.
@@ -42,6 +43,8 @@ def open_store(
         environ: where ``RCLONE_CONFIG_*`` is looked for; the process's environment by default.
         patience: deadlines and tries.
         counters: where requests and bytes are counted.
+        create: whether there may be nothing at it yet, since it is to be written to: the first file makes the folder.
+            A ``/storage`` where no storage is mounted is refused then.
         options: passed to the fsspec file system.
 
     Raises:
@@ -70,7 +73,7 @@ def open_store(
         return FsspecStore(parsed.url, counters=counters, **options)
     if chosen is not None and not os.path.isabs(parsed.path):
         return dav(chosen, parsed.path.strip("/"))
-    return open_path(parsed.path, chosen, environ=environ, open_dav=dav, counters=counters)
+    return open_path(parsed.path, chosen, environ=environ, open_dav=dav, counters=counters, create=create)
 
 
 def open_dav(

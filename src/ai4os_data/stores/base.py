@@ -8,10 +8,15 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ai4os_data import errors
-from ai4os_data.bodies import Body, Content, MemoryBody
+from ai4os_data.bodies import Body, Content, FileBody, HashBody, MemoryBody, Source
+
+if TYPE_CHECKING:
+    from io import FileIO
+    from pathlib import Path
 
 PIECE_BYTES = 1024 * 1024
 
@@ -20,6 +25,9 @@ _LEAVES = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")  # an empty part, one or two 
 MakeBody = Callable[["Entry"], Body]
 Entries = list["Entry"]  # inside a store, `list` is its verb
 Keys = list[str]
+Level = Literal["local", "mount", "confirmed"]
+"""How safe a written file is: with this machine alone, taken by a mount that writes through, or verified."""
+OnBytes = Callable[[int], None]
 
 
 class Entry(NamedTuple):
@@ -117,6 +125,147 @@ class Store(ABC):
     def delete(self, key: str) -> None:
         """Remove a file."""
 
+    # --- whole trees
+
+    def list_below(self, folder: str) -> Entries:
+        """Every file below a folder, ordered by key; the keys begin at the root of the store, as everywhere.
+
+        Where there is no such folder there are no files. A listing that fails raises: it never looks like an empty one.
+
+        Args:
+            folder: its key; ``""`` is the root, which may be missing too.
+
+        Raises:
+            StorageError: what is there cannot be told.
+        """
+        above = f"{checked(folder)}/" if folder else ""
+        return [entry for entry in self.list() if entry.key.startswith(above)]
+
+    def has_folder(self, key: str) -> bool:
+        """Whether there is such a folder, be it empty; an error where the store cannot tell."""
+        return bool(self.list_below(key))
+
+    def remove_tree(self, key: str) -> None:
+        """Remove a folder and all below it. A missing one is no error.
+
+        Raises:
+            LocationError: the key is empty: the root is never removed.
+        """
+        for entry in self.list_below(checked(key)):
+            with suppress(errors.NotFoundError):  # somebody else removes it too
+                self.delete(entry.key)
+
+    # --- files that are verified
+
+    @property
+    def best_level(self) -> Level:
+        """The highest level that `write_confirmed` can reach here. It may ask the store once, and remembers.
+
+        Raises:
+            StorageError: the store cannot be asked, or not be written to.
+        """
+        return "confirmed"
+
+    def write_confirmed(
+        self, key: str, content: Path | bytes, sha256: str, *, on_bytes: OnBytes | None = None
+    ) -> Level:
+        """Store a whole new file, and make sure that the store holds exactly these bytes.
+
+        It may be called again after a crash or an error: what is there already, whole, is verified and not sent again.
+        Size alone never confirms.
+
+        Args:
+            key: one that nobody else writes to.
+            content: the bytes, or a local file.
+            sha256: of the content, in hexadecimal.
+            on_bytes: told how many bytes were sent each time, from the calling thread; what is sent again counts again.
+
+        Returns:
+            The level that was reached: ``"confirmed"`` where the server computed the sha256 or the bytes were read
+            back, ``"mount"`` where a mount that writes through has closed the file, ``"local"`` where one that caches
+            has.
+
+        Raises:
+            IntegrityError: the store holds other bytes; they are removed as far as possible.
+            OutOfSpaceError: the store is full.
+            StorageError: it could not be stored, or not verified.
+        """
+        source = Source(content, on_bytes=on_bytes)
+        if not self._holds(key, source.size_bytes, sha256):
+            found = self._store_new(key, source, sha256)
+            if found != sha256:
+                with suppress(errors.StorageError):
+                    self.delete(key)
+                raise errors.IntegrityError(
+                    f"{self.location}: {key!r} was written, but the store holds other bytes (their sha256 is {found}, "
+                    f"not {sha256}); they were removed, write it again"
+                )
+        return self.best_level
+
+    def sha256_of(self, entry: Entry) -> str:
+        """The sha256 of a file as the store holds it, computed by the server or from the bytes that are read back.
+
+        Raises:
+            StorageError: it cannot be told.
+        """
+        body = HashBody()
+        ((_, outcome),) = self.read_many([entry], lambda _: body)
+        if isinstance(outcome, errors.StorageError):
+            raise outcome
+        return body.sha256
+
+    def read_into(self, entry: Entry, path: Path, sha256: str | None = None) -> str:
+        """Download a whole file, in one version, into a local file; memory does not grow with its size.
+
+        Args:
+            entry: as it was listed.
+            path: the local file; it is made anew, and removed again if this raises.
+            sha256: what the bytes must have, in hexadecimal.
+
+        Returns:
+            The sha256 of the bytes.
+
+        Raises:
+            IntegrityError: they have another sha256.
+            StorageError: it cannot be read.
+            OSError: the local disk cannot take it.
+        """
+        with new_file(path) as file:
+            return self.verified(entry, self._read_into(entry, file), sha256)
+
+    def verified(self, entry: Entry, found: str, sha256: str | None) -> str:
+        """The sha256 that was found, if it is the one that was wanted."""
+        if sha256 is not None and found != sha256:
+            raise errors.IntegrityError(
+                f"{self.location}: {entry.key!r} is damaged: its sha256 is {found}, where {sha256} was written"
+            )
+        return found
+
+    def _holds(self, key: str, size_bytes: int, sha256: str) -> bool:
+        """Whether an earlier try has stored these bytes already."""
+        try:
+            entry = self.stat(key)
+            return entry.size_bytes == size_bytes and self.sha256_of(entry) == sha256
+        except errors.NotFoundError:
+            return False
+
+    def _store_new(self, key: str, source: Source, sha256: str) -> str:  # noqa: ARG002  for those that can resume
+        """Store a file, and tell the sha256 of what the store holds then."""
+        entry = self.write(key, source.content)
+        if source.on_bytes is not None:
+            source.on_bytes(source.size_bytes)
+        return self.sha256_of(entry)
+
+    def _read_into(self, entry: Entry, file: FileIO) -> str:
+        """Fill an empty file with the bytes of one version, and tell their sha256."""
+        body = FileBody(file)
+        ((_, outcome),) = self.read_many([entry], lambda _: body)
+        if isinstance(outcome, errors.StorageError):
+            raise outcome
+        if body.error is not None:
+            raise body.error
+        return body.sha256
+
     def token(self) -> str | None:
         """One value that changes when anything below the root does; None where the store has none."""
         return None
@@ -143,6 +292,18 @@ class Store(ABC):
     def __repr__(self) -> str:
         """Tell what is stored where."""
         return f"{type(self).__name__}({self.location!r})"
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[FileIO]:
+    """An empty local file to write to; it is removed where that fails."""
+    try:
+        with path.open("w+b", buffering=0) as file:
+            yield file
+    except BaseException:
+        with suppress(FileNotFoundError):
+            path.unlink()
+        raise
 
 
 def in_memory(body: Body) -> bytes:

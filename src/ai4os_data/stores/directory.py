@@ -5,27 +5,34 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
 import threading
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ai4os_data import errors, mounts, telemetry
+from ai4os_data.bodies import Source, write_whole
 from ai4os_data.stores.base import (
     PIECE_BYTES,
     Entries,
     Entry,
     Fetched,
+    Keys,
+    Level,
     MakeBody,
+    OnBytes,
     Outcome,
     Store,
     checked,
     memory_body,
 )
+from ai4os_data.stores.writethrough import writes_through
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from io import FileIO
+    from pathlib import Path
 
     from ai4os_data.bodies import Content
 
@@ -33,14 +40,14 @@ T = TypeVar("T")
 
 _GONE = {errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.EHOSTDOWN, errno.ECONNABORTED}
 _LISTING_DEADLINE_S = 120.0
-_STAGED = ".ai4os-data-"  # what is being written, and not yet there
+STAGED = ".ai4os-data-"  # what is being written, and not yet there
 
 
 class DirectoryStore(Store):
     """The files below a directory.
 
     Args:
-        directory: an existing directory.
+        directory: where they are; what is written makes it where it is missing.
         location: what messages call it.
         listing_deadline_s: how long a listing may take on a mount; a dead one can block for ever.
         counters: where bytes are counted.
@@ -61,12 +68,20 @@ class DirectoryStore(Store):
         mount = mounts.mount_of(self.root)
         self.is_local = mount is None or not mount.is_network
         self.identity = f"directory {mount.source if mount and mount.is_network else ''} {self.root}"
+        self._best_level: Level | None = None
 
     def list(self) -> list[Entry]:
         """Every file below, within a deadline."""
-        if self.is_local:
-            return self._walk()
-        return within(self.listing_deadline_s, self._walk, f"{self.location}: {DEAD_MOUNT}")
+        return self._within_deadline(self._walk_root)
+
+    def list_below(self, folder: str) -> Entries:
+        """Every file below a folder, within a deadline; none where it is missing."""
+        top = f"{checked(folder)}/" if folder else ""
+        return self._within_deadline(lambda: self._walk(top) if self._is_folder(top) else [])
+
+    def has_folder(self, key: str) -> bool:
+        """Whether there is such a directory."""
+        return self._is_folder(f"{checked(key)}/")
 
     def stat(self, key: str) -> Entry:
         """One file."""
@@ -98,20 +113,61 @@ class DirectoryStore(Store):
 
     def write(self, key: str, content: Content) -> Entry:
         """Store a whole file: staged beside its place on a local disk, in one sequential pass on a mount."""
-        target = self.path(key)
-        with self._told(key):
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            if self.is_local:
-                self._write_beside(target, content)
-            else:
-                with open(target, "wb") as file:
-                    _copy(content, file.write)
+        self._write(key, Source(content))
         return self.stat(key)
 
     def delete(self, key: str) -> None:
         """Remove a file."""
         with self._told(key):
             os.unlink(self.path(key))
+
+    def remove_tree(self, key: str) -> None:
+        """Remove a folder and all below it; a symbolic link is removed itself, and none is followed."""
+        path = self.path(key)
+        with self._told(key):
+            parts = key.split("/")
+            for depth in range(1, len(parts)):
+                if os.path.islink(f"{self.root}/{'/'.join(parts[:depth])}"):
+                    raise errors.LocationError(
+                        f"{self.location}: {key!r} is behind a symbolic link; nothing is removed"
+                    )
+            if os.path.islink(path):
+                os.unlink(path)
+                return
+            while os.path.isdir(path):
+                with suppress(FileNotFoundError):  # somebody else removes it too: what is left then?
+                    shutil.rmtree(path)
+
+    def write_confirmed(
+        self, key: str, content: Path | bytes, sha256: str, *, on_bytes: OnBytes | None = None
+    ) -> Level:
+        """Store a whole new file; on a mount nothing is read back after, which would come from the mount itself."""
+        if self.is_local:
+            return super().write_confirmed(key, content, sha256, on_bytes=on_bytes)
+        self._check_mounted()
+        level = self.best_level
+        source = Source(content, on_bytes=on_bytes)
+        if not self._holds(key, source.size_bytes, sha256):
+            with suppress(errors.StorageError):  # what an earlier try has left
+                self.delete(key)
+            self._write(key, source)
+        return level
+
+    @property
+    def best_level(self) -> Level:
+        """Confirmed on a local disk; on a mount what it is worth to be closed, which is tried once."""
+        if self._best_level is None:
+            self._best_level = "confirmed" if self.is_local else self._level_of_mount()
+        return self._best_level
+
+    def _level_of_mount(self) -> Level:
+        mount = self._check_mounted()
+
+        def probe() -> Level:
+            with self._told("the directory"):
+                return "mount" if writes_through(nearest(self.root), mount) else "local"
+
+        return within(self.listing_deadline_s, probe, f"{self.location}: {DEAD_MOUNT}")
 
     def local_path(self, entry: Entry) -> str | None:
         """The file itself, where it is on a local disk."""
@@ -124,29 +180,72 @@ class DirectoryStore(Store):
         """Where a key is."""
         return f"{self.root}/{checked(key)}"
 
-    def _walk(self) -> Entries:
-        self._check_root()
-        entries: Entries = []
-        folders = [""]
+    def _holds(self, key: str, size_bytes: int, sha256: str) -> bool:
+        """Whether an earlier try has stored these bytes. After a failed one a mount shows what it cannot read."""
+        try:
+            return super()._holds(key, size_bytes, sha256)
+        except errors.StorageError:
+            if self.is_local:
+                raise
+            return False
+
+    def _within_deadline(self, listing: Callable[[], Entries]) -> Entries:
+        if self.is_local:
+            return listing()
+        self._check_mounted()
+        return within(self.listing_deadline_s, listing, f"{self.location}: {DEAD_MOUNT}")
+
+    def _check_mounted(self) -> mounts.Mount:
+        """Find the mount still there: without it an empty directory shows, and takes what is written."""
+        mount = mounts.mount_of(self.root)
+        if mount is None or not mount.is_network:
+            raise errors.StorageGoneError(f"{self.location}: nothing is mounted here any more. {DEAD_MOUNT}")
+        return mount
+
+    def _walk_root(self) -> Entries:
+        if not self._is_folder(""):
+            raise errors.LocationError(f"{self.location}: there is no such directory")
+        return self._walk("")
+
+    def _is_folder(self, top: str) -> bool:
+        """Whether there is such a folder; not where there is nothing.
+
+        Raises:
+            LocationError: it is a file.
+        """
+        try:
+            with self._told(top or "the directory"):
+                is_directory = stat.S_ISDIR(os.stat(f"{self.root}/{top}".rstrip("/")).st_mode)
+        except errors.NotFoundError:
+            return False
+        if not is_directory:
+            what = f"{self.location}: {top.rstrip('/')!r}" if top else self.location
+            raise errors.LocationError(f"{what} is a file; give the directory that it lies in")
+        return True
+
+    def _walk(self, top: str) -> Entries:
+        """Every file below a folder that is there; what goes meanwhile is left out."""
+        entries, folders = self._members(top)
         while folders:
-            folder = folders.pop()
-            with self._told(folder or "the directory"), os.scandir(f"{self.root}/{folder}") as found:
-                for item in found:
-                    key = f"{folder}{item.name}"
-                    if item.is_dir():
-                        folders.append(f"{key}/")
-                    elif item.is_file() and not item.name.startswith(_STAGED):
-                        entries.append(_entry(key, item.stat()))
+            with suppress(errors.NotFoundError):
+                files, below = self._members(folders.pop())
+                entries += files
+                folders += below
         return sorted(entries)
 
-    def _check_root(self) -> None:
-        try:
-            with self._told("the directory"):
-                is_directory = stat.S_ISDIR(os.stat(self.root).st_mode)
-        except errors.NotFoundError as error:
-            raise errors.LocationError(f"{self.location}: there is no such directory") from error
-        if not is_directory:
-            raise errors.LocationError(f"{self.location} is a file; give the directory that it lies in")
+    def _members(self, folder: str) -> tuple[Entries, Keys]:
+        """The files that lie directly in a folder, and the folders."""
+        files: Entries = []
+        folders: Keys = []
+        with self._told(folder or "the directory"), os.scandir(f"{self.root}/{folder}") as found:
+            for item in found:
+                key = f"{folder}{item.name}"
+                if item.is_dir():
+                    folders.append(f"{key}/")
+                elif item.is_file() and not item.name.startswith(STAGED):
+                    with suppress(FileNotFoundError):
+                        files.append(_entry(key, item.stat()))
+        return files, folders
 
     def _read(self, entry: Entry, make: MakeBody) -> Fetched:
         body = make(entry)
@@ -163,20 +262,40 @@ class DirectoryStore(Store):
             self.counters.row[telemetry.BYTES_FROM_NETWORK] += body.length
         return Fetched(after, body)
 
-    def _write_beside(self, target: str, content: Content) -> None:
-        staged = f"{os.path.dirname(target)}/{_STAGED}{secrets.token_hex(8)}"
+    def _write(self, key: str, source: Source) -> None:
+        target = self.path(key)
+        with self._told(key):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            if self.is_local:
+                self._write_beside(target, source)
+            else:
+                _write_through(target, source)
+
+    def _write_beside(self, target: str, source: Source) -> None:
+        staged = f"{os.path.dirname(target)}/{STAGED}{secrets.token_hex(8)}"
         # Not mkstemp: a file that others may read has the mode that the umask gives it.
         descriptor = os.open(staged, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                _copy(content, file.write)
-                file.flush()
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                _copy(source, file)
                 os.fsync(file.fileno())
             os.replace(staged, target)
         except BaseException:
             with suppress(OSError):
                 os.unlink(staged)
             raise
+        self._sync_folders(target)
+
+    def _sync_folders(self, target: str) -> None:
+        """Let the names of a new file and of the folders above it, which may be new too, survive a power cut."""
+        folder = os.path.dirname(target)
+        while folder.startswith(self.root):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            folder = os.path.dirname(folder)
 
     def _told(self, key: str) -> _Translated:
         return told(self.location, key)
@@ -186,6 +305,13 @@ DEAD_MOUNT = (
     "the mount does not answer: the storage is gone, or the mount's credentials have expired. Restart the deployment, "
     "or read over WebDAV with 'rshare:path' where credentials are there"
 )
+
+
+def nearest(path: str) -> str:
+    """The directory, or the nearest one above it that exists."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def told(location: str, key: str) -> _Translated:
@@ -250,12 +376,21 @@ def _is_file(found: os.stat_result) -> bool:
     return stat.S_ISREG(found.st_mode)
 
 
-def _copy(content: Content, write: Callable[[bytes | memoryview], int]) -> None:
-    if isinstance(content, Path):
-        with content.open("rb") as source:
-            while piece := source.read(PIECE_BYTES):
-                write(piece)
-        return
-    view = memoryview(content).cast("B")
-    for begin in range(0, len(view), PIECE_BYTES):
-        write(view[begin : begin + PIECE_BYTES])
+def _write_through(target: str, source: Source) -> None:
+    """One sequential pass; the close uploads, and raises where that fails."""
+    try:
+        with open(target, "wb", buffering=0) as file:
+            _copy(source, file)
+    except BaseException:
+        with suppress(OSError):  # the mount would keep the first part under the final name
+            os.unlink(target)
+        raise
+
+
+def _copy(source: Source, file: FileIO) -> None:
+    reader = source.open()
+    try:
+        while piece := reader.read(PIECE_BYTES):
+            write_whole(file, piece)
+    finally:
+        reader.close()

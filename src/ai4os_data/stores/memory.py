@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, Store, checked, memory_body
+from ai4os_data.stores.base import Entries, Entry, Fetched, MakeBody, Outcome, Store, checked, memory_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -67,3 +67,8 @@ class MemoryStore(Store):
         """Remove a file."""
         self.stat(key)
         del self.files[key]
+
+    def list_below(self, folder: str) -> Entries:
+        """Every file whose key begins so."""
+        above = f"{checked(folder)}/" if folder else ""
+        return sorted(self.stat(key) for key in self.files if key.startswith(above))

@@ -7,14 +7,16 @@ mount is mapped to its remote, one file is compared both ways, and the rest is r
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from ai4os_data import errors, mounts, telemetry
 from ai4os_data.remotes import Remote
 from ai4os_data.stores.base import Store
-from ai4os_data.stores.directory import DEAD_MOUNT, DirectoryStore, told, within
+from ai4os_data.stores.directory import DEAD_MOUNT, STAGED, DirectoryStore, nearest, told, within
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ def open_path(
     environ: Mapping[str, str],
     open_dav: OpenDav,
     counters: telemetry.Counters | None = None,
+    create: bool = False,
     table: Path = mounts.MOUNT_TABLE,
     storage: str = STORAGE,
     deadline_s: float = _LOOK_DEADLINE_S,
@@ -48,6 +51,7 @@ def open_path(
         environ: where a remote is looked for otherwise.
         open_dav: opens the store for a path below a remote.
         counters: where bytes are counted.
+        create: whether it may be missing, since it is to be written to; the first file makes it.
         table: the mount table.
         storage: where the platform mounts the storage.
         deadline_s: how long a first look at a mount may take; a dead one can block for ever.
@@ -58,19 +62,35 @@ def open_path(
     """
     path = os.path.abspath(path)
     mount = mounts.mount_of(path, table)
-    direct = _direct_store(path, _place(path, mount, table), remote, environ, open_dav)
+    is_network = mount is not None and mount.is_network
+    if is_in_storage(path, storage) and not is_network:
+        _tell_not_synced(path, storage, refuse=create)
+
+    def direct_store(path: str) -> Store | None:
+        return _direct_store(path, _place(path, mount, table), remote, environ, open_dav)
+
+    direct = direct_store(path)
     try:
-        _look(path, mount, deadline_s)
-        seen = _some_file(path, deadline_s) if direct is not None else None
+        top = _nearest(path, is_network=is_network, deadline_s=deadline_s) if create else path
+        _look(top, mount, deadline_s)
+        direct_top = direct_store(top) if direct is not None else None
+        is_same = direct_top is not None and _is_same_place(top, direct_top, deadline_s, may_write=create)
     except errors.StorageGoneError as gone:
         if direct is None:
             raise
         tell_once(f"{gone}. Reading over WebDAV instead, as {direct.location}")
         return direct
-    _tell_if_not_synced(path, mount, storage)
-    if direct is not None and seen is not None and _is_same(path, seen, direct):
+    if direct is not None and is_same:
         return direct
     return DirectoryStore(path, counters=counters)
+
+
+def _nearest(path: str, *, is_network: bool, deadline_s: float) -> str:
+    def find() -> str:
+        with told(path, "the directory"):
+            return nearest(path)
+
+    return within(deadline_s, find, f"{path}: {DEAD_MOUNT}") if is_network else find()
 
 
 def _place(path: str, mount: mounts.Mount | None, table: Path) -> tuple[str, str] | None:
@@ -127,13 +147,55 @@ def _look(path: str, mount: mounts.Mount | None, deadline_s: float) -> None:
         raise errors.LocationError(message)
 
 
-def _tell_if_not_synced(path: str, mount: mounts.Mount | None, storage: str) -> None:
-    if (path == storage or path.startswith(f"{storage}/")) and not (mount and mount.is_network):
-        tell_once(
-            f"{storage} is a plain directory of this machine: no storage is mounted there, and nothing in it is "
-            "synced. Link a storage to "
-            f"the deployment, or read with 'rshare:path'"
-        )
+def is_in_storage(path: str, storage: str = STORAGE) -> bool:
+    """Whether a path is where the platform mounts the storage."""
+    return path == storage or path.startswith(f"{storage}/")
+
+
+def _tell_not_synced(path: str, storage: str, *, refuse: bool) -> None:
+    """Say that nothing is mounted; what is to be written there would be lost, so that is refused."""
+    message = (
+        f"{storage} is a plain directory of this machine: no storage is mounted there, and nothing in it is "
+        "synced. Link a storage to the deployment, or "
+    )
+    if refuse:
+        raise errors.LocationError(f"{path}: {message}write to 'rshare:path'")
+    tell_once(f"{message}read with 'rshare:path'")
+
+
+def _is_same_place(path: str, direct: Store, deadline_s: float, *, may_write: bool) -> bool:
+    """Whether the server has what the mount has: a file that is there, or else a folder that is made for this."""
+    seen = _some_file(path, deadline_s)
+    if seen is not None:
+        return _is_same(path, seen, direct)
+    return may_write and _shows_folder(path, direct, deadline_s)
+
+
+def _shows_folder(path: str, direct: Store, deadline_s: float) -> bool:
+    """Whether a new folder on the mount, which no mount keeps to itself, shows on the server."""
+    name = f"{STAGED}{secrets.token_hex(8)}"
+
+    def make() -> None:
+        with told(path, "a new folder"):
+            os.mkdir(f"{path}/{name}")
+
+    def remove() -> None:
+        with suppress(OSError):
+            os.rmdir(f"{path}/{name}")
+
+    within(deadline_s, make, f"{path}: {DEAD_MOUNT}")
+    try:
+        shows = direct.has_folder(name)
+    except errors.StorageError as error:
+        tell_once(f"{path}: writing through the mount, since WebDAV does not work: {error}")
+        return False
+    finally:
+        within(deadline_s, remove, f"{path}: {DEAD_MOUNT}")
+    if shows:
+        tell_once(f"{path} is {direct.location}: going over WebDAV, which is faster than the mount, and can confirm")
+    else:
+        tell_once(f"{path}: writing through the mount, since what it makes does not show over WebDAV")
+    return shows
 
 
 class _Seen(NamedTuple):

@@ -1,0 +1,55 @@
+"""Whether a mount writes through: whether a file that it has closed is on the server, or still in its cache.
+
+The flags of a mount cannot be seen from another container, so it is tried. A mount that writes through sends a file
+while it is written, and cannot go back in it; one that can go back keeps the file on its own disk first, and says
+"closed" whatever the server will answer later.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ai4os_data.mounts import Mount
+
+# What POSIX applications expect of these file systems is that a close has sent everything; going back works there too.
+_SENT_WHEN_CLOSED = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "beegfs", "gpfs"})
+_PROBE = ".ai4os-data-probe-"
+_PROBE_BYTES = 4096
+
+
+def writes_through(directory: str, mount: Mount) -> bool:
+    """Whether what is closed on a mount has been sent to the server.
+
+    Args:
+        directory: one on the mount, to which two small files are written, and removed again.
+        mount: the mount.
+
+    Raises:
+        OSError: nothing can be written there at all.
+    """
+    if mount.kind in _SENT_WHEN_CLOSED:
+        return True
+    try:
+        _write(directory, goes_back=True)
+    except OSError:
+        _write(directory, goes_back=False)  # else it was not the going back that failed
+        return True
+    return False
+
+
+def _write(directory: str, *, goes_back: bool) -> None:
+    """Write a small file from its begin to its end, and then its begin once more if asked to; close and remove it."""
+    path = f"{directory}/{_PROBE}{secrets.token_hex(8)}"
+    try:
+        with open(path, "xb", buffering=0) as file:
+            file.write(bytes(_PROBE_BYTES))
+            if goes_back:
+                file.seek(0)
+                file.write(b"1")
+    finally:
+        with suppress(OSError):  # a mount that refused it may not have it
+            os.unlink(path)
