@@ -36,7 +36,8 @@ FLOORS = {
     # what is kept on the local disk
     "cache": 2,
     "index": 2,
-    # floor 3 is for what comes with torch: checkpoints, samplers
+    # what comes with torch
+    "checkpoint": 3,
     # what a training loop holds
     "datasets": 4,
     "decoding": 4,

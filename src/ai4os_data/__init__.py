@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ai4os_data.cache import DiskCache
+    from ai4os_data.checkpoint import StorageCheckpoint
     from ai4os_data.datasets import StorageDataset
     from ai4os_data.errors import StorageError
     from ai4os_data.remotes import Remote
     from ai4os_data.sample import Sample
 
-__all__ = ["DiskCache", "Remote", "Sample", "StorageDataset", "StorageError"]
+__all__ = ["DiskCache", "Remote", "Sample", "StorageCheckpoint", "StorageDataset", "StorageError"]
 
 __version__ = "0.1.0"
 
@@ -21,6 +22,7 @@ _HOMES = {
     "DiskCache": "cache",
     "Remote": "remotes",
     "Sample": "sample",
+    "StorageCheckpoint": "checkpoint",
     "StorageDataset": "datasets",
     "StorageError": "errors",
 }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-Level = Literal["local", "mount", "confirmed"]
+from ai4os_data.stores.base import Level
+
 Durability = Literal["best", "local", "mount", "confirmed"]
 
 LEVELS: tuple[Level, ...] = ("local", "mount", "confirmed")

@@ -7,6 +7,7 @@ that share a storage share one afterwards; a view into a large storage takes no 
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from ai4os_data import errors
 
 State = Any  # nested containers of tensors, primitives, and objects with a state_dict()
-Place = tuple[str | int, ...]
+Place = tuple[Any, ...]  # the keys and indices that lead to a value
 
 _PRIMITIVES = (bool, int, float, complex, str, bytes, type(None))
 _AS_THEY_ARE = (torch.Size, torch.dtype, torch.device)
@@ -32,11 +33,13 @@ class Staged(NamedTuple):
         state: plain containers, primitives, and tensors on the CPU.
         arrays: the places of what were NumPy arrays, and are tensors now.
         size_bytes: what the tensors take.
+        waited_s: how long it took until the last copy was released.
     """
 
     state: Any
     arrays: list[Place]
     size_bytes: int
+    waited_s: float
 
 
 class Staging:
@@ -54,17 +57,27 @@ class Staging:
         """
         plan = _Plan()
         shape = plan.visit(state, ())
+        begun = time.perf_counter()
         self._free.acquire()
+        waited_s = time.perf_counter() - begun
         try:
             copies = self._copied(plan.sources)
         except BaseException:
             self._free.release()
             raise
-        return Staged(_filled(shape, copies), plan.arrays, sum(buffer.size_bytes for buffer in self._buffers))
+        size_bytes = sum(buffer.size_bytes for buffer in self._buffers)
+        return Staged(_filled(shape, copies), plan.arrays, size_bytes, waited_s)
 
     def release(self) -> None:
         """Let the buffers be used again."""
         self._free.release()
+
+    def wait_until_free(self, timeout_s: float | None) -> bool:
+        """Wait until the last copy has been released; False when the time is over."""
+        is_free = self._free.acquire(timeout=timeout_s)
+        if is_free:
+            self._free.release()
+        return is_free
 
     def _copied(self, sources: list[torch.Tensor]) -> list[torch.Tensor]:
         """A copy of each tensor, in the buffers of the last time where they fit."""
@@ -134,7 +147,8 @@ class _Plan:
 
     def _mapping(self, value: Mapping[Any, Any], place: Place) -> dict[Any, Any]:
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        return kind((self._key(key, place), self.visit(item, (*place, _step(key)))) for key, item in value.items())
+        plain = ((self._key(key, place), item) for key, item in value.items())
+        return kind((key, self.visit(item, (*place, key))) for key, item in plain)
 
     def _key(self, key: Any, place: Place) -> Any:
         if isinstance(key, np.generic):
@@ -298,10 +312,10 @@ def _filled(shape: Any, copies: Sequence[torch.Tensor]) -> Any:
     return shape
 
 
-def with_arrays(state: Any, arrays: Sequence[Sequence[str | int]]) -> Any:
+def with_arrays(state: Any, arrays: Sequence[Place]) -> Any:
     """The state with NumPy arrays where there were some; containers are changed in place."""
     for place in arrays:
-        state = _with_array(state, tuple(place))
+        state = _with_array(state, place)
     return state
 
 
@@ -311,14 +325,10 @@ def _with_array(value: Any, place: Place) -> Any:
     first, rest = place[0], place[1:]
     if isinstance(value, tuple):
         items = list(value)
-        items[int(first)] = _with_array(items[int(first)], rest)
+        items[first] = _with_array(items[first], rest)
         return tuple(items)
     value[first] = _with_array(value[first], rest)
     return value
-
-
-def _step(key: Any) -> str | int:
-    return key if isinstance(key, (str, int)) else repr(key)
 
 
 def _shown(place: Place) -> str:
