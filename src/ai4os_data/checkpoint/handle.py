@@ -7,10 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.checkpoint.levels import Level, reaches
+from ai4os_data.checkpoint.levels import reaches
 
 if TYPE_CHECKING:
     from ai4os_data.checkpoint.names import CheckpointName
+    from ai4os_data.stores import Level
 
 
 class SaveHandle:
@@ -35,7 +36,7 @@ class SaveHandle:
 
     @property
     def level(self) -> Level | None:
-        """The level reached so far: None, ``"local"``, ``"mount"`` or ``"confirmed"``; None again once it was dropped."""
+        """The level reached so far: ``"local"``, ``"mount"``, ``"confirmed"``; None before, and once it was dropped."""
         return self._level
 
     @property

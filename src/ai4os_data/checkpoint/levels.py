@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ai4os_data.stores.base import Level
+if TYPE_CHECKING:
+    from ai4os_data.stores import Level
 
 Durability = Literal["best", "local", "mount", "confirmed"]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ai4os_data import errors
 from ai4os_data.telemetry import log
@@ -26,7 +27,7 @@ def load_into(into: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     loads = _plan(into, state, "")
     left = sorted(key for key, value in state.items() if key not in into and isinstance(value, Mapping))
     if left:
-        log.warning("the checkpoint also holds %s, which nothing was given for", ", ".join(map(repr, left)))
+        log.info("the checkpoint also holds %s, which nothing was given for", ", ".join(map(repr, left)))
     for load in loads:
         load()
 
@@ -72,7 +73,7 @@ def _check_module(module: torch.nn.Module, saved: Any, place: str) -> None:
         if name in saved
         and isinstance(own[name], torch.Tensor)
         and (not isinstance(saved[name], torch.Tensor) or own[name].shape != saved[name].shape)
-        and not isinstance(own[name], torch.nn.parameter.UninitializedTensorMixin)
+        and not is_lazy(own[name])
     ]
     missing = [f"{place}.{name} was not saved" for name in own if name not in saved]
     unknown = [f"{place}.{name} was saved, and is not there" for name in saved if name not in own]

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
-import tempfile
 import threading
 import time
 import weakref
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
@@ -23,7 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 from ai4os_data import errors
 from ai4os_data.checkpoint.handle import SaveHandle
 from ai4os_data.checkpoint.history import History, Seen
-from ai4os_data.checkpoint.levels import LEVELS, Durability, Level, reaches
+from ai4os_data.checkpoint.levels import LEVELS, Durability, reaches
 from ai4os_data.checkpoint.loading import load_into
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
@@ -32,24 +29,24 @@ from ai4os_data.checkpoint.pruning import Pruning
 from ai4os_data.checkpoint.randomness import random_states, set_random_states
 from ai4os_data.checkpoint.ranks import Ranks
 from ai4os_data.checkpoint.restored import Checkpoint, Restored
+from ai4os_data.checkpoint.restoring import Restoring
 from ai4os_data.checkpoint.retention import Mode, Retention
-from ai4os_data.checkpoint.serialisation import load_state, sha256_of
 from ai4os_data.checkpoint.spool import Spool, Spooled, default_directory, is_intact, parse_limit
-from ai4os_data.checkpoint.staging import Staged, Staging, with_arrays
+from ai4os_data.checkpoint.staging import Staged, Staging
 from ai4os_data.checkpoint.uploads import PASSING, Upload, Uploads
 from ai4os_data.processes import tell_after_fork
 from ai4os_data.stores import open_store
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
 
     from typing_extensions import Self
 
     from ai4os_data.cache import DiskCache
     from ai4os_data.remotes import Remote
-    from ai4os_data.stores import Store
+    from ai4os_data.stores import Level, Store
 
 RANK_TIMEOUT_S = 600.0
 BUDGET_S = 5.0  # the platform kills so long after SIGTERM
@@ -121,6 +118,7 @@ class StorageCheckpoint:
         self._is_closed = False
         self._pid = os.getpid()
         self._wanted: Level = "local"
+        self._restoring = Restoring(self._store, self._ranks, self._room_for)
         if not self._ranks.writes:
             return
         self.best_level = self._store.best_level
@@ -184,7 +182,7 @@ class StorageCheckpoint:
         try:
             spooled = self._spooled(staged, handle.name, metrics)
         except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
-            log.error("step %d could not be saved: %s", handle.step, error)  # noqa: TRY400  the message is the story
+            log.error("step %d could not be saved: %s", handle.step, error)
             self._note_failure(error)
             handle.fail(error)
             return
@@ -334,16 +332,12 @@ class StorageCheckpoint:
             StorageError: the store cannot be listed or read.
         """
         self._check_usable()
-        chosen = self._agreed(step)
-        if chosen is None:
-            return None
-        try:
-            payload = self._loaded(chosen, map_location, weights_only=weights_only)
+        with self._restoring.chosen(self._look_again if self._ranks.writes else None, step) as chosen:
+            if chosen is None:
+                return None
+            payload = self._restoring.payload(chosen, map_location, weights_only=weights_only)
             self._ranks.gather(None)  # the file stays until all have read it
-        finally:
-            if chosen.scratch is not None and self._ranks.writes:
-                shutil.rmtree(chosen.scratch, ignore_errors=True)
-        state, random = self._of_this_rank(payload)
+        state, random = self._restoring.of_this_rank(payload)
         restored = Restored(chosen.manifest.name, dict(chosen.manifest.metrics), chosen.skipped, state)
         if into is not None:
             load_into(into, state)
@@ -351,116 +345,6 @@ class StorageCheckpoint:
                 set_random_states(random)
         self._source, self._attempt = chosen.manifest.name, None
         return restored
-
-    def _agreed(self, step: int | None) -> _Chosen | None:
-        """The checkpoint that rank 0 chose, on every rank."""
-        outcome: _Chosen | errors.StorageError | None = None
-        if self._ranks.writes:
-            try:
-                outcome = self._choose(step)
-            except errors.StorageError as error:
-                if not self._ranks.is_distributed:
-                    raise
-                outcome = error
-        outcome = self._ranks.broadcast(outcome)
-        if isinstance(outcome, errors.StorageError):
-            raise outcome
-        return outcome
-
-    def _choose(self, step: int | None) -> _Chosen | None:
-        history = self._look()
-        self._pruning.know(history)
-        skipped: dict[str, str] = {}
-        for seen in self._candidates(history, step):
-            try:
-                manifest = history.manifest(seen)
-                file, scratch = self._fetched(seen, manifest)
-            except (errors.IntegrityError, errors.NotFoundError) as error:
-                skipped[str(seen.name)] = str(error)
-                log.warning("%s: the checkpoint %s is skipped: %s", self._store.location, seen.name, error)
-            else:
-                return _Chosen(manifest, file, scratch, skipped)
-        if step is not None:
-            raise self._no_such_step(history, step, skipped)
-        self._refuse_to_begin_anew(history, skipped)
-        return None
-
-    def _candidates(self, history: History, step: int | None) -> list[Seen]:
-        if step is None:
-            return history.lineage()
-        return [seen for seen in history.committed() if seen.name.step == step]
-
-    def _fetched(self, seen: Seen, manifest: Manifest) -> tuple[Path, Path | None]:
-        """The file of a state on the local disk, verified; and the folder that goes when it has been read."""
-        (file,) = manifest.files
-        if seen.spooled is not None and is_intact(seen.spooled):
-            return seen.spooled.folder / file, None
-        if file not in seen.files:
-            raise errors.IntegrityError(
-                f"{file} is {'damaged in the spool and not on the store' if seen.spooled else 'not there'}"
-            )
-        entry, facts = seen.files[file], manifest.files[file]
-        if entry.size_bytes != facts.size_bytes:
-            raise errors.IntegrityError(f"{file} has {entry.size_bytes:,} bytes, where {facts.size_bytes:,} were written")
-        scratch = self._spool.scratch()
-        try:
-            self._make_room(facts.size_bytes)
-            self._store.read_into(entry, scratch / file, facts.sha256)
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
-        return scratch / file, scratch
-
-    def _no_such_step(self, history: History, step: int, skipped: dict[str, str]) -> errors.StorageError:
-        if skipped:
-            return errors.DamagedError(f"{self._store.location}: step {step} is damaged: {_listed(skipped)}")
-        there = sorted({seen.name.step for seen in history.committed()})
-        return errors.CheckpointError(f"{self._store.location} has no checkpoint of step {step}, but of {there or 'none'}")
-
-    def _refuse_to_begin_anew(self, history: History, skipped: dict[str, str]) -> None:
-        """Make sure that a run which has checkpoints never starts from scratch."""
-        if not skipped and not history.seen:
-            return
-        where = self._store.location
-        if history.committed():
-            abandoned = [seen.name for seen in history.committed() if str(seen.name) not in skipped]
-            advice = f" Of a branch that was abandoned there is {abandoned[0]}: restore(step=…) takes it." if abandoned else ""
-            raise errors.DamagedError(f"{where} has checkpoints, and none is intact: {_listed(skipped)}.{advice}")
-        whole = [seen for seen in history.uncommitted() if history.is_whole(seen)]
-        if whole:
-            raise errors.DamagedError(
-                f"{where}/{whole[0].name} holds a whole state without a manifest: either that was lost, or the upload was "
-                "cut off just before it. Move the folder away to begin anew"
-            )
-        log.warning("%s has no checkpoint, only uploads that were cut off: %s", where, _listed(skipped))
-
-    def _loaded(self, chosen: _Chosen, map_location: Any, *, weights_only: bool) -> dict[str, Any]:
-        path = chosen.file
-        (facts,) = chosen.manifest.files.values()
-        if self._ranks.writes or (path.exists() and sha256_of(path) == facts.sha256):
-            return self._payload(path, map_location, weights_only=weights_only)
-        with _temporary_folder() as folder:  # another machine than that of rank 0
-            key = f"{chosen.manifest.name}/{path.name}"
-            self._store.read_into(self._store.stat(key), folder / path.name, facts.sha256)
-            return self._payload(folder / path.name, map_location, weights_only=weights_only)
-
-    def _payload(self, path: Path, map_location: Any, *, weights_only: bool) -> dict[str, Any]:
-        payload = load_state(path, map_location=map_location, weights_only=weights_only)
-        loaded: dict[str, Any] = with_arrays(payload, payload["arrays"])
-        return loaded
-
-    def _of_this_rank(self, payload: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """The state as this rank saved it, and its random states; those of rank 0 where there was no such rank."""
-        ranks, rank = payload["ranks"], self._ranks.rank
-        if len(ranks) != self._ranks.size:
-            log.warning(
-                "the checkpoint comes from %d processes, and these are %d: random states and the positions of loaders "
-                "are those that there are",
-                len(ranks),
-                self._ranks.size,
-            )
-        own = ranks[rank] if rank < len(ranks) else {"state": ranks[0]["state"], "random": None}
-        return {**payload["state"], **own["state"]}, own["random"]
 
     # --- looking
 
@@ -479,7 +363,7 @@ class StorageCheckpoint:
         return [checkpoint for checkpoint in described if checkpoint is not None]
 
     def verify(self) -> dict[str, str]:
-        """Read every checkpoint on the store and compare its hashes; what is damaged, each with what is wrong with it."""
+        """Read every checkpoint and compare its hashes; those that are damaged, each with what is wrong with it."""
         history = self._look()
         wrong: dict[str, str] = {}
         for seen in history.committed():
@@ -506,8 +390,24 @@ class StorageCheckpoint:
         except errors.IntegrityError:
             return None
         return Checkpoint(
-            seen.name, dict(manifest.metrics), manifest.size_bytes, manifest.parent, bool(seen.files), seen.spooled is not None
+            seen.name,
+            dict(manifest.metrics),
+            manifest.size_bytes,
+            manifest.parent,
+            bool(seen.files),
+            seen.spooled is not None,
         )
+
+    def _look_again(self) -> History:
+        """What is there now, before this process adds to it under a new attempt."""
+        history = self._look()
+        self._pruning.know(history)
+        return history
+
+    def _room_for(self, size_bytes: int) -> Path:
+        """A new folder for a download of this size."""
+        self._make_room(size_bytes)
+        return self._spool.scratch()
 
     def _look(self) -> History:
         """What is there now."""
@@ -553,13 +453,17 @@ class StorageCheckpoint:
         left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - begun))
         if not self._uploads.close(left_s):
             raise errors.DeadlineError(
-                f"{len(self._busy())} checkpoints are not on the server after {timeout_s:g} s; they are in the spool, and "
-                "the next start sends them"
+                f"{len(self._busy())} checkpoints are not on the server after {timeout_s:g} s; they are in the spool, "
+                "and the next start sends them"
             )
         self._is_closed = True
         self._spool.let_go()
         self._raise_what_failed()
-        if self._newest is not None and not reaches(self._newest.level, self._wanted) and self._newest.error is not None:
+        if (
+            self._newest is not None
+            and not reaches(self._newest.level, self._wanted)
+            and self._newest.error is not None
+        ):
             raise self._newest.error
         if self._newest is None and self._left_error is not None:
             raise self._left_error
@@ -577,7 +481,7 @@ class StorageCheckpoint:
         except errors.StorageError as failure:
             if error is None:
                 raise
-            log.error("%s", failure)  # noqa: TRY400  the other one is on its way up
+            log.error("%s", failure)
 
     def __repr__(self) -> str:
         """Tell where it saves."""
@@ -601,21 +505,17 @@ class StorageCheckpoint:
             raise errors.CheckpointError(f"{self!r} is closed")
         if os.getpid() != self._pid:
             raise errors.CheckpointError(f"{self!r} belongs to the process that made it: save there")
-        if not self._ranks.is_distributed and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if (
+            not self._ranks.is_distributed
+            and dist.is_available()
+            and dist.is_initialized()
+            and dist.get_world_size() > 1
+        ):
             raise errors.CheckpointError("make StorageCheckpoint after init_process_group, on every rank")
 
     def _check_writes(self) -> None:
         if not self._ranks.writes:
             raise errors.CheckpointError(f"rank {self._ranks.rank} does not write: ask on rank 0")
-
-
-class _Chosen(NamedTuple):
-    """The checkpoint that is restored, and where its verified file lies."""
-
-    manifest: Manifest
-    file: Path
-    scratch: Path | None
-    skipped: dict[str, str]
 
 
 def _wanted(durability: Durability, best: Level, store: Store) -> Level:
@@ -625,8 +525,8 @@ def _wanted(durability: Durability, best: Level, store: Store) -> Level:
         return best
     if not reaches(best, durability):
         raise errors.DurabilityError(
-            f"{store.location} reaches the level {best!r} at most, not {durability!r}: go over WebDAV ('rshare:path') where "
-            "credentials are there, or ask for durability='best'"
+            f"{store.location} reaches the level {best!r} at most, not {durability!r}: go over WebDAV ('rshare:path') "
+            "where credentials are there, or ask for durability='best'"
         )
     return durability
 
@@ -646,16 +546,6 @@ def _differs_by_rank(value: object) -> bool:
     if not callable(getattr(value, "state_dict", None)):
         return False
     return isinstance(value, (DataLoader, Sampler)) or bool(getattr(value, "differs_by_rank", False))
-
-
-def _listed(skipped: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="ai4os-data-restore-") as folder:
-        yield Path(folder)
 
 
 def _write_out_at_exit(run: StorageCheckpoint) -> None:

@@ -49,7 +49,11 @@ class Pruning:
         self._own.add(attempt)
 
     def prune(
-        self, history: History, confirmed: CheckpointName, source: CheckpointName | None, busy: Callable[[], set[CheckpointName]]
+        self,
+        history: History,
+        confirmed: CheckpointName,
+        source: CheckpointName | None,
+        busy: Callable[[], set[CheckpointName]],
     ) -> list[CheckpointName]:
         """Remove what may go, now that a checkpoint has been confirmed.
 

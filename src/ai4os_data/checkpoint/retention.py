@@ -47,9 +47,9 @@ class Retention:
         if self.mode not in {"min", "max"}:
             raise ValueError(f"mode is 'min' or 'max', not {self.mode!r}")
 
-    def kept(self, newest_first: Sequence[CheckpointName], metrics: Mapping[CheckpointName, Mapping[str, float]]) -> set[
-        CheckpointName
-    ]:
+    def kept(
+        self, newest_first: Sequence[CheckpointName], metrics: Mapping[CheckpointName, Mapping[str, float]]
+    ) -> set[CheckpointName]:
         """Those that stay."""
         every = self.keep_every
         return {

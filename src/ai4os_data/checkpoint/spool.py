@@ -22,13 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors, mounts
 from ai4os_data.cache.placement import is_size, parse_size
-from ai4os_data.checkpoint.levels import LEVELS, Level
+from ai4os_data.checkpoint.levels import LEVELS
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
 from ai4os_data.checkpoint.serialisation import sha256_of, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from ai4os_data.stores import Level
 
 _NEW = ".new"
 _LOCK = "lock"

@@ -1,7 +1,7 @@
 """A state copied into host memory that is used again for the next one: the one thing that training waits for.
 
-What comes out holds tensors on the CPU, primitives and plain containers, so that ``weights_only=True`` loads it. Tensors
-that share a storage share one afterwards; a view into a large storage takes no more than what it spans.
+What comes out holds tensors on the CPU, primitives and plain containers, so that ``weights_only=True`` loads it.
+Tensors that share a storage share one afterwards; a view into a large storage takes no more than what it spans.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class _Plan:
         raise errors.StateError(f"{_shown(place)} has the key {key!r}: only numbers, strings and tuples of them can be")
 
     def _tensor(self, tensor: torch.Tensor, place: Place) -> _Leaf:
-        if is_traceable_wrapper_subclass(tensor):
+        if _is_wrapper(tensor):
             raise errors.StateError(
                 f"{_shown(place)} is a {type(tensor).__name__}, of which this process may hold a part: gather it first"
             )
@@ -254,6 +254,11 @@ class _Buffer:
         return self._copies
 
 
+def _is_wrapper(tensor: torch.Tensor) -> bool:
+    """Whether it only looks like a tensor, as a DTensor does."""
+    return bool(is_traceable_wrapper_subclass(tensor))
+
+
 def _by_storage(tensors: Sequence[torch.Tensor]) -> list[_Group]:
     """The tensors in groups that share a storage; torch.save takes it for one type only."""
     groups: dict[object, _Group] = {}
@@ -268,13 +273,13 @@ def _by_storage(tensors: Sequence[torch.Tensor]) -> list[_Group]:
 
 def _begin(tensors: Sequence[torch.Tensor]) -> int:
     """The first element of their storage that any of them uses."""
-    return min(tensor.storage_offset() for tensor in tensors)
+    return min(int(tensor.storage_offset()) for tensor in tensors)
 
 
 def _span_elements(tensors: Sequence[torch.Tensor]) -> int:
     """How many elements of their storage lie from the first to the last that they use."""
     end = max(
-        tensor.storage_offset()
+        int(tensor.storage_offset())
         + (sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1)
         * (tensor.numel() > 0)
         for tensor in tensors
@@ -293,10 +298,8 @@ def _is_tensor_like(array: np.ndarray[Any, Any]) -> bool:
 
 def _plain(value: Any) -> Any:
     """A number or a string of some class of its own (an IntEnum, say) as what it is."""
-    for kind in (bool, int, float, str, bytes):
-        if isinstance(value, kind):
-            return kind(value)
-    raise AssertionError(value)
+    kind = next(kind for kind in (bool, int, float, str, bytes) if isinstance(value, kind))
+    return kind(value)
 
 
 def _filled(shape: Any, copies: Sequence[torch.Tensor]) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.checkpoint.levels import Level, lower
+from ai4os_data.checkpoint.levels import lower
 from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.checkpoint.serialisation import sha256_of
 from ai4os_data.retries import Patience
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ai4os_data.checkpoint.handle import SaveHandle
     from ai4os_data.checkpoint.spool import Spooled
-    from ai4os_data.stores import Store
+    from ai4os_data.stores import Level, Store
 
 # What may pass by itself: a server that is down, busy or full, a mount that is gone, bytes damaged on their way.
 PASSING = (errors.ServerError, errors.OutOfSpaceError, errors.StorageGoneError, errors.IntegrityError)
