@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from ai4os_data import errors
 
@@ -87,6 +88,14 @@ _MEANINGS: dict[int, tuple[type[errors.StorageError], str]] = {
     504: (errors.ServerUnavailableError, "a gateway waits too long for the server"),
     507: (errors.OutOfSpaceError, "the storage is full: delete files there, and empty its trash bin"),
 }
+
+
+def host_of(authority: str) -> str | None:
+    """The host in the authority of a URL, without port and in lower case."""
+    try:
+        return urlsplit(f"//{authority}").hostname
+    except ValueError:  # brackets that are no IPv6 address
+        return None
 
 
 def content_length(headers: dict[str, str]) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -122,6 +123,13 @@ def write_whole(file: FileIO, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
+
+
+def write_all_at(file: FileIO, data: bytes, place: int) -> None:
+    """Write all of it at a place."""
+    written = os.pwrite(file.fileno(), data, place)
+    while written < len(data):
+        written += os.pwrite(file.fileno(), memoryview(data)[written:], place + written)
 
 
 class Source:

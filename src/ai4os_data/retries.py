@@ -8,6 +8,9 @@ import time
 from dataclasses import dataclass
 
 RETRIED_STATUSES = frozenset({423, 429, 502, 503, 504})
+UNCERTAIN_STATUSES = frozenset({502, 504})  # from a gateway, behind which the server may have done it
+
+_SERVER_BYTES_PER_S = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class Patience:
             return retry_after_s + random.uniform(0, self.first_pause_s)
         longest = min(self.longest_pause_s, self.first_pause_s * 2 ** (failures - 1))
         return random.uniform(longest / 2, longest)
+
+    def silence_s(self, size_bytes: int) -> float:
+        """How long a server may be silent while it works through what was sent to it."""
+        return self.stall_s + size_bytes / _SERVER_BYTES_PER_S
 
     def deadline(self, size_bytes: int | None = None) -> float:
         """When a request that begins now must be over, on the monotonic clock."""

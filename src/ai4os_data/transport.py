@@ -31,7 +31,7 @@ from ai4os_data.bodies import Body, MemoryBody, Reader, Source
 from ai4os_data.concurrency import Concurrency
 from ai4os_data.processes import PerProcess
 from ai4os_data.refusals import Refusals
-from ai4os_data.retries import RETRIED_STATUSES, Patience, retry_after_s
+from ai4os_data.retries import RETRIED_STATUSES, UNCERTAIN_STATUSES, Patience, retry_after_s
 from ai4os_data.tls import ca_file
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class Request:
         headers: further header lines.
         source: what a PUT sends.
         is_archive: whether the answer holds many files, to be counted so.
+        repeats: whether it is sent again after a try that may have succeeded all the same, such as one whose answer
+            was lost; if not, the caller looks first.
         tag: the caller's own.
     """
 
@@ -74,6 +76,7 @@ class Request:
     headers: tuple[str, ...] = ()
     source: Source | None = None
     is_archive: bool = False
+    repeats: bool = True
     tag: object = None
 
 
@@ -367,7 +370,8 @@ class _Lane:
             handle.setopt(pycurl.INFILESIZE_LARGE, source.size_bytes)
             transfer.reader = source.open()
             handle.setopt(pycurl.READFUNCTION, transfer.reader.read)
-            handle.setopt(pycurl.LOW_SPEED_TIME, int(remaining_s))  # a server may hash for long before it answers
+            silence_s = min(remaining_s, self._patience.silence_s(source.size_bytes))
+            handle.setopt(pycurl.LOW_SPEED_TIME, max(1, int(silence_s)))
         elif request.method == "HEAD":
             handle.setopt(pycurl.NOBODY, 1)
         if self._concurrency is not None and not self._active:
@@ -448,7 +452,7 @@ class _Lane:
         error = error_for_status(status, self._what(transfer), headers, self._remote)
         transfer.offset = 0
         transfer.body.restart()
-        if status in RETRIED_STATUSES:
+        if status in RETRIED_STATUSES and (transfer.request.repeats or status not in UNCERTAIN_STATUSES):
             return self._again(transfer, error, retry_after_s(headers.get("retry-after")))
         return error
 
@@ -534,6 +538,8 @@ class _Lane:
             error = errors.ServerUnavailableError(
                 f"{what}: {message}. Is {self._remote.origin} up, and reachable from this machine?"
             )
+        if not transfer.request.repeats:
+            return error
         if progressed:
             transfer.failures = 0
         return self._again(transfer, error, None)

@@ -67,7 +67,7 @@ class NextcloudStore(WebDAVStore):
                     alone.extend(group.entries)
                 else:
                     size = sum(entry.size_bytes for entry in group.entries)
-                    url = f"{self.url(group.folder) if group.folder else self._base_url}?{group.query}"
+                    url = f"{self.url(group.folder) if group.folder else self.base_url}?{group.query}"
                     yield Request(url, MemoryBody(), expected_bytes=size, is_archive=True, tag=group)
 
         for request, outcome in self.transport.fetch(requests(), _ARCHIVES_IN_FLIGHT):

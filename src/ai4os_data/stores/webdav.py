@@ -6,7 +6,6 @@ import os
 import ssl
 import time
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
@@ -15,7 +14,7 @@ import httpx
 import webdav4.client
 
 from ai4os_data import errors, telemetry, tls
-from ai4os_data.answers import error_for_status, plain_etag, wrong_credentials
+from ai4os_data.answers import error_for_status, host_of, plain_etag, wrong_credentials
 from ai4os_data.bodies import Content, MemoryBody, Source
 from ai4os_data.processes import PerProcess
 from ai4os_data.retries import RETRIED_STATUSES, Patience, retry_after_s
@@ -23,29 +22,25 @@ from ai4os_data.stores.base import (
     Entries,
     Entry,
     Fetched,
-    Keys,
     MakeBody,
     Outcome,
     Store,
     checked,
-    is_safe,
     memory_body,
 )
-from ai4os_data.stores.multistatus import NotMultistatusError, resources
+from ai4os_data.stores.listings import PROPFIND, Listings
+from ai4os_data.stores.multistatus import resources
+from ai4os_data.stores.ranges import read_ranges
 from ai4os_data.transport import Request, Response, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
+    from io import FileIO
 
     from ai4os_data.remotes import Remote
 
-# Only what is needed: all properties of 2,000 files take 824 KB.
-_PROPFIND = (
-    b'<?xml version="1.0" encoding="utf-8"?><d:propfind xmlns:d="DAV:"><d:prop><d:resourcetype/><d:getcontentlength/>'
-    b"<d:getetag/><d:getlastmodified/></d:prop></d:propfind>"
-)
-_LISTING_THREADS = 8
 _LISTING_DEADLINE_S = 300.0
+_NO_ANSWER = (errors.ServerUnavailableError, errors.DeadlineError, errors.ThrottledError, errors.LockedError)
 _HTML_ENDINGS = (".html", ".htm", ".xhtml", ".php")
 _VERSION_TRIES = 3
 
@@ -77,10 +72,12 @@ class WebDAVStore(Store):
         self.path = path
         self.patience = patience or Patience()
         self.counters = counters or telemetry.Counters()
-        self._base_path = unquote(urlsplit(remote.url).path).rstrip("/") + (f"/{path}" if path else "")
-        self._base_url = remote.url + (f"/{quote(path)}" if path else "")
-        self.location = location or self._base_url
-        self.identity = f"webdav {remote.origin}{self._base_path} {remote.user or ''}"
+        self.base_path = unquote(urlsplit(remote.url).path).rstrip("/") + (f"/{path}" if path else "")
+        self.base_url = remote.url + (f"/{quote(path)}" if path else "")
+        self.location = location or self.base_url
+        self.identity = f"webdav {remote.origin}{self.base_path} {remote.user or ''}"
+        self._listings = Listings(self)
+        self._folders: set[str] = set()  # those that are known to be there
         self.transport = Transport(remote, patience=self.patience, counters=self.counters)
         self._client: PerProcess[_Client] = PerProcess(self._new_client)
 
@@ -103,9 +100,7 @@ class WebDAVStore(Store):
 
     def folder_etag(self) -> str | None:
         """The ETag of the folder itself, by a PROPFIND of Depth 0."""
-        xml = self._dav(
-            "PROPFIND", self._base_url + "/", {"Depth": "0", "Content-Type": "application/xml"}, _PROPFIND
-        ).content
+        xml = self.propfind(self.base_url + "/", "0").content
         return next((plain_etag(resource.etag) for resource in resources(xml)), None)
 
     # --- reading
@@ -113,13 +108,29 @@ class WebDAVStore(Store):
     def list(self) -> list[Entry]:
         """Every file below the folder, by Depth infinity where the server allows it, else folder by folder."""
         try:
-            return sorted(self._list_deep())
+            return sorted(self._listings.below())
         except errors.NotFoundError as error:
             raise self.no_such_folder() from error
 
+    def list_below(self, folder: str) -> Entries:
+        """Every file below a folder; none where the server knows no such folder."""
+        above = f"{checked(folder)}/" if folder else ""
+        try:
+            return sorted(entry for entry in self._listings.below(folder) if entry.key.startswith(above))
+        except errors.NotFoundError:
+            return []
+
+    def has_folder(self, key: str) -> bool:
+        """Whether there is such a folder, by a PROPFIND of Depth 0."""
+        try:
+            files, _ = self._listings.of(checked(key), "0")
+        except errors.NotFoundError:
+            return False
+        return not files
+
     def stat(self, key: str) -> Entry:
         """One file, by a PROPFIND of Depth 0."""
-        entries, _ = self._propfind(checked(key), "0", slash=False)
+        entries, _ = self._listings.of(checked(key), "0", slash=False)
         if not entries:
             message = f"{self.location}: {key!r} is a folder, not a file"
             raise errors.NotFoundError(message)
@@ -156,9 +167,13 @@ class WebDAVStore(Store):
             raise errors.IntegrityError(message)
         return data
 
+    def _read_into(self, entry: Entry, file: FileIO) -> str:
+        """By several ranges at a time where the server tells versions apart, else from the begin to the end."""
+        return read_ranges(self.transport, self.url(entry.key), entry, file) or super()._read_into(entry, file)
+
     def url(self, key: str) -> str:
         """Where a key is."""
-        return f"{self._base_url}/{quote(checked(key))}"
+        return f"{self.base_url}/{quote(checked(key))}"
 
     def _settled(
         self, entry: Entry, request: Request, outcome: Response | errors.StorageError
@@ -203,78 +218,105 @@ class WebDAVStore(Store):
 
     def write(self, key: str, content: Content) -> Entry:
         """PUT a whole file, and make the folders above it where they are missing."""
-        checked(key)
-        request = Request(self.url(key), method="PUT", source=Source(content))
-        try:
-            self.transport.send(request)
-        except errors.NotFoundError:  # a missing parent: 404 on Nextcloud, 409 elsewhere
-            self.make_folder(key.rpartition("/")[0])
-            self.transport.send(Request(self.url(key), method="PUT", source=Source(content)))
+        self.upload(key, Source(content), repeats=True)
         return self.stat(key)
 
-    def make_folder(self, key: str) -> None:
-        """Make a folder below the root, and those above it."""
-        if self.path:
-            self._make_collections(self.remote.url, self.path)
-        self._make_collections(self._base_url, key)
+    def upload(self, key: str, source: Source, *headers: str, repeats: bool = False) -> Response | None:
+        """PUT a whole file, and make the folders above it where they are missing.
 
-    def _make_collections(self, base_url: str, path: str) -> None:
-        url = base_url
-        for part in path.split("/") if path else []:
-            url = f"{url}/{quote(part)}"
+        Args:
+            key: its key.
+            source: its bytes.
+            headers: further header lines.
+            repeats: whether to send it again without looking, where it may have arrived although no answer has.
+
+        Returns:
+            The answer; None where it was lost, and a file of this size is there.
+        """
+        url = self.url(key)
+        size_bytes = source.size_bytes
+        failures, has_folder = 0, False
+        while True:
+            request = Request(
+                url, method="PUT", source=source, headers=headers, expected_bytes=size_bytes, repeats=repeats
+            )
             try:
-                self._dav("MKCOL", url + "/")
-            except errors.ServerError:
-                # It is there already (405), or another request makes it just now (500 on wsgidav); if not, this raises.
-                self._dav("PROPFIND", url + "/", {"Depth": "0", "Content-Type": "application/xml"}, _PROPFIND)
+                return self.transport.send(request)
+            except errors.NotFoundError:  # a missing parent: 404 on Nextcloud, 409 elsewhere
+                if has_folder:
+                    raise
+                self.make_folder(key.rpartition("/")[0])
+                has_folder = True
+            except (errors.ServerUnavailableError, errors.DeadlineError) as error:
+                failures += 1
+                if repeats or isinstance(error, errors.TLSError) or failures >= self.patience.tries:
+                    raise
+                time.sleep(self.patience.pause_s(failures))
+                if self.size_of(key) == size_bytes:
+                    return None
+
+    def size_of(self, key: str) -> int | None:
+        """The length of a file; None where it is not there."""
+        try:
+            return self.stat(key).size_bytes
+        except errors.NotFoundError:
+            return None
+
+    def _holds(self, key: str, size_bytes: int, sha256: str) -> bool:
+        """Whether an earlier try has stored these bytes; not in a folder that is new."""
+        folder = checked(key).rpartition("/")[0]
+        if folder and folder not in self._folders and self.make_folder(folder):
+            return False
+        return super()._holds(key, size_bytes, sha256)
+
+    def _store_new(self, key: str, source: Source, sha256: str) -> str:  # noqa: ARG002  for those that can resume
+        """PUT it, and read it back."""
+        self.upload(key, source)
+        return self.sha256_of(self.stat(key))
+
+    def make_folder(self, key: str) -> bool:
+        """Make a folder below the root, and those above it; whether it was missing."""
+        path = "/".join(part for part in (self.path, key) if part)
+        is_new = bool(path) and self._make_collections(path)
+        self._folders.add(key)
+        return is_new
+
+    def _make_collections(self, path: str) -> bool:
+        try:
+            return self._make_collection(path)
+        except errors.NotFoundError:  # the one above is missing
+            if "/" not in path:
+                raise
+        self._make_collections(path.rpartition("/")[0])
+        return self._make_collection(path)
+
+    def _make_collection(self, path: str) -> bool:
+        url = f"{self.remote.url}/{quote(path)}/"
+        try:
+            self.dav("MKCOL", url)
+        except _NO_ANSWER:
+            raise
+        except errors.ServerError:
+            # It is there already (405), or another request makes it just now (500 on wsgidav); if not, this raises.
+            self.propfind(url, "0")
+            return False
+        return True
 
     def delete(self, key: str) -> None:
         """Remove a file, and never a folder: a DELETE would take all that is in it."""
         self.stat(key)
         with suppress(errors.NotFoundError):  # a first try whose answer was lost may have removed it
-            self._dav("DELETE", self.url(key))
+            self.dav("DELETE", self.url(key))
 
-    # --- listings
-
-    def _list_deep(self) -> Entries:
-        try:
-            entries, folders = self._propfind("", "infinity")
-        except (errors.PermissionDeniedError, errors.ProtocolError):
-            try:
-                return self._list_by_folder([""])
-            except errors.ProtocolError:
-                # This tells where the location is a file: Apache answers 400 to a slash after one.
-                self._propfind("", "0", slash=False)
-                raise
-        # Some servers (stock sabre) clamp infinity to 1 without a word: then no folder shows anything inside.
-        inhabited = {key.rpartition("/")[0] for key in (*folders, *(entry.key for entry in entries))}
-        empty = [folder for folder in folders if folder not in inhabited]
-        if folders and len(empty) == len(folders):
-            return entries + self._list_by_folder(empty)
-        return entries
-
-    def _list_by_folder(self, folders: Sequence[str]) -> Entries:
-        """List folders and all below them, by a PROPFIND of Depth 1 each, some at a time."""
-        entries: Entries = []
-        seen = set(folders)
-        with ThreadPoolExecutor(_LISTING_THREADS, thread_name_prefix="ai4os-data-listing") as pool:
-            while folders:
-                found: Keys = []
-                for files, below in pool.map(self._members, folders):
-                    entries += files
-                    found += [folder for folder in below if folder not in seen]
-                    seen.update(below)
-                folders = found
-        return entries
-
-    def _members(self, folder: str) -> tuple[Entries, Keys]:
-        """What lies directly in a folder: nothing if it has gone since its parent was listed."""
-        try:
-            return self._propfind(folder, "1")
-        except errors.NotFoundError:
-            if not folder:
-                raise
-            return [], []
+    def remove_tree(self, key: str) -> None:
+        """Remove a folder and all below it, by one DELETE."""
+        self._folders = {folder for folder in self._folders if not f"{folder}/".startswith(f"{key}/")}
+        with suppress(errors.NotFoundError):
+            answer = self.dav("DELETE", f"{self.url(key)}/")
+            if answer.status_code == 207:  # RFC 4918, 9.6.1: it tells what could not be removed
+                raise errors.ServerError(
+                    f"{self.location}: {key!r}: the server could not remove all that is in it (207)"
+                )
 
     def no_such_folder(self) -> errors.LocationError:
         """What to say where the server knows no such folder."""
@@ -282,76 +324,35 @@ class WebDAVStore(Store):
             f"{self.location}: there is no such folder on the server; check the spelling, or list its parent"
         )
 
-    def _propfind(self, key: str, depth: str, *, slash: bool = True) -> tuple[Entries, Keys]:
-        """The files and the folders (without the asked one) in the answer to a PROPFIND."""
-        url = self._base_url + (f"/{quote(key)}" if key else "") + ("/" if slash else "")
-        for attempt in range(1, self.patience.tries + 1):
-            response = self._dav("PROPFIND", url, {"Depth": depth, "Content-Type": "application/xml"}, _PROPFIND)
-            try:
-                return self._parsed(response.content, key)
-            except NotMultistatusError as error:
-                if attempt == self.patience.tries:
-                    message = f"{self.location}: the server's listing is not XML ({error}); is this a WebDAV address?"
-                    raise errors.ProtocolError(message) from error
-                if attempt == 1 and response.status_code != 207:
-                    message = f"{self.location}: not a WebDAV server (it answers PROPFIND with {response.status_code})"
-                    raise errors.ProtocolError(message) from error
-                time.sleep(self.patience.pause_s(attempt))
-        raise AssertionError  # the loop returns or raises
+    def propfind(self, url: str, depth: str) -> httpx.Response:
+        """Ask for what a listing needs."""
+        return self.dav("PROPFIND", url, {"Depth": depth, "Content-Type": "application/xml"}, PROPFIND)
 
-    def _parsed(self, xml: bytes, asked: str) -> tuple[Entries, Keys]:
-        files: Entries = []
-        folders: Keys = []
-        base = self._base_path
-        for href, is_known, is_folder, size, etag, modified in resources(xml):
-            path = "/" + unquote(self._path_on_server(href)).strip("/")
-            if path != base and not path.startswith(base + "/"):
-                message = (
-                    f"{self.location}: the server lists {href!r}, which is not below {base!r}; check the remote's url"
-                )
-                raise errors.ProtocolError(message)
-            key = path[len(base) + 1 :]
-            if key != "" and not is_safe(key):
-                message = (
-                    f"{self.location}: the server lists {href!r}, a name that leaves its folder; nothing of "
-                    "this listing is used"
-                )
-                raise errors.ProtocolError(message)
-            if is_folder:
-                if key != asked.strip("/"):
-                    folders.append(key)
-            elif is_known and key == "":
-                raise errors.LocationError(f"{self.location} is a file; give the folder that it lies in")
-            elif is_known:
-                files.append(Entry(key, self._size(size or "0", href), plain_etag(etag), modified))
-        return files, folders
-
-    def _size(self, text: str, href: str) -> int:
-        if not (text.isascii() and text.isdigit()):
-            raise errors.ProtocolError(f"{self.location}: the server lists {href!r} with {text!r} as its size")
-        return int(text)
-
-    def _path_on_server(self, href: str) -> str:
-        """The path in an address of a listing, which may name our server, and no other."""
-        before, separator, rest = href.partition("//")
-        if not separator or "/" in before:
-            return href
-        authority, _, path = rest.partition("/")
-        ours = _host_of(urlsplit(self.remote.url).netloc)
-        if before.lower() not in {"", "http:", "https:"} or _host_of(authority) != ours:
-            message = (
-                f"{self.location}: the server lists {href!r}, which is not on {self.remote.origin}; nothing of "
-                "this listing is used"
-            )
-            raise errors.ProtocolError(message)
-        return path
-
-    def _dav(
-        self, method: str, url: str, headers: dict[str, str] | None = None, content: bytes | None = None
+    def dav(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str] | None = None,
+        content: bytes | None = None,
+        *,
+        tries: int | None = None,
+        worked_bytes: int = 0,
     ) -> httpx.Response:
-        """Send a DAV verb through webdav4, with our own deadlines, tries and errors."""
+        """Send a DAV verb through webdav4, with our own deadlines, tries and errors.
+
+        Args:
+            method: the verb.
+            url: percent-encoded.
+            headers: more of them.
+            content: the body.
+            tries: how many, where it is not for us to know how often it may be sent.
+            worked_bytes: how many bytes the server reads or moves before it answers.
+        """
         what = f"{method} {url}"
-        deadline = self.patience.deadline()
+        deadline = self.patience.deadline(worked_bytes)
+        tries = tries or self.patience.tries
+        silence_s = max(self.patience.silence_s(worked_bytes), 1)
+        timeout = httpx.Timeout(_LISTING_DEADLINE_S, connect=self.patience.connect_s, read=silence_s)
         failures = 0
         while True:
             self.transport.refuse_if_refused()
@@ -361,7 +362,7 @@ class WebDAVStore(Store):
             try:
                 client = self._client.get()
                 response: httpx.Response = client.http.request(
-                    method, client.join_url(url), headers=headers, content=content
+                    method, client.join_url(url), headers=headers, content=content, timeout=timeout
                 )
             except httpx.TransportError as error:
                 failure = self._transport_failure(what, error)
@@ -382,7 +383,7 @@ class WebDAVStore(Store):
                 asked_s = retry_after_s(response.headers.get("retry-after"))
             failures += 1
             pause_s = self.patience.pause_s(failures, asked_s)
-            if failures >= self.patience.tries or time.monotonic() + pause_s > deadline:
+            if failures >= tries or time.monotonic() + pause_s > deadline:
                 raise failure
             row[telemetry.RETRIES] += 1
             row[telemetry.WAITED_NS] += int(pause_s * 1e9)
@@ -417,9 +418,6 @@ class WebDAVStore(Store):
             retry=False,
             headers=headers,
             verify=tls.context(self.remote.ca_file),
-            timeout=httpx.Timeout(
-                _LISTING_DEADLINE_S, connect=self.patience.connect_s, read=max(self.patience.stall_s, 1)
-            ),
             limits=httpx.Limits(max_keepalive_connections=None),
         )
         weakref.finalize(client, _close, client.http, os.getpid())
@@ -435,14 +433,6 @@ class _Client(webdav4.client.Client):  # type: ignore[misc]  # webdav4 has no ty
         return url
 
 
-def _host_of(authority: str) -> str | None:
-    """The host in the authority of a URL, without port and in lower case."""
-    try:
-        return urlsplit(f"//{authority}").hostname
-    except ValueError:  # brackets that are no IPv6 address
-        return None
-
-
 def _close(http: httpx.Client, owner: int) -> None:
     """Close the connections of a client that is gone; in a child they are its parent's."""
     if os.getpid() == owner:
@@ -456,7 +446,7 @@ def _leads_to_folder(response: httpx.Response) -> bool:
     return (
         response.is_redirect
         and place.path == f"{asked}/"
-        and _host_of(place.netloc) in {None, response.request.url.host}
+        and host_of(place.netloc) in {None, response.request.url.host}
     )
 
 

@@ -1,0 +1,117 @@
+"""A large file in several ranges at a time, all of one version, hashed in order as they come."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from ai4os_data import errors
+from ai4os_data.bodies import write_all_at
+from ai4os_data.transport import Request, Response
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from io import FileIO
+
+    from ai4os_data.stores.base import Entry
+    from ai4os_data.transport import Transport
+
+RANGE_BYTES = 8 * 1024 * 1024
+IN_FLIGHT = 4
+_PIECE_BYTES = 1024 * 1024
+
+
+def read_ranges(transport: Transport, url: str, entry: Entry, file: FileIO) -> str | None:
+    """Fill an empty file with the version that an entry names, and tell its sha256.
+
+    None, and the file is empty again, where that cannot be had in ranges: the file is small, or has no strong ETag, or
+    the server has another version by now or ignores ranges.
+
+    Raises:
+        StorageError: it cannot be read.
+        OSError: the local disk cannot take it.
+    """
+    if entry.etag is None or entry.size_bytes < 2 * RANGE_BYTES:
+        return None
+    etag = f'"{entry.etag}"'
+    front = _Front(file)
+    with closing(transport.fetch(_requests(url, entry, etag, file), IN_FLIGHT)) as answers:
+        for request, outcome in answers:
+            body = request.body
+            assert isinstance(body, _RangeBody)
+            if body.error is not None:
+                raise body.error
+            if isinstance(outcome, errors.ChangedError) or not _is_part_of(outcome, etag):
+                file.truncate(0)
+                return None
+            front.advance(body)
+    return front.sha256
+
+
+def _requests(url: str, entry: Entry, etag: str, file: FileIO) -> Iterator[Request]:
+    for start in range(0, entry.size_bytes, RANGE_BYTES):
+        stop = min(start + RANGE_BYTES, entry.size_bytes)
+        yield Request(
+            url,
+            _RangeBody(file, start),
+            start=start,
+            stop=stop,
+            expected_bytes=stop - start,
+            headers=(f"If-Match: {etag}",),  # it saves the bytes of another version; the answer's ETag decides
+        )
+
+
+def _is_part_of(outcome: Response | errors.StorageError, etag: str) -> bool:
+    """Whether an answer is a range of that version; a weak ETag is never equal to one with quotes alone."""
+    if isinstance(outcome, errors.StorageError):
+        raise outcome
+    return outcome.status == 206 and outcome.headers.get("etag") == etag
+
+
+class _RangeBody:
+    """The bytes of a range, at their place in the file."""
+
+    def __init__(self, file: FileIO, start: int) -> None:
+        self.start = start
+        self.length = 0
+        self.error: OSError | None = None
+        self._file = file
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        if self.error is None:
+            try:
+                write_all_at(self._file, chunk, self.start + self.length)
+            except OSError as error:
+                self.error = error
+        self.length += len(chunk)
+
+    def restart(self) -> None:
+        """Forget what came so far."""
+        self.length = 0
+
+
+class _Front:
+    """How far the file is complete from its begin, and the hash of that part."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._place = 0
+        self._complete: dict[int, int] = {}
+
+    def advance(self, body: _RangeBody) -> None:
+        """Take in that a range is complete, and hash what follows on from what was hashed."""
+        self._complete[body.start] = body.start + body.length
+        while (stop := self._complete.pop(self._place, None)) is not None:
+            while self._place < stop:
+                piece = os.pread(self._file.fileno(), min(_PIECE_BYTES, stop - self._place), self._place)
+                self._digest.update(piece)
+                self._place += len(piece)
+
+    @property
+    def sha256(self) -> str:
+        """The sha256 of all of it."""
+        return self._digest.hexdigest()
