@@ -244,7 +244,9 @@ class StorageCheckpoint:
 
     def _send_what_was_left(self, left: list[Spooled]) -> None:
         """Send the newest of what an earlier process could not; what is older has been overtaken."""
-        unsent = [spooled for spooled in left if not reaches(spooled.level, self.best_level)]
+        # "local" is also what a mount that caches is worth, and its cache may have died with the process.
+        level = max(self.best_level, "mount", key=LEVELS.index)
+        unsent = [spooled for spooled in left if not reaches(spooled.level, level)]
         for spooled in unsent[:-1]:
             self._spool.remove(spooled)
         for spooled in unsent[-1:]:
@@ -256,11 +258,11 @@ class StorageCheckpoint:
         self._manifests[spooled.name] = spooled.manifest
         self._spool.note(spooled, level)
         self._count(sent=1)
-        if not reaches(level, "mount"):
-            return  # a mount that caches may lose it yet: nothing may go for it
         for older in self._spool.entries():
             if older.name.order < spooled.name.order and older.name not in self._busy():
                 self._spool.remove(older)
+        if not reaches(level, "mount"):
+            return  # a mount that caches may lose it yet: nothing on the store may go for it
         try:
             history = History(self._store, self._spool, self._manifests)
             removed = self._pruning.prune(history, spooled.name, self._source, self._busy)
@@ -371,7 +373,9 @@ class StorageCheckpoint:
                 self._verify(history, seen)
             except (errors.IntegrityError, errors.NotFoundError) as error:
                 wrong[str(seen.name)] = str(error)
-        return wrong
+        # What gave way to a newer one while it was read is not damaged.
+        there = {str(seen.name) for seen in self._look().committed()} if wrong else set()
+        return {name: reason for name, reason in wrong.items() if name in there}
 
     def _verify(self, history: History, seen: Seen) -> None:
         for file, facts in history.manifest(seen).files.items():
@@ -381,7 +385,7 @@ class StorageCheckpoint:
                     raise errors.IntegrityError(f"{file} has the sha256 {found}, where {facts.sha256} was written")
             elif seen.files or seen.spooled is None:
                 raise errors.IntegrityError(f"{file} is not there")
-        if seen.spooled is not None and not is_intact(seen.spooled):
+        if seen.spooled is not None and not is_intact(seen.spooled) and self._spool.find(seen.name) is not None:
             raise errors.IntegrityError("the copy in the spool is damaged")
 
     def _described(self, history: History, seen: Seen) -> Checkpoint | None:
@@ -412,6 +416,7 @@ class StorageCheckpoint:
     def _look(self) -> History:
         """What is there now."""
         self._check_writes()
+        self.write_out()  # what is on its way to the spool counts
         history = History(self._store, self._spool, self._manifests)
         self._highest_attempt = max(self._highest_attempt, history.highest_attempt)
         return history

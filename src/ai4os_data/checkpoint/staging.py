@@ -168,7 +168,9 @@ class _Plan:
             )
         if tensor.device.type == "meta":
             raise errors.StateError(f"{_shown(place)} is on the meta device: it has a shape and no values")
-        plain = tensor.detach().as_subclass(torch.Tensor)
+        plain = tensor.detach()
+        if type(plain) is not torch.Tensor:
+            plain = plain.as_subclass(torch.Tensor)
         if plain.layout is torch.strided and (plain.is_conj() or plain.is_neg()):
             plain = plain.resolve_conj().resolve_neg()
         self.sources.append(plain)
