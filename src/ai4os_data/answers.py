@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
+# What tells nothing of whether the server has done, does, or will do what it was asked for.
+NO_ANSWER = (errors.ServerUnavailableError, errors.DeadlineError, errors.ThrottledError, errors.LockedError)
+
+
 def parse_head(lines: list[bytes]) -> tuple[int, dict[str, str]]:
     """Status and headers (names in lower case) of the last head among the lines; 0 where there is none."""
     status_line = ""

@@ -36,6 +36,9 @@ class Fault:
         stall_s: How long nothing comes, before the first byte or after ``stall_after_bytes`` of the body.
         stall_after_bytes: Where the stall is; None for before the first byte.
         rewrite: What the file holds from the next answer on.
+        unanswered: The request is carried out, and the connection is closed before any answer.
+        kept_bytes: Of what a ``PUT`` brings, no more is stored.
+        flipped: One bit of what a ``PUT`` brings is stored the other way round.
         hrefs: More files, of 5 bytes, that a ``PROPFIND`` lists under just these addresses.
     """
 
@@ -52,6 +55,9 @@ class Fault:
     stall_s: float = 0.0
     stall_after_bytes: int | None = None
     rewrite: bytes | None = None
+    unanswered: bool = False
+    kept_bytes: int | None = None
+    flipped: bool = False
     hrefs: tuple[str, ...] = ()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import mimetypes
+import shutil
 import socket
 import ssl
 import struct
@@ -193,6 +194,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._note(path, answer.status)
         if fault.rewrite is not None:  # before the answer leaves, for a client that asks again at once
             (self.server.root / key).write_bytes(fault.rewrite)
+        if fault.unanswered:
+            self._hang_up(fault)
+            return
         self._send(answer, fault)
 
     def _note(self, path: str, status: int) -> None:
@@ -287,14 +291,20 @@ class _Handler(BaseHTTPRequestHandler):
         if not place.parent.is_dir():
             return _Answer(409, {})
         status = 204 if place.exists() else 201
-        place.write_bytes(self._sent_body)
+        body = self._sent_body[: self._fault.kept_bytes]
+        if self._fault.flipped:
+            middle = len(body) // 2
+            body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
+        place.write_bytes(body)
         etag = self._etag(place)
         return _Answer(status, {"ETag": etag} if etag else {})
 
     def _delete(self, place: Path) -> _Answer:
-        if not place.is_file():
-            return _Answer(409 if place.is_dir() else 404, {})
-        place.unlink()
+        if not place.exists() or place == self.server.root:
+            return _Answer(403 if place.exists() else 404, {})
+        if place.is_dir() and not urlsplit(self.path).path.endswith("/"):
+            return _Answer(409, {})  # as nginx: a collection is named with its slash
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
         return _Answer(204, {})
 
     def _mkcol(self, place: Path) -> _Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from ai4os_data.locations import shown
 from ai4os_data.processes import PerProcess
 from ai4os_data.stores.base import (
     PIECE_BYTES,
+    Entries,
     Entry,
     Fetched,
     MakeBody,
@@ -64,17 +66,56 @@ class FsspecStore(Store):
 
     def list(self) -> list[Entry]:
         """Every file below."""
+        found = self._find("")
+        if found is None:
+            message = f"{self.location}: there is nothing at this location"
+            raise errors.LocationError(message)
+        return found
+
+    def list_below(self, folder: str) -> Entries:
+        """Every file below a folder, as the file system has it now, whatever it has listed before."""
+        system, _ = self._system.get()
+        system.invalidate_cache()
+        return self._find(checked(folder) if folder else "") or []
+
+    def has_folder(self, key: str) -> bool:
+        """Whether there is such a folder; where there are no folders, whether a file lies below."""
         system, root = self._system.get()
+        system.invalidate_cache()
         try:
-            if not system.exists(root):
-                message = f"{self.location}: there is nothing at this location"
-                raise errors.LocationError(message)
-            found: dict[str, dict[str, Any]] = system.find(root, detail=True)
+            return bool(system.isdir(_join(root, checked(key))))
+        except OSError as error:
+            raise self._translated(key, error) from error
+
+    def remove_tree(self, key: str) -> None:
+        """Remove the files below a folder, one by one, and then the folders.
+
+        Not fsspec's own removal of trees, which takes the ``*`` and ``[`` of a name for a pattern.
+        """
+        system, root = self._system.get()
+        super().remove_tree(key)
+        try:
+            below = system.find(_join(root, key), withdirs=True, detail=True)
+        except OSError as error:
+            raise self._translated(key, error) from error
+        folders = [path for path, info in below.items() if info.get("type") == "directory"]
+        for path in sorted({_join(root, key), *folders}, key=len, reverse=True):
+            with suppress(OSError, NotImplementedError):  # there may be no folders, or somebody put a file there
+                system.rmdir(path)
+
+    def _find(self, folder: str) -> Entries | None:
+        """The files below a folder; None where there is nothing."""
+        system, root = self._system.get()
+        top = _join(root, folder) if folder else root
+        try:
+            if not system.exists(top):
+                return None
+            found: dict[str, dict[str, Any]] = system.find(top, detail=True)
         except OSError as error:
             raise self._translated("the listing", error) from error
-        if root in found:
-            message = f"{self.location} is a file; give the directory that it lies in"
-            raise errors.LocationError(message)
+        if top in found:
+            what = f"{self.location}: {folder!r}" if folder else self.location
+            raise errors.LocationError(f"{what} is a file; give the directory that it lies in")
         prefix = root.rstrip("/") + "/"
         entries = [
             _entry(path[len(prefix) :] if path.startswith(prefix) else path.lstrip("/"), info)

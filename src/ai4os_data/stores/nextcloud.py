@@ -1,4 +1,4 @@
-"""Nextcloud: WebDAV with archives of many files, and folder ETags that change with anything below them."""
+"""Nextcloud: WebDAV with archives of many files, folder ETags, and uploads that the server hashes itself."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from ai4os_data import errors
 from ai4os_data.bodies import MemoryBody
 from ai4os_data.stores import archives
 from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, memory_body
+from ai4os_data.stores.capabilities import ChunkLimits, chunk_limits
+from ai4os_data.stores.chunked import CHUNK_BYTES, ChunkedUpload, UnsupportedError, UploadPlace
 from ai4os_data.stores.webdav import WebDAVStore
 from ai4os_data.transport import Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from ai4os_data.bodies import Source
     from ai4os_data.remotes import Remote
 
 _DAV_ROOT = re.compile(r"/remote\.php/(dav/files/[^/]+|webdav)(/|$)")
@@ -29,14 +32,27 @@ _HOPELESS = (
 )
 
 
+SINGLE_PUT_BYTES = 64 * 1024 * 1024
+"""The largest file that is sent in one piece; a larger one goes in chunks, and on from the last one after a break."""
+
+
 def is_nextcloud(remote: Remote) -> bool:
     """Whether a remote is a Nextcloud, by its vendor or by the form of its URL."""
     return remote.vendor == "nextcloud" or _DAV_ROOT.search(remote.url) is not None
 
 
 class NextcloudStore(WebDAVStore):
-    """The files of one folder of a Nextcloud account."""
+    """The files of one folder of a Nextcloud account.
 
+    Attributes:
+        single_put_bytes: up to which size a file is uploaded by a single PUT.
+        chunk_bytes: the size of the chunks of a larger one, within what the server allows.
+    """
+
+    single_put_bytes = SINGLE_PUT_BYTES
+    chunk_bytes = CHUNK_BYTES
+    _chunks = True
+    _limits: ChunkLimits | None = None
     _archives = True
     _longest_query = archives.LONGEST_QUERY
 
@@ -57,6 +73,46 @@ class NextcloudStore(WebDAVStore):
                 large = set(alone)
                 yield from self._read_archives([entry for entry in window if entry not in large], make, alone)
             yield from super().read_many(alone, make)
+
+    # --- writing
+
+    def sha256_of(self, entry: Entry) -> str:
+        """The sha256 that the server computes of what it reads back; of what is downloaded, where it does not."""
+        try:
+            answer = self.dav(
+                "PATCH", self.url(entry.key), {"X-Recalculate-Hash": "sha256"}, worked_bytes=entry.size_bytes
+            )
+        except (errors.AuthenticationError, errors.NotFoundError):
+            raise
+        except (errors.ServerError, errors.PermissionDeniedError):  # too old, not a Nextcloud, or too slow for a proxy
+            return super().sha256_of(self.stat(entry.key))
+        kind, _, found = answer.headers.get("oc-checksum", "").partition(":")
+        return found.lower() if kind == "SHA256" else super().sha256_of(self.stat(entry.key))
+
+    def _store_new(self, key: str, source: Source, sha256: str) -> str:
+        """PUT it whole and let the server hash it on its way, or in chunks and let the server hash the result."""
+        self.make_parent(key)
+        if source.size_bytes <= self.single_put_bytes or not self._upload_in_chunks(key, source, sha256):
+            answer = self.upload(key, source, "X-Hash: sha256")
+            if answer is not None and (found := answer.headers.get("x-hash-sha256")):
+                return found.lower()
+        return self.sha256_of(Entry(key, source.size_bytes))
+
+    def _upload_in_chunks(self, key: str, source: Source, sha256: str) -> bool:
+        """Whether the file could be sent so; if not, the server takes no chunks, and none are tried again."""
+        place = UploadPlace.of(self.remote) if self._chunks else None
+        if place is None:
+            return False
+        if self._limits is None:
+            self._limits = chunk_limits(self.transport, place.server_url)
+        upload = ChunkedUpload(self, place, key, source, sha256, limits=self._limits, chunk_bytes=self.chunk_bytes)
+        try:
+            upload.send()
+        except UnsupportedError:
+            self._chunks = False
+        return self._chunks
+
+    # --- archives
 
     def _read_archives(self, entries: list[Entry], make: MakeBody, alone: list[Entry]) -> Iterator[Outcome]:
         """Read small files as archives. What does not come so is added to those that are fetched alone."""

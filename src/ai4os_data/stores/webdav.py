@@ -14,7 +14,7 @@ import httpx
 import webdav4.client
 
 from ai4os_data import errors, telemetry, tls
-from ai4os_data.answers import error_for_status, host_of, plain_etag, wrong_credentials
+from ai4os_data.answers import NO_ANSWER, error_for_status, host_of, plain_etag, wrong_credentials
 from ai4os_data.bodies import Content, MemoryBody, Source
 from ai4os_data.processes import PerProcess
 from ai4os_data.retries import RETRIED_STATUSES, Patience, retry_after_s
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from ai4os_data.remotes import Remote
 
 _LISTING_DEADLINE_S = 300.0
-_NO_ANSWER = (errors.ServerUnavailableError, errors.DeadlineError, errors.ThrottledError, errors.LockedError)
 _HTML_ENDINGS = (".html", ".htm", ".xhtml", ".php")
 _VERSION_TRIES = 3
 
@@ -233,27 +232,36 @@ class WebDAVStore(Store):
         Returns:
             The answer; None where it was lost, and a file of this size is there.
         """
-        url = self.url(key)
-        size_bytes = source.size_bytes
-        failures, has_folder = 0, False
+        request = Request(
+            self.url(key),
+            method="PUT",
+            source=source,
+            headers=headers,
+            expected_bytes=source.size_bytes,
+            repeats=repeats,
+        )
+        failures = missing = 0
         while True:
-            request = Request(
-                url, method="PUT", source=source, headers=headers, expected_bytes=size_bytes, repeats=repeats
-            )
             try:
                 return self.transport.send(request)
             except errors.NotFoundError:  # a missing parent: 404 on Nextcloud, 409 elsewhere
-                if has_folder:
+                missing += 1
+                if missing > 1:
                     raise
                 self.make_folder(key.rpartition("/")[0])
-                has_folder = True
             except (errors.ServerUnavailableError, errors.DeadlineError) as error:
                 failures += 1
                 if repeats or isinstance(error, errors.TLSError) or failures >= self.patience.tries:
                     raise
                 time.sleep(self.patience.pause_s(failures))
-                if self.size_of(key) == size_bytes:
+                if self.size_of(key) == source.size_bytes:
                     return None
+
+    def make_parent(self, key: str) -> None:
+        """Make the folder of a file, unless it is known to be there: it costs less than a large PUT that is refused."""
+        folder = key.rpartition("/")[0]
+        if folder not in self._folders:
+            self.make_folder(folder)
 
     def size_of(self, key: str) -> int | None:
         """The length of a file; None where it is not there."""
@@ -262,45 +270,37 @@ class WebDAVStore(Store):
         except errors.NotFoundError:
             return None
 
-    def _holds(self, key: str, size_bytes: int, sha256: str) -> bool:
-        """Whether an earlier try has stored these bytes; not in a folder that is new."""
-        folder = checked(key).rpartition("/")[0]
-        if folder and folder not in self._folders and self.make_folder(folder):
-            return False
-        return super()._holds(key, size_bytes, sha256)
-
     def _store_new(self, key: str, source: Source, sha256: str) -> str:  # noqa: ARG002  for those that can resume
         """PUT it, and read it back."""
+        self.make_parent(key)
         self.upload(key, source)
         return self.sha256_of(self.stat(key))
 
-    def make_folder(self, key: str) -> bool:
-        """Make a folder below the root, and those above it; whether it was missing."""
+    def make_folder(self, key: str) -> None:
+        """Make a folder below the root, and those above it, where they are missing."""
         path = "/".join(part for part in (self.path, key) if part)
-        is_new = bool(path) and self._make_collections(path)
+        if path:
+            self._make_collections(path)
         self._folders.add(key)
-        return is_new
 
-    def _make_collections(self, path: str) -> bool:
+    def _make_collections(self, path: str) -> None:
         try:
-            return self._make_collection(path)
+            self._make_collection(path)
         except errors.NotFoundError:  # the one above is missing
             if "/" not in path:
                 raise
-        self._make_collections(path.rpartition("/")[0])
-        return self._make_collection(path)
+            self._make_collections(path.rpartition("/")[0])
+            self._make_collection(path)
 
-    def _make_collection(self, path: str) -> bool:
+    def _make_collection(self, path: str) -> None:
         url = f"{self.remote.url}/{quote(path)}/"
         try:
             self.dav("MKCOL", url)
-        except _NO_ANSWER:
+        except NO_ANSWER:
             raise
         except errors.ServerError:
             # It is there already (405), or another request makes it just now (500 on wsgidav); if not, this raises.
             self.propfind(url, "0")
-            return False
-        return True
 
     def delete(self, key: str) -> None:
         """Remove a file, and never a folder: a DELETE would take all that is in it."""

@@ -154,6 +154,16 @@ class NextcloudServer(Server):
             "answer", count=count, status=status, headers=headers or {}, body=body, method=method, within=within
         )
 
+    def lose_next_answers(self, count: int = 1, *, method: str | None = None, within: str = "") -> None:
+        """Do what the next requests ask for, and hang up instead of answering.
+
+        Args:
+            count: How many.
+            method: Only those with this method.
+            within: Only those with this in their path, percent-decoded.
+        """
+        self._fault("silence", count=count, method=method, within=within)
+
     def truncate_next_archive(self, after_bytes: int, *, hangs_up: bool = False) -> None:
         """Let the next archive end early, with a 200.
 

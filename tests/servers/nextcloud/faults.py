@@ -63,6 +63,7 @@ class Faults:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._answers: list[AnswerFault] = []
+        self._silences: list[AnswerFault] = []
         self._tears: list[tuple[int, bool]] = []
         self._moves: list[MoveFault] = []
         self._archives = ArchiveFaults()
@@ -73,6 +74,8 @@ class Faults:
         with self._lock:
             if kind == "answer":
                 self._answers.append(AnswerFault(**details))
+            elif kind == "silence":
+                self._silences.append(AnswerFault(status=0, headers={}, body="", **details))
             elif kind == "tear":
                 self._tears.append((details["after_bytes"], details["hangs_up"]))
             elif kind == "corrupt":
@@ -90,6 +93,7 @@ class Faults:
         """Forget all of it."""
         with self._lock:
             self._answers.clear()
+            self._silences.clear()
             self._tears.clear()
             self._moves.clear()
             self._archives = ArchiveFaults()
@@ -97,16 +101,21 @@ class Faults:
 
     def answer_to(self, incoming: Incoming) -> Answer | None:
         """Return the wrong answer to a request, if it gets one."""
-        if not self._answers:
-            return None
+        fault = self._next(self._answers, incoming)
+        return Answer(fault.status, dict(fault.headers), fault.body.encode()) if fault is not None else None
+
+    def loses_answer_to(self, incoming: Incoming) -> bool:
+        """Whether the answer to a request gets lost on its way."""
+        return self._next(self._silences, incoming) is not None
+
+    def _next(self, faults: list[AnswerFault], incoming: Incoming) -> AnswerFault | None:
         with self._lock:
-            fault = next((fault for fault in self._answers if fault.concerns(incoming)), None)
-            if fault is None:
-                return None
-            fault.count -= 1
-            if fault.count <= 0:
-                self._answers.remove(fault)
-        return Answer(fault.status, dict(fault.headers), fault.body.encode())
+            fault = next((fault for fault in faults if fault.concerns(incoming)), None)
+            if fault is not None:
+                fault.count -= 1
+                if fault.count <= 0:
+                    faults.remove(fault)
+            return fault
 
     def of_an_archive(self) -> ArchiveFaults:
         """Return what goes wrong in the next archive."""

@@ -86,6 +86,8 @@ class Service:
                 traceback.print_exc()
                 answer = Answer(500, {"Content-Type": "text/plain"}, traceback.format_exc().encode())
             self._note(incoming, answer.status)
+            if self._faults.loses_answer_to(incoming):
+                return False
             return connection.send(answer, incoming)
 
     def _note(self, incoming: Incoming, status: int) -> None:

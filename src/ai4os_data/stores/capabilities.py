@@ -1,0 +1,58 @@
+"""What a Nextcloud says of its chunked uploads, where it can be asked; what is safe everywhere, where it cannot."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ai4os_data import errors
+from ai4os_data.bodies import MemoryBody
+from ai4os_data.transport import Request
+
+if TYPE_CHECKING:
+    from ai4os_data.transport import Transport
+
+_PATH = "/ocs/v2.php/cloud/capabilities?format=json"
+_MOST_PARALLEL = 8
+
+
+class ChunkLimits(NamedTuple):
+    """The limits of a chunked upload.
+
+    Attributes:
+        most_bytes: of one chunk.
+        parallel: how many chunks may be on their way at a time.
+    """
+
+    most_bytes: int = 100 * 1024 * 1024
+    parallel: int = 4
+
+
+def chunk_limits(transport: Transport, server_url: str) -> ChunkLimits:
+    """Ask a server for its limits.
+
+    Args:
+        transport: to ask through.
+        server_url: where ``remote.php`` and ``ocs`` are, without a slash at the end.
+
+    Raises:
+        AuthenticationError: the server does not accept the credentials.
+    """
+    body = MemoryBody()
+    try:
+        transport.send(Request(server_url + _PATH, body, headers=("OCS-APIRequest: true",)))
+        told = json.loads(body.getvalue())["ocs"]["data"]["capabilities"]["files"]["chunked_upload"]
+    except errors.AuthenticationError:
+        raise
+    except (errors.StorageError, ValueError, KeyError, TypeError):
+        return ChunkLimits()  # versions before 31 say nothing of it; some proxies let only the DAV addresses through
+    default = ChunkLimits()
+    return ChunkLimits(
+        _positive(told, "max_size", default.most_bytes),
+        min(_MOST_PARALLEL, _positive(told, "max_parallel_count", default.parallel)),
+    )
+
+
+def _positive(told: Any, name: str, default: int) -> int:
+    value = told.get(name) if isinstance(told, dict) else None
+    return value if isinstance(value, int) and value > 0 else default

@@ -1,0 +1,233 @@
+"""Nextcloud's chunked upload (version 2): a folder of pieces, put together by one MOVE. It goes on where it broke off.
+
+``MKCOL uploads/USER/ID``, ``PUT …/ID/00001`` and so on, some at a time, ``MOVE …/ID/.file`` to the destination
+(https://docs.nextcloud.com/server/latest/developer_manual/client_apis/WebDAV/chunking.html). The ID is made of the key
+and the content's hash, so a process that starts anew finds what the last one has sent. The MOVE can outlast the
+patience of a proxy and still succeed, so the destination is looked at before anything is sent again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote, unquote, urlsplit
+
+from ai4os_data import errors
+from ai4os_data.answers import NO_ANSWER
+from ai4os_data.stores.multistatus import NotMultistatusError, resources
+from ai4os_data.transport import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ai4os_data.bodies import Source
+    from ai4os_data.remotes import Remote
+    from ai4os_data.stores.capabilities import ChunkLimits
+    from ai4os_data.stores.nextcloud import NextcloudStore
+
+CHUNK_BYTES = 32 * 1024 * 1024
+
+_LEAST_CHUNK_BYTES = 5 * 1024 * 1024
+_MOST_CHUNKS = 10_000
+_DAV_URL = re.compile(r"(?P<server>.*)/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?P<below>(?:/.*)?)")
+_UNSUPPORTED = (errors.NotFoundError, errors.PermissionDeniedError, errors.ProtocolError)
+# These do not pass by themselves, so nobody will come back for what was sent.
+_HOPELESS = (errors.PermissionDeniedError, errors.ProtocolError, errors.OutOfSpaceError)
+_ROUNDS = 3
+_LOOKS = 3
+_WHOLE = ".file"
+
+
+class UploadPlace(NamedTuple):
+    """Where things are on a Nextcloud: addresses, percent-encoded, without a slash at the end.
+
+    Attributes:
+        server_url: the server.
+        uploads_url: the user's chunked uploads.
+        files_url: the remote's folder, at the endpoint that uploads are moved to.
+    """
+
+    server_url: str
+    uploads_url: str
+    files_url: str
+
+    @classmethod
+    def of(cls, remote: Remote) -> UploadPlace | None:
+        """The places of a remote; None where its address does not tell them."""
+        match = _DAV_URL.fullmatch(remote.url.rstrip("/"))
+        if match is None:
+            return None
+        user = match["user"] or (quote(remote.user, safe="") if remote.user else None)
+        if user is None:
+            return None
+        dav = f"{match['server']}/remote.php/dav"
+        return cls(match["server"], f"{dav}/uploads/{user}", f"{dav}/files/{user}{match['below']}")
+
+
+class UnsupportedError(Exception):
+    """The server takes no chunked uploads here."""
+
+
+class ChunkedUpload:
+    """The upload of one file.
+
+    Args:
+        store: where the file belongs.
+        place: where uploads and files are.
+        key: the file's key.
+        source: its bytes.
+        sha256: of these bytes.
+        limits: what the server allows.
+        chunk_bytes: the size of a chunk, within these.
+    """
+
+    def __init__(
+        self,
+        store: NextcloudStore,
+        place: UploadPlace,
+        key: str,
+        source: Source,
+        sha256: str,
+        *,
+        limits: ChunkLimits,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        self._store = store
+        self._key = key
+        self._source = source
+        least = max(_LEAST_CHUNK_BYTES, -(-source.size_bytes // _MOST_CHUNKS))
+        self._chunk_bytes = max(least, min(chunk_bytes, limits.most_bytes))
+        self._in_flight = limits.parallel
+        path = "/".join(part for part in (store.path, key) if part)
+        destination = f"{place.files_url}/{quote(path)}"
+        name = hashlib.sha256(f"{destination}\0{sha256}".encode()).hexdigest()[:32]
+        self._url = f"{place.uploads_url}/ai4os-data-{name}"
+        self._headers = {"Destination": destination, "OC-Total-Length": str(source.size_bytes)}
+
+    def send(self) -> None:
+        """Bring the whole file to its destination. What the server made of it is still to be verified.
+
+        Raises:
+            UnsupportedError: the server takes no such uploads; nothing was sent.
+            StorageError: it did not get there; what was sent so far waits for the next try, unless there is no hope.
+        """
+        arrived = self._begin()
+        try:
+            for _ in range(_ROUNDS):
+                if self._send_missing(arrived) and self._is_put_together():
+                    return
+                arrived = self._begin()  # the server clears away what is old
+            raise errors.ServerError(f"{self._what}: the server loses the chunks of this upload again and again")
+        except _HOPELESS:
+            self._discard()
+            raise
+
+    @property
+    def _what(self) -> str:
+        return f"{self._store.location}: {self._key!r}"
+
+    def _begin(self) -> dict[str, int]:
+        """Make the upload folder, or find the one of an earlier try: what has arrived in it."""
+        try:
+            self._store.dav("MKCOL", self._url, {"Destination": self._headers["Destination"]})
+        except NO_ANSWER:
+            raise
+        except _UNSUPPORTED as error:
+            raise UnsupportedError from error
+        except errors.ServerError:
+            arrived = self._arrived()
+            if arrived is None:
+                raise
+            return arrived
+        return {}
+
+    def _arrived(self) -> dict[str, int] | None:
+        """Name and size of each chunk that the server has; None where it knows no such upload."""
+        try:
+            answer = self._store.propfind(f"{self._url}/", "1")
+        except errors.NotFoundError:
+            return None
+        try:
+            found = resources(answer.content)
+        except NotMultistatusError as error:
+            raise errors.ServerError(f"PROPFIND {self._url}: the server's listing is not XML ({error})") from error
+        names = ((unquote(urlsplit(one.href).path).rpartition("/")[2], one) for one in found if not one.is_folder)
+        return {name: int(one.size or 0) for name, one in names if name != _WHOLE}
+
+    def _send_missing(self, arrived: dict[str, int]) -> bool:
+        """PUT what has not arrived yet, some at a time; False where the upload is gone meanwhile."""
+        chunks = list(self._chunks())
+        if not arrived.keys() <= {chunk.name for chunk in chunks}:
+            self._discard()  # it was begun with smaller chunks, and all that is there would be joined
+            return False
+        missing = [chunk for chunk in chunks if arrived.get(chunk.name) != chunk.source.size_bytes]
+        lines = tuple(f"{name}: {value}" for name, value in self._headers.items())
+        requests = (
+            Request(
+                f"{self._url}/{chunk.name}",
+                method="PUT",
+                source=chunk.source,
+                headers=lines,
+                expected_bytes=chunk.source.size_bytes,
+            )
+            for chunk in missing
+        )
+        with closing(self._store.transport.fetch(requests, self._in_flight)) as answers:
+            for _, outcome in answers:
+                if isinstance(outcome, errors.NotFoundError):
+                    return False
+                if isinstance(outcome, errors.StorageError):
+                    raise outcome
+        return True
+
+    def _chunks(self) -> Iterator[_Chunk]:
+        for number, start in enumerate(range(0, self._source.size_bytes, self._chunk_bytes), 1):
+            yield _Chunk(f"{number:05d}", self._source.part(start, start + self._chunk_bytes))
+
+    def _is_put_together(self) -> bool:
+        """MOVE it to its destination. Where no answer tells, the destination does; False where the upload is gone."""
+        until = time.monotonic() + self._store.patience.silence_s(self._source.size_bytes)
+        failures = 0
+        while True:
+            try:
+                self._move()
+            except errors.NotFoundError:  # the upload is missing (404), or the folder that it belongs to (409)
+                if failures or self._is_there() or self._arrived() is None:
+                    return self._is_there()
+                failures += 1
+                self._store.make_folder(self._key.rpartition("/")[0])
+            except NO_ANSWER as error:
+                failures += 1
+                if self._appears(failures):
+                    return True
+                if isinstance(error, errors.TLSError) or time.monotonic() > until:
+                    raise
+            else:
+                return True
+
+    def _move(self) -> None:
+        headers = self._headers | {"Overwrite": "T"}
+        self._store.dav("MOVE", f"{self._url}/{_WHOLE}", headers, tries=1, worked_bytes=self._source.size_bytes)
+
+    def _appears(self, failures: int) -> bool:
+        """Whether the file is there by and by: after a 504 or a 423 the server may still be joining its chunks."""
+        for _ in range(_LOOKS):
+            if self._is_there():
+                return True
+            time.sleep(self._store.patience.pause_s(failures))
+        return self._is_there()
+
+    def _is_there(self) -> bool:
+        return self._store.size_of(self._key) == self._source.size_bytes
+
+    def _discard(self) -> None:
+        with suppress(errors.StorageError):
+            self._store.dav("DELETE", self._url)
+
+
+class _Chunk(NamedTuple):
+    name: str
+    source: Source
