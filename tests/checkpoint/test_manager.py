@@ -162,7 +162,7 @@ def test_level_is_what_has_been_reached(held: Held, tmp_path: Path) -> None:
     handle = run.save(state_of(1), 1)
     assert handle.wait("local", timeout_s=10) == "local"
     wait_for(lambda: len(held.asked) == 1)
-    with pytest.raises(errors.DeadlineError, match="step 1 is local after 0.1 s, and not yet confirmed"):
+    with pytest.raises(errors.DeadlineError, match=r"step 1 is local after 0\.1 s, and not yet confirmed"):
         handle.wait(timeout_s=0.1)
     assert handle.level == "local"
     held.gate.set()
@@ -440,9 +440,11 @@ def test_error_in_the_training_is_not_hidden_by_that_of_the_close(held: Held, tm
     """The last state is still sent."""
     held.failures = [errors.AuthenticationError("401")]
     held.gate.set()
-    with pytest.raises(ZeroDivisionError), open_run(held, tmp_path) as run:
-        run.save(state_of(1), 1)
+    run = open_run(held, tmp_path)
+    handle = run.save(state_of(1), 1)
+    with pytest.raises(ZeroDivisionError), run:
         _ = 1 // 0
+    assert isinstance(handle.error, errors.AuthenticationError)
 
 
 def test_step_and_metrics_are_checked(tmp_path: Path) -> None:

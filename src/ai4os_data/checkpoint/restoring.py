@@ -111,7 +111,7 @@ class Restoring:
             try:
                 manifest = history.manifest(seen)
                 file, scratch = self._fetched(seen, manifest)
-            except (errors.IntegrityError, errors.NotFoundError) as error:
+            except (errors.IntegrityError, errors.NotFoundError, errors.ChangedError) as error:
                 skipped[str(seen.name)] = str(error)
                 log.warning("%s: the checkpoint %s is skipped: %s", self._store.location, seen.name, error)
             else:
@@ -130,6 +130,8 @@ class Restoring:
             where = "is damaged in the spool and not on the store" if seen.spooled else "is not there"
             raise errors.IntegrityError(f"{file} {where}")
         entry, facts = seen.files[file], manifest.files[file]
+        if entry.size_bytes != facts.size_bytes:
+            entry = self._store.stat(entry.key)  # the listing of a mount may be old
         if entry.size_bytes != facts.size_bytes:
             raise errors.IntegrityError(
                 f"{file} has {entry.size_bytes:,} bytes, where {facts.size_bytes:,} were written"
