@@ -102,8 +102,8 @@ class History:
             raise errors.IntegrityError("it has no manifest: it was not sent to its end, or the manifest was removed")
         try:
             data = self._store.read(seen.files[MANIFEST].key)
-        except errors.NotFoundError as error:
-            raise errors.IntegrityError("its manifest was removed just now") from error
+        except (errors.NotFoundError, errors.ChangedError) as error:
+            raise errors.IntegrityError("its manifest is being removed, or written") from error
         manifest = Manifest.from_json(data, seen.name)
         self._manifests[seen.name] = manifest
         return manifest

@@ -23,7 +23,7 @@ from ai4os_data.checkpoint.history import History, Seen
 from ai4os_data.checkpoint.levels import LEVELS, Durability, reaches
 from ai4os_data.checkpoint.loading import load_into
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
-from ai4os_data.checkpoint.names import AttemptName, CheckpointName
+from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
 from ai4os_data.checkpoint.preemption import PreemptionGuard
 from ai4os_data.checkpoint.pruning import Pruning
 from ai4os_data.checkpoint.randomness import random_states, set_random_states
@@ -378,13 +378,14 @@ class StorageCheckpoint:
         return {name: reason for name, reason in wrong.items() if name in there}
 
     def _verify(self, history: History, seen: Seen) -> None:
-        for file, facts in history.manifest(seen).files.items():
-            if file in seen.files:
-                found = self._store.sha256_of(seen.files[file])
-                if found != facts.sha256:
-                    raise errors.IntegrityError(f"{file} has the sha256 {found}, where {facts.sha256} was written")
-            elif seen.files or seen.spooled is None:
+        # Without a manifest it is on its way to the store, and only what is in the spool counts.
+        files = history.manifest(seen).files if MANIFEST in seen.files else {}
+        for file, facts in files.items():
+            if file not in seen.files:
                 raise errors.IntegrityError(f"{file} is not there")
+            found = self._store.sha256_of(seen.files[file])
+            if found != facts.sha256:
+                raise errors.IntegrityError(f"{file} has the sha256 {found}, where {facts.sha256} was written")
         if seen.spooled is not None and not is_intact(seen.spooled) and self._spool.find(seen.name) is not None:
             raise errors.IntegrityError("the copy in the spool is damaged")
 

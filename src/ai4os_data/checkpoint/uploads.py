@@ -79,7 +79,8 @@ class Uploads:
         self._thread: threading.Thread | None = None
         self._closing_at: float | None = None
         self._last_progress_at = 0.0
-        self._sent_bytes = 0  # of the upload in flight
+        self._sent_bytes = 0  # of the upload in flight, in this try
+        self._most_sent_bytes = 0  # in any of its tries
         self.bytes_per_s: float | None = None
         self.error: BaseException | None = None  # what the newest try failed with
 
@@ -136,7 +137,7 @@ class Uploads:
             return self._in_flight
 
     def _send(self, upload: Upload) -> None:
-        failures = 0
+        failures = self._most_sent_bytes = 0
         while True:
             try:
                 level = self._deliver(upload)
@@ -169,7 +170,9 @@ class Uploads:
 
     def _progress(self, size_bytes: int) -> None:
         self._sent_bytes += size_bytes
-        self._last_progress_at = time.monotonic()
+        if self._sent_bytes > self._most_sent_bytes:  # what is only sent again is no progress
+            self._most_sent_bytes = self._sent_bytes
+            self._last_progress_at = time.monotonic()
 
     def _pause(self, upload: Upload, error: errors.StorageError, failures: int) -> bool:
         """Wait before the next try; False where there is none, because a newer one waits or the run is closed."""
