@@ -7,6 +7,7 @@ The loop is the fastest that was found, over epoll: with 32 in flight at 20 ms i
 from __future__ import annotations
 
 import select
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pycurl
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BUFFER_BYTES = 256 * 1024
+_UPLOAD_BUFFER_BYTES = 2 * 1024 * 1024
 
 
 def throw_away(urls: Sequence[str], in_flight: int, headers: Sequence[str] = ()) -> None:
@@ -27,6 +29,60 @@ def throw_away(urls: Sequence[str], in_flight: int, headers: Sequence[str] = ())
 def write_files(urls: Sequence[str], folder: Path, in_flight: int) -> None:
     """Fetch each into a new file of its own."""
     _FileLoop(in_flight, folder).run(urls)
+
+
+class Connection:
+    """One handle that keeps its connection and its cookies, for one request after the other; no answer is looked at.
+
+    Args:
+        user: of the server.
+        password: of the user.
+    """
+
+    def __init__(self, user: str, password: str) -> None:
+        self._user = user
+        self._password = password
+        self._handle = pycurl.Curl()
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Sequence[str] = (),
+        source: Path | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        sink: Path | None = None,
+    ) -> None:
+        """Send a file, or a stretch of it, or write what comes to one.
+
+        Raises:
+            RuntimeError: the server did not do it.
+        """
+        handle = self._handle
+        handle.reset()  # but for its connection and its cookies
+        handle.setopt(pycurl.COOKIEFILE, "")
+        handle.setopt(pycurl.USERPWD, f"{self._user}:{self._password}".encode())
+        handle.setopt(pycurl.URL, url)
+        handle.setopt(pycurl.CUSTOMREQUEST, method)
+        handle.setopt(pycurl.HTTPHEADER, ["Expect:", *headers])
+        handle.setopt(pycurl.BUFFERSIZE, _BUFFER_BYTES)
+        handle.setopt(pycurl.UPLOAD_BUFFERSIZE, _UPLOAD_BUFFER_BYTES)
+        handle.setopt(pycurl.WRITEFUNCTION, len)
+        with ExitStack() as files:
+            if source is not None:
+                file = files.enter_context(source.open("rb", buffering=0))
+                file.seek(start)
+                handle.setopt(pycurl.UPLOAD, 1)
+                handle.setopt(pycurl.INFILESIZE_LARGE, (stop or source.stat().st_size) - start)
+                handle.setopt(pycurl.READFUNCTION, file.read)
+            if sink is not None:
+                handle.setopt(pycurl.WRITEFUNCTION, files.enter_context(sink.open("wb", buffering=0)).write)
+            handle.perform()
+        if (status := handle.getinfo(pycurl.RESPONSE_CODE)) >= 300:
+            message = f"the baseline failed: {method} {url}: {status}"
+            raise RuntimeError(message)
 
 
 class _Loop:

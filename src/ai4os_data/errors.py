@@ -95,8 +95,13 @@ class ServerError(StorageError, OSError):
 
 
 class ServerUnavailableError(ServerError, ConnectionError):
-    """The server is down, unreachable, or busy for longer than we wait."""
+    """The server is down, unreachable, or busy for longer than we wait.
 
+    Attributes:
+        retry_after_s: the pause that the server asked for, where it did.
+    """
+
+    retry_after_s: float | None = None
     error_number = errno.ECONNREFUSED
 
 

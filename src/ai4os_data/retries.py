@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 RETRIED_STATUSES = frozenset({423, 429, 502, 503, 504})
-UNCERTAIN_STATUSES = frozenset({502, 504})  # from a gateway, behind which the server may have done it
+UNCERTAIN_STATUSES = frozenset({502, 503, 504})  # from a gateway, behind which the server may have done it
 
 _SERVER_BYTES_PER_S = 1024 * 1024
 

@@ -452,9 +452,11 @@ class _Lane:
         error = error_for_status(status, self._what(transfer), headers, self._remote)
         transfer.offset = 0
         transfer.body.restart()
-        if status in RETRIED_STATUSES and (transfer.request.repeats or status not in UNCERTAIN_STATUSES):
-            return self._again(transfer, error, retry_after_s(headers.get("retry-after")))
-        return error
+        asked_s = retry_after_s(headers.get("retry-after"))
+        if status in UNCERTAIN_STATUSES and not transfer.request.repeats:
+            error.retry_after_s = asked_s  # type: ignore[attr-defined]  # these three are ServerUnavailableError
+            return error
+        return self._again(transfer, error, asked_s) if status in RETRIED_STATUSES else error
 
     def _complete(
         self, transfer: _Transfer, status: int, headers: dict[str, str]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import shutil
 import stat
 import threading
 from contextlib import suppress
@@ -124,19 +123,21 @@ class DirectoryStore(Store):
     def remove_tree(self, key: str) -> None:
         """Remove a folder and all below it; a symbolic link is removed itself, and none is followed."""
         path = self.path(key)
-        with self._told(key):
-            parts = key.split("/")
-            for depth in range(1, len(parts)):
-                if os.path.islink(f"{self.root}/{'/'.join(parts[:depth])}"):
-                    raise errors.LocationError(
-                        f"{self.location}: {key!r} is behind a symbolic link; nothing is removed"
-                    )
-            if os.path.islink(path):
+        if not self.is_local:
+            self._check_mounted()
+        with self._told(key), suppress(FileNotFoundError):
+            if any(stat.S_ISLNK(os.lstat(folder).st_mode) for folder in self._folders_above(key)):
+                raise errors.LocationError(f"{self.location}: {key!r} is behind a symbolic link; nothing is removed")
+            if stat.S_ISDIR(os.lstat(path).st_mode):
+                _remove_folder(path)
+            else:
                 os.unlink(path)
-                return
-            while os.path.isdir(path):
-                with suppress(FileNotFoundError):  # somebody else removes it too: what is left then?
-                    shutil.rmtree(path)
+
+    def _folders_above(self, key: str) -> Iterator[str]:
+        """The folders between the root and what a key names."""
+        parts = key.split("/")[:-1]
+        for depth in range(1, len(parts) + 1):
+            yield f"{self.root}/{'/'.join(parts[:depth])}"
 
     def write_confirmed(
         self, key: str, content: Path | bytes, sha256: str, *, on_bytes: OnBytes | None = None
@@ -309,9 +310,13 @@ DEAD_MOUNT = (
 
 def nearest(path: str) -> str:
     """The directory, or the nearest one above it that exists."""
-    while not os.path.lexists(path):
-        path = os.path.dirname(path)
-    return path
+    while True:
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            path = os.path.dirname(path)
+        else:
+            return path
 
 
 def told(location: str, key: str) -> _Translated:
@@ -374,6 +379,25 @@ def _entry(key: str, found: os.stat_result) -> Entry:
 
 def _is_file(found: os.stat_result) -> bool:
     return stat.S_ISREG(found.st_mode)
+
+
+def _remove_folder(top: str) -> None:
+    """Remove a folder from the leaves up. What is gone already is no error: somebody may be removing it too.
+
+    Not shutil.rmtree, which stops at the first such file; an old listing of a mount can show many.
+    """
+
+    def unless_gone(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for folder, folders, files in os.walk(top, topdown=False, onerror=unless_gone):
+        links = [name for name in folders if os.path.islink(f"{folder}/{name}")]
+        for name in files + links:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{folder}/{name}")
+        with suppress(FileNotFoundError):
+            os.rmdir(folder)
 
 
 def _write_through(target: str, source: Source) -> None:

@@ -253,15 +253,15 @@ class WebDAVStore(Store):
                 failures += 1
                 if repeats or isinstance(error, errors.TLSError) or failures >= self.patience.tries:
                     raise
-                time.sleep(self.patience.pause_s(failures))
+                asked_s = error.retry_after_s if isinstance(error, errors.ServerUnavailableError) else None
+                time.sleep(self.patience.pause_s(failures, asked_s))
                 if self.size_of(key) == source.size_bytes:
                     return None
 
-    def make_parent(self, key: str) -> None:
+    def make_parent(self, key: str) -> bool:
         """Make the folder of a file, unless it is known to be there: it costs less than a large PUT that is refused."""
-        folder = key.rpartition("/")[0]
-        if folder not in self._folders:
-            self.make_folder(folder)
+        folder = checked(key).rpartition("/")[0]
+        return folder not in self._folders and self.make_folder(folder)
 
     def size_of(self, key: str) -> int | None:
         """The length of a file; None where it is not there."""
@@ -276,23 +276,26 @@ class WebDAVStore(Store):
         self.upload(key, source)
         return self.sha256_of(self.stat(key))
 
-    def make_folder(self, key: str) -> None:
-        """Make a folder below the root, and those above it, where they are missing."""
-        path = "/".join(part for part in (self.path, key) if part)
-        if path:
-            self._make_collections(path)
-        self._folders.add(key)
+    def make_folder(self, key: str) -> bool:
+        """Make a folder below the root, and those above it, where they are missing; whether the server says it is new.
 
-    def _make_collections(self, path: str) -> None:
+        Some servers say so of one that was there.
+        """
+        path = "/".join(part for part in (self.path, key) if part)
+        is_new = bool(path) and self._make_collections(path)
+        self._folders.add(key)
+        return is_new
+
+    def _make_collections(self, path: str) -> bool:
         try:
-            self._make_collection(path)
+            return self._make_collection(path)
         except errors.NotFoundError:  # the one above is missing
             if "/" not in path:
                 raise
-            self._make_collections(path.rpartition("/")[0])
-            self._make_collection(path)
+        self._make_collections(path.rpartition("/")[0])
+        return self._make_collection(path)
 
-    def _make_collection(self, path: str) -> None:
+    def _make_collection(self, path: str) -> bool:
         url = f"{self.remote.url}/{quote(path)}/"
         try:
             self.dav("MKCOL", url)
@@ -301,6 +304,8 @@ class WebDAVStore(Store):
         except errors.ServerError:
             # It is there already (405), or another request makes it just now (500 on wsgidav); if not, this raises.
             self.propfind(url, "0")
+            return False
+        return True
 
     def delete(self, key: str) -> None:
         """Remove a file, and never a folder: a DELETE would take all that is in it."""
