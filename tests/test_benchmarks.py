@@ -38,6 +38,15 @@ RATIOS = {
     },
     "listing": {"list_vs_propfind", "reopen_s"},
     "fill": {"fill_vs_plain"},
+    "checkpoints": {
+        "stall_vs_copy",
+        "rss_growth",
+        "step_slowdown",
+        "readback_vs_write",
+        "upload_vs_curl",
+        "chunked_vs_curl",
+        "restore_vs_curl",
+    },
     "peers": {"cold_vs_best_peer", "warm_vs_best_peer"},
 }
 
