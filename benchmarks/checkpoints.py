@@ -82,7 +82,7 @@ def state_of(size_bytes: int, tensors: int = TENSORS) -> dict[str, torch.Tensor]
 
 
 class Nowhere(MemoryStore):
-    """A store that costs nothing: it keeps the names, and the manifests. What is measured here is what lies before it."""
+    """A store that costs nothing: it keeps names and manifests. What is measured is what lies before it."""
 
     def write_confirmed(self, key: str, content: Path | bytes, *_: object, **__: object) -> Level:
         """Take a file for stored."""

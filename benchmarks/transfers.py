@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 # As a script, Python looks beside it, not above; and the servers are those of the tests.
 sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "tests"))
 
+from ai4os_data.mounts import mount_of
 from ai4os_data.remotes import Remote
 from ai4os_data.stores.nextcloud import SINGLE_PUT_BYTES, NextcloudStore
 from benchmarks.bare_curl import Connection
@@ -133,13 +136,12 @@ class _Cloud:
     @contextmanager
     def started(cls, options: Options) -> Iterator[_Cloud]:
         """Start it, with the costs of a real one."""
-        server = NextcloudServer(
-            options.directory / "server", request_cost_s=REQUEST_COST_S, hashing_cost_s=HASHING_COST_S
-        )
-        with server, ShapedProxy("127.0.0.1", server.port, rtt_s=RTT_S, rate_bit_s=LINK_BIT_S) as proxy:
-            cloud = cls(server, proxy, options.directory)
-            cloud.warm()
-            yield cloud
+        with _memory(options, options.choose(1, 2, 6) * 1024 * MIB) as directory:
+            server = NextcloudServer(directory / "server", request_cost_s=REQUEST_COST_S, hashing_cost_s=HASHING_COST_S)
+            with server, ShapedProxy("127.0.0.1", server.port, rtt_s=RTT_S, rate_bit_s=LINK_BIT_S) as proxy:
+                cloud = cls(server, proxy, directory)
+                cloud.warm()
+                yield cloud
 
     def local_file(self, size_bytes: int) -> Path:
         """A file of random bytes."""
@@ -170,12 +172,14 @@ class _Cloud:
         self._remove(key)
 
     def put_chunks_with_curl(self, local: Path) -> None:
-        """The requests of a chunked upload, into a folder that is there."""
-        key = f"{self._new_folder()}.bin"
+        """The requests that `confirm` sends, one after the other."""
+        folder = self._new_folder()
+        key = f"{folder}/data.bin"
         size_bytes = local.stat().st_size
         destination = f"{self._files_url}/{key}"
-        upload = f"{self._uploads_url}/{key}"
+        upload = f"{self._uploads_url}/{folder}"
         headers = [f"Destination: {destination}", f"OC-Total-Length: {size_bytes}"]
+        self.curl.request("MKCOL", f"{self._files_url}/{folder}/")
         self.curl.request("MKCOL", upload, headers=headers)
         for number, start in enumerate(range(0, size_bytes, self.store.chunk_bytes), 1):
             stop = min(start + self.store.chunk_bytes, size_bytes)
@@ -202,6 +206,23 @@ class _Cloud:
 
     def _remove(self, key: str) -> None:
         (self.server.root / key).unlink()
+
+
+@contextmanager
+def _memory(options: Options, needed_bytes: int) -> Iterator[Path]:
+    """A folder in memory, where there is room, for the files of both sides: the link is measured, and not the disk."""
+    shared = "/dev/shm"  # noqa: S108  a folder of random name is made in it
+    mount = mount_of(shared)
+    has_room = mount is not None and mount.is_memory and shutil.disk_usage(shared).free > needed_bytes
+    if not has_room:
+        print(f"{shared} has no room: the disk is measured too", file=sys.stderr)
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="ai4os-data-bench-", dir=shared if has_room else options.directory) as path:
+        tempfile.tempdir = path  # the double keeps its chunks with other temporary files
+        try:
+            yield Path(path)
+        finally:
+            tempfile.tempdir = before
 
 
 _known: dict[Path, str] = {}

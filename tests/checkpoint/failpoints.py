@@ -50,7 +50,7 @@ class Failpoints:
             self._wrap(os, name)
         self._wrap(transport._Lane, "_begin")
         self._wrap(bodies._FileReader, "read")
-        write, whole = os.write, directory.write_whole
+        write, whole = os.write, bodies.write_whole
 
         def half_write(descriptor: int, data: Any, /) -> int:
             self.step(lambda: write(descriptor, memoryview(data)[: len(data) // 2]))
@@ -60,8 +60,8 @@ class Failpoints:
             self.step(lambda: whole(file, memoryview(data)[: len(data) // 2]))
             whole(file, data)
 
-        os.write = half_write  # type: ignore[assignment]
-        directory.write_whole = half_whole
+        os.write = half_write
+        vars(directory)["write_whole"] = half_whole
 
     def _wrap(self, owner: Any, name: str) -> None:
         plain = getattr(owner, name)

@@ -75,7 +75,7 @@ class Training:
         loss.backward()
         self.optimizer.step()
         self.scheduler.step()
-        return loss.item()
+        return float(loss.item())
 
 
 def test_new_run_has_nothing_to_restore(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_arrays_come_back_as_arrays_wherever_they_stood() -> None:
     """In lists, tuples and mappings with odd keys; of any order in memory; numbers of NumPy become Python's."""
     state = {
         "a": np.arange(6).reshape(2, 3)[:, ::-1],
-        "b": [1, (np.array([True]), {7: np.float32([1.5])})],
+        "b": [1, (np.array([True]), {7: np.array([1.5], dtype=np.float32)})],
         ("x", 1): np.zeros((2, 0)),
         "n": np.float64(2.5),
         np.int64(3): "key",

@@ -257,6 +257,15 @@ class WebDAVStore(Store):
                 time.sleep(self.patience.pause_s(failures, asked_s))
                 if self.size_of(key) == source.size_bytes:
                     return None
+            except (errors.OutOfSpaceError, errors.ServerError):
+                if not repeats:
+                    self._remove_part(key)
+                raise
+
+    def _remove_part(self, key: str) -> None:
+        """Remove what some servers keep of a PUT that failed: on a full disk it would stand in the way of the next."""
+        with suppress(errors.StorageError):
+            self.dav("DELETE", self.url(key), tries=1)
 
     def make_parent(self, key: str) -> bool:
         """Make the folder of a file, unless it is known to be there: it costs less than a large PUT that is refused."""
