@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ai4os_data.checkpoint import StorageCheckpoint
+from cache.crowd import wait_for
 
 if TYPE_CHECKING:
     import os
@@ -30,9 +31,10 @@ def open_run(
 
 
 def save_steps(run: StorageCheckpoint, *steps: int, **metrics: float) -> None:
-    """Save one step after the other, each as far as the store can be trusted."""
+    """Save one step after the other, each as far as the store can be trusted, and what may go then gone."""
     for step in steps:
         run.save(state_of(step), step, metrics or None).wait(timeout_s=60)
+        wait_for(lambda: not run._uploads.unsent())
 
 
 def restored_step(run: StorageCheckpoint) -> int | None:

@@ -297,7 +297,7 @@ def test_nothing_is_removed_for_what_a_caching_mount_says(tmp_path: Path) -> Non
             run.save(state_of(step), step)
             wait_for(lambda sent=step: run.stats()["sent"] == sent)  # type: ignore[misc]
         assert steps_of(run) == [3, 2, 1]
-        assert [spooled.name.step for spooled in run._spool.entries()] == [3]
+        wait_for(lambda: [spooled.name.step for spooled in run._spool.entries()] == [3])
     for path in (tmp_path / "run").glob("*/step-000000003-*/*"):
         path.unlink()  # as if it had died in the mount's cache
     with open_run(store, tmp_path, keep_last=1) as run:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ import torch
 
 from ai4os_data import DiskCache, StorageCheckpoint, errors
 from ai4os_data.cache import CachedStore
+from ai4os_data.stores import DirectoryStore, Level
 from cache.crowd import wait_for
 from cache.disks import tmpfs
 from cache.sources import source
@@ -207,6 +210,42 @@ def test_two_writers_share_no_path(tmp_path: Path) -> None:
         assert {checkpoint.name.attempt.nonce for checkpoint in found} == {
             other._attempt.nonce for other in runs if other._attempt
         }
+
+
+class SlowStore(DirectoryStore):
+    """A directory that takes its time for each file."""
+
+    def write_confirmed(self, *arguments: Any, **options: Any) -> Level:
+        """Store a file, slowly."""
+        time.sleep(0.05)
+        return super().write_confirmed(*arguments, **options)
+
+
+def test_killed_at_each_save_one_confirmed_checkpoint_is_always_there(tmp_path: Path) -> None:
+    """keep_last=1, slow uploads, another machine each time: what is restored never gets older."""
+    with open_run(tmp_path / "run", tmp_path, "first", keep_last=1) as run:
+        save_steps(run, 0)
+    newest = 0
+    for number in range(12):
+        child = os.fork()
+        if child == 0:
+            run = open_run(SlowStore(tmp_path / "run"), tmp_path, f"spool-{number}", keep_last=1)
+            step = restored_step(run)
+            assert step is not None
+            for later in range(step + 1, step + 100):
+                run.save(state_of(later), later).wait("local", timeout_s=20)
+                time.sleep(0.03)
+            os._exit(0)
+        time.sleep(0.3 + 0.037 * number)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with open_run(tmp_path / "run", tmp_path, f"look-{number}") as run:
+            assert run.verify() == {}
+            found = restored_step(run)
+        assert found is not None
+        assert found >= newest
+        newest = found
+    assert newest > 0
 
 
 def test_one_confirmed_checkpoint_exists_at_every_moment(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import threading
 import time
 import weakref
@@ -124,7 +125,7 @@ class StorageCheckpoint:
         self.best_level = self._store.best_level
         self._wanted = _wanted(durability, self.best_level, self._store)
         directory = Path(spool) if spool is not None else default_directory(os.environ)
-        self._spool = Spool(directory.absolute(), self._store.identity, limit_bytes)
+        self._spool = Spool(directory.absolute(), _run_of(self._store), limit_bytes)
         self._pruning = Pruning(self._store, retention)
         self._uploads = Uploads(self._store, self._sent, self._dropped, self._failed)
         tell_after_fork(self)
@@ -258,6 +259,8 @@ class StorageCheckpoint:
         self._manifests[spooled.name] = spooled.manifest
         self._spool.note(spooled, level)
         self._count(sent=1)
+        if upload.handle is not None:
+            upload.handle.reach(level)
         for older in self._spool.entries():
             if older.name.order < spooled.name.order and older.name not in self._busy():
                 self._spool.remove(older)
@@ -535,6 +538,14 @@ def _wanted(durability: Durability, best: Level, store: Store) -> Level:
             "where credentials are there, or ask for durability='best'"
         )
     return durability
+
+
+def _run_of(store: Store) -> str:
+    """What tells a run from others on this machine, also when its mount was made anew.
+
+    rclone names a remote of the environment with a hash of its options, in which the password has another form each time.
+    """
+    return re.sub(r"\{[^}]*\}", "", store.identity)
 
 
 def _checked_step(step: int) -> int:

@@ -26,6 +26,7 @@ from ai4os_data.checkpoint.levels import LEVELS
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
 from ai4os_data.checkpoint.serialisation import sha256_of, write_state
+from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -148,7 +149,10 @@ class Spool:
         """Write down that a checkpoint has reached a level on the server."""
         spooled.level = level
         line = json.dumps({"checkpoint": str(spooled.name), "level": level}) + "\n"
-        _append(spooled.folder.parent / _JOURNAL, line.encode())
+        try:
+            _append(spooled.folder.parent / _JOURNAL, line.encode())
+        except OSError as error:  # a full disk: then the next start looks once more whether it is there
+            log.warning("%s: %s", spooled.folder, error.strerror)
 
     def remove(self, spooled: Spooled) -> None:
         """Remove a checkpoint; the folder of a dead attempt goes with its last one."""

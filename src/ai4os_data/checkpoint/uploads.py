@@ -50,7 +50,7 @@ class Uploads:
 
     Args:
         store: where to.
-        sent: told of each that has arrived, by the thread, before anybody who waits for it.
+        sent: told of each that has arrived; it tells whoever waits.
         dropped: told of each that is not sent because a newer one came.
         failed: told of each that is not tried again by this process.
         patience: the pauses between tries.
@@ -148,8 +148,6 @@ class Uploads:
             else:
                 self.error = None
                 self._sent(upload, level)
-                if upload.handle is not None:
-                    upload.handle.reach(level)
                 return
 
     def _deliver(self, upload: Upload) -> Level:
