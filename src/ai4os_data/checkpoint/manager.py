@@ -543,7 +543,7 @@ def _wanted(durability: Durability, best: Level, store: Store) -> Level:
 def _run_of(store: Store) -> str:
     """What tells a run from others on this machine, also when its mount was made anew.
 
-    rclone names a remote of the environment with a hash of its options, in which the password has another form each time.
+    rclone names a remote of the environment with a hash of its options, where the password has another form each time.
     """
     return re.sub(r"\{[^}]*\}", "", store.identity)
 
