@@ -23,8 +23,9 @@ $(READY): pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[demo,test,bench,dev]'
 	@touch $@
 
-demo: $(READY) ## train on scanned digits over WebDAV, and show what the cache does
+demo: $(READY) ## train on scanned digits over WebDAV, and show what the cache does; then survive being killed
 	$(BIN)/ai4os-data demo
+	$(BIN)/python examples/train_and_survive.py
 
 test: $(READY) ## run the tests, but for the long ones
 	$(BIN)/python -m pytest -m "not long"

@@ -37,6 +37,7 @@ FLOORS = {
     "cache": 2,
     "index": 2,
     # what comes with torch: samplers, checkpoints
+    "checkpoint": 3,
     "prefetch": 3,
     "progress": 3,
     "sampling": 3,

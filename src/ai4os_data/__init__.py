@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ai4os_data.cache import DiskCache
+    from ai4os_data.checkpoint import StorageCheckpoint
     from ai4os_data.datasets import StorageDataset
     from ai4os_data.errors import StorageError
     from ai4os_data.loader import StorageDataLoader
@@ -18,6 +19,7 @@ __all__ = [
     "DiskCache",
     "Remote",
     "Sample",
+    "StorageCheckpoint",
     "StorageDataLoader",
     "StorageDataset",
     "StorageError",
@@ -31,6 +33,7 @@ _HOMES = {
     "DiskCache": "cache",
     "Remote": "remotes",
     "Sample": "sample",
+    "StorageCheckpoint": "checkpoint",
     "StorageDataLoader": "loader",
     "StorageDataset": "datasets",
     "StorageError": "errors",

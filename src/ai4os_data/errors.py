@@ -20,6 +20,12 @@ StorageError
 ├── CacheError                                    a cache directory that cannot be used
 │   └── CacheLimitError      (ValueError)         a limit too small to work with
 ├── PreparationError                              the user's `prepare` failed on a file
+├── CheckpointError                               a checkpoint that cannot be saved or restored
+│   ├── StateError           (TypeError)          a state holds what cannot be saved plainly
+│   ├── StateMismatchError   (LookupError)        what is to be loaded into does not fit what was saved
+│   ├── DurabilityError      (ValueError)         a level that the store cannot reach
+│   ├── DroppedError                              a newer checkpoint took the place of one not yet sent
+│   └── DamagedError                              there are checkpoints, and none of them is intact
 ├── EmptyDatasetError        (ValueError)         nothing matches
 └── SampleError                                   one sample failed: .key, .location, .index
 
@@ -149,6 +155,30 @@ class EmptyDatasetError(StorageError, ValueError):
 
 class PreparationError(StorageError):
     """The user's ``prepare`` failed on a file, or gave something else than bytes."""
+
+
+class CheckpointError(StorageError):
+    """A checkpoint cannot be saved or restored."""
+
+
+class StateError(CheckpointError, TypeError):
+    """A state holds something that is neither plain nor has a ``state_dict()``."""
+
+
+class StateMismatchError(CheckpointError, LookupError):
+    """What a checkpoint is to be loaded into does not fit what was saved."""
+
+
+class DurabilityError(CheckpointError, ValueError):
+    """The store cannot reach the level that was asked for."""
+
+
+class DroppedError(CheckpointError):
+    """A checkpoint was dropped before its upload began, because a newer one had come."""
+
+
+class DamagedError(CheckpointError):
+    """There are checkpoints, and none of them is intact."""
 
 
 class SampleError(StorageError):

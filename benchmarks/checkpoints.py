@@ -1,0 +1,400 @@
+"""Checkpoints: what a save costs the training, what it costs in memory, and what others leave behind when they die.
+
+Run it as ``python -m benchmarks.checkpoints --quick --json checkpoints.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# As a script, Python looks beside it, not above; and the servers are those of the tests.
+sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "tests"))
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
+
+from ai4os_data import Remote, StorageCheckpoint, StorageError
+from ai4os_data.stores import Level, MemoryStore, open_store
+from benchmarks import transfers
+from benchmarks.command import Options, run
+from benchmarks.report import Report, at_most, short
+from servers import RcloneMount, ShapedProxy, WsgidavServer, missing_fuse
+from servers.nextcloud import NextcloudServer
+from servers.rclone import find_rclone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ai4os_data.checkpoint import SaveHandle
+
+MIB = 2**20
+TENSORS = 600
+LINK_BIT_S = 1e9
+RTT_S = 0.005
+
+BARS = {"stall_vs_copy": at_most(1.3), "rss_growth": at_most(1.05), **transfers.BARS}
+PARTS = ("stall", "rss", "steps", "readback", "table", *transfers.PARTS)
+
+COPY = "bare copy_ into warm buffers"
+STALL = "save, third and later"
+
+
+def measure(options: Options) -> Report:
+    """Measure all parts."""
+    settings = {
+        "state": f"{options.choose(8, 1024, 1024)} MiB in {TENSORS} tensors",
+        "state of the table": f"{options.choose(1, 64, 256)} MiB",
+        "link of the table": "1 Gbit/s, 5 ms",
+    }
+    report = Report("checkpoints", BARS, settings)
+    parts: dict[str, Callable[[Report, Options], None]] = {
+        "stall": measure_stall,
+        "rss": measure_rss,
+        "steps": measure_steps,
+        "readback": measure_readback,
+        "table": measure_table,
+    }
+    for name, part in parts.items():
+        if options.wants(name):
+            part(report, options)
+    if any(options.wants(part) for part in transfers.PARTS):
+        transfers.add_to(report, options)
+    return report
+
+
+def state_of(size_bytes: int, tensors: int = TENSORS) -> dict[str, torch.Tensor]:
+    """A state of so many tensors of the same size."""
+    return {f"layer-{number}": torch.full((size_bytes // 4 // tensors,), float(number)) for number in range(tensors)}
+
+
+class Nowhere(MemoryStore):
+    """A store that costs nothing: it keeps names and manifests. What is measured is what lies before it."""
+
+    def write_confirmed(self, key: str, content: Path | bytes, *_: object, **__: object) -> Level:
+        """Take a file for stored."""
+        self.files[key] = content.read_bytes() if isinstance(content, Path) and content.suffix == ".json" else b""
+        return "confirmed"
+
+
+def measure_stall(report: Report, options: Options) -> None:
+    """The time that `save` takes, beside a bare copy of the same tensors; in turns, with nothing else going on."""
+    state = state_of(options.choose(8, 1024, 1024) * MIB)
+    buffers = [torch.empty_like(tensor) for tensor in state.values()]
+    place = options.directory / "stall"
+    with StorageCheckpoint(Nowhere(), spool=place, keep_last=1) as run:
+
+        def saved(step: int) -> float:
+            begun = time.perf_counter()
+            handle = run.save(state, step)
+            stall_s = time.perf_counter() - begun
+            handle.wait()
+            return stall_s
+
+        report.add("save, the first", saved(0), "s")
+        saved(1)
+        _copied(state, buffers)
+        for number in options.rounds("stall", 45):
+            if number % 2:
+                report.add(STALL, saved(number + 2), "s")
+                report.add(COPY, _copied(state, buffers), "s")
+            else:
+                report.add(COPY, _copied(state, buffers), "s")
+                report.add(STALL, saved(number + 2), "s")
+        handles = [run.save(state, 10_000 + number) for number in range(3)]
+        for handle in handles[1:]:
+            report.add("save, back to back", handle.stall_s, "s", "waits for the local disk")
+    report.ratio("stall_vs_copy", STALL, COPY)
+    shutil.rmtree(place)
+
+
+def _copied(state: dict[str, torch.Tensor], buffers: list[torch.Tensor]) -> float:
+    begun = time.perf_counter()
+    for buffer, tensor in zip(buffers, state.values(), strict=True):
+        buffer.copy_(tensor)
+    return time.perf_counter() - begun
+
+
+def measure_rss(report: Report, options: Options) -> None:
+    """The memory of a process after twenty saves, over that after three."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    place = options.directory / "rss"
+    process = context.Process(target=_save_and_weigh, args=(theirs, place, options.choose(4, 256, 256) * MIB))
+    process.start()
+    sizes = ours.recv()
+    process.join()
+    report.add("memory after 3 saves", sizes[2] / MIB, "MiB")
+    report.add("memory after 20 saves", sizes[-1] / MIB, "MiB")
+    report.ratio("rss_growth", "memory after 20 saves", "memory after 3 saves")
+    shutil.rmtree(place)
+
+
+def _save_and_weigh(answer: Any, place: Path, size_bytes: int) -> None:
+    state = state_of(size_bytes)
+    sizes = []
+    with StorageCheckpoint(place / "run", spool=place / "spool", keep_last=1) as run:
+        for step in range(20):
+            run.save(state, step).wait()
+            sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    answer.send(sizes)
+
+
+def measure_steps(report: Report, options: Options) -> None:
+    """A step of a training on the CPU while a save goes on behind it, over one while none does."""
+    model = nn.Sequential(nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1024))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    batch = torch.randn(256, 1024)
+
+    def step() -> float:
+        begun = time.perf_counter()
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+        return time.perf_counter() - begun
+
+    state = state_of(options.choose(8, 512, 1024) * MIB)
+    place = options.directory / "steps"
+    with StorageCheckpoint(place / "run", spool=place / "spool", keep_last=1) as run:
+        run.save(state, 0).wait()
+        for number in options.rounds("steps", 15):
+            alone = [step() for _ in range(20)]
+            handle = run.save(state, number + 1)
+            beside = [step()]
+            while handle.level != "confirmed":
+                beside.append(step())
+            report.add("step, alone", statistics.median(alone) * 1000, "ms")
+            report.add("step, beside a save", statistics.median(beside) * 1000, "ms")
+    report.ratio("step_slowdown", "step, beside a save", "step, alone")
+    shutil.rmtree(place)
+
+
+def measure_readback(report: Report, options: Options) -> None:
+    """What it costs to confirm where the server computes no hash: everything comes back once."""
+    content = os.urandom(options.choose(1, 64, 256) * MIB)
+    sha256 = hashlib.sha256(content).hexdigest()
+    with (
+        WsgidavServer(options.directory / "readback") as server,
+        ShapedProxy("127.0.0.1", server.port, rtt_s=RTT_S, rate_bit_s=LINK_BIT_S) as proxy,
+    ):
+        store = open_store(proxy.url, Remote(proxy.url, server.user, server.password))
+        for number in options.rounds("readback", 10):
+            begun = time.perf_counter()
+            store.write(f"plain-{number}", content)
+            report.add("wsgidav: write", len(content) / (time.perf_counter() - begun) / 1e6, "MB/s")
+            begun = time.perf_counter()
+            store.write_confirmed(f"confirmed-{number}", content, sha256)
+            report.add("wsgidav: write and read back", len(content) / (time.perf_counter() - begun) / 1e6, "MB/s")
+    report.ratio("readback_vs_write", "wsgidav: write and read back", "wsgidav: write")
+
+
+class Contestant(ABC):
+    """A way to save to the storage.
+
+    Args:
+        cloud: the URL of the files.
+        mount: where they are mounted.
+        scratch: a local folder.
+    """
+
+    name: str
+
+    def __init__(self, cloud: Remote, mount: Path, scratch: Path) -> None:
+        self.cloud = cloud
+        self.mount = mount
+        self.scratch = scratch
+        scratch.mkdir(parents=True, exist_ok=True)
+
+    @abstractmethod
+    def save(self, state: dict[str, torch.Tensor], step: int) -> None:
+        """Return when the training may go on."""
+
+    def finish(self) -> None:  # noqa: B027  where `save` returns when all is done, there is nothing to wait for
+        """Return when the last save is safe."""
+
+    @abstractmethod
+    def load(self) -> float:
+        """The step that a new process on a new machine finds; an error where it finds none."""
+
+
+class Ours(Contestant):
+    """StorageCheckpoint."""
+
+    name = "ours"
+    _run: StorageCheckpoint | None = None
+    _pid = 0
+    _handle: SaveHandle | None = None
+
+    def _open(self, spool: str) -> StorageCheckpoint:
+        return StorageCheckpoint("runs/ours", remote=self.cloud, spool=self.scratch / spool, keep_last=1)
+
+    def save(self, state: dict[str, torch.Tensor], step: int) -> None:
+        """In the background."""
+        if self._run is None or self._pid != os.getpid():
+            self._run, self._pid = self._open(f"spool-{os.getpid()}"), os.getpid()
+        self._handle = self._run.save(state, step)
+
+    def finish(self) -> None:
+        """Confirmed."""
+        if self._handle is not None:
+            self._handle.wait()
+
+    def load(self) -> float:
+        """With a spool that is empty."""
+        with self._open("empty") as run:
+            restored = run.restore()
+            assert restored is not None
+            return float(restored["step"][0])
+
+
+class ToMount(Contestant):
+    """torch.save to the mount."""
+
+    name = "torch.save to the mount"
+
+    def save(self, state: dict[str, torch.Tensor], step: int) -> None:  # noqa: ARG002  it has one file
+        """Until the close has sent it."""
+        torch.save(state, self.mount / "to-mount.pt")
+
+    def load(self) -> float:
+        """From the server itself."""
+        store = open_store("", self.cloud)
+        path = self.scratch / "loaded.pt"
+        store.read_into(store.stat("to-mount.pt"), path)
+        return float(torch.load(path)["step"][0])
+
+
+class ByRclone(Contestant):
+    """torch.save to the local disk, then rclone copy."""
+
+    name = "torch.save to local, rclone copy"
+    _copying: subprocess.Popen[bytes] | None = None
+
+    def __init__(self, cloud: Remote, mount: Path, scratch: Path, environ: dict[str, str]) -> None:
+        super().__init__(cloud, mount, scratch)
+        self._environ = {**os.environ, "RCLONE_CONFIG": os.devnull, **environ}
+
+    def save(self, state: dict[str, torch.Tensor], step: int) -> None:  # noqa: ARG002  it has one file
+        """Until it is on the local disk."""
+        self.finish()
+        folder = self.scratch / "by-rclone"
+        folder.mkdir(exist_ok=True)
+        torch.save(state, folder / "by-rclone.pt")
+        command = [find_rclone(), "copy", "--ignore-times", str(folder), "rshare:by-rclone"]
+        self._copying = subprocess.Popen(command, env=self._environ, stderr=subprocess.DEVNULL)
+
+    def finish(self) -> None:
+        """The copy is done."""
+        if self._copying is not None:
+            self._copying.wait()
+            self._copying = None
+
+    def load(self) -> float:
+        """From the server."""
+        store = open_store("by-rclone", self.cloud)
+        path = self.scratch / "loaded.pt"
+        store.read_into(store.stat("by-rclone.pt"), path)
+        return float(torch.load(path)["step"][0])
+
+
+class ByDcp(Contestant):
+    """torch.distributed.checkpoint with its FsspecWriter over webdav4."""
+
+    name = "DCP FsspecWriter over webdav4"
+
+    def _options(self) -> dict[str, Any]:
+        return {"base_url": self.cloud.url, "auth": (self.cloud.user, self.cloud.password)}
+
+    def save(self, state: dict[str, torch.Tensor], step: int) -> None:  # noqa: ARG002  it has one folder
+        """Until all of it is sent."""
+        dcp.save(dict(state), storage_writer=FsspecWriter("webdav://by-dcp", **self._options()), no_dist=True)
+
+    def load(self) -> float:
+        """From the server."""
+        state = {"step": torch.zeros(1)}
+        dcp.load(state, storage_reader=FsspecReader("webdav://by-dcp", **self._options()), no_dist=True)
+        return float(state["step"][0])
+
+
+def measure_table(report: Report, options: Options) -> None:
+    """Each way to save, on the same line to the same server; and what is left of two checkpoints after a SIGKILL."""
+    if missing_fuse():
+        print(f"table: left out, {missing_fuse()}", file=sys.stderr)
+        return
+    size_bytes = options.choose(1, 64, 256) * MIB
+    rows: list[tuple[str, ...]] = [("way to save", "stall s", "safe after s", "left after SIGKILL")]
+    with _storage(options) as (cloud, mount, environ):
+        ways: list[Contestant] = [way(cloud, mount, options.directory / "table") for way in (Ours, ToMount, ByDcp)]
+        ways.insert(2, ByRclone(cloud, mount, options.directory / "table", environ))
+        for way in ways:
+            stall_s, safe_s = _timed(way, size_bytes)
+            report.add(f"{way.name}: stall", stall_s, "s")
+            report.add(f"{way.name}: safe", safe_s, "s")
+            rows.append((way.name, short(stall_s), short(safe_s), _left(way, size_bytes, safe_s)))
+    report.tables.append(rows)
+
+
+@contextlib.contextmanager
+def _storage(options: Options) -> Iterator[tuple[Remote, Path, dict[str, str]]]:
+    """A Nextcloud behind a line, and its mount with the platform's flags."""
+    server = NextcloudServer(options.directory / "cloud", request_cost_s=0.03)
+    with server, ShapedProxy("127.0.0.1", server.port, rtt_s=RTT_S, rate_bit_s=LINK_BIT_S) as proxy:
+        url = f"{proxy.url}remote.php/dav/files/{server.user}/"
+        remote = Remote(url, server.user, server.password, vendor="nextcloud")
+        mount = RcloneMount(
+            url.rstrip("/"), server.user, server.password, options.directory / "mount", vendor="nextcloud"
+        )
+        with mount:
+            yield remote, mount.path, mount.environ
+
+
+def _marked(size_bytes: int, step: int) -> dict[str, torch.Tensor]:
+    return {"step": torch.full((1,), float(step)), **state_of(size_bytes, 20)}
+
+
+def _timed(way: Contestant, size_bytes: int) -> tuple[float, float]:
+    way.save(_marked(size_bytes, 0), 0)  # the first time costs more
+    way.finish()
+    state = _marked(size_bytes, 1)
+    begun = time.perf_counter()
+    way.save(state, 1)
+    stall_s = time.perf_counter() - begun
+    way.finish()
+    return stall_s, time.perf_counter() - begun
+
+
+def _left(way: Contestant, size_bytes: int, safe_s: float) -> str:
+    """Kill a process in the middle of step 2, where step 1 has been safe; what can be loaded then."""
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        way.save(_marked(size_bytes, 2), 2)
+        time.sleep(60)
+        os._exit(0)
+    time.sleep(safe_s / 2)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    time.sleep(1.0)  # a mount commits what it has
+    try:
+        step = way.load()
+    except (StorageError, RuntimeError, OSError, ValueError, KeyError, AssertionError) as error:
+        return f"nothing that loads ({type(error).__name__})"
+    return f"step {step:.0f}, whole" if step in {1.0, 2.0} else f"a mixture (step {step})"
+
+
+if __name__ == "__main__":
+    sys.exit(run(measure, __doc__ or "", PARTS))

@@ -1,0 +1,161 @@
+"""Train, be killed, go on: the weights at the end are those of a training that nobody disturbed, bit for bit.
+
+    python examples/train_and_survive.py                     # on a WebDAV server that it starts itself
+    python examples/train_and_survive.py rshare:runs/survive # on your own storage
+
+A partner process kills the training with SIGKILL at moments that it does not choose, and starts it again. Each time it
+has lost its memory and its local disk, and has nothing but the storage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import random
+import secrets
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ai4os_data import Remote, StorageCheckpoint
+from ai4os_data.cli.server_process import serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STEPS = 120
+SAVE_EVERY = 10
+BATCH = 32
+
+
+class Order:
+    """Samples in a new random order in each epoch; it can say where it is, and go on there."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.epoch, self.position = size, 0, 0
+
+    def next(self) -> torch.Tensor:
+        """The indices of the next batch."""
+        if self.position + BATCH > self.size:
+            self.epoch, self.position = self.epoch + 1, 0
+        permutation = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.epoch))
+        self.position += BATCH
+        return permutation[self.position - BATCH : self.position]
+
+    def state_dict(self) -> dict[str, int]:
+        """Where it is."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on there."""
+        vars(self).update(state)
+
+
+def train(location: str, remote: Remote | None, spool: str, pause_s: float, answer: Any) -> None:
+    """Train from wherever the run is; tells each step, and the weights at the end."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    inputs = torch.randn(500, 16)
+    targets = inputs.square().sum(1, keepdim=True)
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    order = Order(len(inputs))
+    state = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "order": order}
+
+    with StorageCheckpoint(location, remote=remote, spool=spool) as run:
+        restored = run.restore(into=state)  # None on a new run
+        begin = restored.step + 1 if restored else 1
+        answer.send(("begin", begin))
+        for step in range(begin, STEPS + 1):
+            batch = order.next()
+            loss = nn.functional.mse_loss(model(inputs[batch]), targets[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            if step % SAVE_EVERY == 0:
+                run.save(state, step, metrics={"loss": loss.item()})
+            time.sleep(pause_s)  # a step of a real training takes longer than this one
+    answer.send(("end", loss.item(), {name: value.numpy() for name, value in model.state_dict().items()}))
+
+
+class Training:
+    """A training in a process of its own, on a machine of its own."""
+
+    def __init__(self, location: str, remote: Remote | None, scratch: Path, *, pause_s: float) -> None:
+        spool = tempfile.mkdtemp(dir=scratch)  # empty: the last machine took its own along
+        context = multiprocessing.get_context("fork")  # this process has imported torch, and used nothing of it
+        self.answer, theirs = context.Pipe()
+        arguments = (location, remote, spool, pause_s, theirs)
+        self.process = context.Process(target=train, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()
+        _, self.begin = self.answer.recv()
+
+    def kill(self) -> None:
+        """SIGKILL: nothing in it learns of its end."""
+        self.process.kill()
+        self.process.join()
+
+    def result(self) -> tuple[float, dict[str, Any]]:
+        """The last loss and the weights, when it is through."""
+        _, loss, weights = self.answer.recv()
+        self.process.join()
+        return loss, weights
+
+
+def survive(location: str, remote: Remote | None, kills: int, scratch: Path) -> bool:
+    """Train undisturbed, train with a killer beside it, and compare."""
+    name = secrets.token_hex(4)
+    loss, expected = Training(f"{location}/undisturbed-{name}", remote, scratch, pause_s=0.0).result()
+    print(f"undisturbed: {STEPS} steps, loss {loss:.6f}")
+
+    for number in range(kills):
+        victim = Training(f"{location}/killed-{name}", remote, scratch, pause_s=0.02)
+        alive_s = random.uniform(0.5, 1.2)
+        time.sleep(alive_s)
+        victim.kill()
+        print(f"life {number + 1}: begun at step {victim.begin}, killed with SIGKILL after {alive_s:.2f} s")
+    last = Training(f"{location}/killed-{name}", remote, scratch, pause_s=0.0)
+    loss, found = last.result()
+    print(f"last life: begun at step {last.begin}, loss {loss:.6f}")
+
+    is_same = all((found[key] == expected[key]).all() for key in expected)
+    print("The weights are the same, bit for bit." if is_same else "The weights DIFFER.")
+    return is_same
+
+
+@contextlib.contextmanager
+def storage(location: str | None, scratch: Path) -> Iterator[tuple[str, Remote | None]]:
+    """The location that was given, or a WebDAV server of our own."""
+    if location is not None:
+        yield location.rstrip("/"), None
+        return
+    password = secrets.token_urlsafe()
+    with serve(scratch / "server", user="demo", password=password, latency_s=0.02) as url:
+        print(f"A WebDAV server at {url} answers each request after 20 ms.")
+        yield f"{url}runs", Remote(url, user="demo", password=password)
+
+
+def main() -> int:
+    """Do it; the answer is the exit code."""
+    parser = argparse.ArgumentParser(description="Train, be killed, go on.")
+    parser.add_argument("location", nargs="?", help="a folder on your storage; a server of its own by default")
+    parser.add_argument("--kills", type=int, default=3, help="how often the training is killed")
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="ai4os-data-survive-") as scratch,
+        storage(options.location, Path(scratch)) as (location, remote),
+    ):
+        return 0 if survive(location, remote, options.kills, Path(scratch)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""What `save` hands out: how far a checkpoint has come, and a way to wait for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from ai4os_data import errors
+from ai4os_data.checkpoint.levels import reaches
+
+if TYPE_CHECKING:
+    from ai4os_data.checkpoint.names import CheckpointName
+    from ai4os_data.stores import Level
+
+
+class SaveHandle:
+    """One save on its way.
+
+    Attributes:
+        step: of the training.
+        name: the checkpoint's folder within the run's; None on ranks that do not write.
+        stall_s: how long the training thread was held up in all.
+        waited_s: how much of that it waited for the save before, because the local disk was slower than the saves.
+    """
+
+    def __init__(self, step: int, name: CheckpointName | None, wanted: Level) -> None:
+        self.step = step
+        self.name = name
+        self.stall_s = 0.0
+        self.waited_s = 0.0
+        self._wanted: Level = wanted
+        self._level: Level | None = None
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+
+    @property
+    def level(self) -> Level | None:
+        """The level reached so far: ``"local"``, ``"mount"``, ``"confirmed"``; None before, and once it was dropped."""
+        return self._level
+
+    @property
+    def error(self) -> BaseException | None:
+        """What has put an end to it, if anything has."""
+        return self._error
+
+    def wait(self, level: Level | None = None, timeout_s: float | None = None) -> Level | None:
+        """Wait until a level is reached; the level it has then. On ranks that do not write it returns at once.
+
+        Args:
+            level: ``"local"``, ``"mount"`` or ``"confirmed"``; by default the run's ``durability``.
+            timeout_s: for ever by default.
+
+        Raises:
+            DroppedError: a newer checkpoint took its place.
+            DeadlineError: the time is over, and it goes on.
+            StorageError: what it failed with.
+        """
+        wanted = level or self._wanted
+        if self.name is None:
+            return None
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            while not reaches(self._level, wanted) and self._error is None:
+                left_s = None if until is None else until - time.monotonic()
+                if left_s is not None and left_s <= 0:
+                    raise errors.DeadlineError(
+                        f"step {self.step} is {self._level or 'not yet local'} after {timeout_s:g} s, and not yet "
+                        f"{wanted}; it goes on"
+                    )
+                self._changed.wait(left_s)
+            if not reaches(self._level, wanted) and self._error is not None:
+                raise self._error
+            return self._level
+
+    def reach(self, level: Level) -> None:
+        """Take in that it has come so far."""
+        with self._changed:
+            if not reaches(self._level, level):
+                self._level = level
+            self._error = None
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """Take in that it goes no further."""
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    def drop(self, newer: int) -> None:
+        """Take in that a newer one takes its place, so that it is nowhere."""
+        with self._changed:
+            self._level = None
+            self._error = errors.DroppedError(
+                f"step {self.step} was dropped: step {newer} came before it could be sent; give it more time between "
+                "saves, or wait() for those that have to stay"
+            )
+            self._changed.notify_all()
+
+    def __repr__(self) -> str:
+        """Tell how far it is."""
+        return f"SaveHandle(step={self.step}, level={self._level!r}, error={self._error!r})"

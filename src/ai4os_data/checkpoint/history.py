@@ -1,0 +1,164 @@
+"""The checkpoints of a run, on the server and in the spool, in the order in which they are tried.
+
+The newest attempt comes first, and in it the highest step; then what that attempt was resumed from and what lies before
+it, so that a branch which was abandoned does not come back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ai4os_data import errors
+from ai4os_data.checkpoint.manifest import Manifest
+from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, promised_sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ai4os_data.checkpoint.spool import Spool, Spooled
+    from ai4os_data.stores import Entry, Store
+
+
+@dataclass
+class Seen:
+    """A folder that is a checkpoint's by its name.
+
+    Attributes:
+        name: of the checkpoint.
+        files: what the store has in it, by their names.
+        spooled: the copy on this machine, if there is one.
+    """
+
+    name: CheckpointName
+    files: dict[str, Entry] = field(default_factory=dict)
+    spooled: Spooled | None = None
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether it has a manifest, be it a good one."""
+        return self.spooled is not None or MANIFEST in self.files
+
+    @property
+    def signature(self) -> tuple[tuple[str, int, str], ...]:
+        """What is the same as long as nobody writes to it."""
+        return tuple(sorted((name, entry.size_bytes, entry.version) for name, entry in self.files.items()))
+
+
+class History:
+    """What was seen of a run in one look.
+
+    Args:
+        store: of the run.
+        spool: of this machine.
+        manifests: those that are known already; they never change. What is read is added.
+
+    Raises:
+        StorageError: the store cannot be listed.
+    """
+
+    def __init__(self, store: Store, spool: Spool, manifests: dict[CheckpointName, Manifest]) -> None:
+        self._store = store
+        self._manifests = manifests
+        self.seen: dict[CheckpointName, Seen] = {}
+        self._attempts = set(spool.attempts())
+        for entry in store.list_below(""):
+            self._take(entry)
+        for spooled in spool.entries():
+            self.seen.setdefault(spooled.name, Seen(spooled.name)).spooled = spooled
+
+    def _take(self, entry: Entry) -> None:
+        folder, _, file = entry.key.rpartition("/")
+        name = CheckpointName.parse(folder)
+        if name is not None:
+            self.seen.setdefault(name, Seen(name)).files[file] = entry
+            self._attempts.add(name.attempt)
+
+    @property
+    def highest_attempt(self) -> int:
+        """The number of the last attempt; 0 where there was none."""
+        return max((attempt.number for attempt in self._attempts), default=0)
+
+    def committed(self) -> list[Seen]:
+        """Every checkpoint that has a manifest, newest first."""
+        return [seen for seen in self._newest_first(self.seen.values()) if seen.is_committed]
+
+    def uncommitted(self) -> list[Seen]:
+        """Folders that have none, newest first: an upload that was cut off, or a manifest that was lost."""
+        return [seen for seen in self._newest_first(self.seen.values()) if not seen.is_committed]
+
+    def manifest(self, seen: Seen) -> Manifest:
+        """What a checkpoint consists of.
+
+        Raises:
+            IntegrityError: its manifest is damaged, or not there.
+            StorageError: it cannot be read.
+        """
+        if seen.name in self._manifests:
+            return self._manifests[seen.name]
+        if seen.spooled is not None:
+            return seen.spooled.manifest
+        if MANIFEST not in seen.files:
+            raise errors.IntegrityError("it has no manifest: it was not sent to its end, or the manifest was removed")
+        try:
+            data = self._store.read(seen.files[MANIFEST].key)
+        except (errors.NotFoundError, errors.ChangedError) as error:
+            raise errors.IntegrityError("its manifest is being removed, or written") from error
+        manifest = Manifest.from_json(data, seen.name)
+        self._manifests[seen.name] = manifest
+        return manifest
+
+    def candidates(self) -> Iterator[Seen]:
+        """What may be restored, best first; without what was abandoned. Folders without a manifest are among them."""
+        left = self._newest_first(self.seen.values())
+        while left:
+            attempt = left[0].name.attempt
+            own = [seen for seen in left if seen.name.attempt == attempt]
+            yield from own
+            rest = [seen for seen in left if seen.name.attempt != attempt]
+            left = self._before(self.parent_of(own), rest)
+
+    def lineage(self) -> list[Seen]:
+        """All candidates at once."""
+        return list(self.candidates())
+
+    def parent_of(self, own: Iterable[Seen]) -> CheckpointName | None:
+        """What an attempt was resumed from, by any manifest of it that can be read."""
+        for seen in own:
+            try:
+                return self.manifest(seen).parent
+            except errors.IntegrityError:
+                continue
+        return None
+
+    def _before(self, parent: CheckpointName | None, rest: list[Seen]) -> list[Seen]:
+        """What is left once an attempt has been looked through."""
+        if parent is None:
+            return rest  # it began anew, or nobody can tell: what is older is better than nothing
+        return [
+            seen
+            for seen in rest
+            if seen.name.attempt.number < parent.attempt.number
+            or (seen.name.attempt == parent.attempt and seen.name.step <= parent.step)
+        ]
+
+    def is_whole(self, seen: Seen) -> bool:
+        """Whether a folder without a manifest holds a whole state: names of states tell how their sha256 begins."""
+        states = [(promised, entry) for file, entry in seen.files.items() if (promised := promised_sha256(file))]
+        try:
+            return any(self._store.sha256_of(entry).startswith(promised) for promised, entry in states)
+        except errors.NotFoundError:
+            return False
+
+    @staticmethod
+    def _newest_first(seen: Iterable[Seen]) -> list[Seen]:
+        return sorted(seen, key=lambda one: (one.name.order, one.name), reverse=True)
+
+
+def ancestors(history: History, parent: CheckpointName | None) -> dict[AttemptName, int]:
+    """The attempts that lead up to a checkpoint, each with the last of its steps that counts."""
+    found: dict[AttemptName, int] = {}
+    while parent is not None and parent.attempt not in found:
+        found[parent.attempt] = parent.step
+        parent = history.parent_of(seen for seen in history.committed() if seen.name.attempt == parent.attempt)
+    return found

@@ -1,0 +1,576 @@
+"""`StorageCheckpoint`: checkpoints on network storage that no failure takes away.
+
+Training waits for one copy in memory. Behind it the copy goes to the spool on the local disk, from there to the server,
+and is verified there; the manifest comes last, and only then may an older checkpoint go.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Sampler
+
+from ai4os_data import errors
+from ai4os_data.checkpoint.handle import SaveHandle
+from ai4os_data.checkpoint.history import History, Seen
+from ai4os_data.checkpoint.levels import LEVELS, Durability, reaches
+from ai4os_data.checkpoint.loading import load_into
+from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
+from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
+from ai4os_data.checkpoint.preemption import PreemptionGuard
+from ai4os_data.checkpoint.pruning import Pruning
+from ai4os_data.checkpoint.randomness import random_states, set_random_states
+from ai4os_data.checkpoint.ranks import Ranks
+from ai4os_data.checkpoint.restored import Checkpoint, Restored
+from ai4os_data.checkpoint.restoring import Restoring
+from ai4os_data.checkpoint.retention import Mode, Retention
+from ai4os_data.checkpoint.spool import Spool, Spooled, default_directory, is_intact, parse_limit
+from ai4os_data.checkpoint.staging import Staged, Staging
+from ai4os_data.checkpoint.uploads import PASSING, Upload, Uploads
+from ai4os_data.processes import tell_after_fork
+from ai4os_data.stores import open_store
+from ai4os_data.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from ai4os_data.cache import DiskCache
+    from ai4os_data.remotes import Remote
+    from ai4os_data.stores import Level, Store
+
+RANK_TIMEOUT_S = 600.0
+BUDGET_S = 5.0  # the platform kills so long after SIGTERM
+
+
+class StorageCheckpoint:
+    """The checkpoints of one run at a location.
+
+    Under torch.distributed every rank makes one, after `init_process_group`, and calls `save` and `restore` together
+    with the others; rank 0 writes.
+
+    Args:
+        location: the run's own folder: ``rshare:runs/flowers``, a path, or anything else that a dataset takes. It need
+            not exist.
+        remote: a remote's name, or a `Remote`.
+        keep_last: how many of the newest stay.
+        keep_best: how many of the best by ``monitor`` stay beside them.
+        keep_every: checkpoints whose step is a multiple of it stay too.
+        monitor: the metric that says how good one is.
+        mode: ``"min"`` or ``"max"``.
+        spool: a directory on the local disk; by default ``$AI4OS_DATA_SPOOL``, or one beside the cache's.
+        spool_limit: the most that the spool may take, in bytes or as ``"20GiB"``; by default what the disk has.
+        durability: the level that ``wait()`` waits for and `close` insists on; ``"best"`` is the highest that the store
+            can reach.
+        save_random_states: whether the random states of Python, NumPy, torch and CUDA are saved with each state.
+        cache: a cache on the same disk, which is emptied when the spool is short of room.
+        rank_timeout_s: how long ranks wait for each other.
+
+    Raises:
+        DurabilityError: the store cannot reach the level.
+        StorageError: the location cannot be listed.
+    """
+
+    def __init__(
+        self,
+        location: str | os.PathLike[str] | Store,
+        *,
+        remote: str | Remote | None = None,
+        keep_last: int = 2,
+        keep_best: int = 0,
+        keep_every: int | None = None,
+        monitor: str | None = None,
+        mode: Mode = "min",
+        spool: str | os.PathLike[str] | None = None,
+        spool_limit: int | str | None = None,
+        durability: Durability = "best",
+        save_random_states: bool = True,
+        cache: DiskCache | None = None,
+        rank_timeout_s: float = RANK_TIMEOUT_S,
+    ) -> None:
+        retention = Retention(keep_last, keep_best, keep_every, monitor, mode)
+        if durability != "best" and durability not in LEVELS:
+            raise ValueError(f"durability is 'best', 'local', 'mount' or 'confirmed', not {durability!r}")
+        limit_bytes = parse_limit(spool_limit)
+        self._store = open_store(location, remote, create=True)
+        self._monitor = monitor if keep_best else None
+        self._save_random_states = save_random_states
+        self._cache = cache
+        self._ranks = Ranks(rank_timeout_s)
+        self._staging = Staging()
+        self._manifests: dict[CheckpointName, Manifest] = {}
+        self._attempt: AttemptName | None = None
+        self._source: CheckpointName | None = None  # what this attempt was resumed from
+        self._highest_attempt = 0
+        self._newest: SaveHandle | None = None
+        self._unraised: list[BaseException] = []
+        self._left_error: BaseException | None = None  # why what an earlier process has left could not be sent
+        self._counts = {"saves": 0, "stall_s": 0.0, "waited_s": 0.0, "sent": 0, "dropped": 0, "removed": 0}
+        self._is_closed = False
+        self._pid = os.getpid()
+        self._wanted: Level = "local"
+        self._restoring = Restoring(self._store, self._ranks, self._room_for)
+        if not self._ranks.writes:
+            return
+        self.best_level = self._store.best_level
+        self._wanted = _wanted(durability, self.best_level, self._store)
+        directory = Path(spool) if spool is not None else default_directory(os.environ)
+        self._spool = Spool(directory.absolute(), _run_of(self._store), limit_bytes)
+        self._pruning = Pruning(self._store, retention)
+        self._uploads = Uploads(self._store, self._sent, self._dropped, self._failed)
+        tell_after_fork(self)
+        _write_out_at_exit(self)
+        left = self._spool.adopt()
+        self._pruning.know(self._look())
+        self._send_what_was_left(left)
+
+    # --- saving
+
+    def save(self, state: Mapping[str, Any], step: int, metrics: Mapping[str, Any] | None = None) -> SaveHandle:
+        """Save a state. It may be changed as soon as this returns.
+
+        Args:
+            state: objects with a ``state_dict()``, tensors, arrays, primitives, and containers of such, by name.
+            step: of the training; the highest one of the newest attempt is restored.
+            metrics: numbers that belong to the step.
+
+        Raises:
+            StateError: the state holds something else.
+            StorageError: what an earlier save failed with, if that will not pass by itself; the next call saves again.
+        """
+        begun = time.perf_counter()
+        self._check_usable()
+        self._raise_what_failed()
+        step, numbers = _checked_step(step), _numbers(metrics or {})
+        if self._monitor is not None and self._monitor not in numbers:
+            raise ValueError(f"metrics lacks {self._monitor!r}, which says which checkpoints are the best")
+        ranks = self._gathered(state)
+        if not self._ranks.writes:
+            return SaveHandle(step, None, self._wanted)
+        staged = self._staging.stage({"state": dict(state), "ranks": ranks})
+        name = CheckpointName.new(self._open_attempt(), step)
+        handle = self._newest = SaveHandle(step, name, self._wanted)
+        writer = threading.Thread(
+            target=self._write_out, args=(staged, handle, numbers), name="ai4os-data-spool", daemon=True
+        )
+        writer.start()
+        handle.waited_s, handle.stall_s = staged.waited_s, time.perf_counter() - begun
+        self._count(saves=1, stall_s=handle.stall_s, waited_s=handle.waited_s)
+        return handle
+
+    def _gathered(self, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What differs by rank, of every rank: random states, and where its loader is."""
+        own: dict[str, Any] = {"random": random_states() if self._save_random_states else None, "state": {}}
+        if not self._ranks.is_distributed:
+            return [own]
+        own["state"] = {key: value for key, value in state.items() if _differs_by_rank(value)}
+        staging = Staging()  # the big one belongs to the state
+        return self._ranks.gather(staging.stage(own).state)
+
+    def _write_out(self, staged: Staged, handle: SaveHandle, metrics: dict[str, float]) -> None:
+        """Bring a copy to the spool, and hand it to the uploads."""
+        assert handle.name is not None
+        try:
+            spooled = self._spooled(staged, handle.name, metrics)
+        except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
+            log.error("step %d could not be saved: %s", handle.step, error)
+            self._note_failure(error)
+            handle.fail(error)
+            return
+        finally:
+            self._staging.release()
+        handle.reach("local")
+        self._uploads.submit(Upload(spooled, handle))
+
+    def _spooled(self, staged: Staged, name: CheckpointName, metrics: dict[str, float]) -> Spooled:
+        source, size = self._source, self._ranks.size
+
+        def manifest(files: dict[str, FileFacts]) -> Manifest:
+            return Manifest(name, files, source, metrics, size, versions())
+
+        self._make_room(staged.size_bytes)
+        payload = {**staged.state, "arrays": staged.arrays}
+        try:
+            return self._spool.write(name, payload, manifest)
+        except errors.OutOfSpaceError:
+            self._drop_sent()
+            self._clear_cache()
+        return self._spool.write(name, payload, manifest)
+
+    def _make_room(self, size_bytes: int) -> None:
+        """Let what is on the server already, and then the cache, give way to a checkpoint.
+
+        Raises:
+            OutOfSpaceError: it is not enough.
+        """
+        for give_way in (self._drop_sent, self._clear_cache):
+            try:
+                self._spool.check_room(size_bytes)
+            except errors.OutOfSpaceError:
+                give_way()
+            else:
+                return
+        self._spool.check_room(size_bytes)
+
+    def _drop_sent(self) -> None:
+        for spooled in self._spool.entries():
+            if reaches(spooled.level, "mount"):
+                self._spool.remove(spooled)
+
+    def _clear_cache(self) -> None:
+        if self._cache is not None:
+            log.warning("the spool is short of room: the cache is emptied for it")
+            self._cache.clear()
+
+    def _open_attempt(self) -> AttemptName:
+        """This process's attempt, which begins with its first save."""
+        if self._attempt is None:
+            attempt = AttemptName.new(self._highest_attempt + 1)
+            self._spool.open_attempt(attempt)
+            self._pruning.own(attempt)
+            self._highest_attempt, self._attempt = attempt.number, attempt
+        return self._attempt
+
+    # --- behind the training
+
+    def _send_what_was_left(self, left: list[Spooled]) -> None:
+        """Send the newest of what an earlier process could not; what is older has been overtaken."""
+        # "local" is also what a mount that caches is worth, and its cache may have died with the process.
+        level = max(self.best_level, "mount", key=LEVELS.index)
+        unsent = [spooled for spooled in left if not reaches(spooled.level, level)]
+        for spooled in unsent[:-1]:
+            self._spool.remove(spooled)
+        for spooled in unsent[-1:]:
+            log.info("sending step %d, which an earlier process has left in the spool", spooled.name.step)
+            self._uploads.submit(Upload(spooled, None))
+
+    def _sent(self, upload: Upload, level: Level) -> None:
+        spooled = upload.spooled
+        self._manifests[spooled.name] = spooled.manifest
+        self._spool.note(spooled, level)
+        self._count(sent=1)
+        if upload.handle is not None:
+            upload.handle.reach(level)
+        for older in self._spool.entries():
+            if older.name.order < spooled.name.order and older.name not in self._busy():
+                self._spool.remove(older)
+        if not reaches(level, "mount"):
+            return  # a mount that caches may lose it yet: nothing on the store may go for it
+        try:
+            history = History(self._store, self._spool, self._manifests)
+            removed = self._pruning.prune(history, spooled.name, self._source, self._busy)
+            self._count(removed=len(removed))
+        except errors.StorageError as error:
+            log.warning("older checkpoints stay for now: %s", error)
+
+    def _busy(self) -> set[CheckpointName]:
+        return {upload.spooled.name for upload in self._uploads.unsent()}
+
+    def _dropped(self, upload: Upload) -> None:
+        self._count(dropped=1)
+        self._spool.remove(upload.spooled)
+
+    def _failed(self, upload: Upload, error: BaseException) -> None:
+        if upload.handle is None and isinstance(error, PASSING):
+            self._left_error = error
+        self._note_failure(error)
+
+    def _note_failure(self, error: BaseException) -> None:
+        """Keep an error for the next save, unless it may pass; then the newest handle has it, and `close` raises it."""
+        if not isinstance(error, PASSING):
+            self._unraised.append(error)
+
+    def _raise_what_failed(self) -> None:
+        if self._unraised:
+            error = self._unraised[0]
+            self._unraised.clear()
+            raise error
+
+    def time_to_send_s(self) -> float | None:
+        """How long what is not on the server yet will take, at the bandwidth of the uploads so far; None if unknown."""
+        rate = self._uploads.bytes_per_s
+        if rate is None:
+            return None
+        waiting = self._uploads.unsent()[1:]
+        size_bytes = self._uploads.remaining_bytes() + sum(upload.spooled.manifest.size_bytes for upload in waiting)
+        return size_bytes / rate
+
+    def wait_for_uploads(self, timeout_s: float, handle: SaveHandle) -> None:
+        """Wait for a save to reach what is wanted of it, but no longer than that."""
+        try:
+            handle.wait(timeout_s=timeout_s)
+        except errors.StorageError as error:
+            log.warning("%s", error)
+
+    # --- restoring
+
+    def restore(
+        self,
+        into: Mapping[str, Any] | None = None,
+        step: int | None = None,
+        map_location: Any = "cpu",
+        weights_only: bool = True,  # noqa: FBT001, FBT002  as torch.load has it
+    ) -> Restored | None:
+        """Read the newest intact checkpoint, from the spool or the server; None where there has never been one.
+
+        What is saved afterwards belongs to a new attempt, whose parent this checkpoint is.
+
+        Args:
+            into: objects to load, by the names that they were saved under; the random states are set then too.
+            step: this step instead of the newest one.
+            map_location: where tensors go, as in `torch.load`.
+            weights_only: as in `torch.load`; no code of the file is run.
+
+        Raises:
+            DamagedError: there are checkpoints, and none of them is intact.
+            StateMismatchError: ``into`` does not fit.
+            StorageError: the store cannot be listed or read.
+        """
+        self._check_usable()
+        with self._restoring.chosen(self._look_again if self._ranks.writes else None, step) as chosen:
+            if chosen is None:
+                return None
+            payload = self._restoring.payload(chosen, map_location, weights_only=weights_only)
+            self._ranks.gather(None)  # the file stays until all have read it
+        state, random = self._restoring.of_this_rank(payload)
+        restored = Restored(chosen.manifest.name, dict(chosen.manifest.metrics), chosen.skipped, state)
+        if into is not None:
+            load_into(into, state)
+            if random is not None:
+                set_random_states(random)
+        self._source, self._attempt = chosen.manifest.name, None
+        return restored
+
+    # --- looking
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint that `restore` would try first; None where there is none."""
+        history = self._look()
+        for seen in history.candidates():
+            if (found := self._described(history, seen)) is not None:
+                return found
+        return None
+
+    def list(self) -> list[Checkpoint]:
+        """Every checkpoint with a readable manifest, on the store and in the spool, newest first."""
+        history = self._look()
+        described = (self._described(history, seen) for seen in history.committed())
+        return [checkpoint for checkpoint in described if checkpoint is not None]
+
+    def verify(self) -> dict[str, str]:
+        """Read every checkpoint and compare its hashes; those that are damaged, each with what is wrong with it."""
+        history = self._look()
+        wrong: dict[str, str] = {}
+        for seen in history.committed():
+            try:
+                self._verify(history, seen)
+            except (errors.IntegrityError, errors.NotFoundError) as error:
+                wrong[str(seen.name)] = str(error)
+        # What gave way to a newer one while it was read is not damaged.
+        there = {str(seen.name) for seen in self._look().committed()} if wrong else set()
+        return {name: reason for name, reason in wrong.items() if name in there}
+
+    def _verify(self, history: History, seen: Seen) -> None:
+        # Without a manifest it is on its way to the store, and only what is in the spool counts.
+        files = history.manifest(seen).files if MANIFEST in seen.files else {}
+        for file, facts in files.items():
+            if file not in seen.files:
+                raise errors.IntegrityError(f"{file} is not there")
+            found = self._store.sha256_of(seen.files[file])
+            if found != facts.sha256:
+                raise errors.IntegrityError(f"{file} has the sha256 {found}, where {facts.sha256} was written")
+        if seen.spooled is not None and not is_intact(seen.spooled) and self._spool.find(seen.name) is not None:
+            raise errors.IntegrityError("the copy in the spool is damaged")
+
+    def _described(self, history: History, seen: Seen) -> Checkpoint | None:
+        try:
+            manifest = history.manifest(seen)
+        except errors.IntegrityError:
+            return None
+        return Checkpoint(
+            seen.name,
+            dict(manifest.metrics),
+            manifest.size_bytes,
+            manifest.parent,
+            bool(seen.files),
+            seen.spooled is not None,
+        )
+
+    def _look_again(self) -> History:
+        """What is there now, before this process adds to it under a new attempt."""
+        history = self._look()
+        self._pruning.know(history)
+        return history
+
+    def _room_for(self, size_bytes: int) -> Path:
+        """A new folder for a download of this size."""
+        self._make_room(size_bytes)
+        return self._spool.scratch()
+
+    def _look(self) -> History:
+        """What is there now."""
+        self._check_writes()
+        self.write_out()  # what is on its way to the spool counts
+        history = History(self._store, self._spool, self._manifests)
+        self._highest_attempt = max(self._highest_attempt, history.highest_attempt)
+        return history
+
+    # --- around it
+
+    def preemption_guard(self, budget_s: float = BUDGET_S) -> PreemptionGuard:
+        """Take SIGTERM and SIGINT as a wish to stop: look at ``guard.requested`` in the loop, then ``guard.save()``.
+
+        Args:
+            budget_s: how long the process may live after the signal.
+        """
+        return PreemptionGuard(self, budget_s)
+
+    def stats(self) -> dict[str, float]:
+        """How many saves there were, how long training has waited for them, and what became of them."""
+        return dict(self._counts)
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Wait for the last upload.
+
+        While the server is down it is tried for another minute. What is not sent then lies in the spool, and the next
+        start of the run sends it.
+
+        Args:
+            timeout_s: the longest wait; for as long as bytes arrive by default.
+
+        Raises:
+            StorageError: what failed.
+        """
+        if self._is_closed or os.getpid() != self._pid:
+            return
+        if not self._ranks.writes:
+            self._is_closed = True
+            return
+        begun = time.monotonic()
+        if not self._staging.wait_until_free(timeout_s):
+            raise errors.DeadlineError(f"the spool is still being written to after {timeout_s:g} s")
+        left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - begun))
+        if not self._uploads.close(left_s):
+            raise errors.DeadlineError(
+                f"{len(self._busy())} checkpoints are not on the server after {timeout_s:g} s; they are in the spool, "
+                "and the next start sends them"
+            )
+        self._is_closed = True
+        self._spool.let_go()
+        self._raise_what_failed()
+        if (
+            self._newest is not None
+            and not reaches(self._newest.level, self._wanted)
+            and self._newest.error is not None
+        ):
+            raise self._newest.error
+        if self._newest is None and self._left_error is not None:
+            raise self._left_error
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close; what fails then does not hide what went wrong before."""
+        try:
+            self.close()
+        except errors.StorageError as failure:
+            if error is None:
+                raise
+            log.error("%s", failure)
+
+    def __repr__(self) -> str:
+        """Tell where it saves."""
+        return f"StorageCheckpoint({self._store.location!r})"
+
+    def after_fork(self) -> None:
+        """Leave the parent's spool and threads alone, in a child."""
+        self._spool.after_fork()
+
+    def write_out(self) -> None:
+        """Wait until what was saved is in the spool."""
+        if os.getpid() == self._pid and not self._is_closed:
+            self._staging.wait_until_free(None)
+
+    def _count(self, **more: float) -> None:
+        for name, number in more.items():
+            self._counts[name] += number
+
+    def _check_usable(self) -> None:
+        if self._is_closed:
+            raise errors.CheckpointError(f"{self!r} is closed")
+        if os.getpid() != self._pid:
+            raise errors.CheckpointError(f"{self!r} belongs to the process that made it: save there")
+        if (
+            not self._ranks.is_distributed
+            and dist.is_available()
+            and dist.is_initialized()
+            and dist.get_world_size() > 1
+        ):
+            raise errors.CheckpointError("make StorageCheckpoint after init_process_group, on every rank")
+
+    def _check_writes(self) -> None:
+        if not self._ranks.writes:
+            raise errors.CheckpointError(f"rank {self._ranks.rank} does not write: ask on rank 0")
+
+
+def _wanted(durability: Durability, best: Level, store: Store) -> Level:
+    """The level to wait for."""
+    if durability == "best":
+        log.info("%s: checkpoints reach the level %r", store.location, best)
+        return best
+    if not reaches(best, durability):
+        raise errors.DurabilityError(
+            f"{store.location} reaches the level {best!r} at most, not {durability!r}: go over WebDAV ('rshare:path') "
+            "where credentials are there, or ask for durability='best'"
+        )
+    return durability
+
+
+def _run_of(store: Store) -> str:
+    """What tells a run from others on this machine, also when its mount was made anew.
+
+    rclone names a remote of the environment with a hash of its options, where the password has another form each time.
+    """
+    return re.sub(r"\{[^}]*\}", "", store.identity)
+
+
+def _checked_step(step: int) -> int:
+    if isinstance(step, bool) or int(step) != step or step < 0:
+        raise ValueError(f"a step is a number from 0 up, not {step!r}")
+    return int(step)
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in metrics.items()}
+
+
+def _differs_by_rank(value: object) -> bool:
+    """Whether an object goes its own way on each rank: what gives samples, or says so of itself."""
+    if not callable(getattr(value, "state_dict", None)):
+        return False
+    return isinstance(value, (DataLoader, Sampler)) or bool(getattr(value, "differs_by_rank", False))
+
+
+def _write_out_at_exit(run: StorageCheckpoint) -> None:
+    """Let a process that forgets to close bring its last save to the disk."""
+    reference = weakref.ref(run)
+
+    def write_out() -> None:
+        if (run := reference()) is not None:
+            run.write_out()
+
+    atexit.register(write_out)

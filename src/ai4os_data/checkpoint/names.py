@@ -1,0 +1,84 @@
+"""The names of checkpoints: ``<attempt>/step-000000123-<nonce>/``, of which no two writers ever make the same.
+
+They order as (attempt, step), and that order asks no clock.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import NamedTuple
+
+MANIFEST = "MANIFEST.json"
+
+_NONCE_BYTES = 4
+_ATTEMPT = re.compile(r"(\d{6,})-([0-9a-f]{8})")
+_STEP = re.compile(r"step-(\d{9,})-([0-9a-f]{8})")
+_STATE = re.compile(r"state-([0-9a-f]{32})\.pt")
+
+
+class AttemptName(NamedTuple):
+    """One start of a run: one more than the highest that was seen, and a nonce."""
+
+    number: int
+    nonce: str
+
+    @classmethod
+    def new(cls, number: int) -> AttemptName:
+        """A name that nobody else has."""
+        return cls(number, secrets.token_hex(_NONCE_BYTES))
+
+    @classmethod
+    def parse(cls, text: str) -> AttemptName | None:
+        """What a folder's name says; None where it is no attempt's."""
+        match = _ATTEMPT.fullmatch(text)
+        return cls(int(match[1]), match[2]) if match else None
+
+    def __str__(self) -> str:
+        """As a folder is called."""
+        return f"{self.number:06d}-{self.nonce}"
+
+
+class CheckpointName(NamedTuple):
+    """One checkpoint of an attempt."""
+
+    attempt: AttemptName
+    step: int
+    nonce: str
+
+    @classmethod
+    def new(cls, attempt: AttemptName, step: int) -> CheckpointName:
+        """A name that nobody else has, not even an earlier save of the same step."""
+        return cls(attempt, step, secrets.token_hex(_NONCE_BYTES))
+
+    @classmethod
+    def parse(cls, text: str) -> CheckpointName | None:
+        """What the path of a folder says; None where it is no checkpoint's."""
+        first, _, second = text.partition("/")
+        attempt, match = AttemptName.parse(first), _STEP.fullmatch(second)
+        return cls(attempt, int(match[1]), match[2]) if attempt and match else None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Later checkpoints have higher ones."""
+        return self.attempt.number, self.step
+
+    @property
+    def folder(self) -> str:
+        """Its folder within the attempt's."""
+        return f"step-{self.step:09d}-{self.nonce}"
+
+    def __str__(self) -> str:
+        """Its folder within the run's."""
+        return f"{self.attempt}/{self.folder}"
+
+
+def state_file(sha256: str) -> str:
+    """The name of the file that holds a state: it tells whether the file is whole, also without a manifest."""
+    return f"state-{sha256[:32]}.pt"
+
+
+def promised_sha256(file: str) -> str | None:
+    """How the sha256 of a state's file begins, by its name; None for any other file."""
+    match = _STATE.fullmatch(file)
+    return match[1] if match else None

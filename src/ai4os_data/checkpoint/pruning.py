@@ -1,0 +1,116 @@
+"""Removal of the checkpoints that no rule keeps: the manifest first, so that nothing half removed looks whole."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from ai4os_data import errors
+from ai4os_data.checkpoint.history import History, Seen, ancestors
+from ai4os_data.checkpoint.names import MANIFEST
+from ai4os_data.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ai4os_data.checkpoint.names import AttemptName, CheckpointName
+    from ai4os_data.checkpoint.retention import Retention
+    from ai4os_data.stores import Store
+
+GRACE_S = 3600.0  # an upload of another machine that nobody has touched for so long is taken for dead
+
+
+class Pruning:
+    """What this process may remove, and what it has to leave.
+
+    It touches its own checkpoints, and what lay there when it began to work: what another writer adds later is not its
+    business, and neither is the newest checkpoint of an attempt that this one does not go back to.
+
+    Args:
+        store: of the run.
+        retention: the rules.
+        grace_s: how long the remains of an upload must have stayed as they are.
+    """
+
+    def __init__(self, store: Store, retention: Retention, *, grace_s: float = GRACE_S) -> None:
+        self._store = store
+        self._retention = retention
+        self._grace_s = grace_s
+        self._found: dict[CheckpointName, tuple[float, object]] = {}  # when it was first seen, and how it looked
+        self._known: set[CheckpointName] = set()
+        self._own: set[AttemptName] = set()
+
+    def know(self, history: History) -> None:
+        """Take in what lies there before this process adds to it."""
+        self._known.update(history.seen)
+
+    def own(self, attempt: AttemptName) -> None:
+        """Take in that an attempt is this process's."""
+        self._own.add(attempt)
+
+    def prune(
+        self,
+        history: History,
+        confirmed: CheckpointName,
+        source: CheckpointName | None,
+        busy: Callable[[], set[CheckpointName]],
+    ) -> list[CheckpointName]:
+        """Remove what may go, now that a checkpoint has been confirmed.
+
+        Args:
+            history: as the store is now.
+            confirmed: the checkpoint; it stays.
+            source: what the run was resumed from; it stays.
+            busy: the checkpoints that are still to be sent.
+
+        Returns:
+            Those that were removed.
+        """
+        doomed = self._doomed(history, confirmed, source)
+        for name in doomed:
+            self._remove(name)
+        for seen in self._remains(history, busy()):
+            self._remove(seen.name)
+        return doomed
+
+    def _doomed(
+        self, history: History, confirmed: CheckpointName, source: CheckpointName | None
+    ) -> list[CheckpointName]:
+        readable = [seen for seen in history.committed() if MANIFEST in seen.files and self._is_readable(history, seen)]
+        metrics = {seen.name: history.manifest(seen).metrics for seen in readable}
+        line = ancestors(history, confirmed)
+        on_line = [seen.name for seen in readable if seen.name.step <= line.get(seen.name.attempt, -1)]
+        newest = {seen.name.attempt: seen.name for seen in reversed(readable)}
+        others = {name for attempt, name in newest.items() if attempt not in line}
+        kept = {confirmed, source, *others, *self._retention.kept(on_line, metrics)}
+        mine = [seen.name for seen in readable if seen.name.attempt in self._own or seen.name in self._known]
+        # Newer than what was confirmed: another writer's, or one that is confirmed just now.
+        return [name for name in mine if name not in kept and name.order < confirmed.order]
+
+    def _is_readable(self, history: History, seen: Seen) -> bool:
+        try:
+            history.manifest(seen)
+        except errors.IntegrityError:
+            return False  # a damaged one is left for whoever looks into it
+        return True
+
+    def _remains(self, history: History, busy: set[CheckpointName]) -> Iterable[Seen]:
+        """Folders without a manifest: our own once we have given them up, others' after the grace period."""
+        now = time.monotonic()
+        for seen in history.uncommitted():
+            first_s, look = self._found.get(seen.name, (now, None))
+            if look != seen.signature:
+                self._found[seen.name] = first_s, _ = now, seen.signature
+            is_old = now - first_s >= self._grace_s and seen.name in self._known
+            if seen.name not in busy and (seen.name.attempt in self._own or is_old):
+                yield seen
+
+    def _remove(self, name: CheckpointName) -> None:
+        manifest = f"{name}/{MANIFEST}"
+        try:
+            if self._store.exists(manifest):
+                self._store.delete(manifest)
+        except errors.NotFoundError:
+            pass  # somebody else was faster
+        self._store.remove_tree(str(name))
+        log.info("removed the checkpoint %s", name)

@@ -1,0 +1,72 @@
+"""The processes of a distributed training, which save together: rank 0 writes, after it has gathered what differs.
+
+A rank that has died is noticed: by its closed connection, or when the time is over.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from ai4os_data import errors
+
+
+class Ranks:
+    """This process among the others; alone where nothing is distributed.
+
+    Args:
+        timeout_s: how long the others are waited for.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self.is_distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self.rank = dist.get_rank() if self.is_distributed else 0
+        self.size = dist.get_world_size() if self.is_distributed else 1
+        # Of its own, over the CPU: NCCL moves no objects without a GPU, and its timeout is that of the training.
+        self._group = (
+            dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if self.is_distributed else None
+        )
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, on rank 0; nothing on the others.
+
+        Raises:
+            CheckpointError: a rank did not answer.
+        """
+        if not self.is_distributed:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.writes else None
+        try:
+            dist.gather_object(value, values, group=self._group, dst=0)
+        except RuntimeError as error:
+            raise self._lost(error) from error
+        return values or []
+
+    def broadcast(self, value: Any) -> Any:
+        """The value of rank 0, on every rank.
+
+        Raises:
+            CheckpointError: rank 0 did not answer.
+        """
+        if not self.is_distributed:
+            return value
+        values = [value]
+        try:
+            dist.broadcast_object_list(values, src=0, group=self._group)
+        except RuntimeError as error:
+            raise self._lost(error) from error
+        return values[0]
+
+    def _lost(self, error: RuntimeError) -> errors.CheckpointError:
+        return errors.CheckpointError(
+            f"rank {self.rank} of {self.size} waited for the others, and at least one is gone or took longer than "
+            f"{self._timeout_s:g} s: {error}"
+        )

@@ -1,0 +1,79 @@
+"""What `restore` and `list` hand out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ai4os_data.checkpoint.names import CheckpointName
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that is there, by its manifest; its bytes were not looked at.
+
+    Attributes:
+        name: its folder within the run's.
+        metrics: what was measured at its step.
+        size_bytes: of its files.
+        parent: the folder of the checkpoint that its attempt was resumed from.
+        on_store: whether it lies on the store.
+        in_spool: whether it lies in the spool of this machine.
+    """
+
+    name: CheckpointName
+    metrics: dict[str, float]
+    size_bytes: int
+    parent: CheckpointName | None
+    on_store: bool
+    in_spool: bool
+
+    @property
+    def step(self) -> int:
+        """Of the training."""
+        return self.name.step
+
+    @property
+    def attempt(self) -> int:
+        """The number of the start of the run that it comes from."""
+        return self.name.attempt.number
+
+
+@dataclass(frozen=True, eq=False)
+class Restored(Mapping[str, Any]):
+    """The state that was saved, by the keys that it was saved under.
+
+    Attributes:
+        name: the checkpoint's folder within the run's.
+        metrics: what was measured at its step.
+        skipped: newer checkpoints that were passed over, each with the reason.
+    """
+
+    name: CheckpointName
+    metrics: dict[str, float]
+    skipped: dict[str, str]
+    state: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def step(self) -> int:
+        """Of the training."""
+        return self.name.step
+
+    @property
+    def attempt(self) -> int:
+        """The number of the start of the run that it comes from."""
+        return self.name.attempt.number
+
+    def __getitem__(self, key: str) -> Any:
+        """What was saved under a key; objects as their ``state_dict``."""
+        return self.state[key]
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys."""
+        return iter(self.state)
+
+    def __len__(self) -> int:
+        """How many keys there are."""
+        return len(self.state)

@@ -1,0 +1,185 @@
+"""The way back: the newest checkpoint whose every byte is right, or an error; never a start from scratch in silence."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ai4os_data import errors
+from ai4os_data.checkpoint.serialisation import load_state, sha256_of
+from ai4os_data.checkpoint.spool import is_intact
+from ai4os_data.checkpoint.staging import with_arrays
+from ai4os_data.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ai4os_data.checkpoint.history import History, Seen
+    from ai4os_data.checkpoint.manifest import Manifest
+    from ai4os_data.checkpoint.ranks import Ranks
+    from ai4os_data.stores import Store
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The checkpoint that is restored.
+
+    Attributes:
+        manifest: what it consists of.
+        file: its state on the disk of rank 0, verified.
+        scratch: the folder that goes when it has been read; None where it was in the spool.
+        skipped: those that would have come first, each with the reason.
+    """
+
+    manifest: Manifest
+    file: Path
+    scratch: Path | None
+    skipped: dict[str, str]
+
+
+class Restoring:
+    """Chooses a checkpoint, and reads it.
+
+    Args:
+        store: of the run.
+        ranks: which all restore the same one; rank 0 chooses.
+        room_for: makes a folder on the local disk with room for so many bytes.
+    """
+
+    def __init__(self, store: Store, ranks: Ranks, room_for: Callable[[int], Path]) -> None:
+        self._store = store
+        self._ranks = ranks
+        self._room_for = room_for
+
+    @contextmanager
+    def chosen(self, look: Callable[[], History] | None, step: int | None) -> Iterator[Chosen | None]:
+        """The checkpoint that rank 0 chooses, for all ranks; its file stays while the ``with`` lasts.
+
+        Args:
+            look: finds out what is there, on rank 0.
+            step: of the checkpoint; None for the newest.
+
+        Raises:
+            DamagedError: there are some, and none is intact.
+            StorageError: the store cannot be listed or read.
+        """
+        outcome: Chosen | errors.StorageError | None = None
+        if look is not None:
+            try:
+                outcome = self._choose(look(), step)
+            except errors.StorageError as error:
+                outcome = error
+        outcome = self._ranks.broadcast(outcome)
+        if isinstance(outcome, errors.StorageError):
+            raise outcome
+        try:
+            yield outcome
+        finally:
+            if outcome is not None and outcome.scratch is not None and self._ranks.writes:
+                shutil.rmtree(outcome.scratch, ignore_errors=True)
+
+    def payload(self, chosen: Chosen, map_location: Any, *, weights_only: bool) -> dict[str, Any]:
+        """What was saved."""
+        path = chosen.file
+        (facts,) = chosen.manifest.files.values()
+        if self._ranks.writes or (path.exists() and sha256_of(path) == facts.sha256):
+            return _payload(path, map_location, weights_only=weights_only)
+        with tempfile.TemporaryDirectory(prefix="ai4os-data-restore-") as folder:  # another machine than that of rank 0
+            own = Path(folder, path.name)
+            self._store.read_into(self._store.stat(f"{chosen.manifest.name}/{path.name}"), own, facts.sha256)
+            return _payload(own, map_location, weights_only=weights_only)
+
+    def of_this_rank(self, payload: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """The state as this rank saved it, and its random states; none where there was no such rank."""
+        ranks, rank = payload["ranks"], self._ranks.rank
+        if len(ranks) != self._ranks.size:
+            log.warning(
+                "the checkpoint comes from %d processes, and these are %d: what differs by rank may begin anew",
+                len(ranks),
+                self._ranks.size,
+            )
+        own = ranks[rank] if rank < len(ranks) else {"state": ranks[0]["state"], "random": None}
+        return {**payload["state"], **own["state"]}, own["random"]
+
+    def _choose(self, history: History, step: int | None) -> Chosen | None:
+        skipped: dict[str, str] = {}
+        for seen in _candidates(history, step):
+            try:
+                manifest = history.manifest(seen)
+                file, scratch = self._fetched(seen, manifest)
+            except (errors.IntegrityError, errors.NotFoundError, errors.ChangedError) as error:
+                skipped[str(seen.name)] = str(error)
+                log.warning("%s: the checkpoint %s is skipped: %s", self._store.location, seen.name, error)
+            else:
+                return Chosen(manifest, file, scratch, skipped)
+        if step is not None:
+            raise self._no_such_step(history, step, skipped)
+        self._refuse_to_begin_anew(history, skipped)
+        return None
+
+    def _fetched(self, seen: Seen, manifest: Manifest) -> tuple[Path, Path | None]:
+        """The file of a state on the local disk, verified; and the folder that goes when it has been read."""
+        (file,) = manifest.files
+        if seen.spooled is not None and is_intact(seen.spooled):
+            return seen.spooled.folder / file, None
+        if file not in seen.files:
+            where = "is damaged in the spool and not on the store" if seen.spooled else "is not there"
+            raise errors.IntegrityError(f"{file} {where}")
+        entry, facts = seen.files[file], manifest.files[file]
+        if entry.size_bytes != facts.size_bytes:
+            entry = self._store.stat(entry.key)  # the listing of a mount may be old
+        if entry.size_bytes != facts.size_bytes:
+            raise errors.IntegrityError(
+                f"{file} has {entry.size_bytes:,} bytes, where {facts.size_bytes:,} were written"
+            )
+        scratch = self._room_for(facts.size_bytes)
+        try:
+            self._store.read_into(entry, scratch / file, facts.sha256)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        return scratch / file, scratch
+
+    def _no_such_step(self, history: History, step: int, skipped: dict[str, str]) -> errors.StorageError:
+        if skipped:
+            return errors.DamagedError(f"{self._store.location}: step {step} is damaged: {_listed(skipped)}")
+        there = sorted({seen.name.step for seen in history.committed()})
+        return errors.CheckpointError(
+            f"{self._store.location} has no checkpoint of step {step}, but of {there or 'none'}"
+        )
+
+    def _refuse_to_begin_anew(self, history: History, skipped: dict[str, str]) -> None:
+        """Make sure that a run which has checkpoints never starts from scratch."""
+        where = self._store.location
+        if history.committed():
+            abandoned = [seen.name for seen in history.committed() if str(seen.name) not in skipped]
+            advice = f". {abandoned[0]}, of an abandoned branch, comes with restore(step=…)" if abandoned else ""
+            raise errors.DamagedError(f"{where} has checkpoints, and none is intact: {_listed(skipped)}{advice}")
+        whole = [seen for seen in history.uncommitted() if history.is_whole(seen)]
+        if whole:
+            raise errors.DamagedError(
+                f"{where}/{whole[0].name} holds a whole state without a manifest: either that was lost, or the upload "
+                "was cut off just before it. Move the folder away to begin anew"
+            )
+        if skipped:
+            log.warning("%s has no checkpoint, only uploads that were cut off: %s", where, _listed(skipped))
+
+
+def _candidates(history: History, step: int | None) -> list[Seen]:
+    if step is None:
+        return history.lineage()
+    return [seen for seen in history.committed() if seen.name.step == step]
+
+
+def _payload(path: Path, map_location: Any, *, weights_only: bool) -> dict[str, Any]:
+    payload = load_state(path, map_location=map_location, weights_only=weights_only)
+    loaded: dict[str, Any] = with_arrays(payload, payload["arrays"])
+    return loaded
+
+
+def _listed(skipped: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in skipped.items())

@@ -1,0 +1,213 @@
+"""Uploads behind the training: one in flight, the newest one pending, and no error forgotten.
+
+While the server is down, or full, it is tried again for as long as the process lives; what was not sent then is found
+in the spool by the next start.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ai4os_data import errors
+from ai4os_data.checkpoint.levels import lower
+from ai4os_data.checkpoint.names import MANIFEST
+from ai4os_data.checkpoint.serialisation import sha256_of
+from ai4os_data.retries import Patience
+from ai4os_data.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ai4os_data.checkpoint.handle import SaveHandle
+    from ai4os_data.checkpoint.spool import Spooled
+    from ai4os_data.stores import Level, Store
+
+# What may pass by itself: a server that is down, busy or full, a mount that is gone, bytes damaged on their way.
+PASSING = (errors.ServerError, errors.OutOfSpaceError, errors.StorageGoneError, errors.IntegrityError)
+
+_PATIENCE = Patience(first_pause_s=1.0, longest_pause_s=30.0)
+_CLOSING_S = 60.0  # how long after the last sign of life a close gives up
+
+
+@dataclass
+class Upload:
+    """A checkpoint that is to be sent.
+
+    Attributes:
+        spooled: where its bytes are.
+        handle: who waits for it; None for what an earlier process has left.
+    """
+
+    spooled: Spooled
+    handle: SaveHandle | None
+
+
+class Uploads:
+    """A thread that sends checkpoints.
+
+    Args:
+        store: where to.
+        sent: told of each that has arrived; it tells whoever waits.
+        dropped: told of each that is not sent because a newer one came.
+        failed: told of each that is not tried again by this process.
+        patience: the pauses between tries.
+        closing_s: how long a close waits without any progress.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        sent: Callable[[Upload, Level], None],
+        dropped: Callable[[Upload], None],
+        failed: Callable[[Upload, BaseException], None],
+        *,
+        patience: Patience = _PATIENCE,
+        closing_s: float = _CLOSING_S,
+    ) -> None:
+        self._store = store
+        self._sent = sent
+        self._dropped = dropped
+        self._failed = failed
+        self._patience = patience
+        self._closing_s = closing_s
+        self._changed = threading.Condition()
+        self._pending: Upload | None = None
+        self._in_flight: Upload | None = None
+        self._thread: threading.Thread | None = None
+        self._closing_at: float | None = None
+        self._last_progress_at = 0.0
+        self._sent_bytes = 0  # of the upload in flight, in this try
+        self._most_sent_bytes = 0  # in any of its tries
+        self.bytes_per_s: float | None = None
+        self.error: BaseException | None = None  # what the newest try failed with
+
+    def submit(self, upload: Upload) -> None:
+        """Send a checkpoint as soon as the one in flight is through; one that still waits makes way for it."""
+        with self._changed:
+            older, self._pending = self._pending, upload
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="ai4os-data-uploads", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        if older is not None:
+            self._drop(older, upload)
+
+    def unsent(self) -> list[Upload]:
+        """What is in flight and what waits, in this order."""
+        with self._changed:
+            return [upload for upload in (self._in_flight, self._pending) if upload is not None]
+
+    def remaining_bytes(self) -> int:
+        """What is still to be sent of the one in flight."""
+        with self._changed:
+            upload = self._in_flight
+            return max(0, upload.spooled.manifest.size_bytes - self._sent_bytes) if upload else 0
+
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Wait until everything is sent, or has failed for good; then the thread ends. False when the time is over."""
+        with self._changed:
+            self._closing_at = time.monotonic()
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout_s)
+        return thread is None or not thread.is_alive()
+
+    def _run(self) -> None:
+        while (upload := self._next()) is not None:
+            try:
+                self._send(upload)
+            except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
+                self._fail(upload, error)
+            finally:
+                with self._changed:
+                    self._in_flight = None
+                    self._changed.notify_all()
+
+    def _next(self) -> Upload | None:
+        with self._changed:
+            while self._pending is None:
+                if self._closing_at is not None:
+                    return None
+                self._changed.wait()
+            self._in_flight, self._pending = self._pending, None
+            return self._in_flight
+
+    def _send(self, upload: Upload) -> None:
+        failures = self._most_sent_bytes = 0
+        while True:
+            try:
+                level = self._deliver(upload)
+            except PASSING as error:
+                failures += 1
+                if not self._pause(upload, error, failures):
+                    return
+            else:
+                self.error = None
+                self._sent(upload, level)
+                return
+
+    def _deliver(self, upload: Upload) -> Level:
+        """Send the data, then the manifest; the level that both have reached."""
+        spooled = upload.spooled
+        level: Level = "confirmed"
+        begun = time.monotonic()
+        self._sent_bytes = 0
+        for file, facts in spooled.manifest.files.items():
+            reached = self._store.write_confirmed(
+                f"{spooled.name}/{file}", spooled.folder / file, facts.sha256, on_bytes=self._progress
+            )
+            level = lower(level, reached)
+        if self._sent_bytes:
+            self.bytes_per_s = self._sent_bytes / max(1e-6, time.monotonic() - begun)
+        manifest = spooled.folder / MANIFEST
+        return lower(level, self._store.write_confirmed(f"{spooled.name}/{MANIFEST}", manifest, sha256_of(manifest)))
+
+    def _progress(self, size_bytes: int) -> None:
+        self._sent_bytes += size_bytes
+        if self._sent_bytes > self._most_sent_bytes:  # what is only sent again is no progress
+            self._most_sent_bytes = self._sent_bytes
+            self._last_progress_at = time.monotonic()
+
+    def _pause(self, upload: Upload, error: errors.StorageError, failures: int) -> bool:
+        """Wait before the next try; False where there is none, because a newer one waits or the run is closed."""
+        self.error = error
+        log.warning("step %d is not on the server yet (try %d): %s", upload.spooled.name.step, failures, error)
+        until = time.monotonic() + self._patience.pause_s(failures)
+        with self._changed:
+            while (left_s := until - time.monotonic()) > 0 and self._pending is None:
+                if self._closing_at is not None:
+                    give_up_at = max(self._closing_at, self._last_progress_at) + self._closing_s
+                    if time.monotonic() >= give_up_at:
+                        break
+                    left_s = min(left_s, give_up_at - time.monotonic())
+                self._changed.wait(left_s)
+            newer = self._pending
+            is_over = self._closing_at is not None and (
+                time.monotonic() >= max(self._closing_at, self._last_progress_at) + self._closing_s
+            )
+        if newer is not None:
+            self._drop(upload, newer)
+        elif is_over:
+            self._fail(upload, error)
+        return newer is None and not is_over
+
+    def _drop(self, upload: Upload, newer: Upload) -> None:
+        self._dropped(upload)
+        log.info("step %d was not sent: step %d took its place", upload.spooled.name.step, newer.spooled.name.step)
+        if upload.handle is not None:
+            upload.handle.drop(newer.spooled.name.step)
+
+    def _fail(self, upload: Upload, error: BaseException) -> None:
+        self.error = error
+        log.error(
+            "step %d is kept in the spool and not on the server, where the next start of the run will send it: %s",
+            upload.spooled.name.step,
+            error,
+        )
+        self._failed(upload, error)
+        if upload.handle is not None:
+            upload.handle.fail(error)

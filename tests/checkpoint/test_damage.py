@@ -1,0 +1,125 @@
+"""Bytes that were flipped, cut or removed are noticed: restore falls back and says from what."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ai4os_data import errors
+from checkpoint.runs import open_run, restored_step, save_steps
+from shares import Share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from servers.nextcloud import NextcloudServer
+
+
+def flip(path: Path) -> None:
+    """Flip a bit somewhere."""
+    data = bytearray(path.read_bytes())
+    data[random.randrange(len(data))] ^= 1 << random.randrange(8)
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    """Cut it somewhere."""
+    data = path.read_bytes()
+    path.write_bytes(data[: random.randrange(len(data))])
+
+
+def remove(path: Path) -> None:
+    """Remove it."""
+    path.unlink()
+
+
+DAMAGES = pytest.mark.parametrize("damage", [flip, cut, remove])
+FILES = pytest.mark.parametrize("file", ["state-*.pt", "MANIFEST.json"])
+
+
+def file_of(place: Path, step: int, pattern: str) -> Path:
+    """Find a file of the checkpoint of a step."""
+    (path,) = place.glob(f"*/step-{step:09d}-*/{pattern}")
+    return path
+
+
+@DAMAGES
+@FILES
+def test_damaged_checkpoint_is_skipped_and_named(
+    damage: Callable[[Path], None], file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twenty times at random places; the one before is restored."""
+    for number in range(20 if damage is not remove else 1):
+        place = tmp_path / f"run-{number}"
+        with open_run(place, tmp_path) as run:
+            save_steps(run, 1, 2)
+        path = file_of(place, 2, file)
+        damage(path)
+        caplog.clear()
+        with open_run(place, tmp_path, f"other-{number}") as run:
+            assert ("step-000000002" in " ".join(run.verify())) == (path.name != "MANIFEST.json" or path.exists())
+            restored = run.restore()
+            assert restored is not None
+            assert restored.step == 1
+            assert list(restored.skipped) == [f"{path.parent.parent.name}/{path.parent.name}"]
+        assert path.parent.name in caplog.text
+
+
+@DAMAGES
+@FILES
+def test_only_damaged_ones_raise(damage: Callable[[Path], None], file: str, tmp_path: Path) -> None:
+    """A run that has been saved never starts from scratch in silence."""
+    place = tmp_path / "run"
+    with open_run(place, tmp_path) as run:
+        save_steps(run, 1, 2)
+    for step in (1, 2):
+        damage(file_of(place, step, file))
+    with open_run(place, tmp_path, "other") as run:
+        with pytest.raises(errors.DamagedError, match="step-00000000"):
+            run.restore()
+        save_steps(run, 3)
+        assert restored_step(run) == 3
+
+
+@DAMAGES
+def test_intact_copy_on_this_machine_is_enough(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    """And a damaged one in the spool gives way to that on the store."""
+    place = tmp_path / "run"
+    with open_run(place, tmp_path) as run:
+        save_steps(run, 1, 2)
+    damage(file_of(place, 2, "state-*.pt"))
+    with open_run(place, tmp_path) as run:
+        assert restored_step(run) == 2
+    (spooled,) = (tmp_path / "spool").glob("*/*/step-000000002-*/state-*.pt")
+    damage(spooled)
+    with open_run(place, tmp_path) as run:
+        assert restored_step(run) == 1
+
+
+def test_upload_that_was_cut_off_is_a_new_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing had ever been committed; it is told."""
+    folder = tmp_path / "run" / "000001-00000000" / "step-000000005-00000000"
+    folder.mkdir(parents=True)
+    (folder / f"state-{'0' * 32}.pt").write_bytes(b"half of it")
+    with open_run(tmp_path / "run", tmp_path) as run:
+        assert run.restore() is None
+        assert "only uploads that were cut off" in caplog.text
+        save_steps(run, 1)
+        restored = run.restore()
+        assert restored is not None
+        assert restored.attempt == 2
+
+
+def test_damage_on_a_server_is_noticed_too(nextcloud: NextcloudServer, tmp_path: Path) -> None:
+    """What comes back over the network is hashed."""
+    share = Share(nextcloud)
+    with open_run(share.location, tmp_path, remote=share.remote) as run:
+        save_steps(run, 1, 2)
+        assert run.verify() == {}
+    flip(file_of(share.root, 2, "state-*.pt"))
+    with open_run(share.location, tmp_path, "other", remote=share.remote) as run:
+        assert restored_step(run) == 1
+        assert len(run.verify()) == 1

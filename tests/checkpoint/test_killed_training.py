@@ -1,0 +1,129 @@
+"""A training that is killed at random moments ends with the losses and the samples of one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ai4os_data import Remote, StorageCheckpoint
+from cache.crowd import wait_for
+from cache.sources import new_seed, tell
+from checkpoint.training import train
+from servers import ShapedProxy
+from shares import Share
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ai4os_data.stores import Level
+    from servers import Server, WsgidavServer
+    from servers.nextcloud import NextcloudServer
+
+STEP_S = 0.01
+STEPS_A_LIFE = 30
+
+
+def noted(path: Path) -> dict[int, str]:
+    """Return the last line of each step; a line that was cut off does not count."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {int(line.split()[0]): line for line in lines if len(line.split()) == 3}
+
+
+@dataclass(frozen=True)
+class Life:
+    """A training in a fork of this process, which has torch already, until it is killed or done."""
+
+    location: str
+    remote: Remote | None
+    notes: Path
+    steps: int
+    step_s: float = STEP_S
+
+    def start(self, spool: Path) -> int:
+        """Start it; its pid."""
+        child = os.fork()
+        if child:
+            return child
+        try:
+            with StorageCheckpoint(self.location, remote=self.remote, spool=spool, keep_last=1) as run:
+                tell_phases(run, spool)
+                train(run, self.notes, self.steps, self.step_s)
+            os._exit(0)
+        except BaseException as error:  # noqa: BLE001  the parent sees the code, and whoever looks sees the words
+            sys.stderr.write(f"{error!r}\n")
+        finally:
+            os._exit(1)
+
+
+def tell_phases(run: StorageCheckpoint, spool: Path) -> None:
+    """Let an upload write down what it is at."""
+    plain = run._store.write_confirmed
+
+    def telling(key: str, *arguments: Any, **options: Any) -> Level:
+        is_manifest = key.endswith("MANIFEST.json")
+        (spool / "phase").write_text("between data and manifest" if is_manifest else "in the data")
+        level = plain(key, *arguments, **options)
+        (spool / "phase").write_text("elsewhere" if is_manifest else "between data and manifest")
+        return level
+
+    run._store.write_confirmed = telling  # type: ignore[method-assign]
+
+
+def kill_often(
+    server: Server, kills: int, tmp_path: Path, *, rtt_s: float, spool_is_lost: bool = False
+) -> Counter[str]:
+    """Kill a training so often, let it end, and compare with one that was left alone; at what moments it died."""
+    steps = kills * STEPS_A_LIFE
+    reference, notes, spool = tmp_path / "reference", tmp_path / "notes", tmp_path / "spool"
+    alone = Life(str(tmp_path / "alone"), None, reference, steps, step_s=0.0)
+    assert os.waitpid(alone.start(tmp_path / "spool of another"), 0)[1] == 0
+    chance = random.Random(new_seed())
+    phases: Counter[str] = Counter()
+    share = Share(server)
+    with ShapedProxy("127.0.0.1", server.port, rtt_s=rtt_s) as proxy:
+        near, far = f":{server.port}/", f":{proxy.port}/"
+        remote = Remote(server.url.replace(near, far), server.user, server.password)
+        life = Life(share.location.replace(near, far) + "/run", remote, notes, steps)
+        for number in range(kills):
+            spool = tmp_path / f"spool-{number}" if spool_is_lost else spool
+            before = len(notes.read_bytes()) if notes.exists() else 0
+            child = life.start(spool)
+            wait_for(lambda before=before: notes.exists() and len(notes.read_bytes()) > before)  # type: ignore[misc]
+            time.sleep(chance.uniform(0.0, 1.5 * STEPS_A_LIFE * STEP_S))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            phases[(spool / "phase").read_text() if (spool / "phase").exists() else "elsewhere"] += 1
+        last = replace(life, step_s=0.0)
+        assert os.waitpid(last.start(spool), 0)[1] == 0
+    expected, found = noted(reference), noted(notes)
+    assert sorted(expected) == list(range(1, steps + 1))
+    assert {step: found[step] for step in expected} == expected
+    tell(f"{dict(phases)}")
+    return phases
+
+
+@pytest.mark.parametrize("spool_is_lost", [False, True], ids=["same machine", "new machine"])
+def test_killed_training_ends_as_if_it_had_been_left_alone(
+    spool_is_lost: bool,  # noqa: FBT001
+    wsgidav: WsgidavServer,
+    tmp_path: Path,
+) -> None:
+    """Killed five times; bit for bit."""
+    kill_often(wsgidav, 5, tmp_path, rtt_s=0.002, spool_is_lost=spool_is_lost)
+
+
+@pytest.mark.long
+def test_training_killed_at_fifty_random_moments(nextcloud: NextcloudServer, tmp_path: Path) -> None:
+    """Many of them in an upload, some between data and manifest."""
+    phases = kill_often(nextcloud, 50, tmp_path, rtt_s=0.02)
+    assert phases.total() == 50
+    assert phases["in the data"] >= 10
+    assert phases["between data and manifest"] >= 5

@@ -1,0 +1,480 @@
+"""A run saves, and goes on where it was; what it says of a save is what has been reached."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from ai4os_data import StorageCheckpoint, errors
+from ai4os_data.stores import DirectoryStore, Level, MemoryStore
+from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ai4os_data.stores.base import Entries
+
+
+class Held(DirectoryStore):
+    """A directory whose uploads wait until they are let through, and fail if that is wished."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.gate = threading.Event()
+        self.asked: list[str] = []
+        self.failures: list[errors.StorageError] = []
+
+    def write_confirmed(self, key: str, *arguments: Any, **options: Any) -> Level:
+        """Store a file once the gate is open."""
+        self.asked.append(key)
+        self.gate.wait(60)
+        if self.failures:
+            raise self.failures.pop(0)
+        return super().write_confirmed(key, *arguments, **options)
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Held:
+    """A closed gate."""
+    return Held(tmp_path / "held")
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+class Training:
+    """A model, an optimizer and a scheduler that learn from random numbers."""
+
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(), torch.nn.Linear(8, 1))
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, 50)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """All that has to be saved."""
+        return {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
+
+    def step(self) -> float:
+        """Learn once; the loss."""
+        loss = self.model(torch.randn(16, 4)).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.scheduler.step()
+        return float(loss.item())
+
+
+def test_new_run_has_nothing_to_restore(tmp_path: Path) -> None:
+    """At a place that need not exist."""
+    with open_run(tmp_path / "not" / "yet", tmp_path) as run:
+        assert run.restore() is None
+        assert run.latest() is None
+        assert run.list() == []
+        assert run.verify() == {}
+
+
+@pytest.mark.parametrize("spool_is_lost", [False, True])
+def test_training_goes_on_bit_for_bit(spool_is_lost: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """Weights, moments, learning rates and random numbers are those of a training that was never stopped."""
+    first = Training(0)
+    with open_run(tmp_path / "run", tmp_path) as run:
+        for _ in range(5):
+            first.step()
+        run.save({**first.state, "epoch": 3}, 5, {"loss": 0.5})
+        expected = [first.step() for _ in range(5)]
+    second = Training(1)
+    with open_run(tmp_path / "run", tmp_path, "other" if spool_is_lost else "spool") as run:
+        restored = run.restore(into=second.state)
+        assert restored is not None
+        assert (restored.step, restored.metrics, restored.attempt, restored["epoch"]) == (5, {"loss": 0.5}, 1, 3)
+        assert set(restored) == {"model", "optimizer", "scheduler", "epoch"}
+        assert [second.step() for _ in range(5)] == expected
+
+
+def test_random_states_can_be_left_alone(tmp_path: Path) -> None:
+    """By who keeps them elsewhere."""
+    with open_run(tmp_path / "run", tmp_path, save_random_states=False) as run:
+        run.save({"x": torch.zeros(1)}, 1)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    with open_run(tmp_path / "run", tmp_path) as run:
+        run.restore(into={"x": torch.zeros(1)})
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_restore_fills_tensors_and_nested_objects(tmp_path: Path) -> None:
+    """Whatever the state was nested like."""
+    weight = torch.arange(3.0)
+    with open_run(tmp_path / "run", tmp_path) as run:
+        run.save({"w": weight, "nets": {"g": torch.nn.Linear(1, 1), "d": torch.nn.Linear(1, 2)}}, 1)
+    target, net = torch.zeros(3), torch.nn.Linear(1, 2)
+    with open_run(tmp_path / "run", tmp_path) as run:
+        restored = run.restore(into={"w": target, "nets": {"d": net}})
+        assert restored is not None
+        assert torch.equal(target, weight)
+        assert torch.equal(net.weight, restored["nets"]["d"]["weight"])
+
+
+@pytest.mark.parametrize(
+    ("into", "message"),
+    [
+        (lambda: {"modle": torch.nn.Linear(2, 2)}, "the checkpoint holds no modle, but model, step"),
+        (lambda: {"model": torch.nn.Linear(2, 3)}, r"model.weight is \(3, 2\), and was saved as \(2, 2\)"),
+        (lambda: {"model": torch.nn.Linear(2, 2, bias=False)}, "model.bias was saved, and is not there"),
+        (lambda: {"step": 3}, "step is a int, which nothing can be loaded into"),
+        (lambda: {"model": torch.zeros(2)}, "model is a tensor of"),
+    ],
+)
+def test_what_does_not_fit_is_told_and_nothing_is_changed(
+    into: Callable[[], dict[str, Any]], message: str, tmp_path: Path
+) -> None:
+    """Not half a model, and not the random states."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        run.save({"model": torch.nn.Linear(2, 2), "step": 1}, 1)
+        good = torch.nn.Linear(2, 2)
+        bad = into()
+        before = good.weight.clone()
+        random_state = torch.get_rng_state()
+        with pytest.raises(errors.StateMismatchError, match=message):
+            run.restore(into={"model": good, **bad})
+        assert "model" in bad or torch.equal(good.weight, before)
+        assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_level_is_what_has_been_reached(held: Held, tmp_path: Path) -> None:
+    """First none, then the local disk, then the store; never ahead of it."""
+    run = open_run(held, tmp_path)
+    handle = run.save(state_of(1), 1)
+    assert handle.wait("local", timeout_s=10) == "local"
+    wait_for(lambda: len(held.asked) == 1)
+    with pytest.raises(errors.DeadlineError, match=r"step 1 is local after 0\.1 s, and not yet confirmed"):
+        handle.wait(timeout_s=0.1)
+    assert handle.level == "local"
+    held.gate.set()
+    assert handle.wait(timeout_s=10) == "confirmed"
+    run.close()
+
+
+def test_intermediate_saves_make_way_and_say_so(held: Held, tmp_path: Path) -> None:
+    """One is in flight and the newest waits, however many were saved meanwhile; no room is taken by the others."""
+    run = open_run(held, tmp_path, keep_last=9)
+    handles = [run.save(state_of(1), 1)]
+    wait_for(lambda: len(held.asked) == 1)
+    for step in (2, 3, 4):
+        handles.append(run.save(state_of(step), step))
+        handles[-1].wait("local", timeout_s=10)
+    wait_for(lambda: handles[2].error is not None)
+    with pytest.raises(errors.DroppedError, match="step 2 was dropped: step 3 came"):
+        handles[1].wait(timeout_s=10)
+    assert [handle.level for handle in handles] == ["local", None, None, "local"]
+    held.gate.set()
+    run.close()
+    assert [handle.level for handle in handles] == ["confirmed", None, None, "confirmed"]
+    with open_run(held, tmp_path, "other") as again:
+        assert steps_of(again) == [4, 1]
+    assert run.stats()["dropped"] == 2
+
+
+def test_save_never_waits_for_the_store(held: Held, tmp_path: Path) -> None:
+    """While an upload hangs, saves take what a copy takes; and the wait is told."""
+    run = open_run(held, tmp_path)
+    begun = time.monotonic()
+    for step in range(10):
+        run.save(state_of(step), step).wait("local", timeout_s=10)
+    assert time.monotonic() - begun < 5
+    assert run.stats()["saves"] == 10
+    assert 0 < run.stats()["stall_s"] < 5
+    held.gate.set()
+    run.close()
+
+
+def test_passing_failure_is_tried_again(held: Held, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A server that was down, or full, for a while costs nothing but a word in the log."""
+    held.failures = [errors.ServerUnavailableError("down"), errors.OutOfSpaceError("507: full")]
+    held.gate.set()
+    with open_run(held, tmp_path) as run:
+        assert run.save(state_of(1), 1).wait(timeout_s=30) == "confirmed"
+    assert "507: full" in caplog.text
+
+
+def test_lasting_failure_reaches_the_next_save_and_close(held: Held, tmp_path: Path) -> None:
+    """Each error once; what is in the spool is sent by the next start."""
+    held.failures = [errors.AuthenticationError("401: the password")]
+    held.gate.set()
+    run = open_run(held, tmp_path)
+    handle = run.save(state_of(1), 1)
+    with pytest.raises(errors.AuthenticationError, match="401"):
+        handle.wait(timeout_s=10)
+    assert handle.level == "local"
+    with pytest.raises(errors.AuthenticationError, match="401"):
+        run.save(state_of(2), 2)
+    held.failures = [errors.PermissionDeniedError("403: read only")]
+    run.save(state_of(2), 2)
+    with pytest.raises(errors.PermissionDeniedError, match="403"):
+        run.close()
+    run.close()
+    with open_run(held, tmp_path) as again:
+        assert restored_step(again) == 2
+        wait_for(lambda: again.stats()["sent"] == 1)
+    with open_run(held, tmp_path, "other") as elsewhere:
+        assert restored_step(elsewhere) == 2
+
+
+def test_what_was_not_sent_is_sent_by_the_next_start(held: Held, tmp_path: Path) -> None:
+    """First thing, in the background, without being asked; from the spool it is restored before that."""
+    run = open_run(held, tmp_path)
+    run._uploads._closing_s = 0.0
+    held.failures = [errors.ServerUnavailableError("down")] * 3
+    held.gate.set()
+    run.save(state_of(7), 7).wait("local", timeout_s=10)
+    with pytest.raises(errors.ServerUnavailableError, match="down"):
+        run.close()
+    assert held.list_below("") == []
+    held.failures = []
+    held.gate.clear()
+    with open_run(held, tmp_path) as again:
+        assert restored_step(again) == 7
+        held.gate.set()
+    with open_run(held, tmp_path, "other") as elsewhere:
+        assert restored_step(elsewhere) == 7
+
+
+def test_two_processes_share_a_spool(tmp_path: Path) -> None:
+    """What the living have pending is not taken from them."""
+    slow = Held(tmp_path / "run")
+    one = open_run(slow, tmp_path)
+    one.save(state_of(1), 1).wait("local", timeout_s=10)
+    fast = DirectoryStore(tmp_path / "run")
+    with open_run(fast, tmp_path) as two:
+        assert two.stats()["sent"] == 0
+        save_steps(two, 2)
+    slow.gate.set()
+    one.close()
+    with open_run(fast, tmp_path, "other", keep_last=9) as run:
+        assert sorted(steps_of(run)) == [1, 2]
+
+
+class Capped(DirectoryStore):
+    """A store that reaches no more than a mount does."""
+
+    level: Level = "mount"
+
+    @property
+    def best_level(self) -> Level:
+        """What it reaches."""
+        return self.level
+
+
+def test_level_that_cannot_be_reached_is_refused_at_construction(tmp_path: Path) -> None:
+    """And what can be reached is said."""
+    with pytest.raises(errors.DurabilityError, match="reaches the level 'mount' at most, not 'confirmed'"):
+        open_run(Capped(tmp_path), tmp_path, durability="confirmed")
+    with open_run(Capped(tmp_path), tmp_path, durability="mount") as run:
+        assert run.save(state_of(1), 1).wait(timeout_s=10) == "mount"
+
+
+def test_nothing_is_removed_for_what_a_caching_mount_says(tmp_path: Path) -> None:
+    """Its word is worth the local disk, so the older ones stay, and the next start sends again."""
+    store = Capped(tmp_path / "run")
+    store.level = "local"
+    with open_run(store, tmp_path, keep_last=1) as run:
+        for step in (1, 2, 3):
+            run.save(state_of(step), step)
+            wait_for(lambda sent=step: run.stats()["sent"] == sent)  # type: ignore[misc]
+        assert steps_of(run) == [3, 2, 1]
+        wait_for(lambda: [spooled.name.step for spooled in run._spool.entries()] == [3])
+    for path in (tmp_path / "run").glob("*/step-000000003-*/*"):
+        path.unlink()  # as if it had died in the mount's cache
+    with open_run(store, tmp_path, keep_last=1) as run:
+        wait_for(lambda: run.stats()["sent"] == 1)
+    with open_run(store, tmp_path, "other") as run:
+        assert steps_of(run) == [3, 2, 1]
+
+
+def test_branch_that_was_abandoned_does_not_come_back(tmp_path: Path) -> None:
+    """Resumed from step 100 of a run that had reached 200, trained to 150, killed: 150 is restored."""
+    place = tmp_path / "run"
+    with open_run(place, tmp_path, "a", keep_last=9) as run:
+        save_steps(run, 50, 100, 150, 200)
+    with open_run(place, tmp_path, "b", keep_last=9) as run:
+        assert run.restore(step=100) is not None
+        save_steps(run, 125, 150)
+    with open_run(place, tmp_path, "c", keep_last=9) as run:
+        restored = run.restore()
+        assert restored is not None
+        assert (restored.attempt, restored.step) == (2, 150)
+        latest = run.latest()
+        assert latest is not None
+        assert latest.parent is not None
+        assert (latest.attempt, latest.step, latest.parent.step) == (2, 150, 100)
+    for path in place.glob("000002-*/*/state-*"):
+        path.write_bytes(b"damaged")
+    with open_run(place, tmp_path, "d", keep_last=9) as run:
+        restored = run.restore()
+        assert restored is not None
+        assert (restored.attempt, restored.step) == (1, 100)
+
+
+def test_rollback_in_mid_run_begins_a_branch(tmp_path: Path) -> None:
+    """Who restores an older step and goes on has left the newer ones behind."""
+    with open_run(tmp_path / "run", tmp_path, keep_last=9) as run:
+        save_steps(run, 1, 2, 3)
+        assert run.restore(step=1) is not None
+        save_steps(run, 2)
+    with open_run(tmp_path / "run", tmp_path, "other", keep_last=9) as run:
+        restored = run.restore()
+        assert restored is not None
+        assert (restored.attempt, restored.step) == (2, 2)
+
+
+def test_step_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """With those that are."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        save_steps(run, 1, 2)
+        with pytest.raises(errors.CheckpointError, match=r"no checkpoint of step 3, but of \[1, 2\]"):
+            run.restore(step=3)
+
+
+def test_listing_that_fails_raises(tmp_path: Path) -> None:
+    """It never looks like a run without checkpoints."""
+
+    class Unlisted(DirectoryStore):
+        broken = False
+
+        def list_below(self, folder: str) -> Entries:
+            if self.broken:
+                raise errors.ServerUnavailableError("no listing")
+            return super().list_below(folder)
+
+    store = Unlisted(tmp_path / "run")
+    run = open_run(store, tmp_path)
+    save_steps(run, 1)
+    store.broken = True
+    with pytest.raises(errors.ServerUnavailableError):
+        run.restore()
+    with pytest.raises(errors.ServerUnavailableError):
+        open_run(store, tmp_path)
+    store.broken = False
+    run.close()
+
+
+def test_clock_plays_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose clock is an hour ahead, then one that is right: the order is that of the attempts."""
+    place = tmp_path / "run"
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 3600)
+    with open_run(place, tmp_path, "a") as run:
+        save_steps(run, 1)
+    for path in place.rglob("*"):
+        os.utime(path, (now() + 3600, now() + 3600))
+    monkeypatch.undo()
+    with open_run(place, tmp_path, "b") as run:
+        assert restored_step(run) == 1
+        save_steps(run, 2)
+    with open_run(place, tmp_path, "c") as run:
+        assert restored_step(run) == 2
+
+
+def test_state_of_the_training_may_change_after_save(held: Held, tmp_path: Path) -> None:
+    """The copy is taken before it returns."""
+    held.gate.set()
+    weights = torch.zeros(1_000_000)
+    with open_run(held, tmp_path) as run:
+        for step in range(5):
+            run.save({"weights": weights}, step)
+            weights += 1
+        last = run.save({"weights": weights}, 5)
+        weights += 1
+        last.wait(timeout_s=20)
+        restored = run.restore()
+        assert restored is not None
+        assert restored["weights"].unique().tolist() == [5.0]
+
+
+def test_forked_child_leaves_everything_to_its_parent(held: Held, tmp_path: Path) -> None:
+    """As a DataLoader's worker does: it can neither save nor close, and its end harms no upload."""
+    run = open_run(held, tmp_path)
+    handle = run.save(state_of(1), 1)
+    handle.wait("local", timeout_s=10)
+    child = os.fork()
+    if child == 0:
+        try:
+            run.save(state_of(2), 2)
+        except errors.CheckpointError:
+            run.close()
+            del run
+            gc.collect()
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    held.gate.set()
+    assert handle.wait(timeout_s=10) == "confirmed"
+    run.close()
+
+
+def test_closed_run_saves_no_more(tmp_path: Path) -> None:
+    """It says so; closing again does nothing."""
+    run = open_run(tmp_path / "run", tmp_path)
+    run.close()
+    run.close()
+    with pytest.raises(errors.CheckpointError, match="is closed"):
+        run.save(state_of(1), 1)
+
+
+def test_error_in_the_training_is_not_hidden_by_that_of_the_close(held: Held, tmp_path: Path) -> None:
+    """The last state is still sent."""
+    held.failures = [errors.AuthenticationError("401")]
+    held.gate.set()
+    run = open_run(held, tmp_path)
+    handle = run.save(state_of(1), 1)
+    with pytest.raises(ZeroDivisionError), run:
+        _ = 1 // 0
+    assert isinstance(handle.error, errors.AuthenticationError)
+
+
+def test_step_and_metrics_are_checked(tmp_path: Path) -> None:
+    """Steps are numbers from 0 up; metrics may be tensors."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        for step in (-1, True, 1.5):
+            with pytest.raises(ValueError, match="a step is a number"):
+                run.save(state_of(1), step)  # type: ignore[arg-type]
+        run.save(state_of(1), 1, {"loss": torch.tensor(0.5)}).wait(timeout_s=10)
+        latest = run.latest()
+        assert latest is not None
+        assert latest.metrics == {"loss": 0.5}
+
+
+def test_same_step_twice_is_two_checkpoints(tmp_path: Path) -> None:
+    """Neither overwrites the other."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        save_steps(run, 1, 1)
+        assert steps_of(run) == [1, 1]
+        assert len({checkpoint.name for checkpoint in run.list()}) == 2
+
+
+def test_run_in_memory_works_too(tmp_path: Path) -> None:
+    """Any store will do."""
+    with open_run(MemoryStore(), tmp_path) as run:
+        save_steps(run, 1, 2)
+        assert restored_step(run) == 2
+
+
+def test_repr_tells_where(tmp_path: Path) -> None:
+    """And no more."""
+    with StorageCheckpoint(tmp_path / "run", spool=tmp_path / "spool") as run:
+        assert repr(run) == f"StorageCheckpoint('{tmp_path / 'run'}')"

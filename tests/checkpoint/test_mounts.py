@@ -1,0 +1,66 @@
+"""Through the mount alone: what it says is worth what it does, and what died in its cache is sent again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ai4os_data import errors
+from cache.crowd import wait_for
+from checkpoint.runs import open_run, restored_step, save_steps, state_of
+from servers import RcloneMount, missing_fuse, need
+from shares import Share
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from servers.nextcloud import NextcloudServer
+
+
+def mount_of(share: Share, directory: Path, *flags: str) -> RcloneMount:
+    """Return a mount of a folder, with the platform's flags and more."""
+    need(missing_fuse())
+    server = share.server
+    return RcloneMount(
+        server.url,
+        server.user,
+        server.password,
+        directory,
+        remote_path=share.name,
+        vendor="nextcloud",
+        flags=["--dir-cache-time", "100ms", *flags],
+    )
+
+
+def test_mount_that_writes_through_is_worth_its_name(nextcloud: NextcloudServer, tmp_path: Path) -> None:
+    """One sequential copy each; and what it cannot reach is refused."""
+    share = Share(nextcloud)
+    with mount_of(share, tmp_path / "mount") as mount:
+        with open_run(mount.path / "run", tmp_path) as run:
+            assert run.save(state_of(1), 1).wait(timeout_s=30) == "mount"
+            save_steps(run, 2)
+        with pytest.raises(errors.DurabilityError, match="go over WebDAV"):
+            open_run(mount.path / "run", tmp_path, durability="confirmed")
+    with open_run(f"{share.location}/run", tmp_path, "other", remote=share.remote) as run:
+        assert run.verify() == {}
+        assert restored_step(run) == 2
+
+
+def test_what_died_in_the_cache_of_a_mount_is_sent_again(nextcloud: NextcloudServer, tmp_path: Path) -> None:
+    """Rclone is killed before it has sent anything; the next start of the run, over WebDAV or a mount, sends it."""
+    share = Share(nextcloud)
+    caching = mount_of(share, tmp_path / "mount", "--vfs-cache-mode", "writes", "--vfs-write-back", "10m")
+    with caching as mount:
+        run = open_run(mount.path / "run", tmp_path)
+        assert run.best_level == "local"
+        handle = run.save(state_of(5), 5)
+        wait_for(lambda: run.stats()["sent"] == 1)
+        assert handle.level == "local"
+        run.close()
+        mount.child.kill()
+    assert not list(share.root.rglob("MANIFEST.json"))
+    with mount_of(share, tmp_path / "mount") as mount, open_run(mount.path / "run", tmp_path) as run:
+        assert restored_step(run) == 5
+    with open_run(f"{share.location}/run", tmp_path, "other", remote=share.remote) as run:
+        assert restored_step(run) == 5

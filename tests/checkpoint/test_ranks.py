@@ -1,0 +1,129 @@
+"""Under DDP rank 0 writes for all; each rank goes on with its own random numbers and its own place in the data."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ai4os_data import StorageCheckpoint, errors
+from checkpoint.training import Order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class RankOrder(Order):
+    """An order that each rank has for itself."""
+
+    differs_by_rank = True
+
+
+def at_rank(rank: int, size: int, place: Path, work: str, answers: Any) -> None:
+    """Be a rank, do some work, and tell what came of it."""
+    torch.set_num_threads(1)
+    meeting = f"file://{place}/rendezvous-{work}"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
+    try:
+        answers.put((rank, WORKS[work](rank, place)))
+    except BaseException as error:  # noqa: BLE001  the parent judges it
+        answers.put((rank, repr(error)))
+    finally:
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
+        os._exit(0)  # a group whose members are gone may hang at its end
+
+
+def open_at(place: Path, timeout_s: float = 30.0) -> StorageCheckpoint:
+    """Open the run, as every rank does."""
+    return StorageCheckpoint(place / "run", spool=place / f"spool-{dist.get_world_size()}", rank_timeout_s=timeout_s)
+
+
+def save(rank: int, place: Path) -> list[float]:
+    """Save at different places; what this rank would draw next."""
+    torch.manual_seed(100 + rank)
+    order = RankOrder()
+    order.position = 10 * (rank + 1)
+    model = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        model.weight.fill_(7.0)
+    with open_at(place) as run:
+        handle = run.save({"model": model, "order": order}, 1)
+        assert (handle.wait(timeout_s=30) == "confirmed") == (rank == 0)
+    return [*torch.rand(3).tolist(), order.position]
+
+
+def restore(_rank: int, place: Path) -> list[float]:
+    """Restore, and draw."""
+    order, model = RankOrder(), torch.nn.Linear(2, 2)
+    with open_at(place) as run:
+        restored = run.restore(into={"model": model, "order": order})
+        assert restored is not None
+        assert torch.equal(model.weight, torch.full((2, 2), 7.0))
+    return [*torch.rand(3).tolist(), order.position]
+
+
+def restore_nothing(_rank: int, place: Path) -> str:
+    """Restore where all is damaged."""
+    with open_at(place) as run, pytest.raises(errors.DamagedError):
+        run.restore()
+    return "raised"
+
+
+def lose_a_rank(rank: int, place: Path) -> str:
+    """Save together with a rank that has died."""
+    run = open_at(place, timeout_s=3.0)
+    if rank == 1:
+        os._exit(1)
+    begun = time.monotonic()
+    with pytest.raises(errors.CheckpointError, match="waited for the others"):
+        run.save({"x": 1}, 1)
+    assert time.monotonic() - begun < 20
+    return "raised"
+
+
+WORKS: dict[str, Callable[[int, Path], Any]] = {
+    "save": save,
+    "restore": restore,
+    "restore_nothing": restore_nothing,
+    "lose_a_rank": lose_a_rank,
+}
+
+
+def together(work: str, place: Path, size: int = 2, answering: int | None = None) -> dict[int, Any]:
+    """Let so many ranks do some work; what each has told."""
+    context = multiprocessing.get_context("spawn")
+    answers: Any = context.Queue()
+    ranks = [context.Process(target=at_rank, args=(rank, size, place, work, answers)) for rank in range(size)]
+    for process in ranks:
+        process.start()
+    told = dict(answers.get(timeout=90) for _ in range(answering or size))
+    for process in ranks:
+        process.join(30)
+        process.kill()
+    return told
+
+
+def test_each_rank_goes_on_where_it_was(tmp_path: Path) -> None:
+    """The model is saved once, and what differs is saved for each; one rank more goes on without."""
+    saved = together("save", tmp_path)
+    assert saved[0] != saved[1]
+    assert len(list((tmp_path / "run").glob("*/*/state-*"))) == 1
+    assert together("restore", tmp_path) == saved
+    for path in (tmp_path / "run").glob("*/*/state-*"):
+        path.write_bytes(b"damaged")
+    for path in tmp_path.glob("spool-*/*/*/*/state-*"):
+        path.write_bytes(b"damaged")
+    assert together("restore_nothing", tmp_path) == {0: "raised", 1: "raised"}
+
+
+def test_rank_that_has_died_does_not_hang_the_others(tmp_path: Path) -> None:
+    """They learn of it within the time that was given."""
+    assert together("lose_a_rank", tmp_path, answering=1) == {0: "raised"}

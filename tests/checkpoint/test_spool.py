@@ -1,0 +1,135 @@
+"""What lies in the spool survives its process, is found by the next start, and is never taken from the living."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ai4os_data import errors
+from ai4os_data.checkpoint.manifest import FileFacts, Manifest
+from ai4os_data.checkpoint.names import AttemptName, CheckpointName
+from ai4os_data.checkpoint.spool import Spool, Spooled, default_directory, is_intact, parse_limit
+from cache.disks import tmpfs
+
+ATTEMPT = AttemptName(1, "0123abcd")
+
+
+def write(spool: Spool, step: int, attempt: AttemptName = ATTEMPT) -> Spooled:
+    """Write a small checkpoint."""
+    name = CheckpointName.new(attempt, step)
+
+    def manifest(files: dict[str, FileFacts]) -> Manifest:
+        return Manifest(name, files)
+
+    return spool.write(name, {"step": step}, manifest)
+
+
+def test_next_start_finds_what_the_dead_have_left(tmp_path: Path) -> None:
+    """What is complete, with how far it had come; what was only begun is removed."""
+    spool = Spool(tmp_path, "run")
+    spool.open_attempt(ATTEMPT)
+    first, second = write(spool, 1), write(spool, 2)
+    spool.note(first, "confirmed")
+    begun = first.folder.with_name("step-000000003-00000000.new")
+    begun.mkdir()
+    (begun / "half").write_bytes(b"x")
+    again = Spool(tmp_path, "run")
+    assert again.adopt() == []
+    assert again.attempts() == [ATTEMPT]
+    spool.let_go()
+    left = Spool(tmp_path, "run").adopt()
+    assert [(spooled.name, spooled.level) for spooled in left] == [(first.name, "confirmed"), (second.name, "local")]
+    assert all(is_intact(spooled) for spooled in left)
+    assert not begun.exists()
+
+
+def test_journal_that_was_cut_off_counts_as_far_as_it_goes(tmp_path: Path) -> None:
+    """A line that its process died in says nothing; then it is sent again, which does no harm."""
+    spool = Spool(tmp_path, "run")
+    spool.open_attempt(ATTEMPT)
+    spooled = [write(spool, step) for step in (1, 2)]
+    for one in spooled:
+        spool.note(one, "confirmed")
+    journal = spooled[0].folder.parent / "journal"
+    journal.write_bytes(journal.read_bytes()[:-5])
+    spool.let_go()
+    assert [one.level for one in Spool(tmp_path, "run").adopt()] == ["confirmed", "local"]
+
+
+def test_runs_do_not_see_each_other(tmp_path: Path) -> None:
+    """In one directory."""
+    one, other = Spool(tmp_path, "one"), Spool(tmp_path, "other")
+    one.open_attempt(ATTEMPT)
+    write(one, 1)
+    one.let_go()
+    assert other.adopt() == []
+    assert one.used_bytes() == other.used_bytes() > 0
+
+
+def test_removed_checkpoint_is_gone_with_its_attempt(tmp_path: Path) -> None:
+    """Nothing is left of a run that has been sent."""
+    spool = Spool(tmp_path, "run")
+    spool.open_attempt(ATTEMPT)
+    spooled = write(spool, 1)
+    assert spool.find(spooled.name) is spooled
+    spool.remove(spooled)
+    spool.remove(spooled)
+    assert spool.find(spooled.name) is None
+    spool.let_go()
+    assert list(spool.folder.iterdir()) == []
+
+
+def test_damaged_copy_is_not_intact(tmp_path: Path) -> None:
+    """Cut, flipped or gone."""
+    spool = Spool(tmp_path, "run")
+    spool.open_attempt(ATTEMPT)
+    spooled = write(spool, 1)
+    (path,) = spooled.folder.glob("state-*")
+    data = path.read_bytes()
+    for damaged in (data[:-1], bytes([data[0] ^ 1]) + data[1:]):
+        path.write_bytes(damaged)
+        assert not is_intact(spooled)
+    path.unlink()
+    assert not is_intact(spooled)
+
+
+def test_download_of_a_dead_process_is_removed(tmp_path: Path) -> None:
+    """And that of a living one is not."""
+    spool = Spool(tmp_path, "run")
+    living = spool.scratch()
+    child = os.fork()
+    if child == 0:
+        spool.scratch()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert len(list(spool.folder.glob("restore-*"))) == 2
+    Spool(tmp_path, "run").adopt()
+    assert list(spool.folder.glob("restore-*")) == [living]
+
+
+def test_room_is_that_of_the_disk_and_the_limit(tmp_path: Path) -> None:
+    """With some left for everything else."""
+    with tmpfs(tmp_path / "disk", 10 * 1024 * 1024):
+        Spool(tmp_path / "disk", "run").check_room(8_000_000)
+        with pytest.raises(errors.OutOfSpaceError, match="bytes are free on its disk"):
+            Spool(tmp_path / "disk", "run").check_room(10_200_000)
+        with pytest.raises(errors.OutOfSpaceError, match="0 bytes of 1,000,000 are taken"):
+            Spool(tmp_path / "disk", "run", 1_000_000).check_room(1_000_001)
+
+
+def test_default_directory_is_beside_that_of_the_cache() -> None:
+    """Unless the environment says otherwise; never in main memory."""
+    assert default_directory({"AI4OS_DATA_SPOOL": "/scratch/spool"}) == Path("/scratch/spool")
+    assert default_directory({"XDG_CACHE_HOME": "/scratch"}) == Path("/scratch/ai4os-data-spool")
+    assert default_directory({"HOME": "/root"}) == Path("/root/.cache/ai4os-data-spool")
+    assert default_directory({"HOME": "/dev/shm"}).name == f"ai4os-data-spool-{os.getuid()}"
+    assert (parse_limit("2GiB"), parse_limit("auto"), parse_limit(None)) == (2 << 30, None, None)
+
+
+def test_spool_that_cannot_be_used_says_what_to_do(tmp_path: Path) -> None:
+    """In words."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(errors.CheckpointError, match="give StorageCheckpoint another"):
+        Spool(tmp_path / "file", "run")

@@ -1,0 +1,210 @@
+"""A staged state is a copy of its own, in memory that is used again, and holds nothing that is not plain."""
+
+from __future__ import annotations
+
+import enum
+import io
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ai4os_data import errors
+from ai4os_data.checkpoint.staging import Staged, Staging, with_arrays
+
+
+def stage(state: Any, staging: Staging | None = None) -> Staged:
+    """Stage a state, and let the buffers be used again."""
+    staging = staging or Staging()
+    staged = staging.stage(state)
+    staging.release()
+    return staged
+
+
+def through_a_file(staged: Staged) -> Any:
+    """Return a staged state as it comes back from a file that is loaded without running its code."""
+    file = io.BytesIO()
+    torch.save(staged.state, file)
+    file.seek(0)
+    return with_arrays(torch.load(file, weights_only=True), staged.arrays)
+
+
+def test_objects_with_a_state_dict_come_out_as_it() -> None:
+    """Models, optimizers, schedulers and scalers, with values equal to theirs and none of their memory."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10)
+    scaler = torch.amp.GradScaler("cpu")
+    state = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
+    loaded = through_a_file(stage(state))
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded["model"][name], value)
+        assert loaded["model"][name].data_ptr() != value.data_ptr()
+    assert torch.equal(loaded["optimizer"]["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
+    torch.optim.Adam(torch.nn.Linear(3, 4).parameters())
+    scheduler.load_state_dict(loaded["scheduler"])
+    scaler.load_state_dict(loaded["scaler"])
+
+
+def test_second_state_of_the_same_form_takes_no_new_memory() -> None:
+    """The buffers are used again, whatever the tensors lie in by then."""
+    staging = Staging()
+    first = stage({"a": torch.zeros(1000), "b": [torch.ones(5, 5)]}, staging)
+    places = first.state["a"].data_ptr(), first.state["b"][0].data_ptr()
+    second = stage({"a": torch.full((1000,), 7.0), "b": [torch.full((5, 5), 8.0)]}, staging)
+    assert (second.state["a"].data_ptr(), second.state["b"][0].data_ptr()) == places
+    assert second.state["a"].unique().tolist() == [7.0]
+    assert second.state["b"][0].unique().tolist() == [8.0]
+
+
+def test_state_of_another_form_gets_the_memory_that_it_needs() -> None:
+    """A tensor that is gone, new, larger or of another type is no trouble."""
+    staging = Staging()
+    stage({"a": torch.zeros(1000), "b": torch.zeros(10)}, staging)
+    staged = stage({"b": torch.arange(12), "c": torch.ones(2, dtype=torch.bfloat16), "d": torch.zeros(0)}, staging)
+    assert staged.state["b"].tolist() == list(range(12))
+    assert staged.state["c"].dtype == torch.bfloat16
+    assert staged.state["d"].shape == (0,)
+    assert staged.size_bytes == 12 * 8 + 2 * 2
+
+
+def test_next_state_waits_until_the_last_is_released() -> None:
+    """What is still being written is not overwritten."""
+    staging = Staging()
+    staged = staging.stage({"a": torch.zeros(10)})
+    assert staged.waited_s < 0.1
+    assert not staging.wait_until_free(0.05)
+    staging.release()
+    assert staging.wait_until_free(0.05)
+
+
+def test_tensors_that_share_a_storage_share_one_afterwards() -> None:
+    """Tied weights stay tied, in memory and in the file, and are copied once."""
+    base = torch.arange(100.0)
+    staged = stage({"whole": base, "tied": base.view(10, 10), "part": base[20:30], "other": torch.zeros(3)})
+    assert staged.size_bytes == 412
+    loaded = through_a_file(staged)
+    loaded["whole"][25] = -1
+    assert loaded["tied"][2, 5] == -1
+    assert loaded["part"].tolist() == [20, 21, 22, 23, 24, -1, 26, 27, 28, 29]
+
+
+def test_view_takes_no_more_than_it_spans() -> None:
+    """A few rows of a large tensor do not bring the rest along."""
+    staged = stage({"rows": torch.arange(1_000_000.0)[500:510]})
+    assert staged.size_bytes == 40
+    assert staged.state["rows"].tolist() == list(range(500, 510))
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(24.0).reshape(4, 6).t(),
+        torch.arange(24.0).reshape(4, 6)[:, ::2],
+        torch.arange(48.0).reshape(2, 3, 4, 2).to(memory_format=torch.channels_last),
+        torch.tensor([3.0]).expand(1000, 1000),
+        torch.tensor(5),
+        torch.zeros(0, 3),
+        torch.tensor([1 + 2j, 3 - 4j]).conj(),
+        torch.tensor([[1, 0], [0, 2]]).to_sparse(),
+        torch.tensor([1.0, 2.0], dtype=torch.float16),
+        torch.nn.Parameter(torch.ones(3)),
+        torch.ones(3, requires_grad=True) * 2,
+    ],
+    ids=["transposed", "strided", "channels", "expanded", "scalar", "empty", "conj", "sparse", "half", "param", "grad"],
+)
+def test_tensor_of_any_layout_comes_back_with_its_values(tensor: torch.Tensor) -> None:
+    """Twice, since the second time the buffers are there."""
+    staging = Staging()
+    for _ in range(2):
+        staged = stage({"x": tensor}, staging)
+        loaded = through_a_file(staged)["x"]
+        assert loaded.dtype == tensor.dtype
+        assert torch.equal(loaded.to_dense(), tensor.detach().to_dense())
+        assert not loaded.requires_grad
+    assert staged.size_bytes < 1000
+
+
+def test_changes_after_staging_do_not_show() -> None:
+    """Training goes on in place, and what was staged stays."""
+    weights = torch.zeros(1000)
+    numbers = np.zeros(5)
+    staged = stage({"w": weights, "n": numbers, "list": [weights]})
+    weights += 1
+    numbers += 1
+    assert staged.state["w"].sum() == 0
+    assert through_a_file(staged)["n"].sum() == 0
+
+
+def test_arrays_come_back_as_arrays_wherever_they_stood() -> None:
+    """In lists, tuples and mappings with odd keys; of any order in memory; numbers of NumPy become Python's."""
+    state = {
+        "a": np.arange(6).reshape(2, 3)[:, ::-1],
+        "b": [1, (np.array([True]), {7: np.array([1.5], dtype=np.float32)})],
+        ("x", 1): np.zeros((2, 0)),
+        "n": np.float64(2.5),
+        np.int64(3): "key",
+    }
+    loaded = through_a_file(stage(state))
+    assert loaded["a"].tolist() == [[2, 1, 0], [5, 4, 3]]
+    assert isinstance(loaded["a"], np.ndarray)
+    assert loaded["b"][1][0].dtype == np.bool_
+    assert loaded["b"][1][1][7].dtype == np.float32
+    assert isinstance(loaded["x", 1], np.ndarray)
+    assert (type(loaded["n"]), loaded["n"], loaded[3]) == (float, 2.5, "key")
+
+
+class Color(enum.IntEnum):
+    """A number with a name."""
+
+    RED = 3
+
+
+def test_primitives_and_containers_come_back_as_they_were() -> None:
+    """Numbers of a class of their own lose it, since nothing but plain ones can be loaded without running code."""
+    state = OrderedDict(
+        a=[1, 2.5, 1 + 2j, "s", b"b", None, True],
+        b=(1, (2,)),
+        c={1, 2},
+        d=Color.RED,
+        e=torch.Size([2, 3]),
+        f=torch.float16,
+        g=torch.device("cpu"),
+        h={True: 1, None: 2, 2.5: 3},
+    )
+    loaded = through_a_file(stage(state))
+    assert type(loaded) is OrderedDict
+    assert loaded == state
+    assert type(loaded["d"]) is int
+
+
+@pytest.mark.parametrize(
+    ("state", "where"),
+    [
+        ({"a": [1, {"b": object()}]}, r"state\['a'\]\[1\]\['b'\] is a builtins.object"),
+        ({"f": lambda: 1}, r"state\['f'\] is a builtins.function"),
+        ({"a": np.array(["x"])}, r"state\['a'\] is an array of <U1"),
+        ({"a": torch.zeros(3, device="meta")}, r"state\['a'\] is on the meta device"),
+        ({object(): 1}, "has the key"),
+    ],
+)
+def test_what_is_not_plain_is_refused_by_its_place(state: Any, where: str) -> None:
+    """Before anything is copied, and as a TypeError too."""
+    staging = Staging()
+    with pytest.raises(errors.StateError, match=where) as caught:
+        staging.stage(state)
+    assert isinstance(caught.value, TypeError)
+    assert staging.wait_until_free(0.05)
+
+
+def test_container_that_contains_itself_is_refused() -> None:
+    """And not walked for ever; one that stands in two places is no such thing."""
+    ring: list[Any] = [1]
+    assert stage({"a": ring, "b": ring}).state == {"a": [1], "b": [1]}
+    ring.append(ring)
+    with pytest.raises(errors.StateError, match=r"state\['a'\]\[1\] contains itself"):
+        Staging().stage({"a": ring})

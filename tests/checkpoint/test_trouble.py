@@ -1,0 +1,271 @@
+"""Full disks, full servers, and servers that answer as no healthy one would: it is said, and the old stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from ai4os_data import DiskCache, StorageCheckpoint, errors
+from ai4os_data.cache import CachedStore
+from ai4os_data.stores import DirectoryStore, Level
+from cache.crowd import wait_for
+from cache.disks import tmpfs
+from cache.sources import source
+from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
+from servers import Fault, FaultServer, WsgidavServer
+from shares import Share
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ai4os_data.retries import Patience
+    from servers import Server
+    from servers.nextcloud import NextcloudServer
+
+MiB = 1024 * 1024
+MiB_OF_NUMBERS = MiB // 4
+
+
+def test_full_spool_disk_keeps_the_old_and_training_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What does not fit is told at once, and again at the end; the next that fits is saved."""
+    with tmpfs(tmp_path / "disk", 8 * MiB):
+        run = open_run(tmp_path / "run", tmp_path, "disk/spool")
+        run.save(state_of(1, MiB_OF_NUMBERS), 1).wait(timeout_s=20)
+        large = run.save(state_of(2, 20 * MiB_OF_NUMBERS), 2)
+        with pytest.raises(errors.OutOfSpaceError, match="no room in the spool"):
+            large.wait(timeout_s=20)
+        assert large.level is None
+        assert "step 2 could not be saved: no room in the spool" in caplog.text
+        assert restored_step(run) == 1
+        run.save(state_of(3, MiB_OF_NUMBERS), 3).wait(timeout_s=20)
+        run.save(state_of(4, 20 * MiB_OF_NUMBERS), 4)
+        with pytest.raises(errors.OutOfSpaceError):
+            run.close()
+    with open_run(tmp_path / "run", tmp_path, "other") as again:
+        assert restored_step(again) == 3
+
+
+def test_disk_that_fills_up_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
+    """The kernel's ENOSPC in mid-write, where the room had been there before."""
+    with tmpfs(tmp_path / "disk", 12 * MiB), open_run(tmp_path / "run", tmp_path, "disk/spool") as run:
+        vars(run._spool)["check_room"] = lambda _: None
+        filler = tmp_path / "disk" / "filler"
+        filler.write_bytes(bytes(8 * MiB))
+        handle = run.save(state_of(1, 8 * MiB_OF_NUMBERS), 1)
+        with pytest.raises(errors.OutOfSpaceError, match="while step 1 was written"):
+            handle.wait(timeout_s=20)
+        assert not list((tmp_path / "disk" / "spool").glob("*/*/step-*"))
+        filler.unlink()
+        assert run.save(state_of(2, 8 * MiB_OF_NUMBERS), 2).wait(timeout_s=20) == "confirmed"
+
+
+def test_spool_keeps_its_limit_and_gives_way_to_what_is_newer(tmp_path: Path) -> None:
+    """The copy of what is on the store already goes first."""
+    with open_run(tmp_path / "run", tmp_path, spool_limit=3 * MiB) as run:
+        for step in range(5):
+            run.save(state_of(step, 2 * MiB_OF_NUMBERS), step).wait(timeout_s=20)
+            assert run._spool.used_bytes() <= 3 * MiB
+        with pytest.raises(errors.OutOfSpaceError, match="bytes of 3,145,728 are taken"):
+            run.save(state_of(5, 4 * MiB_OF_NUMBERS), 5).wait(timeout_s=20)
+        assert run.save(state_of(6, 2 * MiB_OF_NUMBERS), 6).wait(timeout_s=20) == "confirmed"
+
+
+def test_cache_yields_to_the_spool(tmp_path: Path) -> None:
+    """Where both share a disk and it is short."""
+    with tmpfs(tmp_path / "disk", 24 * MiB):
+        cache = DiskCache(tmp_path / "disk" / "cache", 16 * MiB)
+        files = source([MiB] * 14, "yields")
+        for _ in CachedStore(files, cache).read_many(files.list()):
+            pass
+        assert cache.stats()["bytes"] > 8 * MiB
+        with open_run(tmp_path / "run", tmp_path, "disk/spool", cache=cache) as run:
+            assert run.save(state_of(1, 14 * MiB_OF_NUMBERS), 1).wait(timeout_s=20) == "confirmed"
+        assert cache.stats()["bytes"] < 2 * MiB
+        cache.close()
+
+
+def run_on(server: Server, patience: Patience, tmp_path: Path, **options: Any) -> StorageCheckpoint:
+    """Open a run on a server that does not wait long."""
+    run = open_run(Share(server).store(patience), tmp_path, **options)
+    run._uploads._patience = patience
+    run._uploads._closing_s = 2.0
+    return run
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Fault(status=423),
+        Fault(status=429),
+        Fault(status=500),
+        Fault(status=502),
+        Fault(status=504),
+        Fault(status=507),
+        Fault(drop=True),
+        Fault(reset=True),
+    ],
+    ids=["423", "429", "500", "502", "504", "507", "drop", "reset"],
+)
+def test_wrong_answers_to_uploads_pass(wrong: Fault, fault: FaultServer, patience: Patience, tmp_path: Path) -> None:
+    """Ten in a row, to whatever is sent: then everything is confirmed, and nothing was doubled or lost."""
+    with run_on(fault, patience, tmp_path, keep_last=9) as run:
+        save_steps(run, 1)
+        fault.script("*", *[wrong] * 10, method="PUT")
+        begun = time.monotonic()
+        handle = run.save(state_of(2), 2)
+        assert time.monotonic() - begun < 1
+        assert handle.wait(timeout_s=60) == "confirmed"
+        assert steps_of(run) == [2, 1]
+        assert run.verify() == {}
+
+
+def test_lost_acknowledgement_is_looked_at(fault: FaultServer, patience: Patience, tmp_path: Path) -> None:
+    """A PUT that arrived and was not answered."""
+    with run_on(fault, patience, tmp_path) as run:
+        fault.script("*", *[Fault(cut_after_bytes=0, close=True)] * 3, method="PUT")
+        assert run.save(state_of(1), 1).wait(timeout_s=60) == "confirmed"
+        assert run.verify() == {}
+
+
+def test_full_server_keeps_the_old_and_close_says_so(
+    nextcloud: NextcloudServer, patience: Patience, tmp_path: Path
+) -> None:
+    """507 for good: training goes on, the spool has it, and the next start sends it."""
+    run = run_on(nextcloud, patience, tmp_path)
+    store = run._store
+    save_steps(run, 1)
+    nextcloud.set_quota(1)
+    for step in (2, 3, 4):
+        assert run.save(state_of(step), step).wait("local", timeout_s=10) == "local"
+    with pytest.raises(errors.OutOfSpaceError):
+        run.close()
+    with open_run(store, tmp_path, "elsewhere") as elsewhere:
+        assert restored_step(elsewhere) == 1
+    nextcloud.set_quota(None)
+    with open_run(store, tmp_path) as again:
+        assert restored_step(again) == 4
+    with open_run(store, tmp_path, "after") as after:
+        assert restored_step(after) == 4
+
+
+def test_training_does_not_notice_a_server_that_is_stopped(
+    wsgidav: WsgidavServer, patience: Patience, tmp_path: Path
+) -> None:
+    """For some seconds; the newest arrives when it is back."""
+    share = Share(wsgidav)
+    with open_run(share.store(patience), tmp_path) as run:
+        run._uploads._patience = patience
+        save_steps(run, 1)
+        with share.down():
+            begun = time.monotonic()
+            for step in range(2, 8):
+                handle = run.save(state_of(step), step)
+                handle.wait("local", timeout_s=5)
+                time.sleep(0.3)
+            assert time.monotonic() - begun < 6
+            assert handle.level == "local"
+        assert handle.wait(timeout_s=60) == "confirmed"
+        assert restored_step(run) == 7
+
+
+def test_wrong_password_is_told_by_the_next_save(
+    nextcloud: NextcloudServer, patience: Patience, tmp_path: Path
+) -> None:
+    """It will not pass by itself."""
+    with pytest.raises(errors.AuthenticationError):
+        open_run(Share(nextcloud).store(patience, password="wrong"), tmp_path)
+
+
+def test_two_writers_share_no_path(tmp_path: Path) -> None:
+    """Of the same run, at the same time, a hundred saves each: both newest are intact, whoever removes what."""
+    runs = [open_run(tmp_path / "run", tmp_path, f"spool-{number}", keep_last=1) for number in range(2)]
+    failures: list[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            for step in range(100):
+                handle = runs[number].save({"who": number, "x": torch.full((50,), float(step))}, step)
+                handle.wait(timeout_s=60)
+        except BaseException as error:  # noqa: BLE001  the test's thread raises it
+            failures.append(error)
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert failures == []
+    for run in runs:
+        run.close()
+    with open_run(tmp_path / "run", tmp_path) as run:
+        assert run.verify() == {}
+        found = run.list()
+        assert [checkpoint.step for checkpoint in found] == [99, 99]
+        assert {checkpoint.name.attempt.nonce for checkpoint in found} == {
+            other._attempt.nonce for other in runs if other._attempt
+        }
+
+
+class SlowStore(DirectoryStore):
+    """A directory that takes its time for each file."""
+
+    def write_confirmed(self, *arguments: Any, **options: Any) -> Level:
+        """Store a file, slowly."""
+        time.sleep(0.05)
+        return super().write_confirmed(*arguments, **options)
+
+
+def test_killed_at_each_save_one_confirmed_checkpoint_is_always_there(tmp_path: Path) -> None:
+    """keep_last=1, slow uploads, another machine each time: what is restored never gets older."""
+    with open_run(tmp_path / "run", tmp_path, "first", keep_last=1) as run:
+        save_steps(run, 0)
+    newest = 0
+    for number in range(12):
+        child = os.fork()
+        if child == 0:
+            run = open_run(SlowStore(tmp_path / "run"), tmp_path, f"spool-{number}", keep_last=1)
+            step = restored_step(run)
+            assert step is not None
+            for later in range(step + 1, step + 100):
+                run.save(state_of(later), later).wait("local", timeout_s=20)
+                time.sleep(0.03)
+            os._exit(0)
+        time.sleep(0.3 + 0.037 * number)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with open_run(tmp_path / "run", tmp_path, f"look-{number}") as run:
+            assert run.verify() == {}
+            found = restored_step(run)
+        assert found is not None
+        assert found >= newest
+        newest = found
+    assert newest > 0
+
+
+def test_one_confirmed_checkpoint_exists_at_every_moment(tmp_path: Path) -> None:
+    """keep_last=1, looked at all the time from outside."""
+    run = open_run(tmp_path / "run", tmp_path, keep_last=1)
+    save_steps(run, 0)
+    over = threading.Event()
+    empty: list[int] = []
+
+    def watch() -> None:
+        while not over.is_set():
+            before = list((tmp_path / "run").glob("*/*/MANIFEST.json"))
+            if not before and not list((tmp_path / "run").glob("*/*/MANIFEST.json")):
+                empty.append(1)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    save_steps(run, *range(1, 60))
+    over.set()
+    watcher.join()
+    run.close()
+    assert empty == []
+    wait_for(lambda: len(list((tmp_path / "run").glob("*/*/MANIFEST.json"))) == 1)
