@@ -58,7 +58,6 @@ RATIOS = {
         "chunked_vs_curl",
         "restore_vs_curl",
     },
-    "transfers": {"upload_vs_curl", "chunked_vs_curl", "restore_vs_curl"},
     "peers": {"cold_vs_best_peer", "warm_vs_best_peer"},
 }
 
