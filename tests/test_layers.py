@@ -55,6 +55,7 @@ FLOORS = {
     "targets": 4,
     "work": 4,
     # floor 5 is for other frameworks, one a file
+    "lightning": 5,
     # what a person starts
     "cli": 6,
     # the front door, which names what lies behind it; nobody inside goes through it

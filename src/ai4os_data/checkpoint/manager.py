@@ -75,6 +75,7 @@ class StorageCheckpoint:
         save_random_states: whether the random states of Python, NumPy, torch and CUDA are saved with each state.
         cache: a cache on the same disk, which is emptied when the spool is short of room.
         rank_timeout_s: how long ranks wait for each other.
+        alone: this process saves and restores by itself, whatever other ranks there are.
 
     Raises:
         DurabilityError: the store cannot reach the level.
@@ -97,6 +98,7 @@ class StorageCheckpoint:
         save_random_states: bool = True,
         cache: DiskCache | None = None,
         rank_timeout_s: float = RANK_TIMEOUT_S,
+        alone: bool = False,
     ) -> None:
         retention = Retention(keep_last, keep_best, keep_every, monitor, mode)
         if durability != "best" and durability not in LEVELS:
@@ -106,7 +108,8 @@ class StorageCheckpoint:
         self._monitor = monitor if keep_best else None
         self._save_random_states = save_random_states
         self._cache = cache
-        self._ranks = Ranks(rank_timeout_s)
+        self._is_alone = alone
+        self._ranks = Ranks(rank_timeout_s, alone=alone)
         self._staging = Staging()
         self._manifests: dict[CheckpointName, Manifest] = {}
         self._attempt: AttemptName | None = None
@@ -348,8 +351,15 @@ class StorageCheckpoint:
             load_into(into, state)
             if random is not None:
                 set_random_states(random)
-        self._source, self._attempt = chosen.manifest.name, None
+        self.go_on_from(restored.name)
         return restored
+
+    def go_on_from(self, name: CheckpointName) -> None:
+        """Take in that the training goes on from a checkpoint of this run that was restored elsewhere.
+
+        It stays, and what is saved afterwards belongs to a new attempt, whose parent it is.
+        """
+        self._source, self._attempt = name, None
 
     # --- looking
 
@@ -515,7 +525,8 @@ class StorageCheckpoint:
         if os.getpid() != self._pid:
             raise errors.CheckpointError(f"{self!r} belongs to the process that made it: save there")
         if (
-            not self._ranks.is_distributed
+            not self._is_alone
+            and not self._ranks.is_distributed
             and dist.is_available()
             and dist.is_initialized()
             and dist.get_world_size() > 1
