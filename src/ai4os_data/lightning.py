@@ -6,14 +6,14 @@ Both save through `StorageCheckpoint`: they have no protocol, no retries and no 
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
 import posixpath
-import tempfile
+import shutil
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ from ai4os_data.checkpoint.manager import BUDGET_S, RANK_TIMEOUT_S
 from ai4os_data.checkpoint.names import MANIFEST, CheckpointName
 from ai4os_data.checkpoint.randomness import random_states, set_random_states
 from ai4os_data.checkpoint.ranks import Ranks
+from ai4os_data.loader import StorageDataLoader
 from ai4os_data.stores import open_store
 from ai4os_data.telemetry import log
 
@@ -50,6 +51,7 @@ except ImportError:
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import timedelta
+    from pathlib import Path
 
     from lightning.pytorch import LightningModule, Trainer
 
@@ -142,7 +144,7 @@ class StorageCheckpointCallback(Checkpoint):
         self._run: StorageCheckpoint | None = None
         self._ranks: Ranks | None = None
         self._hurried_ranks: Ranks | None = None
-        self._files: tempfile.TemporaryDirectory[str] | None = None
+        self._files: dict[CheckpointName, Path] = {}
 
     # --- what users ask for
 
@@ -308,7 +310,7 @@ class StorageCheckpointCallback(Checkpoint):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what belongs to this process."""
-        return {**self.__dict__, "_run": None, "_ranks": None, "_hurried_ranks": None, "_files": None}
+        return {**self.__dict__, "_run": None, "_ranks": None, "_hurried_ranks": None, "_files": {}}
 
     # --- saving
 
@@ -370,7 +372,7 @@ class StorageCheckpointCallback(Checkpoint):
         if self._run is None:
             self._run = self._opened(alone=True)  # it stays open for the training
         restored = self._run.restore()
-        return None if restored is None else self._written(restored)
+        return None if restored is None else self._written(self._run, restored)
 
     def _best_file(self) -> str | None:
         with self._opened(alone=True) as run:
@@ -393,27 +395,22 @@ class StorageCheckpointCallback(Checkpoint):
         return self._rank(found.metrics[self.monitor or ""])
 
     def _file_of(self, run: StorageCheckpoint, found: Found) -> str:
-        path = self._path(found.name)
-        if path.exists():
-            return str(path)
+        if found.name in self._files:
+            return str(self._files[found.name])
         restored = run.restore(step=found.step)
         assert restored is not None
-        return self._written(restored)
+        return self._written(run, restored)
 
-    def _written(self, restored: Restored) -> str:
+    def _written(self, run: StorageCheckpoint, restored: Restored) -> str:
         """A local file as Lightning loads it; it goes with this process."""
-        path = self._path(restored.name)
-        if not path.exists():
+        if restored.name not in self._files:
+            folder = run.room_for(restored.size_bytes)
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
             ours = {**restored.get(_OURS, {"random": []}), "name": str(restored.name)}
-            beside = path.with_suffix(".new")
-            torch.save({**restored, _OURS: ours}, beside)
-            beside.replace(path)
-        return str(path)
-
-    def _path(self, name: CheckpointName) -> Path:
-        if self._files is None:
-            self._files = tempfile.TemporaryDirectory(prefix="ai4os-data-lightning-", ignore_cleanup_errors=True)
-        return Path(self._files.name, f"{name.attempt}-{name.folder}.ckpt")
+            path = folder / f"{restored.name.attempt}-{restored.name.folder}.ckpt"
+            torch.save({**restored, _OURS: ours}, path)
+            self._files[restored.name] = path
+        return str(self._files[restored.name])
 
     def _set_random_states(self) -> None:
         if self._random is not None and self._ranks is not None and self._ranks.rank < len(self._random):
@@ -569,6 +566,9 @@ class _Place(NamedTuple):
     @classmethod
     def of(cls, trainer: Trainer) -> _Place:
         """Take in where a training is: a few hundred numbers."""
+        if _is_whole_epoch(trainer):
+            # Lightning goes on from here with the next epoch, but lets the loaders begin before it tells them which.
+            _set_epoch(trainer, trainer.current_epoch + 1)
         loops = {
             name: getattr(trainer, name).state_dict()
             for name in ("fit_loop", "validate_loop", "test_loop", "predict_loop")
@@ -583,6 +583,13 @@ def _is_training(trainer: Trainer) -> bool:
 def _is_whole_epoch(trainer: Trainer) -> bool:
     progress = trainer.fit_loop.epoch_loop.batch_progress
     return progress.is_last_batch or progress.current.ready >= trainer.num_training_batches
+
+
+def _set_epoch(trainer: Trainer, epoch: int) -> None:
+    combined = trainer.fit_loop._combined_loader
+    for loader in combined.flattened if combined is not None else ():
+        if isinstance(loader, StorageDataLoader):
+            loader.set_epoch(epoch)
 
 
 def _check_counts(

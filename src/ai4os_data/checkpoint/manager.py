@@ -122,7 +122,7 @@ class StorageCheckpoint:
         self._is_closed = False
         self._pid = os.getpid()
         self._wanted: Level = "local"
-        self._restoring = Restoring(self._store, self._ranks, self._room_for)
+        self._restoring = Restoring(self._store, self._ranks, self.room_for)
         if not self._ranks.writes:
             return
         self.best_level = self._store.best_level
@@ -346,7 +346,8 @@ class StorageCheckpoint:
             payload = self._restoring.payload(chosen, map_location, weights_only=weights_only)
             self._ranks.gather(None)  # the file stays until all have read it
         state, random = self._restoring.of_this_rank(payload)
-        restored = Restored(chosen.manifest.name, dict(chosen.manifest.metrics), chosen.skipped, state)
+        manifest = chosen.manifest
+        restored = Restored(manifest.name, dict(manifest.metrics), chosen.skipped, state, manifest.size_bytes)
         if into is not None:
             load_into(into, state)
             if random is not None:
@@ -422,8 +423,12 @@ class StorageCheckpoint:
         self._pruning.know(history)
         return history
 
-    def _room_for(self, size_bytes: int) -> Path:
-        """A new folder for a download of this size."""
+    def room_for(self, size_bytes: int) -> Path:
+        """A new folder in the spool for a download of this size; the next start removes it if this process dies.
+
+        Raises:
+            OutOfSpaceError: there is no room.
+        """
         self._make_room(size_bytes)
         return self._spool.scratch()
 
