@@ -207,6 +207,17 @@ class StorageCheckpointCallback(Checkpoint):
         """Measure the time from here."""
         self._last_s = time.monotonic()
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Where a new epoch begins after a resume, let the loaders begin it once more.
+
+        Lightning has let them begin already, without their states and before it told them which epoch it is.
+        """
+        ready, fetcher = trainer.fit_loop.epoch_loop.batch_progress.current.ready, trainer.fit_loop._data_fetcher
+        if self._random is not None and fetcher is not None and not 0 < ready < trainer.num_training_batches:
+            _set_epoch(trainer, trainer.current_epoch)
+            self._set_random_states()
+            iter(fetcher)
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Go on with the random states once more where it is in mid-epoch, since the loaders have drawn from them."""
         if batch_idx > 0:
