@@ -126,7 +126,7 @@ def test_epoch_that_is_over_is_followed_by_the_next(folder: Folder, tmp_path: Pa
     """Saved at the end of each epoch, without another trigger."""
     expected = fit(None, loader_of(folder, tmp_path), max_epochs=3)
     for epochs in (1, 2, 3):
-        model = fit(callback_of(folder, tmp_path), loader_of(folder, tmp_path), seed=epochs, max_epochs=epochs)
+        model = fit(callback_of(folder, tmp_path), loader_of(folder, tmp_path), seed=epochs - 1, max_epochs=epochs)
     assert weights_of(model) == weights_of(expected)
     assert steps_of(folder, tmp_path) == [3 * BATCHES, 2 * BATCHES]
 

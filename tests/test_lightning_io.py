@@ -182,7 +182,8 @@ def test_killed_anywhere_it_leaves_an_intact_checkpoint(tmp_path: Path) -> None:
         run_until(fatal, lambda place=place, fatal=fatal: turn_over(place, tmp_path / f"spool-{fatal}"))
         intact = [path for path in sorted(saved(place)) if is_intact(place, path, tmp_path / f"new-{fatal}")]
         assert intact or first is None, f"killed at {fatal} of {whole}"
-        first = first or (intact and fatal)
+        if intact and first is None:
+            first = fatal
     assert first is not None
     assert first < whole / 2
 

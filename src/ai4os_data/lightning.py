@@ -242,7 +242,8 @@ class StorageCheckpointCallback(Checkpoint):
         self._place = _Place.of(trainer)
         fetcher = trainer.fit_loop._data_fetcher
         # After the validation its metrics are known; and Lightning does not make up for it when it goes on from here.
-        if self._is_due and not (fetcher is not None and loop._should_check_val_fx(fetcher)):
+        is_validated = fetcher is not None and loop._should_check_val_fx(fetcher)
+        if self._is_due and not is_validated and not _is_whole_epoch(trainer):
             self._save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -258,7 +259,7 @@ class StorageCheckpointCallback(Checkpoint):
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
         self._place = _Place.of(trainer)
-        if self._is_due:
+        if self._is_due and not _is_whole_epoch(trainer):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -465,9 +466,9 @@ class StorageCheckpointIO(CheckpointIO):
             self._finish(next(iter(self._sending)))
         self._doomed.pop(key, None)
         before = self._sending.pop(key, None)
+        self._saves += 1  # also if it fails: then what is older stays until another one is through
         run = before.run if before else self._opened(key, alone=True)
         handle = run.save(checkpoint, int(checkpoint.get("global_step", 0)))
-        self._saves += 1
         self._sending[key] = _Sending(run, handle, self._saves)
 
     def load_checkpoint(
