@@ -176,7 +176,7 @@ def start(
     }
     command = [sys.executable]
     if ranks > 1:
-        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0"]
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     return subprocess.run(
         [*command, __file__, json.dumps(told)],
         check=False,
