@@ -1,7 +1,7 @@
 """Train on two processes that share one cache and one checkpoint; every sample goes to exactly one of them.
 
-    torchrun --nproc-per-node 2 examples/ddp.py               # on a WebDAV server that rank 0 starts
-    torchrun --nproc-per-node 2 examples/ddp.py rshare:demo   # in a folder of your own storage
+torchrun --nproc-per-node 2 examples/ddp.py               # on a WebDAV server that rank 0 starts
+torchrun --nproc-per-node 2 examples/ddp.py rshare:demo   # in a folder of your own storage
 """
 
 from __future__ import annotations

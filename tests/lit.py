@@ -26,7 +26,7 @@ FILES = {f"{number:02}.txt": str(number) for number in range(SAMPLES)}
 BATCHES = SAMPLES // 4
 
 
-class Failed(Exception):
+class FailedError(Exception):
     """The training fails as it was told to."""
 
 
@@ -48,7 +48,7 @@ class Model(lightning.LightningModule):
         """Learn the square."""
         if self.fail_at is not None and len(self.batches) == self.fail_at:
             torch.rand(7)
-            raise Failed
+            raise FailedError
         self.batches.append(batch.flatten().tolist())
         loss: torch.Tensor = (self.layers(batch) - batch.square()).square().mean()
         self.log("loss", loss)

@@ -24,7 +24,7 @@ def number_of(sample: Sample) -> int:
     return int(sample.bytes())
 
 
-def be_a_rank(rank: int, location: str, remote: Remote, place: str, epochs: int, answers: Any) -> None:
+def be_a_rank(rank: int, location: str, remote: Remote, place: str, epochs: int, answers: Any) -> None:  # noqa: PLR0917
     """Go through some epochs in step with the others, and tell what came."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{place}/rendezvous", rank=rank, world_size=2)

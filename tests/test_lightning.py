@@ -16,7 +16,7 @@ import torch
 
 from ai4os_data import StorageCheckpoint, errors
 from ai4os_data.lightning import StorageCheckpointCallback
-from lit import BATCHES, Failed, Model, fit, loader_of, seconds, start, trainer_of, weights_of
+from lit import BATCHES, FailedError, Model, fit, loader_of, seconds, start, trainer_of, weights_of
 from shares import Folder
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_exception_loses_nothing(folder: Folder, tmp_path: Path, batches: int, a
     """It goes on from the last step of the optimizer, with the gradients that had been gathered since made anew."""
     options = {"accumulate_grad_batches": accumulated}
     expected = fit(None, loader_of(folder, tmp_path), **options)
-    with pytest.raises(Failed):
+    with pytest.raises(FailedError):
         fit(callback_of(folder, tmp_path), loader_of(folder, tmp_path), fail_at=batches, **options)
     model = fit(callback_of(folder, tmp_path), loader_of(folder, tmp_path), seed=5, **options)
     assert weights_of(model) == weights_of(expected)

@@ -433,7 +433,7 @@ class StorageCheckpointIO(CheckpointIO):
     """Lets Lightning's own ``ModelCheckpoint(dirpath="ai4os://rshare/runs/x")`` save to a storage.
 
     Each path is a folder that `StorageCheckpoint` writes to. Saving goes on behind the training; what is removed goes
-    only when something newer is confirmed, and what was loaded stays, so that there is always a checkpoint to go on from.
+    only when something newer is confirmed, and what was loaded stays, so that there is always one to go on from.
 
     Args:
         remote: a remote's name, or a `Remote`.
@@ -617,7 +617,7 @@ def _check_counts(
 def _refuse_shards(strategy: Any) -> None:
     if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
         raise errors.CheckpointError(
-            f"{type(strategy).__name__} may spread a state over its ranks, and a checkpoint here is one file of rank 0: "
+            f"{type(strategy).__name__} may spread a state over its ranks, and a checkpoint is one file of rank 0: "
             "use strategy='ddp' or a single device; or ModelCheckpoint to a local disk, and copy what it writes"
         )
 
