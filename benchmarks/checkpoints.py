@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ MIB = 2**20
 TENSORS = 600
 LINK_BIT_S = 1e9
 RTT_S = 0.005
+_MOMENTS = (0.2, 0.4, 0.6, 0.8)  # of the time that a save takes until it is safe
 
 BARS = {"stall_vs_copy": at_most(1.3), "rss_growth": at_most(1.05), **transfers.BARS}
 PARTS = ("stall", "rss", "steps", "readback", "table", *transfers.PARTS)
@@ -377,23 +379,37 @@ def _timed(way: Contestant, size_bytes: int) -> tuple[float, float]:
 
 
 def _left(way: Contestant, size_bytes: int, safe_s: float) -> str:
-    """Kill a process in the middle of step 2, where step 1 has been safe; what can be loaded then."""
+    """Kill a process at some moments of step 2, each time with step 1 safe before it; what can be loaded then."""
+    first, second = _marked(size_bytes, 1), _marked(size_bytes, 2)
+    found: Counter[str] = Counter()
+    for moment in _MOMENTS:
+        way.save(first, 1)
+        way.finish()
+        _killed(lambda: way.save(second, 2), moment * safe_s)
+        found[_what_loads(way)] += 1
+    return ", ".join(f"{count} x {what}" for what, count in sorted(found.items()))
+
+
+def _killed(work: Callable[[], None], after_s: float) -> None:
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
-        way.save(_marked(size_bytes, 2), 2)
+        work()
         time.sleep(60)
         os._exit(0)
-    time.sleep(safe_s / 2)
+    time.sleep(after_s)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     time.sleep(1.0)  # a mount commits what it has
+
+
+def _what_loads(way: Contestant) -> str:
     try:
         step = way.load()
     except (StorageError, RuntimeError, OSError, ValueError, KeyError, AssertionError) as error:
         return f"nothing that loads ({type(error).__name__})"
-    return f"step {step:.0f}, whole" if step in {1.0, 2.0} else f"a mixture (step {step})"
+    return f"step {step:.0f}" if step in {1.0, 2.0} else f"a mixture (step {step})"
 
 
 if __name__ == "__main__":
