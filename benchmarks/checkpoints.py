@@ -6,7 +6,6 @@ Run it as ``python -m benchmarks.checkpoints --quick --json checkpoints.json``.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import multiprocessing
 import os
 import shutil
@@ -33,7 +32,7 @@ from ai4os_data.stores import Level, MemoryStore, open_store
 from benchmarks import transfers
 from benchmarks.command import Options, run
 from benchmarks.report import Report, at_most, short
-from servers import RcloneMount, ShapedProxy, WsgidavServer, missing_fuse
+from servers import RcloneMount, ShapedProxy, missing_fuse
 from servers.nextcloud import NextcloudServer
 from servers.rclone import find_rclone
 
@@ -49,7 +48,7 @@ RTT_S = 0.005
 _MOMENTS = (0.2, 0.4, 0.6, 0.8)  # of the time that a save takes until it is safe
 
 BARS = {"stall_vs_copy": at_most(1.3), "rss_growth": at_most(1.05), **transfers.BARS}
-PARTS = ("stall", "rss", "steps", "readback", "table", *transfers.PARTS)
+PARTS = ("stall", "rss", "steps", "table", *transfers.PARTS)
 
 COPY = "bare copy_ into warm buffers"
 STALL = "save, third and later"
@@ -67,7 +66,6 @@ def measure(options: Options) -> Report:
         "stall": measure_stall,
         "rss": measure_rss,
         "steps": measure_steps,
-        "readback": measure_readback,
         "table": measure_table,
     }
     for name, part in parts.items():
@@ -182,25 +180,6 @@ def measure_steps(report: Report, options: Options) -> None:
             report.add("step, beside a save", statistics.median(beside) * 1000, "ms")
     report.ratio("step_slowdown", "step, beside a save", "step, alone")
     shutil.rmtree(place)
-
-
-def measure_readback(report: Report, options: Options) -> None:
-    """What it costs to confirm where the server computes no hash: everything comes back once."""
-    content = os.urandom(options.choose(1, 64, 256) * MIB)
-    sha256 = hashlib.sha256(content).hexdigest()
-    with (
-        WsgidavServer(options.directory / "readback") as server,
-        ShapedProxy("127.0.0.1", server.port, rtt_s=RTT_S, rate_bit_s=LINK_BIT_S) as proxy,
-    ):
-        store = open_store(proxy.url, Remote(proxy.url, server.user, server.password))
-        for number in options.rounds("readback", 10):
-            begun = time.perf_counter()
-            store.write(f"plain-{number}", content)
-            report.add("wsgidav: write", len(content) / (time.perf_counter() - begun) / 1e6, "MB/s")
-            begun = time.perf_counter()
-            store.write_confirmed(f"confirmed-{number}", content, sha256)
-            report.add("wsgidav: write and read back", len(content) / (time.perf_counter() - begun) / 1e6, "MB/s")
-    report.ratio("readback_vs_write", "wsgidav: write and read back", "wsgidav: write")
 
 
 class Contestant(ABC):

@@ -22,6 +22,7 @@ sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in 
 from ai4os_data.mounts import mount_of
 from ai4os_data.remotes import Remote
 from ai4os_data.stores.nextcloud import SINGLE_PUT_BYTES, NextcloudStore
+from ai4os_data.stores.webdav import WebDAVStore
 from benchmarks.bare_curl import Connection
 from benchmarks.command import run
 from benchmarks.report import Report, at_least
@@ -31,6 +32,7 @@ from servers.proxy import ShapedProxy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ai4os_data.stores import Store
     from benchmarks.command import Options
 
 MIB = 1024 * 1024
@@ -41,6 +43,7 @@ HASHING_COST_S = 0.25  # more, for a client that does not keep its cookies
 PARTS = ("single", "chunked", "restore")
 BARS = {"upload_vs_curl": at_least(0.9), "chunked_vs_curl": at_least(1.0), "restore_vs_curl": at_least(0.8)}
 SINGLE, SINGLE_CURL = "upload, one PUT", "curl's PUT with X-Hash"
+READ_BACK = "upload, PUT and read back, as to other servers"
 CHUNKED, CHUNKED_CURL = "upload, chunks", "curl's same requests, one by one"
 RESTORE, RESTORE_CURL = "download, verified", "curl's GET"
 
@@ -77,9 +80,14 @@ def _measure_single(report: Report, options: Options, cloud: _Cloud) -> None:
             report,
             number,
             local.stat().st_size,
-            {SINGLE: lambda: cloud.confirm(local), SINGLE_CURL: lambda: cloud.put_with_curl(local)},
+            {
+                SINGLE: lambda: cloud.confirm(local),
+                SINGLE_CURL: lambda: cloud.put_with_curl(local),
+                READ_BACK: lambda: cloud.confirm(local, cloud.plain),
+            },
         )
     report.ratio("upload_vs_curl", SINGLE, SINGLE_CURL)
+    report.ratio("read_back_vs_curl", READ_BACK, SINGLE_CURL)
 
 
 def _measure_chunked(report: Report, options: Options, cloud: _Cloud) -> None:
@@ -127,6 +135,7 @@ class _Cloud:
         url = f"{proxy.url}remote.php/dav/files/{server.user}"
         remote = Remote(url, server.user, server.password, vendor="nextcloud")
         self.store = NextcloudStore(remote)
+        self.plain = WebDAVStore(remote)
         self.curl = Connection(server.user, server.password)
         self._files_url = url
         self._uploads_url = f"{proxy.url}remote.php/dav/uploads/{server.user}"
@@ -156,12 +165,13 @@ class _Cloud:
         """Let both sides connect, and be known by their cookies, as in a run that saves again and again."""
         small = self.local_file(1000)
         self.confirm(small)
+        self.confirm(small, self.plain)
         self.put_with_curl(small)
 
-    def confirm(self, local: Path) -> None:
+    def confirm(self, local: Path, store: Store | None = None) -> None:
         """What a checkpoint does with a file; its hash is known by then."""
         key = f"{self._new_folder()}/data.bin"
-        level = self.store.write_confirmed(key, local, _sha256(local))
+        level = (store or self.store).write_confirmed(key, local, _sha256(local))
         assert level == "confirmed"
         self._remove(key)
 

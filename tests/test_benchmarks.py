@@ -42,12 +42,12 @@ RATIOS = {
         "stall_vs_copy",
         "rss_growth",
         "step_slowdown",
-        "readback_vs_write",
         "upload_vs_curl",
+        "read_back_vs_curl",
         "chunked_vs_curl",
         "restore_vs_curl",
     },
-    "transfers": {"upload_vs_curl", "chunked_vs_curl", "restore_vs_curl"},
+    "transfers": {"upload_vs_curl", "read_back_vs_curl", "chunked_vs_curl", "restore_vs_curl"},
     "peers": {"cold_vs_best_peer", "warm_vs_best_peer"},
 }
 

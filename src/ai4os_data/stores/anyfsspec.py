@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -31,7 +32,7 @@ from ai4os_data.stores.base import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ai4os_data.bodies import Content
+    from ai4os_data.bodies import Content, Source
 
 _THREADS = 8
 _LOCAL_PROTOCOLS = frozenset({"file", "local", "memory"})
@@ -183,6 +184,15 @@ class FsspecStore(Store):
             raise self._translated(key, error) from error
         return self.stat(key)
 
+    def _store_new(self, key: str, source: Source, sha256: str) -> str:
+        """Write it and read it back; of what could not be written nothing stays where it would fill the disk."""
+        try:
+            return super()._store_new(key, source, sha256)
+        except errors.OutOfSpaceError:
+            with suppress(errors.StorageError):
+                self.delete(key)
+            raise
+
     def delete(self, key: str) -> None:
         """Remove a file."""
         system, root = self._system.get()
@@ -220,6 +230,8 @@ class FsspecStore(Store):
     def _translated(self, key: str, error: OSError) -> errors.StorageError:
         if isinstance(error, errors.StorageError):
             return error
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return errors.OutOfSpaceError(f"{self.location}: {key!r}: {error}")
         kinds: dict[type[OSError], type[errors.StorageError]] = {
             FileNotFoundError: errors.NotFoundError,
             NotADirectoryError: errors.NotFoundError,

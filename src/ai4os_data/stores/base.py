@@ -231,9 +231,9 @@ class Store(ABC):
             OSError: the local disk cannot take it.
         """
         with new_file(path) as file:
-            return self.verified(entry, self._read_into(entry, file), sha256)
+            return self._verified(entry, self._read_into(entry, file), sha256)
 
-    def verified(self, entry: Entry, found: str, sha256: str | None) -> str:
+    def _verified(self, entry: Entry, found: str, sha256: str | None) -> str:
         """The sha256 that was found, if it is the one that was wanted."""
         if sha256 is not None and found != sha256:
             raise errors.IntegrityError(

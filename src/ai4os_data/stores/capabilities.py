@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ai4os_data.transport import Transport
 
 _PATH = "/ocs/v2.php/cloud/capabilities?format=json"
-_MOST_PARALLEL = 8
+_MOST_PARALLEL = 4  # they fill a link; more only share it
 
 
 class ChunkLimits(NamedTuple):

@@ -57,14 +57,15 @@ def open_path(
         deadline_s: how long a first look at a mount may take; a dead one can block for ever.
 
     Raises:
-        LocationError: there is no such directory.
+        LocationError: there is no such directory; or it is to be written to, and lies where no storage is mounted.
         StorageGoneError: it is on a mount that answers no more.
     """
     path = os.path.abspath(path)
     mount = mounts.mount_of(path, table)
     is_network = mount is not None and mount.is_network
-    if is_in_storage(path, storage) and not is_network:
-        _tell_not_synced(path, storage, refuse=create)
+    is_synced = is_network or not (_is_in(storage, path) or _is_in(storage, mounts.resolved(path, table)))
+    if create and not is_synced:
+        raise errors.LocationError(f"{path}: {_not_synced(storage)} write to 'rshare:path'")
 
     def direct_store(path: str) -> Store | None:
         return _direct_store(path, _place(path, mount, table), remote, environ, open_dav)
@@ -73,6 +74,8 @@ def open_path(
     try:
         top = _nearest(path, is_network=is_network, deadline_s=deadline_s) if create else path
         _look(top, mount, deadline_s)
+        if not is_synced:
+            tell_once(f"{_not_synced(storage)} read with 'rshare:path'")
         direct_top = direct_store(top) if direct is not None else None
         is_same = direct_top is not None and _is_same_place(top, direct_top, deadline_s, may_write=create)
     except errors.StorageGoneError as gone:
@@ -147,20 +150,16 @@ def _look(path: str, mount: mounts.Mount | None, deadline_s: float) -> None:
         raise errors.LocationError(message)
 
 
-def is_in_storage(path: str, storage: str = STORAGE) -> bool:
+def _is_in(storage: str, path: str) -> bool:
     """Whether a path is where the platform mounts the storage."""
     return path == storage or path.startswith(f"{storage}/")
 
 
-def _tell_not_synced(path: str, storage: str, *, refuse: bool) -> None:
-    """Say that nothing is mounted; what is to be written there would be lost, so that is refused."""
-    message = (
+def _not_synced(storage: str) -> str:
+    return (
         f"{storage} is a plain directory of this machine: no storage is mounted there, and nothing in it is "
-        "synced. Link a storage to the deployment, or "
+        "synced. Link a storage to the deployment, or"
     )
-    if refuse:
-        raise errors.LocationError(f"{path}: {message}write to 'rshare:path'")
-    tell_once(f"{message}read with 'rshare:path'")
 
 
 def _is_same_place(path: str, direct: Store, deadline_s: float, *, may_write: bool) -> bool:

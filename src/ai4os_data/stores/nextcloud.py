@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _DAV_ROOT = re.compile(r"/remote\.php/(dav/files/[^/]+|webdav)(/|$)")
 _ARCHIVES_IN_FLIGHT = 2
+_HASH_TRIES = 2  # a proxy that has no patience with a large file will not have it the next time
 _PLANNED_AT_ONCE = 2 * archives.MOST_MEMBERS
 _HOPELESS = (
     errors.AuthenticationError,
@@ -80,7 +81,11 @@ class NextcloudStore(WebDAVStore):
         """The sha256 that the server computes of what it reads back; of what is downloaded, where it does not."""
         try:
             answer = self.dav(
-                "PATCH", self.url(entry.key), {"X-Recalculate-Hash": "sha256"}, worked_bytes=entry.size_bytes
+                "PATCH",
+                self.url(entry.key),
+                {"X-Recalculate-Hash": "sha256"},
+                tries=_HASH_TRIES,
+                worked_bytes=entry.size_bytes,
             )
         except (errors.AuthenticationError, errors.NotFoundError):
             raise
