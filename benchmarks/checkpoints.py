@@ -26,6 +26,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed.checkpoint.api import CheckpointException
 
 from ai4os_data import Remote, StorageCheckpoint
 from ai4os_data.stores import Level, MemoryStore, open_store
@@ -386,7 +387,7 @@ def _killed(work: Callable[[], None], after_s: float) -> None:
 def _what_loads(way: Contestant) -> str:
     try:
         step = way.load()
-    except Exception as error:  # noqa: BLE001  each library has its own word for what is left
+    except (Exception, CheckpointException) as error:  # noqa: BLE001  each library has its own word for what is left
         return f"nothing that loads ({type(error).__name__})"
     return f"step {step:.0f}" if step in {1.0, 2.0} else f"a mixture (step {step})"
 
