@@ -39,7 +39,7 @@ LISTING_NAME = re.compile(r"[0-9a-f]{32}(\.\d+)?")
 
 _ROWS_AT_ONCE = 128  # bounds the write-ahead log of one transaction
 _LEASE_PART = 100
-_PLANNED_PART = 4  # of what is evicted in the knowledge of the order, less lies idle in leases
+_PLANNED_PART = 16  # of what is evicted in the knowledge of the order, less lies idle in leases
 _LARGEST_LEASE_BYTES = 16 * 1024 * 1024  # enough for the lock to cost little, and not more evicted than is needed
 _TRIES = 8
 _NAME_BYTES = 64
@@ -137,6 +137,7 @@ class Ledger:
     Args:
         directory: the cache's.
         limit_bytes: what the directory may take in all.
+        objects: the files, as this process knows them.
         protected: gives the digests that must not be evicted to make room (policy ``"auto"``); None evicts by last
             use alone.
         plans: tell which of the protected can be done without for longest.
@@ -144,7 +145,14 @@ class Ledger:
     """
 
     def __init__(
-        self, directory: str, limit_bytes: int, protected: Protected | None, plans: Plans, spares: Spares
+        self,
+        directory: str,
+        limit_bytes: int,
+        *,
+        objects: Objects,
+        protected: Protected | None,
+        plans: Plans,
+        spares: Spares,
     ) -> None:
         self._lock = self._lease = -1
         self._directory = directory
@@ -152,7 +160,7 @@ class Ledger:
         self._protected = protected
         self._plans = plans
         self._spares = spares
-        self._objects = Objects(directory)
+        self._objects = objects
         self._index_directory = f"{directory}/index"
         self._leases_directory = f"{directory}/leases"
         self._index: diskcache.Cache | None = None
@@ -462,7 +470,7 @@ class Ledger:
         database = _disk_bytes(f"{self._index_directory}/cache.db")
         log_now = _disk_bytes(f"{self._index_directory}/cache.db-wal")
         longest_log = _PAGE_BYTES * _LOG_PAGES + min(database, _PAGE_BYTES * 4 * _ROWS_AT_ONCE)
-        growth = min(_LARGEST_MARGIN_BYTES, _MARGIN_BYTES + self._limit // 128)
+        growth = min(_LARGEST_MARGIN_BYTES, _MARGIN_BYTES + self._limit // 256)
         return max(0, longest_log - log_now) + growth
 
     def _make_room(self, need_bytes: int, wanted_bytes: int, free: int, room_for: str) -> int:
