@@ -355,6 +355,7 @@ class Ledger:
             return self._index
         self._close_index()  # of a file that somebody has put a new one in place of, or removed
         if found is None:
+            self._objects.prepare()
             os.makedirs(self._index_directory, mode=0o700, exist_ok=True)
             self._remove_index()
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
@@ -478,7 +479,7 @@ class Ledger:
         if self._protected is None:
             return self._evict_unprotected(need_bytes, wanted_bytes, free, 0)
         begun = time.monotonic()
-        if begun > self._all_protected_until:
+        if begun > self._all_protected_until or not self._plans():
             free = self._evict_unprotected(need_bytes, wanted_bytes, free, self._protected_bytes())
             ended = time.monotonic()
             if free < wanted_bytes:
@@ -563,6 +564,7 @@ class Ledger:
         if self._lease < 0:
             if bytes_ == 0:
                 return
+            self._objects.prepare()
             os.makedirs(self._leases_directory, mode=0o700, exist_ok=True)
             self._lease_path = f"{self._leases_directory}/{os.getpid()}-{secrets.token_hex(4)}"
             self._lease = _last_to_close(os.open(self._lease_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
