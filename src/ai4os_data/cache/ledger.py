@@ -471,7 +471,7 @@ class Ledger:
         database = _disk_bytes(f"{self._index_directory}/cache.db")
         log_now = _disk_bytes(f"{self._index_directory}/cache.db-wal")
         longest_log = _PAGE_BYTES * _LOG_PAGES + min(database, _PAGE_BYTES * 4 * _ROWS_AT_ONCE)
-        growth = min(_LARGEST_MARGIN_BYTES, _MARGIN_BYTES + self._limit // 256)
+        growth = min(_LARGEST_MARGIN_BYTES, _MARGIN_BYTES + self._limit // 512)
         return max(0, longest_log - log_now) + growth
 
     def _make_room(self, need_bytes: int, wanted_bytes: int, free: int, room_for: str) -> int:
@@ -599,8 +599,13 @@ class Ledger:
 
     # --- after a death, or damage
 
-    def _reconcile(self) -> tuple[dict[str, Held], int]:
-        """Count in what the dead have stored, remove what they have begun; what is there, and how much was missing."""
+    def _reconcile(self, *, count_in: bool = True) -> tuple[dict[str, Held], int]:
+        """Count in what the dead have stored, remove what they have begun; what is counted, and how much was missing.
+
+        Args:
+            count_in: whether to count in what is not indexed. While others have leases it may be theirs, stored and
+                not told yet: their leases stand for it, and counted twice it would evict as much.
+        """
         index = self._open()
         for path in self._objects.staged():
             remove_if_abandoned(path)
@@ -612,12 +617,16 @@ class Ledger:
         if not self._objects.all_told(here):
             self._objects.retell()
         indexed = set(index.iterkeys())
-        missing = [relative_name(held) for name, held in here.items() if name not in indexed]
-        self._enter(missing, [])
+        missing = [name for name in here if name not in indexed]
+        if count_in:
+            self._enter([relative_name(here[name]) for name in missing], [])
         index.disk.adopting = {relative_name(held): allocated(held.size_bytes) for held in here.values()}
         self._delete([name for name in indexed if name not in here])
         index.disk.has_missed = False
-        log.debug("%s: counted in %d files", self._directory, len(missing))
+        if not count_in:
+            for name in missing:
+                del here[name]
+        log.debug("%s: %d files were not indexed", self._directory, len(missing))
         return here, len(missing)
 
     def _shrink_to_limit(self) -> bool:
@@ -656,7 +665,8 @@ class Ledger:
 
     def _agrees(self) -> bool:
         """Whether the sum that the index keeps is that of the files; by how much they take more is kept as overhead."""
-        here, _ = self._reconcile()
+        others = self._lease_bytes() - self._leased_bytes
+        here, _ = self._reconcile(count_in=others == 0)
         expected = taken = 0
         for held in here.values():
             with suppress(FileNotFoundError):
