@@ -6,7 +6,6 @@ Run it as ``python -m benchmarks.checkpoints --quick --json checkpoints.json``.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import multiprocessing
 import os
 import shutil
@@ -16,6 +15,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +26,14 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed.checkpoint.api import CheckpointException
 
-from ai4os_data import Remote, StorageCheckpoint, StorageError
+from ai4os_data import Remote, StorageCheckpoint
 from ai4os_data.stores import Level, MemoryStore, open_store
 from benchmarks import transfers
 from benchmarks.command import Options, run
 from benchmarks.report import Report, at_most, short
-from servers import RcloneMount, ShapedProxy, WsgidavServer, missing_fuse
+from servers import RcloneMount, ShapedProxy, missing_fuse
 from servers.nextcloud import NextcloudServer
 from servers.rclone import find_rclone
 
@@ -45,9 +46,10 @@ MIB = 2**20
 TENSORS = 600
 LINK_BIT_S = 1e9
 RTT_S = 0.005
+_MOMENTS = (0.2, 0.4, 0.6, 0.8)  # of the time that a save takes until it is safe
 
 BARS = {"stall_vs_copy": at_most(1.3), "rss_growth": at_most(1.05), **transfers.BARS}
-PARTS = ("stall", "rss", "steps", "readback", "table", *transfers.PARTS)
+PARTS = ("stall", "rss", "steps", "table", *transfers.PARTS)
 
 COPY = "bare copy_ into warm buffers"
 STALL = "save, third and later"
@@ -65,7 +67,6 @@ def measure(options: Options) -> Report:
         "stall": measure_stall,
         "rss": measure_rss,
         "steps": measure_steps,
-        "readback": measure_readback,
         "table": measure_table,
     }
     for name, part in parts.items():
@@ -180,25 +181,6 @@ def measure_steps(report: Report, options: Options) -> None:
             report.add("step, beside a save", statistics.median(beside) * 1000, "ms")
     report.ratio("step_slowdown", "step, beside a save", "step, alone")
     shutil.rmtree(place)
-
-
-def measure_readback(report: Report, options: Options) -> None:
-    """What it costs to confirm where the server computes no hash: everything comes back once."""
-    content = os.urandom(options.choose(1, 64, 256) * MIB)
-    sha256 = hashlib.sha256(content).hexdigest()
-    with (
-        WsgidavServer(options.directory / "readback") as server,
-        ShapedProxy("127.0.0.1", server.port, rtt_s=RTT_S, rate_bit_s=LINK_BIT_S) as proxy,
-    ):
-        store = open_store(proxy.url, Remote(proxy.url, server.user, server.password))
-        for number in options.rounds("readback", 10):
-            begun = time.perf_counter()
-            store.write(f"plain-{number}", content)
-            report.add("wsgidav: write", len(content) / (time.perf_counter() - begun) / 1e6, "MB/s")
-            begun = time.perf_counter()
-            store.write_confirmed(f"confirmed-{number}", content, sha256)
-            report.add("wsgidav: write and read back", len(content) / (time.perf_counter() - begun) / 1e6, "MB/s")
-    report.ratio("readback_vs_write", "wsgidav: write and read back", "wsgidav: write")
 
 
 class Contestant(ABC):
@@ -377,23 +359,37 @@ def _timed(way: Contestant, size_bytes: int) -> tuple[float, float]:
 
 
 def _left(way: Contestant, size_bytes: int, safe_s: float) -> str:
-    """Kill a process in the middle of step 2, where step 1 has been safe; what can be loaded then."""
+    """Kill a process at some moments of step 2, each time with step 1 safe before it; what can be loaded then."""
+    first, second = _marked(size_bytes, 1), _marked(size_bytes, 2)
+    found: Counter[str] = Counter()
+    for moment in _MOMENTS:
+        way.save(first, 1)
+        way.finish()
+        _killed(lambda: way.save(second, 2), moment * safe_s)
+        found[_what_loads(way)] += 1
+    return ", ".join(f"{count} x {what}" for what, count in sorted(found.items()))
+
+
+def _killed(work: Callable[[], None], after_s: float) -> None:
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
-        way.save(_marked(size_bytes, 2), 2)
+        work()
         time.sleep(60)
         os._exit(0)
-    time.sleep(safe_s / 2)
+    time.sleep(after_s)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     time.sleep(1.0)  # a mount commits what it has
+
+
+def _what_loads(way: Contestant) -> str:
     try:
         step = way.load()
-    except (StorageError, RuntimeError, OSError, ValueError, KeyError, AssertionError) as error:
+    except (Exception, CheckpointException) as error:  # noqa: BLE001  each library has its own word for what is left
         return f"nothing that loads ({type(error).__name__})"
-    return f"step {step:.0f}, whole" if step in {1.0, 2.0} else f"a mixture (step {step})"
+    return f"step {step:.0f}" if step in {1.0, 2.0} else f"a mixture (step {step})"
 
 
 if __name__ == "__main__":

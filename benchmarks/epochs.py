@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 RATE_BIT_S = 400e6
 RTT_S = 0.020
 IN_FLIGHT = 32
-BATCH = 64
+BATCH = 32
 WORKERS = 2
 SHARES = (0.1, 0.25, 0.5, 0.75)
 SIDE = 88
 PICTURE_BYTES = 3 * SIDE * SIDE
-SMALLEST_BYTES, LARGEST_BYTES = 25_000, 250_000
+SMALLEST_BYTES, LARGEST_BYTES = 100_000, 1_000_000
 EPOCHS = 4
 RANKS, RANK_EPOCHS = 2, 3
 COMPUTE = 1.2  # times what the network needs for the same bytes
@@ -105,7 +105,7 @@ class Link:
 
 def measure(options: Options) -> Report:
     """Measure all parts."""
-    number = options.choose(40, 1500, 6000)
+    number = options.choose(40, 800, 2500)
     sizes = spread(number)
     settings = {
         "files": number,

@@ -41,7 +41,7 @@ class Course:
         caches = {id(store.cache): store.cache for store in stores if store.cache is not None}
         plans = []
         for cache in caches.values():
-            plans.append(plan := Plan(lambda: [*self._turns(epoch), *self._turns(epoch + 1)]))
+            plans.append(plan := Plan(lambda: (self._turns(epoch), self._turns(epoch + 1))))
             cache.follow(plan)
         return plans
 

@@ -354,10 +354,9 @@ def _handed_out(
     order: Order, coming: Iterable[tuple[int, list[int]]], sizes: dict[int, int], ahead: LookAhead | None
 ) -> Iterator[Wanted]:
     """The batches as workers are to make them, with a word to the look-ahead as each is handed out."""
-    seed, epoch, place, ranks = order.seed, order.epoch, order.place, order.ranks
+    seed, epoch = order.seed, order.epoch
     for number, indices in coming:
         sizes[number] = len(indices)
         if ahead is not None:
             ahead.handed_out(number)
-        yield Wanted(number, seed, epoch, place, indices)
-        place += len(indices) * ranks
+        yield Wanted(number, seed, epoch, order.place, indices)

@@ -134,8 +134,8 @@ class _Walk:
             if outcome == "done":
                 self._wait(lambda: self._staged_bytes <= self._limit_bytes // 2)
             else:
-                staged = self._staged_bytes
-                self._wait(lambda staged=staged: self._staged_bytes < staged, _AGAIN_S)  # type: ignore[misc]
+                used_up_to = self._used_up_to  # what has been used makes room
+                self._wait(lambda used_up_to=used_up_to: self._used_up_to > used_up_to, _AGAIN_S)  # type: ignore[misc]
 
     def _round(self, store: CachedStore) -> str:
         """Fetch from one store until enough is staged: ``"done"``, or there was no room, or it failed."""
@@ -219,12 +219,10 @@ class _Walk:
 
     def used(self, number: int) -> None:
         """Take in that a batch has been given to the caller."""
-        is_first = self._used_up_to < 0
-        self._used_up_to = max(self._used_up_to, number)
-        if is_first or number in self._staged:
-            with self._changed:
-                self._staged_bytes -= self._staged.pop(number, 0)
-                self._changed.notify_all()
+        with self._changed:
+            self._used_up_to = max(self._used_up_to, number)
+            self._staged_bytes -= self._staged.pop(number, 0)
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """Go no further."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Wanted(NamedTuple):
-    """A batch that is to be made: its number and its place in the epoch, and the indices of its samples."""
+    """A batch that is to be made: its number, the indices of its samples, and the place up to which all was used."""
 
     number: int
     seed: int

@@ -12,7 +12,7 @@ NAMES = st.sampled_from("abcdefgh")
 
 def plan_of(this_epoch: str | list[str], next_epoch: str | list[str] = "") -> Plan:
     """Return the plan for these uses."""
-    return Plan(lambda: [[name] for name in [*this_epoch, *next_epoch]])
+    return Plan(lambda: ([[name] for name in this_epoch], [[name] for name in next_epoch]))
 
 
 def test_next_use_moves_on_with_the_position() -> None:
@@ -30,44 +30,47 @@ def test_next_use_moves_on_with_the_position() -> None:
 
 
 def test_furthest_next_use_goes_first() -> None:
-    """What was used in this epoch before what is still to be used in it."""
+    """Of what was used in this epoch; what is still to be used in it stays."""
     plan = plan_of("abcd", "cabd")
-    assert list(plan.victims("abcd", "a")) == ["d", "c", "b"]
-    plan.advance(2)
-    assert list(plan.victims("abcd", "c")) == ["b", "a"]
+    assert list(plan.victims("abcd", "a")) == []
+    plan.advance(3)
+    assert list(plan.victims("abcd", "d")) == ["b", "a", "c"]
 
 
 def test_what_is_used_earlier_stays() -> None:
     """Room for an entry is made by what is used after it alone, and never for an entry that is in no epoch."""
-    plan = plan_of("abcd")
-    assert list(plan.victims("abcd", "b")) == ["d", "c"]
-    assert list(plan_of("abcd").victims("abcd", "x")) == []
+    plan = plan_of("abc", "bca")
+    plan.advance(3)
+    assert list(plan.victims("abc", "x")) == []
+    assert list(plan.victims("abc", "b")) == ["a", "c"]
 
 
 def test_what_is_not_held_is_passed_over_until_it_was_used() -> None:
     """An entry that was fetched for its use can go after it."""
     plan = plan_of("abc", "bca")
-    assert list(plan.victims("a", "b")) == []
+    plan.advance(1)
+    assert list(plan.victims("", "b")) == []
     plan.advance(2)
-    assert list(plan.victims("ab", "c")) == ["a", "b"]
+    assert list(plan.victims("ab", "c")) == ["b"], "the other was named, and not there, before"
 
 
 def test_victim_that_was_in_use_is_named_again() -> None:
     """After it was kept."""
     plan = plan_of("abc")
-    assert list(plan.victims("abc", "a")) == ["c", "b"]
-    assert list(plan.victims("abc", "a")) == []
+    plan.advance(2)
+    assert sorted(plan.victims("abc", "c")) == ["a", "b"]
+    assert list(plan.victims("abc", "c")) == []
     plan.keep("b")
-    assert list(plan.victims("abc", "a")) == ["b"]
+    assert list(plan.victims("abc", "c")) == ["b"]
 
 
 def test_entries_of_one_turn_are_used_at_once() -> None:
     """They have one place, and do not make room for each other."""
-    plan = Plan(lambda: [["a", "b"], ["c"], ["d", "a"]])
-    assert list(plan.victims("abcd", "a")) == ["d", "c"]
+    plan = Plan(lambda: ([["a", "b"], ["c"]], [["d", "a"]]))
+    assert list(plan.victims("abcd", "a")) == ["d"]
     plan.advance(1)
     assert plan.next_use("a") == 2
-    assert sorted(plan.victims("abcd", "c")) == ["a", "b"]
+    assert list(plan.victims("abcd", "c")) == ["b", "a"]
 
 
 @given(st.lists(NAMES, min_size=1, max_size=20), st.lists(NAMES, max_size=20), st.data())
@@ -87,7 +90,8 @@ def test_victims_are_ranked_by_what_is_still_to_come(
         return whole.index(name, position) if name in whole[position:] else len(whole)
 
     held = data.draw(st.sets(NAMES))
-    expected = {name for name in held & set(whole) - {room_for} if distance(name) > distance(room_for)}
+    soonest = max(distance(room_for), len(this) - 1)
+    expected = {name for name in held & set(whole) - {room_for} if distance(name) > soonest}
     victims = list(plan.victims(held, room_for))
     assert set(victims) == expected
     assert [distance(name) for name in victims] == sorted(map(distance, expected), reverse=True)

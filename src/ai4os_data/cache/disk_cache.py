@@ -30,6 +30,7 @@ Policy = Literal["auto", "lru"]
 
 _NOTE_USE_EVERY_S = 60.0
 _FULL_AGAIN_S = 1.0
+_PLANNED_AGAIN_S = 0.02  # with every batch that is used, something can go
 _BROKEN_AGAIN_S = 30.0
 _LONGEST_WAIT_S = 900.0
 _LISTINGS = 32
@@ -84,7 +85,7 @@ class DiskCache:
 
     def _prepare_processes(self) -> None:
         self._live: list[weakref.WeakMethod[Callable[[], Iterable[str]]]] = []
-        self._plans: weakref.WeakSet[Plan] = weakref.WeakSet()
+        self._plans: PerProcess[weakref.WeakSet[Plan]] = PerProcess(weakref.WeakSet)
         self._process: PerProcess[_Process] = PerProcess(self._open)
 
     def __getstate__(self) -> dict[str, object]:
@@ -170,7 +171,7 @@ class DiskCache:
 
     def follow(self, plan: Plan) -> None:
         """Under ``"auto"``: while this plan lives, what it needs last goes first, to make room for what it needs."""
-        self._plans.add(plan)
+        self._plans.get().add(plan)
 
     @property
     def objects(self) -> Objects:
@@ -235,7 +236,7 @@ class DiskCache:
 
     def plans(self) -> list[Plan]:
         """What the loaders of this process need of it."""
-        return list(self._plans)
+        return list(self._plans.get())
 
     def _protected(self) -> Iterable[str]:
         for reference in self._live:
@@ -280,7 +281,14 @@ class _Process:
         """Opened on first use: reading alone does not need it."""
         if self._ledger is None:
             try:
-                self._ledger = Ledger(self.directory, self._limit, self._protected, self._plans, self._spares)
+                self._ledger = Ledger(
+                    self.directory,
+                    self._limit,
+                    objects=self.objects,
+                    protected=self._protected,
+                    plans=self._plans,
+                    spares=self._spares,
+                )
             except OSError as error:
                 message = f"{self.directory}: {error.strerror}"
                 raise CacheError(message) from error
@@ -346,7 +354,8 @@ class _Process:
         granted = self._tell(need - self._free, room_for)
         self._free += granted
         if not granted:
-            self._not_before, self._refused_bytes = now + _FULL_AGAIN_S, need
+            pause_s = _FULL_AGAIN_S if not self._plans() else _PLANNED_AGAIN_S
+            self._not_before, self._refused_bytes = now + pause_s, need
         return granted > 0
 
     def store(self, claim: Claim, key: str) -> Held | None:

@@ -39,7 +39,7 @@ LISTING_NAME = re.compile(r"[0-9a-f]{32}(\.\d+)?")
 
 _ROWS_AT_ONCE = 128  # bounds the write-ahead log of one transaction
 _LEASE_PART = 100
-_PLANNED_PART = 4  # of what is evicted in the knowledge of the order, less lies idle in leases
+_PLANNED_PART = 16  # of what is evicted in the knowledge of the order, less lies idle in leases
 _LARGEST_LEASE_BYTES = 16 * 1024 * 1024  # enough for the lock to cost little, and not more evicted than is needed
 _TRIES = 8
 _NAME_BYTES = 64
@@ -137,6 +137,7 @@ class Ledger:
     Args:
         directory: the cache's.
         limit_bytes: what the directory may take in all.
+        objects: the files, as this process knows them.
         protected: gives the digests that must not be evicted to make room (policy ``"auto"``); None evicts by last
             use alone.
         plans: tell which of the protected can be done without for longest.
@@ -144,7 +145,14 @@ class Ledger:
     """
 
     def __init__(
-        self, directory: str, limit_bytes: int, protected: Protected | None, plans: Plans, spares: Spares
+        self,
+        directory: str,
+        limit_bytes: int,
+        *,
+        objects: Objects,
+        protected: Protected | None,
+        plans: Plans,
+        spares: Spares,
     ) -> None:
         self._lock = self._lease = -1
         self._directory = directory
@@ -152,7 +160,7 @@ class Ledger:
         self._protected = protected
         self._plans = plans
         self._spares = spares
-        self._objects = Objects(directory)
+        self._objects = objects
         self._index_directory = f"{directory}/index"
         self._leases_directory = f"{directory}/leases"
         self._index: diskcache.Cache | None = None
@@ -347,6 +355,7 @@ class Ledger:
             return self._index
         self._close_index()  # of a file that somebody has put a new one in place of, or removed
         if found is None:
+            self._objects.prepare()
             os.makedirs(self._index_directory, mode=0o700, exist_ok=True)
             self._remove_index()
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
@@ -462,7 +471,7 @@ class Ledger:
         database = _disk_bytes(f"{self._index_directory}/cache.db")
         log_now = _disk_bytes(f"{self._index_directory}/cache.db-wal")
         longest_log = _PAGE_BYTES * _LOG_PAGES + min(database, _PAGE_BYTES * 4 * _ROWS_AT_ONCE)
-        growth = min(_LARGEST_MARGIN_BYTES, _MARGIN_BYTES + self._limit // 128)
+        growth = min(_LARGEST_MARGIN_BYTES, _MARGIN_BYTES + self._limit // 512)
         return max(0, longest_log - log_now) + growth
 
     def _make_room(self, need_bytes: int, wanted_bytes: int, free: int, room_for: str) -> int:
@@ -470,7 +479,7 @@ class Ledger:
         if self._protected is None:
             return self._evict_unprotected(need_bytes, wanted_bytes, free, 0)
         begun = time.monotonic()
-        if begun > self._all_protected_until:
+        if begun > self._all_protected_until or not self._plans():
             free = self._evict_unprotected(need_bytes, wanted_bytes, free, self._protected_bytes())
             ended = time.monotonic()
             if free < wanted_bytes:
@@ -555,6 +564,7 @@ class Ledger:
         if self._lease < 0:
             if bytes_ == 0:
                 return
+            self._objects.prepare()
             os.makedirs(self._leases_directory, mode=0o700, exist_ok=True)
             self._lease_path = f"{self._leases_directory}/{os.getpid()}-{secrets.token_hex(4)}"
             self._lease = _last_to_close(os.open(self._lease_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
@@ -589,8 +599,13 @@ class Ledger:
 
     # --- after a death, or damage
 
-    def _reconcile(self) -> tuple[dict[str, Held], int]:
-        """Count in what the dead have stored, remove what they have begun; what is there, and how much was missing."""
+    def _reconcile(self, *, count_in: bool = True) -> tuple[dict[str, Held], int]:
+        """Count in what the dead have stored, remove what they have begun; what is counted, and how much was missing.
+
+        Args:
+            count_in: whether to count in what is not indexed. While others have leases it may be theirs, stored and
+                not told yet: their leases stand for it, and counted twice it would evict as much.
+        """
         index = self._open()
         for path in self._objects.staged():
             remove_if_abandoned(path)
@@ -602,12 +617,16 @@ class Ledger:
         if not self._objects.all_told(here):
             self._objects.retell()
         indexed = set(index.iterkeys())
-        missing = [relative_name(held) for name, held in here.items() if name not in indexed]
-        self._enter(missing, [])
+        missing = [name for name in here if name not in indexed]
+        if count_in:
+            self._enter([relative_name(here[name]) for name in missing], [])
         index.disk.adopting = {relative_name(held): allocated(held.size_bytes) for held in here.values()}
         self._delete([name for name in indexed if name not in here])
         index.disk.has_missed = False
-        log.debug("%s: counted in %d files", self._directory, len(missing))
+        if not count_in:
+            for name in missing:
+                del here[name]
+        log.debug("%s: %d files were not indexed", self._directory, len(missing))
         return here, len(missing)
 
     def _shrink_to_limit(self) -> bool:
@@ -646,7 +665,8 @@ class Ledger:
 
     def _agrees(self) -> bool:
         """Whether the sum that the index keeps is that of the files; by how much they take more is kept as overhead."""
-        here, _ = self._reconcile()
+        others = self._lease_bytes() - self._leased_bytes
+        here, _ = self._reconcile(count_in=others == 0)
         expected = taken = 0
         for held in here.values():
             with suppress(FileNotFoundError):

@@ -169,6 +169,7 @@ class Objects:
             try:
                 os.rename(staged.path, path)
             except FileNotFoundError:  # an evicted file, written over, for a folder that nothing was in yet
+                self.prepare()
                 os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
                 os.rename(staged.path, path)
         staged.let_go()

@@ -109,23 +109,31 @@ def usable(directory: str, *, memory_too: bool) -> str:
         message = f"{directory} is in main memory ({mount.kind})"
         raise CacheError(message)
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        _claim_directory(directory)
-        probe = f"{directory}/.ai4os-data-probe"  # always the same: one that a death has left goes with the next
-        os.close(os.open(probe, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        with suppress(FileNotFoundError):  # of another process, which has looked too
-            os.unlink(probe)
+        try:
+            found = _tried(directory)
+        except FileNotFoundError:  # somebody removes it just now
+            found = _tried(directory)
     except OSError as error:
         message = (
             f"{directory} cannot be used as a cache: {error.strerror}; give DiskCache a directory on a local "
             "disk that you can write to"
         )
         raise CacheError(message) from error
-    found = os.stat(directory)
     if found.st_uid not in {os.getuid(), 0}:
         message = f"{directory} belongs to another user; give DiskCache a directory of your own"
         raise CacheError(message)
     return directory
+
+
+def _tried(directory: str) -> os.stat_result:
+    """Make a directory if it is missing, mark it as ours, and try to write there."""
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    _claim_directory(directory)
+    probe = f"{directory}/.ai4os-data-probe"  # always the same: one that a death has left goes with the next
+    os.close(os.open(probe, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    with suppress(FileNotFoundError):  # of another process, which has looked too
+        os.unlink(probe)
+    return os.stat(directory)
 
 
 def _claim_directory(directory: str) -> None:
@@ -139,7 +147,7 @@ def _claim_directory(directory: str) -> None:
     taken = [name for name in _OUR_NAMES if os.path.lexists(f"{directory}/{name}")]
     if os.path.lexists(f"{directory}/names") and not is_ours(f"{directory}/names"):
         taken.append("names")
-    if taken:
+    if taken and not os.path.lexists(f"{directory}/{MARKER}"):  # another process may have marked it just now
         message = (
             f"{directory} holds {taken[0]!r}, which no cache of ours has put there, and which it would write over; "
             "give DiskCache a directory of its own"

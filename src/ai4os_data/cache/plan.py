@@ -22,12 +22,13 @@ class Plan:
     .. _Belady 1966: https://doi.org/10.1147/sj.52.0078
 
     Args:
-        turns: gives the digests of the entries that each turn uses, of the two epochs one after the other. It is
-            asked for only when something has to be evicted.
+        turns: gives the digests of the entries that each turn uses, of this epoch and of the next one. It is asked for
+            only when something has to be evicted.
     """
 
-    def __init__(self, turns: Callable[[], Turns]) -> None:
+    def __init__(self, turns: Callable[[], tuple[Turns, Turns]]) -> None:
         self._find_turns = turns
+        self._epoch_end = 0
         self._position = 0
         self._looked_up_to = 0
         self._turns: Turns = ()
@@ -54,6 +55,9 @@ class Plan:
     def victims(self, held: Container[str], room_for: str) -> Iterator[str]:
         """Which held entries to evict, the one whose next use is furthest away first, and each once.
 
+        What is still to be used in this epoch stays: to fetch it again would cost as much as to have no room for
+        another. So an epoch fetches no more than what was not held when it began.
+
         Args:
             held: the digests of the entries that may be there.
             room_for: the digest of the entry that needs the room: what is used before it stays, and where it has no
@@ -64,7 +68,7 @@ class Plan:
         self._catch_up()
         furthest = self._furthest
         before = (0, "")
-        while furthest and -furthest[0][0] > after:
+        while furthest and -furthest[0][0] > max(after, self._epoch_end - 1):
             found = heapq.heappop(furthest)
             place, name = found
             if found != before and self.next_use(name) == -place and name != room_for and name in held:
@@ -78,7 +82,8 @@ class Plan:
 
     def _uses(self) -> dict[str, list[int]]:
         if self._places is None:
-            self._turns = self._find_turns()
+            this_epoch, next_epoch = self._find_turns()
+            self._turns, self._epoch_end = [*this_epoch, *next_epoch], len(this_epoch)
             places: dict[str, list[int]] = {}
             for place, names in enumerate(self._turns):
                 for name in names:

@@ -185,15 +185,14 @@ class StorageCheckpoint:
         assert handle.name is not None
         try:
             spooled = self._spooled(staged, handle.name, metrics)
+            handle.reach("local")
+            self._uploads.submit(Upload(spooled, handle))
         except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
             log.error("step %d could not be saved: %s", handle.step, error)
             self._note_failure(error)
             handle.fail(error)
-            return
         finally:
-            self._staging.release()
-        handle.reach("local")
-        self._uploads.submit(Upload(spooled, handle))
+            self._staging.release()  # whoever waits for this finds it among the uploads
 
     def _spooled(self, staged: Staged, name: CheckpointName, metrics: dict[str, float]) -> Spooled:
         source, size = self._source, self._ranks.size
@@ -301,12 +300,9 @@ class StorageCheckpoint:
 
     def time_to_send_s(self) -> float | None:
         """How long what is not on the server yet will take, at the bandwidth of the uploads so far; None if unknown."""
+        self.write_out()
         rate = self._uploads.bytes_per_s
-        if rate is None:
-            return None
-        waiting = self._uploads.unsent()[1:]
-        size_bytes = self._uploads.remaining_bytes() + sum(upload.spooled.manifest.size_bytes for upload in waiting)
-        return size_bytes / rate
+        return None if rate is None else self._uploads.remaining_bytes() / rate
 
     def wait_for_uploads(self, timeout_s: float, handle: SaveHandle) -> None:
         """Wait for a save to reach what is wanted of it, but no longer than that."""

@@ -62,7 +62,9 @@ class PreemptionGuard:
         not sent is sent by the next start, if this disk is still there then.
         """
         handle = self._run.save(state, step, metrics)
-        handle.wait("local", timeout_s=None)
+        if handle.name is None:
+            return handle  # rank 0 writes, and waits
+        handle.wait("local")
         needed_s = self._run.time_to_send_s()
         allowed_s = self.remaining_s - _MARGIN_S
         if needed_s is not None and needed_s > allowed_s:

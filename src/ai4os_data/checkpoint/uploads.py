@@ -101,10 +101,10 @@ class Uploads:
             return [upload for upload in (self._in_flight, self._pending) if upload is not None]
 
     def remaining_bytes(self) -> int:
-        """What is still to be sent of the one in flight."""
+        """What is still to be sent."""
+        sizes = [upload.spooled.manifest.size_bytes for upload in self.unsent()]
         with self._changed:
-            upload = self._in_flight
-            return max(0, upload.spooled.manifest.size_bytes - self._sent_bytes) if upload else 0
+            return max(0, sum(sizes) - (self._sent_bytes if self._in_flight else 0))
 
     def close(self, timeout_s: float | None = None) -> bool:
         """Wait until everything is sent, or has failed for good; then the thread ends. False when the time is over."""
@@ -134,6 +134,7 @@ class Uploads:
                     return None
                 self._changed.wait()
             self._in_flight, self._pending = self._pending, None
+            self._sent_bytes = 0
             return self._in_flight
 
     def _send(self, upload: Upload) -> None:
