@@ -63,7 +63,7 @@ def open_filesystem(
         >>> with files.open("notes.txt", "w") as notes:
         ...     notes.write("whole or absent")
     """
-    return RootedFileSystem(location, remote, cache)
+    return RootedFileSystem(location, remote=remote, cache=cache)
 
 
 class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec publishes no types
@@ -79,11 +79,25 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     protocol = "ai4os"
     root_marker = ""
+    _arguments: tuple[str, ...] = ("cache",)
 
     def __init__(self, cache: Cache = "auto", **storage_options: Any) -> None:
         super().__init__(**storage_options)
         self._cache = cache
         self._stores: dict[str, CachedStore] = {}
+
+    def to_dict(self, *, include_password: bool = True) -> Info:  # noqa: ARG002  there is none in it
+        """What it is made from, for JSON.
+
+        Raises:
+            TypeError: credentials were passed in, and JSON is no place for them.
+        """
+        given = dict(zip(self._arguments, self.storage_args, strict=False)) | self.storage_options
+        if any(isinstance(value, Remote | Store) or _has_credentials(value) for value in given.values()):
+            raise TypeError("credentials were passed to this file system; name a configured remote to have it as JSON")
+        made_from = {name: _plain(value) for name, value in given.items()}
+        kind = type(self)
+        return {"cls": f"{kind.__module__}:{kind.__name__}", "protocol": self.protocol, "args": [], **made_from}
 
     # --- where things are
 
@@ -474,6 +488,7 @@ class RootedFileSystem(StorageFileSystem):
         storage_options: fsspec's own.
     """
 
+    _arguments = ("location", "remote", "cache")
     cachable = False  # fsspec tells instances apart by the repr of their arguments, in which no password shows
 
     def __init__(
@@ -494,18 +509,6 @@ class RootedFileSystem(StorageFileSystem):
         """The path as a location that a dataset takes."""
         return f"{self._root.store.location.rstrip('/')}/{self._strip_protocol(name)}"
 
-    def to_dict(self, *, include_password: bool = True) -> Info:
-        """What it is made from.
-
-        Raises:
-            TypeError: credentials were passed in, and JSON is no place for them.
-        """
-        given = [*self.storage_args, *self.storage_options.values()]
-        if any(isinstance(value, Remote | Store) or _has_credentials(value) for value in given):
-            raise TypeError("credentials were passed to this file system; name a configured remote to have it as JSON")
-        made_from: Info = super().to_dict(include_password=include_password)
-        return made_from
-
     def _find(self, path: str) -> tuple[CachedStore, str]:
         return self._root, str(self._strip_protocol(path))
 
@@ -518,6 +521,12 @@ class RootedFileSystem(StorageFileSystem):
 
 def _has_credentials(value: object) -> bool:
     return isinstance(value, str) and locations.shown(value) != value
+
+
+def _plain(value: object) -> object:
+    """An argument as JSON has it: a cache by its directory."""
+    value = value.directory if isinstance(value, DiskCache) else value
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _file(name: str, entry: Entry) -> Info:
