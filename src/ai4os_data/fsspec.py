@@ -45,6 +45,8 @@ def open_filesystem(
     location: str | os.PathLike[str] | Store,
     remote: str | Remote | None = None,
     cache: Cache = "auto",
+    *,
+    create: bool = False,
 ) -> RootedFileSystem:
     """The file system below a location; its paths begin there.
 
@@ -52,6 +54,7 @@ def open_filesystem(
         location: whatever a dataset takes.
         remote: a remote's name, or a `Remote`; by default the credentials are found as rclone finds them.
         cache: a `DiskCache`, a directory, ``"auto"``, or None.
+        create: whether there may be nothing at it yet: the first file makes the folder.
 
     Raises:
         LocationError: the location cannot be understood, or there is nothing at it.
@@ -63,7 +66,7 @@ def open_filesystem(
         >>> with files.open("notes.txt", "w") as notes:
         ...     notes.write("whole or absent")
     """
-    return RootedFileSystem(location, remote=remote, cache=cache)
+    return RootedFileSystem(location, remote=remote, cache=cache, create=create)
 
 
 class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec publishes no types
@@ -485,6 +488,7 @@ class RootedFileSystem(StorageFileSystem):
         location: as for `open_filesystem`.
         remote: as for `open_filesystem`.
         cache: as for `open_filesystem`.
+        create: as for `open_filesystem`.
         storage_options: fsspec's own.
     """
 
@@ -496,10 +500,12 @@ class RootedFileSystem(StorageFileSystem):
         location: str | os.PathLike[str] | Store,
         remote: str | Remote | None = None,
         cache: Cache = "auto",
+        *,
+        create: bool = False,
         **storage_options: Any,
     ) -> None:
         super().__init__(cache, **storage_options)
-        self._root = self._through_cache(open_store(location, remote))
+        self._root = self._through_cache(open_store(location, remote, create=create))
 
     def __repr__(self) -> str:
         """Tell what is shown."""

@@ -8,9 +8,8 @@ import multiprocessing
 import pickle
 import re
 from importlib import import_module
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pytest
@@ -20,6 +19,8 @@ from ai4os_data.fsspec import RootedFileSystem, StorageFileSystem
 from servers import PASSWORD
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from shares import Share
 
 LARGE_BYTES = 20 * 1024 * 1024
@@ -216,7 +217,7 @@ def test_no_secret_in_pickle_json_or_repr(rshare: str) -> None:
         assert PASSWORD not in made.to_json() + repr(made) + repr(vars(made))
         assert PASSWORD.encode() not in pickle.dumps(made)
         assert type(made.from_json(made.to_json())) is type(made)
-        assert pickle.loads(pickle.dumps(made)).find(path if made is files else "") == []
+        assert pickle.loads(pickle.dumps(made)).find(path if made is files else "") == []  # noqa: S301  our own
 
 
 def test_json_of_given_credentials_is_refused(folder: Share) -> None:
@@ -237,7 +238,7 @@ def test_it_works_in_another_process(folder: Share, files: RootedFileSystem, met
     """A file system that was used here is used there."""
     folder.put({"a": "abc"})
     assert files.cat_file("a") == b"abc"
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     ours, theirs = context.Pipe()
     process = context.Process(target=read_there, args=(files, theirs))
     process.start()
