@@ -1,13 +1,12 @@
 """This network against this local disk: what a training gains from the cache on the storage that you have.
 
-Run it as ``python -m benchmarks.network_vs_local rshare:benchmark --json mine.json``. With a path below ``/storage`` the
-mount is measured too. It is gentle: some 130 files of 110 KB go up once, below a new name, each is read up to four
+Run it as ``python -m benchmarks.network_vs_local rshare:benchmark --json mine.json``. With a path below ``/storage``
+the mount is measured too. It is gentle: some 130 files of 110 KB go up once, below a new name, each is read up to four
 times, and all of it is removed again.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 import sys
 import time
@@ -23,6 +22,7 @@ from benchmarks.command import Options, run
 from benchmarks.report import Report, at_most
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable
 
 _BATCH = 32
