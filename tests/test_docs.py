@@ -73,6 +73,8 @@ def linked(share: Share, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
 
 @pytest.mark.parametrize("page", [page for page in PAGES if _BLOCK.search((ROOT / page).read_text())])
 @pytest.mark.usefixtures("linked")
+# The pages speak to a machine with four cores; this one may have two.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning")
 def test_code_of_the_page_runs(page: str) -> None:
     """Its blocks run one after the other, as somebody would type them."""
     there = names()
