@@ -98,7 +98,9 @@ def test_mount_is_looked_at(mount: RcloneMount, cloud_share: Share) -> None:
     """A real mount of the storage: it answers, and shows what the server has."""
     name = "rshare"
     options = doctor.Options(deadline_s=10.0, storage=str(mount.path), writes=False)
-    assert states(options, cloud_share.environ(name))["mounted"] == "good"
+    found = states(options, cloud_share.environ(name))
+    assert found["mounted"] == "good"
+    assert found["fresh"] in {"good", "fair"}  # other tests may have put something there less than five minutes ago
 
 
 def test_command_line(share: Share, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,11 +17,12 @@ import pytest
 from ai4os_data import Remote, StorageDataset, errors, open_filesystem
 from ai4os_data.fsspec import RootedFileSystem, StorageFileSystem
 from servers import PASSWORD
+from shares import Share
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from shares import Share
+    from servers import ApacheServer
 
 LARGE_BYTES = 20 * 1024 * 1024
 
@@ -255,3 +256,14 @@ def test_directory_of_this_machine_is_a_file_system_too(tmp_path: Path) -> None:
     assert files.ls("a", detail=False) == ["a/b"]
     files.rm("a", recursive=True)
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_file_lists_itself_where_its_name_with_a_slash_is_refused(apache: ApacheServer) -> None:
+    """Apache answers 400 to a PROPFIND of a file with a slash after it."""
+    there = Share(apache)
+    there.put({"a/b": "b"})
+    files = open_filesystem(there.location, there.remote)
+    assert files.ls("a/b", detail=False) == ["a/b"]
+    assert files.find("a/b") == ["a/b"]
+    with pytest.raises(FileNotFoundError):
+        files.ls("a/c")

@@ -10,7 +10,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
-import zarr
+import pytest
+
+zarr = pytest.importorskip("zarr", reason="zarr 3 needs Python 3.11")
 
 if TYPE_CHECKING:
     from ai4os_data.fsspec import RootedFileSystem
