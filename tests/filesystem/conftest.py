@@ -38,3 +38,10 @@ def rshare(folder: Share, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     StorageFileSystem.clear_instance_cache()
     yield f"ai4os://rshare/{folder.name}"
     StorageFileSystem.clear_instance_cache()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the many combinations of globs in fsspec's suites to the long run."""
+    for item in items:
+        if "glob_edge_cases" in item.name and item.path.name == "test_abstract.py":
+            item.add_marker(pytest.mark.long)
