@@ -210,6 +210,11 @@ class CachedStore:
         held = self.cache.objects.find(self.name(entry))
         return held is not None and self.cache.objects.is_there(held)
 
+    def forget(self, entry: Entry) -> None:
+        """Remove an entry from the cache: after a write, since some servers give a quick rewrite the same ETag."""
+        if self.cache is not None and (held := self.cache.objects.find(self.name(entry))) is not None:
+            self.cache.objects.discard(held)
+
     def fill(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, int | errors.StorageError]]:
         """Bring entries into the cache; each comes with the bytes that were fetched for it, 0 where it was there."""
         for entry, result in self._fetch(((entry, self.name(entry)) for entry in entries), self._unread):
