@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ from ai4os_data import errors, telemetry
 from ai4os_data.bodies import Body, MemoryBody
 from ai4os_data.cache.claims import Claim
 from ai4os_data.cache.fingerprints import fingerprint
-from ai4os_data.cache.objects import Held, LocalPath, digest, intact, is_at
+from ai4os_data.cache.objects import Held, LocalPath, digest, intact, is_at, share
 from ai4os_data.cache.temporaries import write_temporary
 from ai4os_data.ranged import BLOCK_BYTES, RangedFile
 from ai4os_data.telemetry import tell_once
@@ -157,7 +156,7 @@ class CachedStore:
             with suppress(FileNotFoundError):
                 file = open(held.path, "rb")  # noqa: SIM115  the caller's to close
                 try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # from now on it is not evicted
+                    share(file.fileno(), held.path)
                     is_there = is_at(file.fileno(), held.path)
                 except OSError:
                     is_there = False

@@ -56,10 +56,13 @@ class Staged:
             FileNotFoundError: there is no such folder.
             OSError: it cannot be written.
         """
-        path = _new_path(folder)
-        descriptor = os.open(path, _NEW, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return cls(path, descriptor, 0)
+        while True:
+            path = _new_path(folder)
+            descriptor = os.open(path, _NEW, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return cls(path, descriptor, 0)
+            os.close(descriptor)  # taken for an abandoned one before it was locked
 
     @classmethod
     def retire(cls, path: str, descriptor: int, size_bytes: int) -> Staged:
@@ -84,15 +87,17 @@ class Staged:
 
     def drop(self) -> None:
         """Remove it."""
+        with suppress(OSError):
+            os.unlink(self.path)
         if self.descriptor >= 0:
             with suppress(OSError):
-                os.unlink(self.path)
                 os.ftruncate(self.descriptor, 0)  # who is reading it just now would keep its blocks
             self.let_go()
 
     def after_fork(self) -> None:
         """Leave it to the parent."""
         descriptor, self.descriptor = self.descriptor, -1
+        self.path = ""
         if descriptor >= 0:
             with suppress(OSError):
                 os.close(descriptor)
