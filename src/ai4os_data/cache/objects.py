@@ -197,7 +197,7 @@ class Objects:
         try:
             # Held while the file is removed: who pins it from now on sees that it is gone.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if spares is not None and spares.has_room:
+            if spares is not None and spares.wants(held.size_bytes):
                 spares.add(Staged.retire(path, descriptor, held.size_bytes))
                 kept = True
             else:

@@ -19,6 +19,7 @@ STAGED_SUFFIX = ".fill"
 _NAME = re.compile(r"[0-9a-f]{32}\.fill")
 _NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
 _MOST_SPARES = 128  # each is an open file
+_SMALLEST_SPARE_BYTES = 4 * BLOCK_BYTES
 _IGNORED = suppress(OSError)  # made once: it is entered for every entry
 
 
@@ -130,10 +131,9 @@ class Spares:
         self._bytes = 0
         tell_after_fork(self)
 
-    @property
-    def has_room(self) -> bool:
-        """Whether one more may wait."""
-        return len(self._waiting) < _MOST_SPARES
+    def wants(self, size_bytes: int) -> bool:
+        """Whether a file of this size may wait: a small one is not worth an open file."""
+        return size_bytes >= _SMALLEST_SPARE_BYTES and len(self._waiting) < _MOST_SPARES
 
     def add(self, staged: Staged) -> None:
         """Keep one."""
