@@ -30,12 +30,14 @@ class Options:
         tiny: so little that the figures mean nothing, for the tests of the benchmarks.
         directory: an empty folder to work in, removed afterwards.
         only: the parts to measure; all where it is empty.
+        location: what is measured, where that is the user's to say.
     """
 
     quick: bool
     tiny: bool
     directory: Path
     only: frozenset[str] = frozenset()
+    location: str = ""
 
     def choose(self, tiny: int, quick: int, full: int) -> int:
         """How much of something to measure."""
@@ -62,6 +64,8 @@ def run(
     description: str,
     parts: Sequence[str] = (),
     arguments: Sequence[str] | None = None,
+    *,
+    takes_location: bool = False,
 ) -> int:
     """Measure as the command line says, print the tables, write the JSON, draw the chart; the exit code."""
     parser = argparse.ArgumentParser(description=description)
@@ -74,13 +78,16 @@ def run(
         help="draw the PNG, and fail where that cannot be; by default it is drawn if matplotlib is there",
     )
     parser.add_argument("--directory", type=Path, help="the disk to measure on; by default that of temporary files")
+    if takes_location:
+        parser.add_argument("location", help="a folder on your storage, such as rshare:benchmark or /storage/benchmark")
     if parts:
         parser.add_argument("--only", nargs="+", choices=parts, default=(), help="measure these parts alone")
     given = parser.parse_args(arguments)
     if given.chart and given.json is None:
         parser.error("--chart draws beside the JSON: give --json FILE")
     with tempfile.TemporaryDirectory(prefix="ai4os-data-bench-", dir=given.directory) as directory:
-        options = Options(given.quick, given.tiny, Path(directory), frozenset(getattr(given, "only", ())))
+        only, location = frozenset(getattr(given, "only", ())), getattr(given, "location", "")
+        options = Options(given.quick, given.tiny, Path(directory), only, location)
         report = measure(options)
     print(report)
     if given.json is None:

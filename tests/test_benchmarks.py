@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +23,10 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # the benchmarks are 
 from benchmarks import bare_curl, corpus
 from benchmarks.report import Report, at_least, at_most
 from benchmarks.static_server import StaticServer
+
+if TYPE_CHECKING:
+    from servers import RcloneMount
+    from shares import Share
 
 ROOT = Path(__file__).resolve().parents[1]
 RATIOS = {
@@ -185,3 +189,34 @@ def test_bare_curl_writes_what_is_served(tmp_path: Path) -> None:
     assert [(tmp_path / "fetched" / f"{number}").read_bytes() for number in range(40)] == [
         path.read_bytes() for path in paths
     ]
+
+
+def test_own_storage_is_measured_and_left_as_it_was(
+    share: Share, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """This network against this local disk: some requests, a chart, and nothing left behind."""
+    for name, value in share.environ().items():
+        monkeypatch.setenv(name, value)
+    target = tmp_path / "report.json"
+    location = f"rshare:{share.name}"
+    done = run("-m", "benchmarks.network_vs_local", location, "--tiny", "--json", str(target))
+    assert done.returncode == 0, done.stderr
+    report = report_of(target)
+    assert set(report["ratios"]) == {"first_epoch_vs_local", "warm_vs_local", "first_epoch_vs_warm"}
+    assert [case["name"] for case in report["cases"]][:2] == ["ours: first epoch", "ours: every later epoch"]
+    assert share.server.password not in target.read_text() + done.stdout + done.stderr
+    assert target.with_suffix(".png").is_file()
+    assert list(share.root.iterdir()) == []
+    assert len(share.requests("GET")) <= 4 * 8
+    assert len(share.requests()) < 120
+
+
+def test_mount_of_the_storage_is_measured_too(mount: RcloneMount, tmp_path: Path) -> None:
+    """A path on the mount is read through it as well."""
+    target = tmp_path / "report.json"
+    folder = mount.path / "measured here"
+    folder.mkdir()
+    done = run("-m", "benchmarks.network_vs_local", str(folder), "--tiny", "--no-chart", "--json", str(target))
+    assert done.returncode == 0, done.stderr
+    assert "mount: open().read()" in [case["name"] for case in report_of(target)["cases"]]
+    assert list(folder.iterdir()) == []

@@ -84,7 +84,9 @@ def test_warm_stops_where_the_cache_is_full(share: Share, tmp_path: Path, caplog
     assert 60 <= held <= 3 * 2**20 // 32_768
     assert len(share.requests("GET")) < 240  # those that are held, and some that found no room
     assert f"the cache is full; {held} of 300 files are in it" in caplog.text
+    before = dataset.stats()["requests_get"]
     assert everything(dataset) == [files[key] for key in dataset.keys]
+    assert dataset.stats()["requests_get"] - before == 300 - held
     assert dataset.stats()["hits"] == held
 
 

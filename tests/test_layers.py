@@ -27,6 +27,7 @@ FLOORS = {
     "answers": 1,
     "bodies": 1,
     "concurrency": 1,
+    "newfile": 1,
     "ranged": 1,
     "refusals": 1,
     "retries": 1,
@@ -54,7 +55,8 @@ FLOORS = {
     "siblings": 4,
     "targets": 4,
     "work": 4,
-    # floor 5 is for other frameworks, one a file
+    # other frameworks, one a file
+    "fsspec": 5,
     "lightning": 5,
     # what a person starts
     "cli": 6,

@@ -166,7 +166,10 @@ def test_a_large_file_goes_in_chunks(cloud: Cloud, tmp_path: Path) -> None:
     assert cloud.chunks() == ["00001", "00002", "00003"]
     assert sum(sent) == len(LARGE)
     (move,) = cloud.requests("MOVE")
-    for request in (move, *cloud.requests("PUT")):
+    # The double may note a refused chunk of the test before only now.
+    chunks = [one for one in cloud.requests("PUT") if cloud.folder in one.headers["destination"]]
+    assert len(chunks) == 3
+    for request in (move, *chunks):
         assert request.headers["oc-total-length"] == str(len(LARGE))
         assert request.headers["destination"].endswith(f"/{cloud.folder}/run%20%231/data%20100%25.bin")
     assert len(cloud.requests("PATCH")) == 1

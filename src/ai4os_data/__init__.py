@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint import StorageCheckpoint
     from ai4os_data.datasets import StorageDataset
     from ai4os_data.errors import StorageError
+    from ai4os_data.fsspec import open_filesystem
     from ai4os_data.loader import StorageDataLoader
     from ai4os_data.remotes import Remote
     from ai4os_data.sample import Sample
@@ -24,6 +25,7 @@ __all__ = [
     "StorageDataset",
     "StorageError",
     "StorageSampler",
+    "open_filesystem",
 ]
 
 __version__ = "0.1.0"
@@ -38,6 +40,7 @@ _HOMES = {
     "StorageDataset": "datasets",
     "StorageError": "errors",
     "StorageSampler": "sampling",
+    "open_filesystem": "fsspec",
 }
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ai4os_data import errors
 from ai4os_data.errors import LocationError, NotFoundError
 
 if TYPE_CHECKING:
@@ -83,3 +84,27 @@ def test_a_location_that_is_a_file_is_told_as_such(folder: Place) -> None:
     folder.put("a/one.bin", b"1")
     with pytest.raises(LocationError):
         folder.open("a/one.bin").list()
+
+
+def test_members_are_what_lies_directly_in_a_folder(folder: Place) -> None:
+    """Files and folders, each ordered; the keys begin at the root of the store."""
+    for key in ("a/b/c", "a/d", "e"):
+        folder.put(key, b"x")
+    store = folder.open()
+    files, folders = store.members("")
+    assert ([entry.key for entry in files], folders) == (["e"], ["a"])
+    files, folders = store.members("a")
+    assert ([entry.key for entry in files], folders) == (["a/d"], ["a/b"])
+    for absent in ("zzz", "e"):
+        with pytest.raises(errors.StorageError):
+            store.members(absent)
+
+
+def test_made_folder_is_there(folder: Place) -> None:
+    """With those above it, and also where it is there already; a file goes into it."""
+    store = folder.open()
+    for _ in range(2):
+        store.make_folder("a/b")
+    store.write("a/b/c", b"c")
+    assert folder.files() == {"a/b/c": b"c"}
+    assert store.members("a") == ([], ["a/b"])

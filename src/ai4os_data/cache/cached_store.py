@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ from ai4os_data import errors, telemetry
 from ai4os_data.bodies import Body, MemoryBody
 from ai4os_data.cache.claims import Claim
 from ai4os_data.cache.fingerprints import fingerprint
-from ai4os_data.cache.objects import Held, LocalPath, digest, intact, is_at
+from ai4os_data.cache.objects import Held, LocalPath, digest, intact, is_at, share
 from ai4os_data.cache.temporaries import write_temporary
 from ai4os_data.ranged import BLOCK_BYTES, RangedFile
 from ai4os_data.telemetry import tell_once
@@ -157,7 +156,7 @@ class CachedStore:
             with suppress(FileNotFoundError):
                 file = open(held.path, "rb")  # noqa: SIM115  the caller's to close
                 try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # from now on it is not evicted
+                    share(file.fileno(), held.path)
                     is_there = is_at(file.fileno(), held.path)
                 except OSError:
                     is_there = False
@@ -209,6 +208,11 @@ class CachedStore:
             return self._local_path(entry) is not None
         held = self.cache.objects.find(self.name(entry))
         return held is not None and self.cache.objects.is_there(held)
+
+    def forget(self, entry: Entry) -> None:
+        """Remove an entry from the cache: after a write, since some servers give a quick rewrite the same ETag."""
+        if self.cache is not None and (held := self.cache.objects.find(self.name(entry))) is not None:
+            self.cache.objects.discard(held)
 
     def fill(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, int | errors.StorageError]]:
         """Bring entries into the cache; each comes with the bytes that were fetched for it, 0 where it was there."""

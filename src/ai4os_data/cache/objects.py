@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from functools import lru_cache
@@ -36,6 +37,7 @@ _READ_BYTES = 1 << 30
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC
 _LONG_READ_BYTES = 1024 * 1024
 _SENT_PINS = 256
+_TRIES, _PAUSE_S = 5, 0.001
 
 
 class Held(NamedTuple):
@@ -195,7 +197,7 @@ class Objects:
         try:
             # Held while the file is removed: who pins it from now on sees that it is gone.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if spares is not None and spares.has_room:
+            if spares is not None and spares.wants(held.size_bytes):
                 spares.add(Staged.retire(path, descriptor, held.size_bytes))
                 kept = True
             else:
@@ -227,7 +229,7 @@ class Objects:
             return None
         try:
             if size_bytes > _LONG_READ_BYTES:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # evicted now, it would keep its room meanwhile
+                share(descriptor, path)  # evicted now, it would keep its room meanwhile
             data = os.read(descriptor, size_bytes + 1)  # one more than it holds, so that a longer file shows
             if len(data) < size_bytes and size_bytes >= _READ_BYTES:
                 data = _rest(descriptor, data, size_bytes)
@@ -263,6 +265,21 @@ class Objects:
         if held is None or held.name[0] != relative[0]:
             raise FileNotFoundError(relative)
         return held
+
+
+def share(descriptor: int, path: str) -> None:
+    """Keep a file from eviction while it is open.
+
+    Raises:
+        BlockingIOError: it is being evicted.
+    """
+    for _ in range(_TRIES):
+        with suppress(BlockingIOError):  # it has appeared just now, and its process is about to unlock it
+            return fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if not os.path.exists(path):
+            break
+        time.sleep(_PAUSE_S)
+    raise BlockingIOError(path)
 
 
 def is_at(descriptor: int, path: str) -> bool:
@@ -380,7 +397,7 @@ class _Pin:
         self._descriptor = -1
         descriptor = os.open(path, _READ_FLAGS)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            share(descriptor, path)
             if not is_at(descriptor, path):
                 raise FileNotFoundError(path)
         except BlockingIOError:

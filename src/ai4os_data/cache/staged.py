@@ -19,6 +19,7 @@ STAGED_SUFFIX = ".fill"
 _NAME = re.compile(r"[0-9a-f]{32}\.fill")
 _NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
 _MOST_SPARES = 128  # each is an open file
+_SMALLEST_SPARE_BYTES = 4 * BLOCK_BYTES
 _IGNORED = suppress(OSError)  # made once: it is entered for every entry
 
 
@@ -56,10 +57,13 @@ class Staged:
             FileNotFoundError: there is no such folder.
             OSError: it cannot be written.
         """
-        path = _new_path(folder)
-        descriptor = os.open(path, _NEW, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return cls(path, descriptor, 0)
+        while True:
+            path = _new_path(folder)
+            descriptor = os.open(path, _NEW, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return cls(path, descriptor, 0)
+            os.close(descriptor)  # taken for an abandoned one before it was locked
 
     @classmethod
     def retire(cls, path: str, descriptor: int, size_bytes: int) -> Staged:
@@ -84,15 +88,17 @@ class Staged:
 
     def drop(self) -> None:
         """Remove it."""
+        with suppress(OSError):
+            os.unlink(self.path)
         if self.descriptor >= 0:
             with suppress(OSError):
-                os.unlink(self.path)
                 os.ftruncate(self.descriptor, 0)  # who is reading it just now would keep its blocks
             self.let_go()
 
     def after_fork(self) -> None:
         """Leave it to the parent."""
         descriptor, self.descriptor = self.descriptor, -1
+        self.path = ""
         if descriptor >= 0:
             with suppress(OSError):
                 os.close(descriptor)
@@ -125,10 +131,9 @@ class Spares:
         self._bytes = 0
         tell_after_fork(self)
 
-    @property
-    def has_room(self) -> bool:
-        """Whether one more may wait."""
-        return len(self._waiting) < _MOST_SPARES
+    def wants(self, size_bytes: int) -> bool:
+        """Whether a file of this size may wait: a small one is not worth an open file."""
+        return size_bytes >= _SMALLEST_SPARE_BYTES and len(self._waiting) < _MOST_SPARES
 
     def add(self, staged: Staged) -> None:
         """Keep one."""

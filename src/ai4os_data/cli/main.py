@@ -39,6 +39,17 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--latency-ms", type=float, default=20.0, help="how long the server lets each request wait")
     demo.add_argument("--cache-size", default="16MiB", help="the cache's limit; at 4MiB only part of the images fit")
     demo.set_defaults(run=_demo)
+    doctor = commands.add_parser(
+        "doctor",
+        help="look whether the storage is linked, mounted and fast, and say what to do",
+        description="Sends some twenty small requests and one probe of 1 MiB, which is removed again. The exit code "
+        "is 1 where something does not work.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    doctor.add_argument("location", nargs="?", help="what to look at; the linked storage where nothing is said")
+    doctor.add_argument("--deadline-s", type=float, default=20.0, help="how long each look may take")
+    doctor.add_argument("--read-only", action="store_true", help="write no probe")
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
@@ -54,6 +65,13 @@ def _demo(options: argparse.Namespace) -> int:
             cache_size=options.cache_size,
         )
     )
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from ai4os_data.cli import doctor
+
+    asked = doctor.Options(location=options.location, deadline_s=options.deadline_s, writes=not options.read_only)
+    return doctor.run(asked)
 
 
 def _positive(text: str) -> int:

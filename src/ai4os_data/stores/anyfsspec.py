@@ -201,6 +201,15 @@ class FsspecStore(Store):
         except OSError as error:
             raise self._translated(key, error) from error
 
+    def make_folder(self, key: str) -> bool:
+        """Make a folder, where the file system has any."""
+        system, root = self._system.get()
+        try:
+            system.makedirs(_join(root, checked(key)), exist_ok=True)
+        except OSError as error:
+            raise self._translated(key, error) from error
+        return False
+
     def _open(self) -> tuple[fsspec.AbstractFileSystem, str]:
         try:
             system, root = fsspec.core.url_to_fs(self._url, **self._options)

@@ -145,6 +145,28 @@ class Store(ABC):
         """Whether there is such a folder, be it empty; an error where the store cannot tell."""
         return bool(self.list_below(key))
 
+    def members(self, folder: str) -> tuple[Entries, Keys]:
+        """The files that lie directly in a folder, and the keys of the folders in it, each ordered.
+
+        Args:
+            folder: its key; ``""`` is the root.
+
+        Raises:
+            NotFoundError: there is no such folder.
+        """
+        above = f"{checked(folder)}/" if folder else ""
+        below = self.list_below(folder)
+        if not below and folder:
+            raise errors.NotFoundError(f"{self.location}: {folder!r}: there is no such folder")
+        files = [entry for entry in below if "/" not in entry.key[len(above) :]]
+        names = {entry.key[len(above) :].partition("/")[0] for entry in below} - {e.key[len(above) :] for e in files}
+        return files, sorted(above + name for name in names)
+
+    def make_folder(self, key: str) -> bool:
+        """Make an empty folder, and those above it; whether it is known to be new. Some stores have no folders."""
+        checked(key)
+        return False
+
     def remove_tree(self, key: str) -> None:
         """Remove a folder and all below it. A missing one is no error.
 

@@ -82,6 +82,28 @@ class DirectoryStore(Store):
         """Whether there is such a directory."""
         return self._is_folder(f"{checked(key)}/")
 
+    def members(self, folder: str) -> tuple[Entries, Keys]:
+        """What lies directly in a folder."""
+        top = f"{checked(folder)}/" if folder else ""
+
+        def look() -> tuple[Entries, Keys]:
+            files, folders = self._members(top)
+            return sorted(files), sorted(key.rstrip("/") for key in folders)
+
+        if self.is_local:
+            return look()
+        self._check_mounted()
+        return within(self.listing_deadline_s, look, f"{self.location}: {DEAD_MOUNT}")
+
+    def make_folder(self, key: str) -> bool:
+        """Make a directory, and those above it, where they are missing."""
+        if not self.is_local:
+            self._check_mounted()
+        with self._told(key):
+            is_new = not os.path.isdir(self.path(key))
+            os.makedirs(self.path(key), exist_ok=True)
+        return is_new
+
     def stat(self, key: str) -> Entry:
         """One file."""
         path = self.path(key)

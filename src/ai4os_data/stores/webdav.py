@@ -22,6 +22,7 @@ from ai4os_data.stores.base import (
     Entries,
     Entry,
     Fetched,
+    Keys,
     MakeBody,
     Outcome,
     Store,
@@ -126,6 +127,13 @@ class WebDAVStore(Store):
         except errors.NotFoundError:
             return False
         return not files
+
+    def members(self, folder: str) -> tuple[Entries, Keys]:
+        """What lies directly in a folder, by a PROPFIND of Depth 1."""
+        files, folders = self._listings.of(checked(folder) if folder else "", "1")
+        if [entry.key for entry in files] == [folder]:  # some servers do not mind the slash after a file
+            raise errors.NotFoundError(f"{self.location}: {folder!r} is a file, not a folder")
+        return sorted(files), sorted(folders)
 
     def stat(self, key: str) -> Entry:
         """One file, by a PROPFIND of Depth 0."""

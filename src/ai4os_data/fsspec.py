@@ -1,0 +1,613 @@
+"""The storage as an fsspec file system: pandas, pyarrow, zarr and the rest read it through the cache.
+
+A whole file is read through the cache; a part of one comes from one version. A file that is written is on the server
+whole and verified when its ``close`` returns, or not at all.
+"""
+
+# `import fsspec` is the library: imports are absolute, and nothing here is run as a script.
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from fsspec import AbstractFileSystem
+from fsspec.callbacks import DEFAULT_CALLBACK
+from fsspec.compression import compr
+from fsspec.utils import infer_compression
+
+from ai4os_data import errors, locations
+from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache
+from ai4os_data.newfile import NewFile, NewTextFile
+from ai4os_data.remotes import Remote
+from ai4os_data.stores import Content, Entry, Store, open_store
+
+if TYPE_CHECKING:
+    from fsspec.callbacks import Callback
+
+Info = dict[str, Any]
+Cache = DiskCache | str | os.PathLike[str] | None
+
+_THREADS = 8
+_PIECE_BYTES = 1024 * 1024
+
+
+def open_filesystem(
+    location: str | os.PathLike[str] | Store,
+    remote: str | Remote | None = None,
+    cache: Cache = "auto",
+    *,
+    create: bool = False,
+) -> RootedFileSystem:
+    """The file system below a location; its paths begin there.
+
+    Args:
+        location: whatever a dataset takes.
+        remote: a remote's name, or a `Remote`; by default the credentials are found as rclone finds them.
+        cache: a `DiskCache`, a directory, ``"auto"``, or None.
+        create: whether there may be nothing at it yet: the first file makes the folder.
+
+    Raises:
+        LocationError: the location cannot be understood, or there is nothing at it.
+        RemoteError: its remote is not configured.
+
+    Example:
+        >>> files = open_filesystem("rshare:ai4os-storage/datasets/flowers")
+        >>> files.ls("train", detail=False)
+        >>> with files.open("notes.txt", "w") as notes:
+        ...     notes.write("whole or absent")
+    """
+    return RootedFileSystem(location, remote=remote, cache=cache, create=create)
+
+
+class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec publishes no types
+    """The remotes that rclone knows, as ``ai4os://REMOTE/PATH``.
+
+    Nothing is kept of a listing: each look asks the server. It pickles, forks and spawns, and carries no credentials;
+    each process finds them anew.
+
+    Args:
+        cache: a `DiskCache`, a directory, ``"auto"``, or None.
+        storage_options: fsspec's own.
+    """
+
+    protocol = "ai4os"
+    root_marker = ""
+    _arguments: tuple[str, ...] = ("cache",)
+
+    def __init__(self, cache: Cache = "auto", **storage_options: Any) -> None:
+        super().__init__(**storage_options)
+        self._cache = cache
+        self._stores: dict[str, CachedStore] = {}
+
+    def to_dict(self, *, include_password: bool = True) -> Info:  # noqa: ARG002  there is none in it
+        """What it is made from, for JSON.
+
+        Raises:
+            TypeError: credentials were passed in, and JSON is no place for them.
+        """
+        given = dict(zip(self._arguments, self.storage_args, strict=False)) | self.storage_options
+        if any(isinstance(value, Remote | Store) or _has_credentials(value) for value in given.values()):
+            raise TypeError("credentials were passed to this file system; name a configured remote to have it as JSON")
+        made_from = {name: _plain(value) for name, value in given.items()}
+        kind = type(self)
+        return {"cls": f"{kind.__module__}:{kind.__name__}", "protocol": self.protocol, "args": [], **made_from}
+
+    # --- where things are
+
+    def _find(self, path: str) -> tuple[CachedStore, str]:
+        """The store of a path, and the key in it."""
+        name, _, key = str(self._strip_protocol(path)).partition("/")
+        if name not in self._stores:
+            if not name:
+                raise errors.LocationError("ai4os://REMOTE/PATH begins with the name of a remote, such as rshare")
+            self._stores[name] = self._through_cache(open_store(f"ai4os://{name}"))
+        return self._stores[name], key.strip("/")
+
+    def _through_cache(self, store: Store) -> CachedStore:
+        return CachedStore(store, DiskCache.resolve(self._cache, local=store.is_local))
+
+    def _roots(self) -> list[str] | None:
+        """The names at the top, where the top is no folder itself."""
+        return sorted({remote.name for remote in Remote.known() if remote.name})
+
+    def _name(self, path: str, key: str) -> str:
+        """The path of a key, beside another path of the same store."""
+        name = str(self._strip_protocol(path)).partition("/")[0]
+        return f"{name}/{key}" if key else name
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        stripped = super()._strip_protocol(path)
+        return stripped.strip("/") if isinstance(stripped, str) else stripped
+
+    # --- looking
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        """What lies directly in a folder; a file lists itself."""
+        path = self._strip_protocol(path)
+        if not path and (roots := self._roots()) is not None:
+            found = [_folder(root) for root in roots]
+        else:
+            cached, key = self._find(path)
+            try:
+                files, folders = cached.store.members(key)
+                found = [_file(self._name(path, entry.key), entry) for entry in files]
+                found += [_folder(self._name(path, folder)) for folder in folders]
+            except (errors.NotFoundError, errors.LocationError):
+                if not key:
+                    raise
+                found = [_file(path, cached.store.stat(key))]
+            except errors.ServerError:  # a slash after a file is a bad request to some servers
+                if not key or (entry := _file_at(cached.store, key)) is None:
+                    raise
+                found = [_file(path, entry)]
+        return found if detail else sorted(info["name"] for info in found)
+
+    def info(self, path: str, **_: Any) -> Info:
+        """Name, size and type; of a file its ETag and when it was changed, as the server tells them."""
+        path = self._strip_protocol(path)
+        if not path and self._roots() is not None:
+            return _folder("")
+        cached, key = self._find(path)
+        if not key:
+            self._look_at_root(cached.store)
+            return _folder(path)
+        if (entry := _file_at(cached.store, key)) is not None:
+            return _file(path, entry)
+        if cached.store.has_folder(key):
+            return _folder(path)
+        raise errors.NotFoundError(f"{cached.store.location}: {key!r}: there is neither a file nor a folder")
+
+    def _look_at_root(self, store: Store) -> None:
+        """Find the root there.
+
+        Raises:
+            NotFoundError: it is not.
+        """
+        try:
+            store.members("")
+        except errors.LocationError as error:
+            raise errors.NotFoundError(str(error)) from error
+
+    def exists(self, path: str, **_: Any) -> bool:
+        """Whether there is anything; an error where the server cannot tell."""
+        return self._type(path) is not None
+
+    def isfile(self, path: str) -> bool:
+        """Whether there is a file; an error where the server cannot tell."""
+        return self._type(path) == "file"
+
+    def isdir(self, path: str) -> bool:
+        """Whether there is a folder; an error where the server cannot tell."""
+        return self._type(path) == "directory"
+
+    def _type(self, path: str) -> str | None:
+        try:
+            return str(self.info(path)["type"])
+        except FileNotFoundError:
+            return None
+
+    def walk(
+        self, path: str, maxdepth: int | None = None, topdown: bool = True, on_error: Any = None, **options: Any
+    ) -> Any:
+        """Go through the folders; one that cannot be listed raises, instead of looking empty."""
+        return super().walk(path, maxdepth, topdown, on_error or _only_missing, **options)
+
+    def find(
+        self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **options: Any
+    ) -> Any:
+        """Every file below a folder, in one request where the server allows it."""
+        path = self._strip_protocol(path)
+        if maxdepth is not None or withdirs or (not path and self._roots() is not None):
+            return super().find(path, maxdepth, withdirs, detail, **options)
+        cached, key = self._find(path)
+        entry = _file_at(cached.store, key) if key else None
+        entries = [entry] if entry is not None else cached.store.list_below(key)
+        found = {name: _file(name, entry) for entry in entries if (name := self._name(path, entry.key))}
+        return found if detail else sorted(found)
+
+    def ukey(self, path: str) -> str:
+        """What changes when a file does."""
+        cached, key = self._find(path)
+        return cached.name(cached.store.stat(key))
+
+    def checksum(self, path: str) -> int:
+        """What changes when a file does, as a number."""
+        return int(self.ukey(path), 16)
+
+    def modified(self, path: str) -> datetime:
+        """When a file was changed, by the server's clock.
+
+        Raises:
+            NotImplementedError: the store tells no time that can be understood.
+        """
+        told = self.info(path).get("modified")
+        for read in (parsedate_to_datetime, datetime.fromisoformat):
+            with suppress(ValueError, TypeError):
+                return read(told or "")
+        raise NotImplementedError(f"{path}: the store tells no time of its last change")
+
+    # --- reading
+
+    def _open(self, path: str, mode: str = "rb", autocommit: bool = True, **options: Any) -> IO[bytes] | NewFile:
+        if mode in {"rb", "r"}:
+            cached, key = self._find(path)
+            return cached.open(cached.store.stat(key))
+        if mode not in {"wb", "xb"}:
+            raise ValueError(f"mode {mode!r}: a file is read ('rb') or written anew ('wb', 'xb'); WebDAV has no append")
+        if mode == "xb":
+            self._refuse_existing(path)
+        return NewFile(
+            path,
+            lambda local: self._store(path, local, is_new=mode == "xb"),
+            compress=options.get("compress"),
+            commit_on_close=autocommit,
+        )
+
+    def open(
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | None = None,
+        cache_options: dict[str, Any] | None = None,
+        compression: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """A file, to be read or to be written anew."""
+        path = self._strip_protocol(path)
+        if "r" in mode:
+            return super().open(path, mode, block_size, cache_options, compression, **options)
+        if "b" not in mode:
+            text = {name: options.pop(name) for name in ("encoding", "errors", "newline") if name in options}
+            raw = self.open(path, mode.replace("t", "") + "b", compression=compression, **options)
+            return NewTextFile(raw, **text)
+        if compression == "infer":
+            compression = infer_compression(path)
+        if compression is not None:
+            # Compressed into the stage, not around the new file: most compressors do not close what they write to.
+            options["compress"] = lambda file: compr[compression](file, mode="w")
+        return super().open(path, mode, block_size, cache_options, **options)
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
+        """A whole file through the cache, or a part of one version of it."""
+        cached, key = self._find(path)
+        return _part(cached, cached.store.stat(key), start, end)
+
+    def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **options: Any) -> Any:
+        """One file, or many at a time."""
+        paths = self.expand_path(path, recursive=recursive)
+        if len(paths) == 1 and isinstance(path, str) and paths[0] == self._strip_protocol(path):
+            return self.cat_file(paths[0], **options)
+        return self._cat_many([name for name in paths if not recursive or not self.isdir(name)], on_error)
+
+    def _cat_many(self, paths: list[str], on_error: str) -> dict[str, Any]:
+        found: dict[str, Any] = dict.fromkeys(paths)
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="ai4os-data-cat") as pool:
+            entries = dict(zip(paths, pool.map(self._entry_or_error, paths), strict=True))
+        by_store: dict[int, tuple[CachedStore, dict[str, tuple[str, Entry]]]] = {}
+        for path, entry in entries.items():
+            if isinstance(entry, Exception):
+                found[path] = entry
+                continue
+            cached, key = self._find(path)
+            by_store.setdefault(id(cached), (cached, {}))[1][key] = (path, entry)
+        for cached, wanted in by_store.values():
+            for entry, result in cached.read_many([entry for _, entry in wanted.values()]):
+                found[wanted[entry.key][0]] = result
+        if on_error == "raise":
+            for result in found.values():
+                if isinstance(result, Exception):
+                    raise result
+        return {path: got for path, got in found.items() if on_error != "omit" or not isinstance(got, Exception)}
+
+    def _entry_or_error(self, path: str) -> Entry | Exception:
+        cached, key = self._find(path)
+        try:
+            return cached.store.stat(key)
+        except errors.StorageError as error:
+            return error
+
+    def cat_ranges(
+        self,
+        paths: list[str],
+        starts: Any,
+        ends: Any,
+        max_gap: int | None = None,
+        on_error: str = "return",
+        **_: Any,
+    ) -> list[Any]:
+        """Parts of files, many at a time; those of one file come from one version of it."""
+        if max_gap is not None:
+            raise NotImplementedError("max_gap: parts are fetched as they are asked for")
+        starts = starts if isinstance(starts, Iterable) else [starts] * len(paths)
+        ends = ends if isinstance(ends, Iterable) else [ends] * len(paths)
+        names = list(dict.fromkeys(paths))
+
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="ai4os-data-ranges") as pool:
+            entries = dict(zip(names, pool.map(self._entry_or_error, names), strict=True))
+
+            def part(path: str, start: int | None, end: int | None) -> bytes | Exception:
+                entry = entries[path]
+                if isinstance(entry, Exception):
+                    return entry
+                try:
+                    return _part(self._find(path)[0], entry, start, end)
+                except errors.StorageError as error:
+                    return error
+
+            parts = list(pool.map(part, paths, starts, ends))
+        if on_error == "raise":
+            for result in parts:
+                if isinstance(result, Exception):
+                    raise result
+        return parts
+
+    def get_file(
+        self, rpath: str, lpath: Any, callback: Callback = DEFAULT_CALLBACK, outfile: IO[bytes] | None = None, **_: Any
+    ) -> None:
+        """Download a file: the local one is whole, or what it was before."""
+        if self.isdir(rpath):
+            os.makedirs(lpath, exist_ok=True)
+            return
+        cached, key = self._find(rpath)
+        entry = cached.store.stat(key)
+        callback.set_size(entry.size_bytes)
+        if outfile is not None:
+            outfile.write(cached.read(entry))
+        elif hasattr(lpath, "write"):
+            lpath.write(cached.read(entry))
+        else:
+            _get(cached, entry, os.fspath(lpath))
+        callback.relative_update(entry.size_bytes)
+
+    # --- writing
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
+        """Write a whole file."""
+        if mode == "create":
+            self._refuse_existing(path)
+        self._store(path, bytes(value), is_new=mode == "create")
+
+    def put_file(
+        self, lpath: Any, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **_: Any
+    ) -> None:
+        """Upload a local file; a directory is made."""
+        if os.path.isdir(lpath):
+            self.makedirs(rpath, exist_ok=True)
+            return
+        if mode == "create":
+            self._refuse_existing(rpath)
+        callback.set_size(os.path.getsize(lpath))
+        self._store(rpath, Path(lpath), is_new=mode == "create", on_bytes=callback.relative_update)
+
+    def touch(self, path: str, truncate: bool = True, **_: Any) -> None:
+        """Write an empty file; without ``truncate`` only where there is none."""
+        if truncate or not self.exists(path):
+            self._store(path, b"")
+
+    def _refuse_existing(self, path: str) -> None:
+        if self.exists(path):
+            raise FileExistsError(errno.EEXIST, "there is such a file already", path)
+
+    def _store(
+        self, path: str, content: Content, *, is_new: bool = False, on_bytes: Callable[[int], None] | None = None
+    ) -> None:
+        """Send a whole file, and make sure that it arrived."""
+        cached, key = self._find(path)
+        if not key:
+            raise IsADirectoryError(errno.EISDIR, "this is a folder", path)
+        _send(cached.store, key, content, None if is_new else _file_at(cached.store, key), on_bytes)
+        cached.forget(cached.store.stat(key))
+        self.invalidate_cache(path)
+
+    def cp_file(self, path1: str, path2: str, **_: Any) -> None:
+        """Copy a file by way of this machine; it is verified like any file that is written. A folder is made."""
+        if self.isdir(path1):
+            self.makedirs(path2, exist_ok=True)
+            return
+        cached, key = self._find(path1)
+        entry = cached.store.stat(key)
+        if entry.size_bytes <= IN_MEMORY_BYTES:
+            self._store(path2, cached.read(entry))
+            return
+        with tempfile.TemporaryDirectory(prefix="ai4os-data-copy-") as scratch:
+            local = Path(scratch, "file")
+            cached.store.read_into(entry, local)
+            self._store(path2, local)
+
+    def mv(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None, **options: Any) -> None:
+        """Copy, and remove when every copy is verified: no server's rename is honest about what it replaced."""
+        if path1 == path2:
+            return
+        self.copy(path1, path2, recursive=recursive, maxdepth=maxdepth, on_error="raise", **options)
+        self.rm(path1, recursive=recursive, maxdepth=maxdepth)
+
+    # --- folders, and removing
+
+    def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:
+        """Make a folder, which must not be there yet."""
+        path = self._strip_protocol(path)
+        if not create_parents and not self.isdir(self._parent(path)):
+            raise FileNotFoundError(errno.ENOENT, "the folder above it is missing", path)
+        self.makedirs(path)
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Make a folder and those above it."""
+        found = self._type(path) if not exist_ok else None
+        if found is not None:
+            raise FileExistsError(errno.EEXIST, f"there is such a {found} already", path)
+        cached, key = self._find(path)
+        if key:
+            cached.store.make_folder(key)
+
+    def rmdir(self, path: str) -> None:
+        """Remove an empty folder."""
+        if self.ls(path):
+            raise OSError(errno.ENOTEMPTY, "this folder is not empty", path)
+        cached, key = self._find(path)
+        cached.store.remove_tree(key)
+
+    def rm_file(self, path: str) -> None:
+        """Remove a file, and never a folder."""
+        cached, key = self._find(path)
+        if not key or (_file_at(cached.store, key) is None and cached.store.has_folder(key)):
+            raise IsADirectoryError(errno.EISDIR, "this is a folder; say recursive=True to remove all in it", path)
+        cached.store.delete(key)
+
+    def _rm(self, path: str) -> None:
+        self.rm_file(path)
+
+    def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
+        """Remove files; folders with all that is in them where ``recursive`` says so. The root is never removed."""
+        if recursive and maxdepth is not None:
+            raise NotImplementedError("maxdepth: a folder is removed as a whole")
+        for each in self.expand_path(path):
+            if recursive and self.isdir(each):
+                cached, key = self._find(each)
+                cached.store.remove_tree(key)
+            else:
+                self.rm_file(each)
+
+
+class RootedFileSystem(StorageFileSystem):
+    """The file system below one location; its paths begin there.
+
+    A pickle carries what the caller passed in; of what was found in the environment only the name.
+
+    Args:
+        location: as for `open_filesystem`.
+        remote: as for `open_filesystem`.
+        cache: as for `open_filesystem`.
+        create: as for `open_filesystem`.
+        storage_options: fsspec's own.
+    """
+
+    _arguments = ("location", "remote", "cache")
+    cachable = False  # fsspec tells instances apart by the repr of their arguments, in which no password shows
+
+    def __init__(
+        self,
+        location: str | os.PathLike[str] | Store,
+        remote: str | Remote | None = None,
+        cache: Cache = "auto",
+        *,
+        create: bool = False,
+        **storage_options: Any,
+    ) -> None:
+        super().__init__(cache, **storage_options)
+        self._root = self._through_cache(open_store(location, remote, create=create))
+
+    def __repr__(self) -> str:
+        """Tell what is shown."""
+        return f"{type(self).__name__}({self._root.store.location!r})"
+
+    def unstrip_protocol(self, name: str) -> str:
+        """The path as a location that a dataset takes."""
+        return f"{self._root.store.location.rstrip('/')}/{self._strip_protocol(name)}"
+
+    def _find(self, path: str) -> tuple[CachedStore, str]:
+        return self._root, str(self._strip_protocol(path))
+
+    def _roots(self) -> None:
+        return None
+
+    def _name(self, path: str, key: str) -> str:  # noqa: ARG002  here a path is a key
+        return key
+
+
+def _has_credentials(value: object) -> bool:
+    return isinstance(value, str) and locations.shown(value) != value
+
+
+def _plain(value: object) -> object:
+    """An argument as JSON has it: a cache by its directory."""
+    value = value.directory if isinstance(value, DiskCache) else value
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _file(name: str, entry: Entry) -> Info:
+    return {
+        "name": name,
+        "size": entry.size_bytes,
+        "type": "file",
+        "ETag": entry.etag,
+        "modified": entry.modified,
+    }
+
+
+def _folder(name: str) -> Info:
+    return {"name": name, "size": 0, "type": "directory"}
+
+
+def _file_at(store: Store, key: str) -> Entry | None:
+    """The file at a key; None where there is none."""
+    try:
+        return store.stat(key)
+    except errors.NotFoundError:
+        return None
+
+
+def _only_missing(error: OSError) -> None:
+    """Go on where a folder has gone; else a folder that cannot be listed would look empty."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _part(cached: CachedStore, entry: Entry, start: int | None, end: int | None) -> bytes:
+    """The bytes of one version from ``start`` up to ``end``, which count from the end where they are negative."""
+    begin, stop, _ = slice(start, end).indices(entry.size_bytes)
+    if (begin, stop) == (0, entry.size_bytes) or entry.size_bytes <= _PIECE_BYTES or cached.holds(entry):
+        return cached.read(entry)[begin:stop]
+    return cached.store.read_range(entry, begin, stop) if begin < stop else b""
+
+
+def _get(cached: CachedStore, entry: Entry, path: str) -> None:
+    """Download a file beside its place, and put it there."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".ai4os-data-get-", dir=os.path.dirname(os.path.abspath(path))) as beside:
+        local = Path(beside, "file")
+        if entry.size_bytes <= IN_MEMORY_BYTES:
+            local.write_bytes(cached.read(entry))
+        elif cached.holds(entry):
+            shutil.copyfile(cached.path(entry), local)
+        else:
+            cached.store.read_into(entry, local)
+        os.replace(local, path)
+
+
+def _send(
+    store: Store, key: str, content: Content, existing: Entry | None, on_bytes: Callable[[int], None] | None
+) -> None:
+    """Store a whole file and verify it; where there is one already, it stays if this fails, as far as servers go."""
+    digest = _sha256(content)
+    if existing is None:
+        store.write_confirmed(key, content if isinstance(content, Path) else bytes(content), digest, on_bytes=on_bytes)
+        return
+    entry = store.write(key, content)
+    if on_bytes is not None:
+        on_bytes(entry.size_bytes)
+    if store.best_level == "confirmed" and (found := store.sha256_of(entry)) != digest:
+        raise errors.IntegrityError(
+            f"{store.location}: {key!r} was written, but the store holds other bytes (their sha256 is {found}, not "
+            f"{digest}); does somebody else write it too?"
+        )
+
+
+def _sha256(content: Content) -> str:
+    if not isinstance(content, Path):
+        return sha256(content).hexdigest()
+    digest = sha256()
+    with content.open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()

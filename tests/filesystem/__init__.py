@@ -1,0 +1,1 @@
+"""What is claimed of the fsspec file system, shown on real servers."""

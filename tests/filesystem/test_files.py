@@ -1,0 +1,269 @@
+"""Files of the fsspec file system: read in one version, written whole or not at all."""
+
+from __future__ import annotations
+
+import gc
+import gzip
+import multiprocessing
+import pickle
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import pytest
+
+from ai4os_data import Remote, StorageDataset, errors, open_filesystem
+from ai4os_data.fsspec import RootedFileSystem, StorageFileSystem
+from servers import PASSWORD
+from shares import Share
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from servers import ApacheServer
+
+LARGE_BYTES = 20 * 1024 * 1024
+
+
+def put_nothing(folder: Share) -> None:
+    """Find that nothing was sent."""
+    assert folder.requests("PUT") == []
+    assert list(folder.root.iterdir()) == []
+
+
+def test_what_is_written_is_there_and_is_read_through_the_cache(folder: Share, files: RootedFileSystem) -> None:
+    """A second read of a whole file sends no GET."""
+    with files.open("a/näme #1.bin", "wb") as file:
+        file.write(b"bytes")
+    assert (folder.root / "a/näme #1.bin").read_bytes() == b"bytes"
+    assert files.cat_file("a/näme #1.bin") == b"bytes"
+    folder.server.forget()
+    assert files.cat_file("a/näme #1.bin") == b"bytes"
+    assert folder.requests("GET") == []
+
+
+@pytest.mark.parametrize("mode", ["wb", "w", "wt"])
+def test_exception_in_with_sends_nothing(folder: Share, files: RootedFileSystem, mode: str) -> None:
+    """A with that fails leaves nothing on the server."""
+    with pytest.raises(KeyError), files.open("half", mode) as file:
+        file.write(b"half" if mode == "wb" else "half")
+        raise KeyError
+    put_nothing(folder)
+
+
+@pytest.mark.parametrize("mode", ["wb", "w"])
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_exception_in_with_of_fsspec_open_sends_nothing(
+    folder: Share, rshare: str, mode: str, compression: str | None
+) -> None:
+    """Fsspec's own OpenFile closes what it opened without a word of the exception."""
+    with pytest.raises(KeyError), fsspec.open(f"{rshare}/half", mode, compression=compression) as file:
+        file.write(b"half" if mode == "wb" else "half")
+        raise KeyError
+    put_nothing(folder)
+
+
+def test_close_inside_an_older_handler_sends(folder: Share, files: RootedFileSystem) -> None:
+    """An exception that was being handled before the file was opened does not keep it from being sent."""
+    try:
+        raise KeyError
+    except KeyError:
+        with files.open("whole", "w") as file:
+            file.write("whole")
+    assert (folder.root / "whole").read_text() == "whole"
+
+
+@pytest.mark.parametrize("mode", ["wb", "w"])
+def test_dropped_file_sends_nothing(folder: Share, files: RootedFileSystem, rshare: str, mode: str) -> None:
+    """A file object that nobody closed is no file."""
+    for opened in (files.open("half", mode), fsspec.open(f"{rshare}/half", mode).open()):
+        opened.write(b"half" if mode == "wb" else "half")
+        del opened
+    gc.collect()
+    put_nothing(folder)
+
+
+def test_failed_write_keeps_the_old_file(folder: Share, files: RootedFileSystem) -> None:
+    """What was there before stays."""
+    files.pipe_file("kept", b"old")
+    with pytest.raises(KeyError), files.open("kept", "wb") as file:
+        file.write(b"new")
+        raise KeyError
+    assert (folder.root / "kept").read_bytes() == b"old"
+
+
+def test_rewrite_of_the_same_size_is_read_as_it_is_now(files: RootedFileSystem) -> None:
+    """Some servers give a rewrite within the same second the ETag of the old file; ours is noticed."""
+    for number in range(5):
+        files.pipe_file("same", b"%d" % number)
+        assert files.cat_file("same") == b"%d" % number
+
+
+def test_transaction_sends_all_or_nothing(folder: Share, files: RootedFileSystem) -> None:
+    """Files of a transaction wait for its end."""
+    with files.transaction:
+        with files.open("a", "wb") as file:
+            file.write(b"a")
+        assert folder.requests("PUT") == []
+    assert files.cat_file("a") == b"a"
+    with pytest.raises(KeyError), files.transaction:
+        with files.open("b", "wb") as file:
+            file.write(b"b")
+        raise KeyError
+    assert not files.exists("b")
+
+
+def test_text_is_compressed_and_comes_back(folder: Share, files: RootedFileSystem) -> None:
+    """A name that ends with .gz is compressed where that is to be inferred."""
+    with files.open("text.gz", "wt", compression="infer", encoding="utf-8") as file:
+        file.write("höhe")
+    assert gzip.decompress((folder.root / "text.gz").read_bytes()).decode() == "höhe"
+    with files.open("text.gz", "rt", compression="infer", encoding="utf-8") as file:
+        assert file.read() == "höhe"
+
+
+def test_ranges_of_a_large_file_are_not_spliced(folder: Share, files: RootedFileSystem) -> None:
+    """A file that changes while it is read in parts raises, and gives no mixture."""
+    folder.put({"large": bytes(LARGE_BYTES)})
+    with files.open("large") as file:
+        assert file.read(10) == bytes(10)
+        folder.put({"large": b"\1" * LARGE_BYTES})
+        file.seek(LARGE_BYTES - 10)
+        with pytest.raises(errors.ChangedError):
+            file.read(10)
+
+
+def test_parts_are_those_of_the_file(folder: Share, files: RootedFileSystem) -> None:
+    """Negative places count from the end, as in a slice; the parts of a large file are not fetched as a whole."""
+    data = bytes(range(256)) * (LARGE_BYTES // 256)
+    folder.put({"large": data, "small": data[:300]})
+    folder.server.forget()
+    assert files.cat_file("large", 5, 10) == data[5:10]
+    assert files.cat_file("large", -5) == data[-5:]
+    assert files.cat_ranges(["large", "small", "large"], [1, 2, -3], [4, 9, None]) == [data[1:4], data[2:9], data[-3:]]
+    assert files.cat_ranges(["small"], 3, 3) == [b""]
+    assert isinstance(files.cat_ranges(["gone"], 0, 1)[0], FileNotFoundError)
+    assert {request.headers.get("range") for request in folder.requests("GET") if request.path.endswith("large")} == {
+        "bytes=5-9",
+        f"bytes={LARGE_BYTES - 5}-{LARGE_BYTES - 1}",
+        "bytes=1-3",
+        f"bytes={LARGE_BYTES - 3}-{LARGE_BYTES - 1}",
+    }
+
+
+def test_folders_and_names(folder: Share, files: RootedFileSystem) -> None:
+    """Looking, copying, moving and removing."""
+    folder.put({"a/b/c.txt": "c", "a/d.txt": "dd", "e": "e"})
+    assert files.ls("", detail=False) == ["a", "e"]
+    assert files.find("") == ["a/b/c.txt", "a/d.txt", "e"]
+    assert files.glob("**/*.txt") == ["a/b/c.txt", "a/d.txt"]
+    assert [names for _, _, names in files.walk("a")] == [["d.txt"], ["c.txt"]]
+    assert files.info("a/d.txt")["size"] == 2
+    assert files.info("a")["type"] == "directory"
+    assert (files.isfile("a"), files.isdir("a"), files.exists("zzz")) == (False, True, False)
+    files.mv("a", "moved", recursive=True)
+    assert files.find("") == ["e", "moved/b/c.txt", "moved/d.txt"]
+    files.cp_file("e", "f")
+    assert files.cat(["e", "f"]) == {"e": b"e", "f": b"e"}
+    files.makedirs("empty/inside")
+    assert files.isdir("empty/inside")
+    with pytest.raises(FileExistsError):
+        files.mkdir("empty")
+    files.rmdir("empty/inside")
+    with pytest.raises(IsADirectoryError):
+        files.rm("moved")
+    files.rm(["moved", "e"], recursive=True)
+    assert files.find("") == ["f"]
+    files.touch("g")
+    assert files.size("g") == 0
+    with pytest.raises(ValueError, match="append"):
+        files.open("f", "ab")
+
+
+def test_wrong_password_is_no_missing_file(folder: Share) -> None:
+    """What cannot be told raises, instead of looking absent or empty."""
+    files = open_filesystem(folder.location, Remote(folder.server.url, folder.server.user, "wrong"))
+    for look in (files.exists, files.isdir, files.find, lambda path: list(files.walk(path))):
+        with pytest.raises(errors.AuthenticationError):
+            look("a")
+
+
+def test_registered_file_system_and_dataset_agree(folder: Share, rshare: str) -> None:
+    """The same URL is a location of a dataset."""
+    folder.put({"a.txt": "a"})
+    files, path = fsspec.core.url_to_fs(rshare)
+    assert isinstance(files, StorageFileSystem)
+    assert files.find(path) == [f"rshare/{folder.name}/a.txt"]
+    assert files.ls("") == [{"name": "rshare", "size": 0, "type": "directory"}]
+    dataset = StorageDataset(rshare, decode="text")
+    assert dataset[0] == "a"
+
+
+def test_entry_point_names_the_class() -> None:
+    """Fsspec finds the file system by what pyproject.toml tells it."""
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    (entry,) = re.findall(r'^\[project\.entry-points\."fsspec\.specs"\]\nai4os = "(.*)"$', project, re.MULTILINE)
+    module, _, name = entry.partition(":")
+    assert getattr(import_module(module), name) is StorageFileSystem
+
+
+def test_no_secret_in_pickle_json_or_repr(rshare: str) -> None:
+    """What was found in the environment stays there."""
+    files, path = fsspec.core.url_to_fs(rshare)
+    rooted = open_filesystem(rshare)
+    for made in (files, rooted):
+        made.ls(path if made is files else "")
+        assert PASSWORD not in made.to_json() + repr(made) + repr(vars(made))
+        assert PASSWORD.encode() not in pickle.dumps(made)
+        assert type(made.from_json(made.to_json())) is type(made)
+        assert pickle.loads(pickle.dumps(made)).find(path if made is files else "") == []  # noqa: S301  our own
+
+
+def test_json_of_given_credentials_is_refused(folder: Share) -> None:
+    """JSON is written into files; a password must not go there."""
+    files = open_filesystem(folder.location, folder.remote)
+    with pytest.raises(TypeError, match="credentials"):
+        files.to_json()
+    assert PASSWORD not in repr(files)
+
+
+def read_there(files: RootedFileSystem, answer: Connection) -> None:
+    """Read in another process."""
+    answer.send(files.cat_file("a") + files.cat_ranges(["a"], 1, 2)[0])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_it_works_in_another_process(folder: Share, files: RootedFileSystem, method: str) -> None:
+    """A file system that was used here is used there."""
+    folder.put({"a": "abc"})
+    assert files.cat_file("a") == b"abc"
+    context: Any = multiprocessing.get_context(method)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=read_there, args=(files, theirs))
+    process.start()
+    assert ours.poll(60)
+    assert ours.recv() == b"abcb"
+    process.join()
+
+
+def test_directory_of_this_machine_is_a_file_system_too(tmp_path: Path) -> None:
+    """Any location will do."""
+    files = open_filesystem(tmp_path)
+    files.pipe({"a/b": b"b", "c": b"c"})
+    assert files.find("") == ["a/b", "c"]
+    assert files.ls("a", detail=False) == ["a/b"]
+    files.rm("a", recursive=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_file_lists_itself_where_its_name_with_a_slash_is_refused(apache: ApacheServer) -> None:
+    """Apache answers 400 to a PROPFIND of a file with a slash after it."""
+    there = Share(apache)
+    there.put({"a/b": "b"})
+    files = open_filesystem(there.location, there.remote)
+    assert files.ls("a/b", detail=False) == ["a/b"]
+    assert files.find("a/b") == ["a/b"]
+    with pytest.raises(FileNotFoundError):
+        files.ls("a/c")

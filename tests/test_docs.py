@@ -1,0 +1,94 @@
+"""What README and docs show runs, as far as it can run against the embedded server."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ai4os_data.cli.main import main
+from ai4os_data.fsspec import StorageFileSystem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shares import Share
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))]
+_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_INCLUDED = re.compile(r'^--8<-- "(.*)"$', re.MULTILINE)
+_COMMAND = re.compile(r"(?:^|`)ai4os-data (\w+)", re.MULTILINE)
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """Stand for the augmentation that a page speaks of."""
+    return torch.from_numpy(np.array(image, dtype=np.float32) / 255).permute(2, 0, 1)
+
+
+def names() -> dict[str, Any]:
+    """What the pages take for granted: a model, and what trains it."""
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return {
+        "__name__": "page",
+        "torch": torch,
+        "DataLoader": torch.utils.data.DataLoader,
+        "augment": to_tensor,
+        "model": model,
+        "optimizer": optimizer,
+        "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1),
+        "steps": 3,
+        "train_one": float,
+    }
+
+
+@pytest.fixture
+def linked(share: Share, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Share]:
+    """A deployment with a linked storage, on which the pages' pictures lie."""
+    environ = share.environ()
+    environ["RCLONE_CONFIG_RSHARE_URL"] = share.location
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AI4OS_DATA_SPOOL", str(tmp_path / "spool"))
+    fsspec.register_implementation("ai4os", StorageFileSystem, clobber=True)
+    StorageFileSystem.clear_instance_cache()
+    random = np.random.default_rng(0)
+    for number in range(16):
+        picture = io.BytesIO()
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(picture, "JPEG")
+        share.put({f"ai4os-storage/datasets/flowers/train/{'ab'[number % 2]}/{number}.jpg": picture.getvalue()})
+    yield share
+    StorageFileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if _BLOCK.search((ROOT / page).read_text())])
+@pytest.mark.usefixtures("linked")
+# The pages speak to a machine with four cores; this one may have two.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning")
+def test_code_of_the_page_runs(page: str) -> None:
+    """Its blocks run one after the other, as somebody would type them."""
+    there = names()
+    for block in _BLOCK.findall((ROOT / page).read_text()):
+        exec(compile(block, page, "exec"), there)  # noqa: S102  that is what is tried
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_names_is_there(page: str) -> None:
+    """The files that it includes, and the commands that it tells to type."""
+    text = (ROOT / page).read_text()
+    for path in _INCLUDED.findall(text):
+        assert (ROOT / path).is_file(), path
+    for command in _COMMAND.findall(text):
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert ended.value.code == 0, command
