@@ -95,6 +95,21 @@ def test_filling_process_killed_at_random_moments(tmp_path: Path) -> None:
     check_sound(tmp_path / "cache", files, limit)
 
 
+def test_cache_dropped_without_a_word_leaves_nothing_behind(tmp_path: Path) -> None:
+    """An object that is no longer referred to lets go of what its process kept open, as if the process had died."""
+    limit = 8 * MiB
+    files = source([20_000] * 600, "dropped")
+    cache = DiskCache(tmp_path, limit, "lru")
+    cached = CachedStore(files, cache)
+    number = 0
+    while not any("objects" in name for name in left_over(tmp_path)):  # an evicted file that waits to be written over
+        assert wrong_keys(cached, files, files.list()[number : number + 1]) == []
+        number += 1
+    del cache, cached
+    gc.collect()
+    check_sound(tmp_path, files, limit)
+
+
 def test_survivor_counts_in_what_the_dead_have_stored(tmp_path: Path) -> None:
     """A process that lives on while others are killed does not exceed the limit for want of their accounts."""
     seed = new_seed()

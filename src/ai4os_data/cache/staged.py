@@ -95,6 +95,10 @@ class Staged:
                 os.ftruncate(self.descriptor, 0)  # who is reading it just now would keep its blocks
             self.let_go()
 
+    def __del__(self) -> None:
+        """Let it go, so that one that was dropped without a word is seen to be abandoned."""
+        self.let_go()
+
     def after_fork(self) -> None:
         """Leave it to the parent."""
         descriptor, self.descriptor = self.descriptor, -1
