@@ -1,36 +1,31 @@
 """Train with Lightning from network storage, be stopped in mid-epoch, and go on where it was.
 
     python examples/lightning_training.py               # on a WebDAV server that it starts itself
-    python examples/lightning_training.py rshare:demo   # in a folder of your own storage
+    python examples/lightning_training.py rshare:demo   # on your own storage, below a new name
 
 The first life ends after 40 steps, in the middle of the second epoch; the second one goes on at the 41st.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import io
 import logging
-import secrets
 import sys
 import tempfile
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightning
 import numpy as np
 import torch
+from storage import storage
 from torch import nn
 
-from ai4os_data import DiskCache, Remote, Sample, StorageDataLoader, StorageDataset
-from ai4os_data.cli.server_process import serve
+from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, open_filesystem
 from ai4os_data.lightning import StorageCheckpointCallback
-from ai4os_data.stores import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from ai4os_data import Remote, Sample
 
 POINTS = 256
 BATCH = 8
@@ -62,11 +57,12 @@ def point(sample: Sample) -> torch.Tensor:
 
 def upload(location: str, remote: Remote | None) -> None:
     """Make a file of each point."""
-    store = open_store(location, remote, create=True)
+    files = {}
     for number in range(POINTS):
-        file = io.BytesIO()
-        np.save(file, np.array([number / POINTS * 2 - 1]))
-        store.write(f"{number:03}.npy", file.getvalue())
+        array = io.BytesIO()
+        np.save(array, np.array([number / POINTS * 2 - 1]))
+        files[f"{number:03}.npy"] = array.getvalue()
+    open_filesystem(location, remote, create=True).pipe(files)
 
 
 def live(location: str, remote: Remote | None, scratch: str, max_steps: int) -> int:
@@ -91,28 +87,11 @@ def live(location: str, remote: Remote | None, scratch: str, max_steps: int) -> 
     return int(begin)
 
 
-@contextlib.contextmanager
-def storage(location: str | None, scratch: str) -> Iterator[tuple[str, Remote | None]]:
-    """The location that was given, or a WebDAV server of our own."""
-    if location is not None:
-        yield f"{location.rstrip('/')}/lightning-{secrets.token_hex(4)}", None
-        return
-    password = secrets.token_urlsafe()
-    with serve(Path(scratch, "server"), user="demo", password=password, latency_s=0.005) as url:
-        yield f"{url}lightning", Remote(url, user="demo", password=password)
-
-
 def main() -> int:
     """Do it; the answer is the exit code."""
-    parser = argparse.ArgumentParser(description="Train with Lightning, be stopped, go on.")
-    parser.add_argument("location", nargs="?", help="a folder on your storage; a server of its own by default")
-    options = parser.parse_args()
     warnings.filterwarnings("ignore", module="lightning")  # of few workers, which suit so small files
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    with (
-        tempfile.TemporaryDirectory(prefix="ai4os-data-lightning-") as scratch,
-        storage(options.location, scratch) as (location, remote),
-    ):
+    with tempfile.TemporaryDirectory(prefix="ai4os-data-lightning-") as scratch, storage() as (location, remote):
         upload(f"{location}/data", remote)
         live(location, remote, scratch, max_steps=STOP_AT)
         return 0 if live(location, remote, scratch, max_steps=-1) == STOP_AT else 1

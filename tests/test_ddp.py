@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_ranks_of_lightning_go_on_with_the_same_weights(share: Share, tmp_path: 
     pytest.importorskip("lightning", reason="lightning is not installed")
     from lit import start
 
-    ddp = {"strategy": "ddp", "devices": 2}
+    ddp: dict[str, Any] = {"strategy": "ddp", "devices": 2}
     alone = start(share, tmp_path, "alone", every=2, ranks=2, **ddp)
     assert alone.returncode == 0, alone.stderr
     killed = start(share, tmp_path, "killed", every=2, signal_at=4, number=signal.SIGKILL, spool="1", ranks=2, **ddp)

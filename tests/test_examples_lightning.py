@@ -19,20 +19,42 @@ def run(*command: str, scratch: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], check=False, capture_output=True, text=True, env=environ)
 
 
-@pytest.mark.parametrize("place", ["a server of its own", "a folder"])
-def test_lightning_goes_on_where_it_was_stopped(place: str, tmp_path: Path) -> None:
-    """At the step after the last one, on whatever location is typed; nothing stays behind."""
-    pytest.importorskip("lightning", reason="lightning is not installed")
-    given = [str(tmp_path / "runs")] if place == "a folder" else []
-    answer = run(str(EXAMPLES / "lightning_training.py"), *given, scratch=tmp_path)
+@pytest.mark.parametrize("where", ["server", "directory"])
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("lightning_training.py",), ["ended at step 40,", "begun at step 40, ended at step 128"]),
+        (
+            (*TORCHRUN, "ddp.py"),
+            [
+                "epoch 0: 256 of 256 samples came to exactly one rank",
+                "epoch 1: 256 of 256 samples came to exactly one rank",
+                "256 files were fetched by both together; each took 16 steps an epoch",
+            ],
+        ),
+    ],
+    ids=["lightning", "ddp"],
+)
+def test_example_does_what_it_says_and_leaves_nothing(
+    command: tuple[str, ...], told: list[str], where: str, tmp_path: Path
+) -> None:
+    """On a server of its own, and on a storage of the user."""
+    scratch, place = tmp_path / "scratch", tmp_path / "storage"
+    scratch.mkdir()
+    place.mkdir()
+    arguments = [str(place)] if where == "directory" else []
+    *python, name = command
+    answer = run(*python, str(EXAMPLES / name), *arguments, scratch=scratch)
     assert answer.returncode == 0, answer.stderr
-    assert "begun at step 40, ended at step 128" in answer.stdout
-    assert [path.name for path in tmp_path.iterdir()] == (["runs"] if given else [])
+    for line in told:
+        assert line in answer.stdout
+    left = [path.name for path in scratch.iterdir()]
+    assert [name for name in left if not name.startswith("torch")] == []  # torch and its inductor make those
+    assert list(place.iterdir()) == []
 
 
-def test_two_ranks_share_the_data_and_the_cache(tmp_path: Path) -> None:
-    """Each sample comes to one of them, and each file is fetched once."""
-    answer = run(*TORCHRUN, str(EXAMPLES / "ddp.py"), scratch=tmp_path)
-    assert answer.returncode == 0, answer.stderr
-    assert "epoch 1: 256 of 256 samples came to exactly one rank" in answer.stdout
-    assert "256 files were fetched by 2 ranks together; 32 steps each" in answer.stdout
+def test_ddp_tells_how_it_is_started(tmp_path: Path) -> None:
+    """Where nobody has started ranks."""
+    answer = run(str(EXAMPLES / "ddp.py"), scratch=tmp_path)
+    assert answer.returncode == 1
+    assert "torchrun --nproc-per-node 2" in answer.stderr

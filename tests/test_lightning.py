@@ -73,7 +73,7 @@ def test_killed_in_mid_epoch_ends_with_the_same_weights(share: Share, tmp_path: 
 @pytest.mark.parametrize("batches", [4, 7, BATCHES - 1, BATCHES + 1])
 def test_exception_loses_nothing(folder: Folder, tmp_path: Path, batches: int, accumulated: int) -> None:
     """It goes on from the last step of the optimizer, with the gradients that had been gathered since made anew."""
-    options = {"accumulate_grad_batches": accumulated}
+    options: dict[str, Any] = {"accumulate_grad_batches": accumulated}
     expected = fit(None, loader_of(folder, tmp_path), **options)
     with pytest.raises(FailedError):
         fit(callback_of(folder, tmp_path), loader_of(folder, tmp_path), fail_at=batches, **options)
@@ -114,7 +114,11 @@ def test_stopped_by_its_time_it_goes_on_in_mid_epoch(folder: Folder, tmp_path: P
 @pytest.mark.parametrize("stop", [4, 6, 9, BATCHES])
 def test_validation_in_mid_epoch_changes_nothing(folder: Folder, tmp_path: Path, stop: int) -> None:
     """Saved before, at and after a validation, in mid-epoch and at its end."""
-    options = {"val_check_interval": 0.5, "validation": loader_of(folder, tmp_path), "limit_val_batches": 2}
+    options: dict[str, Any] = {
+        "val_check_interval": 0.5,
+        "validation": loader_of(folder, tmp_path),
+        "limit_val_batches": 2,
+    }
     expected = fit(None, loader_of(folder, tmp_path), **options)
     fit(callback_of(folder, tmp_path, every_n_train_steps=stop), loader_of(folder, tmp_path), max_steps=stop, **options)
     assert steps_of(folder, tmp_path) == [stop]
@@ -150,7 +154,7 @@ def test_best_and_newest_stay(folder: Folder, tmp_path: Path) -> None:
     callback = callback_of(folder, tmp_path, monitor="score", mode="max", save_top_k=2, keep_last=1)
     trainer = trainer_of(callback, max_epochs=5, limit_val_batches=1)
     slow = Slow(callback)
-    trainer.callbacks.insert(0, slow)
+    trainer.callbacks.insert(0, slow)  # type: ignore[attr-defined]  # Lightning sets it elsewhere
     model = Measured()
     trainer.fit(model, loader_of(folder, tmp_path), loader_of(folder, tmp_path))
     assert steps_of(folder, tmp_path) == [5 * BATCHES, 4 * BATCHES, 2 * BATCHES]
@@ -194,7 +198,7 @@ class Examined(Model):
 def test_old_metric_does_not_make_a_new_checkpoint_the_best(folder: Folder, tmp_path: Path) -> None:
     """Of a step at which nothing was validated nobody knows how good it is."""
     callback = callback_of(folder, tmp_path, monitor="val_loss", every_n_train_steps=4, save_top_k=1, keep_last=9)
-    options = {"validation": loader_of(folder, tmp_path), "val_check_interval": 6}
+    options: dict[str, Any] = {"validation": loader_of(folder, tmp_path), "val_check_interval": 6}
     fit(callback, loader_of(folder, tmp_path), max_epochs=1, **options)
     with StorageCheckpoint(callback.location, spool=tmp_path / "looking") as run:
         measured = {found.step: found.metrics["val_loss"] == found.metrics["val_loss"] for found in run.list()}
@@ -205,7 +209,7 @@ def test_old_metric_does_not_make_a_new_checkpoint_the_best(folder: Folder, tmp_
 
 def test_goes_on_in_another_directory(folder: Folder, tmp_path: Path) -> None:
     """The best one is still that of the first, until a better one comes; bit for bit the same training."""
-    options = {"validation": loader_of(folder, tmp_path), "limit_val_batches": 1}
+    options: dict[str, Any] = {"validation": loader_of(folder, tmp_path), "limit_val_batches": 1}
     expected = fit(None, loader_of(folder, tmp_path), **options)
     first = callback_of(folder, tmp_path, "first", monitor="val_loss", mode="max")
     fit(first, loader_of(folder, tmp_path), max_epochs=1, **options)

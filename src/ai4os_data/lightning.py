@@ -37,13 +37,13 @@ try:
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 except ImportError:
     try:
-        from lightning_fabric.plugins import CheckpointIO, TorchCheckpointIO  # type: ignore[no-redef,assignment]
-        from pytorch_lightning.callbacks import Checkpoint  # type: ignore[no-redef,assignment]
-        from pytorch_lightning.strategies import (  # type: ignore[no-redef,assignment]
+        from lightning_fabric.plugins import CheckpointIO, TorchCheckpointIO  # type: ignore[assignment]
+        from pytorch_lightning.callbacks import Checkpoint  # type: ignore[assignment]
+        from pytorch_lightning.strategies import (  # type: ignore[assignment]
             DDPStrategy,
             SingleDeviceStrategy,
         )
-        from pytorch_lightning.utilities.exceptions import SIGTERMException  # type: ignore[no-redef,assignment]
+        from pytorch_lightning.utilities.exceptions import SIGTERMException  # type: ignore[assignment]
     except ImportError as error:
         message = "checkpoints for Lightning need it: pip install 'ai4os-data[lightning]'"
         raise ImportError(message) from error
@@ -275,7 +275,7 @@ class StorageCheckpointCallback(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Save the end."""
-        if self._save_on_train_end and not trainer.fast_dev_run:
+        if self._save_on_train_end and _is_training(trainer):
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
@@ -589,7 +589,8 @@ class _Place(NamedTuple):
 
 
 def _is_training(trainer: Trainer) -> bool:
-    return trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run
+    is_rehearsal: bool = trainer.sanity_checking or trainer.fast_dev_run  # type: ignore[attr-defined]  # set elsewhere
+    return trainer.state.fn == "fit" and not is_rehearsal
 
 
 def _is_whole_epoch(trainer: Trainer) -> bool:
@@ -639,7 +640,9 @@ def _agreed(question: str, answer: Callable[[], str | None]) -> str | None:
 
 def _over_torchrun(question: str, answer: Callable[[], str | None]) -> str:
     """The answer of rank 0 by way of the store that torchrun keeps, where no process group is made yet."""
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    store = dist.TCPStore(  # type: ignore[attr-defined]  # it is documented, and not in __all__
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False
+    )
     rank, attempt = os.environ["RANK"], os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     asked = store.add(f"ai4os-data/{attempt}/{rank}/{question}", 1)  # all ranks ask equally often
     key = f"ai4os-data/{attempt}/{question}/{asked}"
