@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+import shutil
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ai4os_data import errors
-from checkpoint.runs import open_run, restored_step, save_steps
+from ai4os_data.stores import DirectoryStore
+from checkpoint.runs import open_run, restored_step, save_steps, state_of
 from shares import Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from ai4os_data.stores import Level
     from servers.nextcloud import NextcloudServer
 
 
@@ -111,6 +114,62 @@ def test_upload_that_was_cut_off_is_a_new_run(tmp_path: Path, caplog: pytest.Log
         restored = run.restore()
         assert restored is not None
         assert restored.attempt == 2
+
+
+class Dying(DirectoryStore):
+    """A directory whose writer dies just before it writes a file of this name."""
+
+    def __init__(self, place: Path, before: str) -> None:
+        place.mkdir()
+        super().__init__(place)
+        self.before = before
+
+    def write_confirmed(self, key: str, *arguments: Any, **options: Any) -> Level:
+        """Write all others."""
+        if key.endswith(self.before):
+            raise errors.CheckpointError(f"dead before {key}")
+        return super().write_confirmed(key, *arguments, **options)
+
+
+def save_and_die(place: Path, tmp_path: Path, before: str) -> None:
+    """Save step 1 as a run's first, not to the end; what had come by then stays."""
+    run = open_run(Dying(place, before), tmp_path)
+    with pytest.raises(errors.CheckpointError, match="dead before"):
+        run.save(state_of(1), 1).wait(timeout_s=60)
+    with pytest.raises(errors.CheckpointError, match="dead before"):
+        run.close()
+
+
+def test_whole_state_whose_manifest_never_came_is_a_new_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a first save, whose machine is gone: nobody was told that it was safe."""
+    place = tmp_path / "run"
+    save_and_die(place, tmp_path, "MANIFEST.json")
+    assert len(list(place.glob("*/step-*/state-*.pt"))) == 1
+    with open_run(place, tmp_path, "other") as run:
+        assert run.restore() is None
+        assert "only uploads that were cut off" in caplog.text
+
+
+def test_checkpoint_whose_attempt_was_not_marked_is_restored(tmp_path: Path) -> None:
+    """Its manifest is what counts; the same machine marks the attempt, and another one that of its own."""
+    for spool in ("spool", "other"):
+        place = tmp_path / f"run of {spool}"
+        save_and_die(place, tmp_path, "COMMITTED.json")
+        assert not list(place.glob("*/COMMITTED.json"))
+        with open_run(place, tmp_path, spool) as run:
+            assert restored_step(run) == 1
+            save_steps(run, 2)
+        assert len(list(place.glob("*/COMMITTED.json"))) == (2 if spool == "spool" else 1)
+
+
+def test_marked_attempt_without_checkpoints_is_no_new_run(tmp_path: Path) -> None:
+    """Whoever has removed them all has to say that the run begins anew."""
+    place = tmp_path / "run"
+    with open_run(place, tmp_path) as run:
+        save_steps(run, 1)
+    shutil.rmtree(file_of(place, 1, "MANIFEST.json").parent)
+    with open_run(place, tmp_path, "other") as run, pytest.raises(errors.DamagedError, match="begin anew"):
+        run.restore()
 
 
 def test_damage_on_a_server_is_noticed_too(nextcloud: NextcloudServer, tmp_path: Path) -> None:

@@ -68,10 +68,12 @@ def tell_phases(run: StorageCheckpoint, spool: Path) -> None:
     plain = run._store.write_confirmed
 
     def telling(key: str, *arguments: Any, **options: Any) -> Level:
+        is_data = key.endswith(".pt")
         is_manifest = key.endswith("MANIFEST.json")
-        (spool / "phase").write_text("between data and manifest" if is_manifest else "in the data")
+        before, after = ("in the data", "between data and manifest") if is_data else ("elsewhere", "elsewhere")
+        (spool / "phase").write_text("between data and manifest" if is_manifest else before)
         level = plain(key, *arguments, **options)
-        (spool / "phase").write_text("elsewhere" if is_manifest else "between data and manifest")
+        (spool / "phase").write_text(after)
         return level
 
     run._store.write_confirmed = telling  # type: ignore[method-assign]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest, _hash
-from ai4os_data.checkpoint.names import AttemptName, CheckpointName, promised_sha256, state_file
+from ai4os_data.checkpoint.names import AttemptName, CheckpointName, state_file
 from ai4os_data.errors import IntegrityError
 
 NAME = CheckpointName(AttemptName(3, "0123abcd"), 123, "89abcdef")
@@ -90,5 +90,4 @@ def test_names_of_others_are_no_checkpoints() -> None:
     assert CheckpointName.parse(str(NAME)) == NAME
     huge = CheckpointName(AttemptName(12345678, "0123abcd"), 10**12, "89abcdef")
     assert CheckpointName.parse(str(huge)) == huge
-    assert promised_sha256(state_file("ab" * 32)) == "ab" * 16
-    assert promised_sha256("state.pt") is None
+    assert state_file("ab" * 32) == f"state-{'ab' * 16}.pt"

@@ -12,17 +12,16 @@ import os
 import re
 import secrets
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ai4os_data.processes import tell_after_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
 _HEAD = re.compile(rb"[0-9a-f]{16}\n")
 _HEAD_BYTES = 17  # sixteen digits that change when the lines are written anew, and a line end
-_LOST = suppress(OSError)  # made once: it is entered for every entry
 
 
 class Names:
@@ -44,30 +43,34 @@ class Names:
         """Read and append through a descriptor of the child's own."""
         self._close()
 
-    @contextmanager
-    def telling(self, name: str) -> Iterator[None]:
-        """Tell the others of an entry whose file appears within. A lost name is a second fetch, no more."""
+    def tell(self, name: str, appear: Callable[[], None]) -> None:
+        """Let an entry's file appear, and tell the others of it. A lost name is a second fetch, no more."""
         with self._threads:
-            descriptor = -1
-            with _LOST:
-                descriptor = self._opened() if self._descriptor < 0 else self._descriptor
-                fcntl.flock(descriptor, fcntl.LOCK_SH)  # a rewriting looks at the files before, or after
+            is_locked = self._lock(fcntl.LOCK_SH)  # a rewriting looks at the files before, or after
             try:
-                yield
-                with _LOST:
-                    self._append(f"{name}\n".encode())
+                appear()
+                self._append(f"{name}\n".encode())
             finally:
-                if descriptor >= 0:
-                    with _LOST:
-                        fcntl.flock(descriptor, fcntl.LOCK_UN)
+                if is_locked:
+                    self._lock(fcntl.LOCK_UN)
+
+    def _lock(self, kind: int) -> bool:
+        try:
+            fcntl.flock(self._opened() if self._descriptor < 0 else self._descriptor, kind)
+        except OSError:
+            return False
+        return True
 
     def _append(self, line: bytes) -> None:
-        os.write(self._descriptor, line)
-        found = os.fstat(self._descriptor)
-        if found.st_nlink == 0:  # somebody has removed the file
-            os.write(self._opened(), line)
-        elif found.st_size == self._read_up_to + len(line):
-            self._read_up_to += len(line)  # ours alone is new
+        try:
+            os.write(self._descriptor, line)
+            found = os.fstat(self._descriptor)
+            if found.st_nlink == 0:  # somebody has removed the file
+                os.write(self._opened(), line)
+            elif found.st_size == self._read_up_to + len(line):
+                self._read_up_to += len(line)  # ours alone is new
+        except OSError:
+            return
 
     def news(self) -> list[str]:
         """What was appended since the last look, our own names included; nothing where it cannot be read."""

@@ -167,18 +167,20 @@ class Objects:
         full_name = f"{name}-{size_bytes:x}-{checksum:016x}{suffix_of(key)}"
         path = f"{self.root}/{name[:1]}/{full_name}"
         staged.cut(size_bytes)
-        with self.names.telling(full_name):
-            try:
-                os.rename(staged.path, path)
-            except FileNotFoundError:  # an evicted file, written over, for a folder that nothing was in yet
-                self.prepare()
-                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-                os.rename(staged.path, path)
+        self.names.tell(full_name, lambda: self._appear(staged.path, path))
         staged.let_go()
         held = Held(path, size_bytes, checksum, name)
         self.known[name] = held
         self.removed.discard(name)
         return held
+
+    def _appear(self, staged_path: str, path: str) -> None:
+        try:
+            os.rename(staged_path, path)
+        except FileNotFoundError:  # an evicted file, written over, for a folder that nothing was in yet
+            self.prepare()
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            os.rename(staged_path, path)
 
     def evict(self, held: Held, spares: Spares | None = None) -> bool:
         """Remove a file, or put it with the spares; False where somebody uses it, or it cannot be removed.

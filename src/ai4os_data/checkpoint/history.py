@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.manifest import Manifest
-from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, promised_sha256
+from ai4os_data.checkpoint.names import COMMITTED, MANIFEST, AttemptName, CheckpointName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -61,6 +61,7 @@ class History:
         self._store = store
         self._manifests = manifests
         self.seen: dict[CheckpointName, Seen] = {}
+        self.marked: set[AttemptName] = set()  # these have had a whole checkpoint on the store
         self._attempts = set(spool.attempts())
         for entry in store.list_below(""):
             self._take(entry)
@@ -70,7 +71,10 @@ class History:
     def _take(self, entry: Entry) -> None:
         folder, _, file = entry.key.rpartition("/")
         name = CheckpointName.parse(folder)
-        if name is not None:
+        if file == COMMITTED and (attempt := AttemptName.parse(folder)) is not None:
+            self.marked.add(attempt)
+            self._attempts.add(attempt)
+        elif name is not None:
             self.seen.setdefault(name, Seen(name)).files[file] = entry
             self._attempts.add(name.attempt)
 
@@ -141,14 +145,6 @@ class History:
             if seen.name.attempt.number < parent.attempt.number
             or (seen.name.attempt == parent.attempt and seen.name.step <= parent.step)
         ]
-
-    def is_whole(self, seen: Seen) -> bool:
-        """Whether a folder without a manifest holds a whole state: names of states tell how their sha256 begins."""
-        states = [(promised, entry) for file, entry in seen.files.items() if (promised := promised_sha256(file))]
-        try:
-            return any(self._store.sha256_of(entry).startswith(promised) for promised, entry in states)
-        except errors.NotFoundError:
-            return False
 
     @staticmethod
     def _newest_first(seen: Iterable[Seen]) -> list[Seen]:

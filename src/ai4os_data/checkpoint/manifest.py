@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from ai4os_data import errors
-from ai4os_data.checkpoint.names import CheckpointName
+from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.stores.base import is_safe
 
 SCHEMA = 1
@@ -99,6 +99,11 @@ class Manifest:
         if manifest.to_json() != data:
             raise errors.IntegrityError("the manifest is not written as this version writes it")
         return manifest
+
+
+def attempt_mark(attempt: AttemptName) -> bytes:
+    """What the mark of an attempt says; that it is there is what counts."""
+    return json.dumps({"schema": SCHEMA, "attempt": str(attempt), "committed": True}).encode() + b"\n"
 
 
 @cache

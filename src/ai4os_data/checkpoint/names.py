@@ -10,11 +10,11 @@ import secrets
 from typing import NamedTuple
 
 MANIFEST = "MANIFEST.json"
+COMMITTED = "COMMITTED.json"
 
 _NONCE_BYTES = 4
 _ATTEMPT = re.compile(r"(\d{6,})-([0-9a-f]{8})")
 _STEP = re.compile(r"step-(\d{9,})-([0-9a-f]{8})")
-_STATE = re.compile(r"state-([0-9a-f]{32})\.pt")
 
 
 class AttemptName(NamedTuple):
@@ -33,6 +33,11 @@ class AttemptName(NamedTuple):
         """What a folder's name says; None where it is no attempt's."""
         match = _ATTEMPT.fullmatch(text)
         return cls(int(match[1]), match[2]) if match else None
+
+    @property
+    def mark(self) -> str:
+        """The file that tells that this attempt has had a whole checkpoint on the store."""
+        return f"{self}/{COMMITTED}"
 
     def __str__(self) -> str:
         """As a folder is called."""
@@ -74,11 +79,5 @@ class CheckpointName(NamedTuple):
 
 
 def state_file(sha256: str) -> str:
-    """The name of the file that holds a state: it tells whether the file is whole, also without a manifest."""
+    """The name of the file that holds a state: another state has another one."""
     return f"state-{sha256[:32]}.pt"
-
-
-def promised_sha256(file: str) -> str | None:
-    """How the sha256 of a state's file begins, by its name; None for any other file."""
-    match = _STATE.fullmatch(file)
-    return match[1] if match else None

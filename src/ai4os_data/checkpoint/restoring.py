@@ -159,11 +159,10 @@ class Restoring:
             abandoned = [seen.name for seen in history.committed() if str(seen.name) not in skipped]
             advice = f". {abandoned[0]}, of an abandoned branch, comes with restore(step=…)" if abandoned else ""
             raise errors.DamagedError(f"{where} has checkpoints, and none is intact: {_listed(skipped)}{advice}")
-        whole = [seen for seen in history.uncommitted() if history.is_whole(seen)]
-        if whole:
+        if history.marked:
             raise errors.DamagedError(
-                f"{where}/{whole[0].name} holds a whole state without a manifest: either that was lost, or the upload "
-                "was cut off just before it. Move the folder away to begin anew"
+                f"{where}/{max(history.marked)} has had checkpoints, and none has a manifest now: "
+                f"{_listed(skipped) or 'all are gone'}. Bring them back, or move the folder away to begin anew"
             )
         if skipped:
             log.warning("%s has no checkpoint, only uploads that were cut off: %s", where, _listed(skipped))

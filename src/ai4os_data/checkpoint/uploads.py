@@ -6,6 +6,7 @@ in the spool by the next start.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.levels import lower
+from ai4os_data.checkpoint.manifest import attempt_mark
 from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.checkpoint.serialisation import sha256_of
 from ai4os_data.retries import Patience
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ai4os_data.checkpoint.handle import SaveHandle
+    from ai4os_data.checkpoint.names import AttemptName
     from ai4os_data.checkpoint.spool import Spooled
     from ai4os_data.stores import Level, Store
 
@@ -68,6 +71,7 @@ class Uploads:
         closing_s: float = _CLOSING_S,
     ) -> None:
         self._store = store
+        self._marked: dict[AttemptName, Level] = {}
         self._sent = sent
         self._dropped = dropped
         self._failed = failed
@@ -152,7 +156,7 @@ class Uploads:
                 return
 
     def _deliver(self, upload: Upload) -> Level:
-        """Send the data, then the manifest; the level that both have reached."""
+        """Send the data, then the manifest, and mark the attempt; the level that all have reached."""
         spooled = upload.spooled
         level: Level = "confirmed"
         begun = time.monotonic()
@@ -165,7 +169,15 @@ class Uploads:
         if self._sent_bytes:
             self.bytes_per_s = self._sent_bytes / max(1e-6, time.monotonic() - begun)
         manifest = spooled.folder / MANIFEST
-        return lower(level, self._store.write_confirmed(f"{spooled.name}/{MANIFEST}", manifest, sha256_of(manifest)))
+        reached = self._store.write_confirmed(f"{spooled.name}/{MANIFEST}", manifest, sha256_of(manifest))
+        return lower(lower(level, reached), self._mark(spooled.name.attempt))
+
+    def _mark(self, attempt: AttemptName) -> Level:
+        """Tell that an attempt has a checkpoint, before anybody relies on it: a lost manifest is then no new run."""
+        if attempt not in self._marked:
+            mark = attempt_mark(attempt)
+            self._marked[attempt] = self._store.write_confirmed(attempt.mark, mark, hashlib.sha256(mark).hexdigest())
+        return self._marked[attempt]
 
     def _progress(self, size_bytes: int) -> None:
         self._sent_bytes += size_bytes
