@@ -64,9 +64,7 @@ def train(location: str, remote: Remote | None, scratch: str) -> None:
     fetched = torch.tensor(data.stats()["misses"])  # by this rank
     dist.all_reduce(fetched)
     if dist.get_rank() == 0:
-        print(
-            f"{int(fetched)} files were fetched by {dist.get_world_size()} ranks together; {len(loader)} steps an epoch each"
-        )
+        print(f"{int(fetched)} files were fetched by both together; each took {len(loader)} steps an epoch")
     cache.close()  # or at the end of the process: here its folder goes before that
 
 

@@ -19,6 +19,7 @@ from ai4os_data import DiskCache, Remote, Sample, StorageDataLoader, StorageData
 from ai4os_data.lightning import StorageCheckpointCallback
 
 if TYPE_CHECKING:
+    from ai4os_data.stores import Level
     from shares import Folder
 
 SAMPLES = 48
@@ -66,17 +67,21 @@ class Model(lightning.LightningModule):
 
 
 class Signal(lightning.Callback):
-    """Sends this process a signal after a step."""
+    """Sends this process a signal after a step, when the saves before it have reached a level."""
 
-    def __init__(self, step: int, number: int) -> None:
+    def __init__(self, step: int, number: int, level: Level) -> None:
         self._step = step
         self._number = number
+        self._level = level
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        """Send it."""
+        """Send it, to all ranks at once."""
         if trainer.global_step == self._step:
-            for logger_of_saves in trainer.checkpoint_callbacks:
-                logger_of_saves._run.write_out()  # it was killed after its last save had come to the disk
+            for callback in trainer.checkpoint_callbacks:
+                newest = callback._run._newest
+                if newest is not None:
+                    newest.wait(self._level, timeout_s=60)
+            trainer.strategy.barrier()
             os.kill(os.getpid(), self._number)
 
 
@@ -138,7 +143,7 @@ def train(told: dict[str, Any]) -> None:
     callback = StorageCheckpointCallback(
         told["run"], remote, every_n_train_steps=told["every"], spool=told["spool"], rank_timeout_s=20
     )
-    signals = [Signal(told["signal_at"], told["signal"])] if told["signal_at"] else []
+    signals = [Signal(told["signal_at"], told["signal"], told["level"])] if told["signal_at"] else []
     model = fit(callback, loader, *signals, **told["options"])
     if int(os.environ.get("RANK", "0")) == 0:
         Path(told["weights"]).write_text(json.dumps(weights_of(model)))
@@ -152,6 +157,7 @@ def start(
     every: int = 5,
     signal_at: int = 0,
     number: int = signal.SIGKILL,
+    level: Level = "confirmed",
     spool: str = "spool",
     ranks: int = 1,
     **options: Any,
@@ -172,6 +178,7 @@ def start(
         "every": every,
         "signal_at": signal_at,
         "signal": number,
+        "level": level,
         "options": options,
     }
     command = [sys.executable]

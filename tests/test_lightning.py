@@ -22,6 +22,7 @@ from shares import Folder
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ai4os_data.stores import Level
     from shares import Share
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning's own, about devices, workers and loggers
@@ -59,13 +60,16 @@ def test_only_damaged_checkpoints_raise(folder: Folder, tmp_path: Path) -> None:
         StorageCheckpointCallback(f"{folder.location}/run", spool=tmp_path / "empty").resume_path()
 
 
-def test_killed_in_mid_epoch_ends_with_the_same_weights(share: Share, tmp_path: Path) -> None:
-    """SIGKILL twice, each time with the loss of the local disk; bit for bit as if it had been left alone."""
+@pytest.mark.parametrize("disk", ["stays", "is lost"])
+def test_killed_in_mid_epoch_ends_with_the_same_weights(share: Share, tmp_path: Path, disk: str) -> None:
+    """SIGKILL twice, with what is confirmed or what is on the disk; bit for bit as if it had been left alone."""
+    level: Level = "local" if disk == "stays" else "confirmed"
+    spools = ["1", "1", "1"] if disk == "stays" else ["1", "2", "3"]
     assert start(share, tmp_path, "alone").returncode == 0
-    assert start(share, tmp_path, "killed", signal_at=8, spool="1").returncode == -signal.SIGKILL
-    assert start(share, tmp_path, "killed", signal_at=19, spool="2").returncode == -signal.SIGKILL
-    last = start(share, tmp_path, "killed", spool="3")
-    assert last.returncode == 0, last.stderr
+    for signal_at, spool in zip((8, 19, 0), spools, strict=True):
+        ended = start(share, tmp_path, "killed", signal_at=signal_at, spool=spool, level=level)
+        assert ended.returncode == (-signal.SIGKILL if signal_at else 0), ended.stderr
+        assert ("Restored all states" in ended.stderr) == (signal_at != 8)
     assert json.loads((tmp_path / "killed.json").read_text()) == json.loads((tmp_path / "alone.json").read_text())
 
 

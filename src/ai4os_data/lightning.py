@@ -79,7 +79,7 @@ class StorageCheckpointCallback(Checkpoint):
         location: the run's own folder, as `StorageCheckpoint` takes it.
         remote: a remote's name, or a `Remote`.
         every_n_train_steps: save when ``trainer.global_step`` is a multiple of it.
-        every_n_epochs: save at the end of every so-manieth epoch.
+        every_n_epochs: save at the end of the epochs whose number, counted from 1, is a multiple of it.
         train_time_interval: save when so much time has passed since the last time.
         monitor: the logged metric that says which are the best.
         mode: ``"min"`` or ``"max"``.
