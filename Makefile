@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) \
 		|| { echo "no virtual environment could be made; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	$(PIP) install --quiet --constraint constraints.txt torch
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[demo,test,bench,dev,docs]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[demo,lightning,test,bench,dev,docs]'
 	@touch $@
 
 demo: $(READY) ## train on scanned digits over WebDAV, and show what the cache does; then survive being killed

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -34,9 +35,28 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image, dtype=np.float32) / 255).permute(2, 0, 1)
 
 
+class Classifier(lightning.LightningModule):
+    """Stand for the model that a page speaks of, with Lightning and without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
+        """Tell the classes by the mean color."""
+        images, labels = batch
+        loss = nn.functional.cross_entropy(self.layer(images.mean((2, 3))), labels)
+        self.log("val_loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Go downhill."""
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
 def names() -> dict[str, Any]:
     """What the pages take for granted: a model, and what trains it."""
-    model = nn.Linear(4, 2)
+    model = Classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     return {
         "__name__": "page",
@@ -75,6 +95,7 @@ def linked(share: Share, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
 @pytest.mark.usefixtures("linked")
 # The pages speak to a machine with four cores; this one may have two.
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning")
+@pytest.mark.filterwarnings("ignore:::lightning")  # of workers, and of what is not installed or old
 def test_code_of_the_page_runs(page: str) -> None:
     """Its blocks run one after the other, as somebody would type them."""
     there = names()

@@ -57,6 +57,7 @@ FLOORS = {
     "work": 4,
     # other frameworks, one a file
     "fsspec": 5,
+    "lightning": 5,
     # what a person starts
     "cli": 6,
     # the front door, which names what lies behind it; nobody inside goes through it

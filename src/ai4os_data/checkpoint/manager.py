@@ -75,6 +75,7 @@ class StorageCheckpoint:
         save_random_states: whether the random states of Python, NumPy, torch and CUDA are saved with each state.
         cache: a cache on the same disk, which is emptied when the spool is short of room.
         rank_timeout_s: how long ranks wait for each other.
+        alone: this process saves and restores by itself, whatever other ranks there are.
 
     Raises:
         DurabilityError: the store cannot reach the level.
@@ -97,6 +98,7 @@ class StorageCheckpoint:
         save_random_states: bool = True,
         cache: DiskCache | None = None,
         rank_timeout_s: float = RANK_TIMEOUT_S,
+        alone: bool = False,
     ) -> None:
         retention = Retention(keep_last, keep_best, keep_every, monitor, mode)
         if durability != "best" and durability not in LEVELS:
@@ -106,7 +108,8 @@ class StorageCheckpoint:
         self._monitor = monitor if keep_best else None
         self._save_random_states = save_random_states
         self._cache = cache
-        self._ranks = Ranks(rank_timeout_s)
+        self._is_alone = alone
+        self._ranks = Ranks(rank_timeout_s, alone=alone)
         self._staging = Staging()
         self._manifests: dict[CheckpointName, Manifest] = {}
         self._attempt: AttemptName | None = None
@@ -119,7 +122,7 @@ class StorageCheckpoint:
         self._is_closed = False
         self._pid = os.getpid()
         self._wanted: Level = "local"
-        self._restoring = Restoring(self._store, self._ranks, self._room_for)
+        self._restoring = Restoring(self._store, self._ranks, self.room_for)
         if not self._ranks.writes:
             return
         self.best_level = self._store.best_level
@@ -339,13 +342,21 @@ class StorageCheckpoint:
             payload = self._restoring.payload(chosen, map_location, weights_only=weights_only)
             self._ranks.gather(None)  # the file stays until all have read it
         state, random = self._restoring.of_this_rank(payload)
-        restored = Restored(chosen.manifest.name, dict(chosen.manifest.metrics), chosen.skipped, state)
+        manifest = chosen.manifest
+        restored = Restored(manifest.name, dict(manifest.metrics), chosen.skipped, state, manifest.size_bytes)
         if into is not None:
             load_into(into, state)
             if random is not None:
                 set_random_states(random)
-        self._source, self._attempt = chosen.manifest.name, None
+        self.go_on_from(restored.name)
         return restored
+
+    def go_on_from(self, name: CheckpointName) -> None:
+        """Take in that the training goes on from a checkpoint of this run that was restored elsewhere.
+
+        It stays, and what is saved afterwards belongs to a new attempt, whose parent it is.
+        """
+        self._source, self._attempt = name, None
 
     # --- looking
 
@@ -408,8 +419,12 @@ class StorageCheckpoint:
         self._pruning.know(history)
         return history
 
-    def _room_for(self, size_bytes: int) -> Path:
-        """A new folder for a download of this size."""
+    def room_for(self, size_bytes: int) -> Path:
+        """A new folder in the spool for a download of this size; the next start removes it if this process dies.
+
+        Raises:
+            OutOfSpaceError: there is no room.
+        """
         self._make_room(size_bytes)
         return self._spool.scratch()
 
@@ -511,7 +526,8 @@ class StorageCheckpoint:
         if os.getpid() != self._pid:
             raise errors.CheckpointError(f"{self!r} belongs to the process that made it: save there")
         if (
-            not self._ranks.is_distributed
+            not self._is_alone
+            and not self._ranks.is_distributed
             and dist.is_available()
             and dist.is_initialized()
             and dist.get_world_size() > 1

@@ -18,11 +18,13 @@ class Ranks:
 
     Args:
         timeout_s: how long the others are waited for.
+        alone: leave the others out.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, *, alone: bool = False) -> None:
         self._timeout_s = timeout_s
-        self.is_distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        there_are_others = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self.is_distributed = there_are_others and not alone
         self.rank = dist.get_rank() if self.is_distributed else 0
         self.size = dist.get_world_size() if self.is_distributed else 1
         # Of its own, over the CPU: NCCL moves no objects without a GPU, and its timeout is that of the training.

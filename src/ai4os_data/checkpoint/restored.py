@@ -49,12 +49,14 @@ class Restored(Mapping[str, Any]):
         name: the checkpoint's folder within the run's.
         metrics: what was measured at its step.
         skipped: newer checkpoints that were passed over, each with the reason.
+        size_bytes: of its files.
     """
 
     name: CheckpointName
     metrics: dict[str, float]
     skipped: dict[str, str]
     state: Mapping[str, Any] = field(repr=False)
+    size_bytes: int
 
     @property
     def step(self) -> int:
