@@ -62,6 +62,11 @@ class PerProcess(Generic[T]):
         value = self._value
         return value if value is not None else self._made()
 
+    def forget(self) -> None:
+        """Drop this process's value; the next one who asks gets a new one."""
+        with self._lock:
+            self._value = None
+
     def _made(self) -> T:
         with self._lock:
             if self._value is None:

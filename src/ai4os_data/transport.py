@@ -128,7 +128,7 @@ class Transport:
         try:
             lane = lanes.pop()
         except IndexError:
-            lane = _Lane(self)
+            lane = _Lane(self.remote, self.patience, self.counters, self.refusals)
         try:
             yield from lane.run(iter(requests), in_flight, self._concurrency.get())
         finally:
@@ -138,9 +138,16 @@ class Transport:
     def send(self, request: Request) -> Response:
         """Carry out one request, and raise its error."""
         ((_, outcome),) = self.fetch([request], 1)
-        if isinstance(outcome, errors.StorageError):
-            raise outcome
-        return outcome
+        try:
+            if isinstance(outcome, errors.StorageError):
+                raise outcome
+            return outcome
+        finally:
+            del outcome  # an error that its own traceback leads to would keep the connections open
+
+    def close(self) -> None:
+        """Close this process's connections, but for those in use; the next request makes new ones."""
+        self._lanes.forget()
 
     def refuse_if_refused(self) -> None:
         """Raise, without asking the server, where it has already refused these credentials."""
@@ -243,51 +250,57 @@ class _Transfer:
         return stop is None or self.offset < stop
 
 
+class _Sockets:
+    """The sockets and the timer that libcurl asks to be watched. It knows no lane, so that a lane goes when dropped."""
+
+    def __init__(self) -> None:
+        self.epoll = select.epoll()
+        self.watched: set[int] = set()
+        self.timeout_s: float | None = None
+
+    def watch(self, event: int, descriptor: int, _multi: object, _data: object) -> None:
+        """Watch a socket from now on, or no more."""
+        if event == pycurl.POLL_REMOVE:
+            if descriptor in self.watched:
+                self.watched.discard(descriptor)
+                with suppress(OSError):  # closing the socket may have taken it out
+                    self.epoll.unregister(descriptor)
+            return
+        mask = (select.EPOLLIN if event & pycurl.POLL_IN else 0) | (select.EPOLLOUT if event & pycurl.POLL_OUT else 0)
+        if descriptor in self.watched:
+            with suppress(FileNotFoundError):  # a new socket under an old number
+                self.epoll.modify(descriptor, mask)
+                return
+        self.watched.add(descriptor)
+        self.epoll.register(descriptor, mask)
+
+    def set_timer(self, timeout_ms: int) -> None:
+        """Wait no longer than this."""
+        self.timeout_s = None if timeout_ms < 0 else timeout_ms / 1000
+
+
 class _Lane:
     """One thread's transfers: a libcurl multi handle, driven through epoll, and its idle handles."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-        self._remote = transport.remote
-        self._patience = transport.patience
+    def __init__(self, remote: Remote, patience: Patience, counters: telemetry.Counters, refusals: Refusals) -> None:
+        self._remote = remote
+        self._patience = patience
+        self._counters = counters
+        self._refusals = refusals
         self._idle: list[pycurl.Curl] = []
         self._active: dict[pycurl.Curl, _Transfer] = {}
-        self._epoll = select.epoll()
-        self._watched: set[int] = set()
-        self._timeout_s: float | None = None
+        self._sockets = _Sockets()
         self._share = pycurl.CurlShare()
         self._share.setopt(pycurl.SH_SHARE, pycurl.LOCK_DATA_COOKIE)  # a session cookie saves 250 ms a request
         self._multi = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._sockets.watch)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._sockets.set_timer)
         self._order = count()
         self._concurrency: Concurrency | None = None
         headers = ["Accept-Encoding: identity", "Expect:", "Accept: */*"]
-        if self._remote.token:
-            headers.append(f"Authorization: Bearer {self._remote.token}")
+        if remote.token:
+            headers.append(f"Authorization: Bearer {remote.token}")
         self._headers = headers
-
-    # --- what libcurl asks of us
-
-    def _watch(self, event: int, descriptor: int, _multi: object, _data: object) -> None:
-        if event == pycurl.POLL_REMOVE:
-            if descriptor in self._watched:
-                self._watched.discard(descriptor)
-                with suppress(OSError):  # closing the socket may have taken it out
-                    self._epoll.unregister(descriptor)
-            return
-        mask = (select.EPOLLIN if event & pycurl.POLL_IN else 0) | (select.EPOLLOUT if event & pycurl.POLL_OUT else 0)
-        if descriptor in self._watched:
-            with suppress(FileNotFoundError):  # a new socket under an old number
-                self._epoll.modify(descriptor, mask)
-                return
-        self._watched.add(descriptor)
-        self._epoll.register(descriptor, mask)
-
-    def _set_timer(self, timeout_ms: int) -> None:
-        self._timeout_s = None if timeout_ms < 0 else timeout_ms / 1000
-
-    # --- the loop
 
     def run(
         self, requests: Iterator[Request], in_flight: int | None, concurrency: Concurrency
@@ -306,7 +319,7 @@ class _Lane:
                 transfer = self._next(paused, requests)
                 if transfer is None:
                     break
-                if self._transport.refusals.stands():
+                if self._refusals.stands():
                     ready.append((transfer.request, errors.AuthenticationError(wrong_credentials(self._remote))))
                 else:
                     self._begin(transfer)
@@ -338,14 +351,14 @@ class _Lane:
         self._active.clear()
 
     def _step(self, longest_s: float | None) -> None:
-        limits = [limit for limit in (longest_s, self._timeout_s) if limit is not None]
+        limits = [limit for limit in (longest_s, self._sockets.timeout_s) if limit is not None]
         timeout_s = max(0.0, min(limits)) if limits else 1.0
         if not self._active:
             time.sleep(timeout_s)
             return
-        events = self._epoll.poll(timeout_s) if timeout_s or self._watched else []
+        events = self._sockets.epoll.poll(timeout_s) if timeout_s or self._sockets.watched else []
         if not events:
-            self._timeout_s = None
+            self._sockets.timeout_s = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
             return
         for descriptor, mask in events:
@@ -355,8 +368,8 @@ class _Lane:
             if mask & select.EPOLLERR:
                 flags |= pycurl.CSELECT_ERR
             self._multi.socket_action(descriptor, flags)
-        if self._timeout_s == 0:
-            self._timeout_s = None
+        if self._sockets.timeout_s == 0:
+            self._sockets.timeout_s = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
     def _begin(self, transfer: _Transfer) -> None:
@@ -389,10 +402,10 @@ class _Lane:
             self._concurrency.begin()
         counted = telemetry.REQUESTS_PUT if request.method == "PUT" else telemetry.REQUESTS_GET
         counted = telemetry.REQUESTS_ARCHIVE if request.is_archive else counted
-        self._transport.counters.row[counted] += 1
+        self._counters.row[counted] += 1
         self._active[handle] = transfer
         self._multi.add_handle(handle)
-        self._timeout_s = 0.0
+        self._sockets.timeout_s = 0.0
 
     def _new_handle(self) -> pycurl.Curl:
         handle = pycurl.Curl()
@@ -456,7 +469,7 @@ class _Lane:
         if 200 <= status < 300:
             return self._complete(transfer, status, headers)
         if status == 401:
-            self._transport.refusals.record()
+            self._refusals.record()
         if status == 416 and transfer.resumed:
             transfer.offset = 0
             return self._again(transfer, errors.ChangedError(f"{self._what(transfer)} changed while it was read"), None)
@@ -475,7 +488,7 @@ class _Lane:
         """An answer that ended well: its body, if it is what was asked for, and all of it."""
         request = transfer.request
         received = transfer.body.length
-        self._transport.counters.row[telemetry.BYTES_FROM_NETWORK] += received
+        self._counters.row[telemetry.BYTES_FROM_NETWORK] += received
         if "content-encoding" in headers and headers["content-encoding"] != "identity":
             return errors.ProtocolError(
                 f"{self._what(transfer)}: the server compresses it ({headers['content-encoding']}) although the plain "
@@ -566,7 +579,7 @@ class _Lane:
         if transfer.failures >= self._patience.tries or time.monotonic() + pause_s > transfer.deadline:
             transfer.body.restart()
             return error
-        row = self._transport.counters.row
+        row = self._counters.row
         row[telemetry.RETRIES] += 1
         row[telemetry.WAITED_NS] += int(pause_s * 1e9)
         return pause_s

@@ -13,6 +13,7 @@ import torch
 
 from ai4os_data import DiskCache, StorageCheckpoint, errors
 from ai4os_data.cache import CachedStore
+from ai4os_data.retries import Patience
 from ai4os_data.stores import DirectoryStore, Level
 from cache.crowd import wait_for
 from cache.disks import tmpfs
@@ -24,7 +25,6 @@ from shares import Share
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ai4os_data.retries import Patience
     from servers import Server
     from servers.nextcloud import NextcloudServer
 
@@ -109,8 +109,10 @@ def run_on(server: Server, patience: Patience, tmp_path: Path, **options: Any) -
         Fault(status=507),
         Fault(drop=True),
         Fault(reset=True),
+        Fault(kept_bytes=500),
+        Fault(flipped=True),
     ],
-    ids=["423", "429", "500", "502", "504", "507", "drop", "reset"],
+    ids=["423", "429", "500", "502", "504", "507", "drop", "reset", "201 and a part", "201 and another bit"],
 )
 def test_wrong_answers_to_uploads_pass(wrong: Fault, fault: FaultServer, patience: Patience, tmp_path: Path) -> None:
     """Ten in a row, to whatever is sent: then everything is confirmed, and nothing was doubled or lost."""
@@ -158,20 +160,36 @@ def test_training_does_not_notice_a_server_that_is_stopped(
     wsgidav: WsgidavServer, patience: Patience, tmp_path: Path
 ) -> None:
     """For some seconds; the newest arrives when it is back."""
-    share = Share(wsgidav)
-    with open_run(share.store(patience), tmp_path) as run:
-        run._uploads._patience = patience
+    stop_for(2, wsgidav, tmp_path, patience)
+
+
+@pytest.mark.long
+def test_training_does_not_notice_a_server_that_is_stopped_for_a_minute(wsgidav: WsgidavServer, tmp_path: Path) -> None:
+    """With the patience of a user."""
+    stop_for(60, wsgidav, tmp_path)
+
+
+def stop_for(down_s: float, server: Server, tmp_path: Path, patience: Patience | None = None) -> None:
+    """Stop a server beside a training that saves three times a second."""
+    share = Share(server)
+    with open_run(share.store(patience or Patience()), tmp_path) as run:
+        if patience:
+            run._uploads._patience = patience
         save_steps(run, 1)
+        step, slowest_s = 1, 0.0
         with share.down():
             begun = time.monotonic()
-            for step in range(2, 8):
+            while time.monotonic() - begun < down_s:
+                step += 1
+                before = time.monotonic()
                 handle = run.save(state_of(step), step)
+                slowest_s = max(slowest_s, time.monotonic() - before)
                 handle.wait("local", timeout_s=5)
                 time.sleep(0.3)
-            assert time.monotonic() - begun < 6
             assert handle.level == "local"
-        assert handle.wait(timeout_s=60) == "confirmed"
-        assert restored_step(run) == 7
+        assert slowest_s < 1, "a save has waited for the network"
+        assert handle.wait(timeout_s=120) == "confirmed"
+        assert restored_step(run) == step
 
 
 def test_wrong_password_is_told_by_the_next_save(

@@ -466,6 +466,7 @@ class StorageCheckpoint:
             return
         if not self._ranks.writes:
             self._is_closed = True
+            self._store.close()
             return
         begun = time.monotonic()
         if not self._staging.wait_until_free(timeout_s):
@@ -478,6 +479,7 @@ class StorageCheckpoint:
             )
         self._is_closed = True
         self._spool.let_go()
+        self._store.close()
         self._raise_what_failed()
         if (
             self._newest is not None

@@ -311,6 +311,9 @@ class Store(ABC):
             return False
         return True
 
+    def close(self) -> None:  # noqa: B027  most hold nothing open
+        """Let go of what is held open in this process, such as connections. The next request opens it again."""
+
     def __repr__(self) -> str:
         """Tell what is stored where."""
         return f"{type(self).__name__}({self.location!r})"

@@ -7,6 +7,7 @@ import ssl
 import time
 import weakref
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -76,10 +77,9 @@ class WebDAVStore(Store):
         self.base_url = remote.url + (f"/{quote(path)}" if path else "")
         self.location = location or self.base_url
         self.identity = f"webdav {remote.origin}{self.base_path} {remote.user or ''}"
-        self._listings = Listings(self)
         self._folders: set[str] = set()  # those that are known to be there
         self.transport = Transport(remote, patience=self.patience, counters=self.counters)
-        self._client: PerProcess[_Client] = PerProcess(self._new_client)
+        self._client: PerProcess[_Client] = PerProcess(partial(_new_client, remote))
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle what it was made from."""
@@ -98,6 +98,11 @@ class WebDAVStore(Store):
         self.__init__(**state)  # type: ignore[misc]  # exactly the arguments that were pickled
         self.transport.refusals.held_since = held_since
 
+    def close(self) -> None:
+        """Close this process's connections."""
+        self.transport.close()
+        self._client.forget()
+
     def folder_etag(self) -> str | None:
         """The ETag of the folder itself, by a PROPFIND of Depth 0."""
         xml = self.propfind(self.base_url + "/", "0").content
@@ -108,7 +113,7 @@ class WebDAVStore(Store):
     def list(self) -> list[Entry]:
         """Every file below the folder, by Depth infinity where the server allows it, else folder by folder."""
         try:
-            return sorted(self._listings.below())
+            return sorted(Listings(self).below())
         except errors.NotFoundError as error:
             raise self.no_such_folder() from error
 
@@ -116,28 +121,28 @@ class WebDAVStore(Store):
         """Every file below a folder; none where the server knows no such folder."""
         above = f"{checked(folder)}/" if folder else ""
         try:
-            return sorted(entry for entry in self._listings.below(folder) if entry.key.startswith(above))
+            return sorted(entry for entry in Listings(self).below(folder) if entry.key.startswith(above))
         except errors.NotFoundError:
             return []
 
     def has_folder(self, key: str) -> bool:
         """Whether there is such a folder, by a PROPFIND of Depth 0."""
         try:
-            files, _ = self._listings.of(checked(key), "0")
+            files, _ = Listings(self).of(checked(key), "0")
         except errors.NotFoundError:
             return False
         return not files
 
     def members(self, folder: str) -> tuple[Entries, Keys]:
         """What lies directly in a folder, by a PROPFIND of Depth 1."""
-        files, folders = self._listings.of(checked(folder) if folder else "", "1")
+        files, folders = Listings(self).of(checked(folder) if folder else "", "1")
         if [entry.key for entry in files] == [folder]:  # some servers do not mind the slash after a file
             raise errors.NotFoundError(f"{self.location}: {folder!r} is a file, not a folder")
         return sorted(files), sorted(folders)
 
     def stat(self, key: str) -> Entry:
         """One file, by a PROPFIND of Depth 0."""
-        entries, _ = self._listings.of(checked(key), "0", slash=False)
+        entries, _ = Listings(self).of(checked(key), "0", slash=False)
         if not entries:
             message = f"{self.location}: {key!r} is a folder, not a file"
             raise errors.NotFoundError(message)
@@ -399,9 +404,9 @@ class WebDAVStore(Store):
                 if response.status_code == 401:
                     self.transport.refusals.record()
                     raise errors.AuthenticationError(wrong_credentials(self.remote))
-                failure = _error_of(response, what, self.remote)
                 if response.status_code not in RETRIED_STATUSES:
-                    raise failure
+                    raise _error_of(response, what, self.remote)
+                failure = _error_of(response, what, self.remote)
                 asked_s = retry_after_s(response.headers.get("retry-after"))
             failures += 1
             pause_s = self.patience.pause_s(failures, asked_s)
@@ -427,24 +432,6 @@ class WebDAVStore(Store):
             f"{what}: {error}. Is {self.remote.origin} up, and reachable from this machine?"
         )
 
-    def _new_client(self) -> _Client:
-        authentication = None
-        headers = {"Accept-Encoding": "identity", "User-Agent": "ai4os-data"}
-        if self.remote.token:
-            headers["Authorization"] = f"Bearer {self.remote.token}"
-        elif self.remote.user is not None:
-            authentication = httpx.BasicAuth(self.remote.user.encode(), (self.remote.password or "").encode())
-        client = _Client(
-            self.remote.url,
-            auth=authentication,
-            retry=False,
-            headers=headers,
-            verify=tls.context(self.remote.ca_file),
-            limits=httpx.Limits(max_keepalive_connections=None),
-        )
-        weakref.finalize(client, _close, client.http, os.getpid())
-        return client
-
 
 class _Client(webdav4.client.Client):  # type: ignore[misc]  # webdav4 has no types
     """webdav4's client for URLs that are encoded already: its own joining loses ``%``, ``#`` and the last slash."""
@@ -453,6 +440,25 @@ class _Client(webdav4.client.Client):  # type: ignore[misc]  # webdav4 has no ty
         parts = urlsplit(path)
         url: httpx.URL = self.base_url.copy_with(raw_path=parts.path.encode())
         return url
+
+
+def _new_client(remote: Remote) -> _Client:
+    authentication = None
+    headers = {"Accept-Encoding": "identity", "User-Agent": "ai4os-data"}
+    if remote.token:
+        headers["Authorization"] = f"Bearer {remote.token}"
+    elif remote.user is not None:
+        authentication = httpx.BasicAuth(remote.user.encode(), (remote.password or "").encode())
+    client = _Client(
+        remote.url,
+        auth=authentication,
+        retry=False,
+        headers=headers,
+        verify=tls.context(remote.ca_file),
+        limits=httpx.Limits(max_keepalive_connections=None),
+    )
+    weakref.finalize(client, _close, client.http, os.getpid())
+    return client
 
 
 def _close(http: httpx.Client, owner: int) -> None:
