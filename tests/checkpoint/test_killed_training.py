@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,7 @@ from servers import ShapedProxy
 from shares import Share
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ai4os_data.stores import Level
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 STEP_S = 0.01
 STEPS_A_LIFE = 30
+DATA, BETWEEN = "in the data", "between data and manifest"
 
 
 def noted(path: Path) -> dict[int, str]:
@@ -69,40 +72,64 @@ def tell_phases(run: StorageCheckpoint, spool: Path) -> None:
 
     def telling(key: str, *arguments: Any, **options: Any) -> Level:
         is_data = key.endswith(".pt")
-        is_manifest = key.endswith("MANIFEST.json")
-        before, after = ("in the data", "between data and manifest") if is_data else ("elsewhere", "elsewhere")
-        (spool / "phase").write_text("between data and manifest" if is_manifest else before)
+        tell_phase(spool, DATA if is_data else BETWEEN if key.endswith("MANIFEST.json") else "elsewhere")
         level = plain(key, *arguments, **options)
-        (spool / "phase").write_text(after)
+        tell_phase(spool, BETWEEN if is_data else "elsewhere")
         return level
 
     run._store.write_confirmed = telling  # type: ignore[method-assign]
 
 
+def tell_phase(spool: Path, phase: str) -> None:
+    """Write it down at once: whoever is killed in between has written all of it, or nothing."""
+    (spool / "phase.new").write_text(phase)
+    (spool / "phase.new").replace(spool / "phase")
+
+
+def phase_of(spool: Path) -> str:
+    """Return what an upload is at, or was when it died."""
+    return (spool / "phase").read_text() if (spool / "phase").exists() else "elsewhere"
+
+
 def kill_often(
-    server: Server, kills: int, tmp_path: Path, *, rtt_s: float, spool_is_lost: bool = False
+    server: Server,
+    kills: int,
+    tmp_path: Path,
+    *,
+    rtt_s: float,
+    in_phases: Mapping[str, int] = MappingProxyType({}),
+    spool_is_lost: bool = False,
 ) -> Counter[str]:
-    """Kill a training so often, let it end, and compare with one that was left alone; at what moments it died."""
+    """Kill a training so often, let it end, and compare with one that was left alone; at what moments it died.
+
+    The moments are random; so many of them are random ones of a phase, since a short phase would be met seldom.
+    """
     steps = kills * STEPS_A_LIFE
     reference, notes, spool = tmp_path / "reference", tmp_path / "notes", tmp_path / "spool"
     alone = Life(str(tmp_path / "alone"), None, reference, steps, step_s=0.0)
     assert os.waitpid(alone.start(tmp_path / "spool of another"), 0)[1] == 0
     chance = random.Random(new_seed())
+    wanted = [phase for phase, count in in_phases.items() for _ in range(count)]
+    wanted += [""] * (kills - len(wanted))
+    chance.shuffle(wanted)
     phases: Counter[str] = Counter()
     share = Share(server)
     with ShapedProxy("127.0.0.1", server.port, rtt_s=rtt_s) as proxy:
         near, far = f":{server.port}/", f":{proxy.port}/"
         remote = Remote(server.url.replace(near, far), server.user, server.password)
         life = Life(share.location.replace(near, far) + "/run", remote, notes, steps)
-        for number in range(kills):
+        for number, phase in enumerate(wanted):
             spool = tmp_path / f"spool-{number}" if spool_is_lost else spool
             before = len(notes.read_bytes()) if notes.exists() else 0
             child = life.start(spool)
             wait_for(lambda before=before: notes.exists() and len(notes.read_bytes()) > before)  # type: ignore[misc]
             time.sleep(chance.uniform(0.0, 1.5 * STEPS_A_LIFE * STEP_S))
+            if phase:
+                wait_for(lambda spool=spool, phase=phase: phase_of(spool) == phase)  # type: ignore[misc]
+                time.sleep(chance.uniform(0.0, rtt_s / 2))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            phases[(spool / "phase").read_text() if (spool / "phase").exists() else "elsewhere"] += 1
+            phases[phase_of(spool)] += 1
         last = replace(life, step_s=0.0)
         assert os.waitpid(last.start(spool), 0)[1] == 0
     expected, found = noted(reference), noted(notes)
@@ -125,7 +152,7 @@ def test_killed_training_ends_as_if_it_had_been_left_alone(
 @pytest.mark.long
 def test_training_killed_at_fifty_random_moments(nextcloud: NextcloudServer, tmp_path: Path) -> None:
     """Many of them in an upload, some between data and manifest."""
-    phases = kill_often(nextcloud, 50, tmp_path, rtt_s=0.02)
+    phases = kill_often(nextcloud, 50, tmp_path, rtt_s=0.02, in_phases={DATA: 14, BETWEEN: 9})
     assert phases.total() == 50
-    assert phases["in the data"] >= 10
-    assert phases["between data and manifest"] >= 5
+    assert phases[DATA] >= 10
+    assert phases[BETWEEN] >= 5
