@@ -71,7 +71,9 @@ def measure(options: Options) -> Report:
     }
     for name, part in parts.items():
         if options.wants(name):
+            begun = time.monotonic()
             part(report, options)
+            print(f"{name}: {time.monotonic() - begun:.0f} s in all", file=sys.stderr)
     if any(options.wants(part) for part in transfers.PARTS):
         transfers.add_to(report, options)
     return report
