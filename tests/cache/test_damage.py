@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MiB = 1024 * 1024
 LIMIT = 3 * MiB
 OLD = source(spread(60, 500, 60_000, seed=11), "old")
-NEW = source(spread(80, 500, 200_000, seed=12), "new")
+NEW = source(spread(140, 500, 200_000, seed=12), "new")  # more than fits: all that was there is evicted
 
 
 @dataclass

@@ -30,6 +30,7 @@ FULL_FOR_S = 0.25  # an evicted file that is just being read takes its room unti
 
 _RANGE = struct.Struct("hhqqi4x")  # struct flock of fcntl(2), on 64-bit Linux
 _FIRST_BYTE = 1 << 62  # far behind whatever the file holds
+_MOST_PIECES = 512  # half of what writev(2) takes
 _DIGITS = 15  # of a digest: 60 bits
 
 
@@ -176,10 +177,11 @@ class Claim:
             self._hasher.update(chunk)
         total = sum(map(len, chunks))
         self.length += total
-        written = 0
         descriptor = self.file().descriptor
-        with suppress(OSError):  # it is said by the next write, if it lasts
-            written = os.writev(descriptor, chunks[:512]) if chunks else 0
+        try:
+            written = os.writev(descriptor, chunks[:_MOST_PIECES]) if chunks else 0
+        except OSError:  # it is said by the next write, if it lasts
+            written = 0
         if written < total:
             _write_all(descriptor, b"".join(chunks)[written:])
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from ai4os_data.cache import placement
 from ai4os_data.cache.claims import Claim, Claims, Waiting
 from ai4os_data.cache.ledger import LISTING_NAME, Ledger, last_limit
-from ai4os_data.cache.objects import DIGEST_DIGITS, Held, Objects, intact, relative_name
+from ai4os_data.cache.objects import Held, Objects, intact
 from ai4os_data.cache.staged import BLOCK_BYTES, Spares, allocated
 from ai4os_data.errors import CacheError
 from ai4os_data.processes import PerProcess
@@ -265,7 +265,7 @@ class _Process:
         self._lock = threading.RLock()
         self._free = 0  # leased, and not set aside
         self._reserved = 0  # leased, and set aside for claims
-        self._stored: list[str] = []
+        self._stored: list[Held] = []
         self._used: dict[str, None] = {}
         self._note_use_at = time.monotonic() + _NOTE_USE_EVERY_S
         self._not_before = 0.0
@@ -352,7 +352,6 @@ class _Process:
         if now < self._not_before and need >= self._refused_bytes:
             return False
         granted = self._tell(need - self._free, room_for)
-        self._free += granted
         if not granted:
             pause_s = _FULL_AGAIN_S if not self._plans() else _PLANNED_AGAIN_S
             self._not_before, self._refused_bytes = now + pause_s, need
@@ -374,7 +373,7 @@ class _Process:
             self._reserved -= claim.reserved_bytes
             self._free += claim.reserved_bytes - spent
             claim.reserved_bytes = 0
-            self._stored.append(relative_name(held))
+            self._stored.append(held)
         return held
 
     def keep_listing(self, name: str, data: bytes) -> None:
@@ -444,18 +443,24 @@ class _Process:
             self.ledger.shrink()
 
     def _tell(self, need: int, room_for: str = "") -> int:
-        """Tell the ledger what was stored and used, and ask for room; what it cannot take stays to be told."""
+        """Tell the ledger what was stored and used, and ask for room; what it cannot take stays to be told.
+
+        Returns:
+            How much more may be written now.
+        """
         removed = self.objects.removed
-        stored = [name for name in self._stored if name[2 : 2 + DIGEST_DIGITS] not in removed]
-        self._stored = []
+        stored = [held for held in self._stored if held.name not in removed]
+        used, self._stored, self._used = self._used, [], {}
         removed.clear()
-        used, self._used = self._used, {}
         try:
-            return self.ledger.grant(need, self._free, self._reserved, stored, list(used), room_for=room_for)
+            granted = self.ledger.grant(need, self._free + self._reserved, stored, list(used), room_for=room_for)
         except BaseException:
             self._stored = stored + self._stored
             self._used = {**used, **self._used}
             raise
+        self._free += granted
+        self._spares.keep_within(self._free)
+        return granted
 
     def close(self) -> None:
         with self._lock, suppress(CacheError, OSError):

@@ -1,11 +1,12 @@
 """What the cache holds and how much room is left, agreed between all processes.
 
-The entries and the order of their last use are kept in diskcache, touched only under one lock and in batches. Room is
-given out in leases: what a process may still write without asking. So at every moment
+One process at a time has the ledger, in batches. Room is given out in leases: what a process may still write without
+asking. So at every moment
 
-    indexed entries + leases + bookkeeping <= limit
+    counted entries + leases + bookkeeping <= limit
 
-and a process that dies leaves a lease whose lock is free: whoever sees that counts its files in.
+and a process that dies leaves a lease whose lock is free: whoever sees that counts its files in. What is evicted is
+first no longer counted, its room leased, and removed when the next process has the ledger already.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ import errno
 import fcntl
 import os
 import re
-import secrets
-import sqlite3
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn, TypeVar
+from functools import partial
+from typing import TypeVar
 
-import diskcache
 import xxhash
 
 from ai4os_data.cache import placement
 from ai4os_data.cache.claims import FULL_FOR_S, Waiting
-from ai4os_data.cache.objects import Held, Objects, relative_name
+from ai4os_data.cache.leases import Lease
+from ai4os_data.cache.objects import Held, Objects, identity
 from ai4os_data.cache.plan import Plan
+from ai4os_data.cache.rows import DAMAGE, SQLITE_FULL, Rows
 from ai4os_data.cache.staged import Spares, allocated, remove_if_abandoned
 from ai4os_data.errors import CacheError
 from ai4os_data.processes import tell_after_fork
@@ -37,98 +38,24 @@ from ai4os_data.telemetry import log, tell_once
 
 LISTING_NAME = re.compile(r"[0-9a-f]{32}(\.\d+)?")
 
-_ROWS_AT_ONCE = 128  # bounds the write-ahead log of one transaction
 _LEASE_PART = 100
 _PLANNED_PART = 16  # of what is evicted in the knowledge of the order, less lies idle in leases
 _LARGEST_LEASE_BYTES = 16 * 1024 * 1024  # enough for the lock to cost little, and not more evicted than is needed
 _TRIES = 8
 _NAME_BYTES = 64
-_NAMES_BYTES = 64 * 1024  # so much of names of evicted entries may always stay
+_NAMES_BYTES = 64 * 1024  # so much of names of evicted entries may always stay, and more in a large cache
+_MOST_NAMES_BYTES = 2 * 1024 * 1024  # each process reads them once
 _MARGIN_BYTES = 64 * 1024
 _LARGEST_MARGIN_BYTES = 4 * 1024 * 1024
 _FULL_DISK_BYTES = 32 * 1024
-_PAGE_BYTES = 4096
-_LOG_PAGES = 16
-_LEASE = struct.Struct("<3q")  # three times the same: the middle one is right even where a byte was flipped
-_HIGH_DESCRIPTOR = 900  # the kernel closes the files of a killed process from the lowest up
-_LEASE_NAME = re.compile(r"\d+-[0-9a-f]{8}")
-_SQLITE_FULL = 13  # https://www.sqlite.org/rescode.html
 _CLEAN, _DIRTY = b"-", b"*"
-_INDEX_FILES = ("cache.db", "cache.db-wal", "cache.db-shm", "cache.db-journal")
 _CHECK = struct.Struct("<dqq")  # when it is due again, the overhead that was found, the limit that held then
 _LONGEST_UNCHECKED_S = 3600.0
 _TIMES_ITS_COST = 50  # what looks at every file is done again after so many times as long as it took
 
-# Ten at a time, as diskcache does it, would empty a small cache of large files, and take from those that are protected.
-_LRU, _AT_ONCE = "least-recently-used", 10
-_ONE_BY_ONE = "least-recently-used, one by one"
-diskcache.EVICTION_POLICY[_ONE_BY_ONE] = {
-    **diskcache.EVICTION_POLICY["least-recently-used"],
-    "cull": "SELECT {fields} FROM Cache ORDER BY access_time LIMIT min(?, 1)",
-}
-
-# What a damaged index may show itself as; each leads to a new one, made from the names of the files.
-_DAMAGE = (
-    sqlite3.Error,
-    diskcache.Timeout,
-    KeyError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-)
-
 Protected = Callable[[], Iterable[str]]
 Plans = Callable[[], Iterable[Plan]]
 R = TypeVar("R")
-
-
-class _Adopting(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
-    """Lets diskcache index files that we have written, and nothing that would have to be unpickled."""
-
-    objects: Objects
-
-    def __init__(self, directory: str, **settings: Any) -> None:
-        super().__init__(directory, **settings)
-        self.objects = Objects(os.path.dirname(directory))
-        self.kept: list[str] = []
-        self.adopting: dict[str, int] = {}
-        self.has_missed = False
-        self.spares: Spares | None = None
-
-    def put(self, key: object) -> tuple[object, bool]:
-        if not isinstance(key, str):
-            _refuse_pickle(key)
-        return key, True
-
-    def get(self, key: object, raw: object) -> str:
-        if not raw or not isinstance(key, str):
-            _refuse_pickle(key)
-        return key
-
-    def store(self, value: object, *_read: object, **_key: object) -> tuple[int, int, str, None]:
-        if not isinstance(value, str) or value not in self.adopting:
-            _refuse_pickle(value)
-        return self.adopting[value], diskcache.core.MODE_RAW, value, None
-
-    def fetch(self, _mode: object, filename: str, *_: object) -> str:
-        return filename
-
-    def remove(self, file_path: str) -> None:
-        """Evict a file, unless somebody is using it."""
-        if file_path in self.adopting:
-            return
-        try:
-            if not self.objects.evict(self.objects.named(file_path), self.spares):
-                self.kept.append(file_path)
-        except FileNotFoundError:
-            self.has_missed = True
-
-
-def _refuse_pickle(value: object) -> NoReturn:
-    message = f"the cache's index holds names only, not {type(value).__name__}"
-    raise TypeError(message)
 
 
 class Ledger:
@@ -154,19 +81,15 @@ class Ledger:
         plans: Plans,
         spares: Spares,
     ) -> None:
-        self._lock = self._lease = -1
+        self._lock = -1
+        self._lease = Lease(f"{directory}/leases", objects.prepare)
         self._directory = directory
         self._limit = limit_bytes
         self._protected = protected
         self._plans = plans
         self._spares = spares
         self._objects = objects
-        self._index_directory = f"{directory}/index"
-        self._leases_directory = f"{directory}/leases"
-        self._index: diskcache.Cache | None = None
-        self._index_file: tuple[int, int] | None = None
-        self._lease_path = ""
-        self._leased_bytes = 0
+        self._rows = Rows(directory, limit_bytes, objects)
         self._overhead_bytes = 0
         self._protect_at = 0.0
         self._all_protected_until = 0.0
@@ -183,61 +106,70 @@ class Ledger:
         self._let_go()
 
     def _let_go(self) -> None:
-        for descriptor in (self._lock, self._lease):
-            if descriptor >= 0:
-                with suppress(OSError):
-                    os.close(descriptor)
-        self._lock = self._lease = -1
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            with suppress(OSError):
+                os.close(lock)
+        self._lease.let_go()
 
     # --- what others call
 
     def grant(
         self,
         need_bytes: int,
-        free_bytes: int,
-        reserved_bytes: int,
-        names: list[str],
-        used: list[str],
+        left_bytes: int,
+        stored: Sequence[Held],
+        used: Sequence[str],
         *,
         room_for: str = "",
     ) -> int:
-        """Enter what was stored and used, and lease more room.
+        """Count in what was stored, note what was used, and lease more room.
 
         Args:
             need_bytes: how much is needed at least; 0 for none.
-            free_bytes: what of the lease is still in hand.
-            reserved_bytes: what of the lease is set aside for what is being written.
-            names: stored since the last call, relative to ``objects``.
+            left_bytes: what of the lease was not written yet.
+            stored: since the last call.
             used: digests that were read since the last call.
             room_for: the digest of the entry that needs the room.
 
         Returns:
             How much more may be written: nothing, or at least ``need_bytes``.
         """
-        with self._held():
-            granted = self._mended(lambda: self._grant(need_bytes, free_bytes + reserved_bytes, names, used, room_for))
-            self._spares.keep_within(free_bytes + granted)
-            return granted
+        granted = 0
+        for attempt in range(_TRIES + 1):
+            need = max(0, need_bytes - granted) if attempt < _TRIES else 0
+            with self._held():
+                work = partial(self._grant, need, left_bytes + granted, stored, used, room_for)
+                granted += self._mended(work)
+                evicted = self._rows.taken()
+            stored, used = self._removed(evicted, self._spares), ()
+            if not stored:
+                break
+            granted -= sum(allocated(held.size_bytes) for held in stored)  # in use: they are counted in again
+        granted = granted if granted >= need_bytes else 0
+        if self._lease.size_bytes != left_bytes + granted:
+            with self._held():
+                self._lease.write(left_bytes + granted)
+        return granted
 
     def note_use(self, used: list[str]) -> bool:
         """Enter what was read, unless another process has the ledger just now."""
         with self._held(wait=False) as held:
             if held:
-                self._mended(lambda: self._enter([], used))
+                self._mended(lambda: self._opened().enter([], used))
             return held
 
-    def close(self, names: list[str], used: list[str]) -> None:
+    def close(self, stored: Sequence[Held], used: Sequence[str]) -> None:
         """Enter the rest, and give the lease back."""
         with self._held():
-            self._mended(lambda: self._enter(names, used))
-            self._drop_lease()
-            self._close_index()
+            self._mended(lambda: self._opened().enter(stored, used))
+            self._lease.drop()
+            self._rows.close()
         self._let_go()
 
     def shrink(self) -> None:
         """Evict what is above the limit."""
-        with self._held():
-            self._mended(self._shrink)
+        self._evict_now(self._shrink)
 
     def clear(self) -> None:
         """Remove every entry that nobody uses."""
@@ -247,12 +179,12 @@ class Ledger:
     def forget(self, names: list[str]) -> None:
         """Take digests out of the index whose files are gone."""
         with self._held():
-            self._mended(lambda: self._delete(names))
+            self._mended(lambda: self._opened().forget(names))
 
     def usage(self) -> tuple[int, int]:
         """How many entries are indexed, and the bytes that the directory takes, leases included."""
         with self._held():
-            return self._mended(lambda: (len(self._open()), self._used_bytes() - self._margin_bytes()))
+            return self._mended(lambda: (len(self._opened()), self._used_bytes() - self._margin_bytes()))
 
     # --- the lock
 
@@ -284,17 +216,17 @@ class Ledger:
             except BlockingIOError:
                 return False
             ours = os.fstat(self._lock)
-            if _identity(f"{self._directory}/lock") == (ours.st_dev, ours.st_ino):
+            if identity(f"{self._directory}/lock") == (ours.st_dev, ours.st_ino):
                 return True
             # Somebody has removed the directory, or the lock in it: ours would exclude nobody.
             self._let_go()
-            self._close_index()
+            self._rows.close()
             self._open_lock()
 
     def _open_lock(self) -> None:
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
         placement.mark(self._directory)  # it may have been removed, and be made anew here
-        for folder in (self._index_directory, self._leases_directory, self._objects.root):
+        for folder in (self._rows.directory, self._lease.directory, self._objects.root):
             os.makedirs(folder, mode=0o700, exist_ok=True)
         self._lock = os.open(f"{self._directory}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
@@ -307,7 +239,7 @@ class Ledger:
         """
         try:
             return self._tried(work)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             if self._shrink_to_limit():
                 self._tell_new_index("had no room on the full disk")
             else:
@@ -315,8 +247,9 @@ class Ledger:
                 self._tell_new_index(f"was damaged ({type(error).__name__}: {error})")
         try:
             self._rebuild()
+            self._rows.taken()
             return work()
-        except _DAMAGE as error:
+        except DAMAGE as error:
             self._raise_disk_error(error, _MARGIN_BYTES)
             message = f"{self._directory}: the cache's index cannot be made anew: {type(error).__name__}: {error}"
             raise CacheError(message) from error
@@ -325,16 +258,17 @@ class Ledger:
         """The result of some work, tried for a moment where the disk is full."""
         waiting = Waiting(FULL_FOR_S)
         while True:
+            self._rows.taken()  # by what was undone
             try:
                 return work()
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 if not self._is_full(error, _FULL_DISK_BYTES) or not waiting.pause():
                     raise
 
     def _is_full(self, error: Exception, too_little_bytes: int) -> bool:
         disk = os.statvfs(self._directory)
         said = getattr(error, "sqlite_errorcode", None)  # from Python 3.11 on
-        return said == _SQLITE_FULL or disk.f_bavail * disk.f_frsize < too_little_bytes
+        return said == SQLITE_FULL or disk.f_bavail * disk.f_frsize < too_little_bytes
 
     def _raise_disk_error(self, error: Exception, too_little_bytes: int) -> None:
         """Raise what the disk has to say, where that explains an error of the index."""
@@ -348,56 +282,10 @@ class Ledger:
 
     # --- entries
 
-    def _open(self, *, tell: bool = True) -> diskcache.Cache:
-        path = f"{self._index_directory}/cache.db"
-        found = _identity(path)
-        if self._index is not None and found == self._index_file:
-            return self._index
-        self._close_index()  # of a file that somebody has put a new one in place of, or removed
-        if found is None:
-            self._objects.prepare()
-            os.makedirs(self._index_directory, mode=0o700, exist_ok=True)
-            self._remove_index()
-            os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        self._index = diskcache.Cache(
-            self._index_directory,
-            disk=_Adopting,
-            timeout=60,
-            eviction_policy=_ONE_BY_ONE,
-            cull_limit=0,
-            statistics=0,
-            size_limit=self._limit,
-            sqlite_synchronous=0,  # the cache dies with the machine; kill -9 leaves the page cache intact
-            sqlite_mmap_size=0,  # a truncated file would end the process with SIGBUS
-            sqlite_auto_vacuum=0,  # pages of evicted rows are used again
-            sqlite_wal_autocheckpoint=_LOG_PAGES,
-            sqlite_journal_size_limit=0,
-        )
-        self._index_file = _identity(path)
-        if found is None and self._reconcile()[1] and tell:
+    def _opened(self, *, tell: bool = True) -> Rows:
+        if self._rows.open() and self._reconcile()[1] and tell:
             self._tell_new_index("was gone")
-        return self._index
-
-    def _enter(self, names: list[str], used: list[str]) -> None:
-        index = self._open()
-        disk = index.disk
-        for begin in range(0, max(len(names), len(used)), _ROWS_AT_ONCE):
-            entered = {name: self._objects.named(name) for name in names[begin : begin + _ROWS_AT_ONCE]}
-            disk.adopting = {name: allocated(held.size_bytes) for name, held in entered.items()}
-            with index.transact():
-                for name, held in entered.items():
-                    index.set(held.name, name)
-                for digest in used[begin : begin + _ROWS_AT_ONCE]:
-                    index.get(digest)
-        disk.adopting = {}
-
-    def _delete(self, names: list[str]) -> None:
-        index = self._open()
-        for begin in range(0, len(names), _ROWS_AT_ONCE):
-            with index.transact():
-                for name in names[begin : begin + _ROWS_AT_ONCE]:
-                    index.delete(name)
-        self._keep_pinned(index)
+        return self._rows
 
     def _clear(self) -> None:
         for held in self._objects.scan_all().values():  # without the index, which a full disk would not let us change
@@ -409,70 +297,99 @@ class Ledger:
                     os.unlink(item.path)
         self._reconcile()
 
-    def _keep_pinned(self, index: diskcache.Cache) -> None:
-        """Index again what could not be evicted because it is in use."""
-        kept, index.disk.kept = index.disk.kept, []
-        self._enter(kept, [])
+    def _removed(self, evicted: list[Held], spares: Spares | None = None) -> list[Held]:
+        """Remove what was evicted, or put it with the spares; what is in use, and stays."""
+        in_use, has_missed = [], False
+        for held in evicted:
+            try:
+                if not self._objects.evict(held, spares):
+                    in_use.append(held)
+            except FileNotFoundError:
+                has_missed = True
+        if has_missed:  # a damaged name: the file that it meant may still be there
+            with self._held():
+                self._mended(self._reconcile)
+        for plan in self._plans() if in_use else ():
+            for held in in_use:
+                plan.keep(held.name)
+        return in_use
+
+    def _evict_now(self, work: Callable[[], None]) -> None:
+        """Evict for nobody's lease."""
+        with self._held():
+            self._mended(work)
+            evicted = self._rows.taken()
+        if in_use := self._removed(evicted):
+            with self._held():
+                self._mended(lambda: self._opened().enter(in_use, []))
 
     # --- room
 
-    def _grant(self, need_bytes: int, left_bytes: int, names: list[str], used: list[str], room_for: str) -> int:
+    def _grant(
+        self, need_bytes: int, left_bytes: int, stored: Sequence[Held], used: Sequence[str], room_for: str
+    ) -> int:
         if need_bytes > 0:
             self._check_now_and_then()
-        with self._open().transact():  # one commit for all of it: they touch the same pages
-            self._enter(names, used)
-            self._write_lease(left_bytes)
+        rows = self._opened()
+        with rows.transact():
+            rows.enter(stored, used)
+            self._lease.write(left_bytes)
             return self._leased(need_bytes, left_bytes, room_for) if need_bytes > 0 else 0
 
     def _leased(self, need_bytes: int, left_bytes: int, room_for: str) -> int:
-        if self._objects.names.size_bytes > _NAMES_BYTES + 2 * _NAME_BYTES * len(self._open()):
-            self._objects.retell()
         wanted = max(need_bytes, min(self._limit // _LEASE_PART, _LARGEST_LEASE_BYTES))
         free = self._free_bytes()
         over = -(free + self._margin_bytes())  # the margin is there to be grown into
+        self._forget_names(-over)
         if over > 0:  # the limit was higher once
-            free = self._evict(over, 0, free)
+            free += self._rows.evict(over, 0)
         if free < wanted:
             free = self._make_room(need_bytes, wanted, free, room_for)
-        if free < need_bytes:
-            return 0
-        granted = min(free, wanted)
-        self._write_lease(left_bytes + granted)
+        evicted = self._rows.taken_bytes
+        granted = min(free, max(wanted, evicted)) if free >= need_bytes else 0
+        self._lease.write(left_bytes + max(granted, evicted))  # the room of what is evicted, until it is removed
         return granted
+
+    def _forget_names(self, room_bytes: int) -> None:
+        """Write the file of names anew without those of evicted entries, where they are many."""
+        of_entries = _NAME_BYTES * len(self._rows)
+        of_evicted = max(_NAMES_BYTES, min(_MOST_NAMES_BYTES, self._limit // 512))
+        if self._objects.names.size_bytes > 2 * of_entries + of_evicted and room_bytes > of_entries:
+            self._objects.retell()
 
     def _shrink(self) -> None:
         due, self._overhead_bytes, _ = _read_check(self._lock)
+        rows = self._opened()
         if (free := self._free_bytes()) < 0:
-            self._evict(-free, 0, free)
+            rows.evict(-free, 0)
         self._write_check(due)
 
     def _free_bytes(self) -> int:
         return self._limit - self._used_bytes()
 
     def _used_bytes(self) -> int:
-        leased = self._lease_bytes()  # first: it counts the files of dead processes in
+        leased = self._lease.size_bytes + self._others_leased_bytes()  # first: it counts the files of the dead in
         bookkeeping = self._bookkeeping_bytes() + self._margin_bytes()
-        return leased + self._entries_bytes() + self._overhead_bytes + bookkeeping
+        return leased + self._rows.volume_bytes + self._overhead_bytes + bookkeeping
 
-    def _entries_bytes(self) -> int:
-        """What diskcache sums up: the files, and its database."""
-        return int(self._open().volume())
+    def _others_leased_bytes(self) -> int:
+        """All leases of other living processes; the files of dead ones are counted in first."""
+        total, died = self._lease.others()
+        if died:
+            self._reconcile()
+        return total
 
     def _bookkeeping_bytes(self) -> int:
-        files = [f"{self._directory}/{name}" for name in ("lock", "names")]
-        files += (f"{self._index_directory}/{name}" for name in _INDEX_FILES[1:])
-        for folder in (self._leases_directory, f"{self._directory}/listings"):
+        names = self._objects.names
+        files = [f"{self._directory}/lock", names.path, names.beside, *self._rows.bookkeeping]
+        for folder in (self._lease.directory, f"{self._directory}/listings"):
             with suppress(FileNotFoundError), os.scandir(folder) as items:
                 files += [folder, *(item.path for item in items)]
         return sum(map(_disk_bytes, files)) + self._objects.folders_bytes()
 
     def _margin_bytes(self) -> int:
         """What bookkeeping may grow by until it is measured again: the database by the rows of leases, and its log."""
-        database = _disk_bytes(f"{self._index_directory}/cache.db")
-        log_now = _disk_bytes(f"{self._index_directory}/cache.db-wal")
-        longest_log = _PAGE_BYTES * _LOG_PAGES + min(database, _PAGE_BYTES * 4 * _ROWS_AT_ONCE)
-        growth = min(_LARGEST_MARGIN_BYTES, _MARGIN_BYTES + self._limit // 512)
-        return max(0, longest_log - log_now) + growth
+        return self._rows.growth_bytes() + min(_LARGEST_MARGIN_BYTES, _MARGIN_BYTES + self._limit // 512)
 
     def _make_room(self, need_bytes: int, wanted_bytes: int, free: int, room_for: str) -> int:
         """Evict until what is wanted is free, or needed at least; nothing where that cannot be. Tells what is free."""
@@ -486,59 +403,18 @@ class Ledger:
                 self._all_protected_until = ended + _TIMES_ITS_COST * (ended - begun)
         return self._evict_planned(max(need_bytes, wanted_bytes // _PLANNED_PART), free, room_for)
 
-    def _evict_unprotected(self, need_bytes: int, wanted_bytes: int, free: int, floor: int) -> int:
-        for _ in range(_TRIES):  # what is in use stays; the next ones go in its place
-            evictable = int(self._open().reset("size")) - floor
-            if free >= wanted_bytes or free + evictable < need_bytes:
-                break
-            free = self._evict(min(wanted_bytes - free, evictable), floor, free)
-        return free
+    def _evict_unprotected(self, need_bytes: int, wanted_bytes: int, free: int, floor_bytes: int) -> int:
+        evictable = self._rows.entries_bytes - floor_bytes
+        if free >= wanted_bytes or free + evictable < need_bytes:
+            return free
+        return free + self._rows.evict(min(wanted_bytes - free, evictable), floor_bytes)
 
     def _evict_planned(self, wanted_bytes: int, free: int, room_for: str) -> int:
-        """Remove what has its next use furthest away, as far as that is known; tell what is free then."""
-        index = self._open()
+        """Take out what has its next use furthest away, as far as that is known; tell what is free then."""
         for plan in self._plans() if room_for else ():
-            before, expected = self._entries_bytes(), free
-            in_use = []
-            index.disk.spares = self._spares
-            with index.transact():
-                for name in plan.victims(self._objects.known, room_for) if free < wanted_bytes else ():
-                    if index.delete(name):
-                        expected += allocated(self._objects.known[name].size_bytes)
-                    if index.disk.kept:
-                        in_use.append(name)
-                        self._keep_pinned(index)
-                    if expected >= wanted_bytes:
-                        break
-            index.disk.spares = None
-            for name in in_use:
-                plan.keep(name)
-            index.disk.has_missed = False  # its row is gone, as it is
-            free += before - self._entries_bytes()
+            if free < wanted_bytes:
+                free += self._rows.evict_those(plan.victims(self._objects, room_for), wanted_bytes - free)
         return free
-
-    def _evict(self, bytes_: int, floor_bytes: int, free: int) -> int:
-        """Remove the entries used longest ago, and tell what is free then."""
-        index = self._open()
-        before = self._entries_bytes()
-        database = before - int(index.reset("size"))
-        index.size_limit = max(before - bytes_, floor_bytes + database)
-        index.eviction_policy = _LRU if floor_bytes == 0 and self._can_overshoot(before - database) else _ONE_BY_ONE
-        index.disk.spares = self._spares
-        try:
-            with index.transact():
-                index.cull()
-        finally:
-            index.disk.spares = None
-        self._keep_pinned(index)
-        if index.disk.has_missed:  # a damaged name: the file that it meant is still there
-            self._reconcile()
-            return self._free_bytes()
-        return free + before - self._entries_bytes()
-
-    def _can_overshoot(self, entries_bytes: int) -> bool:
-        """Whether ten entries are so little of the limit that it does not matter to evict some too many."""
-        return _AT_ONCE * entries_bytes < max(1, len(self._open())) * self._limit // _LEASE_PART
 
     def _protected_bytes(self) -> int:
         """Make the protected entries the ones used last, and sum them up."""
@@ -547,55 +423,10 @@ class Ledger:
         mine = [here[name] for name in set(self._protected()) if name in here]
         begun = time.monotonic()
         if begun > self._protect_at:
-            self._enter([], [held.name for held in mine])
+            self._rows.enter([], [held.name for held in mine])
             ended = time.monotonic()
             self._protect_at = ended + _TIMES_ITS_COST * (ended - begun)
         return sum(allocated(held.size_bytes) for held in mine)
-
-    # --- leases
-
-    def _write_lease(self, bytes_: int) -> None:
-        self._leased_bytes = bytes_
-        if self._lease >= 0:
-            ours = os.fstat(self._lease)
-            if _identity(self._lease_path) != (ours.st_dev, ours.st_ino):  # removed by somebody
-                os.close(self._lease)
-                self._lease = -1
-        if self._lease < 0:
-            if bytes_ == 0:
-                return
-            self._objects.prepare()
-            os.makedirs(self._leases_directory, mode=0o700, exist_ok=True)
-            self._lease_path = f"{self._leases_directory}/{os.getpid()}-{secrets.token_hex(4)}"
-            self._lease = _last_to_close(os.open(self._lease_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-            fcntl.flock(self._lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.pwrite(self._lease, _LEASE.pack(bytes_, bytes_, bytes_), 0)
-
-    def _drop_lease(self) -> None:
-        self._leased_bytes = 0
-        if self._lease >= 0:
-            with suppress(FileNotFoundError):
-                os.unlink(self._lease_path)
-            os.close(self._lease)
-            self._lease = -1
-
-    def _lease_bytes(self) -> int:
-        """All leases of living processes; the files of dead ones are counted in first."""
-        total, died = self._leased_bytes, False
-        with suppress(FileNotFoundError), os.scandir(self._leases_directory) as items:
-            for item in items:
-                if not _LEASE_NAME.fullmatch(item.name) or (self._lease >= 0 and item.path == self._lease_path):
-                    continue
-                leased = _read_lease(item.path)
-                if leased is None:
-                    died = True
-                    with suppress(FileNotFoundError):
-                        os.unlink(item.path)
-                else:
-                    total += leased
-        if died:
-            self._reconcile()
-        return total
 
     # --- after a death, or damage
 
@@ -606,7 +437,7 @@ class Ledger:
             count_in: whether to count in what is not indexed. While others have leases it may be theirs, stored and
                 not told yet: their leases stand for it, and counted twice it would evict as much.
         """
-        index = self._open()
+        rows = self._opened()
         for path in self._objects.staged():
             remove_if_abandoned(path)
         here: dict[str, Held] = {}
@@ -616,16 +447,13 @@ class Ledger:
                     self._objects.evict(held)
         if not self._objects.all_told(here):
             self._objects.retell()
-        indexed = set(index.iterkeys())
-        missing = [name for name in here if name not in indexed]
+        missing, gone = rows.unlike(here)
         if count_in:
-            self._enter([relative_name(here[name]) for name in missing], [])
-        index.disk.adopting = {relative_name(held): allocated(held.size_bytes) for held in here.values()}
-        self._delete([name for name in indexed if name not in here])
-        index.disk.has_missed = False
+            rows.enter(missing, [])
+        rows.forget(gone)
         if not count_in:
-            for name in missing:
-                del here[name]
+            for held in missing:
+                del here[held.name]
         log.debug("%s: %d files were not indexed", self._directory, len(missing))
         return here, len(missing)
 
@@ -665,32 +493,20 @@ class Ledger:
 
     def _agrees(self) -> bool:
         """Whether the sum that the index keeps is that of the files; by how much they take more is kept as overhead."""
-        others = self._lease_bytes() - self._leased_bytes
-        here, _ = self._reconcile(count_in=others == 0)
+        here, _ = self._reconcile(count_in=self._others_leased_bytes() == 0)
         expected = taken = 0
         for held in here.values():
             with suppress(FileNotFoundError):
                 taken += os.lstat(held.path).st_blocks * 512
             expected += allocated(held.size_bytes)
         self._overhead_bytes = max(0, taken - expected)
-        return int(self._open().reset("size")) == expected
+        return self._rows.entries_bytes == expected
 
     def _rebuild(self) -> None:
         """A new index, from the names of the files."""
-        self._close_index()
-        self._remove_index()
-        self._open(tell=False)
-
-    def _remove_index(self) -> None:
-        for name in _INDEX_FILES:
-            with suppress(FileNotFoundError):
-                os.unlink(f"{self._index_directory}/{name}")
-
-    def _close_index(self) -> None:
-        if self._index is not None:
-            with suppress(*_DAMAGE):
-                self._index.close()
-            self._index = None
+        self._rows.close()
+        self._rows.remove()
+        self._opened(tell=False)
 
 
 def last_limit(directory: str) -> int | None:
@@ -717,43 +533,8 @@ def _read_check(lock: int) -> tuple[float, int, int]:
     return due, overhead_bytes, limit_bytes
 
 
-def _read_lease(path: str) -> int | None:
-    """What a living process has leased; None for a dead one."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:  # gone by now, or nothing of ours
-        return 0
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        data = os.pread(descriptor, _LEASE.size, 0)
-        return int(sorted(_LEASE.unpack(data))[1]) if len(data) == _LEASE.size else 0
-    finally:
-        os.close(descriptor)
-    return None
-
-
-def _last_to_close(descriptor: int) -> int:
-    """The same file under a high number: of a killed process, who sees the lease free sees its staged files free."""
-    try:
-        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH_DESCRIPTOR)
-    except OSError:  # a process that may have few open files
-        return descriptor
-    os.close(descriptor)
-    return high
-
-
 def _disk_bytes(path: str) -> int:
     try:
         return os.stat(path).st_blocks * 512
     except FileNotFoundError:
         return 0
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """What tells a file from another of the same name; None where there is none."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino

@@ -7,7 +7,6 @@ are what counts.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -32,7 +31,7 @@ class Names:
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self.path = path
         self._descriptor = -1
         self._head = b""
         self._read_up_to = 0
@@ -43,90 +42,95 @@ class Names:
         """Read and append through a descriptor of the child's own."""
         self._close()
 
-    def tell(self, name: str, appear: Callable[[], None]) -> None:
-        """Let an entry's file appear, and tell the others of it. A lost name is a second fetch, no more."""
+    def tell(self, name: str) -> None:
+        """Tell the others of an entry whose file is there. A lost name is a second fetch, no more."""
+        line = f"{name}\n".encode()
         with self._threads:
-            is_locked = self._lock(fcntl.LOCK_SH)  # a rewriting looks at the files before, or after
             try:
-                appear()
-                self._append(f"{name}\n".encode())
-            finally:
-                if is_locked:
-                    self._lock(fcntl.LOCK_UN)
+                descriptor = self._opened() if self._descriptor < 0 else self._descriptor
+                os.write(descriptor, line)
+                found = os.fstat(descriptor)
+                if found.st_nlink == 0:  # somebody has removed the file, or put a new one in its place
+                    os.write(self._opened(), line)
+                elif found.st_size == self._read_up_to + len(line):
+                    self._read_up_to += len(line)  # ours alone is new
+            except OSError:
+                return
 
-    def _lock(self, kind: int) -> bool:
-        try:
-            fcntl.flock(self._opened() if self._descriptor < 0 else self._descriptor, kind)
-        except OSError:
-            return False
-        return True
+    def news(self) -> tuple[bool, list[str]]:
+        """What was appended since the last look, our own names included; nothing where it cannot be read.
 
-    def _append(self, line: bytes) -> None:
-        try:
-            os.write(self._descriptor, line)
-            found = os.fstat(self._descriptor)
-            if found.st_nlink == 0:  # somebody has removed the file
-                os.write(self._opened(), line)
-            elif found.st_size == self._read_up_to + len(line):
-                self._read_up_to += len(line)  # ours alone is new
-        except OSError:
-            return
-
-    def news(self) -> list[str]:
-        """What was appended since the last look, our own names included; nothing where it cannot be read."""
+        Returns:
+            Whether these are all names that there are now, since they were written anew; and the names.
+        """
         try:
             if self._descriptor >= 0:
                 found = os.fstat(self._descriptor)
                 if found.st_size == self._read_up_to and found.st_nlink:
-                    return []
-            elif not os.path.exists(self._path):
-                return []
+                    return False, []
+            elif not os.path.exists(self.path):
+                return False, []
             with self._threads:
                 return self._read_on()
         except OSError:
-            return []
+            return False, []
 
-    def _read_on(self) -> list[str]:
+    def _read_on(self) -> tuple[bool, list[str]]:
         descriptor = self._opened()
         head = os.pread(descriptor, _HEAD_BYTES, 0)
         length = os.fstat(descriptor).st_size
-        if head != self._head or length < self._read_up_to:
+        is_other = head != self._head or length < self._read_up_to
+        is_anew = is_other and self._head != b""
+        if is_other:
             self._head, self._read_up_to = head, len(head)
         data = os.pread(descriptor, length - self._read_up_to, self._read_up_to)
         complete = data.rfind(b"\n") + 1
         self._read_up_to += complete
-        return data[:complete].decode("ascii", "replace").splitlines()
+        return is_anew, data[:complete].decode("ascii", "replace").splitlines()
 
     def rewrite(self, look: Callable[[], Iterable[str]]) -> None:
-        """Keep those names alone that a look at the files gives, and those that are appended after it."""
+        """Keep those names alone that a look at the files gives, and those that are told meanwhile.
+
+        A new file takes the place of the old one. Who tells a name sees afterwards whether it was still the file; what
+        was told to the old one before that is carried over. The caller sees to it that nobody else does the same.
+
+        Raises:
+            OSError: the new file cannot be written.
+        """
         with self._threads:
-            descriptor = self._opened()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            old = self._opened()
+            begin = os.fstat(old).st_size
+            new = os.open(self.beside, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
-                data = "".join(f"{name}\n" for name in look())
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"{secrets.token_hex(8)}\n{data}".encode())
+                os.write(new, _head() + "".join(f"{name}\n" for name in look()).encode())
+                os.rename(self.beside, self.path)
+                os.write(new, os.pread(old, os.fstat(old).st_size - begin, begin))
             finally:
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                os.close(new)
+
+    @property
+    def beside(self) -> str:
+        """Where they are written anew; a death may leave it there, for the next time to write over."""
+        return f"{self.path}.new"
 
     @property
     def size_bytes(self) -> int:
         """How long the file is."""
         with suppress(FileNotFoundError):
-            return os.stat(self._path).st_size
+            return os.stat(self.path).st_size
         return 0
 
     def _opened(self) -> int:
         """A descriptor of the file: of a new one, where somebody has removed the one that we have open."""
         if self._descriptor < 0 or os.fstat(self._descriptor).st_nlink == 0:
             self._close()
-            self._head, self._read_up_to = b"", 0
+            self._read_up_to = 0
             try:
-                self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                self._descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
             except OSError:  # a cache that can be read, and no more
-                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             if os.fstat(self._descriptor).st_size == 0:
-                os.write(self._descriptor, f"{secrets.token_hex(8)}\n".encode())
+                os.write(self._descriptor, _head())
         return self._descriptor
 
     def _close(self) -> None:
@@ -138,6 +142,10 @@ class Names:
     def __del__(self) -> None:
         """Leave no descriptor open."""
         self._close()
+
+
+def _head() -> bytes:
+    return f"{secrets.token_hex(8)}\n".encode()
 
 
 def is_ours(path: str) -> bool:

@@ -61,27 +61,36 @@ class Objects:
         self._directory = directory
         self.root = f"{directory}/objects"
         self.known: dict[str, Held] = {}
+        self._told: dict[str, str] = {}  # names of files by their digests, as others have told them
         self.removed: set[str] = set()  # found damaged by this process, and not stored again
         self.names = Names(f"{directory}/names")
         self._threads = threading.Lock()
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there was a cached file for a digest, as far as this process has heard."""
+        return name in self.known or name in self._told
+
     def find(self, name: str) -> Held | None:
         """The cached file for a digest, whoever put it there; it may have been evicted since."""
         held = self.known.get(name)
-        if held is None:
-            with self._threads:  # one that looked without it, while another was still reading the news, would miss them
-                news = self.names.news()
-                self.known.update((other.name, other) for line in news if (other := self._told(line)) is not None)
-            held = self.known.get(name)
-        return held
+        if held is not None:
+            return held
+        with self._threads:  # one that looked without it, while another was still reading the news, would miss them
+            is_all, news = self.names.news()
+            if is_all:  # what was evicted since the last time is forgotten
+                self._told.clear()
+                self.known.clear()
+            if news:
+                self._told.update([(line[:DIGEST_DIGITS], line) for line in news])
+            line = self._told.pop(name, None)
+            if line is not None and (held := _held(f"{self.root}/{line[:1]}/{line}")) is not None:
+                self.known[name] = held
+            return held
 
     def find_claimed(self, name: str) -> Held | None:
         """The cached file for a digest that is claimed, and so neither being filled nor about to appear."""
         held = self.find(name)
         return held if held is not None and self.is_there(held) else None
-
-    def _told(self, line: str) -> Held | None:
-        return _held(f"{self.root}/{line[:1]}/{line}")
 
     def is_there(self, held: Held) -> bool:
         """Whether a file that was found has not been evicted since."""
@@ -101,16 +110,9 @@ class Objects:
             if (held := _held(item.path)) is not None and item.is_file(follow_symlinks=False):
                 yield held
 
-    def retell(self) -> dict[str, Held]:
-        """Tell every process of each file that is there, and of nothing else; what they are."""
-        here: dict[str, Held] = {}
-
-        def look() -> Iterator[str]:
-            here.update(self.scan_all())
-            return (os.path.basename(held.path) for held in here.values())
-
-        self.names.rewrite(look)
-        return here
+    def retell(self) -> None:
+        """Tell every process of each file that is there, and of nothing else. The caller has the ledger."""
+        self.names.rewrite(lambda: (os.path.basename(held.path) for held in self.files()))
 
     def all_told(self, here: Mapping[str, Held]) -> bool:
         """Whether the others can know of these files, by their number alone."""
@@ -167,7 +169,8 @@ class Objects:
         full_name = f"{name}-{size_bytes:x}-{checksum:016x}{suffix_of(key)}"
         path = f"{self.root}/{name[:1]}/{full_name}"
         staged.cut(size_bytes)
-        self.names.tell(full_name, lambda: self._appear(staged.path, path))
+        self._appear(staged.path, path)
+        self.names.tell(full_name)
         staged.let_go()
         held = Held(path, size_bytes, checksum, name)
         self.known[name] = held
@@ -263,7 +266,11 @@ class Objects:
         Raises:
             FileNotFoundError: it is not one of ours.
         """
-        held = _held(f"{self.root}/{relative}") if relative[1:2] == "/" else None
+        path = f"{self.root}/{relative}"
+        held = self.known.get(relative[2 : 2 + DIGEST_DIGITS])
+        if held is not None and held.path == path:
+            return held
+        held = _held(path) if relative[1:2] == "/" else None
         if held is None or held.name[0] != relative[0]:
             raise FileNotFoundError(relative)
         return held
@@ -286,12 +293,17 @@ def share(descriptor: int, path: str) -> None:
 
 def is_at(descriptor: int, path: str) -> bool:
     """Whether an open file is still the one at its path."""
-    try:
-        there = os.stat(path)
-    except FileNotFoundError:
-        return False
     ours = os.fstat(descriptor)
-    return (there.st_ino, there.st_dev) == (ours.st_ino, ours.st_dev)
+    return identity(path) == (ours.st_dev, ours.st_ino)
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """What tells a file from another of the same name; None where there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def suffix_of(key: str) -> str:

@@ -10,8 +10,9 @@ import os
 import re
 import secrets
 from contextlib import suppress
+from itertools import count
 
-from ai4os_data.processes import tell_after_fork
+from ai4os_data.processes import PerProcess, tell_after_fork
 
 BLOCK_BYTES = 4096
 STAGED_SUFFIX = ".fill"
@@ -108,8 +109,22 @@ class Staged:
                 os.close(descriptor)
 
 
+class _Numbers:
+    """Names that no other process gives, without asking for randomness each time."""
+
+    def __init__(self) -> None:
+        self._process = secrets.token_hex(10)
+        self._numbers = count()
+
+    def next(self) -> str:
+        return f"{self._process}{next(self._numbers):012x}"
+
+
+_numbers = PerProcess(_Numbers)
+
+
 def _new_path(folder: str) -> str:
-    return f"{folder}/{secrets.token_hex(16)}{STAGED_SUFFIX}"
+    return f"{folder}/{_numbers.get().next()}{STAGED_SUFFIX}"
 
 
 def remove_if_abandoned(path: str) -> None:

@@ -1,0 +1,117 @@
+"""Leases: what each process may still write into a cache without asking.
+
+A lease is a file with a lock on it. The kernel frees the lock of a process that dies, and whoever sees that knows.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import struct
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ai4os_data.cache.objects import identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LEASE = struct.Struct("<3q")  # three times the same: the middle one is right even where a byte was flipped
+_HIGH_DESCRIPTOR = 900  # the kernel closes the files of a killed process from the lowest up
+_NAME = re.compile(r"\d+-[0-9a-f]{8}")
+
+
+class Lease:
+    """The lease of one process, among those of the others.
+
+    Args:
+        directory: where all leases of a cache lie.
+        prepare: makes the cache's directory, where somebody has removed it.
+
+    Attributes:
+        size_bytes: what it allows.
+    """
+
+    def __init__(self, directory: str, prepare: Callable[[], object]) -> None:
+        self.directory = directory
+        self.size_bytes = 0
+        self._prepare = prepare
+        self._path = ""
+        self._descriptor = -1
+
+    def write(self, size_bytes: int) -> None:
+        """Allow so much."""
+        self.size_bytes = size_bytes
+        if self._descriptor >= 0:
+            ours = os.fstat(self._descriptor)
+            if identity(self._path) != (ours.st_dev, ours.st_ino):  # removed by somebody
+                os.close(self._descriptor)
+                self._descriptor = -1
+        if self._descriptor < 0:
+            if size_bytes == 0:
+                return
+            self._prepare()
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+            self._path = f"{self.directory}/{os.getpid()}-{secrets.token_hex(4)}"
+            self._descriptor = _last_to_close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.pwrite(self._descriptor, _LEASE.pack(size_bytes, size_bytes, size_bytes), 0)
+
+    def drop(self) -> None:
+        """Give it back."""
+        self.size_bytes = 0
+        if self._descriptor >= 0:
+            with suppress(FileNotFoundError):
+                os.unlink(self._path)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Leave it to whoever sees it; in a child, to the parent."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with suppress(OSError):
+                os.close(descriptor)
+
+    def others(self) -> tuple[int, bool]:
+        """What the leases of other living processes allow, and whether one of a dead process was found and removed."""
+        total, died = 0, False
+        with suppress(FileNotFoundError), os.scandir(self.directory) as items:
+            for item in items:
+                if not _NAME.fullmatch(item.name) or (self._descriptor >= 0 and item.path == self._path):
+                    continue
+                leased = _read(item.path)
+                if leased is None:
+                    died = True
+                    with suppress(FileNotFoundError):
+                        os.unlink(item.path)
+                else:
+                    total += leased
+        return total, died
+
+
+def _read(path: str) -> int | None:
+    """What a living process has leased; None for a dead one."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # gone by now, or nothing of ours
+        return 0
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        data = os.pread(descriptor, _LEASE.size, 0)
+        return int(sorted(_LEASE.unpack(data))[1]) if len(data) == _LEASE.size else 0
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _last_to_close(descriptor: int) -> int:
+    """The same file under a high number: of a killed process, who sees the lease free sees its staged files free."""
+    try:
+        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH_DESCRIPTOR)
+    except OSError:  # a process that may have few open files
+        return descriptor
+    os.close(descriptor)
+    return high
