@@ -55,6 +55,17 @@ def test_directories_are_0700_and_files_0600(tmp_path: Path) -> None:
         os.umask(before)
 
 
+def test_folders_of_entries_lie_apart_on_ext4(tmp_path: Path) -> None:
+    """So that a new file's inode is not searched among those that were deleted beside it in the last minutes."""
+    with ext4(tmp_path / "disk", 1024 * MiB) as disk:
+        files = source([10 * KiB] * 64, "apart")
+        cached = CachedStore(files, DiskCache(disk / "cache", "64MiB"))
+        assert wrong_keys(cached, files, files.list()) == []
+        groups = 1024 // 128  # of 128 MiB, in each as many inodes
+        inodes = os.statvfs(disk).f_files // groups
+        assert len({path.stat().st_ino // inodes for path in (disk / "cache" / "objects").iterdir()}) > 2
+
+
 def test_fuse_mount_is_refused(mount: RcloneMount, tmp_path: Path) -> None:
     """A cache on the share that it is to spare would be absurd: an explicit one raises, also behind a link."""
     (tmp_path / "link").symlink_to(mount.path)

@@ -72,8 +72,7 @@ class DiskCache:
         )
         self.policy: Policy = policy
         try:
-            objects = Objects(self.directory)
-            os.makedirs(objects.root, mode=0o700, exist_ok=True)
+            Objects(self.directory).make_root()
         except OSError as error:
             message = f"{self.directory} cannot be used as a cache: {error.strerror}"
             raise CacheError(message) from error

@@ -226,8 +226,9 @@ class Ledger:
     def _open_lock(self) -> None:
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
         placement.mark(self._directory)  # it may have been removed, and be made anew here
-        for folder in (self._rows.directory, self._lease.directory, self._objects.root):
+        for folder in (self._rows.directory, self._lease.directory):
             os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._objects.make_root()
         self._lock = os.open(f"{self._directory}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
     def _mended(self, work: Callable[[], R]) -> R:

@@ -152,8 +152,15 @@ class Objects:
             return Staged.create(folder)
         except FileNotFoundError:
             self.prepare()
+            self.make_root()
             os.makedirs(folder, mode=0o700, exist_ok=True)
             return Staged.create(folder)
+
+    def make_root(self) -> None:
+        """Make the folder of folders."""
+        if not os.path.isdir(self.root):
+            os.makedirs(self.root, mode=0o700, exist_ok=True)
+            placement.spread_below(self.root)
 
     def prepare(self) -> None:
         """Make the cache's directory, marked as such before anything is in it."""

