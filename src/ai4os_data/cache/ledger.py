@@ -354,7 +354,7 @@ class Ledger:
     def _forget_names(self, room_bytes: int) -> None:
         """Write the file of names anew without those of evicted entries, where they are many."""
         of_entries = _NAME_BYTES * len(self._rows)
-        of_evicted = max(_NAMES_BYTES, min(_MOST_NAMES_BYTES, self._limit // 512))
+        of_evicted = max(_NAMES_BYTES, min(_MOST_NAMES_BYTES, self._limit // 2048))
         if self._objects.names.size_bytes > 2 * of_entries + of_evicted and room_bytes > of_entries:
             self._objects.retell()
 

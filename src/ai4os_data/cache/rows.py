@@ -26,7 +26,7 @@ ROWS_AT_ONCE = 128  # bounds the write-ahead log of one transaction
 
 _FILES = ("cache.db", "cache.db-wal", "cache.db-shm", "cache.db-journal")
 _LEAST_LOG_PAGES, _MOST_LOG_PAGES = 16, 256
-_LOG_PART = 512  # of the limit: a longer log is copied back less often
+_LOG_PART = 2048  # of the limit: a longer log is copied back less often
 _TICK_S = 1e-6  # between the last uses that are noted at once
 
 # What a damaged index may show itself as; each leads to a new one, made from the names of the files.
