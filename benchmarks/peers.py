@@ -183,10 +183,10 @@ def available() -> dict[str, Callable[[Setting], AbstractContextManager[Contesta
     if missing is None:
         found["rclone mount, the sidecar's flags"] = mount
         found["rclone mount, --vfs-cache-mode full"] = mount_full
-        if importlib.util.find_spec("litdata") is not None:
+        if all(importlib.util.find_spec(needed) is not None for needed in ("litdata", "zstd")):
             found["litdata's raw dataset over the mount"] = litdata
         else:
-            missing = "litdata is not installed (pip install litdata)"
+            missing = "litdata is not installed (pip install litdata zstd)"
     if missing is not None:
         print(f"left out: {missing}", file=sys.stderr)
     return found
