@@ -50,7 +50,7 @@ AT_LEAST_S = 0.5  # a warm epoch that is shorter is read several times
 BARS = {"cold_vs_best_peer": at_least(1.0), "warm_vs_best_peer": at_least(1.0)}
 
 OURS = "ours"
-REFERENCE = "plain local files (what nobody can beat)"
+REFERENCE = "plain local files, for reference"
 
 
 @dataclass(frozen=True)
@@ -148,14 +148,14 @@ def race(report: Report, name: str, contestant: Contestant, setting: Setting) ->
             times = int(AT_LEAST_S / warm_s) + 1
             warm_s = workers.run(times)[0] / times
     report.add(f"{name}: cold epoch", fetched_s + cold_s, "s")
-    report.add(f"{name}: warm epoch", 1000 * warm_s, "ms, warm")
-    report.add(f"{name}: CPU of both", used, "s CPU")
-    report.add(f"{name}: disk", disk_bytes(contestant.disk) / 1e6, "MB on disk")
+    report.add(f"{name}: warm epoch", 1000 * warm_s, "ms")
+    report.add(f"{name}: CPU of both", used, "s")
+    report.add(f"{name}: disk", disk_bytes(contestant.disk) / 1e6, "MB")
 
 
 def conclude(report: Report, names: list[str]) -> None:
     """The table side by side, and who is first."""
-    columns = ("cold epoch", "warm epoch", "CPU of both", "disk")
+    columns = report.columns = ("cold epoch", "warm epoch", "CPU of both", "disk")
     names = sorted(names, key=lambda name: report.cases[f"{name}: cold epoch"].median)
     report.cases = {case: report.cases[case] for column in columns for case in (f"{name}: {column}" for name in names)}
     rows: list[tuple[str, ...]] = [("", "cold epoch, s", "warm epoch, ms", "CPU of both, s", "peak disk, MB")]
