@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, prefetch
+from ai4os_data.cache.claims import Claim
 from ai4os_data.errors import SampleError, StorageError
 from ai4os_data.retries import Patience
 from epochs import FILES, NUMBER, dataset_of, flat, loader_of, look_ahead_threads, only_key, taken
@@ -112,6 +113,22 @@ def test_what_another_is_fetching_is_left_to_it(share: Share, tmp_path: Path) ->
     store.cache.give_up(claim)
     assert [entry.key for entry, came_bytes in store.fetch_ahead(entries) if came_bytes] == ["03.bin"]
     assert store.absent(entries, trusting=True) == []
+
+
+def test_what_is_not_wanted_any_more_is_left_out(share: Share, tmp_path: Path) -> None:
+    """The last look is taken with the claim in hand: whoever fetched it meanwhile had no room to keep it."""
+    store = dataset_of(share, tmp_path, decode=only_key).cached_store
+    entries = store.absent(store.store.list())
+    claimed: list[bool] = []
+
+    def is_wanted() -> bool:
+        assert store.cache is not None
+        claimed.append(store.cache.claim(store.name(entries[len(claimed)])) is None)
+        return len(claimed) < 4
+
+    assert len(list(store.fetch_ahead(entries, is_wanted))) == 3
+    assert claimed == [True] * 4
+    assert isinstance(store.cache and store.cache.claim(store.name(entries[3])), Claim), "it was given up"
 
 
 def test_nothing_is_fetched_that_cannot_be_kept(share: Share, tmp_path: Path) -> None:

@@ -152,7 +152,11 @@ class _Walk:
         row = store.counters.row
         passed_before = row[telemetry.PASSED_THROUGH]
         has_failed = False
-        with closing(store.fetch_ahead(entries())) as arrivals:  # type: ignore[type-var]  # it is a generator
+
+        def is_wanted() -> bool:
+            return taken[0][0] > self.handed_out
+
+        with closing(store.fetch_ahead(entries(), is_wanted)) as arrivals:  # type: ignore[type-var]  # it is a generator
             for _, result in arrivals:
                 if isinstance(result, errors.StorageError):
                     has_failed = has_failed or isinstance(result, _OF_THE_STORE)

@@ -219,13 +219,20 @@ class CachedStore:
         for entry, result in self._fetch(((entry, self.name(entry)) for entry in entries), self._unread):
             yield entry, result if isinstance(result, errors.StorageError) else sum(map(len, result))
 
-    def fetch_ahead(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, int | errors.StorageError]]:
+    def fetch_ahead(
+        self, entries: Iterable[Entry], is_wanted: Callable[[], bool] = lambda: True
+    ) -> Iterator[tuple[Entry, int | errors.StorageError]]:
         """As `fill`, for entries that nobody waits for: those that another process is fetching are left out.
 
-        Where the cache has no more room, no further entry is taken.
+        Where the cache has no more room, or the last one is not wanted any more, no further entry is taken.
+
+        Args:
+            entries: as they were listed, or newer.
+            is_wanted: asked when nobody else can fetch the entry that was taken last: somebody may have fetched it
+                meanwhile, and found no room to keep it.
         """
         wanted = ((entry, self.name(entry)) for entry in entries)
-        for entry, result in self._fetch(wanted, self._unread, ahead=True):
+        for entry, result in self._fetch(wanted, self._unread, ahead=is_wanted):
             yield entry, result if isinstance(result, errors.StorageError) else sum(map(len, result))
 
     def absent(self, entries: Iterable[Entry], *, trusting: bool = False) -> list[Entry]:
@@ -249,7 +256,9 @@ class CachedStore:
 
     # --- fetching
 
-    def _fetch(self, wanted: Iterable[tuple[Entry, str]], hit: Hit, *, ahead: bool = False) -> Iterator[Arrival]:
+    def _fetch(
+        self, wanted: Iterable[tuple[Entry, str]], hit: Hit, *, ahead: Callable[[], bool] | None = None
+    ) -> Iterator[Arrival]:
         """Fetch what no other process is fetching; then take what the others have fetched.
 
         Entries are claimed one by one as the store has room for them, so that its connections are never idle.
@@ -268,9 +277,9 @@ class CachedStore:
                 if found is None:
                     theirs.append((entry, name))
                     continue
-                if isinstance(found, Claim) and self._has_room(found, entry):
+                if isinstance(found, Claim) and self._has_room(found, entry, ahead):
                     claims[entry.key] = found
-                elif ahead:  # it could not be kept, and would come in vain
+                elif ahead is not None:  # it could not be kept, and would come in vain
                     return
                 yield entry
 
@@ -284,7 +293,7 @@ class CachedStore:
                 self.cache.give_up(claim)
         yield from found_here
         # Only now, with no claim of our own left: two processes never wait for each other.
-        for entry, name in () if ahead else theirs:
+        for entry, name in theirs if ahead is None else ():
             yield from self._take_over(entry, name, hit)
 
     def _claim_or_hit(self, name: str, hit: Hit) -> Claim | Held | list[bytes] | Literal["unwritable"] | None:
@@ -303,10 +312,12 @@ class CachedStore:
             self.cache.trouble(error)
             return "unwritable"
 
-    def _has_room(self, claim: Claim, entry: Entry) -> bool:
+    def _has_room(self, claim: Claim, entry: Entry, is_wanted: Callable[[], bool] | None = None) -> bool:
         """Reserve room for an entry, or end its claim. For what `prepare` makes, it is reserved later."""
         assert self.cache is not None
-        if self._prepare is not None or self.cache.reserve(claim, entry.size_bytes):
+        if (is_wanted is None or is_wanted()) and (
+            self._prepare is not None or self.cache.reserve(claim, entry.size_bytes)
+        ):
             return True
         self.cache.give_up(claim)
         return False

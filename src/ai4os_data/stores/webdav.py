@@ -323,6 +323,11 @@ class WebDAVStore(Store):
             self.dav("MKCOL", url)
         except NO_ANSWER:
             raise
+        except errors.PermissionDeniedError:
+            with suppress(errors.NotFoundError):  # where another request makes it just now, Apache says 403
+                self.propfind(url, "0")
+                return False
+            raise
         except errors.ServerError:
             # It is there already (405), or another request makes it just now (500 on wsgidav); if not, this raises.
             self.propfind(url, "0")
