@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -220,3 +221,36 @@ def test_index_of_many_tiny_files_is_inside_the_limit(tmp_path: Path) -> None:
                 )
             )
     assert limit * 9 // 10 < peak.value <= limit
+
+
+def test_what_is_given_away_stays_so_for_an_hour_in_every_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process fills no more than is left; after the hour all of the limit is there again."""
+    limit, given = 16 * MiB, 6 * MiB
+    files = source([100_000] * 240, "given")
+    directory = tmp_path / "cache"
+
+    def taken() -> int:
+        found = allocated_bytes(directory)
+        assert found is not None
+        return found
+
+    reading = Reading(store=files, directory=str(directory), size_limit=limit, policy="auto", seed=1)
+    check(together([reading]))
+    cache = DiskCache(directory, limit)
+    before = taken()
+    assert before > limit * 9 // 10
+    cache.give_way(given)
+    assert before - given - limit // 10 < taken() <= before - given
+    cache.close()
+    check(together([reading] * 2))
+    assert taken() <= before - given
+    cache.give_way(given // 2)
+    assert taken() <= before - given - given // 2
+    in_an_hour = time.time() + 3601
+    monkeypatch.setattr("ai4os_data.cache.ledger.time.time", lambda: in_an_hour)
+    for _ in CachedStore(files, cache).read_many(files.list()):
+        pass
+    assert taken() > limit * 9 // 10
+    cache.close()

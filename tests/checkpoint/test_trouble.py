@@ -76,18 +76,42 @@ def test_spool_keeps_its_limit_and_gives_way_to_what_is_newer(tmp_path: Path) ->
         assert run.save(state_of(6, 2 * MiB_OF_NUMBERS), 6).wait(timeout_s=20) == "confirmed"
 
 
-def test_cache_yields_to_the_spool(tmp_path: Path) -> None:
-    """Where both share a disk and it is short."""
+@pytest.mark.parametrize("how", ["found", "named"])
+def test_cache_yields_to_the_spool(how: str, tmp_path: Path) -> None:
+    """Where both share a disk and it is short, the cache gives way by as much as is needed, save after save."""
+    with tmpfs(tmp_path / "disk", 24 * MiB):
+        cache = DiskCache(tmp_path / "disk" / "cache", 20 * MiB)
+        files = source([MiB] * 24, "yields")
+        cached = CachedStore(files, cache)
+        for _ in cached.read_many(files.list()):
+            pass
+        assert cache.stats()["bytes"] > 18 * MiB
+        options: dict[str, Any] = {"cache": cache} if how == "named" else {}
+        with open_run(tmp_path / "run", tmp_path, "disk/spool", **options) as run:
+            for step in range(3):
+                assert run.save(state_of(step, 8 * MiB_OF_NUMBERS), step).wait(timeout_s=20) == "confirmed"
+                assert 8 * MiB < cache.stats()["bytes"] < 16 * MiB
+                for _ in cached.read_many(files.list()):  # it does not take back what it has given
+                    pass
+        cache.close()
+
+
+def test_no_cache_yields_where_none_is_to(tmp_path: Path) -> None:
+    """With ``cache=None``."""
     with tmpfs(tmp_path / "disk", 24 * MiB):
         cache = DiskCache(tmp_path / "disk" / "cache", 16 * MiB)
-        files = source([MiB] * 14, "yields")
+        files = source([MiB] * 14, "stays")
         for _ in CachedStore(files, cache).read_many(files.list()):
             pass
-        assert cache.stats()["bytes"] > 8 * MiB
-        with open_run(tmp_path / "run", tmp_path, "disk/spool", cache=cache) as run:
-            assert run.save(state_of(1, 14 * MiB_OF_NUMBERS), 1).wait(timeout_s=20) == "confirmed"
-        assert cache.stats()["bytes"] < 2 * MiB
+        before = cache.stats()
+        with open_run(tmp_path / "run", tmp_path, "disk/spool", cache=None) as run:
+            with pytest.raises(errors.OutOfSpaceError):
+                run.save(state_of(1, 14 * MiB_OF_NUMBERS), 1).wait(timeout_s=20)
+            run._newest = None
+        assert cache.stats()["entries"] == before["entries"]
         cache.close()
+        with pytest.raises(TypeError, match="cache is a DiskCache, 'auto' or None"):
+            open_run(tmp_path / "run", tmp_path, cache="/somewhere")
 
 
 def run_on(server: Server, patience: Patience, tmp_path: Path, **options: Any) -> StorageCheckpoint:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 from ai4os_data.cache import placement
 from ai4os_data.cache.claims import Claim, Claims, Waiting
-from ai4os_data.cache.ledger import LISTING_NAME, Ledger, last_limit
+from ai4os_data.cache.ledger import LISTING_NAME, Ledger
 from ai4os_data.cache.objects import Held, Objects, intact
+from ai4os_data.cache.record import last_limit
 from ai4os_data.cache.staged import BLOCK_BYTES, Spares, allocated
 from ai4os_data.errors import CacheError
 from ai4os_data.processes import PerProcess
@@ -36,6 +37,8 @@ _LONGEST_WAIT_S = 900.0
 _LISTINGS = 32
 _NAMED_BYTES = 512  # what an entry takes in its folder, in the file of names and in the index, at most
 _LISTING_PARTS = 4  # a listing takes a quarter of the limit at most
+
+_CACHES: weakref.WeakSet[DiskCache] = weakref.WeakSet()  # of this process
 
 
 class DiskCache:
@@ -83,6 +86,7 @@ class DiskCache:
             self._process.get().shrink()
 
     def _prepare_processes(self) -> None:
+        _CACHES.add(self)
         self._live: list[weakref.WeakMethod[Callable[[], Iterable[str]]]] = []
         self._plans: PerProcess[weakref.WeakSet[Plan]] = PerProcess(weakref.WeakSet)
         self._process: PerProcess[_Process] = PerProcess(self._open)
@@ -99,6 +103,13 @@ class DiskCache:
     def __repr__(self) -> str:
         """Tell where and how large."""
         return f"DiskCache({self.directory!r}, size_limit={self.size_limit}, policy={self.policy!r})"
+
+    @staticmethod
+    def all_on_disk_of(path: str | os.PathLike[str]) -> list[DiskCache]:
+        """The caches that this process has on the disk that a path is on."""
+        disk = os.stat(path).st_dev
+        found = {cache.directory: cache for cache in list(_CACHES) if _disk_of(cache.directory) == disk}
+        return list(found.values())
 
     @classmethod
     def resolve(cls, cache: DiskCache | str | os.PathLike[str] | None, *, local: bool = False) -> DiskCache | None:
@@ -156,6 +167,13 @@ class DiskCache:
     def clear(self) -> None:
         """Remove every entry, those in use as ``decode="path"`` excepted."""
         self._process.get().clear()
+
+    def give_way(self, size_bytes: int) -> None:
+        """Let go of so much of the disk, for something that needs it more, and take it back after an hour.
+
+        It holds for all processes that use the directory. What was used longest ago goes first.
+        """
+        self._process.get().cede(size_bytes)
 
     def close(self) -> None:
         """Write down what this process has stored and used. Done by itself when the process ends."""
@@ -432,6 +450,17 @@ class _Process:
         self.flush()
         self.ledger.clear()
 
+    def cede(self, size_bytes: int) -> None:
+        """Let go of so much of the disk."""
+        with self._lock:
+            self._spares.keep_within(0)
+        self.flush()
+        with self._guarded():
+            try:
+                self.ledger.cede(size_bytes)
+            except (CacheError, OSError):  # a disk that is quite full does not let the index change
+                self.ledger.clear()
+
     def forget(self, names: list[str]) -> None:
         with self._guarded():
             self.ledger.forget(names)
@@ -501,6 +530,13 @@ def _close(reference: weakref.ref[_Process], owner: int) -> None:
     process = reference()
     if process is not None and os.getpid() == owner:
         process.close()
+
+
+def _disk_of(directory: str) -> int | None:
+    try:
+        return os.stat(directory).st_dev
+    except OSError:  # removed by its user
+        return None
 
 
 def _private(path: str, flags: int) -> int:

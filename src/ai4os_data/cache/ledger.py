@@ -15,7 +15,6 @@ import errno
 import fcntl
 import os
 import re
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,13 +22,12 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
-import xxhash
-
 from ai4os_data.cache import placement
 from ai4os_data.cache.claims import FULL_FOR_S, Waiting
 from ai4os_data.cache.leases import Lease
 from ai4os_data.cache.objects import Held, Objects, identity
 from ai4os_data.cache.plan import Plan
+from ai4os_data.cache.record import read_record
 from ai4os_data.cache.rows import DAMAGE, SQLITE_FULL, Rows
 from ai4os_data.cache.staged import Spares, allocated, remove_if_abandoned
 from ai4os_data.errors import CacheError
@@ -49,8 +47,8 @@ _MARGIN_BYTES = 64 * 1024
 _LARGEST_MARGIN_BYTES = 4 * 1024 * 1024
 _FULL_DISK_BYTES = 32 * 1024
 _CLEAN, _DIRTY = b"-", b"*"
-_CHECK = struct.Struct("<dqq")  # when it is due again, the overhead that was found, the limit that held then
 _LONGEST_UNCHECKED_S = 3600.0
+_CEDED_FOR_S = 3600.0  # who needs the room for longer asks again
 _TIMES_ITS_COST = 50  # what looks at every file is done again after so many times as long as it took
 
 Protected = Callable[[], Iterable[str]]
@@ -170,6 +168,10 @@ class Ledger:
     def shrink(self) -> None:
         """Evict what is above the limit."""
         self._evict_now(self._shrink)
+
+    def cede(self, size_bytes: int) -> None:
+        """Take so much less of the disk than now, in all processes, for an hour."""
+        self._evict_now(partial(self._cede, size_bytes))
 
     def clear(self) -> None:
         """Remove every entry that nobody uses."""
@@ -359,14 +361,25 @@ class Ledger:
             self._objects.retell()
 
     def _shrink(self) -> None:
-        due, self._overhead_bytes, _ = _read_check(self._lock)
+        record = read_record(self._lock)
+        self._overhead_bytes = record.overhead_bytes
         rows = self._opened()
         if (free := self._free_bytes()) < 0:
             rows.evict(-free, 0)
-        self._write_check(due)
+        record._replace(limit_bytes=self._limit).write(self._lock)
+
+    def _cede(self, size_bytes: int) -> None:
+        now = time.time()
+        record = read_record(self._lock)
+        rows = self._opened()
+        free = self._free_bytes()
+        size_bytes += self._margin_bytes()  # the database grows by what is taken out
+        ceded = record.ceded_at(now) + size_bytes + max(0, free)
+        record._replace(ceded_until=now + _CEDED_FOR_S, ceded_bytes=ceded).write(self._lock)
+        rows.evict(size_bytes + max(0, -free), 0)
 
     def _free_bytes(self) -> int:
-        return self._limit - self._used_bytes()
+        return self._limit - read_record(self._lock).ceded_at(time.time()) - self._used_bytes()
 
     def _used_bytes(self) -> int:
         leased = self._lease.size_bytes + self._others_leased_bytes()  # first: it counts the files of the dead in
@@ -479,18 +492,19 @@ class Ledger:
         It takes milliseconds for each thousand entries. So the lock file tells all processes when it is due again.
         """
         begun = time.time()
-        due, self._overhead_bytes, _ = _read_check(self._lock)
-        if begun < due < begun + _LONGEST_UNCHECKED_S:
+        record = read_record(self._lock)
+        self._overhead_bytes = record.overhead_bytes
+        if begun < record.check_at < begun + _LONGEST_UNCHECKED_S:
             return
         if not self._agrees() and not self._agrees():  # an entry may have been found damaged meanwhile
             self._tell_new_index("did not agree with the files")
             self._rebuild()
         ended = time.time()
-        self._write_check(ended + _TIMES_ITS_COST * (ended - begun))
-
-    def _write_check(self, due: float) -> None:
-        record = _CHECK.pack(due, self._overhead_bytes, self._limit)
-        os.pwrite(self._lock, record + xxhash.xxh3_64_digest(record), 1)
+        record._replace(
+            check_at=ended + _TIMES_ITS_COST * (ended - begun),
+            overhead_bytes=self._overhead_bytes,
+            limit_bytes=self._limit,
+        ).write(self._lock)
 
     def _agrees(self) -> bool:
         """Whether the sum that the index keeps is that of the files; by how much they take more is kept as overhead."""
@@ -508,30 +522,6 @@ class Ledger:
         self._rows.close()
         self._rows.remove()
         self._opened(tell=False)
-
-
-def last_limit(directory: str) -> int | None:
-    """The limit that was held in a directory when its index was last checked; None where that is not known."""
-    try:
-        descriptor = os.open(f"{directory}/lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return _read_check(descriptor)[2] or None
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-
-
-def _read_check(lock: int) -> tuple[float, int, int]:
-    """What the lock file says of the last check; a check is due where that is damaged."""
-    data = os.pread(lock, _CHECK.size + 8, 1)
-    record = data[: _CHECK.size]
-    if len(data) != _CHECK.size + 8 or xxhash.xxh3_64_digest(record) != data[_CHECK.size :]:
-        return 0.0, 0, 0
-    due, overhead_bytes, limit_bytes = _CHECK.unpack(record)
-    return due, overhead_bytes, limit_bytes
 
 
 def _disk_bytes(path: str) -> int:

@@ -13,12 +13,13 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
 
 from ai4os_data import errors
+from ai4os_data.cache import DiskCache
 from ai4os_data.checkpoint.handle import SaveHandle
 from ai4os_data.checkpoint.history import History, Seen
 from ai4os_data.checkpoint.levels import LEVELS, Durability, reaches
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from ai4os_data.cache import DiskCache
     from ai4os_data.remotes import Remote
     from ai4os_data.stores import Level, Store
 
@@ -73,7 +73,8 @@ class StorageCheckpoint:
         durability: the level that ``wait()`` waits for and `close` insists on; ``"best"`` is the highest that the store
             can reach.
         save_random_states: whether the random states of Python, NumPy, torch and CUDA are saved with each state.
-        cache: a cache on the same disk, which is emptied when the spool is short of room.
+        cache: what gives way when the spool is short of room: ``"auto"`` is each cache of this process on the spool's
+            disk; a cache, or None for none.
         rank_timeout_s: how long ranks wait for each other.
         alone: this process saves and restores by itself, whatever other ranks there are.
 
@@ -96,13 +97,15 @@ class StorageCheckpoint:
         spool_limit: int | str | None = None,
         durability: Durability = "best",
         save_random_states: bool = True,
-        cache: DiskCache | None = None,
+        cache: DiskCache | Literal["auto"] | None = "auto",
         rank_timeout_s: float = RANK_TIMEOUT_S,
         alone: bool = False,
     ) -> None:
         retention = Retention(keep_last, keep_best, keep_every, monitor, mode)
         if durability != "best" and durability not in LEVELS:
             raise ValueError(f"durability is 'best', 'local', 'mount' or 'confirmed', not {durability!r}")
+        if cache is not None and cache != "auto" and not isinstance(cache, DiskCache):
+            raise TypeError(f"cache is a DiskCache, 'auto' or None, not {cache!r}")
         limit_bytes = parse_limit(spool_limit)
         self._store = open_store(location, remote, create=True)
         self._monitor = monitor if keep_best else None
@@ -206,33 +209,37 @@ class StorageCheckpoint:
             return self._spool.write(name, payload, manifest)
         except errors.OutOfSpaceError:
             self._drop_sent()
-            self._clear_cache()
+            self._take_from_caches(2 * staged.size_bytes)  # something else is filling the disk
         return self._spool.write(name, payload, manifest)
 
     def _make_room(self, size_bytes: int) -> None:
-        """Let what is on the server already, and then the cache, give way to a checkpoint.
+        """Let what is on the server already, and then the caches on the disk, give way to a checkpoint.
 
         Raises:
             OutOfSpaceError: it is not enough.
         """
-        for give_way in (self._drop_sent, self._clear_cache):
-            try:
-                self._spool.check_room(size_bytes)
-            except errors.OutOfSpaceError:
-                give_way()
-            else:
-                return
-        self._spool.check_room(size_bytes)
+        try:
+            self._spool.check_room(size_bytes)
+        except errors.OutOfSpaceError:
+            self._drop_sent()
+            self._take_from_caches(size_bytes)
+            self._spool.check_room(size_bytes)
 
     def _drop_sent(self) -> None:
         for spooled in self._spool.entries():
             if reaches(spooled.level, "mount"):
                 self._spool.remove(spooled)
 
-    def _clear_cache(self) -> None:
-        if self._cache is not None:
-            log.warning("the spool is short of room: the cache is emptied for it")
-            self._cache.clear()
+    def _take_from_caches(self, size_bytes: int) -> None:
+        """Let caches give up what is lacking for so much more."""
+        if self._cache == "auto":
+            caches = DiskCache.all_on_disk_of(self._spool.folder)
+        else:
+            caches = [self._cache] if self._cache is not None else []
+        for cache in caches:
+            if lacking := self._spool.lacking_on_disk(size_bytes):
+                log.warning("the spool is short of room: %s gives way by %s bytes", cache.directory, f"{lacking:,}")
+                cache.give_way(lacking)
 
     def _open_attempt(self) -> AttemptName:
         """This process's attempt, which begins with its first save."""

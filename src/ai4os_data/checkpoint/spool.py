@@ -170,13 +170,16 @@ class Spool:
             OutOfSpaceError: it may not.
         """
         used = self.used_bytes()
-        disk = os.statvfs(self.folder)
-        free = disk.f_bavail * disk.f_frsize
         if self.limit_bytes is not None and used + size_bytes > self.limit_bytes:
             raise self._full(f"{used:,} bytes of {self.limit_bytes:,} are taken")
-        reserve = min(_SMALLEST_RESERVE_BYTES, int(_RESERVED_PART * disk.f_blocks * disk.f_frsize))
+        free, reserve = _free_and_reserve(self.folder)
         if size_bytes + reserve > free:
             raise self._full(f"{free:,} bytes are free on its disk")
+
+    def lacking_on_disk(self, size_bytes: int) -> int:
+        """How much has to become free on the disk before so much more may be written."""
+        free, reserve = _free_and_reserve(self.folder)
+        return max(0, size_bytes + reserve - free)
 
     def used_bytes(self) -> int:
         """What all runs take in the directory."""
@@ -264,6 +267,13 @@ def parse_limit(limit: int | str | None) -> int | None:
     if isinstance(limit, str) and not is_size(limit):
         raise ValueError(f"{limit!r} is not a spool limit: write a number of bytes, '20GiB' or 'auto'")
     return parse_size(limit)
+
+
+def _free_and_reserve(folder: Path) -> tuple[int, int]:
+    """What is free on a disk, and what of it is to stay so."""
+    disk = os.statvfs(folder)
+    reserve = min(_SMALLEST_RESERVE_BYTES, int(_RESERVED_PART * disk.f_blocks * disk.f_frsize))
+    return disk.f_bavail * disk.f_frsize, reserve
 
 
 def _make_private(folder: Path) -> None:

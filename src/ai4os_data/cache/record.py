@@ -1,0 +1,62 @@
+"""What all processes of a cache are to know: a short record in its lock file, written by whoever has the ledger."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import NamedTuple
+
+import xxhash
+
+_FIELDS = struct.Struct("<dqqdq")
+_BEGIN = 1  # after the mark that says whether somebody has the ledger
+
+
+class Record(NamedTuple):
+    """The record.
+
+    Attributes:
+        check_at: when the index is to be held against the files again, as `time.time` counts.
+        overhead_bytes: what the files were found to take beyond what is counted.
+        limit_bytes: the limit that held when this was written; 0 where that is not known.
+        ceded_until: until when room is left to others.
+        ceded_bytes: how much of the limit that is.
+    """
+
+    check_at: float = 0.0
+    overhead_bytes: int = 0
+    limit_bytes: int = 0
+    ceded_until: float = 0.0
+    ceded_bytes: int = 0
+
+    def ceded_at(self, now: float) -> int:
+        """How much of the limit is left to others at a time."""
+        return self.ceded_bytes if now < self.ceded_until else 0
+
+    def write(self, lock: int) -> None:
+        """Write it into a lock file that is open."""
+        data = _FIELDS.pack(*self)
+        os.pwrite(lock, data + xxhash.xxh3_64_digest(data), _BEGIN)
+
+
+def read_record(lock: int) -> Record:
+    """The record of a lock file that is open; one that knows nothing where it is damaged."""
+    data = os.pread(lock, _FIELDS.size + 8, _BEGIN)
+    fields = data[: _FIELDS.size]
+    if len(data) != _FIELDS.size + 8 or xxhash.xxh3_64_digest(fields) != data[_FIELDS.size :]:
+        return Record()
+    return Record(*_FIELDS.unpack(fields))
+
+
+def last_limit(directory: str) -> int | None:
+    """The limit that was held in a directory when its index was last checked; None where that is not known."""
+    try:
+        descriptor = os.open(f"{directory}/lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return read_record(descriptor).limit_bytes or None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
