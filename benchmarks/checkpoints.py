@@ -110,7 +110,7 @@ def measure_stall(report: Report, options: Options) -> None:
         report.add("save, the first", saved(0), "s")
         saved(1)
         _copied(state, buffers)
-        for number in options.rounds("stall", 45):
+        for number in options.rounds("stall", 35):
             if number % 2:
                 report.add(STALL, saved(number + 2), "s")
                 report.add(COPY, _copied(state, buffers), "s")

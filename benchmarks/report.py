@@ -117,6 +117,7 @@ class Report:
             "cases": [case.as_json() for case in self.cases.values()],
             "ratios": self.ratios,
             "bars": bars,
+            **({"tables": self.tables} if self.tables else {}),
         }
 
     def write(self, path: Path) -> None:

@@ -94,7 +94,7 @@ def _measure_chunked(report: Report, options: Options, cloud: _Cloud) -> None:
     local = cloud.local_file(options.choose(11 * MIB, 256 * MIB, 1024 * MIB))
     cloud.store.single_put_bytes = 10 * MIB
     cloud.store.chunk_bytes = options.choose(5 * MIB, NextcloudStore.chunk_bytes, NextcloudStore.chunk_bytes)
-    for number in options.rounds("chunked", 40):
+    for number in options.rounds("chunked", 30):
         _take_turns(
             report,
             number,
