@@ -208,7 +208,7 @@ class StorageCheckpoint:
         try:
             return self._spool.write(name, payload, manifest)
         except errors.OutOfSpaceError:
-            self._drop_sent()
+            self.drop_sent()
             self._take_from_caches(2 * staged.size_bytes)  # something else is filling the disk
         return self._spool.write(name, payload, manifest)
 
@@ -221,14 +221,9 @@ class StorageCheckpoint:
         try:
             self._spool.check_room(size_bytes)
         except errors.OutOfSpaceError:
-            self._drop_sent()
+            self.drop_sent()
             self._take_from_caches(size_bytes)
             self._spool.check_room(size_bytes)
-
-    def _drop_sent(self) -> None:
-        for spooled in self._spool.entries():
-            if reaches(spooled.level, "mount"):
-                self._spool.remove(spooled)
 
     def _take_from_caches(self, size_bytes: int) -> None:
         """Let caches give up what is lacking for so much more."""
@@ -519,6 +514,12 @@ class StorageCheckpoint:
     def after_fork(self) -> None:
         """Leave the parent's spool and threads alone, in a child."""
         self._spool.after_fork()
+
+    def drop_sent(self) -> None:
+        """Remove from the spool what is on the store already: the local copy only makes a restore faster."""
+        for spooled in self._spool.entries():
+            if reaches(spooled.level, "mount"):
+                self._spool.remove(spooled)
 
     def write_out(self) -> None:
         """Wait until what was saved is in the spool."""
