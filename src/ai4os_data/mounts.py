@@ -80,6 +80,17 @@ def mount_of(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> Mount |
     return _covering(_resolved(os.path.abspath(os.fspath(path)), mounts), mounts)
 
 
+def remote_place(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> tuple[str, str] | None:
+    """The remote's name and the path below it that lie under a path; None where it is on no rclone mount."""
+    mount = mount_of(path, table)
+    place = mount.remote_path() if mount else None
+    if mount is None or place is None:
+        return None
+    name, top = place
+    below = os.path.relpath(resolved(path, table), mount.point)
+    return name, "/".join(part for part in (top, "" if below == "." else below) if part)
+
+
 def resolved(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> str:
     """The path without symbolic links, those on a network mount excepted: to look at a dead one can block."""
     return _resolved(os.path.abspath(os.fspath(path)), _read(table))

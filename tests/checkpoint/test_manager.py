@@ -213,7 +213,7 @@ def test_passing_failure_is_tried_again(held: Held, tmp_path: Path, caplog: pyte
 
 
 def test_lasting_failure_reaches_the_next_save_and_close(held: Held, tmp_path: Path) -> None:
-    """Each error once; what is in the spool is sent by the next start."""
+    """Each error once, by a save that goes on all the same; what is in the spool is sent by the next start."""
     held.failures = [errors.AuthenticationError("401: the password")]
     held.gate.set()
     run = open_run(held, tmp_path)
@@ -223,16 +223,17 @@ def test_lasting_failure_reaches_the_next_save_and_close(held: Held, tmp_path: P
     assert handle.level == "local"
     with pytest.raises(errors.AuthenticationError, match="401"):
         run.save(state_of(2), 2)
+    wait_for(lambda: run.stats()["sent"] == 1)
     held.failures = [errors.PermissionDeniedError("403: read only")]
-    run.save(state_of(2), 2)
+    run.save(state_of(3), 3)
     with pytest.raises(errors.PermissionDeniedError, match="403"):
         run.close()
     run.close()
     with open_run(held, tmp_path) as again:
-        assert restored_step(again) == 2
+        assert restored_step(again) == 3
         wait_for(lambda: again.stats()["sent"] == 1)
     with open_run(held, tmp_path, "other") as elsewhere:
-        assert restored_step(elsewhere) == 2
+        assert restored_step(elsewhere) == 3
 
 
 def test_what_was_not_sent_is_sent_by_the_next_start(held: Held, tmp_path: Path) -> None:

@@ -133,11 +133,13 @@ class Names:
                 os.write(self._descriptor, _head())
         return self._descriptor
 
-    def _close(self) -> None:
+    def _close(self, close: Callable[[int], None] = os.close) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            with suppress(OSError):
-                os.close(descriptor)
+            try:  # noqa: SIM105  suppress may be gone when the process ends
+                close(descriptor)
+            except OSError:
+                pass
 
     def __del__(self) -> None:
         """Leave no descriptor open."""

@@ -104,13 +104,21 @@ class History:
             return seen.spooled.manifest
         if MANIFEST not in seen.files:
             raise errors.IntegrityError("it has no manifest: it was not sent to its end, or the manifest was removed")
+        manifest = self._manifests[seen.name] = self.manifest_on_store(seen)
+        return manifest
+
+    def manifest_on_store(self, seen: Seen) -> Manifest:
+        """The same, as it lies on the store now, whatever is known of it.
+
+        Raises:
+            IntegrityError: it is damaged, or not there.
+            StorageError: it cannot be read.
+        """
         try:
             data = self._store.read(seen.files[MANIFEST].key)
         except (errors.NotFoundError, errors.ChangedError) as error:
             raise errors.IntegrityError("its manifest is being removed, or written") from error
-        manifest = Manifest.from_json(data, seen.name)
-        self._manifests[seen.name] = manifest
-        return manifest
+        return Manifest.from_json(data, seen.name)
 
     def candidates(self) -> Iterator[Seen]:
         """What may be restored, best first; without what was abandoned. Folders without a manifest are among them."""

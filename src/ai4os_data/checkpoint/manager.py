@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import atexit
 import os
-import re
 import threading
 import time
 import weakref
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
@@ -34,14 +34,14 @@ from ai4os_data.checkpoint.restored import Checkpoint, Restored
 from ai4os_data.checkpoint.restoring import Restoring
 from ai4os_data.checkpoint.retention import Mode, Retention
 from ai4os_data.checkpoint.spool import Spool, Spooled, default_directory, is_intact, parse_limit
-from ai4os_data.checkpoint.staging import Staged, Staging
+from ai4os_data.checkpoint.staging import Place, Staging
 from ai4os_data.checkpoint.uploads import PASSING, Upload, Uploads
 from ai4os_data.processes import tell_after_fork
 from ai4os_data.stores import open_store
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -51,6 +51,13 @@ if TYPE_CHECKING:
 
 RANK_TIMEOUT_S = 600.0
 BUDGET_S = 5.0  # the platform kills so long after SIGTERM
+
+
+class _OfRank(NamedTuple):
+    """What a rank has to itself, and where arrays are in it."""
+
+    state: dict[str, Any]
+    arrays: list[Place]
 
 
 class StorageCheckpoint:
@@ -101,7 +108,7 @@ class StorageCheckpoint:
         rank_timeout_s: float = RANK_TIMEOUT_S,
         alone: bool = False,
     ) -> None:
-        retention = Retention(keep_last, keep_best, keep_every, monitor, mode)
+        self._retention = Retention(keep_last, keep_best, keep_every, monitor, mode)
         if durability != "best" and durability not in LEVELS:
             raise ValueError(f"durability is 'best', 'local', 'mount' or 'confirmed', not {durability!r}")
         if cache is not None and cache != "auto" and not isinstance(cache, DiskCache):
@@ -123,6 +130,8 @@ class StorageCheckpoint:
         self._left_error: BaseException | None = None  # why what an earlier process has left could not be sent
         self._counts = {"saves": 0, "stall_s": 0.0, "waited_s": 0.0, "sent": 0, "dropped": 0, "removed": 0}
         self._is_closed = False
+        self._reading = threading.Lock()  # nothing is removed while a checkpoint is read
+        self._is_reading = False
         self._pid = os.getpid()
         self._wanted: Level = "local"
         self._restoring = Restoring(self._store, self._ranks, self.room_for)
@@ -131,9 +140,9 @@ class StorageCheckpoint:
         self.best_level = self._store.best_level
         self._wanted = _wanted(durability, self.best_level, self._store)
         directory = Path(spool) if spool is not None else default_directory(os.environ)
-        self._spool = Spool(directory.absolute(), _run_of(self._store), limit_bytes)
-        self._pruning = Pruning(self._store, retention)
-        self._uploads = Uploads(self._store, self._sent, self._dropped, self._failed)
+        self._spool = Spool(directory.absolute(), self._store.identity, limit_bytes)
+        self._pruning = Pruning(self._store, self._retention)
+        self._uploads = Uploads(self._store, self._displaced, self._sent, self._dropped, self._failed)
         tell_after_fork(self)
         _write_out_at_exit(self)
         left = self._spool.adopt()
@@ -152,42 +161,64 @@ class StorageCheckpoint:
 
         Raises:
             StateError: the state holds something else.
-            StorageError: what an earlier save failed with, if that will not pass by itself; the next call saves again.
+            StorageError: what an earlier save failed with, if that will not pass by itself; this one goes on all the
+                same.
         """
         begun = time.perf_counter()
         self._check_usable()
-        self._raise_what_failed()
-        step, numbers = _checked_step(step), _numbers(metrics or {})
-        if self._monitor is not None and self._monitor not in numbers:
-            raise ValueError(f"metrics lacks {self._monitor!r}, which says which checkpoints are the best")
-        ranks = self._gathered(state)
+        step = _checked_step(step)
+        ranks = self._gathered(state)  # before anything that may fail on rank 0 alone
         if not self._ranks.writes:
             return SaveHandle(step, None, self._wanted)
-        staged = self._staging.stage({"state": dict(state), "ranks": ranks})
-        name = CheckpointName.new(self._open_attempt(), step)
-        handle = self._newest = SaveHandle(step, name, self._wanted)
-        writer = threading.Thread(
-            target=self._write_out, args=(staged, handle, numbers), name="ai4os-data-spool", daemon=True
-        )
-        writer.start()
-        handle.waited_s, handle.stall_s = staged.waited_s, time.perf_counter() - begun
+        numbers = _numbers(metrics or {})
+        if self._monitor is not None and self._monitor not in numbers:
+            raise ValueError(f"metrics lacks {self._monitor!r}, which says which checkpoints are the best")
+        failed = self._unraised[:]
+        handle = self._begun(state, ranks, step, numbers)
+        handle.stall_s = time.perf_counter() - begun
         self._count(saves=1, stall_s=handle.stall_s, waited_s=handle.waited_s)
+        self._raise_what_failed(failed)
         return handle
 
-    def _gathered(self, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _begun(
+        self, state: Mapping[str, Any], ranks: list[_OfRank], step: int, metrics: dict[str, float]
+    ) -> SaveHandle:
+        """A save of which the copy is made, and the rest goes on behind the training."""
+        staged = self._staging.stage({"state": dict(state), "ranks": [own.state for own in ranks]})
+        arrays = [("ranks", rank, *place) for rank, own in enumerate(ranks) for place in own.arrays]
+        try:
+            name = CheckpointName.new(self._open_attempt(), step, int(self._counts["saves"]))
+            handle = SaveHandle(step, name, self._wanted)
+            handle.waited_s = staged.waited_s
+            payload = {**staged.state, "arrays": [*staged.arrays, *arrays]}
+            threading.Thread(
+                target=self._write_out,
+                args=(payload, staged.size_bytes, handle, metrics),
+                name="ai4os-data-spool",
+                daemon=True,
+            ).start()
+        except BaseException:
+            self._staging.release()
+            raise
+        self._newest = handle
+        return handle
+
+    def _gathered(self, state: Mapping[str, Any]) -> list[_OfRank]:
         """What differs by rank, of every rank: random states, and where its loader is."""
         own: dict[str, Any] = {"random": random_states() if self._save_random_states else None, "state": {}}
         if not self._ranks.is_distributed:
-            return [own]
+            return [_OfRank(own, [])]
         own["state"] = {key: value for key, value in state.items() if _differs_by_rank(value)}
-        staging = Staging()  # the big one belongs to the state
-        return self._ranks.gather(staging.stage(own).state)
+        staged = Staging().stage(own)  # the big one belongs to the state
+        return self._ranks.gather(_OfRank(staged.state, list(staged.arrays)))
 
-    def _write_out(self, staged: Staged, handle: SaveHandle, metrics: dict[str, float]) -> None:
+    def _write_out(
+        self, payload: dict[str, Any], size_bytes: int, handle: SaveHandle, metrics: dict[str, float]
+    ) -> None:
         """Bring a copy to the spool, and hand it to the uploads."""
         assert handle.name is not None
         try:
-            spooled = self._spooled(staged, handle.name, metrics)
+            spooled = self._spooled(payload, size_bytes, handle.name, metrics)
             handle.reach("local")
             self._uploads.submit(Upload(spooled, handle))
         except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
@@ -197,33 +228,35 @@ class StorageCheckpoint:
         finally:
             self._staging.release()  # whoever waits for this finds it among the uploads
 
-    def _spooled(self, staged: Staged, name: CheckpointName, metrics: dict[str, float]) -> Spooled:
+    def _spooled(
+        self, payload: dict[str, Any], size_bytes: int, name: CheckpointName, metrics: dict[str, float]
+    ) -> Spooled:
         source, size = self._source, self._ranks.size
 
         def manifest(files: dict[str, FileFacts]) -> Manifest:
             return Manifest(name, files, source, metrics, size, versions())
 
-        self._make_room(staged.size_bytes)
-        payload = {**staged.state, "arrays": staged.arrays}
+        self._make_room(size_bytes, self._spool.check_room)
         try:
             return self._spool.write(name, payload, manifest)
         except errors.OutOfSpaceError:
             self.drop_sent()
-            self._take_from_caches(2 * staged.size_bytes)  # something else is filling the disk
+            self._take_from_caches(2 * size_bytes)  # something else is filling the disk
         return self._spool.write(name, payload, manifest)
 
-    def _make_room(self, size_bytes: int) -> None:
+    def _make_room(self, size_bytes: int, check: Callable[[int], None]) -> None:
         """Let what is on the server already, and then the caches on the disk, give way to a checkpoint.
 
         Raises:
             OutOfSpaceError: it is not enough.
         """
         try:
-            self._spool.check_room(size_bytes)
+            check(size_bytes)
         except errors.OutOfSpaceError:
             self.drop_sent()
+            self._spool.drop_sent_of_others()
             self._take_from_caches(size_bytes)
-            self._spool.check_room(size_bytes)
+            check(size_bytes)
 
     def _take_from_caches(self, size_bytes: int) -> None:
         """Let caches give up what is lacking for so much more."""
@@ -248,15 +281,28 @@ class StorageCheckpoint:
     # --- behind the training
 
     def _send_what_was_left(self, left: list[Spooled]) -> None:
-        """Send the newest of what an earlier process could not; what is older has been overtaken."""
+        """Send the newest of what an earlier process could not, and what is to stay; the rest goes after it."""
         # "local" is also what a mount that caches is worth, and its cache may have died with the process.
         level = max(self.best_level, "mount", key=LEVELS.index)
         unsent = [spooled for spooled in left if not reaches(spooled.level, level)]
-        for spooled in unsent[:-1]:
-            self._spool.remove(spooled)
-        for spooled in unsent[-1:]:
-            log.info("sending step %d, which an earlier process has left in the spool", spooled.name.step)
-            self._uploads.submit(Upload(spooled, None))
+        intact = [spooled for spooled in unsent if _is_sound(spooled)]
+        uploads = [Upload(spooled, None) for spooled in intact]
+        displaced = self._displaced(uploads) if uploads else []
+        for upload in uploads:
+            if upload not in displaced:
+                step = upload.spooled.name.step
+                log.info("sending step %d, which an earlier process has left in the spool", step)
+                self._uploads.submit(upload)
+
+    def _displaced(self, uploads: Sequence[Upload]) -> list[Upload]:
+        """Those that need not be sent, since the last one is there, and no rule would keep them beside it."""
+        waiting = {upload.spooled.name: upload.spooled.manifest for upload in uploads}
+        attempts = {name.attempt for name in waiting}
+        known = {name: manifest for name, manifest in self._manifests.items() if name.attempt in attempts}
+        metrics = {name: manifest.metrics for name, manifest in {**known, **waiting}.items()}
+        newest_first = sorted(metrics, key=lambda name: (name.order, name), reverse=True)
+        kept = self._retention.kept_for_good(newest_first, metrics)
+        return [upload for upload in uploads[:-1] if upload.spooled.name not in kept]
 
     def _sent(self, upload: Upload, level: Level) -> None:
         spooled = upload.spooled
@@ -265,14 +311,17 @@ class StorageCheckpoint:
         self._count(sent=1)
         if upload.handle is not None:
             upload.handle.reach(level)
-        for older in self._spool.entries():
-            if older.name.order < spooled.name.order and older.name not in self._busy():
-                self._spool.remove(older)
-        if not reaches(level, "mount"):
-            return  # a mount that caches may lose it yet: nothing on the store may go for it
+        with self._reading:
+            for older in self._spool.entries():
+                if older.name.is_older_than(spooled.name) and older.name not in self._busy():
+                    self._spool.remove(older)
+            if reaches(level, "mount"):  # a mount that caches may lose it yet: nothing on the store may go for it
+                self._prune(spooled.name)
+
+    def _prune(self, confirmed: CheckpointName) -> None:
         try:
             history = History(self._store, self._spool, self._manifests)
-            removed = self._pruning.prune(history, spooled.name, self._source, self._busy)
+            removed = self._pruning.prune(history, confirmed, self._source, self._busy)
             self._count(removed=len(removed))
         except errors.StorageError as error:
             log.warning("older checkpoints stay for now: %s", error)
@@ -294,11 +343,11 @@ class StorageCheckpoint:
         if not isinstance(error, PASSING):
             self._unraised.append(error)
 
-    def _raise_what_failed(self) -> None:
-        if self._unraised:
-            error = self._unraised[0]
-            self._unraised.clear()
-            raise error
+    def _raise_what_failed(self, failed: list[BaseException]) -> None:
+        """Raise the first of some errors, and keep none of them."""
+        self._unraised = [error for error in self._unraised if error not in failed]
+        if failed:
+            raise failed[0]
 
     def time_to_send_s(self) -> float | None:
         """How long what is not on the server yet will take, at the bandwidth of the uploads so far; None if unknown."""
@@ -338,20 +387,30 @@ class StorageCheckpoint:
             StorageError: the store cannot be listed or read.
         """
         self._check_usable()
-        with self._restoring.chosen(self._look_again if self._ranks.writes else None, step) as chosen:
+        look = self._look_again if self._ranks.writes else None
+        with self._read(), self._restoring.chosen(look, step) as chosen:
             if chosen is None:
                 return None
             payload = self._restoring.payload(chosen, map_location, weights_only=weights_only)
             self._ranks.gather(None)  # the file stays until all have read it
+            manifest = chosen.manifest
+            self.go_on_from(manifest.name)
         state, random = self._restoring.of_this_rank(payload)
-        manifest = chosen.manifest
         restored = Restored(manifest.name, dict(manifest.metrics), chosen.skipped, state, manifest.size_bytes)
         if into is not None:
             load_into(into, state)
             if random is not None:
                 set_random_states(random)
-        self.go_on_from(restored.name)
         return restored
+
+    @contextmanager
+    def _read(self) -> Iterator[None]:
+        with self._reading:
+            self._is_reading = True
+            try:
+                yield
+            finally:
+                self._is_reading = False
 
     def go_on_from(self, name: CheckpointName) -> None:
         """Take in that the training goes on from a checkpoint of this run that was restored elsewhere.
@@ -391,7 +450,7 @@ class StorageCheckpoint:
 
     def _verify(self, history: History, seen: Seen) -> None:
         # Without a manifest it is on its way to the store, and only what is in the spool counts.
-        files = history.manifest(seen).files if MANIFEST in seen.files else {}
+        files = history.manifest_on_store(seen).files if MANIFEST in seen.files else {}
         for file, facts in files.items():
             if file not in seen.files:
                 raise errors.IntegrityError(f"{file} is not there")
@@ -411,7 +470,7 @@ class StorageCheckpoint:
             dict(manifest.metrics),
             manifest.size_bytes,
             manifest.parent,
-            bool(seen.files),
+            MANIFEST in seen.files,
             seen.spooled is not None,
         )
 
@@ -427,7 +486,7 @@ class StorageCheckpoint:
         Raises:
             OutOfSpaceError: there is no room.
         """
-        self._make_room(size_bytes)
+        self._make_room(size_bytes, self._spool.check_disk)
         return self._spool.scratch()
 
     def _look(self) -> History:
@@ -482,7 +541,7 @@ class StorageCheckpoint:
         self._is_closed = True
         self._spool.let_go()
         self._store.close()
-        self._raise_what_failed()
+        self._raise_what_failed(self._unraised[:])
         if (
             self._newest is not None
             and not reaches(self._newest.level, self._wanted)
@@ -502,7 +561,7 @@ class StorageCheckpoint:
         """Close; what fails then does not hide what went wrong before."""
         try:
             self.close()
-        except errors.StorageError as failure:
+        except (errors.StorageError, OSError) as failure:
             if error is None:
                 raise
             log.error("%s", failure)
@@ -518,7 +577,7 @@ class StorageCheckpoint:
     def drop_sent(self) -> None:
         """Remove from the spool what is on the store already: the local copy only makes a restore faster."""
         for spooled in self._spool.entries():
-            if reaches(spooled.level, "mount"):
+            if reaches(spooled.level, "mount") and not self._is_reading:
                 self._spool.remove(spooled)
 
     def write_out(self) -> None:
@@ -562,12 +621,10 @@ def _wanted(durability: Durability, best: Level, store: Store) -> Level:
     return durability
 
 
-def _run_of(store: Store) -> str:
-    """What tells a run from others on this machine, also when its mount was made anew.
-
-    rclone names a remote of the environment with a hash of its options, where the password has another form each time.
-    """
-    return re.sub(r"\{[^}]*\}", "", store.identity)
+def _is_sound(spooled: Spooled) -> bool:
+    if not (is_sound := is_intact(spooled)):
+        log.warning("%s is damaged in the spool, and is not sent", spooled.name)
+    return is_sound
 
 
 def _checked_step(step: int) -> int:

@@ -13,6 +13,7 @@ MANIFEST = "MANIFEST.json"
 COMMITTED = "COMMITTED.json"
 
 _NONCE_BYTES = 4
+_NUMBERS = 0x1000000
 _ATTEMPT = re.compile(r"(\d{6,})-([0-9a-f]{8})")
 _STEP = re.compile(r"step-(\d{9,})-([0-9a-f]{8})")
 
@@ -45,16 +46,16 @@ class AttemptName(NamedTuple):
 
 
 class CheckpointName(NamedTuple):
-    """One checkpoint of an attempt."""
+    """One checkpoint of an attempt. Its nonce begins with how many there were in the attempt before it."""
 
     attempt: AttemptName
     step: int
     nonce: str
 
     @classmethod
-    def new(cls, attempt: AttemptName, step: int) -> CheckpointName:
-        """A name that nobody else has, not even an earlier save of the same step."""
-        return cls(attempt, step, secrets.token_hex(_NONCE_BYTES))
+    def new(cls, attempt: AttemptName, step: int, number: int = 0) -> CheckpointName:
+        """A name that nobody else has, not even an earlier save of the same step, which it comes after."""
+        return cls(attempt, step, f"{number % _NUMBERS:06x}{secrets.token_hex(1)}")
 
     @classmethod
     def parse(cls, text: str) -> CheckpointName | None:
@@ -67,6 +68,12 @@ class CheckpointName(NamedTuple):
     def order(self) -> tuple[int, int]:
         """Later checkpoints have higher ones."""
         return self.attempt.number, self.step
+
+    def is_older_than(self, other: CheckpointName) -> bool:
+        """Whether it was saved before another one of the same attempt, or belongs to an earlier step or attempt."""
+        if self.attempt == other.attempt:
+            return self.nonce < other.nonce
+        return self.order < other.order
 
     @property
     def folder(self) -> str:

@@ -39,6 +39,7 @@ class Pruning:
         self._found: dict[CheckpointName, tuple[float, object]] = {}  # when it was first seen, and how it looked
         self._known: set[CheckpointName] = set()
         self._own: set[AttemptName] = set()
+        self._confirmed: set[CheckpointName] = set()
 
     def know(self, history: History) -> None:
         """Take in what lies there before this process adds to it."""
@@ -66,6 +67,7 @@ class Pruning:
         Returns:
             Those that were removed.
         """
+        self._confirmed.add(confirmed)
         doomed = self._doomed(history, confirmed, source)
         for name in doomed:
             self._remove(name)
@@ -85,7 +87,7 @@ class Pruning:
         kept = {confirmed, source, *others, *self._retention.kept(on_line, metrics)}
         mine = [seen.name for seen in readable if seen.name.attempt in self._own or seen.name in self._known]
         # Newer than what was confirmed: another writer's, or one that is confirmed just now.
-        return [name for name in mine if name not in kept and name.order < confirmed.order]
+        return [name for name in mine if name not in kept and name.is_older_than(confirmed)]
 
     def _is_readable(self, history: History, seen: Seen) -> bool:
         try:
@@ -102,10 +104,13 @@ class Pruning:
             if look != seen.signature:
                 self._found[seen.name] = first_s, _ = now, seen.signature
             is_old = now - first_s >= self._grace_s and seen.name in self._known
+            if seen.name in self._confirmed:
+                continue  # it has a manifest, whatever this listing says
             if seen.name not in busy and (seen.name.attempt in self._own or is_old):
                 yield seen
 
     def _remove(self, name: CheckpointName) -> None:
+        self._confirmed.discard(name)
         manifest = f"{name}/{MANIFEST}"
         try:
             if self._store.exists(manifest):

@@ -68,12 +68,17 @@ class Restoring:
             StorageError: the store cannot be listed or read.
         """
         outcome: Chosen | errors.StorageError | None = None
+        failed: Exception | None = None
         if look is not None:
             try:
                 outcome = self._choose(look(), step)
-            except errors.StorageError as error:
-                outcome = error
+            except Exception as error:  # noqa: BLE001  the other ranks wait for an answer
+                failed = error
+                told = errors.CheckpointError(f"rank 0 cannot restore: {error!r}")
+                outcome = error if isinstance(error, errors.StorageError) else told
         outcome = self._ranks.broadcast(outcome)
+        if failed is not None:
+            raise failed
         if isinstance(outcome, errors.StorageError):
             raise outcome
         try:

@@ -51,12 +51,15 @@ class Retention:
         self, newest_first: Sequence[CheckpointName], metrics: Mapping[CheckpointName, Mapping[str, float]]
     ) -> set[CheckpointName]:
         """Those that stay."""
+        return {*newest_first[: self.keep_last], *self.kept_for_good(newest_first, metrics)}
+
+    def kept_for_good(
+        self, newest_first: Sequence[CheckpointName], metrics: Mapping[CheckpointName, Mapping[str, float]]
+    ) -> set[CheckpointName]:
+        """Those that newer ones alone do not displace: the best, and each of so many steps."""
         every = self.keep_every
-        return {
-            *newest_first[: self.keep_last],
-            *self._best(newest_first, metrics),
-            *(name for name in newest_first if every is not None and name.step % every == 0),
-        }
+        regular = (name for name in newest_first if every is not None and name.step % every == 0)
+        return {*self._best(newest_first, metrics), *regular}
 
     def _best(
         self, newest_first: Sequence[CheckpointName], metrics: Mapping[CheckpointName, Mapping[str, float]]

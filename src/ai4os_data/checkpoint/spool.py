@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors, mounts
 from ai4os_data.cache.placement import is_size, parse_size
-from ai4os_data.checkpoint.levels import LEVELS
+from ai4os_data.checkpoint.levels import LEVELS, reaches
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
 from ai4os_data.checkpoint.serialisation import sha256_of, write_state
@@ -79,15 +79,30 @@ class Spool:
         _make_private(self.folder)
 
     def open_attempt(self, attempt: AttemptName) -> None:
-        """Make the folder of an attempt; it is this process's until that ends."""
+        """Make the folder of an attempt; it is this process's until that ends.
+
+        Raises:
+            CheckpointError: the spool cannot be written.
+            OutOfSpaceError: the disk is full.
+        """
+        try:
+            lock = self._opened(attempt)
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise self._full(str(error.strerror)) from error
+            raise errors.CheckpointError(f"{self.directory} cannot be used as a spool: {error.strerror}") from error
+        with self._guard:
+            self._locks[attempt] = lock
+
+    def _opened(self, attempt: AttemptName) -> int:
+        _make_private(self.folder)  # somebody may have removed it
         beside = self.folder / f"{attempt}{_NEW}-{secrets.token_hex(4)}"
         beside.mkdir(mode=0o700)
         lock = os.open(beside / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         beside.rename(self.folder / str(attempt))
         _sync_folder(self.folder)
-        with self._guard:
-            self._locks[attempt] = lock
+        return lock
 
     def adopt(self) -> list[Spooled]:
         """Take over what dead attempts have left, and remove what they had only begun; newest last."""
@@ -131,6 +146,7 @@ class Spool:
             written = write_state(payload, beside / _NEW)
             file = state_file(written.sha256)
             (beside / _NEW).rename(beside / file)
+            self._check_limit(0)
             manifest = facts({file: FileFacts(written.size_bytes, written.sha256)})
             _write_file(beside / MANIFEST, manifest.to_json())
             _sync_folder(beside)
@@ -163,18 +179,39 @@ class Spool:
                 spooled.folder.rename(doomed)  # from here on it is incomplete
                 shutil.rmtree(doomed)
 
+    def drop_sent_of_others(self) -> None:
+        """Remove what other runs have left here that is on their stores."""
+        for run in self.directory.iterdir():
+            attempts = [path for path in run.glob("*") if AttemptName.parse(path.name)]
+            for folder in attempts if run != self.folder else []:
+                if (lock := _try_lock(folder / _LOCK)) is not None:
+                    for name, level in _levels(folder / _JOURNAL).items():
+                        if reaches(level, "mount"):
+                            shutil.rmtree(run / name, ignore_errors=True)
+                    os.close(lock)
+
     def check_room(self, size_bytes: int) -> None:
         """Make sure that so much more may be written.
 
         Raises:
             OutOfSpaceError: it may not.
         """
-        used = self.used_bytes()
-        if self.limit_bytes is not None and used + size_bytes > self.limit_bytes:
-            raise self._full(f"{used:,} bytes of {self.limit_bytes:,} are taken")
+        self._check_limit(size_bytes)
+        self.check_disk(size_bytes)
+
+    def check_disk(self, size_bytes: int) -> None:
+        """The same for what does not stay, and which the limit does not bind.
+
+        Raises:
+            OutOfSpaceError: the disk has too little.
+        """
         free, reserve = _free_and_reserve(self.folder)
         if size_bytes + reserve > free:
             raise self._full(f"{free:,} bytes are free on its disk")
+
+    def _check_limit(self, size_bytes: int) -> None:
+        if self.limit_bytes is not None and (used := self.used_bytes()) + size_bytes > self.limit_bytes:
+            raise self._full(f"{used:,} bytes of {self.limit_bytes:,} are taken")
 
     def lacking_on_disk(self, size_bytes: int) -> int:
         """How much has to become free on the disk before so much more may be written."""
@@ -214,6 +251,7 @@ class Spool:
     def _adopt(self, attempt: AttemptName, path: Path) -> None:
         lock = _try_lock(path / _LOCK)
         if lock is None:
+            log.info("%s belongs to another process of this machine that lives: what it holds is left to it", path)
             return
         self._locks[attempt] = lock
         levels = _levels(path / _JOURNAL)

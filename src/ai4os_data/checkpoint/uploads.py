@@ -1,4 +1,4 @@
-"""Uploads behind the training: one in flight, the newest one pending, and no error forgotten.
+"""Uploads behind the training: one in flight, the newest one pending beside what is to stay, and no error forgotten.
 
 While the server is down, or full, it is tried again for as long as the process lives; what was not sent then is found
 in the spool by the next start.
@@ -21,15 +21,23 @@ from ai4os_data.retries import Patience
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ai4os_data.checkpoint.handle import SaveHandle
     from ai4os_data.checkpoint.names import AttemptName
     from ai4os_data.checkpoint.spool import Spooled
     from ai4os_data.stores import Level, Store
 
-# What may pass by itself: a server that is down, busy or full, a mount that is gone, bytes damaged on their way.
-PASSING = (errors.ServerError, errors.OutOfSpaceError, errors.StorageGoneError, errors.IntegrityError)
+# What may pass by itself: a server that is down, busy or full, a mount that is gone, bytes damaged on their way, and
+# what somebody has removed or changed in between.
+PASSING = (
+    errors.ServerError,
+    errors.OutOfSpaceError,
+    errors.StorageGoneError,
+    errors.IntegrityError,
+    errors.NotFoundError,
+    errors.ChangedError,
+)
 
 _PATIENCE = Patience(first_pause_s=1.0, longest_pause_s=30.0)
 _CLOSING_S = 60.0  # how long after the last sign of life a close gives up
@@ -53,6 +61,7 @@ class Uploads:
 
     Args:
         store: where to.
+        displaced: tells which of some uploads, newest last, need not be sent now that the last one is there.
         sent: told of each that has arrived; it tells whoever waits.
         dropped: told of each that is not sent because a newer one came.
         failed: told of each that is not tried again by this process.
@@ -63,6 +72,7 @@ class Uploads:
     def __init__(
         self,
         store: Store,
+        displaced: Callable[[Sequence[Upload]], list[Upload]],
         sent: Callable[[Upload, Level], None],
         dropped: Callable[[Upload], None],
         failed: Callable[[Upload, BaseException], None],
@@ -72,13 +82,14 @@ class Uploads:
     ) -> None:
         self._store = store
         self._marked: dict[AttemptName, Level] = {}
+        self._displaced = displaced
         self._sent = sent
         self._dropped = dropped
         self._failed = failed
         self._patience = patience
         self._closing_s = closing_s
         self._changed = threading.Condition()
-        self._pending: Upload | None = None
+        self._pending: list[Upload] = []  # newest last
         self._in_flight: Upload | None = None
         self._thread: threading.Thread | None = None
         self._closing_at: float | None = None
@@ -89,20 +100,22 @@ class Uploads:
         self.error: BaseException | None = None  # what the newest try failed with
 
     def submit(self, upload: Upload) -> None:
-        """Send a checkpoint as soon as the one in flight is through; one that still waits makes way for it."""
+        """Send a checkpoint as soon as the one in flight is through; what still waits and need not stay makes way."""
         with self._changed:
-            older, self._pending = self._pending, upload
+            displaced = self._displaced([*self._pending, upload])
+            self._pending = [*(older for older in self._pending if older not in displaced), upload]
+            self._closing_at = None
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="ai4os-data-uploads", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
-        if older is not None:
+        for older in displaced:
             self._drop(older, upload)
 
     def unsent(self) -> list[Upload]:
         """What is in flight and what waits, in this order."""
         with self._changed:
-            return [upload for upload in (self._in_flight, self._pending) if upload is not None]
+            return [*([self._in_flight] if self._in_flight else []), *self._pending]
 
     def remaining_bytes(self) -> int:
         """What is still to be sent."""
@@ -133,11 +146,12 @@ class Uploads:
 
     def _next(self) -> Upload | None:
         with self._changed:
-            while self._pending is None:
+            while not self._pending:
                 if self._closing_at is not None:
+                    self._thread = None
                     return None
                 self._changed.wait()
-            self._in_flight, self._pending = self._pending, None
+            self._in_flight = self._pending.pop()
             self._sent_bytes = 0
             return self._in_flight
 
@@ -186,19 +200,20 @@ class Uploads:
             self._last_progress_at = time.monotonic()
 
     def _pause(self, upload: Upload, error: errors.StorageError, failures: int) -> bool:
-        """Wait before the next try; False where there is none, because a newer one waits or the run is closed."""
+        """Wait before the next try; False where there is none: a newer one displaces it, or the run is closed."""
         self.error = error
         log.warning("step %d is not on the server yet (try %d): %s", upload.spooled.name.step, failures, error)
         until = time.monotonic() + self._patience.pause_s(failures)
         with self._changed:
-            while (left_s := until - time.monotonic()) > 0 and self._pending is None:
+            newer = self._newer_than(upload)
+            while newer is None and (left_s := until - time.monotonic()) > 0:
                 if self._closing_at is not None:
                     give_up_at = max(self._closing_at, self._last_progress_at) + self._closing_s
                     if time.monotonic() >= give_up_at:
                         break
                     left_s = min(left_s, give_up_at - time.monotonic())
                 self._changed.wait(left_s)
-            newer = self._pending
+                newer = self._newer_than(upload)
             is_over = self._closing_at is not None and (
                 time.monotonic() >= max(self._closing_at, self._last_progress_at) + self._closing_s
             )
@@ -207,6 +222,11 @@ class Uploads:
         elif is_over:
             self._fail(upload, error)
         return newer is None and not is_over
+
+    def _newer_than(self, upload: Upload) -> Upload | None:
+        """One that waits and displaces the one in flight."""
+        is_displaced = bool(self._pending) and upload in self._displaced([upload, *self._pending])
+        return self._pending[-1] if is_displaced else None
 
     def _drop(self, upload: Upload, newer: Upload) -> None:
         self._dropped(upload)

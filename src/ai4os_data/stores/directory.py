@@ -67,6 +67,8 @@ class DirectoryStore(Store):
         mount = mounts.mount_of(self.root)
         self.is_local = mount is None or not mount.is_network
         self.identity = f"directory {mount.source if mount and mount.is_network else ''} {self.root}"
+        if (place := mounts.remote_place(self.root)) is not None:  # the same files, wherever they are mounted
+            self.identity = "rclone {}:{}".format(*place)
         self._best_level: Level | None = None
 
     def list(self) -> list[Entry]:

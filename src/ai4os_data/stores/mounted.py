@@ -68,7 +68,7 @@ def open_path(
         raise errors.LocationError(f"{path}: {_not_synced(storage)} write to 'rshare:path'")
 
     def direct_store(path: str) -> Store | None:
-        return _direct_store(path, _place(path, mount, table), remote, environ, open_dav)
+        return _direct_store(path, mounts.remote_place(path, table), remote, environ, open_dav)
 
     direct = direct_store(path)
     try:
@@ -94,16 +94,6 @@ def _nearest(path: str, *, is_network: bool, deadline_s: float) -> str:
             return nearest(path)
 
     return within(deadline_s, find, f"{path}: {DEAD_MOUNT}") if is_network else find()
-
-
-def _place(path: str, mount: mounts.Mount | None, table: Path) -> tuple[str, str] | None:
-    """The remote's name and the path below it that lie under a path; None where it is on no rclone mount."""
-    place = mount.remote_path() if mount else None
-    if mount is None or place is None:
-        return None
-    name, top = place
-    below = os.path.relpath(mounts.resolved(path, table), mount.point)
-    return name, "/".join(part for part in (top, "" if below == "." else below) if part)
 
 
 def _direct_store(
