@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -479,3 +480,121 @@ def test_repr_tells_where(tmp_path: Path) -> None:
     """And no more."""
     with StorageCheckpoint(tmp_path / "run", spool=tmp_path / "spool") as run:
         assert repr(run) == f"StorageCheckpoint('{tmp_path / 'run'}')"
+
+
+def test_best_one_waits_beside_the_newest(held: Held, tmp_path: Path) -> None:
+    """What is to stay is not dropped for a newer one; the rest is."""
+    run = open_run(held, tmp_path, keep_last=1, keep_best=2, monitor="loss")
+    run.save(state_of(0), 0, {"loss": 9.0})
+    wait_for(lambda: bool(held.asked))
+    losses = (5.0, 1.0, 4.0, 2.0, 8.0, 7.0)
+    handles = [run.save(state_of(step), step, {"loss": loss}) for step, loss in enumerate(losses, start=1)]
+    run.write_out()
+    held.gate.set()
+    run.close()
+    assert [handle.step for handle in handles if handle.level == "confirmed"] == [2, 4, 6]
+    with open_run(held, tmp_path, "other") as again:
+        assert steps_of(again) == [6, 4, 2]
+
+
+def test_nothing_goes_while_a_checkpoint_is_read(held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even for a newer one that is confirmed meanwhile: what is read becomes what the run goes on from."""
+    held.gate.set()
+    with open_run(held, tmp_path, keep_last=9) as run:
+        save_steps(run, 1, 2)
+    held.gate.clear()
+    run = open_run(held, tmp_path, keep_last=9)
+    assert restored_step(run) == 2
+    run.save(state_of(3), 3)
+    run.write_out()
+    with pytest.raises(errors.DeadlineError):
+        run.close(0.1)
+    run._spool.let_go()
+    again = open_run(held, tmp_path, "spool", keep_last=1)
+    wait_for(lambda: bool(again._uploads.unsent()))
+    payload = again._restoring.payload
+
+    def slow(*arguments: Any, **options: Any) -> dict[str, Any]:
+        held.gate.set()
+        time.sleep(0.5)
+        return payload(*arguments, **options)
+
+    monkeypatch.setattr(again._restoring, "payload", slow)
+    restored = again.restore(step=1)
+    assert restored is not None
+    assert restored.step == 1
+    again.close()
+    assert steps_of(open_run(held, tmp_path, "other"))[-1] == 1
+
+
+def test_save_after_a_close_that_took_too_long_is_sent(held: Held, tmp_path: Path) -> None:
+    """The run is not closed then."""
+    run = open_run(held, tmp_path)
+    run.save(state_of(1), 1)
+    with pytest.raises(errors.DeadlineError):
+        run.close(0.1)
+    held.gate.set()
+    wait_for(lambda: not run._uploads.unsent())
+    assert run.save(state_of(2), 2).wait(timeout_s=20) == "confirmed"
+    run.close()
+
+
+def test_damaged_one_in_the_spool_is_not_sent_for_the_one_before(held: Held, tmp_path: Path) -> None:
+    """The next start sends the newest that is intact."""
+    with pytest.raises(errors.DeadlineError):
+        leave_unsent(held, tmp_path, 8, 9)
+    (newest,) = (tmp_path / "spool").glob("*/*/step-000000009-*/state-*")
+    newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+    held.gate.set()
+    with open_run(held, tmp_path) as run:
+        assert restored_step(run) == 8
+        wait_for(lambda: run.stats()["sent"] == 1)
+    with open_run(held, tmp_path, "other") as elsewhere:
+        assert restored_step(elsewhere) == 8
+
+
+def leave_unsent(held: Held, tmp_path: Path, *steps: int) -> None:
+    """Leave some in the spool, as a process does that is killed."""
+    run = open_run(held, tmp_path, keep_every=1)
+    for step in steps:
+        run.save(state_of(step), step).wait("local", timeout_s=20)
+    try:
+        run.close(0.1)
+    finally:
+        run._spool.let_go()
+
+
+def test_run_that_is_gone_all_at_once_is_no_new_run(tmp_path: Path) -> None:
+    """What this process has seen does not vanish by itself; a server that says so is not believed."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        save_steps(run, 1)
+    with open_run(tmp_path / "run", tmp_path, "other") as run:
+        (tmp_path / "run").rename(tmp_path / "hidden")
+        with pytest.raises(errors.DamagedError, match="had checkpoints when this process looked before"):
+            run.restore()
+        (tmp_path / "hidden").rename(tmp_path / "run")
+        assert restored_step(run) == 1
+
+
+def test_verify_reads_manifests_too(tmp_path: Path) -> None:
+    """Also in the process that wrote them."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        save_steps(run, 1)
+        (manifest,) = (tmp_path / "run").glob("*/*/MANIFEST.json")
+        manifest.write_bytes(manifest.read_bytes().replace(b"1", b"2"))
+        assert list(run.verify()) == [str(run.list()[0].name)]
+
+
+def test_spool_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    """And where it cannot be, the save says so, and blocks nobody."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        shutil.rmtree(tmp_path / "spool")
+        assert run.save(state_of(1), 1).wait(timeout_s=20) == "confirmed"
+    with open_run(tmp_path / "run", tmp_path) as run:
+        shutil.rmtree(tmp_path / "spool")
+        (tmp_path / "spool").write_text("a file")
+        for _ in range(2):
+            with pytest.raises(errors.CheckpointError, match="cannot be used as a spool"):
+                run.save(state_of(2), 2)
+        (tmp_path / "spool").unlink()
+        assert run.save(state_of(2), 2).wait(timeout_s=20) == "confirmed"

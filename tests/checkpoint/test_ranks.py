@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -89,11 +90,55 @@ def lose_a_rank(rank: int, place: Path) -> str:
     return "raised"
 
 
+def fail_on_rank_0(rank: int, place: Path) -> list[str]:
+    """Save together where rank 0 alone has to tell of an error; then the ranks are still in step."""
+    told = []
+    order = RankOrder()
+    with open_at(place, timeout_s=20.0) as run:
+        if rank == 0:
+            run._unraised.append(errors.AuthenticationError("401"))
+        for step in (1, 2):
+            order.position = step
+            try:
+                run.save({"order": order, "array": RankArray(rank + step)}, step, {"loss": 1.0} if rank == 0 else None)
+                told.append("saved")
+            except errors.AuthenticationError as error:
+                told.append(str(error))
+        restored = run.restore()
+        assert restored is not None
+        told.append(str((restored.step, restored["order"]["position"], restored["array"]["values"].tolist())))
+        assert isinstance(restored["array"]["values"], np.ndarray)
+        if rank == 0:
+            run._restoring._choose = cannot  # type: ignore[assignment, method-assign]
+        with pytest.raises((OSError, errors.CheckpointError), match="a disk that fails"):
+            run.restore()
+    return told
+
+
+def cannot(*_: object) -> Any:
+    """Fail as no library of ours does."""
+    raise OSError(5, "a disk that fails")
+
+
+class RankArray:
+    """An array that each rank has for itself."""
+
+    differs_by_rank = True
+
+    def __init__(self, value: int) -> None:
+        self.values = np.full(2, value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tell it."""
+        return {"values": self.values}
+
+
 WORKS: dict[str, Callable[[int, Path], Any]] = {
     "save": save,
     "restore": restore,
     "restore_nothing": restore_nothing,
     "lose_a_rank": lose_a_rank,
+    "fail_on_rank_0": fail_on_rank_0,
 }
 
 
@@ -127,3 +172,11 @@ def test_each_rank_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_rank_that_has_died_does_not_hang_the_others(tmp_path: Path) -> None:
     """They learn of it within the time that was given."""
     assert together("lose_a_rank", tmp_path, answering=1) == {0: "raised"}
+
+
+def test_error_on_rank_0_leaves_nobody_waiting(tmp_path: Path) -> None:
+    """It is told there, by a save that all have taken part in."""
+    assert together("fail_on_rank_0", tmp_path) == {
+        0: ["401", "saved", "(2, 2, [2, 2])"],
+        1: ["saved", "saved", "(2, 2, [3, 3])"],
+    }

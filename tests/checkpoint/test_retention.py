@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.checkpoint.retention import Retention
 from ai4os_data.stores import DirectoryStore
+from cache.crowd import wait_for
 from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
 
 if TYPE_CHECKING:
@@ -120,3 +122,41 @@ def test_metric_that_decides_has_to_be_given(tmp_path: Path) -> None:
     ):
         run.save(state_of(1), 1)
     assert Retention(monitor="x").kept([], {}) == set()
+
+
+def test_same_step_again_replaces_the_one_before(tmp_path: Path) -> None:
+    """What was saved last is restored, and the others go as older ones do."""
+    with open_run(tmp_path / "run", tmp_path, keep_last=1) as run:
+        for value in range(8):
+            run.save({"value": value}, 0).wait(timeout_s=20)
+            wait_for(lambda: not run._uploads.unsent())
+        restored = run.restore()
+        assert restored is not None
+        assert restored["value"] == 7
+        assert steps_of(run) == [0]
+    assert len(list((tmp_path / "spool").glob("*/*/step-*"))) == 1
+
+
+def test_steps_that_fall_leave_the_highest_and_the_newest(tmp_path: Path) -> None:
+    """The highest is what is restored; what lies between them goes."""
+    with open_run(tmp_path / "run", tmp_path, keep_last=1) as run:
+        save_steps(run, *range(9, 0, -1))
+        assert steps_of(run) == [9, 1]
+
+
+def test_manifest_that_a_listing_misses_is_no_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process has confirmed stays, whatever one answer says."""
+    with open_run(tmp_path / "run", tmp_path, keep_last=5) as run:
+        save_steps(run, 1, 2)
+        complete = DirectoryStore.list_below
+        hidden = f"step-{1:09d}"
+
+        def list_below(store: DirectoryStore, folder: str) -> Any:
+            entries = complete(store, folder)
+            return [entry for entry in entries if hidden not in entry.key or not entry.key.endswith(MANIFEST)]
+
+        monkeypatch.setattr(DirectoryStore, "list_below", list_below)
+        save_steps(run, 3)
+        monkeypatch.undo()
+        assert steps_of(run) == [3, 2, 1]
+        assert run.verify() == {}

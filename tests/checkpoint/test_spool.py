@@ -133,3 +133,29 @@ def test_spool_that_cannot_be_used_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(errors.CheckpointError, match="give StorageCheckpoint another"):
         Spool(tmp_path / "file", "run")
+
+
+def test_what_other_runs_have_sent_gives_way(tmp_path: Path) -> None:
+    """Unless they live, or have it nowhere else."""
+    other, living, mine = Spool(tmp_path, "other"), Spool(tmp_path, "living"), Spool(tmp_path, "mine")
+    for spool in (other, living):
+        spool.open_attempt(ATTEMPT)
+        sent, unsent = write(spool, 1), write(spool, 2)
+        spool.note(sent, "confirmed")
+        assert unsent.level == "local"
+    other.let_go()
+    mine.drop_sent_of_others()
+    assert [spooled.name.step for spooled in Spool(tmp_path, "other").adopt()] == [2]
+    living.let_go()
+    assert [spooled.name.step for spooled in Spool(tmp_path, "living").adopt()] == [1, 2]
+
+
+def test_limit_counts_what_a_state_takes_without_its_tensors(tmp_path: Path) -> None:
+    """What turns out to be larger than was thought leaves nothing."""
+    spool = Spool(tmp_path, "run", 2**20)
+    spool.open_attempt(ATTEMPT)
+    name = CheckpointName.new(ATTEMPT, 1)
+    with pytest.raises(errors.OutOfSpaceError, match=r"of 1,048,576 are taken"):
+        spool.write(name, {"text": "x" * 2**21}, lambda files: Manifest(name, files))
+    assert spool.used_bytes() < 2**20
+    spool.check_disk(2**21)  # a download does not stay, and the limit does not bind it

@@ -494,6 +494,10 @@ class StorageCheckpoint:
         self._check_writes()
         self.write_out()  # what is on its way to the spool counts
         history = History(self._store, self._spool, self._manifests)
+        if self._highest_attempt and not history.highest_attempt:
+            raise errors.DamagedError(
+                f"{self._store.location} had checkpoints when this process looked before, and now has none"
+            )
         self._highest_attempt = max(self._highest_attempt, history.highest_attempt)
         return history
 

@@ -81,6 +81,8 @@ class Pruning:
         readable = [seen for seen in history.committed() if MANIFEST in seen.files and self._is_readable(history, seen)]
         metrics = {seen.name: history.manifest(seen).metrics for seen in readable}
         line = ancestors(history, confirmed)
+        own = [seen.name.step for seen in readable if seen.name.attempt == confirmed.attempt]
+        line[confirmed.attempt] = max([confirmed.step, *own])  # it may be sent after newer ones
         on_line = [seen.name for seen in readable if seen.name.step <= line.get(seen.name.attempt, -1)]
         newest = {seen.name.attempt: seen.name for seen in reversed(readable)}
         others = {name for attempt, name in newest.items() if attempt not in line}

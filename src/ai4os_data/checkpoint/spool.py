@@ -88,8 +88,8 @@ class Spool:
         try:
             lock = self._opened(attempt)
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise self._full(str(error.strerror)) from error
+            if _is_full(error):
+                raise self._full(os.strerror(errno.ENOSPC)) from error
             raise errors.CheckpointError(f"{self.directory} cannot be used as a spool: {error.strerror}") from error
         with self._guard:
             self._locks[attempt] = lock
@@ -154,8 +154,8 @@ class Spool:
             _sync_folder(final.parent)
         except BaseException as error:
             shutil.rmtree(beside, ignore_errors=True)
-            if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise self._full(f"{error.strerror} while step {name.step} was written") from error
+            if _is_full(error):
+                raise self._full(f"{os.strerror(errno.ENOSPC)} while step {name.step} was written") from error
             raise
         with self._guard:
             self._entries[name] = spooled = Spooled(manifest, final)
@@ -305,6 +305,12 @@ def parse_limit(limit: int | str | None) -> int | None:
     if isinstance(limit, str) and not is_size(limit):
         raise ValueError(f"{limit!r} is not a spool limit: write a number of bytes, '20GiB' or 'auto'")
     return parse_size(limit)
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether the disk says that it is full, and not one of us."""
+    is_ours = isinstance(error, errors.StorageError)
+    return isinstance(error, OSError) and not is_ours and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def _free_and_reserve(folder: Path) -> tuple[int, int]:
