@@ -152,6 +152,26 @@ def test_a_refusal_is_an_error_at_once(
     assert stored(fault) == DATA
 
 
+def test_a_put_that_has_changed_nothing_removes_nothing(fault: FaultServer, store: WebDAVStore) -> None:
+    """A file that was there before, in the same version, is no part of ours."""
+    (fault.root / KEY).write_bytes(DATA[:50_000])
+    fault.script(KEY, Fault(status=507, kept_bytes=50_000), method="PUT")
+    with pytest.raises(errors.OutOfSpaceError):
+        store.write_confirmed(KEY, DATA, SHA256)
+    assert stored(fault) == DATA[:50_000]
+    assert requests(fault, "DELETE") == []
+
+
+def test_a_put_that_is_refused_after_all_has_come_is_not_undone(fault: FaultServer, store: WebDAVStore) -> None:
+    """It is whole: the next try verifies it, and sends nothing."""
+    fault.script(KEY, Fault(status=500), method="PUT")
+    with pytest.raises(errors.ServerError):
+        store.write_confirmed(KEY, DATA, SHA256)
+    assert stored(fault) == DATA
+    assert store.write_confirmed(KEY, DATA, SHA256) == "confirmed"
+    assert len(requests(fault, "PUT")) == 1
+
+
 @pytest.mark.parametrize(
     ("fault_", "kind"),
     [

@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ai4os_data.errors import NotFoundError
+from ai4os_data.bodies import Source
+from ai4os_data.errors import LocationError, NotFoundError, StorageError
 from ai4os_data.stores import DirectoryStore, Fetched
+from ai4os_data.stores.webdav import WebDAVStore
 from outcomes import content
 
 if TYPE_CHECKING:
@@ -29,6 +32,12 @@ DirectoryStore(sys.argv[1]).write("a.bin", b"1")
 """
 VERSIONS_OF_A_SECOND = {"wsgidav", "mount"}
 """Where an ETag, or a time, is of whole seconds: two contents of one size within a second are one version there."""
+
+
+def skip_flat(place: Place) -> None:
+    """Leave out what keeps names, as an object store does: there a file and a folder may have the same."""
+    if place.name == "fsspec-memory":
+        pytest.skip("names, not folders")
 
 
 def wait_until(true: Callable[[], bool], deadline_s: float = 5.0) -> None:
@@ -131,3 +140,46 @@ def test_a_deleted_file_is_gone_and_others_stay(place: Place, store: Store) -> N
     assert not store.exists("a/one.bin")
     with pytest.raises(NotFoundError):
         store.delete("a/one.bin")
+
+
+def test_a_folder_does_not_give_way_to_a_file(folder: Place) -> None:
+    """What lies in it stays, and the error says that there is one."""
+    skip_flat(folder)
+    store = folder.open()
+    folder.put("a/b/c.bin", b"precious")
+    folder.make_folder("empty")
+    for key in ("a", "a/b", "empty"):
+        # The fault server does not answer, so that nobody knows why it failed.
+        with pytest.raises(StorageError if folder.name == "fault" else LocationError):
+            store.write(key, b"1")
+        with pytest.raises(LocationError, match="folder"):
+            store.write_confirmed(key, b"1", sha256(b"1").hexdigest())
+    assert folder.files() == {"a/b/c.bin": b"precious"}
+    assert store.has_folder("empty")
+
+
+def test_a_put_onto_a_folder_removes_nothing(folder: Place) -> None:
+    """One that was made after we looked: servers answer 301, 404, 405 and 409."""
+    store = folder.open()
+    if not isinstance(store, WebDAVStore) or folder.name == "fault":
+        pytest.skip("no PUT, or no answer to it")
+    folder.put("a/b.bin", b"precious")
+    for repeats in (False, True):
+        with pytest.raises(LocationError, match="there is a folder of this name"):
+            store.upload("a", Source(b"1"), repeats=repeats)
+    assert folder.files() == {"a/b.bin": b"precious"}
+
+
+def test_a_file_does_not_give_way_to_a_folder(folder: Place) -> None:
+    """Neither to one that is asked for, nor to one above a file that is written."""
+    skip_flat(folder)
+    store = folder.open()
+    folder.put("a/b.bin", b"precious")
+    for key in ("a/b.bin", "a/b.bin/c"):
+        with pytest.raises(LocationError, match="file"):
+            store.make_folder(key)
+    with pytest.raises(StorageError):
+        store.write("a/b.bin/c", b"1")
+    with pytest.raises(StorageError):
+        store.write_confirmed("a/b.bin/c", b"1", sha256(b"1").hexdigest())
+    assert folder.files() == {"a/b.bin": b"precious"}

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ai4os_data.bodies import Content, Source
 
 _THREADS = 8
+_IN_THE_WAY = (FileExistsError, IsADirectoryError, NotADirectoryError)
 _LOCAL_PROTOCOLS = frozenset({"file", "local", "memory"})
 
 
@@ -180,14 +181,16 @@ class FsspecStore(Store):
                 system.put_file(os.fspath(content), path)
             else:
                 system.pipe_file(path, bytes(content))
+        except _IN_THE_WAY as error:
+            raise self._in_the_way(key) from error
         except OSError as error:
             raise self._translated(key, error) from error
         return self.stat(key)
 
-    def _store_new(self, key: str, source: Source, sha256: str) -> str:
+    def _store_new(self, key: str, source: Source, sha256: str, before: Entry | None) -> str:
         """Write it and read it back; of what could not be written nothing stays where it would fill the disk."""
         try:
-            return super()._store_new(key, source, sha256)
+            return super()._store_new(key, source, sha256, before)
         except errors.OutOfSpaceError:
             with suppress(errors.StorageError):
                 self.delete(key)
@@ -206,9 +209,14 @@ class FsspecStore(Store):
         system, root = self._system.get()
         try:
             system.makedirs(_join(root, checked(key)), exist_ok=True)
+        except _IN_THE_WAY as error:
+            raise self._in_the_way(key) from error
         except OSError as error:
             raise self._translated(key, error) from error
         return False
+
+    def _in_the_way(self, key: str) -> errors.LocationError:
+        return errors.LocationError(f"{self.location}: {key!r}: a file and a folder cannot have the same name")
 
     def _open(self) -> tuple[fsspec.AbstractFileSystem, str]:
         try:

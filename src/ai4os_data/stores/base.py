@@ -119,11 +119,33 @@ class Store(ABC):
 
     @abstractmethod
     def write(self, key: str, content: Content) -> Entry:
-        """Store a whole file, and the folders above it."""
+        """Store a whole file, and the folders above it.
+
+        Raises:
+            LocationError: there is a folder of this name, or a file where a folder above it belongs.
+        """
 
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove a file."""
+
+    # --- where it is
+
+    def look(self) -> None:  # noqa: B027  most are looked at when they are opened, or have nothing that could be missing
+        """Find the location there.
+
+        Raises:
+            LocationError: there is nothing at it.
+            StorageError: the store cannot tell.
+        """
+
+    def place(self, key: str) -> str:
+        """What a key's file has in common with the same file of any other store, and with no other file.
+
+        Args:
+            key: ``""`` is the root.
+        """
+        return f"{self.identity}/{key}".rstrip("/")
 
     # --- whole trees
 
@@ -163,7 +185,11 @@ class Store(ABC):
         return files, sorted(above + name for name in names)
 
     def make_folder(self, key: str) -> bool:
-        """Make an empty folder, and those above it; whether it is known to be new. Some stores have no folders."""
+        """Make an empty folder, and those above it; whether it is known to be new. Some stores have no folders.
+
+        Raises:
+            LocationError: there is a file of this name, or of that of a folder above it.
+        """
         checked(key)
         return False
 
@@ -210,11 +236,13 @@ class Store(ABC):
         Raises:
             IntegrityError: the store holds other bytes; they are removed as far as possible.
             OutOfSpaceError: the store is full.
+            LocationError: there is a folder of this name; nothing was stored, and the folder is as it was.
             StorageError: it could not be stored, or not verified.
         """
         source = Source(content, on_bytes=on_bytes)
-        if not self._holds(key, source.size_bytes, sha256):
-            found = self._store_new(key, source, sha256)
+        before = self._before(key)
+        if before is None or not self._holds(before, source.size_bytes, sha256):
+            found = self._store_new(key, source, sha256, before)
             if found != sha256:
                 with suppress(errors.StorageError):
                     self.delete(key)
@@ -263,16 +291,22 @@ class Store(ABC):
             )
         return found
 
-    def _holds(self, key: str, size_bytes: int, sha256: str) -> bool:
+    def _before(self, key: str) -> Entry | None:
+        """What an earlier try has left at a key."""
+        try:
+            return self.stat(key)
+        except errors.NotFoundError:
+            return None
+
+    def _holds(self, entry: Entry, size_bytes: int, sha256: str) -> bool:
         """Whether an earlier try has stored these bytes already."""
         try:
-            entry = self.stat(key)
             return entry.size_bytes == size_bytes and self.sha256_of(entry) == sha256
         except errors.NotFoundError:
             return False
 
-    def _store_new(self, key: str, source: Source, sha256: str) -> str:  # noqa: ARG002  for those that can resume
-        """Store a file, and tell the sha256 of what the store holds then."""
+    def _store_new(self, key: str, source: Source, sha256: str, before: Entry | None) -> str:  # noqa: ARG002  others ask
+        """Store a file where there was none, or another, and tell the sha256 of what the store holds then."""
         entry = self.write(key, source.content)
         if source.on_bytes is not None:
             source.on_bytes(source.size_bytes)

@@ -71,6 +71,10 @@ class DirectoryStore(Store):
             self.identity = "rclone {}:{}".format(*place)
         self._best_level: Level | None = None
 
+    def place(self, key: str) -> str:
+        """Its path, whatever links lead to it."""
+        return os.path.realpath(f"{self.root}/{key}")
+
     def list(self) -> list[Entry]:
         """Every file below, within a deadline."""
         return self._within_deadline(self._walk_root)
@@ -103,8 +107,14 @@ class DirectoryStore(Store):
             self._check_mounted()
         with self._told(key):
             is_new = not os.path.isdir(self.path(key))
-            os.makedirs(self.path(key), exist_ok=True)
+            self._make_directory(key, self.path(key))
         return is_new
+
+    def _make_directory(self, key: str, path: str) -> None:
+        try:
+            os.makedirs(path, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise errors.LocationError(f"{self.location}: {key!r}: there is a file where a folder belongs") from error
 
     def stat(self, key: str) -> Entry:
         """One file."""
@@ -172,7 +182,8 @@ class DirectoryStore(Store):
         self._check_mounted()
         level = self.best_level
         source = Source(content, on_bytes=on_bytes)
-        if not self._holds(key, source.size_bytes, sha256):
+        before = self._before(key)
+        if before is None or not self._holds(before, source.size_bytes, sha256):
             with suppress(errors.StorageError):  # what an earlier try has left
                 self.delete(key)
             self._write(key, source)
@@ -205,10 +216,19 @@ class DirectoryStore(Store):
         """Where a key is."""
         return f"{self.root}/{checked(key)}"
 
-    def _holds(self, key: str, size_bytes: int, sha256: str) -> bool:
+    def _before(self, key: str) -> Entry | None:
+        """What an earlier try has left at a key; on a mount nothing that cannot be looked at."""
+        try:
+            return super()._before(key)
+        except errors.StorageError:
+            if self.is_local:
+                raise
+            return None
+
+    def _holds(self, entry: Entry, size_bytes: int, sha256: str) -> bool:
         """Whether an earlier try has stored these bytes. After a failed one a mount shows what it cannot read."""
         try:
-            return super()._holds(key, size_bytes, sha256)
+            return super()._holds(entry, size_bytes, sha256)
         except errors.StorageError:
             if self.is_local:
                 raise
@@ -290,11 +310,14 @@ class DirectoryStore(Store):
     def _write(self, key: str, source: Source) -> None:
         target = self.path(key)
         with self._told(key):
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            if self.is_local:
-                self._write_beside(target, source)
-            else:
-                _write_through(target, source)
+            self._make_directory(key, os.path.dirname(target))
+            try:
+                if self.is_local:
+                    self._write_beside(target, source)
+                else:
+                    _write_through(target, source)
+            except IsADirectoryError as error:
+                raise errors.LocationError(f"{self.location}: {key!r}: there is a folder of this name") from error
 
     def _write_beside(self, target: str, source: Source) -> None:
         staged = f"{os.path.dirname(target)}/{STAGED}{secrets.token_hex(8)}"
@@ -426,8 +449,9 @@ def _remove_folder(top: str) -> None:
 
 def _write_through(target: str, source: Source) -> None:
     """One sequential pass; the close uploads, and raises where that fails."""
+    file = open(target, "wb", buffering=0)  # noqa: SIM115  what cannot be opened is not ours to remove
     try:
-        with open(target, "wb", buffering=0) as file:
+        with file:
             _copy(source, file)
     except BaseException:
         with suppress(OSError):  # the mount would keep the first part under the final name

@@ -94,14 +94,14 @@ class NextcloudStore(WebDAVStore):
         kind, _, found = answer.headers.get("oc-checksum", "").partition(":")
         return found.lower() if kind == "SHA256" else super().sha256_of(self.stat(entry.key))
 
-    def _holds(self, key: str, size_bytes: int, sha256: str) -> bool:
-        """Whether an earlier try has stored these bytes; in a folder that is new there is nothing to look for."""
-        return not self.make_parent(key) and super()._holds(key, size_bytes, sha256)
+    def _before(self, key: str) -> Entry | None:
+        """What an earlier try has left at a key; in a folder that is new there is nothing to look for."""
+        return None if self.make_parent(key) else super()._before(key)
 
-    def _store_new(self, key: str, source: Source, sha256: str) -> str:
+    def _store_new(self, key: str, source: Source, sha256: str, before: Entry | None) -> str:
         """PUT it whole and let the server hash it on its way, or in chunks and let the server hash the result."""
         if source.size_bytes <= self.single_put_bytes or not self._upload_in_chunks(key, source, sha256):
-            answer = self.upload(key, source, "X-Hash: sha256")
+            answer = self.upload(key, source, "X-Hash: sha256", before=before)
             if answer is not None and (found := answer.headers.get("x-hash-sha256")):
                 return found.lower()
         return self.sha256_of(Entry(key, source.size_bytes))

@@ -31,7 +31,7 @@ from ai4os_data.stores.base import (
     memory_body,
 )
 from ai4os_data.stores.listings import PROPFIND, Listings
-from ai4os_data.stores.multistatus import resources
+from ai4os_data.stores.multistatus import NotMultistatusError, resources
 from ai4os_data.stores.ranges import read_ranges
 from ai4os_data.transport import Request, Response, Transport
 
@@ -108,6 +108,17 @@ class WebDAVStore(Store):
         xml = self.propfind(self.base_url + "/", "0").content
         return next((plain_etag(resource.etag) for resource in resources(xml)), None)
 
+    def look(self) -> None:
+        """Find the folder on the server, by a PROPFIND of Depth 0."""
+        try:
+            Listings(self).of("", "0")
+        except errors.NotFoundError as error:
+            raise self.no_such_folder() from error
+
+    def place(self, key: str) -> str:
+        """Its address."""
+        return f"{self.base_url}/{quote(key)}".rstrip("/")
+
     # --- reading
 
     def list(self) -> list[Entry]:
@@ -145,7 +156,7 @@ class WebDAVStore(Store):
         entries, _ = Listings(self).of(checked(key), "0", slash=False)
         if not entries:
             message = f"{self.location}: {key!r} is a folder, not a file"
-            raise errors.NotFoundError(message)
+            raise _FolderError(message)
         return entries[0]._replace(key=key)
 
     def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
@@ -233,7 +244,9 @@ class WebDAVStore(Store):
         self.upload(key, Source(content), repeats=True)
         return self.stat(key)
 
-    def upload(self, key: str, source: Source, *headers: str, repeats: bool = False) -> Response | None:
+    def upload(
+        self, key: str, source: Source, *headers: str, repeats: bool = False, before: Entry | None = None
+    ) -> Response | None:
         """PUT a whole file, and make the folders above it where they are missing.
 
         Args:
@@ -241,9 +254,13 @@ class WebDAVStore(Store):
             source: its bytes.
             headers: further header lines.
             repeats: whether to send it again without looking, where it may have arrived although no answer has.
+            before: the file that is there already and is to give way, where there is one.
 
         Returns:
             The answer; None where it was lost, and a file of this size is there.
+
+        Raises:
+            LocationError: there is a folder of this name.
         """
         request = Request(
             self.url(key),
@@ -260,6 +277,7 @@ class WebDAVStore(Store):
             except errors.NotFoundError:  # a missing parent: 404 on Nextcloud, 409 elsewhere
                 missing += 1
                 if missing > 1:
+                    self._refuse_folder(key)
                     raise
                 self.make_folder(key.rpartition("/")[0])
             except (errors.ServerUnavailableError, errors.DeadlineError) as error:
@@ -271,14 +289,33 @@ class WebDAVStore(Store):
                 if self.size_of(key) == source.size_bytes:
                     return None
             except (errors.OutOfSpaceError, errors.ServerError):
+                self._refuse_folder(key)
                 if not repeats:
-                    self._remove_part(key)
+                    self._remove_part(key, source.size_bytes, before)
                 raise
 
-    def _remove_part(self, key: str) -> None:
-        """Remove what some servers keep of a PUT that failed: on a full disk it would stand in the way of the next."""
+    def _refuse_folder(self, key: str) -> None:
+        """Say what is wrong where a PUT failed because there is a folder: servers have five answers to that."""
+        try:
+            self.stat(key)
+        except _FolderError as error:
+            raise self._is_folder(key) from error
+        except errors.StorageError:  # then the PUT's own error tells more
+            return
+
+    def _is_folder(self, key: str) -> errors.LocationError:
+        return errors.LocationError(f"{self.location}: there is a folder of this name: {key!r}; nothing was written")
+
+    def _remove_part(self, key: str, size_bytes: int, before: Entry | None) -> None:
+        """Remove what some servers keep of a PUT that failed: on a full disk it would stand in the way of the next.
+
+        A DELETE takes whole folders too, and knows no owner. So only a file goes that is shorter than what was sent,
+        and that is not the one from before.
+        """
         with suppress(errors.StorageError):
-            self.dav("DELETE", self.url(key), tries=1)
+            part = self.stat(key)
+            if part.size_bytes < size_bytes and not (before is not None and before.is_same_version(part)):
+                self.dav("DELETE", self.url(key), tries=1)
 
     def make_parent(self, key: str) -> bool:
         """Make the folder of a file, unless it is known to be there: it costs less than a large PUT that is refused."""
@@ -292,10 +329,19 @@ class WebDAVStore(Store):
         except errors.NotFoundError:
             return None
 
-    def _store_new(self, key: str, source: Source, sha256: str) -> str:  # noqa: ARG002  for those that can resume
+    def _before(self, key: str) -> Entry | None:
+        """What an earlier try has left at a key; a folder is refused, where the server shows it so."""
+        try:
+            return self.stat(key)
+        except _FolderError as error:
+            raise self._is_folder(key) from error
+        except errors.NotFoundError:
+            return None
+
+    def _store_new(self, key: str, source: Source, sha256: str, before: Entry | None) -> str:  # noqa: ARG002
         """PUT it, and read it back."""
         self.make_parent(key)
-        self.upload(key, source)
+        self.upload(key, source, before=before)
         return self.sha256_of(self.stat(key))
 
     def make_folder(self, key: str) -> bool:
@@ -325,14 +371,42 @@ class WebDAVStore(Store):
             raise
         except errors.PermissionDeniedError:
             with suppress(errors.NotFoundError):  # where another request makes it just now, Apache says 403
-                self.propfind(url, "0")
+                self._look_at_collection(url)
                 return False
             raise
         except errors.ServerError:
             # It is there already (405), or another request makes it just now (500 on wsgidav); if not, this raises.
-            self.propfind(url, "0")
+            self._look_at_collection(url)
             return False
         return True
+
+    def _look_at_collection(self, url: str) -> None:
+        """Find a folder there.
+
+        Raises:
+            NotFoundError: there is nothing.
+            LocationError: there is a file.
+        """
+        try:
+            self._refuse_file(url)
+        except errors.ProtocolError:  # Apache's answer to a slash after a file, and to whatever is below one
+            above = url.rstrip("/")
+            while len(above) > len(self.remote.url):
+                with suppress(errors.ProtocolError, _FolderError):
+                    self._refuse_file(above)
+                above = above.rpartition("/")[0]
+            raise
+
+    def _refuse_file(self, url: str) -> None:
+        answer = self.propfind(url, "0")
+        try:
+            is_file = any(found.is_known and not found.is_folder for found in resources(answer.content))
+        except NotMultistatusError as error:
+            raise errors.ProtocolError(f"PROPFIND {url}: the server's listing is not XML ({error})") from error
+        if is_file:
+            raise errors.LocationError(
+                f"{self.location}: there is a file where a folder belongs: {unquote(urlsplit(url).path)!r}"
+            )
 
     def delete(self, key: str) -> None:
         """Remove a file, and never a folder: a DELETE would take all that is in it."""
@@ -438,6 +512,10 @@ class WebDAVStore(Store):
         )
 
 
+class _FolderError(errors.NotFoundError):
+    """There is a folder, where a file was looked for."""
+
+
 class _Client(webdav4.client.Client):  # type: ignore[misc]  # webdav4 has no types
     """webdav4's client for URLs that are encoded already: its own joining loses ``%``, ``#`` and the last slash."""
 
@@ -486,7 +564,7 @@ def _leads_to_folder(response: httpx.Response) -> bool:
 def _error_of(response: httpx.Response, what: str, remote: Remote) -> errors.StorageError:
     """The error that an answer stands for."""
     if _leads_to_folder(response):
-        return errors.NotFoundError(f"{what}: this is a folder, not a file ({response.status_code})")
+        return _FolderError(f"{what}: this is a folder, not a file ({response.status_code})")
     return error_for_status(response.status_code, what, dict(response.headers), remote)
 
 
