@@ -17,13 +17,16 @@ from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
+from functools import partial
+from glob import has_magic
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from fsspec import AbstractFileSystem
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.compression import compr
-from fsspec.utils import infer_compression
+from fsspec.spec import AbstractBufferedFile
+from fsspec.utils import infer_compression, other_paths
 
 from ai4os_data import errors, locations
 from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache
@@ -241,6 +244,25 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     def _open(self, path: str, mode: str = "rb", autocommit: bool = True, **options: Any) -> IO[bytes] | NewFile:
         if mode in {"rb", "r"}:
+    def expand_path(self, path: Any, recursive: bool = False, maxdepth: int | None = None, **options: Any) -> list[str]:
+        """The paths that are meant; a name with ``*``, ``?`` or ``[`` that is there as it is spelled is no pattern."""
+        given = [path] if isinstance(path, str | os.PathLike) else path
+        paths = [self._strip_protocol(each) for each in given]
+        names = [] if options.get("assume_literal") else [each for each in paths if self._is_name(each)]
+        found = set(names)
+        for name in names if recursive else ():
+            found.update(self.find(name, maxdepth=maxdepth, withdirs=True))
+        if rest := [each for each in paths if each not in found]:
+            found.update(super().expand_path(rest, recursive, maxdepth, **options))
+        return sorted(found)
+
+    def _is_name(self, path: str) -> bool:
+        """Whether what looks like a pattern is the name of something."""
+        try:
+            return has_magic(path) and self.exists(path)
+        except errors.ProtocolError:  # some servers do not take such names
+            return False
+
             cached, key = self._find(path)
             return cached.open(cached.store.stat(key))
         if mode not in {"wb", "xb"}:
@@ -406,31 +428,156 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         cached, key = self._find(path)
         if not key:
             raise IsADirectoryError(errno.EISDIR, "this is a folder", path)
-        _send(cached.store, key, content, None if is_new else _file_at(cached.store, key), on_bytes)
+        try:
+            _send(cached.store, key, content, None if is_new else _file_at(cached.store, key), on_bytes)
+        except errors.LocationError as error:
+            raise self._in_the_way(path) from error
         cached.forget(cached.store.stat(key))
         self.invalidate_cache(path)
 
     def cp_file(self, path1: str, path2: str, **_: Any) -> None:
         """Copy a file by way of this machine; it is verified like any file that is written. A folder is made."""
-        if self.isdir(path1):
-            self.makedirs(path2, exist_ok=True)
-            return
-        cached, key = self._find(path1)
-        entry = cached.store.stat(key)
-        if entry.size_bytes <= IN_MEMORY_BYTES:
-            self._store(path2, cached.read(entry))
-            return
-        with tempfile.TemporaryDirectory(prefix="ai4os-data-copy-") as scratch:
-            local = Path(scratch, "file")
-            cached.store.read_into(entry, local)
-            self._store(path2, local)
+        if self._place(path1) != self._place(path2):
+            self._copy(path1, path2)
 
-    def mv(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None, **options: Any) -> None:
-        """Copy, and remove when every copy is verified: no server's rename is honest about what it replaced."""
-        if path1 == path2:
-            return
-        self.copy(path1, path2, recursive=recursive, maxdepth=maxdepth, on_error="raise", **options)
-        self.rm(path1, recursive=recursive, maxdepth=maxdepth)
+    def _copy(self, source: str, target: str) -> Entry | None:
+        """Copy a file, and tell which version; None where it is a folder, and one was made."""
+        cached, key = self._find(source)
+        entry = _file_at(cached.store, key) if key else None
+        if entry is None:
+            if not self.isdir(source):
+                raise errors.NotFoundError(f"{cached.store.location}: {key!r}: there is neither a file nor a folder")
+            self.makedirs(target, exist_ok=True)
+        elif entry.size_bytes <= IN_MEMORY_BYTES:
+            self._store(target, cached.read(entry))
+        else:
+            with tempfile.TemporaryDirectory(prefix="ai4os-data-copy-") as scratch:
+                local = Path(scratch, "file")
+                cached.store.read_into(entry, local)
+                self._store(target, local)
+        return entry
+
+    def copy(
+        self,
+        path1: Any,
+        path2: Any,
+        recursive: bool = False,
+        maxdepth: int | None = None,
+        on_error: str | None = None,
+        **_: Any,
+    ) -> None:
+        """Copy files, and folders where ``recursive`` says so; a file is not copied onto itself.
+
+        Raises:
+            OSError: a folder would be copied into itself.
+        """
+        ignores_missing = (on_error or ("ignore" if recursive else "raise")) == "ignore"
+        for source, target in self._apart(self._pairs(path1, path2, recursive, maxdepth)):
+            try:
+                self._copy(source, target)
+            except FileNotFoundError:
+                if not ignores_missing:
+                    raise
+
+    def mv(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None, **_: Any) -> None:
+        """Copy, and remove what is verified there: no server's rename is honest about what it replaced.
+
+        Nothing is removed before all is copied, and then only the versions that were. A file onto itself stays.
+
+        Raises:
+            ChangedError: a file was changed after it was copied; it is in both places now.
+            OSError: a folder would be moved into itself; or files came into it meanwhile, which stay.
+        """
+        pairs = self._pairs(path1, path2, recursive, maxdepth)
+        if not pairs:
+            raise IsADirectoryError(errno.EISDIR, "this is a folder; say recursive=True to move it whole", path1)
+        pairs = self._apart(pairs)
+        self._refuse_links([source for source, _ in pairs])
+        if len({self._place(target) for _, target in pairs}) < len(pairs):
+            raise ValueError(f"{path1!r} cannot be moved to {path2!r}: two of the files would have the same name there")
+        if any(not self._find(source)[1] for source, _ in pairs):
+            raise ValueError(f"{path1!r} is a root, which is never removed; copy what is in it")
+        copied = {source: self._copy(source, target) for source, target in pairs}
+        for source, entry in copied.items():
+            if entry is not None:
+                self._remove_copied(source, entry)
+        folders = {source for source, entry in copied.items() if entry is None}
+        for folder in sorted(folder for folder in folders if self._parent(folder) not in folders):
+            self._remove_emptied(folder)
+
+    def _pairs(self, path1: Any, path2: Any, recursive: bool, maxdepth: int | None) -> list[tuple[str, str]]:
+        """Each file and folder with the place that it is to be copied to, by the rules of fsspec."""
+        if isinstance(path1, list) and isinstance(path2, list):
+            return [
+                (self._strip_protocol(one), self._strip_protocol(two)) for one, two in zip(path1, path2, strict=True)
+            ]
+        sources = self.expand_path(path1, recursive=recursive, maxdepth=maxdepth)
+        is_one = isinstance(path1, str | os.PathLike)
+        if is_one and (not recursive or maxdepth is not None):
+            sources = [source for source in sources if not self.isdir(source)]
+        if not sources:
+            return []
+        # With a slash before each: without, fsspec takes a name at the top for the folder that it lies in.
+        targets = other_paths(
+            [f"/{source}" for source in sources],
+            path2 if isinstance(path2, list) else f"/{self._strip_protocol(path2)}",
+            exists=is_one and self._goes_into(os.fspath(path1), path2, len(sources)),
+            flatten=not is_one,
+        )
+        return [(source, self._strip_protocol(target)) for source, target in zip(sources, targets, strict=True)]
+
+    def _goes_into(self, path1: str, path2: Any, found: int) -> bool:
+        """Whether what is copied keeps its own name, below the target."""
+        if has_magic(path1) and not self._is_name(self._strip_protocol(path1)):
+            return found == 1
+        is_folder = not isinstance(path2, list) and (os.fspath(path2).endswith("/") or self.isdir(path2))
+        return is_folder and not path1.endswith("/")
+
+    def _apart(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """The pairs without those that are one file, if the rest can be copied one after the other.
+
+        Raises:
+            OSError: a folder would be copied into itself, or one file over another that is still to be copied.
+        """
+        places = [(self._place(source), self._place(target)) for source, target in pairs]
+        sources = {source for source, _ in places}
+        for (source, target), (from_place, to_place) in zip(pairs, places, strict=True):
+            if to_place.startswith(f"{from_place}/"):
+                raise OSError(errno.EINVAL, "this cannot be copied or moved into itself", source, None, target)
+            if from_place != to_place and to_place in sources:
+                raise OSError(errno.EINVAL, "this would be written over before it is copied itself", target)
+        return [pair for pair, (from_place, to_place) in zip(pairs, places, strict=True) if from_place != to_place]
+
+    def _refuse_links(self, paths: list[str]) -> None:
+        """Find no folder among them that leads to files elsewhere: these would be removed there."""
+        known = set(paths)
+        for path in paths:
+            above = self._parent(path)
+            if above in known and not self._place(path).startswith(f"{self._place(above)}/"):
+                raise OSError(errno.EINVAL, "a symbolic link leads out of the folder that is to be moved", path)
+
+    def _place(self, path: str) -> str:
+        """What tells whether two paths are one file."""
+        cached, key = self._find(path)
+        return cached.store.place(key)
+
+    def _remove_copied(self, path: str, entry: Entry) -> None:
+        """Remove a file, if it is still what was copied. It is not where both names lead to the same file."""
+        cached, key = self._find(path)
+        with suppress(errors.NotFoundError):  # somebody else has removed it
+            if not cached.store.stat(key).is_same_version(entry):
+                raise errors.ChangedError(
+                    f"{cached.store.location}: {key!r} was copied, and has changed since; it was not removed. Is it "
+                    "still being written, or are both names the same file?"
+                )
+            cached.store.delete(key)
+
+    def _remove_emptied(self, path: str) -> None:
+        """Remove a folder whose files have all been moved."""
+        cached, key = self._find(path)
+        if cached.store.list_below(key):
+            raise OSError(errno.ENOTEMPTY, "it was copied, and has other files now; these were not removed", path)
+        cached.store.remove_tree(key)
 
     # --- folders, and removing
 
@@ -448,7 +595,10 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             raise FileExistsError(errno.EEXIST, f"there is such a {found} already", path)
         cached, key = self._find(path)
         if key:
-            cached.store.make_folder(key)
+            try:
+                cached.store.make_folder(key)
+            except errors.LocationError as error:
+                raise self._in_the_way(path) from error
 
     def rmdir(self, path: str) -> None:
         """Remove an empty folder."""
@@ -460,6 +610,20 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     def rm_file(self, path: str) -> None:
         """Remove a file, and never a folder."""
         cached, key = self._find(path)
+    def _in_the_way(self, path: str) -> OSError:
+        """What to say where a file cannot be where a folder is, or a folder where a file is."""
+        try:
+            found = self._type(path)
+        except errors.ProtocolError:  # Apache's answer to what would be below a file
+            found = None
+        if found == "directory":
+            return IsADirectoryError(errno.EISDIR, "there is a folder of this name", path)
+        if found == "file":
+            return FileExistsError(errno.EEXIST, "there is a file of this name", path)
+        return NotADirectoryError(errno.ENOTDIR, "there is a file where a folder above it belongs", path)
+
+    # --- copying and moving
+
         if not key or (_file_at(cached.store, key) is None and cached.store.has_folder(key)):
             raise IsADirectoryError(errno.EISDIR, "this is a folder; say recursive=True to remove all in it", path)
         cached.store.delete(key)
@@ -471,7 +635,10 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         """Remove files; folders with all that is in them where ``recursive`` says so. The root is never removed."""
         if recursive and maxdepth is not None:
             raise NotImplementedError("maxdepth: a folder is removed as a whole")
-        for each in self.expand_path(path):
+        removed: list[str] = []
+        for each in self.expand_path(path):  # in their order, so that a folder comes before what is in it
+            if any(each.startswith(folder) for folder in removed):
+                continue
             if recursive and self.isdir(each):
                 cached, key = self._find(each)
                 cached.store.remove_tree(key)
@@ -504,6 +671,7 @@ class RootedFileSystem(StorageFileSystem):
         create: bool = False,
         **storage_options: Any,
     ) -> None:
+                removed.append(f"{each}/")
         super().__init__(cache, **storage_options)
         self._root = self._through_cache(open_store(location, remote, create=create))
 
