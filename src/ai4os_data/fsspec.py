@@ -8,6 +8,7 @@ whole and verified when its ``close`` returns, or not at all.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import tempfile
@@ -31,6 +32,7 @@ from fsspec.utils import infer_compression, other_paths
 from ai4os_data import errors, locations
 from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache
 from ai4os_data.newfile import NewFile, NewTextFile
+from ai4os_data.ranged import BLOCK_BYTES
 from ai4os_data.remotes import Remote
 from ai4os_data.stores import Content, Entry, Store, open_store
 
@@ -42,6 +44,15 @@ Cache = DiskCache | str | os.PathLike[str] | None
 
 _THREADS = 8
 _PIECE_BYTES = 1024 * 1024
+_READ_ONLY = "it was opened to be read; open it with 'wb' to write it anew"
+_OPTIONS_OF_FSSPEC = frozenset(
+    (
+        *("asynchronous", "batch_size", "loop", "skip_instance_cache"),
+        *("listings_expiry_time", "max_paths", "use_listings_cache"),
+        *("fo", "target_options", "target_protocol"),  # of a chain of URLs
+        *("add_aliases", "add_docs"),  # which it warns of itself
+    )
+)
 
 
 def open_filesystem(
@@ -264,7 +275,11 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             return False
 
             cached, key = self._find(path)
-            return cached.open(cached.store.stat(key))
+            entry = cached.store.stat(key)
+            if "cache_type" in options:
+                return _BufferedFile(self, path, entry, cached, **options)
+            file = cached.open(entry)
+            return _SmallFile(file.getvalue()) if isinstance(file, io.BytesIO) else _LargeFile(file)
         if mode not in {"wb", "xb"}:
             raise ValueError(f"mode {mode!r}: a file is read ('rb') or written anew ('wb', 'xb'); WebDAV has no append")
         if mode == "xb":
@@ -718,6 +733,56 @@ def _folder(name: str) -> Info:
 
 
 def _file_at(store: Store, key: str) -> Entry | None:
+class _SmallFile(io.BytesIO):
+    """A file in memory, which is read, and not written.
+
+    Attributes:
+        size: its length in bytes.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.size = len(data)
+
+    def writable(self) -> bool:
+        return False
+
+    def write(self, _: Any, /) -> int:
+        raise io.UnsupportedOperation(_READ_ONLY)
+
+    def writelines(self, _: Any, /) -> None:
+        raise io.UnsupportedOperation(_READ_ONLY)
+
+    def truncate(self, _: int | None = None, /) -> int:
+        raise io.UnsupportedOperation(_READ_ONLY)
+
+    def getbuffer(self) -> memoryview:
+        return super().getbuffer().toreadonly()
+
+
+class _LargeFile(io.BufferedReader):
+    """A file of the cache, or one that is read in ranges.
+
+    Attributes:
+        size: its length in bytes.
+    """
+
+    def __init__(self, file: Any) -> None:
+        raw = file.detach()
+        self.size: int = raw.seek(0, os.SEEK_END)
+        raw.seek(0)
+        super().__init__(raw, BLOCK_BYTES)
+
+
+class _BufferedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec publishes no types
+    """A file with one of fsspec's own caches before it, as ``blockcache::`` and ``cache_type=`` want it."""
+
+    def __init__(self, files: StorageFileSystem, path: str, entry: Entry, cached: CachedStore, **options: Any) -> None:
+        self._fetch_range = partial(_part, cached, entry)
+        kept = {name: options.get(name) for name in ("cache_type", "cache_options")}
+        super().__init__(files, path, "rb", options.get("block_size") or "default", size=entry.size_bytes, **kept)
+
+
     """The file at a key; None where there is none."""
     try:
         return store.stat(key)
