@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from hashlib import sha256
 from functools import partial
 from glob import has_magic
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -68,11 +68,13 @@ def open_filesystem(
         location: whatever a dataset takes.
         remote: a remote's name, or a `Remote`; by default the credentials are found as rclone finds them.
         cache: a `DiskCache`, a directory, ``"auto"``, or None.
-        create: whether there may be nothing at it yet: the first file makes the folder.
+        create: whether there may be nothing at it yet: the first file makes the folder. Without it a folder of a
+            server is looked at here, as a directory is.
 
     Raises:
         LocationError: the location cannot be understood, or there is nothing at it.
         RemoteError: its remote is not configured.
+        StorageError: the storage cannot be asked.
 
     Example:
         >>> files = open_filesystem("rshare:ai4os-storage/datasets/flowers")
@@ -80,7 +82,10 @@ def open_filesystem(
         >>> with files.open("notes.txt", "w") as notes:
         ...     notes.write("whole or absent")
     """
-    return RootedFileSystem(location, remote=remote, cache=cache, create=create)
+    files = RootedFileSystem(location, remote=remote, cache=cache, create=create)
+    if not create:
+        files.look()
+    return files
 
 
 class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec publishes no types
@@ -92,6 +97,9 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     Args:
         cache: a `DiskCache`, a directory, ``"auto"``, or None.
         storage_options: fsspec's own.
+
+    Raises:
+        TypeError: there is no such option.
     """
 
     protocol = "ai4os"
@@ -99,6 +107,12 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     _arguments: tuple[str, ...] = ("cache",)
 
     def __init__(self, cache: Cache = "auto", **storage_options: Any) -> None:
+        if unknown := sorted(storage_options.keys() - _OPTIONS_OF_FSSPEC):
+            raise TypeError(
+                f"{type(self).__name__} takes no option {', '.join(map(repr, unknown))}; its own are "
+                f"{', '.join(self._arguments)}. A remote is named by the path, ai4os://REMOTE/PATH, or given to "
+                "open_filesystem(location, remote)"
+            )
         super().__init__(**storage_options)
         self._cache = cache
         self._stores: dict[str, CachedStore] = {}
@@ -230,6 +244,25 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         found = {name: _file(name, entry) for entry in entries if (name := self._name(path, entry.key))}
         return found if detail else sorted(found)
 
+    def expand_path(self, path: Any, recursive: bool = False, maxdepth: int | None = None, **options: Any) -> list[str]:
+        """The paths that are meant; a name with ``*``, ``?`` or ``[`` that is there as it is spelled is no pattern."""
+        given = [path] if isinstance(path, str | os.PathLike) else path
+        paths = [self._strip_protocol(each) for each in given]
+        names = [] if options.get("assume_literal") else [each for each in paths if self._is_name(each)]
+        found = set(names)
+        for name in names if recursive else ():
+            found.update(self.find(name, maxdepth=maxdepth, withdirs=True))
+        if rest := [each for each in paths if each not in found]:
+            found.update(super().expand_path(rest, recursive, maxdepth, **options))
+        return sorted(found)
+
+    def _is_name(self, path: str) -> bool:
+        """Whether what looks like a pattern is the name of something."""
+        try:
+            return has_magic(path) and self.exists(path)
+        except errors.ProtocolError:  # some servers do not take such names
+            return False
+
     def ukey(self, path: str) -> str:
         """What changes when a file does."""
         cached, key = self._find(path)
@@ -255,25 +288,6 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     def _open(self, path: str, mode: str = "rb", autocommit: bool = True, **options: Any) -> IO[bytes] | NewFile:
         if mode in {"rb", "r"}:
-    def expand_path(self, path: Any, recursive: bool = False, maxdepth: int | None = None, **options: Any) -> list[str]:
-        """The paths that are meant; a name with ``*``, ``?`` or ``[`` that is there as it is spelled is no pattern."""
-        given = [path] if isinstance(path, str | os.PathLike) else path
-        paths = [self._strip_protocol(each) for each in given]
-        names = [] if options.get("assume_literal") else [each for each in paths if self._is_name(each)]
-        found = set(names)
-        for name in names if recursive else ():
-            found.update(self.find(name, maxdepth=maxdepth, withdirs=True))
-        if rest := [each for each in paths if each not in found]:
-            found.update(super().expand_path(rest, recursive, maxdepth, **options))
-        return sorted(found)
-
-    def _is_name(self, path: str) -> bool:
-        """Whether what looks like a pattern is the name of something."""
-        try:
-            return has_magic(path) and self.exists(path)
-        except errors.ProtocolError:  # some servers do not take such names
-            return False
-
             cached, key = self._find(path)
             entry = cached.store.stat(key)
             if "cache_type" in options:
@@ -450,6 +464,20 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         cached.forget(cached.store.stat(key))
         self.invalidate_cache(path)
 
+    def _in_the_way(self, path: str) -> OSError:
+        """What to say where a file cannot be where a folder is, or a folder where a file is."""
+        try:
+            found = self._type(path)
+        except errors.ProtocolError:  # Apache's answer to what would be below a file
+            found = None
+        if found == "directory":
+            return IsADirectoryError(errno.EISDIR, "there is a folder of this name", path)
+        if found == "file":
+            return FileExistsError(errno.EEXIST, "there is a file of this name", path)
+        return NotADirectoryError(errno.ENOTDIR, "there is a file where a folder above it belongs", path)
+
+    # --- copying and moving
+
     def cp_file(self, path1: str, path2: str, **_: Any) -> None:
         """Copy a file by way of this machine; it is verified like any file that is written. A folder is made."""
         if self._place(path1) != self._place(path2):
@@ -625,20 +653,6 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     def rm_file(self, path: str) -> None:
         """Remove a file, and never a folder."""
         cached, key = self._find(path)
-    def _in_the_way(self, path: str) -> OSError:
-        """What to say where a file cannot be where a folder is, or a folder where a file is."""
-        try:
-            found = self._type(path)
-        except errors.ProtocolError:  # Apache's answer to what would be below a file
-            found = None
-        if found == "directory":
-            return IsADirectoryError(errno.EISDIR, "there is a folder of this name", path)
-        if found == "file":
-            return FileExistsError(errno.EEXIST, "there is a file of this name", path)
-        return NotADirectoryError(errno.ENOTDIR, "there is a file where a folder above it belongs", path)
-
-    # --- copying and moving
-
         if not key or (_file_at(cached.store, key) is None and cached.store.has_folder(key)):
             raise IsADirectoryError(errno.EISDIR, "this is a folder; say recursive=True to remove all in it", path)
         cached.store.delete(key)
@@ -657,6 +671,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             if recursive and self.isdir(each):
                 cached, key = self._find(each)
                 cached.store.remove_tree(key)
+                removed.append(f"{each}/")
             else:
                 self.rm_file(each)
 
@@ -672,9 +687,12 @@ class RootedFileSystem(StorageFileSystem):
         cache: as for `open_filesystem`.
         create: as for `open_filesystem`.
         storage_options: fsspec's own.
+
+    Raises:
+        TypeError: there is no such option.
     """
 
-    _arguments = ("location", "remote", "cache")
+    _arguments = ("location", "remote", "cache", "create")
     cachable = False  # fsspec tells instances apart by the repr of their arguments, in which no password shows
 
     def __init__(
@@ -686,13 +704,20 @@ class RootedFileSystem(StorageFileSystem):
         create: bool = False,
         **storage_options: Any,
     ) -> None:
-                removed.append(f"{each}/")
         super().__init__(cache, **storage_options)
         self._root = self._through_cache(open_store(location, remote, create=create))
 
     def __repr__(self) -> str:
         """Tell what is shown."""
         return f"{type(self).__name__}({self._root.store.location!r})"
+
+    def look(self) -> None:
+        """Find the location there.
+
+        Raises:
+            LocationError: there is nothing at it.
+        """
+        self._root.store.look()
 
     def unstrip_protocol(self, name: str) -> str:
         """The path as a location that a dataset takes."""
@@ -708,31 +733,6 @@ class RootedFileSystem(StorageFileSystem):
         return key
 
 
-def _has_credentials(value: object) -> bool:
-    return isinstance(value, str) and locations.shown(value) != value
-
-
-def _plain(value: object) -> object:
-    """An argument as JSON has it: a cache by its directory."""
-    value = value.directory if isinstance(value, DiskCache) else value
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def _file(name: str, entry: Entry) -> Info:
-    return {
-        "name": name,
-        "size": entry.size_bytes,
-        "type": "file",
-        "ETag": entry.etag,
-        "modified": entry.modified,
-    }
-
-
-def _folder(name: str) -> Info:
-    return {"name": name, "size": 0, "type": "directory"}
-
-
-def _file_at(store: Store, key: str) -> Entry | None:
 class _SmallFile(io.BytesIO):
     """A file in memory, which is read, and not written.
 
@@ -783,6 +783,31 @@ class _BufferedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec publi
         super().__init__(files, path, "rb", options.get("block_size") or "default", size=entry.size_bytes, **kept)
 
 
+def _has_credentials(value: object) -> bool:
+    return isinstance(value, str) and locations.shown(value) != value
+
+
+def _plain(value: object) -> object:
+    """An argument as JSON has it: a cache by its directory."""
+    value = value.directory if isinstance(value, DiskCache) else value
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _file(name: str, entry: Entry) -> Info:
+    return {
+        "name": name,
+        "size": entry.size_bytes,
+        "type": "file",
+        "ETag": entry.etag,
+        "modified": entry.modified,
+    }
+
+
+def _folder(name: str) -> Info:
+    return {"name": name, "size": 0, "type": "directory"}
+
+
+def _file_at(store: Store, key: str) -> Entry | None:
     """The file at a key; None where there is none."""
     try:
         return store.stat(key)

@@ -35,9 +35,15 @@ def rshare(folder: Share, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv(name, value)
     # What an installed wheel does by its entry point; here the package may be no more than a directory.
     fsspec.register_implementation("ai4os", StorageFileSystem, clobber=True)
-    StorageFileSystem.clear_instance_cache()
+    _forget_instances()
     yield f"ai4os://rshare/{folder.name}"
-    StorageFileSystem.clear_instance_cache()
+    _forget_instances()
+
+
+def _forget_instances() -> None:
+    """Let nothing that fsspec keeps look at the server of another test."""
+    for protocol in ("ai4os", "simplecache", "filecache", "blockcache"):
+        fsspec.get_filesystem_class(protocol).clear_instance_cache()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import gzip
+import io
 import multiprocessing
 import pickle
 import re
@@ -17,9 +18,10 @@ import pytest
 from ai4os_data import Remote, StorageDataset, errors, open_filesystem
 from ai4os_data.fsspec import RootedFileSystem, StorageFileSystem
 from servers import PASSWORD
-from shares import Share
+from shares import Folder, Share
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from multiprocessing.connection import Connection
 
     from servers import ApacheServer
@@ -184,10 +186,137 @@ def test_folders_and_names(folder: Share, files: RootedFileSystem) -> None:
 
 def test_wrong_password_is_no_missing_file(folder: Share) -> None:
     """What cannot be told raises, instead of looking absent or empty."""
-    files = open_filesystem(folder.location, Remote(folder.server.url, folder.server.user, "wrong"))
+    remote = Remote(folder.server.url, folder.server.user, "wrong")
+    with pytest.raises(errors.AuthenticationError):
+        open_filesystem(folder.location, remote)
+    files = open_filesystem(folder.location, remote, create=True)
     for look in (files.exists, files.isdir, files.find, lambda path: list(files.walk(path))):
         with pytest.raises(errors.AuthenticationError):
             look("a")
+
+
+def test_a_folder_does_not_give_way_to_a_file(folder: Share, files: RootedFileSystem, tmp_path: Path) -> None:
+    """Whatever writes the file; what lies in the folder stays."""
+    folder.put({"a/x.txt": "precious", "n": "n"})
+    (tmp_path / "local").write_bytes(b"1")
+    writes: list[Callable[[], object]] = [
+        lambda: files.open("a", "wb").close(),
+        lambda: files.open("a", "w").close(),
+        lambda: files.pipe("a", b"1"),
+        lambda: files.pipe_file("a", b"1"),
+        lambda: files.put_file(tmp_path / "local", "a"),
+        lambda: files.touch("a"),
+        lambda: files.cp_file("n", "a"),
+        lambda: files.pipe("", b"1"),
+    ]
+    for write in writes:
+        with pytest.raises(IsADirectoryError):
+            write()
+    assert files.cat(["a/x.txt", "n"]) == {"a/x.txt": b"precious", "n": b"n"}
+    assert folder.requests("DELETE") == []
+
+
+@pytest.mark.parametrize("name", ["apache", "rclone", "directory", "nextcloud"])
+def test_a_file_does_not_give_way_to_a_folder(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Neither to one that may exist already."""
+    there = Folder(tmp_path / "files") if name == "directory" else Share(request.getfixturevalue(name))
+    there.put({"a/x.txt": "precious"})
+    files = open_filesystem(there.location, there.remote)
+    files.makedirs("a", exist_ok=True)
+    for exist_ok in (True, False):
+        with pytest.raises(FileExistsError):
+            files.makedirs("a/x.txt", exist_ok=exist_ok)
+    with pytest.raises(NotADirectoryError):
+        files.makedirs("a/x.txt/q", exist_ok=True)
+    with pytest.raises(OSError, match=r"a/x\.txt"):
+        files.pipe("a/x.txt/z", b"1")
+    with pytest.raises(IsADirectoryError):
+        files.pipe("a", b"1")
+    assert files.cat("a/x.txt") == b"precious"
+
+
+def test_what_is_opened_to_be_read_cannot_be_written(folder: Share, files: RootedFileSystem) -> None:
+    """A small file, one that is read in ranges, and one of the cache; each tells its size."""
+    folder.put({"small": b"0123456789", "large": bytes(LARGE_BYTES)})
+    for key, size_bytes in (("small", 10), ("large", LARGE_BYTES)):
+        with files.open(key) as file:
+            assert (file.size, file.readable(), file.writable(), file.seekable()) == (size_bytes, True, False, True)
+            for verb, argument in (("write", b"1"), ("writelines", [b"1"]), ("truncate", 0)):
+                with pytest.raises(io.UnsupportedOperation):
+                    getattr(file, verb)(argument)
+            file.seek(-3, 2)
+            assert len(file.read()) == 3
+        with pytest.raises(ValueError, match="closed"):
+            file.read()
+    StorageDataset(folder.location, remote=folder.remote, pattern="large", decode="path").warm(progress=False)
+    with files.open("large") as file:
+        assert (file.size, file.writable(), file.read() == bytes(LARGE_BYTES)) == (LARGE_BYTES, False, True)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # fsspec does not close the file of its blocks
+def test_blocks_are_read(folder: Share, files: RootedFileSystem, rshare: str) -> None:
+    """By fsspec's own helper, and by its caches of blocks."""
+    data = bytes(range(256)) * (LARGE_BYTES // 256)
+    folder.put({"lines": b"line1\nline2\nline3\n", "large": data})
+    assert files.read_block("lines", 2, 7, delimiter=b"\n") == b"line2\n"
+    assert files.read_block("large", LARGE_BYTES - 5, 100) == data[-5:]
+    for key, whole in (("lines", b"line1\nline2\nline3\n"), ("large", data)):
+        with fsspec.open(f"blockcache::{rshare}/{key}") as file:
+            assert file.read(5) == whole[:5]
+            file.seek(len(whole) - 5)
+            assert file.read() == whole[-5:]
+        with files.open(key, cache_type="readahead") as file:
+            assert file.read() == whole
+    del file
+    gc.collect()
+
+
+def test_a_name_that_is_there_is_no_pattern(folder: Share, files: RootedFileSystem) -> None:
+    """A file with brackets in its name is the one that is meant; other patterns are patterns."""
+    folder.put({"w[1].txt": "brackets", "w1.txt": "plain", "f[1]/x": "x", "f1/x": "other"})
+    assert files.cat("w[1].txt") == b"brackets"
+    files.rm("w[1].txt")
+    files.mv("f[1]", "z", recursive=True)
+    assert files.find("") == ["f1/x", "w1.txt", "z/x"]
+    files.rm("w[1].txt")
+    assert files.find("") == ["f1/x", "z/x"]
+
+
+def test_what_lies_in_a_folder_that_is_removed_need_not_be_there(folder: Share, files: RootedFileSystem) -> None:
+    """A list may name both, in any order; what is nowhere is still an error."""
+    folder.put({"r/1": "", "r/2": "", "s": ""})
+    files.rm(["r/1", "r"], recursive=True)
+    assert files.find("") == ["s"]
+    with pytest.raises(FileNotFoundError):
+        files.rm(["r", "s"], recursive=True)
+
+
+def test_an_option_that_there_is_not_is_named(rshare: str) -> None:
+    """Fsspec drops what it does not know; its own are taken."""
+    with pytest.raises(TypeError, match="'remot'"):
+        fsspec.filesystem("ai4os", remot="rshare")
+    with pytest.raises(TypeError, match="'remote'"):
+        fsspec.open(f"{rshare}/a", remote="rshare")
+    with pytest.raises(TypeError, match="'chache'"):
+        RootedFileSystem(rshare, chache=None)
+    fsspec.filesystem("ai4os", skip_instance_cache=True, use_listings_cache=False, asynchronous=False, max_paths=1)
+    with fsspec.open(f"simplecache::{rshare}/a", "wb", ai4os={"cache": None}) as file:
+        file.write(b"1")
+    with fsspec.open(f"filecache::{rshare}/a", "rt", ai4os={"cache": None}) as text:
+        assert text.read() == "1"
+
+
+def test_a_location_that_is_not_there_is_told_when_it_is_opened(folder: Share, tmp_path: Path) -> None:
+    """On a server as on this disk; one that is to be made is made by the first file."""
+    for location, remote in ((f"{folder.location}/new", folder.remote), (tmp_path / "new", None)):
+        with pytest.raises(errors.LocationError):
+            open_filesystem(location, remote)
+        files = open_filesystem(location, remote, create=True)
+        assert files.find("") == []
+        files.pipe("a", b"a")
+        assert open_filesystem(location, remote).find("") == ["a"]
+    with pytest.raises(errors.LocationError, match="is a file"):
+        open_filesystem(f"{folder.location}/new/a", folder.remote)
 
 
 def test_registered_file_system_and_dataset_agree(folder: Share, rshare: str) -> None:
