@@ -153,7 +153,7 @@ class ChunkedUpload:
         try:
             found = resources(answer.content)
         except NotMultistatusError as error:
-            raise errors.ServerError(f"PROPFIND {self._url}: the server's listing is not XML ({error})") from error
+            raise errors.ServerError(f"PROPFIND {self._url}: the server's listing cannot be used ({error})") from error
         names = ((unquote(urlsplit(one.href).path).rpartition("/")[2], one) for one in found if not one.is_folder)
         return {name: int(one.size or 0) for name, one in names if name != _WHOLE}
 

@@ -91,7 +91,7 @@ class Listings:
                 return self._parsed(response.content, key)
             except NotMultistatusError as error:
                 if attempt == self._store.patience.tries:
-                    message = f"{self._where}: the server's listing is not XML ({error}); is this a WebDAV address?"
+                    message = f"{self._where}: the server's listing cannot be used ({error}); is this a WebDAV address?"
                     raise errors.ProtocolError(message) from error
                 if attempt == 1 and response.status_code != 207:
                     message = f"{self._where}: not a WebDAV server (it answers PROPFIND with {response.status_code})"

@@ -38,13 +38,15 @@ def resources(xml: bytes) -> list[Resource]:
     """The resources of a multistatus, with the properties that came with status 200.
 
     Raises:
-        NotMultistatusError: it is something else, or ends before its end.
+        NotMultistatusError: it is something else, ends before its end, or has not even the resource that was asked for.
     """
     reader = _Reader()
     try:
         reader.parser.Parse(xml, True)  # noqa: FBT003  pyexpat takes no keywords
     except expat.ExpatError as error:
         raise NotMultistatusError(str(error)) from error
+    if not reader.found:
+        raise NotMultistatusError("a multistatus of nothing")
     return reader.found
 
 

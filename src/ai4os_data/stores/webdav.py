@@ -402,7 +402,7 @@ class WebDAVStore(Store):
         try:
             is_file = any(found.is_known and not found.is_folder for found in resources(answer.content))
         except NotMultistatusError as error:
-            raise errors.ProtocolError(f"PROPFIND {url}: the server's listing is not XML ({error})") from error
+            raise errors.ProtocolError(f"PROPFIND {url}: the server's listing cannot be used ({error})") from error
         if is_file:
             raise errors.LocationError(
                 f"{self.location}: there is a file where a folder belongs: {unquote(urlsplit(url).path)!r}"
