@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import io
-from collections import OrderedDict
-from typing import Any
+import time
+from collections import Counter, OrderedDict, defaultdict, namedtuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,11 @@ import torch
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.staging import Staged, Staging, with_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Pair = namedtuple("Pair", "a b")  # noqa: PYI024  as users still write them
 
 
 def stage(state: Any, staging: Staging | None = None) -> Staged:
@@ -114,8 +120,24 @@ def test_view_takes_no_more_than_it_spans() -> None:
         torch.tensor([1.0, 2.0], dtype=torch.float16),
         torch.nn.Parameter(torch.ones(3)),
         torch.ones(3, requires_grad=True) * 2,
+        torch.arange(4.0)[::3].expand(2, 2),
+        torch.arange(10.0).unfold(0, 3, 1),
     ],
-    ids=["transposed", "strided", "channels", "expanded", "scalar", "empty", "conj", "sparse", "half", "param", "grad"],
+    ids=[
+        "transposed",
+        "strided",
+        "channels",
+        "expanded",
+        "scalar",
+        "empty",
+        "conj",
+        "sparse",
+        "half",
+        "param",
+        "grad",
+        "overlapping",
+        "unfolded",
+    ],
 )
 def test_tensor_of_any_layout_comes_back_with_its_values(tensor: torch.Tensor) -> None:
     """Twice, since the second time the buffers are there."""
@@ -190,6 +212,17 @@ def test_primitives_and_containers_come_back_as_they_were() -> None:
         ({"a": np.array(["x"])}, r"state\['a'\] is an array of <U1"),
         ({"a": torch.zeros(3, device="meta")}, r"state\['a'\] is on the meta device"),
         ({object(): 1}, "has the key"),
+        ({"n": np.longdouble(1)}, r"state\['n'\] is a numpy.longdouble, which no plain number holds"),
+        ({"n": np.datetime64("2020-01-01T00:00:00", "ns")}, r"state\['n'\] is a numpy.datetime64"),
+        ({np.longdouble(1): 1}, "is a numpy.longdouble"),
+        ({"n": [1, 1 << 2039]}, r"state\['n'\]\[1\] is a number of 2040 bits"),
+        ({"n": {-(1 << 5000): 1}}, r"state\['n'\] is a number of 5001 bits"),
+        (
+            {"a": np.ma.array([1.0, 2.0], mask=[False, True])},
+            r"state\['a'\] is a masked array.* save its \.data and its \.mask",
+        ),
+        ({"m": torch.ones(2, 2).to_mkldnn()}, r"state\['m'\] has the layout torch._mkldnn: save x.to_dense\(\)"),
+        ({"l": torch.nn.LazyLinear(3)}, r"state\['l'\]\['weight'\] has no shape yet"),
     ],
 )
 def test_what_is_not_plain_is_refused_by_its_place(state: Any, where: str) -> None:
@@ -208,3 +241,128 @@ def test_container_that_contains_itself_is_refused() -> None:
     ring.append(ring)
     with pytest.raises(errors.StateError, match=r"state\['a'\]\[1\] contains itself"):
         Staging().stage({"a": ring})
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensor_is_refused(layout: torch.layout) -> None:
+    """Not every torch loads one with weights_only=True."""
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=layout)
+    with pytest.raises(errors.StateError, match=r"state\['x'\] is a nested tensor: save list\(x.unbind\(\)\)"):
+        Staging().stage({"x": nested})
+
+
+def test_largest_number_comes_back() -> None:
+    """One bit more would be refused by torch.load, and so is refused before."""
+    largest = (1 << 2039) - 1
+    assert through_a_file(stage({"a": largest, "b": [-largest, True], largest: {1: largest}})) == {
+        "a": largest,
+        "b": [-largest, True],
+        largest: {1: largest},
+    }
+
+
+class Versioned(torch.nn.Module):
+    """A module that loads differently what was saved by an older version of it."""
+
+    _version = 7
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(2))
+        self.loaded_version: int | None = None
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, metadata: dict[str, Any], *more: Any) -> None:
+        self.loaded_version = metadata.get("version")
+        super()._load_from_state_dict(state_dict, prefix, metadata, *more)
+
+
+def test_module_finds_the_version_that_it_was_saved_with() -> None:
+    """It is an attribute of its state_dict, and goes through memory and file."""
+    model = torch.nn.Sequential(Versioned(), torch.nn.BatchNorm1d(2))
+    staged = stage({"model": model})
+    assert staged.state["model"]._metadata == model.state_dict()._metadata  # type: ignore[attr-defined]
+    loaded = through_a_file(staged)["model"]
+    target = torch.nn.Sequential(Versioned(), torch.nn.BatchNorm1d(2))
+    target.load_state_dict(loaded)
+    assert target[0].loaded_version == 7
+
+
+def test_versions_hold_primitives_alone() -> None:
+    """A tensor there would be neither copied nor counted."""
+    state = OrderedDict(a=1)
+    vars(state)["_metadata"] = {"": {"version": torch.ones(1)}}
+    with pytest.raises(errors.StateError, match=r"state\['m'\]\['_metadata'\] holds a tensor"):
+        Staging().stage({"m": state})
+
+
+def test_buffers_are_those_of_an_ordinary_training() -> None:
+    """Whatever mode the first save was made in."""
+    staging = Staging()
+    weights = torch.ones(4)
+    with torch.inference_mode():
+        made_there = torch.ones(4)
+        assert torch.equal(stage({"x": weights, "y": made_there}, staging).state["x"], weights)
+    weights += 1
+    staged = stage({"x": weights, "y": made_there}, staging)
+    assert staged.state["x"].tolist() == [2.0] * 4
+    assert not staged.state["x"].is_inference()
+
+
+def test_buffers_are_in_host_memory_whatever_the_default_device_is() -> None:
+    """On another device values would be lost, or take the memory of the training."""
+    weights, shared = torch.ones(4), torch.arange(10.0)
+    with torch.device("meta"):
+        staged = stage({"x": weights, "y": [shared[2:4], shared[3:5]], "z": weights.to_sparse()})
+    assert staged.state["x"].tolist() == [1.0] * 4
+    assert [part.tolist() for part in staged.state["y"]] == [[2.0, 3.0], [3.0, 4.0]]
+    assert staged.state["z"].to_dense().tolist() == [1.0] * 4
+
+
+def test_containers_of_classes_of_their_own_become_plain_and_that_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Except for OrderedDict and Counter, which can be loaded without running code; schedulers rely on them."""
+    state = {
+        "pair": Pair(1, torch.ones(1)),
+        "default": defaultdict(list, {1: [2]}),
+        "frozen": [frozenset([1]), frozenset([(1, 2)])],
+        "counter": Counter("aab"),
+        "ordered": OrderedDict(b=1, a=torch.ones(1)),
+    }
+    staging = Staging()
+    loaded = through_a_file(stage(state, staging))
+    assert [type(value) for value in loaded.values()] == [tuple, dict, list, Counter, OrderedDict]
+    assert loaded["pair"] == (1, torch.ones(1))
+    assert (loaded["default"], loaded["frozen"]) == ({1: [2]}, [{1}, {(1, 2)}])
+    assert loaded["counter"] == Counter("aab")
+    assert list(loaded["ordered"]) == ["b", "a"]
+    told = [record.getMessage() for record in caplog.records]
+    assert [message.split(", and will")[0] for message in told] == [
+        "state['pair'] is a Pair",
+        "state['default'] is a defaultdict",
+        "state['frozen'][0] is a frozenset",
+    ]
+    stage(state, staging)
+    assert len(caplog.records) == 3
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: list(range(1_000_000)),
+        lambda: {number: str(number) for number in range(500_000)},
+        lambda: {"a": [tuple(range(500_000)), [0.5] * 500_000]},
+    ],
+)
+def test_many_numbers_cost_little(made: Callable[[], Any]) -> None:
+    """They are looked at by class and copied at once; 0.4 s of waiting they would take one by one."""
+    state = made()
+    times = []
+    for _ in range(3):
+        begun = time.thread_time()
+        staged = stage(state)
+        times.append(time.thread_time() - begun)
+    assert staged.state == state
+    assert staged.state is not state
+    assert min(times) < 0.2

@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ai4os_data import errors
+from ai4os_data.checkpoint.plan import Place, Plan, filled, shown
+from ai4os_data.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 State = Any  # nested containers of tensors, primitives, and objects with a state_dict()
-Place = tuple[Any, ...]  # the keys and indices that lead to a value
-
-_PRIMITIVES = (bool, int, float, complex, str, bytes, type(None))
-_AS_THEY_ARE = (torch.Size, torch.dtype, torch.device)
-_ALIGNMENT = 16
 
 
 class Staged(NamedTuple):
@@ -48,25 +43,30 @@ class Staging:
     def __init__(self) -> None:
         self._buffers: list[_Buffer] = []
         self._free = threading.Semaphore(1)
+        self._told: set[type] = set()
 
     def stage(self, state: State) -> Staged:
         """Copy a state; waits until the last copy has been released.
 
+        Tuples with names, mappings and sets of classes of their own come out as plain ones, and that is told once.
+        What stays is `OrderedDict`, with the versions that a module adds to it, and `Counter`.
+
         Raises:
             StateError: it holds something that is neither plain nor has a ``state_dict()``.
         """
-        plan = _Plan()
+        plan = Plan()
         shape = plan.visit(state, ())
+        self._tell(plan.converted)
         begun = time.perf_counter()
         self._free.acquire()
-        waited_s = time.perf_counter() - begun
         try:
-            copies = self._copied(plan.sources)
+            waited_s = time.perf_counter() - begun
+            full = filled(shape, self._copied(plan.sources))
+            size_bytes = sum(buffer.size_bytes for buffer in self._buffers)
+            return Staged(full, plan.arrays, size_bytes, waited_s)
         except BaseException:
             self._free.release()
             raise
-        size_bytes = sum(buffer.size_bytes for buffer in self._buffers)
-        return Staged(_filled(shape, copies), plan.arrays, size_bytes, waited_s)
 
     def release(self) -> None:
         """Let the buffers be used again."""
@@ -79,6 +79,21 @@ class Staging:
             self._free.release()
         return is_free
 
+    def _tell(self, converted: dict[type, Place]) -> None:
+        """Tell once of each class that is lost."""
+        for kind, place in converted.items():
+            if kind not in self._told:
+                self._told.add(kind)
+                log.warning(
+                    "%s is a %s, and will be restored as a plain container of the same content: only plain ones load "
+                    "with weights_only=True",
+                    shown(place),
+                    kind.__qualname__,
+                )
+
+    # What a tensor made in inference mode allows later saves to do is too little, whatever mode they are in.
+    @torch.inference_mode(mode=False)
+    @torch.no_grad()
     def _copied(self, sources: list[torch.Tensor]) -> list[torch.Tensor]:
         """A copy of each tensor, in the buffers of the last time where they fit."""
         groups = _by_storage(sources)
@@ -93,98 +108,6 @@ class Staging:
         for device in {source.device for source in sources if source.device.type == "cuda"}:
             torch.cuda.current_stream(device).synchronize()
         return [copies[number] for number in range(len(sources))]
-
-
-class _Leaf(NamedTuple):
-    """Where a tensor stood in the state."""
-
-    number: int
-
-
-class _Plan:
-    """A walk over a state: its containers with a mark for each tensor, and the tensors."""
-
-    def __init__(self) -> None:
-        self.sources: list[torch.Tensor] = []
-        self.arrays: list[Place] = []
-        self._above: set[int] = set()  # the containers that the walk is inside of
-
-    def visit(self, value: Any, place: Place) -> Any:
-        """A value with its tensors taken out."""
-        kind = type(value)
-        if kind in _PRIMITIVES or isinstance(value, _AS_THEY_ARE):
-            return value
-        if isinstance(value, torch.Tensor):
-            return self._tensor(value, place)
-        if isinstance(value, np.generic):
-            return self.visit(value.item(), place)
-        if isinstance(value, np.ndarray):
-            return self._array(value, place)
-        if isinstance(value, (bool, int, float, str, bytes)):
-            return _plain(value)
-        return self._container(value, place)
-
-    def _container(self, value: Any, place: Place) -> Any:
-        if id(value) in self._above:
-            raise errors.StateError(f"{_shown(place)} contains itself, so it cannot be saved")
-        self._above.add(id(value))
-        try:
-            if isinstance(value, Mapping):
-                return self._mapping(value, place)
-            if isinstance(value, (list, tuple)):
-                items = [self.visit(item, (*place, number)) for number, item in enumerate(value)]
-                return items if isinstance(value, list) else tuple(items)
-            if isinstance(value, (set, frozenset)):
-                return {self._key(item, place) for item in value}
-            if callable(getattr(value, "state_dict", None)):
-                return self.visit(value.state_dict(), place)
-        finally:
-            self._above.discard(id(value))
-        raise errors.StateError(
-            f"{_shown(place)} is a {type(value).__module__}.{type(value).__qualname__}, which is neither a tensor, an "
-            "array, a number, a string, a container of such, nor an object with a state_dict(): save what it is made of"
-        )
-
-    def _mapping(self, value: Mapping[Any, Any], place: Place) -> dict[Any, Any]:
-        kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        plain = ((self._key(key, place), item) for key, item in value.items())
-        return kind((key, self.visit(item, (*place, key))) for key, item in plain)
-
-    def _key(self, key: Any, place: Place) -> Any:
-        if isinstance(key, np.generic):
-            return key.item()
-        if type(key) in _PRIMITIVES:
-            return key
-        if isinstance(key, (bool, int, float, str, bytes)):
-            return _plain(key)
-        if isinstance(key, tuple):
-            return tuple(self._key(part, place) for part in key)
-        raise errors.StateError(f"{_shown(place)} has the key {key!r}: only numbers, strings and tuples of them can be")
-
-    def _tensor(self, tensor: torch.Tensor, place: Place) -> _Leaf:
-        if _is_wrapper(tensor):
-            raise errors.StateError(
-                f"{_shown(place)} is a {type(tensor).__name__}, of which this process may hold a part: gather it first"
-            )
-        if tensor.device.type == "meta":
-            raise errors.StateError(f"{_shown(place)} is on the meta device: it has a shape and no values")
-        plain = tensor.detach()
-        if type(plain) is not torch.Tensor:
-            plain = plain.as_subclass(torch.Tensor)
-        if plain.layout is torch.strided and (plain.is_conj() or plain.is_neg()):
-            plain = plain.resolve_conj().resolve_neg()
-        self.sources.append(plain)
-        return _Leaf(len(self.sources) - 1)
-
-    def _array(self, array: np.ndarray[Any, Any], place: Place) -> _Leaf:
-        try:
-            # A tensor has no negative strides, and warns of memory that may not be written.
-            tensor = torch.from_numpy(array if _is_tensor_like(array) else array.copy())
-        except (TypeError, ValueError) as error:
-            raise errors.StateError(f"{_shown(place)} is an array of {array.dtype}, which no tensor holds") from error
-        self.arrays.append(place)
-        self.sources.append(tensor)
-        return _Leaf(len(self.sources) - 1)
 
 
 class _Group(NamedTuple):
@@ -217,22 +140,25 @@ class _Buffer:
         self._pattern = group.pattern
         self._copies: list[torch.Tensor] = []
         self._span: torch.Tensor | None = None
-        pinned = group.tensors[0].device.type == "cuda"
         first = group.tensors[0]
+        options: dict[str, Any] = {
+            "dtype": first.dtype,
+            "device": "cpu",  # else it is that of torch.set_default_device
+            "pin_memory": first.device.type == "cuda",
+        }
         if first.layout is not torch.strided or first.is_quantized:
             self.size_bytes = 0  # they have no single storage: cloned each time
         elif len(group.tensors) == 1 and _span_elements([first]) >= first.numel():
-            strides = first.stride() if _is_dense(first) else None
             copy = (
-                torch.empty(first.shape, dtype=first.dtype, pin_memory=pinned)
-                if strides is None
-                else torch.empty_strided(first.shape, strides, dtype=first.dtype, pin_memory=pinned)
+                torch.empty_strided(first.shape, first.stride(), **options)
+                if _is_dense(first)
+                else torch.empty(first.shape, **options)
             )
             self._copies = [copy]
             self.size_bytes = copy.numel() * copy.element_size()
         else:
             begin = _begin(group.tensors)
-            self._span = torch.empty(_span_elements(group.tensors), dtype=first.dtype, pin_memory=pinned)
+            self._span = torch.empty(_span_elements(group.tensors), **options)
             self._copies = [
                 self._span.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() - begin)
                 for tensor in group.tensors
@@ -254,11 +180,6 @@ class _Buffer:
             source = first.as_strided((self._span.numel(),), (1,), _begin(group.tensors))
             self._span.copy_(source, non_blocking=True)
         return self._copies
-
-
-def _is_wrapper(tensor: torch.Tensor) -> bool:
-    """Whether it only looks like a tensor, as a DTensor does."""
-    return bool(is_traceable_wrapper_subclass(tensor))
 
 
 def _by_storage(tensors: Sequence[torch.Tensor]) -> list[_Group]:
@@ -290,31 +211,13 @@ def _span_elements(tensors: Sequence[torch.Tensor]) -> int:
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
-    """Whether its elements fill their span, in any order of the dimensions."""
-    return _span_elements([tensor]) == tensor.numel()
-
-
-def _is_tensor_like(array: np.ndarray[Any, Any]) -> bool:
-    return array.flags.writeable and all(stride >= 0 for stride in array.strides)
-
-
-def _plain(value: Any) -> Any:
-    """A number or a string of some class of its own (an IntEnum, say) as what it is."""
-    kind = next(kind for kind in (bool, int, float, str, bytes) if isinstance(value, kind))
-    return kind(value)
-
-
-def _filled(shape: Any, copies: Sequence[torch.Tensor]) -> Any:
-    """The containers with the copies in their places."""
-    if isinstance(shape, _Leaf):
-        return copies[shape.number]
-    if isinstance(shape, dict):
-        return type(shape)((key, _filled(item, copies)) for key, item in shape.items())
-    if type(shape) is list:
-        return [_filled(item, copies) for item in shape]
-    if type(shape) is tuple:
-        return tuple(_filled(item, copies) for item in shape)
-    return shape
+    """Whether its elements fill their span, each in a place of its own, in any order of the dimensions."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def with_arrays(state: Any, arrays: Sequence[Place]) -> Any:
@@ -334,7 +237,3 @@ def _with_array(value: Any, place: Place) -> Any:
         return tuple(items)
     value[first] = _with_array(value[first], rest)
     return value
-
-
-def _shown(place: Place) -> str:
-    return "state" + "".join(f"[{part!r}]" for part in place)
