@@ -7,15 +7,22 @@ import time
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.checkpoint.levels import reaches
+from ai4os_data.checkpoint.levels import LEVELS, reaches
 
 if TYPE_CHECKING:
+    from ai4os_data.checkpoint.levels import Durability
     from ai4os_data.checkpoint.names import CheckpointName
     from ai4os_data.stores import Level
 
 
 class SaveHandle:
     """One save on its way.
+
+    Args:
+        step: of the training.
+        name: of the checkpoint; None where another rank writes it.
+        wanted: the level that `wait` waits for by default.
+        best: the highest level that the store can reach; any, as long as nothing is known.
 
     Attributes:
         step: of the training.
@@ -24,12 +31,13 @@ class SaveHandle:
         waited_s: how much of that it waited for the save before, because the local disk was slower than the saves.
     """
 
-    def __init__(self, step: int, name: CheckpointName | None, wanted: Level) -> None:
+    def __init__(self, step: int, name: CheckpointName | None, wanted: Level, best: Level | None = None) -> None:
         self.step = step
         self.name = name
         self.stall_s = 0.0
         self.waited_s = 0.0
         self._wanted: Level = wanted
+        self._best = best
         self._level: Level | None = None
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -44,19 +52,21 @@ class SaveHandle:
         """What has put an end to it, if anything has."""
         return self._error
 
-    def wait(self, level: Level | None = None, timeout_s: float | None = None) -> Level | None:
+    def wait(self, level: Durability | None = None, timeout_s: float | None = None) -> Level | None:
         """Wait until a level is reached; the level it has then. On ranks that do not write it returns at once.
 
         Args:
-            level: ``"local"``, ``"mount"`` or ``"confirmed"``; by default the run's ``durability``.
+            level: ``"local"``, ``"mount"``, ``"confirmed"``, or ``"best"`` for the highest that the store can reach; by
+                default the run's ``durability``.
             timeout_s: for ever by default.
 
         Raises:
+            DurabilityError: the store can never reach the level.
             DroppedError: a newer checkpoint took its place.
             DeadlineError: the time is over, and it goes on.
             StorageError: what it failed with.
         """
-        wanted = level or self._wanted
+        wanted = self._checked(level)
         if self.name is None:
             return None
         until = None if timeout_s is None else time.monotonic() + timeout_s
@@ -72,6 +82,21 @@ class SaveHandle:
             if not reaches(self._level, wanted) and self._error is not None:
                 raise self._error
             return self._level
+
+    def _checked(self, level: Durability | None) -> Level:
+        """The level to wait for."""
+        if level is None:
+            return self._wanted
+        if level == "best":
+            return self._best or self._wanted
+        if level not in LEVELS:
+            raise ValueError(f"a level is 'local', 'mount', 'confirmed' or 'best', not {level!r}")
+        if self._best is not None and not reaches(self._best, level):
+            raise errors.DurabilityError(
+                f"step {self.step} will be {self._best} at most, and never {level}: that is as far as its store can be "
+                "trusted. Wait for 'best', or save over WebDAV ('rshare:path') where credentials are there"
+            )
+        return level
 
     def reach(self, level: Level) -> None:
         """Take in that it has come so far."""
