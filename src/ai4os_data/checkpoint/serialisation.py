@@ -41,12 +41,16 @@ def write_state(state: Any, path: Path) -> Written:
 def load_state(path: Path, *, map_location: Any = "cpu", weights_only: bool = True) -> Any:
     """The state in a file whose sha256 has been found right.
 
+    What torch says of a device that is not there, or of memory, is raised as it is.
+
     Raises:
         IntegrityError: its bytes are those that were written, and yet no state comes out of them.
     """
     try:
         return torch.load(path, map_location=map_location, weights_only=weights_only)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        if isinstance(error, RuntimeError) and _is_sound(path):
+            raise
         raise errors.IntegrityError(f"{path.name} cannot be loaded: {error}") from error
 
 
@@ -57,6 +61,15 @@ def sha256_of(path: Path) -> str:
         while piece := file.read(_PIECE_BYTES):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether a state comes out of a file when its tensors need neither memory nor a device."""
+    try:
+        torch.load(path, map_location="meta", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        return False
+    return True
 
 
 class _HashingSink:
