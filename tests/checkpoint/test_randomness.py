@@ -32,3 +32,10 @@ def test_every_source_goes_on_where_it_was() -> None:
     file.seek(0)
     set_random_states(torch.load(file, weights_only=True))
     assert [draws(), draws()] == expected
+
+
+def test_states_are_on_the_cpu_whatever_the_default_device_is() -> None:
+    """On another one their values would be lost, or go there and back."""
+    with torch.device("meta"):
+        states = random_states()
+    assert states["python"][1].tolist() == list(random.getstate()[1])

@@ -33,7 +33,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 def _python_state() -> tuple[int, torch.Tensor, float | None]:
     version, numbers, gauss = random.getstate()
-    return version, torch.tensor(numbers, dtype=torch.int64), gauss
+    return version, torch.tensor(numbers, dtype=torch.int64, device="cpu"), gauss  # whatever the default device is
 
 
 def _numpy_state() -> dict[str, Any]:
