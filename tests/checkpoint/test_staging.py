@@ -366,3 +366,14 @@ def test_many_numbers_cost_little(made: Callable[[], Any]) -> None:
     assert staged.state == state
     assert staged.state is not state
     assert min(times) < 0.2
+
+
+def test_size_counts_what_is_no_tensor() -> None:
+    """A spool that holds little more than strings and numbers has its limit too."""
+    tensor = torch.zeros(10)
+    assert stage({"x": tensor, "s": "y" * 1000, "n": 1}).size_bytes == 1040
+    state = {"order": list(range(100_000)), "names": {f"file-{number:06}": number for number in range(10_000)}}
+    staged = stage(state)
+    file = io.BytesIO()
+    torch.save(staged.state, file)
+    assert 0.7 < staged.size_bytes / file.tell() < 1.3

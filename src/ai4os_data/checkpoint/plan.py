@@ -24,6 +24,7 @@ Place = tuple[Any, ...]  # the keys and indices that lead to a value
 _PRIMITIVES = frozenset({bool, int, float, complex, str, bytes, type(None)})
 _AS_THEY_ARE = (torch.Size, torch.dtype, torch.device)
 _LAYOUTS = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+_PRIMITIVE_BYTES = 5  # of a number, or before the characters of a string
 _PLAIN_NUMPY_KINDS = "biufcSU"
 _INT_BITS = 2039  # what takes more is pickled by an instruction that weights_only=True does not know
 
@@ -46,12 +47,14 @@ class Plan:
     Attributes:
         sources: its tensors, in the order in which they were found.
         arrays: the places of what were NumPy arrays, and are tensors now.
+        plain_bytes: about what its strings, and its containers of primitives alone, take in a file.
         converted: the classes of containers that come out as plain ones, each with the place where it was found first.
     """
 
     def __init__(self) -> None:
         self.sources: list[torch.Tensor] = []
         self.arrays: list[Place] = []
+        self.plain_bytes = 0
         self.converted: dict[type, Place] = {}
         self._above: set[int] = set()  # the containers that the walk is inside of
 
@@ -62,6 +65,7 @@ class Plan:
             StateError: it holds something that is neither plain nor has a ``state_dict()``.
         """
         if type(value) in _PRIMITIVES:
+            self.plain_bytes += len(value) if isinstance(value, (str, bytes)) else 0
             return _checked_int(value, place) if type(value) is int else value
         if isinstance(value, _AS_THEY_ARE):
             return value
@@ -86,7 +90,7 @@ class Plan:
                 return self._sequence(value, place)
             if isinstance(value, (set, frozenset)):
                 self._note(value, set, place)
-                return {self._key(item, place) for item in value} if not _is_flat(value) else _Whole(set(value))
+                return _Whole(set(value)) if self._is_flat(value) else {self._key(item, place) for item in value}
             if callable(getattr(value, "state_dict", None)):
                 return self.visit(value.state_dict(), place)
         finally:
@@ -98,7 +102,7 @@ class Plan:
 
     def _sequence(self, value: Sequence[Any], place: Place) -> Any:
         kind = self._note(value, list if isinstance(value, list) else tuple, place)
-        if _is_flat(value):
+        if self._is_flat(value):
             return _Whole(kind(value))
         return kind(self.visit(item, (*place, number)) for number, item in enumerate(value))
 
@@ -109,7 +113,7 @@ class Plan:
         elif type(value) is Counter and _comes_back(Counter):
             kind = Counter
         self._note(value, kind, place)
-        is_flat = _is_flat(value.keys()) and _is_flat(value.values())
+        is_flat = self._is_flat(value.keys(), value.values())
         if is_flat:
             plain = kind(value)
         else:
@@ -118,6 +122,14 @@ class Plan:
         if isinstance(value, OrderedDict):
             vars(plain).update(_metadata_of(value, place))
         return _Whole(plain) if is_flat else plain
+
+    def _is_flat(self, *parts: Collection[Any]) -> bool:
+        """Whether they consist of primitives alone, which need no walk; then what they take is counted."""
+        sizes = [size for part in parts if (size := _flat_bytes(part)) is not None]
+        if len(sizes) < len(parts):
+            return False
+        self.plain_bytes += sum(sizes)
+        return True
 
     def _key(self, key: Any, place: Place) -> Any:
         if isinstance(key, np.generic):
@@ -180,15 +192,17 @@ def shown(place: Place) -> str:
     return "state" + "".join(f"[{part!r}]" for part in place)
 
 
-def _is_flat(items: Collection[Any]) -> bool:
-    """Whether they are primitives alone, which need no walk."""
+def _flat_bytes(items: Collection[Any]) -> int | None:
+    """About what primitives take in a file; None where there is something else, or a number that is too large."""
     kinds = set(map(type, items))
     if not kinds <= _PRIMITIVES:
-        return False
-    if int not in kinds:
-        return True
-    numbers = items if kinds <= {int, bool} else [item for item in items if type(item) is int]
-    return max(max(numbers).bit_length(), min(numbers).bit_length()) <= _INT_BITS
+        return None
+    if int in kinds:
+        numbers = items if kinds <= {int, bool} else [item for item in items if type(item) is int]
+        if max(max(numbers).bit_length(), min(numbers).bit_length()) > _INT_BITS:
+            return None
+    texts = items if kinds <= {str, bytes} else [item for item in items if isinstance(item, (str, bytes))]
+    return _PRIMITIVE_BYTES * len(items) + sum(map(len, texts))
 
 
 def _metadata_of(state: OrderedDict[Any, Any], place: Place) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Staged(NamedTuple):
     Attributes:
         state: plain containers, primitives, and tensors on the CPU.
         arrays: the places of what were NumPy arrays, and are tensors now.
-        size_bytes: what the tensors take.
+        size_bytes: what the tensors take, and about what strings and long lists of numbers do.
         waited_s: how long it took until the last copy was released.
     """
 
@@ -62,7 +62,7 @@ class Staging:
         try:
             waited_s = time.perf_counter() - begun
             full = filled(shape, self._copied(plan.sources))
-            size_bytes = sum(buffer.size_bytes for buffer in self._buffers)
+            size_bytes = plan.plain_bytes + sum(buffer.size_bytes for buffer in self._buffers)
             return Staged(full, plan.arrays, size_bytes, waited_s)
         except BaseException:
             self._free.release()
