@@ -1,0 +1,71 @@
+"""What is handed to save is taken as it is meant, or refused with what to write instead."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ai4os_data.checkpoint.arguments import checked_metrics, checked_state
+
+
+def test_state_is_taken_as_it_is() -> None:
+    """Any mapping will do."""
+    state = {"model": torch.nn.Linear(1, 1)}
+    assert checked_state(state) is state
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (torch.nn.Linear(1, 1), r"this is a Linear: write save\(\{'model': model\}, step\)"),
+        (torch.nn.ModuleDict(), r"this is a ModuleDict: write save\(\{'model': model\}, step\)"),
+        (torch.optim.SGD([torch.ones(1)]), r"this is a SGD: write save\(\{'optimizer': optimizer\}, step\)"),
+        ([1], r"this is a list: .* restore with restore\(into=\{'state': state\}\)"),
+        (None, "this is a NoneType"),
+    ],
+)
+def test_state_without_names_is_refused_with_what_to_write(state: Any, message: str) -> None:
+    """A model alone is what many will try first."""
+    with pytest.raises(TypeError, match=message):
+        checked_state(state)
+
+
+def test_metric_is_a_number_of_any_kind() -> None:
+    """Of Python, NumPy and torch; also with one element in an array, and where it needs a gradient."""
+    values: list[Any] = [
+        2,
+        2.0,
+        Decimal(2),
+        np.float32(2),
+        np.int64(2),
+        np.array([[2]]),
+        torch.tensor(2),
+        torch.tensor([2.0], requires_grad=True),
+        torch.tensor([2.0], dtype=torch.bfloat16),
+    ]
+    for value in values:
+        numbers = checked_metrics({"loss": value, 3: True})
+        assert numbers == {"loss": 2.0, "3": 1.0}
+        assert type(numbers["loss"]) is float
+    assert math.isnan(checked_metrics({"loss": float("nan")})["loss"])
+    assert checked_metrics(None) == {}
+
+
+@pytest.mark.parametrize(
+    "value", [None, "2", b"2", torch.ones(2), np.ones(0), torch.ones(1, device="meta"), 1 + 2j, [2.0], {}, 10**400]
+)
+def test_metric_that_is_no_number_is_refused_by_its_name(value: Any) -> None:
+    """There may be many of them."""
+    with pytest.raises(TypeError, match=r"the metric 'accuracy' is .*, and not a number or a tensor of one element"):
+        checked_metrics({"loss": 1, "accuracy": value})
+
+
+def test_metrics_have_names() -> None:
+    """A number alone belongs to nothing."""
+    with pytest.raises(TypeError, match=r"as \{'loss': 0.5\}, and not a float"):
+        checked_metrics(0.5)  # type: ignore[arg-type]
