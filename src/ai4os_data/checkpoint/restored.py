@@ -68,6 +68,11 @@ class Restored(Mapping[str, Any]):
         """The number of the start of the run that it comes from."""
         return self.name.attempt.number
 
+    @property
+    def _metadata(self) -> Any:
+        """The versions in a ``state_dict()`` that was saved as the whole state; `load_state_dict` looks for them."""
+        return getattr(self.state, "_metadata", None)
+
     def __getitem__(self, key: str) -> Any:
         """What was saved under a key; objects as their ``state_dict``."""
         return self.state[key]
