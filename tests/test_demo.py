@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+import ai4os_data
+from ai4os_data.cli.main import main
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -91,11 +94,45 @@ def test_demo_without_its_extra_names_it(tmp_path: Path, absent: str, named: str
     assert named in answer.stderr
 
 
-def test_setting_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["demo", "--epochs", "0"], "argument --epochs: at least 1, not 0"),
+        (["demo", "--epochs", "many"], "argument --epochs: at least 1, not many"),
+        (["demo", "--workers", "-1"], "argument --workers: at least 0, not -1"),
+        (["demo", "--latency-ms", "-5"], "argument --latency-ms: at least 0, not -5"),
+        (["demo", "--latency-ms", "nan"], "argument --latency-ms: at least 0, not nan"),
+        (["doctor", "--deadline-s", "0"], "argument --deadline-s: more than 0, not 0"),
+        (["doctor", "--deadline-s", "inf"], "argument --deadline-s: more than 0, not inf"),
+    ],
+)
+def test_setting_that_makes_no_sense_is_refused(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """By the parser, with exit code 2, before anything starts."""
-    answer = python(COMMAND, "demo", "--epochs", "0", scratch=tmp_path)
-    assert answer.returncode == 2
-    assert "at least 1, not 0" in answer.stderr
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """As it is installed."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"ai4os-data {ai4os_data.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["demo", "doctor"])
+def test_help_shows_no_defaults_of_python(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """None and False say nothing to whoever types."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    told = capsys.readouterr().out
+    assert "(default: " in told
+    assert "None" not in told
+    assert "False" not in told
 
 
 def test_cache_that_is_too_small_to_work_with_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,10 @@ import pytest
 
 from ai4os_data.cli import doctor
 from ai4os_data.cli.main import main
+from ai4os_data.cli.visits import visiting
+from ai4os_data.stores import open_store
 from servers import PASSWORD
+from shares import Folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +28,12 @@ def options(tmp_path: Path) -> doctor.Options:
     table = tmp_path / "mounts"
     table.write_text("/dev/sda1 / ext4 rw 0 0\n")
     return doctor.Options(deadline_s=4.0, storage=str(tmp_path / "storage"), table=table)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """An empty folder on this disk."""
+    return Folder(tmp_path / "folder")
 
 
 def states(options: doctor.Options, environ: dict[str, str]) -> dict[str, str]:
@@ -101,6 +111,59 @@ def test_mount_is_looked_at(mount: RcloneMount, cloud_share: Share) -> None:
     found = states(options, cloud_share.environ(name))
     assert found["mounted"] == "good"
     assert found["fresh"] in {"good", "fair"}  # other tests may have put something there less than five minutes ago
+
+
+@pytest.mark.parametrize("name", ["share", "cloud_share"])
+def test_folders_that_it_made_go_again(name: str, options: doctor.Options, request: pytest.FixtureRequest) -> None:
+    """Those alone: an empty folder that was there stays."""
+    share: Share = request.getfixturevalue(name)
+    (share.root / "here before").mkdir()
+    asked = dataclasses.replace(options, location=f"rshare:{share.name}/here before/new/deep")
+    assert states(asked, share.environ())["write, read"] == "good"
+    assert sorted(share.root.rglob("*")) == [share.root / "here before"]
+
+
+def test_directories_that_it_made_go_again(options: doctor.Options, tmp_path: Path) -> None:
+    """On this disk too."""
+    (tmp_path / "here before").mkdir()
+    asked = dataclasses.replace(options, location=str(tmp_path / "here before" / "new" / "deep"))
+    assert states(asked, {})["write, read"] == "good"
+    assert list((tmp_path / "here before").rglob("*")) == []
+
+
+@pytest.mark.parametrize("name", ["share", "cloud_share", "folder"])
+def test_what_somebody_else_puts_there_meanwhile_stays(name: str, request: pytest.FixtureRequest) -> None:
+    """With the folders above it."""
+    share: Folder = request.getfixturevalue(name)
+    with visiting(open_store(f"{share.location}/new/deep/er", share.remote, create=True)):
+        share.put({"new/deep/er/ours": b"", "new/theirs": b""})
+        share.remove("new/deep/er/ours")
+    assert sorted(share.root.rglob("*")) == [share.root / "new", share.root / "new" / "theirs"]
+
+
+def test_missing_folder_is_not_made_to_be_looked_at(
+    share: Share, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training could read nothing there; what was not tried is said, and not promised."""
+    for name, value in share.environ().items():
+        monkeypatch.setenv(name, value)
+    assert main(["doctor", f"rshare:{share.name}/nosuch", "--read-only"]) == 1
+    assert "FAIL  folder" in capsys.readouterr().out
+    assert list(share.root.iterdir()) == []
+    share.put({"one": b"", "folder/two": b""})
+    assert main(["doctor", f"rshare:{share.name}", "--read-only"]) == 0
+    told = capsys.readouterr().out
+    assert "2 names at its top" in told
+    assert "can read and write" not in told
+    assert "Nothing was written" in told
+    assert {request.method for request in share.requests()} == {"PROPFIND"}
+
+
+def test_missing_directory_is_not_made_to_be_looked_at(options: doctor.Options, tmp_path: Path) -> None:
+    """On this disk too."""
+    asked = dataclasses.replace(options, location=str(tmp_path / "nosuch"), writes=False)
+    assert states(asked, {})["linked"] == "bad"
+    assert not (tmp_path / "nosuch").exists()
 
 
 def test_command_line(share: Share, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """The doctor: whether storage is linked, mounted and fresh, who answers there and how fast, and what to do about it.
 
-It is gentle: some twenty small requests, and one probe of 1 MiB that is removed again. Each look has a deadline.
+It is gentle: some twenty small requests, and one probe of 1 MiB that is removed again, with the folders that it took.
+Each look has a deadline.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from ai4os_data import errors, mounts
 from ai4os_data.bodies import MemoryBody
 from ai4os_data.cache import DiskCache
+from ai4os_data.cli.visits import visiting
 from ai4os_data.remotes import Remote
 from ai4os_data.retries import Patience
 from ai4os_data.stores import Store, open_store
@@ -75,8 +77,16 @@ def run(options: Options) -> int:
     for finding in examine(options, os.environ):
         print(finding, flush=True)
         is_well &= finding.state != "bad"
-    print("\nTraining can read and write here." if is_well else "\nSomething does not work: see what FAILs.")
+    print(f"\n{_verdict(is_well=is_well, writes=options.writes)}")
     return 0 if is_well else 1
+
+
+def _verdict(*, is_well: bool, writes: bool) -> str:
+    if not is_well:
+        return "Something does not work: see what FAILs."
+    if writes:
+        return "Training can read and write here."
+    return "The storage answers, and shows what it has. Nothing was written, and no file was read (--read-only)."
 
 
 def examine(options: Options, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -94,7 +104,7 @@ def examine(options: Options, environ: Mapping[str, str]) -> Iterator[Finding]:
         )
         return
     try:
-        store = within(options.deadline_s, lambda: _open(location, environ, options.deadline_s), _late(location))
+        store = within(options.deadline_s, lambda: _open(location, environ, options), _late(location))
     except errors.StorageError as error:
         yield Finding("bad", "linked", str(error), "correct the location, or the remote's settings")
         return
@@ -150,7 +160,8 @@ def _mounted(options: Options, mount: mounts.Mount | None) -> Finding:
     return Finding("good", "mounted", f"{storage} shows {mount.source} ({mount.kind}), {len(names)} names at its top")
 
 
-def _open(location: str, environ: Mapping[str, str], deadline_s: float) -> Store:
+def _open(location: str, environ: Mapping[str, str], options: Options) -> Store:
+    deadline_s = options.deadline_s
     patience = Patience(
         tries=2,
         first_pause_s=0.2,
@@ -159,7 +170,7 @@ def _open(location: str, environ: Mapping[str, str], deadline_s: float) -> Store
         stall_s=max(1, int(deadline_s / 2)),
         total_s=deadline_s,
     )
-    return open_store(location, environ=environ, patience=patience, create=True)
+    return open_store(location, environ=environ, patience=patience, create=options.writes)
 
 
 def _account(store: Store) -> str:
@@ -183,11 +194,13 @@ def _store(store: Store, options: Options) -> Iterator[Finding]:
         yield _quota(answer)
     elif os.path.isdir(path := getattr(store, "root", "")):
         yield Finding("good", "space there", f"{_size(shutil.disk_usage(path).free)} free")
-    if options.writes:
-        try:
-            yield within(options.deadline_s * 2, lambda: _bandwidth(store), _late(store.location))
-        except (errors.StorageError, OSError) as error:
-            yield Finding("bad", "write, read", str(error), _advice(error))
+    what, look, deadline_s = ("write, read", _bandwidth, options.deadline_s * 2)
+    if not options.writes:
+        what, look, deadline_s = ("folder", _folder, options.deadline_s)
+    try:
+        yield within(deadline_s, lambda: look(store), _late(store.location))
+    except (errors.StorageError, OSError) as error:
+        yield Finding("bad", what, str(error), _advice(error))
 
 
 def _ask(store: WebDAVStore) -> httpx.Response:
@@ -218,6 +231,8 @@ def _advice(error: BaseException) -> str:
         errors.DeadlineError: "the server is up and slow, or a firewall drops the packets; try again later",
         errors.ServerUnavailableError: "check the address; try again later, since training goes on from the cache",
         errors.ProtocolError: "use the WebDAV address: https://HOST/remote.php/dav/files/USER",
+        errors.NotFoundError: "check the spelling, or list the folder above it",
+        errors.LocationError: "check the spelling, or list the folder above it",
     }
     return next((advice for kind, advice in kinds.items() if isinstance(error, kind)), "try again; if it stays, ask")
 
@@ -260,16 +275,26 @@ def _quota(answer: httpx.Response) -> Finding:
     return Finding("fair" if few else "good", "quota", f"{_size(free)} free{used}", few)
 
 
+def _folder(store: Store) -> Finding:
+    """What lies at the top: nothing is written, so a folder that is missing stays so."""
+    files, folders = store.members("")
+    told = f"{len(files) + len(folders)} names at its top"
+    if files or folders:
+        return Finding("good", "folder", told)
+    return Finding("fair", "folder", told, "nothing can be read from it yet; check the spelling if that is not right")
+
+
 def _bandwidth(store: Store) -> Finding:
     """Write a probe, read it back, compare, and remove it."""
     key, data = f"{_PROBE}{secrets.token_hex(8)}", secrets.token_bytes(_PROBE_BYTES)
-    try:
-        up_s = _timed(lambda: store.write(key, data))
-        back: list[bytes] = []
-        down_s = _timed(lambda: back.append(store.read(key)))
-    finally:
-        with suppress(errors.NotFoundError):
-            store.delete(key)
+    with visiting(store):
+        try:
+            up_s = _timed(lambda: store.write(key, data))
+            back: list[bytes] = []
+            down_s = _timed(lambda: back.append(store.read(key)))
+        finally:
+            with suppress(errors.NotFoundError):
+                store.delete(key)
     if back != [data]:
         raise errors.IntegrityError("what was read back is not what was written")
     rates = [_PROBE_BYTES / seconds / 2**20 for seconds in (up_s, down_s)]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from importlib import metadata
+from typing import TYPE_CHECKING, TypeVar
 
 from ai4os_data.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T", int, float)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ai4os-data", description="Train on AI4OS storage at the speed of the local disk."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {metadata.version('ai4os-data')}")
     commands = parser.add_subparsers(title="commands", required=True)
     demo = commands.add_parser(
         "demo",
@@ -34,9 +40,24 @@ def _parser() -> argparse.ArgumentParser:
         "network on them through a bounded cache, and prints a table of the epochs. Nothing is left behind.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    demo.add_argument("--epochs", type=_positive, default=6, help="how often to go over the images")
-    demo.add_argument("--workers", type=int, default=2, help="processes of each DataLoader")
-    demo.add_argument("--latency-ms", type=float, default=20.0, help="how long the server lets each request wait")
+    demo.add_argument(
+        "--epochs",
+        type=_number(int, lambda epochs: epochs >= 1, "at least 1"),
+        default=6,
+        help="how often to go over the images",
+    )
+    demo.add_argument(
+        "--workers",
+        type=_number(int, lambda workers: workers >= 0, "at least 0"),
+        default=2,
+        help="processes of each DataLoader",
+    )
+    demo.add_argument(
+        "--latency-ms",
+        type=_number(float, lambda time_ms: 0 <= time_ms < math.inf, "at least 0"),
+        default=20.0,
+        help="how long the server lets each request wait",
+    )
     demo.add_argument("--cache-size", default="16MiB", help="the cache's limit; at 4MiB only part of the images fit")
     demo.set_defaults(run=_demo)
     doctor = commands.add_parser(
@@ -44,11 +65,15 @@ def _parser() -> argparse.ArgumentParser:
         help="look whether the storage is linked, mounted and fast, and say what to do",
         description="Sends some twenty small requests and one probe of 1 MiB, which is removed again. The exit code "
         "is 1 where something does not work.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     doctor.add_argument("location", nargs="?", help="what to look at; the linked storage where nothing is said")
-    doctor.add_argument("--deadline-s", type=float, default=20.0, help="how long each look may take")
-    doctor.add_argument("--read-only", action="store_true", help="write no probe")
+    doctor.add_argument(
+        "--deadline-s",
+        type=_number(float, lambda time_s: 0 < time_s < math.inf, "more than 0"),
+        default=20.0,
+        help="how long each look may take (default: %(default)g)",
+    )
+    doctor.add_argument("--read-only", action="store_true", help="write nothing: look what the folder shows")
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -74,9 +99,13 @@ def _doctor(options: argparse.Namespace) -> int:
     return doctor.run(asked)
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        message = f"at least 1, not {number}"
-        raise argparse.ArgumentTypeError(message)
-    return number
+def _number(kind: type[T], is_right: Callable[[T], bool], wanted: str) -> Callable[[str], T]:
+    """What reads a number from the command line, and says what is wanted where it is not right."""
+
+    def read(text: str) -> T:
+        with suppress(ValueError):
+            if is_right(number := kind(text)):
+                return number
+        raise argparse.ArgumentTypeError(f"{wanted}, not {text}")
+
+    return read

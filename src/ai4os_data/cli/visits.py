@@ -1,0 +1,73 @@
+"""A visit to a storage: the folders that are made for it go again with it, and no others."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from ai4os_data import errors
+from ai4os_data.stores import DirectoryStore, Store, open_dav
+from ai4os_data.stores.webdav import WebDAVStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def visiting(store: Store) -> Iterator[None]:
+    """Remove the folder of a store at the end, and those above it, as far as they were missing and are empty.
+
+    A WebDAV server can only be asked whether a folder is empty, and then be told to remove it; a directory is removed
+    by the system call that does both. What fsspec writes to is left as it is: most of it has no folders.
+
+    Raises:
+        StorageError: the server cannot tell what is there, or does not let it go.
+    """
+    if isinstance(store, DirectoryStore):
+        missing = _missing_directories(store.root)
+        try:
+            yield
+        finally:
+            _remove_directories(missing)
+    elif isinstance(store, WebDAVStore):
+        top = open_dav(store.remote, "", patience=store.patience)
+        absent = _missing_folders(top, store.path)
+        try:
+            yield
+        finally:
+            _remove_folders(top, absent)
+    else:
+        yield
+
+
+def _missing_directories(path: str) -> list[str]:
+    """Those that are not there, the innermost first."""
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    return missing
+
+
+def _remove_directories(paths: list[str]) -> None:
+    for path in paths:
+        with suppress(OSError):  # it was never made, or somebody has put something there
+            os.rmdir(path)
+
+
+def _missing_folders(top: Store, path: str) -> list[str]:
+    """Those that are not there, the innermost first; the one of the remote itself is not asked for."""
+    missing = []
+    while path and not top.has_folder(path):
+        missing.append(path)
+        path = path.rpartition("/")[0]
+    return missing
+
+
+def _remove_folders(top: Store, paths: list[str]) -> None:
+    for path in paths:
+        with suppress(errors.NotFoundError):
+            files, folders = top.members(path)
+            if not files and not folders:
+                top.remove_tree(path)
