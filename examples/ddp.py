@@ -1,7 +1,7 @@
 """Train on two processes that share one cache and one checkpoint; every sample goes to exactly one of them.
 
     torchrun --nproc-per-node 2 examples/ddp.py               # on a WebDAV server that rank 0 starts
-    torchrun --nproc-per-node 2 examples/ddp.py rshare:demo   # on your own storage, below a new name
+    torchrun --nproc-per-node 2 examples/ddp.py rshare:demo   # on your own storage; what it writes is removed again
 
 Each file is fetched once, by whichever of them is first.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from storage import storage
+from storage import arguments, storage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -69,12 +69,12 @@ def train(location: str, remote: Remote | None, scratch: str) -> None:
 
 
 @contextlib.contextmanager
-def shared_place() -> Iterator[tuple[str, Remote | None, str]]:
+def shared_place(given: str | None) -> Iterator[tuple[str, Remote | None, str]]:
     """Where the data lies, and a folder on this disk: rank 0 makes them, and tells the others."""
     with contextlib.ExitStack() as stack:
         told: list[Any] = [None]
         if dist.get_rank() == 0:
-            location, remote = stack.enter_context(storage())
+            location, remote = stack.enter_context(storage(given))
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="ai4os-data-ddp-"))
             files = open_filesystem(f"{location}/data", remote, create=True)
             files.pipe({f"{number:03}.txt": str(number).encode() for number in range(FILES)})
@@ -86,11 +86,12 @@ def shared_place() -> Iterator[tuple[str, Remote | None, str]]:
 
 def main() -> int:
     """Do it; the answer is the exit code."""
+    given = arguments(__doc__).parse_args().location
     if "RANK" not in os.environ:
         sys.exit("start it with: torchrun --nproc-per-node 2 examples/ddp.py")
     dist.init_process_group("gloo")
     try:
-        with shared_place() as (location, remote, scratch):
+        with shared_place(given) as (location, remote, scratch):
             train(location, remote, scratch)
     finally:
         dist.destroy_process_group()

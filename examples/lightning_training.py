@@ -1,7 +1,7 @@
 """Train with Lightning from network storage, be stopped in mid-epoch, and go on where it was.
 
     python examples/lightning_training.py               # on a WebDAV server that it starts itself
-    python examples/lightning_training.py rshare:demo   # on your own storage, below a new name
+    python examples/lightning_training.py rshare:demo   # on your own storage; what it writes is removed again
 
 The first life ends after 40 steps, in the middle of the second epoch; the second one goes on at the 41st.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import lightning
 import numpy as np
 import torch
-from storage import storage
+from storage import arguments, storage
 from torch import nn
 
 from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, open_filesystem
@@ -89,9 +89,10 @@ def live(location: str, remote: Remote | None, scratch: str, max_steps: int) -> 
 
 def main() -> int:
     """Do it; the answer is the exit code."""
+    given = arguments(__doc__).parse_args().location
     warnings.filterwarnings("ignore", module="lightning")  # of few workers, which suit so small files
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory(prefix="ai4os-data-lightning-") as scratch, storage() as (location, remote):
+    with tempfile.TemporaryDirectory(prefix="ai4os-data-lightning-") as scratch, storage(given) as (location, remote):
         upload(f"{location}/data", remote)
         live(location, remote, scratch, max_steps=STOP_AT)
         return 0 if live(location, remote, scratch, max_steps=-1) == STOP_AT else 1

@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 import zarr
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-from storage import storage
+from storage import arguments, storage
 
 from ai4os_data import open_filesystem
 
 
 def main() -> int:
     """Do it; the answer is the exit code."""
-    with storage() as (place, remote):
+    with storage(arguments(__doc__).parse_args().location) as (place, remote):
         files = open_filesystem(place, remote, cache=None, create=True)
 
         table = pd.DataFrame({"station": ["a", "b", "c"], "celsius": [14.5, 13.25, 15.0]})

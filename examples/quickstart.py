@@ -1,7 +1,7 @@
 """Images on a storage, a loader that looks ahead, a checkpoint that survives: the whole way, on one page.
 
     python examples/quickstart.py                         # on a WebDAV server that it starts itself
-    python examples/quickstart.py rshare:quickstart       # on your own storage: it writes 2 MB there, below a new name
+    python examples/quickstart.py rshare:quickstart       # on your own storage; what it writes is removed again
 
 The second epoch comes from the local disk, and the run goes on from its checkpoint.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image
-from storage import storage
+from storage import arguments, storage
 from torch import nn
 
 from ai4os_data import DiskCache, StorageCheckpoint, StorageDataLoader, StorageDataset, open_filesystem
@@ -76,7 +76,9 @@ def train(location: str, remote: Remote | None, scratch: Path, epochs: int) -> N
 
 def main() -> int:
     """Do it; the answer is the exit code."""
-    with tempfile.TemporaryDirectory(prefix="ai4os-data-quickstart-") as directory, storage() as (place, remote):
+    location = arguments(__doc__).parse_args().location
+    scratch = tempfile.TemporaryDirectory(prefix="ai4os-data-quickstart-")
+    with scratch as directory, storage(location) as (place, remote):
         files = open_filesystem(place, remote, create=True)
         make_images(files, "images")
         train(place, remote, Path(directory), epochs=2)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image
-from storage import storage
+from storage import arguments, storage
 from torch import nn
 
 from ai4os_data import DiskCache, Sample, StorageDataLoader, StorageDataset, open_filesystem
@@ -62,8 +62,9 @@ def flip(layers: torch.Tensor) -> torch.Tensor:
 
 def main() -> int:
     """Do it; the answer is the exit code."""
+    location = arguments(__doc__).parse_args().location
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory(prefix="ai4os-data-masks-") as scratch, storage() as (place, remote):
+    with tempfile.TemporaryDirectory(prefix="ai4os-data-masks-") as scratch, storage(location) as (place, remote):
         make_discs(open_filesystem(place, remote, cache=None, create=True), count=32)
         cache = DiskCache(f"{scratch}/cache", size_limit="64MiB")
         data = StorageDataset(place, remote=remote, pattern="images/*.png", decode=both, transform=flip, cache=cache)

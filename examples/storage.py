@@ -1,7 +1,8 @@
-"""Where an example runs: in a new folder of the location on the command line, or of a server of its own."""
+"""Where an example runs: in a new folder of the location that is given to it, or of a server of its own."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import secrets
 import sys
@@ -10,28 +11,55 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai4os_data import Remote, open_filesystem
-from ai4os_data.cli.server_process import serve
+from ai4os_data.cli.visits import visiting
+from ai4os_data.stores import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The command line of an example: its location."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "location", nargs="?", help="a folder on your storage; by default a server of its own is started"
+    )
+    return parser
+
+
 @contextlib.contextmanager
-def storage() -> Iterator[tuple[str, Remote | None]]:
+def storage(location: str | None) -> Iterator[tuple[str, Remote | None]]:
     """A location that nobody uses, and the remote where it needs one; what is written there is removed at the end."""
     name = f"example-{secrets.token_hex(4)}"
-    if len(sys.argv) > 1:
-        location = sys.argv[1].rstrip("/")
+    if location is None:
+        with own_server(latency_s=0.005) as (url, remote):
+            yield f"{url}{name}", remote
+        return
+    store = open_store(location, create=True)
+    files = open_filesystem(store, cache=None)
+    with visiting(store):  # the folders that this makes go too
         try:
-            yield f"{location}{'' if location.endswith(':') else '/'}{name}", None
+            yield join(location, name), None
         finally:
-            files = open_filesystem(location, cache=None)
             if files.exists(name):
                 files.rm(name, recursive=True)
-        return
+
+
+@contextlib.contextmanager
+def own_server(latency_s: float) -> Iterator[tuple[str, Remote]]:
+    """The URL of a WebDAV server that answers each request after a while, and the remote for it."""
+    try:
+        from ai4os_data.cli.server_process import serve  # only here: on your own storage no server is needed
+    except ImportError as error:
+        sys.exit(f"{error}\nOr give it a folder on your storage, such as rshare:somewhere.")
     password = secrets.token_urlsafe()
     with (
         tempfile.TemporaryDirectory(prefix="ai4os-data-example-") as directory,
-        serve(Path(directory), user="demo", password=password, latency_s=0.005) as url,
+        serve(Path(directory), user="demo", password=password, latency_s=latency_s) as url,
     ):
-        yield f"{url}{name}", Remote(url, user="demo", password=password)
+        yield url, Remote(url, user="demo", password=password)
+
+
+def join(location: str, name: str) -> str:
+    """A place below a location."""
+    return f"{location}{name}" if location.endswith((":", "/")) else f"{location}/{name}"

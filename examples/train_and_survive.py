@@ -4,12 +4,12 @@
     python examples/train_and_survive.py rshare:runs/survive # on your own storage
 
 A partner process kills the training with SIGKILL at moments that it does not choose, and starts it again. Each time it
-has lost its memory and its local disk, and has nothing but the storage.
+has lost its memory and its local disk, and has nothing but the storage. On your own storage the two runs stay, so that
+you can look at them: the last line of the output names them.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import multiprocessing
 import random
@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from storage import arguments, join, own_server
 from torch import nn
 
-from ai4os_data import Remote, StorageCheckpoint
-from ai4os_data.cli.server_process import serve
+from ai4os_data import StorageCheckpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ai4os_data import Remote
 
 STEPS = 120
 SAVE_EVERY = 10
@@ -114,45 +116,46 @@ class Training:
 def survive(location: str, remote: Remote | None, kills: int, scratch: Path) -> bool:
     """Train undisturbed, train with a killer beside it, and compare."""
     name = secrets.token_hex(4)
-    loss, expected = Training(f"{location}/undisturbed-{name}", remote, scratch, pause_s=0.0).result()
+    undisturbed, killed = join(location, f"undisturbed-{name}"), join(location, f"killed-{name}")
+    loss, expected = Training(undisturbed, remote, scratch, pause_s=0.0).result()
     print(f"undisturbed: {STEPS} steps, loss {loss:.6f}")
 
     for number in range(kills):
-        victim = Training(f"{location}/killed-{name}", remote, scratch, pause_s=0.02)
+        victim = Training(killed, remote, scratch, pause_s=0.02)
         alive_s = random.uniform(0.5, 1.2)
         time.sleep(alive_s)
         victim.kill()
         print(f"life {number + 1}: begun at step {victim.begin}, killed with SIGKILL after {alive_s:.2f} s")
-    last = Training(f"{location}/killed-{name}", remote, scratch, pause_s=0.0)
+    last = Training(killed, remote, scratch, pause_s=0.0)
     loss, found = last.result()
     print(f"last life: begun at step {last.begin}, loss {loss:.6f}")
 
     is_same = all((found[key] == expected[key]).all() for key in expected)
     print("The weights are the same, bit for bit." if is_same else "The weights DIFFER.")
+    if remote is None:
+        print(f"The two runs are still there; remove them when you have seen them: {undisturbed} {killed}")
     return is_same
 
 
 @contextlib.contextmanager
-def storage(location: str | None, scratch: Path) -> Iterator[tuple[str, Remote | None]]:
-    """The location that was given, or a WebDAV server of our own."""
+def storage(location: str | None) -> Iterator[tuple[str, Remote | None]]:
+    """The location that was given, where the runs stay, or a WebDAV server of our own."""
     if location is not None:
-        yield location.rstrip("/"), None
+        yield location, None
         return
-    password = secrets.token_urlsafe()
-    with serve(scratch / "server", user="demo", password=password, latency_s=0.02) as url:
+    with own_server(latency_s=0.02) as (url, remote):
         print(f"A WebDAV server at {url} answers each request after 20 ms.")
-        yield f"{url}runs", Remote(url, user="demo", password=password)
+        yield f"{url}runs", remote
 
 
 def main() -> int:
     """Do it; the answer is the exit code."""
-    parser = argparse.ArgumentParser(description="Train, be killed, go on.")
-    parser.add_argument("location", nargs="?", help="a folder on your storage; a server of its own by default")
+    parser = arguments(__doc__)
     parser.add_argument("--kills", type=int, default=3, help="how often the training is killed")
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="ai4os-data-survive-") as scratch,
-        storage(options.location, Path(scratch)) as (location, remote),
+        storage(options.location) as (location, remote),
     ):
         return 0 if survive(location, remote, options.kills, Path(scratch)) else 1
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image
-from storage import storage
+from storage import arguments, storage
 
 from ai4os_data import Sample, StorageDataLoader, StorageDataset, open_filesystem
 
@@ -63,7 +63,7 @@ def collate(batch: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tenso
 
 def main() -> int:
     """Do it; the answer is the exit code."""
-    with storage() as (place, remote):
+    with storage(arguments(__doc__).parse_args().location) as (place, remote):
         make_boxes(open_filesystem(place, remote, cache=None, create=True), count=24)
         data = StorageDataset(
             place,

@@ -6,8 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from shares import Share
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -30,14 +34,63 @@ def test_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stderr
     assert "killed with SIGKILL" in answer.stdout
     assert answer.stdout.endswith("The weights are the same, bit for bit.\n")
-    assert list(tmp_path.iterdir()) == []
+    assert left_in(tmp_path) == []
 
 
 def test_example_runs_on_a_storage_of_the_user(tmp_path: Path) -> None:
     """Whatever location is typed."""
     answer = run("train_and_survive.py", str(tmp_path / "runs"), "--kills", "1", scratch=tmp_path)
     assert answer.returncode == 0, answer.stderr
-    assert len(list((tmp_path / "runs").iterdir())) == 2
+    runs = sorted(map(str, (tmp_path / "runs").iterdir()))
+    assert [Path(run).name.partition("-")[0] for run in runs] == ["killed", "undisturbed"]
+    assert f"remove them when you have seen them: {runs[1]} {runs[0]}" in answer.stdout
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py") if path.name != "storage.py"))
+def test_help_is_no_location(name: str, tmp_path: Path) -> None:
+    """Whoever asks what an example does is told, and nothing else is done."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    answer = run(name, "--help", scratch=scratch)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.startswith(f"usage: {name} [-h]")
+    assert f"python examples/{name}" in answer.stdout or f"torchrun --nproc-per-node 2 examples/{name}" in answer.stdout
+    assert left_in(scratch) == []
+
+
+def run_without_extras(*arguments: str, scratch: Path) -> subprocess.CompletedProcess[str]:
+    """Run the quickstart where the library alone is installed."""
+    code = (
+        "import runpy, sys; sys.modules.update(dict.fromkeys(('cheroot', 'lightning', 'sklearn', 'wsgidav')));"
+        f"sys.argv = ['quickstart.py', *sys.argv[1:]]; sys.path.insert(0, {str(EXAMPLES)!r});"
+        f"runpy.run_path({str(EXAMPLES / 'quickstart.py')!r}, run_name='__main__')"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_own_storage_needs_no_extra(share: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And has nothing more on it afterwards than before, although its folder was still to be made."""
+    for name, value in share.environ().items():
+        monkeypatch.setenv(name, value)
+    answer = run_without_extras(f"rshare:{share.name}/new/deep/", scratch=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert "epoch 2: loss" in answer.stdout
+    assert list(share.root.iterdir()) == []
+
+
+def test_server_of_its_own_needs_an_extra(tmp_path: Path) -> None:
+    """Which is named, as well as the other way, in a sentence and no traceback."""
+    answer = run_without_extras(scratch=tmp_path)
+    assert answer.returncode == 1
+    assert "pip install 'ai4os-data[demo]'" in answer.stderr
+    assert "rshare:somewhere" in answer.stderr
+    assert "Traceback" not in answer.stderr
 
 
 @pytest.mark.parametrize(
@@ -80,12 +133,15 @@ def check(name: str, told: list[str], where: str, tmp_path: Path, launcher: tupl
     scratch, place = tmp_path / "scratch", tmp_path / "storage"
     scratch.mkdir()
     place.mkdir()
-    arguments = [str(place)] if where == "directory" else []
+    arguments = [str(place / "new" / "deep")] if where == "directory" else []
     answer = run(name, *arguments, scratch=scratch, launcher=launcher)
     assert answer.returncode == 0, answer.stderr
     for line in told:
         assert line in answer.stdout
-    left = [path.name for path in scratch.iterdir()]
-    # torch makes those: its inductor, and torchrun its logs
-    assert [name for name in left if not name.startswith(("torchinductor_", "torchelastic_"))] == []
+    assert left_in(scratch) == []
     assert list(place.iterdir()) == []
+
+
+def left_in(scratch: Path) -> list[str]:
+    """What an example has left behind, but for what torch makes: its inductor, and torchrun its logs."""
+    return [path.name for path in scratch.iterdir() if not path.name.startswith(("torchinductor_", "torchelastic_"))]
