@@ -2,7 +2,7 @@
 
 Run it as ``python -m benchmarks.network_vs_local rshare:benchmark --json mine.json``. With a path below ``/storage``
 the mount is measured too. It is gentle: some 130 files of 110 KB go up once, below a new name, each is read up to four
-times, and all of it is removed again.
+times, and all of it is removed again, with the folders that were made for it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from ai4os_data import DiskCache, StorageDataset, mounts, open_filesystem
+from ai4os_data.cli.visits import visiting
+from ai4os_data.stores import open_store
 from benchmarks import corpus
 from benchmarks.command import Options, run
 from benchmarks.report import Report, at_most
@@ -42,22 +44,24 @@ def measure(options: Options) -> Report:
     name = f"ai4os-data-benchmark-{secrets.token_hex(4)}"
     base = options.location if options.location.endswith(":") else options.location.rstrip("/") + "/"
     local = corpus.make(options.directory / "local", number)
-    files = open_filesystem(options.location, cache=None, create=True)
+    store = open_store(options.location, create=True)
+    files = open_filesystem(store, cache=None)
     report = Report("network_vs_local", BARS, {"location": repr(files), "files": number, "bytes": corpus.FILE_BYTES})
     mounted = _mounted(options.location)
-    try:
-        if mounted:  # a mount would not see for five minutes what came past it
-            _copy(local, Path(options.location, name))
-        else:
-            files.put([str(path) for path in local], [f"{name}/{path.name}" for path in local])
-        for turn in range(1 if options.tiny else 3):
-            _measure_once(report, options, f"{base}{name}", local, turn)
-            if mounted and turn == 0:  # afterwards the kernel has them
-                paths = [Path(options.location, name, path.name) for path in local[:_ONE_BY_ONE]]
-                report.add(MOUNT, _per_file(_read_all, paths), "ms per file")
-    finally:
-        if files.exists(name):
-            files.rm(name, recursive=True)
+    with visiting(store):  # the folders that this makes go too
+        try:
+            if mounted:  # a mount would not see for five minutes what came past it
+                _copy(local, Path(options.location, name))
+            else:
+                files.put([str(path) for path in local], [f"{name}/{path.name}" for path in local])
+            for turn in range(1 if options.tiny else 3):
+                _measure_once(report, options, f"{base}{name}", local, turn)
+                if mounted and turn == 0:  # afterwards the kernel has them
+                    paths = [Path(options.location, name, path.name) for path in local[:_ONE_BY_ONE]]
+                    report.add(MOUNT, _per_file(_read_all, paths), "ms per file")
+        finally:
+            if files.exists(name):
+                files.rm(name, recursive=True)
     report.ratio("first_epoch_vs_local", COLD, LOCAL)
     report.ratio("warm_vs_local", WARM, LOCAL)
     report.ratio("first_epoch_vs_warm", COLD, WARM)

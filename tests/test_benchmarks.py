@@ -198,7 +198,7 @@ def test_own_storage_is_measured_and_left_as_it_was(
     for name, value in share.environ().items():
         monkeypatch.setenv(name, value)
     target = tmp_path / "report.json"
-    location = f"rshare:{share.name}"
+    location = f"rshare:{share.name}/new/deep"
     done = run("-m", "benchmarks.network_vs_local", location, "--tiny", "--json", str(target))
     assert done.returncode == 0, done.stderr
     report = report_of(target)
