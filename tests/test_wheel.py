@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from shares import Share
 
 ROOT = Path(__file__).resolve().parents[1]
+# Nothing of ours is imported: fsspec finds it by its entry point.
+OPENED_BY_FSSPEC = """
+import sys
+import fsspec
+with fsspec.open(sys.argv[1], "w") as file:
+    file.write("whole or absent")
+(found,) = fsspec.filesystem("ai4os").find(sys.argv[1].rpartition("/")[0])
+with fsspec.open(sys.argv[1]) as file:
+    print(found.removeprefix("rshare/"), file.read().decode())
+"""
 CONSTRAINTS = ("--constraint", str(ROOT / "constraints.txt"))
 
 
@@ -23,12 +33,15 @@ class Environment:
 
     Args:
         folder: where both are made.
+
+    Attributes:
+        cwd: the folder to work in.
     """
 
     def __init__(self, folder: Path) -> None:
         self._bin = folder / "env" / "bin"
-        self._cwd = folder / "work"
-        self._cwd.mkdir()
+        self.cwd = folder / "work"
+        self.cwd.mkdir()
         subprocess.run([sys.executable, "-m", "venv", str(folder / "env")], check=True)
 
     def install(self, *what: str) -> None:
@@ -41,7 +54,7 @@ class Environment:
         inherited = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
         return subprocess.run(
             [str(self._bin / command), *arguments],
-            cwd=self._cwd,
+            cwd=self.cwd,
             env={**inherited, **environ},
             capture_output=True,
             text=True,
@@ -49,29 +62,55 @@ class Environment:
         )
 
 
-@pytest.mark.long
-def test_wheel_works_in_a_clean_environment(share: Share, tmp_path: Path) -> None:
-    """Installed, shown, examined, and trained with."""
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is built from this repository."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
     subprocess.run(pip, check=True)
-    (wheel,) = tmp_path.glob("ai4os_data-*.whl")
+    (built,) = folder.glob("ai4os_data-*.whl")
+    return built
+
+
+@pytest.mark.long
+def test_wheel_works_in_a_clean_environment(wheel: Path, share: Share, tmp_path: Path) -> None:
+    """Without an extra it is examined, trained with and opened by fsspec; with one it is shown."""
     environment = Environment(tmp_path)
     environment.install("torch")
-    environment.install(f"{wheel}[demo]")
+    environment.install(str(wheel))
+    environ = share.environ()
+    check_base(environment, share, environ)
 
+    absent = environment.run("ai4os-data", "demo")
+    assert absent.returncode == 1
+    assert "pip install 'ai4os-data[demo]'" in absent.stderr
+    # As that says: pip finds it installed, and adds what the extra needs.
+    environment.install("ai4os-data[demo]")
     demo = environment.run("ai4os-data", "demo")
     assert demo.returncode == 0, demo.stderr
     assert "100.0%" in demo.stdout
+    quickstart = environment.run("python", "quickstart.py")
+    assert quickstart.returncode == 0, quickstart.stderr
+    assert "epoch 2: loss" in quickstart.stdout
 
-    doctor = environment.run("ai4os-data", "doctor", "rshare:", **share.environ())
+
+def check_base(environment: Environment, share: Share, environ: dict[str, str]) -> None:
+    """What works with the library alone."""
+    doctor = environment.run("ai4os-data", "doctor", "rshare:", **environ)
     assert doctor.returncode == 0, doctor.stdout + doctor.stderr
     assert "Training can read and write here." in doctor.stdout
 
     for name in ("quickstart.py", "storage.py"):
-        shutil.copy(ROOT / "examples" / name, tmp_path / "work")
-    quickstart = environment.run("python", "quickstart.py")
+        shutil.copy(ROOT / "examples" / name, environment.cwd)
+    quickstart = environment.run("python", "quickstart.py", f"rshare:{share.name}", **environ)
     assert quickstart.returncode == 0, quickstart.stderr
     assert "epoch 2: loss" in quickstart.stdout
+    assert list(share.root.iterdir()) == []
+
+    url = f"ai4os://rshare/{share.name}/notes.txt"
+    written = environment.run("python", "-c", OPENED_BY_FSSPEC, url, **environ)
+    assert (written.returncode, written.stdout) == (0, f"{share.name}/notes.txt whole or absent\n"), written.stderr
+    assert (share.root / "notes.txt").read_text() == "whole or absent"
 
     absent = environment.run("python", "-c", "import ai4os_data.lightning")
     assert "pip install 'ai4os-data[lightning]'" in absent.stderr
