@@ -15,6 +15,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+import ai4os_data
+import ai4os_data.lightning
+from ai4os_data import errors
 from ai4os_data.cli.main import main
 from ai4os_data.fsspec import StorageFileSystem
 
@@ -60,11 +63,12 @@ def names() -> dict[str, Any]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     return {
         "__name__": "page",
-        "torch": torch,
-        "DataLoader": torch.utils.data.DataLoader,
         "augment": to_tensor,
         "model": model,
         "optimizer": optimizer,
+        "loader": torch.utils.data.DataLoader(
+            torch.utils.data.TensorDataset(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
+        ),
         "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1),
         "steps": 3,
         "train_one": float,
@@ -101,6 +105,15 @@ def test_code_of_the_page_runs(page: str) -> None:
     there = names()
     for block in _BLOCK.findall((ROOT / page).read_text()):
         exec(compile(block, page, "exec"), there)  # noqa: S102  that is what is tried
+
+
+def test_reference_has_every_public_name() -> None:
+    """And every error that may be caught."""
+    page = (ROOT / "docs" / "api.md").read_text()
+    listed = set(re.findall(r"^::: ai4os_data\.[\w.]*?(\w+)$", page, re.MULTILINE))
+    errors_ = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+    handed_out = {"SaveHandle", "Restored", "Checkpoint", "PreemptionGuard"}
+    assert listed >= {*ai4os_data.__all__, *ai4os_data.lightning.__all__, *errors_, *handed_out}
 
 
 @pytest.mark.parametrize("page", PAGES)
