@@ -25,6 +25,21 @@ def checked_state(state: Any) -> Mapping[str, Any]:
     )
 
 
+def checked_step(step: int) -> int:
+    """A step, which is a whole number from 0 up.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        is_whole = not isinstance(step, bool) and int(step) == step
+    except (TypeError, ValueError, OverflowError):
+        is_whole = False
+    if not is_whole or step < 0:
+        raise ValueError(f"a step is a number from 0 up, not {step!r}")
+    return int(step)
+
+
 def checked_metrics(metrics: Mapping[Any, Any] | None) -> dict[str, float]:
     """The numbers in metrics; tensors and arrays of one element are numbers too.
 

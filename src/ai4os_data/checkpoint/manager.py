@@ -20,12 +20,14 @@ from torch.utils.data import DataLoader, Sampler
 
 from ai4os_data import errors
 from ai4os_data.cache import DiskCache
+from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step
 from ai4os_data.checkpoint.handle import SaveHandle
 from ai4os_data.checkpoint.history import History, Seen
 from ai4os_data.checkpoint.levels import LEVELS, Durability, reaches
 from ai4os_data.checkpoint.loading import load_into
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
+from ai4os_data.checkpoint.plan import Place
 from ai4os_data.checkpoint.preemption import PreemptionGuard
 from ai4os_data.checkpoint.pruning import Pruning
 from ai4os_data.checkpoint.randomness import random_states, set_random_states
@@ -34,7 +36,7 @@ from ai4os_data.checkpoint.restored import Checkpoint, Restored
 from ai4os_data.checkpoint.restoring import Restoring
 from ai4os_data.checkpoint.retention import Mode, Retention
 from ai4os_data.checkpoint.spool import Spool, Spooled, default_directory, is_intact, parse_limit
-from ai4os_data.checkpoint.staging import Place, Staging
+from ai4os_data.checkpoint.staging import Staging
 from ai4os_data.checkpoint.uploads import PASSING, Upload, Uploads
 from ai4os_data.processes import tell_after_fork
 from ai4os_data.stores import open_store
@@ -161,16 +163,17 @@ class StorageCheckpoint:
 
         Raises:
             StateError: the state holds something else.
+            TypeError: the state has no names, or a metric is no number.
             StorageError: what an earlier save failed with, if that will not pass by itself; this one goes on all the
                 same.
         """
         begun = time.perf_counter()
         self._check_usable()
-        step = _checked_step(step)
+        state, step = checked_state(state), checked_step(step)
         ranks = self._gathered(state)  # before anything that may fail on rank 0 alone
         if not self._ranks.writes:
             return SaveHandle(step, None, self._wanted)
-        numbers = _numbers(metrics or {})
+        numbers = checked_metrics(metrics)
         if self._monitor is not None and self._monitor not in numbers:
             raise ValueError(f"metrics lacks {self._monitor!r}, which says which checkpoints are the best")
         failed = self._unraised[:]
@@ -188,7 +191,7 @@ class StorageCheckpoint:
         arrays = [("ranks", rank, *place) for rank, own in enumerate(ranks) for place in own.arrays]
         try:
             name = CheckpointName.new(self._open_attempt(), step, int(self._counts["saves"]))
-            handle = SaveHandle(step, name, self._wanted)
+            handle = SaveHandle(step, name, self._wanted, self.best_level)
             handle.waited_s = staged.waited_s
             payload = {**staged.state, "arrays": [*staged.arrays, *arrays]}
             threading.Thread(
@@ -629,16 +632,6 @@ def _is_sound(spooled: Spooled) -> bool:
     if not (is_sound := is_intact(spooled)):
         log.warning("%s is damaged in the spool, and is not sent", spooled.name)
     return is_sound
-
-
-def _checked_step(step: int) -> int:
-    if isinstance(step, bool) or int(step) != step or step < 0:
-        raise ValueError(f"a step is a number from 0 up, not {step!r}")
-    return int(step)
-
-
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {str(name): float(value) for name, value in metrics.items()}
 
 
 def _differs_by_rank(value: object) -> bool:
