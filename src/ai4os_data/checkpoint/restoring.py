@@ -101,7 +101,8 @@ class Restoring:
     def of_this_rank(self, payload: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """The state as this rank saved it, and its random states; none where there was no such rank."""
         ranks, rank = payload["ranks"], self._ranks.rank
-        if len(ranks) != self._ranks.size:
+        something_differs = any(own["state"] or own["random"] is not None for own in ranks)
+        if len(ranks) != self._ranks.size and something_differs:
             log.warning(
                 "the checkpoint comes from %d processes, and these are %d: what differs by rank may begin anew",
                 len(ranks),
