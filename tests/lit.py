@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ai4os_data import DiskCache, Remote, Sample, StorageDataLoader, StorageDataset
-from ai4os_data.lightning import StorageCheckpointCallback
+from ai4os_data import DiskCache, Remote, Sample, StorageCheckpoint, StorageDataLoader, StorageDataset
+from ai4os_data.lightning import StorageCheckpointCallback, StorageCheckpointIO
 
 if TYPE_CHECKING:
     from ai4os_data.stores import Level
@@ -85,6 +86,29 @@ class Signal(lightning.Callback):
             os.kill(os.getpid(), self._number)
 
 
+class Patient(lightning.Callback):
+    """Waits for each save before the next batch, so that none takes another's place."""
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        """Wait."""
+        for callback in trainer.checkpoint_callbacks:
+            run = getattr(callback, "_run", None)
+            if run is not None and run._newest is not None:
+                run._newest.wait(timeout_s=30)
+
+
+def callback_of(share: Folder, tmp_path: Path, name: str = "run", **options: Any) -> StorageCheckpointCallback:
+    """Return a callback that saves beside the data."""
+    return StorageCheckpointCallback(f"{share.location}/{name}", share.remote, spool=tmp_path / "spool", **options)
+
+
+def steps_of(share: Folder, tmp_path: Path, name: str = "run") -> list[int]:
+    """Return the steps of all checkpoints on the storage, newest first."""
+    with StorageCheckpoint(f"{share.location}/{name}", remote=share.remote, spool=tmp_path / "looking") as run:
+        assert run.verify() == {}
+        return [checkpoint.step for checkpoint in run.list()]
+
+
 def loader_of(share: Folder, tmp_path: Path, workers: int = 0, batch_size: int = 4) -> StorageDataLoader:
     """Return the loader of the training; the files are there afterwards."""
     if not (share.root / "data").exists():
@@ -144,7 +168,12 @@ def train(told: dict[str, Any]) -> None:
         told["run"], remote, every_n_train_steps=told["every"], spool=told["spool"], rank_timeout_s=20
     )
     signals = [Signal(told["signal_at"], told["signal"], told["level"])] if told["signal_at"] else []
-    model = fit(callback, loader, *signals, **told["options"])
+    if told["plugin"]:
+        keeper = ModelCheckpoint(told["run"], "{epoch}", save_last=True)
+        plugin = StorageCheckpointIO(remote, spool=told["spool"])
+        model = fit(None, loader, keeper, enable_checkpointing=True, plugins=[plugin], **told["options"])
+    else:
+        model = fit(callback, loader, *signals, **told["options"])
     if int(os.environ.get("RANK", "0")) == 0:
         Path(told["weights"]).write_text(json.dumps(weights_of(model)))
 
@@ -160,6 +189,7 @@ def start(
     level: Level = "confirmed",
     spool: str = "spool",
     ranks: int = 1,
+    plugin: bool = False,
     **options: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Train in another process, or in as many as torchrun starts; wait for its end."""
@@ -179,6 +209,7 @@ def start(
         "signal_at": signal_at,
         "signal": number,
         "level": level,
+        "plugin": plugin,
         "options": options,
     }
     command = [sys.executable]

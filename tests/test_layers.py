@@ -58,6 +58,9 @@ FLOORS = {
     # other frameworks, one a file
     "fsspec": 5,
     "lightning": 5,
+    "lightning_flavour": 5,
+    "lightning_io": 5,
+    "lightning_options": 5,
     # what a person starts
     "cli": 6,
     # the front door, which names what lies behind it; nobody inside goes through it

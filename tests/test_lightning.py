@@ -16,7 +16,19 @@ import torch
 
 from ai4os_data import StorageCheckpoint, errors
 from ai4os_data.lightning import StorageCheckpointCallback
-from lit import BATCHES, FailedError, Model, fit, loader_of, seconds, start, trainer_of, weights_of
+from lit import (
+    BATCHES,
+    FailedError,
+    Model,
+    callback_of,
+    fit,
+    loader_of,
+    seconds,
+    start,
+    steps_of,
+    trainer_of,
+    weights_of,
+)
 from shares import Folder
 
 if TYPE_CHECKING:
@@ -32,18 +44,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning's own, about d
 def folder(tmp_path: Path) -> Folder:
     """A folder on this disk."""
     return Folder(tmp_path / "storage")
-
-
-def callback_of(share: Folder, tmp_path: Path, name: str = "run", **options: Any) -> StorageCheckpointCallback:
-    """Return a callback that saves beside the data."""
-    return StorageCheckpointCallback(f"{share.location}/{name}", share.remote, spool=tmp_path / "spool", **options)
-
-
-def steps_of(share: Folder, tmp_path: Path, name: str = "run") -> list[int]:
-    """Return the steps of all checkpoints on the storage, newest first."""
-    with StorageCheckpoint(f"{share.location}/{name}", remote=share.remote, spool=tmp_path / "looking") as run:
-        assert run.verify() == {}
-        return [checkpoint.step for checkpoint in run.list()]
 
 
 def test_new_run_has_no_path_to_resume_from(folder: Folder, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Lightning trains with checkpoints that survive the deployment, and goes on from them exactly.
 
-`StorageCheckpointCallback` takes the place of ``ModelCheckpoint``; `StorageCheckpointIO` is for those who keep that.
-Both save through `StorageCheckpoint`: they have no protocol, no retries and no names of their own.
+`StorageCheckpointCallback` takes the place of ``ModelCheckpoint``; `StorageCheckpointIO`, in a room of its own, is for
+those who keep that. Both save through `StorageCheckpoint`: they have no protocol, no retries and no names of their own.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import atexit
 import json
 import math
 import os
-import posixpath
 import shutil
 import time
-from contextlib import suppress
+from dataclasses import asdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -21,41 +21,33 @@ import torch.distributed as dist
 
 from ai4os_data import errors
 from ai4os_data.checkpoint import StorageCheckpoint
-from ai4os_data.checkpoint.levels import reaches
 from ai4os_data.checkpoint.manager import BUDGET_S, RANK_TIMEOUT_S
-from ai4os_data.checkpoint.names import MANIFEST, CheckpointName
+from ai4os_data.checkpoint.names import CheckpointName
 from ai4os_data.checkpoint.randomness import random_states, set_random_states
 from ai4os_data.checkpoint.ranks import Ranks
+from ai4os_data.checkpoint.retention import Retention
+from ai4os_data.checkpoint.staging import Staging
+from ai4os_data.lightning_flavour import (
+    FLAVOUR,
+    Checkpoint,
+    DDPStrategy,
+    DeepSpeedStrategy,
+    SIGTERMException,
+    SingleDeviceStrategy,
+    Strategy,
+)
+from ai4os_data.lightning_io import StorageCheckpointIO
+from ai4os_data.lightning_options import OPTIONS, check_options
 from ai4os_data.loader import StorageDataLoader
-from ai4os_data.stores import open_store
 from ai4os_data.telemetry import log
-
-try:
-    from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
-    from lightning.pytorch.callbacks import Checkpoint
-    from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-except ImportError:
-    try:
-        from lightning_fabric.plugins import CheckpointIO, TorchCheckpointIO  # type: ignore[assignment]
-        from pytorch_lightning.callbacks import Checkpoint  # type: ignore[assignment]
-        from pytorch_lightning.strategies import (  # type: ignore[assignment]
-            DDPStrategy,
-            SingleDeviceStrategy,
-        )
-        from pytorch_lightning.utilities.exceptions import SIGTERMException  # type: ignore[assignment]
-    except ImportError as error:
-        message = "checkpoints for Lightning need it: pip install 'ai4os-data[lightning]'"
-        raise ImportError(message) from error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from datetime import timedelta
     from pathlib import Path
 
     from lightning.pytorch import LightningModule, Trainer
 
-    from ai4os_data.checkpoint import Restored, SaveHandle
+    from ai4os_data.checkpoint import Restored
     from ai4os_data.checkpoint.restored import Checkpoint as Found
     from ai4os_data.checkpoint.retention import Mode
     from ai4os_data.remotes import Remote
@@ -65,7 +57,6 @@ __all__ = ["StorageCheckpointCallback", "StorageCheckpointIO"]
 _OURS = "ai4os_data"  # our part of a checkpoint of Lightning's
 _ANSWER = "AI4OS_DATA_LIGHTNING_RESUME"  # how rank 0 tells the processes that Lightning starts
 _TOGETHER_S = 4.0  # how long ranks wait for each other when one of them is about to end
-_MOST_IN_FLIGHT = 2
 
 
 class StorageCheckpointCallback(Checkpoint):
@@ -83,11 +74,17 @@ class StorageCheckpointCallback(Checkpoint):
         train_time_interval: save when so much time has passed since the last time.
         monitor: the logged metric that says which are the best.
         mode: ``"min"`` or ``"max"``.
-        save_top_k: how many of the best stay; -1 for all. Without ``monitor`` it is -1, 0 or 1.
+        save_top_k: how many of the best stay; -1 for all. Without ``monitor`` it is -1, 0 or 1. With 0 it still saves,
+            and the newest stay.
         keep_last: how many of the newest stay beside them.
+        keep_every: checkpoints whose step is a multiple of it stay too.
         save_on_exception: save too when training ends with an exception, Ctrl-C or SIGTERM.
         save_on_train_end: save too when training ends, be it by ``max_time`` in the middle of an epoch.
-        **options: of `StorageCheckpoint`, such as ``spool`` and ``durability``.
+        **options: ``spool``, ``spool_limit``, ``durability``, ``cache`` and ``rank_timeout_s`` of `StorageCheckpoint`.
+
+    Raises:
+        TypeError: an option is none, or of another kind.
+        ValueError: an option makes no sense.
     """
 
     def __init__(
@@ -102,11 +99,15 @@ class StorageCheckpointCallback(Checkpoint):
         mode: Mode = "min",
         save_top_k: int = 1,
         keep_last: int = 2,
+        keep_every: int | None = None,
         save_on_exception: bool = True,
         save_on_train_end: bool = True,
         **options: Any,
     ) -> None:
         super().__init__()
+        check_options(type(self).__name__, options, OPTIONS)
+        if train_time_interval is not None and not isinstance(train_time_interval, timedelta):
+            raise TypeError(f"train_time_interval is a datetime.timedelta, not {train_time_interval!r}")
         if every_n_train_steps is None and every_n_epochs is None and train_time_interval is None:
             every_n_epochs = 1
         _check_counts(every_n_train_steps, every_n_epochs, save_top_k, monitor)
@@ -120,13 +121,11 @@ class StorageCheckpointCallback(Checkpoint):
         self._save_on_exception = save_on_exception
         self._save_on_train_end = save_on_train_end
         self._remote = remote
+        keep_best = max(0, save_top_k) if monitor else 0
+        retention = Retention(keep_last, keep_best, 1 if save_top_k == -1 else keep_every, monitor, mode)
         self._options = {
             **options,
-            "keep_last": keep_last,
-            "keep_best": max(0, save_top_k) if monitor else 0,
-            "keep_every": 1 if save_top_k == -1 else options.get("keep_every"),
-            "monitor": monitor,
-            "mode": mode,
+            **asdict(retention),
             "save_random_states": False,  # they go where Lightning hands them back to us
         }
         self._before: _Best | None = None  # the best one of another location
@@ -135,6 +134,9 @@ class StorageCheckpointCallback(Checkpoint):
         self._is_due = False
         self._saved_step = 0  # a model without a step is no progress
         self._measured_step: int | None = None
+        self._counted_step = 0  # whether it is time to save is asked once for each step
+        self._is_validated = False
+        self._has_told: set[str] = set()  # what is warned of once
         self._metric_before: Any = None
         self._last_s = time.monotonic()
         self._forget()
@@ -151,7 +153,8 @@ class StorageCheckpointCallback(Checkpoint):
     def resume_path(self) -> str | None:
         """A local file for ``trainer.fit(ckpt_path=…)``, with the newest intact checkpoint; None on a new run.
 
-        Every rank gets the same answer, before and after the process group is made.
+        The file lives as long as this process. Every rank gets the same answer, before and after the process group is
+        made.
 
         Raises:
             DamagedError: there are checkpoints, and none is intact.
@@ -163,14 +166,29 @@ class StorageCheckpointCallback(Checkpoint):
     def best_model_path(self) -> str:
         """A local file with the best checkpoint by ``monitor``, or the newest one; fetched now. Empty if there is none.
 
-        Under DDP it is asked for on every rank, as ``trainer.test(ckpt_path="best")`` does.
+        The file lives as long as this process. Under DDP it is asked for on every rank, as
+        ``trainer.test(ckpt_path="best")`` does.
         """
         return _agreed(f"best {self.location}", self._best_file) or ""
 
     @property
+    def last_model_path(self) -> str:
+        """A local file with the newest checkpoint; fetched now. Empty if there is none.
+
+        The file lives as long as this process. Under DDP it is asked for on every rank.
+        """
+        return _agreed(f"last {self.location}", self._last_file) or ""
+
+    @property
     def state_key(self) -> str:
         """What tells it from other callbacks of its kind, wherever they save."""
-        return self._generate_state_key(monitor=self.monitor, mode=self.mode)
+        return self._generate_state_key(
+            monitor=self.monitor,
+            mode=self.mode,
+            every_n_train_steps=self._every_n_train_steps,
+            every_n_epochs=self._every_n_epochs,
+            train_time_interval=self._train_time_interval,
+        )
 
     # --- Lightning's hooks
 
@@ -178,6 +196,7 @@ class StorageCheckpointCallback(Checkpoint):
         """Open the run, on every rank."""
         if stage != "fit":
             return
+        _refuse_other_flavour(trainer.strategy)
         _refuse_shards(trainer.strategy)
         timeout_s = self._options.get("rank_timeout_s", RANK_TIMEOUT_S)
         self._ranks, self._hurried_ranks = Ranks(timeout_s), Ranks(min(timeout_s, _TOGETHER_S))
@@ -187,9 +206,14 @@ class StorageCheckpointCallback(Checkpoint):
         if self._run is None:
             self._run = self._opened()
         self._place, self._is_due, self._saved_step, self._measured_step = None, False, 0, None
+        self._is_validated, self._has_told = False, set()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         """Take in where the training goes on from."""
+        states = checkpoint.get("callbacks", {})
+        without_triggers = self._generate_state_key(monitor=self.monitor, mode=self.mode)  # as it was called once
+        if without_triggers in states:
+            states.setdefault(self.state_key, states[without_triggers])
         ours = checkpoint.get(_OURS)
         if ours is None or self._run is None or self._ranks is None or trainer.state.fn != "fit":
             return
@@ -199,13 +223,21 @@ class StorageCheckpointCallback(Checkpoint):
         if self._ranks.writes and name is not None and name in {found.name for found in self._run.list()}:
             self._run.go_on_from(name)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Go on with the random states, before the loaders draw from them."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the random states, before the loaders draw from them; tell now what would fail, or be forgotten.
+
+        Raises:
+            StateError: the hyperparameters cannot be saved.
+        """
+        _check_hyperparameters(pl_module, getattr(trainer, "datamodule", None))
+        if _is_training(trainer) and trainer.ckpt_path is None and trainer.global_step == 0:
+            self._warn_of_what_is_there()
         self._set_random_states()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Measure the time from here."""
+        """Measure the time and count the steps from here."""
         self._last_s = time.monotonic()
+        self._counted_step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Where a new epoch begins after a resume, let the loaders begin it once more.
@@ -220,7 +252,8 @@ class StorageCheckpointCallback(Checkpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Go on with the random states once more where it is in mid-epoch, since the loaders have drawn from them."""
-        if batch_idx > 0:
+        if batch_idx > 0 and self._random is not None:
+            self._warn_of_loaders(trainer)
             self._set_random_states()
         self._random = None
 
@@ -254,6 +287,7 @@ class StorageCheckpointCallback(Checkpoint):
         """Save what had to wait for the validation."""
         if not _is_training(trainer):
             return
+        self._is_validated = True
         if trainer.callback_metrics.get(self.monitor or "") is not self._metric_before:
             self._measured_step = trainer.global_step
         if trainer.fit_loop.epoch_loop._should_accumulate():
@@ -328,7 +362,8 @@ class StorageCheckpointCallback(Checkpoint):
 
     def _is_time(self, trainer: Trainer) -> bool:
         every, interval = self._every_n_train_steps, self._train_time_interval
-        is_time = every is not None and trainer.global_step % every == 0
+        is_new_step, self._counted_step = trainer.global_step != self._counted_step, trainer.global_step
+        is_time = every is not None and is_new_step and trainer.global_step % every == 0
         if interval is not None:
             is_late = time.monotonic() - self._last_s >= interval.total_seconds()
             is_late = trainer.strategy.broadcast(is_late)  # clocks differ, and all ranks save together
@@ -347,6 +382,7 @@ class StorageCheckpointCallback(Checkpoint):
         everywhere = ranks.gather((place.step, place.random))
         if not ranks.broadcast(len({step for step, _ in everywhere}) == 1):
             raise errors.CheckpointError(f"step {place.step} of rank {ranks.rank} is not where the other ranks are")
+        self._warn_of_monitor(trainer)
         metrics = self._metrics(trainer)
         self._note_best(metrics)
         # What Trainer.save_checkpoint() writes; the public way to it leads over a file.
@@ -364,6 +400,21 @@ class StorageCheckpointCallback(Checkpoint):
             metrics[self.monitor] = math.nan if is_old else metrics.get(self.monitor, math.nan)
         return metrics
 
+    def _warn_of_monitor(self, trainer: Trainer) -> None:
+        """Tell that there will be no best one, where whatever is logged has had its occasion."""
+        epoch_is_over = _is_whole_epoch(trainer) or trainer.num_training_batches == math.inf
+        is_complete = epoch_is_over and (self._is_validated or not trainer.enable_validation)
+        if self.monitor is not None and self.monitor not in trainer.callback_metrics and is_complete:
+            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            self._warn_once(
+                f"monitor={self.monitor!r} is not logged, so none of the checkpoints is the best; logged are: {logged}"
+            )
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._has_told and self._ranks is not None and self._ranks.writes:
+            self._has_told.add(text)
+            log.warning("%s", text)
+
     def _note_best(self, metrics: Mapping[str, float]) -> None:
         score = metrics.get(self.monitor or "", math.nan)
         if not math.isnan(score) and (
@@ -376,6 +427,27 @@ class StorageCheckpointCallback(Checkpoint):
         return score if self.mode == "min" else -score
 
     # --- reading
+
+    def _warn_of_what_is_there(self) -> None:
+        """Tell that a training begins anew where there are checkpoints."""
+        if self._run is None or self._ranks is None or not self._ranks.writes:
+            return
+        newest = self._run.latest()
+        if newest is not None:
+            self._warn_once(
+                f"{self.location} has checkpoints, the newest of step {newest.step}, and this training begins anew: "
+                "trainer.fit(…, ckpt_path=callback.resume_path()) goes on from it"
+            )
+
+    def _warn_of_loaders(self, trainer: Trainer) -> None:
+        """Tell that samples come twice where a loader does not know how far it was."""
+        combined = trainer.fit_loop._combined_loader
+        for loader in combined.flattened if combined is not None else ():
+            if not callable(getattr(loader, "state_dict", None)):
+                self._warn_once(
+                    f"the training goes on in mid-epoch, and {type(loader).__name__} begins the epoch anew: samples "
+                    "come twice, and as many others not at all; ai4os_data.StorageDataLoader gives the rest of it"
+                )
 
     def _opened(self, location: str | None = None, *, alone: bool = False) -> StorageCheckpoint:
         return StorageCheckpoint(location or self.location, remote=self._remote, alone=alone, **self._options)
@@ -395,6 +467,11 @@ class StorageCheckpointCallback(Checkpoint):
         with self._opened(before.location, alone=True) as run:
             best = self._best_of(run.list())
             return None if best is None else self._file_of(run, best)
+
+    def _last_file(self) -> str | None:
+        with self._opened(alone=True) as run:
+            restored = run.restore()
+            return None if restored is None else self._written(run, restored)
 
     def _best_of(self, found: list[Found]) -> Found | None:
         """The best one, of equals the newest; without a metric the newest."""
@@ -427,135 +504,6 @@ class StorageCheckpointCallback(Checkpoint):
     def _set_random_states(self) -> None:
         if self._random is not None and self._ranks is not None and self._ranks.rank < len(self._random):
             set_random_states(self._random[self._ranks.rank])
-
-
-class StorageCheckpointIO(CheckpointIO):
-    """Lets Lightning's own ``ModelCheckpoint(dirpath="ai4os://rshare/runs/x")`` save to a storage.
-
-    Each path is a folder that `StorageCheckpoint` writes to. Saving goes on behind the training; what is removed goes
-    only when something newer is confirmed, and what was loaded stays, so that there is always one to go on from.
-
-    Args:
-        remote: a remote's name, or a `Remote`.
-        **options: of `StorageCheckpoint`, such as ``spool`` and ``durability``.
-    """
-
-    def __init__(self, remote: str | Remote | None = None, **options: Any) -> None:
-        self._remote = remote
-        self._options = {**options, "keep_last": 1, "save_random_states": False}
-        self._sending: dict[str, _Sending] = {}
-        self._doomed: dict[str, int] = {}  # paths that go, each once so many saves are through
-        self._saves = 0
-        self._safe = 0  # the newest save that is where it is to be
-        self._loaded: set[str] = set()
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
-    ) -> None:
-        """Save under a path, which may hold one already: that stays until the new one is confirmed.
-
-        Raises:
-            StateError: it holds something else than tensors, primitives and containers of such.
-            StorageError: what an earlier save failed with.
-        """
-        if storage_options is not None:
-            raise TypeError(f"{type(self).__name__} has no storage_options: give it what it needs when it is made")
-        key = os.fspath(path)
-        self._settle()
-        while len(self._sending) >= _MOST_IN_FLIGHT and key not in self._sending:
-            self._finish(next(iter(self._sending)))
-        self._doomed.pop(key, None)
-        before = self._sending.pop(key, None)
-        self._saves += 1  # also if it fails: then what is older stays until another one is through
-        run = before.run if before else self._opened(key, alone=True)
-        handle = run.save(checkpoint, int(checkpoint.get("global_step", 0)))
-        self._sending[key] = _Sending(run, handle, self._saves)
-
-    def load_checkpoint(
-        self, path: str | os.PathLike[str], map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """What was saved under a path, or in a local file, which is read as Lightning does.
-
-        Raises:
-            NotFoundError: there is nothing.
-            DamagedError: it is not intact.
-        """
-        key = os.fspath(path)
-        if os.path.isfile(key):
-            return TorchCheckpointIO().load_checkpoint(key, map_location, weights_only)
-        if key in self._sending:
-            self._finish(key)
-        with self._opened(key) as run:
-            restored = run.restore(
-                map_location="cpu" if map_location is None else map_location,
-                weights_only=weights_only is not False,
-            )
-        if restored is None:
-            raise errors.NotFoundError(f"there is no checkpoint at {key}")
-        self._loaded.add(key)
-        return dict(restored)
-
-    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        """Remove what lies under a path, as soon as what was saved last is confirmed."""
-        key = os.fspath(path)
-        if key in self._loaded:
-            log.info("%s stays: the training goes on from it", key)
-            return
-        self._doomed[key] = self._saves
-        self._settle()
-
-    def teardown(self) -> None:
-        """Wait for the uploads, and remove what was to go.
-
-        Raises:
-            StorageError: what failed.
-        """
-        for key in [*self._sending]:
-            self._finish(key)
-        self._settle()
-
-    def _opened(self, location: str, *, alone: bool = False) -> StorageCheckpoint:
-        return StorageCheckpoint(location, remote=self._remote, alone=alone, **self._options)
-
-    def _settle(self) -> None:
-        """Close what has arrived, and remove what may go."""
-        for key in [key for key, sending in self._sending.items() if sending.is_through]:
-            self._finish(key)
-        for key in [key for key, saves in self._doomed.items() if saves <= self._safe and key not in self._sending]:
-            del self._doomed[key]
-            self._remove(key)
-
-    def _finish(self, key: str) -> None:
-        """Wait until a save has arrived, or raise why it has not."""
-        run, handle, number = self._sending.pop(key)
-        run.close()
-        if reaches(handle.level, "mount"):  # a mount that caches may lose it yet: nothing goes for it
-            self._safe = max(self._safe, number)
-
-    def _remove(self, location: str) -> None:
-        """Take a folder away: the manifest first, so that nothing half removed looks whole."""
-        above, name = posixpath.split(location.rstrip("/"))
-        store = open_store(above, self._remote, create=True)
-        entries = store.list_below(name)
-        for entry in entries:
-            if posixpath.basename(entry.key) == MANIFEST:
-                with suppress(errors.NotFoundError):
-                    store.delete(entry.key)
-        store.remove_tree(name)
-        log.info("removed the checkpoint %s", location)
-
-
-class _Sending(NamedTuple):
-    """A save of the plugin that is on its way."""
-
-    run: StorageCheckpoint
-    handle: SaveHandle
-    number: int
-
-    @property
-    def is_through(self) -> bool:
-        """Whether nothing more will come of it."""
-        return self.handle.error is not None or reaches(self.handle.level, self.run.best_level)
 
 
 class _Best(NamedTuple):
@@ -615,8 +563,32 @@ def _check_counts(
         raise ValueError(f"save_top_k={save_top_k} is a number from -1 up, and needs monitor where it is more than 1")
 
 
+def _check_hyperparameters(*objects: Any) -> None:
+    """Refuse what Lightning puts into every checkpoint and no checkpoint can hold, before an epoch was trained for it.
+
+    Raises:
+        StateError: there is such.
+    """
+    for one in objects:
+        if not isinstance(hparams := getattr(one, "hparams", None), dict):
+            continue
+        try:
+            Staging().stage({one.CHECKPOINT_HYPER_PARAMS_KEY: dict(hparams)})
+        except errors.StateError as error:
+            raise errors.StateError(f"{error}; or leave it out, with save_hyperparameters(ignore=[…])") from error
+
+
+def _refuse_other_flavour(strategy: Any) -> None:
+    if not isinstance(strategy, Strategy):
+        raise errors.CheckpointError(
+            f"this Trainer is of {type(strategy).__module__.partition('.')[0]}, and ai4os_data.lightning has been set "
+            f"up for {FLAVOUR}: import the one that you use before ai4os_data.lightning, and not both"
+        )
+
+
 def _refuse_shards(strategy: Any) -> None:
-    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
+    is_whole = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) and not isinstance(strategy, DeepSpeedStrategy)
+    if not is_whole or type(strategy).save_checkpoint is not Strategy.save_checkpoint:
         raise errors.CheckpointError(
             f"{type(strategy).__name__} may spread a state over its ranks, and a checkpoint is one file of rank 0: "
             "use strategy='ddp' or a single device; or ModelCheckpoint to a local disk, and copy what it writes"
