@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 pytest.importorskip("lightning", reason="lightning is not installed")
 
+import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from ai4os_data import StorageCheckpoint, errors
 from ai4os_data.lightning import StorageCheckpointIO
 from checkpoint.failpoints import run_until
-from lit import BATCHES, Model, loader_of, trainer_of, weights_of
+from lit import BATCHES, Model, loader_of, start, trainer_of, weights_of
 from shares import Folder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from shares import Share
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning's own, about devices, workers and loggers
@@ -217,3 +220,237 @@ def wrong_password(io: StorageCheckpointIO, share: Share) -> None:
     io._remote = dataclasses.replace(share.remote, password="withdrawn")
     io.save_checkpoint(STATE, f"{share.location}/b.ckpt")
     io.teardown()
+
+
+# --- the local disk
+
+
+LARGE = {"state_dict": {"weight": torch.zeros(100_000)}, "global_step": 3, "epoch": 1}
+
+
+def spooled(tmp_path: Path) -> list[Path]:
+    """Return what lies in the spool."""
+    return [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
+
+
+def test_nothing_stays_on_the_local_disk(place: Folder, tmp_path: Path) -> None:
+    """Once it is on the storage; so that a spool for two holds a training of twenty."""
+    io = StorageCheckpointIO(place.remote, spool=tmp_path / "spool", spool_limit="1MiB")
+    for step in range(6):
+        io.save_checkpoint(LARGE, f"{place.location}/{step}.ckpt")
+        assert spooled(tmp_path) == []
+    assert len(saved(place)) == 6
+
+
+def test_training_leaves_nothing_on_the_local_disk(tmp_path: Path) -> None:
+    """Also of what was saved behind it, and removed."""
+    place = Folder(tmp_path / "storage")
+    keeper = ModelCheckpoint(place.location, "{step}", every_n_train_steps=2)
+    trainer_of(keeper, plugins=[io_of(place, tmp_path)]).fit(Model(), loader_of(Folder(tmp_path / "data"), tmp_path))
+    assert saved(place) == {"step=24.ckpt"}
+    assert spooled(tmp_path) == []
+
+
+def test_spool_that_is_too_small_does_not_end_the_training(tmp_path: Path) -> None:
+    """Nothing can be saved: that is told at the end, and not by the removal of what was to be saved before."""
+    place = Folder(tmp_path / "storage")
+    io = StorageCheckpointIO(spool=tmp_path / "spool", spool_limit="1MiB")
+    keeper = ModelCheckpoint(place.location, "{step}", every_n_train_steps=2)
+    model = Model()
+    model.register_buffer("large", torch.zeros(500_000))
+    with pytest.raises(errors.OutOfSpaceError):
+        trainer_of(keeper, plugins=[io]).fit(model, loader_of(Folder(tmp_path / "data"), tmp_path))
+    assert len(model.batches) == 2 * BATCHES
+    io.teardown()  # it is told once
+
+
+def test_arrival_of_the_next_takes_the_place_of_what_an_earlier_process_saved(place: Folder, tmp_path: Path) -> None:
+    """`last.ckpt` is one checkpoint, also after the third start."""
+    for step in (1, 2, 3):
+        io_of(place, tmp_path).save_checkpoint({**STATE, "global_step": step}, f"{place.location}/last.ckpt")
+    assert len([*place.root.rglob("MANIFEST.json")]) == 1
+    assert io_of(place, tmp_path).load_checkpoint(f"{place.location}/last.ckpt")["global_step"] == 3
+
+
+# --- when a save returns
+
+
+class SaveOnce(lightning.Callback):
+    """Saves by hand in the middle of a training, and looks whether it is behind it."""
+
+    def __init__(self, path: str, io: StorageCheckpointIO) -> None:
+        self._path = path
+        self._io = io
+        self.was_behind = False
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        """Save."""
+        if trainer.global_step == 5:
+            trainer.save_checkpoint(self._path)
+            self.was_behind = self._path in self._io._sending
+
+
+def test_save_after_a_training_returns_when_it_has_arrived(place: Folder, tmp_path: Path) -> None:
+    """Nobody would wait for it later; one within a training goes on behind it, also after a validation."""
+    io = io_of(place, tmp_path)
+    loader = loader_of(Folder(tmp_path / "data"), tmp_path)
+    once = SaveOnce(f"{place.location}/five.ckpt", io)
+    trainer = trainer_of(once, plugins=[io], max_epochs=1, enable_checkpointing=False)
+    model = Model()
+    trainer.validate(model, loader, verbose=False)
+    trainer.fit(model, loader)
+    assert once.was_behind
+    trainer.save_checkpoint(f"{place.location}/end.ckpt")
+    assert io._sending == {}
+    assert saved(place) == {"five.ckpt", "end.ckpt"}
+
+
+def test_save_after_a_training_that_fails_raises(share: Share, tmp_path: Path) -> None:
+    """There, and not never."""
+    io = io_of(share, tmp_path)
+    with pytest.raises(errors.StorageError):
+        wrong_password(io, share)
+
+
+def test_wrapped_by_an_async_one_all_is_there_in_the_end(place: Folder, tmp_path: Path) -> None:
+    """That one tears down no other."""
+    keeper = ModelCheckpoint(f"{place.location}", "{epoch}") if place.remote is None else None
+    io = AsyncCheckpointIO(io_of(place, tmp_path))
+    trainer = trainer_of(*([keeper] if keeper else []), plugins=[io], enable_checkpointing=keeper is not None)
+    trainer.fit(Model(), loader_of(Folder(tmp_path / "data"), tmp_path))
+    if keeper is None:
+        trainer.save_checkpoint(f"{place.location}/epoch=1.ckpt")
+        io.teardown()
+    assert saved(place) == {"epoch=1.ckpt"}
+    assert spooled(tmp_path) == []
+
+
+def test_removal_that_comes_before_the_next_save_waits_for_it(place: Folder, tmp_path: Path) -> None:
+    """As an async one does it: there is always one to go on from."""
+    io = io_of(place, tmp_path)
+    io.save_checkpoint(STATE, f"{place.location}/a.ckpt")
+    io.remove_checkpoint(f"{place.location}/a.ckpt")
+    assert saved(place) == {"a.ckpt"}
+    io.save_checkpoint(STATE, f"{place.location}/b.ckpt")
+    assert saved(place) == {"b.ckpt"}
+
+
+UNTOLD = """
+import sys
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.io import CheckpointIO
+from ai4os_data.lightning import StorageCheckpointIO
+import ai4os_data.lightning_io as room
+import torch
+room._is_fitting = lambda: True  # the end of the process comes in mid-training
+io = StorageCheckpointIO(spool=f"{sys.argv[1]}/spool")
+io.save_checkpoint({"weight": torch.zeros(1_000_000), "global_step": 1}, f"{sys.argv[1]}/storage/a.ckpt")
+"""
+
+
+def test_end_of_the_process_waits_for_what_is_on_its_way(tmp_path: Path) -> None:
+    """Where nobody has torn the plugin down."""
+    subprocess.run([sys.executable, "-c", UNTOLD, str(tmp_path)], check=True, timeout=60)
+    assert saved(Folder(tmp_path / "storage")) == {"a.ckpt"}
+    assert spooled(tmp_path) == []
+
+
+# --- paths
+
+
+@pytest.fixture
+def remote(share: Share, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The share, by the name of a remote."""
+    for name, value in share.environ().items():
+        monkeypatch.setenv(name, value)
+    return f"rshare/{share.name}"
+
+
+def test_path_object_is_the_location_that_was_meant(share: Share, remote: str, tmp_path: Path) -> None:
+    """Though a Path has made one slash of two."""
+    io = StorageCheckpointIO(spool=tmp_path / "spool")
+    io.save_checkpoint(STATE, Path(f"ai4os://{remote}/a.ckpt"))
+    assert saved(share) == {"a.ckpt"}
+    assert io.load_checkpoint(f"ai4os://{remote}/a.ckpt")["global_step"] == 3
+
+
+@pytest.mark.usefixtures("remote")
+@pytest.mark.parametrize("path", ["rshare:runs/x", "rshare:/runs/x", "ai4os:/rshare/runs/x"])
+@pytest.mark.parametrize("known", ["by the environment", "by its name"])
+def test_location_that_became_a_local_path_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, known: str
+) -> None:
+    """With what to write instead; another colon in a path is none of that."""
+    if known == "by its name":
+        monkeypatch.delenv("RCLONE_CONFIG_RSHARE_URL")
+    io = StorageCheckpointIO("rshare" if known == "by its name" else None, spool=tmp_path / "spool")
+    with pytest.raises(errors.LocationError, match="dirpath='ai4os://rshare/runs/x'"):
+        io.save_checkpoint(STATE, f"{tmp_path}/{path}/epoch=1.ckpt")
+    if known != "by its name":
+        io.save_checkpoint(STATE, f"{tmp_path}/12:30/epoch=1.ckpt")
+
+
+def test_model_checkpoint_saves_to_a_remote(share: Share, remote: str, tmp_path: Path) -> None:
+    """As it is written in the docs, to its end and on from there."""
+
+    class Measured(Model):
+        def validation_step(self, *_: Any) -> None:
+            self.log("score", [0.3, 0.9, 0.5, 0.8][self.current_epoch])
+
+        def test_step(self, *_: Any) -> None:
+            self.log("epoch", float(self.current_epoch))
+
+    def trained(epochs: int, path: str | None = None) -> tuple[Any, ModelCheckpoint]:
+        keeper = ModelCheckpoint(f"ai4os://{remote}/x", "{epoch}", "score", mode="max", save_last=True)
+        io = StorageCheckpointIO(spool=tmp_path / "spool")
+        trainer = trainer_of(keeper, max_epochs=epochs, limit_val_batches=1, plugins=[io])
+        loader = loader_of(Folder(tmp_path / "data"), tmp_path)
+        trainer.fit(Measured(), loader, loader, ckpt_path=path)
+        return trainer, keeper
+
+    trainer, keeper = trained(3)
+    assert {path.parents[2].name for path in share.root.rglob("MANIFEST.json")} == {"epoch=1.ckpt", "last.ckpt"}
+    assert keeper.best_model_path == f"ai4os://{remote}/x/epoch=1.ckpt"
+    loader = loader_of(Folder(tmp_path / "data"), tmp_path)
+    assert trainer.test(Measured(), loader, ckpt_path="best", verbose=False) == [{"epoch": 3.0}]
+    again, _ = trained(4, keeper.last_model_path)
+    assert again.global_step == 4 * BATCHES
+
+
+# --- several processes
+
+
+def test_state_that_is_spread_over_ranks_is_refused(tmp_path: Path) -> None:
+    """With what to use: one rank would save its part."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        weight = distribute_tensor(torch.arange(4.0), init_device_mesh("cpu", (1,)), [Shard(0)])
+        state = {"optimizer_states": [{"state": {0: {"exp_avg": weight}}}]}
+        with pytest.raises(errors.StateError, match=r"optimizer_states\.0\.state\.0\.exp_avg is a DTensor.*full"):
+            io_of(Folder(tmp_path / "storage"), tmp_path).save_checkpoint(state, f"{tmp_path}/storage/a.ckpt")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_two_ranks_save_once_and_go_on(tmp_path: Path) -> None:
+    """Rank 0 writes; without an alarm about the number of ranks."""
+    place = Folder(tmp_path / "storage")
+    ended = start(place, tmp_path, "run", ranks=2, plugin=True, strategy="ddp", devices=2)
+    assert ended.returncode == 0, ended.stderr
+    assert "comes from" not in ended.stderr
+    manifests = [path.relative_to(place.root / "run") for path in place.root.rglob("MANIFEST.json")]
+    assert sorted(path.parts[0] for path in manifests) == ["epoch=1.ckpt", "last.ckpt"]
+    assert spooled(tmp_path) == []
+    state = io_of(place, tmp_path).load_checkpoint(f"{place.location}/run/last.ckpt")
+    assert state["global_step"] == BATCHES  # half of the batches each, twice
+
+
+@pytest.mark.parametrize("name", ["dirpath", "keep_last", "monitor", "alone"])
+def test_option_that_is_none_is_refused_at_once(name: str) -> None:
+    """By the class that was asked."""
+    with pytest.raises(TypeError, match=f"StorageCheckpointIO has no {name}: "):
+        StorageCheckpointIO(None, **{name: 1})

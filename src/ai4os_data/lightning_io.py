@@ -134,6 +134,8 @@ class StorageCheckpointIO(CheckpointIO):
             return
         with self._guard:
             self._doomed[location] = max(self._saves, self._numbers.get(location, 0) + 1)
+            if isinstance(self._failed.get(location), PASSING):
+                del self._failed[location]  # nobody misses it
             self._settle()
 
     def teardown(self) -> None:
@@ -201,8 +203,8 @@ class StorageCheckpointIO(CheckpointIO):
         try:
             run.close()
         except errors.StorageError as error:
-            log.error("%s: %s", location, error)
-            self._failed[location] = error
+            if location not in self._doomed or not isinstance(error, PASSING):
+                self._failed[location] = error
         if reaches(handle.level, "mount"):  # a mount that caches may lose it yet: nothing goes for it
             self._safe = max(self._safe, sending.number)
             if not is_early:
@@ -223,10 +225,11 @@ class StorageCheckpointIO(CheckpointIO):
         Args:
             lasting: leave those that may pass.
         """
-        for location, error in [*self._failed.items()]:
-            if not (lasting and isinstance(error, PASSING)):
-                del self._failed[location]
-                raise error
+        failed = [*self._failed.items()]
+        told = [location for location, error in failed if not (lasting and isinstance(error, PASSING))]
+        raised = [self._failed.pop(location) for location in told]
+        if raised:
+            raise raised[0]  # each of them is in the log
 
     def _remove_if_possible(self, location: str) -> bool:
         """Take a folder away, or leave it where the storage cannot be reached now: it does no harm."""
