@@ -11,6 +11,7 @@ import pytest
 
 from ai4os_data import telemetry
 from ai4os_data.retries import Patience
+from cache.sources import told
 from faulty import Faulty
 from servers import (
     ApacheServer,
@@ -29,6 +30,15 @@ from shares import Share
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List what tests have told, a line each: the seeds of random choices, and how much was tried."""
+    if told:
+        terminalreporter.section("told by tests")
+    for test in dict.fromkeys(test for test, _ in told):
+        figures = "; ".join(figure for teller, figure in told if teller == test)
+        terminalreporter.write_line(f"{test.removeprefix('tests/')}: {figures}")
 
 
 @pytest.fixture(autouse=True)

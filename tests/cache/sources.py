@@ -41,6 +41,11 @@ def new_seed() -> int:
     return seed
 
 
+told: list[tuple[str, str]] = []
+"""What tests have told of themselves, each with its name: it ends in the summary of the run."""
+
+
 def tell(line: str) -> None:
-    """Print a figure, shown by ``pytest -s`` and where a test fails."""
+    """Print a figure, shown where a test fails, and in the summary of every run."""
     sys.stdout.write(f"{line}\n")
+    told.append((os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0], line))
