@@ -183,13 +183,14 @@ def turn_over(place: Folder, spool: Path) -> None:
 def test_killed_anywhere_it_leaves_an_intact_checkpoint(tmp_path: Path) -> None:
     """At every second step towards the disk, those of each removal among them; the spool is lost with the machine."""
     place = begun(tmp_path / "whole")
-    whole = run_until(0, lambda: turn_over(place, tmp_path / "whole" / "spool"))
-    assert whole is not None
+    steps = run_until(0, lambda _: turn_over(place, tmp_path / "whole" / "spool")).steps
+    assert steps is not None
+    whole = steps.total()
     assert saved(place) == {"3.ckpt"}
     for fatal in range(1, whole, 2):
         root = tmp_path / f"{fatal}"
         place = begun(root)
-        run_until(fatal, lambda place=place, root=root: turn_over(place, root / "spool"))  # type: ignore[misc]
+        run_until(fatal, lambda _, place=place, root=root: turn_over(place, root / "spool"))  # type: ignore[misc]
         intact = [path for path in sorted(saved(place)) if is_intact(place, path, root / "other")]
         assert intact, f"killed at {fatal} of {whole}"
 

@@ -14,17 +14,27 @@ import torch
 import torch.distributed as dist
 
 from ai4os_data import StorageCheckpoint, errors
-from checkpoint.training import Order
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 
-class RankOrder(Order):
-    """An order that each rank has for itself."""
+class RankOrder:
+    """A place in an order that each rank has for itself."""
 
     differs_by_rank = True
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on there."""
+        vars(self).update(state)
 
 
 def at_rank(rank: int, size: int, place: Path, work: str, answers: Any) -> None:
