@@ -13,13 +13,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
-from ai4os_data import Remote, StorageCheckpoint
+from ai4os_data import DiskCache, Remote, StorageCheckpoint, StorageDataset
 from cache.crowd import wait_for
 from cache.sources import new_seed, tell
-from checkpoint.training import train
+from checkpoint.training import features, files, number_of, train
 from servers import ShapedProxy
-from shares import Share
+from shares import Folder, Share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,16 +50,25 @@ class Life:
     notes: Path
     steps: int
     step_s: float = STEP_S
+    workers: int = 0
 
-    def start(self, spool: Path) -> int:
-        """Start it; its pid."""
+    def start(self, machine: Path) -> int:
+        """Start it, with its spool and its cache in a folder of the machine; its pid."""
         child = os.fork()
         if child:
             return child
         try:
-            with StorageCheckpoint(self.location, remote=self.remote, spool=spool, keep_last=1) as run:
-                tell_phases(run, spool)
-                train(run, self.notes, self.steps, self.step_s)
+            dataset = StorageDataset(
+                f"{self.location}/data",
+                remote=self.remote,
+                decode=features,
+                target=number_of,
+                cache=DiskCache(machine / "cache", "64MiB"),
+            )
+            where = f"{self.location}/run"
+            with StorageCheckpoint(where, remote=self.remote, spool=machine / "spool", keep_last=1) as run:
+                tell_phases(run, machine)
+                train(run, dataset, self.notes, self.steps, step_s=self.step_s, workers=self.workers)
             os._exit(0)
         except BaseException as error:  # noqa: BLE001  the parent sees the code, and whoever looks sees the words
             sys.stderr.write(f"{error!r}\n")
@@ -66,29 +76,29 @@ class Life:
             os._exit(1)
 
 
-def tell_phases(run: StorageCheckpoint, spool: Path) -> None:
+def tell_phases(run: StorageCheckpoint, machine: Path) -> None:
     """Let an upload write down what it is at."""
     plain = run._store.write_confirmed
 
     def telling(key: str, *arguments: Any, **options: Any) -> Level:
         is_data = key.endswith(".pt")
-        tell_phase(spool, DATA if is_data else BETWEEN if key.endswith("MANIFEST.json") else "elsewhere")
+        tell_phase(machine, DATA if is_data else BETWEEN if key.endswith("MANIFEST.json") else "elsewhere")
         level = plain(key, *arguments, **options)
-        tell_phase(spool, BETWEEN if is_data else "elsewhere")
+        tell_phase(machine, BETWEEN if is_data else "elsewhere")
         return level
 
     run._store.write_confirmed = telling  # type: ignore[method-assign]
 
 
-def tell_phase(spool: Path, phase: str) -> None:
+def tell_phase(machine: Path, phase: str) -> None:
     """Write it down at once: whoever is killed in between has written all of it, or nothing."""
-    (spool / "phase.new").write_text(phase)
-    (spool / "phase.new").replace(spool / "phase")
+    (machine / "phase.new").write_text(phase)
+    (machine / "phase.new").replace(machine / "phase")
 
 
-def phase_of(spool: Path) -> str:
+def phase_of(machine: Path) -> str:
     """Return what an upload is at, or was when it died."""
-    return (spool / "phase").read_text() if (spool / "phase").exists() else "elsewhere"
+    return (machine / "phase").read_text() if (machine / "phase").exists() else "elsewhere"
 
 
 def kill_often(
@@ -98,55 +108,69 @@ def kill_often(
     *,
     rtt_s: float,
     in_phases: Mapping[str, int] = MappingProxyType({}),
-    spool_is_lost: bool = False,
+    machine_is_lost: bool = False,
+    workers: int = 0,
 ) -> Counter[str]:
     """Kill a training so often, let it end, and compare with one that was left alone; at what moments it died.
 
     The moments are random; so many of them are random ones of a phase, since a short phase would be met seldom.
     """
     steps = kills * STEPS_A_LIFE
-    reference, notes, spool = tmp_path / "reference", tmp_path / "notes", tmp_path / "spool"
-    alone = Life(str(tmp_path / "alone"), None, reference, steps, step_s=0.0)
-    assert os.waitpid(alone.start(tmp_path / "spool of another"), 0)[1] == 0
+    torch.optim.Adam([torch.zeros(1)])  # imports what each life would import anew, for two seconds
+    reference, notes, machine = tmp_path / "reference", tmp_path / "notes", tmp_path / "machine"
+    alone, share = Folder(tmp_path / "alone"), Share(server)
+    for place in (alone, share):
+        place.put({f"data/{name}": data for name, data in files().items()})
+    life = Life(alone.location, None, reference, steps, step_s=0.0)
+    assert os.waitpid(life.start(tmp_path / "another machine"), 0)[1] == 0
     chance = random.Random(new_seed())
     wanted = [phase for phase, count in in_phases.items() for _ in range(count)]
     wanted += [""] * (kills - len(wanted))
     chance.shuffle(wanted)
     phases: Counter[str] = Counter()
-    share = Share(server)
     with ShapedProxy("127.0.0.1", server.port, rtt_s=rtt_s) as proxy:
         near, far = f":{server.port}/", f":{proxy.port}/"
         remote = Remote(server.url.replace(near, far), server.user, server.password)
-        life = Life(share.location.replace(near, far) + "/run", remote, notes, steps)
+        life = Life(share.location.replace(near, far), remote, notes, steps, workers=workers)
         for number, phase in enumerate(wanted):
-            spool = tmp_path / f"spool-{number}" if spool_is_lost else spool
+            machine = tmp_path / f"machine-{number}" if machine_is_lost else machine
             before = len(notes.read_bytes()) if notes.exists() else 0
-            child = life.start(spool)
+            child = life.start(machine)
             wait_for(lambda before=before: notes.exists() and len(notes.read_bytes()) > before)  # type: ignore[misc]
             time.sleep(chance.uniform(0.0, 1.5 * STEPS_A_LIFE * STEP_S))
             if phase:
-                wait_for(lambda spool=spool, phase=phase: phase_of(spool) == phase)  # type: ignore[misc]
+                wait_for(lambda machine=machine, phase=phase: phase_of(machine) == phase)  # type: ignore[misc]
                 time.sleep(chance.uniform(0.0, rtt_s / 2))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            phases[phase_of(spool)] += 1
+            phases[phase_of(machine)] += 1
         last = replace(life, step_s=0.0)
-        assert os.waitpid(last.start(spool), 0)[1] == 0
+        assert os.waitpid(last.start(machine), 0)[1] == 0
     expected, found = noted(reference), noted(notes)
     assert sorted(expected) == list(range(1, steps + 1))
     assert {step: found[step] for step in expected} == expected
-    tell(f"{dict(phases)}")
+    tell(f"{kills} kills: {dict(phases)}")
     return phases
 
 
-@pytest.mark.parametrize("spool_is_lost", [False, True], ids=["same machine", "new machine"])
+@pytest.mark.parametrize(("machine_is_lost", "workers"), [(False, 0), (True, 2)], ids=["same machine", "new machine"])
 def test_killed_training_ends_as_if_it_had_been_left_alone(
-    spool_is_lost: bool,  # noqa: FBT001
+    machine_is_lost: bool,  # noqa: FBT001
+    workers: int,
     wsgidav: WsgidavServer,
     tmp_path: Path,
 ) -> None:
-    """Killed five times; bit for bit."""
-    kill_often(wsgidav, 5, tmp_path, rtt_s=0.002, spool_is_lost=spool_is_lost)
+    """Killed five times; bit for bit, with the samples that its loader gave."""
+    kill_often(wsgidav, 5, tmp_path, rtt_s=0.002, machine_is_lost=machine_is_lost, workers=workers)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_training_killed_in_uploads_in_chunks(nextcloud: NextcloudServer, tmp_path: Path) -> None:
+    """Each upload goes in several pieces, and on with what has arrived of it."""
+    nextcloud.forget()
+    phases = kill_often(nextcloud, 6, tmp_path, rtt_s=0.005, in_phases={DATA: 4})
+    assert phases[DATA] >= 4
+    assert any(request.method == "MOVE" for request in nextcloud.requests())
 
 
 @pytest.mark.long

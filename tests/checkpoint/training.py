@@ -1,4 +1,4 @@
-"""A training that dies and goes on: it notes every loss and every sample that it has used.
+"""A training that dies and goes on: it notes every loss and every sample that its loader has given it.
 
 Each line of the notes is ``step loss ids``; of a step that was done again after a restart the last line counts.
 """
@@ -6,64 +6,64 @@ Each line of the notes is ``step loss ids``; of a step that was done again after
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+
+from ai4os_data import Sample, StorageDataLoader
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ai4os_data import StorageCheckpoint
+    from ai4os_data import StorageCheckpoint, StorageDataset
 
 SAMPLES = 97
-BATCH = 8
+BATCH = 8  # which leaves a batch of one at the end of an epoch
 SAVE_EVERY = 3
+_FEATURES = 6
 
 
-class Order:
-    """Samples in a shuffled order, epoch after epoch, which goes on where it was."""
-
-    def __init__(self) -> None:
-        self.epoch = 0
-        self.position = 0
-
-    def next(self) -> list[int]:
-        """Return the next batch."""
-        if self.position + BATCH > SAMPLES:
-            self.epoch, self.position = self.epoch + 1, 0
-        generator = torch.Generator().manual_seed(self.epoch)
-        ids: list[int] = torch.randperm(SAMPLES, generator=generator)[self.position : self.position + BATCH].tolist()
-        self.position += BATCH
-        return ids
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where it is."""
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on there."""
-        vars(self).update(state)
+def files() -> dict[str, bytes]:
+    """Return what there is to learn from."""
+    data = torch.randn(SAMPLES, _FEATURES, generator=torch.Generator().manual_seed(0))
+    return {f"{number:03}.bin": row.numpy().tobytes() for number, row in enumerate(data)}
 
 
-def train(run: StorageCheckpoint, notes: Path, steps: int, step_s: float = 0.0) -> dict[str, torch.Tensor]:
-    """Train up to a step, each of which takes so long; the weights."""
+def features(sample: Sample) -> torch.Tensor:
+    """Return the numbers in a file."""
+    return torch.frombuffer(bytearray(sample.bytes()), dtype=torch.float32)
+
+
+def number_of(sample: Sample) -> int:
+    """Return which one it is."""
+    return int(sample.key.partition(".")[0])
+
+
+def train(
+    run: StorageCheckpoint, dataset: StorageDataset, notes: Path, steps: int, *, step_s: float = 0.0, workers: int = 0
+) -> None:
+    """Train up to a step, each of which takes so long."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    data = torch.randn(SAMPLES, 6)
-    model = torch.nn.Sequential(torch.nn.Linear(6, 64), torch.nn.Dropout(0.5), torch.nn.Linear(64, 1))
+    model = torch.nn.Sequential(torch.nn.Linear(_FEATURES, 64), torch.nn.Dropout(0.5), torch.nn.Linear(64, 1))
     optimizer = torch.optim.Adam(model.parameters())
-    order = Order()
-    state = {"model": model, "optimizer": optimizer, "order": order}
+    loader = StorageDataLoader(
+        dataset, batch_size=BATCH, shuffle=True, num_workers=workers, generator=torch.Generator()
+    )
+    state = {"model": model, "optimizer": optimizer, "loader": loader}
     restored = run.restore(into=state)
+    step = restored.step if restored else 0
     with notes.open("a", buffering=1) as lines:
-        for step in range(restored.step + 1 if restored else 1, steps + 1):
-            ids = order.next()
-            loss = (model(data[ids]) + 0.1 * torch.randn(BATCH, 1)).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            lines.write(f"{step} {loss.item().hex()} {','.join(map(str, ids))}\n")
-            if step % SAVE_EVERY == 0:
-                run.save(state, step)
-            time.sleep(step_s)
-    return model.state_dict()
+        while step < steps:
+            for data, ids in loader:
+                step += 1
+                loss = (model(data) + 0.1 * torch.randn(len(ids), 1)).square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                lines.write(f"{step} {loss.item().hex()} {','.join(map(str, ids.tolist()))}\n")
+                if step % SAVE_EVERY == 0:
+                    run.save(state, step)
+                time.sleep(step_s)
+                if step == steps:
+                    break
