@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from ai4os_data import errors
 from ai4os_data.stores import DirectoryStore
+from cache.sources import new_seed
 from checkpoint.runs import open_run, restored_step, save_steps, state_of
 from shares import Share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from ai4os_data.stores import Level
-    from servers.nextcloud import NextcloudServer
 
 
-def flip(path: Path) -> None:
+Damage = Callable[[Path, random.Random], None]
+
+
+def flip(path: Path, chance: random.Random) -> None:
     """Flip a bit somewhere."""
     data = bytearray(path.read_bytes())
-    data[random.randrange(len(data))] ^= 1 << random.randrange(8)
+    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
     path.write_bytes(data)
 
 
-def cut(path: Path) -> None:
+def cut(path: Path, chance: random.Random) -> None:
     """Cut it somewhere."""
     data = path.read_bytes()
-    path.write_bytes(data[: random.randrange(len(data))])
+    path.write_bytes(data[: chance.randrange(len(data))])
 
 
-def remove(path: Path) -> None:
+def remove(path: Path, _: random.Random) -> None:
     """Remove it."""
     path.unlink()
 
@@ -43,16 +46,46 @@ DAMAGES = pytest.mark.parametrize("damage", [flip, cut, remove])
 FILES = pytest.mark.parametrize("file", ["state-*.pt", "MANIFEST.json"])
 
 
+@pytest.fixture(scope="module")
+def seed() -> int:
+    """Return the seed of all damages, which is told."""
+    return new_seed()
+
+
+@pytest.fixture
+def chance(seed: int, request: pytest.FixtureRequest) -> random.Random:
+    """Return random choices that follow from the seed and the test's name."""
+    return random.Random(f"{seed} {request.node.name}")
+
+
+@pytest.fixture(params=["apache", "nextcloud"])
+def share(request: pytest.FixtureRequest) -> Share:
+    """Return a folder on a server that is read back, and on one that hashes by itself."""
+    return Share(request.getfixturevalue(request.param))
+
+
 def file_of(place: Path, step: int, pattern: str) -> Path:
     """Find a file of the checkpoint of a step."""
     (path,) = place.glob(f"*/step-{step:09d}-*/{pattern}")
     return path
 
 
+def check_fallback(damaged: Path, place: str | Path, tmp_path: Path, spool: str, **options: Any) -> None:
+    """Hold that step 1 is restored in the place of step 2, one of whose files is damaged, and that it is named."""
+    name = f"{damaged.parent.parent.name}/{damaged.parent.name}"
+    with open_run(place, tmp_path, spool, **options) as run:
+        assert (name in run.verify()) == (damaged.name != "MANIFEST.json" or damaged.exists())
+        restored = run.restore()
+        assert restored is not None
+        assert restored.step == 1
+        assert torch.equal(restored["weights"], state_of(1)["weights"])
+        assert list(restored.skipped) == [name]
+
+
 @DAMAGES
 @FILES
 def test_damaged_checkpoint_is_skipped_and_named(
-    damage: Callable[[Path], None], file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    damage: Damage, file: str, chance: random.Random, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Twenty times at random places; the one before is restored."""
     for number in range(20 if damage is not remove else 1):
@@ -60,26 +93,68 @@ def test_damaged_checkpoint_is_skipped_and_named(
         with open_run(place, tmp_path) as run:
             save_steps(run, 1, 2)
         path = file_of(place, 2, file)
-        damage(path)
+        damage(path, chance)
         caplog.clear()
-        with open_run(place, tmp_path, f"other-{number}") as run:
-            assert ("step-000000002" in " ".join(run.verify())) == (path.name != "MANIFEST.json" or path.exists())
-            restored = run.restore()
-            assert restored is not None
-            assert restored.step == 1
-            assert list(restored.skipped) == [f"{path.parent.parent.name}/{path.parent.name}"]
+        check_fallback(path, place, tmp_path, f"other-{number}")
         assert path.parent.name in caplog.text
 
 
 @DAMAGES
 @FILES
-def test_only_damaged_ones_raise(damage: Callable[[Path], None], file: str, tmp_path: Path) -> None:
+def test_damage_on_a_server_is_noticed_too(
+    damage: Damage, file: str, share: Share, chance: random.Random, tmp_path: Path
+) -> None:
+    """Three times each: what comes back over the network is hashed, or the server hashes it."""
+    for number in range(3 if damage is not remove else 1):
+        place, options = f"{share.location}/{number}", {"remote": share.remote}
+        with open_run(place, tmp_path, **options) as run:
+            save_steps(run, 1, 2)
+            assert run.verify() == {}
+        path = file_of(share.root / f"{number}", 2, file)
+        damage(path, chance)
+        check_fallback(path, place, tmp_path, f"other-{number}", **options)
+
+
+@DAMAGES
+def test_damaged_mark_of_an_attempt_changes_nothing(damage: Damage, chance: random.Random, tmp_path: Path) -> None:
+    """That it is there is all it says; where it is gone the manifests are what counts, and it does not come back."""
+    place = tmp_path / "run"
+    with open_run(place, tmp_path) as run:
+        save_steps(run, 1, 2)
+    (mark,) = place.glob("*/COMMITTED.json")
+    damage(mark, chance)
+    with open_run(place, tmp_path, "other") as run:
+        assert run.verify() == {}
+        assert restored_step(run) == 2
+        save_steps(run, 3)
+    with open_run(place, tmp_path, "third") as run:
+        assert restored_step(run) == 3
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_damaged_mark_still_says_that_the_run_is_no_new_one(
+    damage: Damage, chance: random.Random, tmp_path: Path
+) -> None:
+    """When all of its checkpoints are gone."""
+    place = tmp_path / "run"
+    with open_run(place, tmp_path) as run:
+        save_steps(run, 1)
+    (mark,) = place.glob("*/COMMITTED.json")
+    damage(mark, chance)
+    shutil.rmtree(file_of(place, 1, "MANIFEST.json").parent)
+    with open_run(place, tmp_path, "other") as run, pytest.raises(errors.DamagedError, match="begin anew"):
+        run.restore()
+
+
+@DAMAGES
+@FILES
+def test_only_damaged_ones_raise(damage: Damage, file: str, chance: random.Random, tmp_path: Path) -> None:
     """A run that has been saved never starts from scratch in silence."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1, 2)
     for step in (1, 2):
-        damage(file_of(place, step, file))
+        damage(file_of(place, step, file), chance)
     with open_run(place, tmp_path, "other") as run:
         with pytest.raises(errors.DamagedError, match="step-00000000"):
             run.restore()
@@ -88,16 +163,16 @@ def test_only_damaged_ones_raise(damage: Callable[[Path], None], file: str, tmp_
 
 
 @DAMAGES
-def test_intact_copy_on_this_machine_is_enough(damage: Callable[[Path], None], tmp_path: Path) -> None:
+def test_intact_copy_on_this_machine_is_enough(damage: Damage, chance: random.Random, tmp_path: Path) -> None:
     """And a damaged one in the spool gives way to that on the store."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1, 2)
-    damage(file_of(place, 2, "state-*.pt"))
+    damage(file_of(place, 2, "state-*.pt"), chance)
     with open_run(place, tmp_path) as run:
         assert restored_step(run) == 2
     (spooled,) = (tmp_path / "spool").glob("*/*/step-000000002-*/state-*.pt")
-    damage(spooled)
+    damage(spooled, chance)
     with open_run(place, tmp_path) as run:
         assert restored_step(run) == 1
 
@@ -170,15 +245,3 @@ def test_marked_attempt_without_checkpoints_is_no_new_run(tmp_path: Path) -> Non
     shutil.rmtree(file_of(place, 1, "MANIFEST.json").parent)
     with open_run(place, tmp_path, "other") as run, pytest.raises(errors.DamagedError, match="begin anew"):
         run.restore()
-
-
-def test_damage_on_a_server_is_noticed_too(nextcloud: NextcloudServer, tmp_path: Path) -> None:
-    """What comes back over the network is hashed."""
-    share = Share(nextcloud)
-    with open_run(share.location, tmp_path, remote=share.remote) as run:
-        save_steps(run, 1, 2)
-        assert run.verify() == {}
-    flip(file_of(share.root, 2, "state-*.pt"))
-    with open_run(share.location, tmp_path, "other", remote=share.remote) as run:
-        assert restored_step(run) == 1
-        assert len(run.verify()) == 1
