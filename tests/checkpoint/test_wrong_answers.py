@@ -1,0 +1,174 @@
+"""Whatever request of a save or a removal is answered as no healthy server would: it passes, and the old stays."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ai4os_data import errors
+from cache.crowd import wait_for
+from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
+from servers import BROKEN_XML, PASSWORD, Fault, FaultServer
+from shares import Share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from ai4os_data.checkpoint import StorageCheckpoint
+    from ai4os_data.retries import Patience
+    from servers import Server
+    from servers.nextcloud import NextcloudServer
+
+IN_A_ROW = 5  # more than a request is tried
+LOST = "lost"
+
+
+def run_on(server: Server, patience: Patience, tmp_path: Path, spool: str = "spool") -> StorageCheckpoint:
+    """Open a run that keeps one, on a server that does not wait long."""
+    run = open_run(Share(server).store(patience), tmp_path, spool, keep_last=1)
+    run._uploads._patience = patience
+    return run
+
+
+def check_passes(run: StorageCheckpoint, tmp_path: Path, go_wrong: Callable[[], None]) -> None:
+    """Hold that a save through it is confirmed, that nothing is lost or doubled, and that later ones clean up."""
+    save_steps(run, 1, 2)
+    go_wrong()
+    begun = time.monotonic()
+    handle = run.save(state_of(3), 3)
+    assert time.monotonic() - begun < 1, "a save has waited for the network"
+    assert handle.wait(timeout_s=60) == "confirmed"
+    wait_for(lambda: not run._uploads.unsent())
+    last = 3
+    while steps_of(run) != [last]:
+        assert steps_of(run)[0] == last
+        assert last < 3 + IN_A_ROW, "what was not removed then is never removed"
+        last += 1
+        save_steps(run, last)
+    assert run.verify() == {}
+    run.close()
+    with open_run(run._store, tmp_path, "elsewhere") as elsewhere:
+        assert restored_step(elsewhere) == last
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Fault(status=423),
+        Fault(status=429),
+        Fault(status=500),
+        Fault(status=502),
+        Fault(status=504),
+        Fault(reset=True),
+        Fault(unanswered=True),
+    ],
+    ids=["423", "429", "500", "502", "504", "reset", LOST],
+)
+@pytest.mark.parametrize("method", ["MKCOL", "PROPFIND", "GET", "DELETE"])
+def test_wrong_answers_to_any_request_pass(
+    method: str, wrong: Fault, fault: FaultServer, patience: Patience, tmp_path: Path
+) -> None:
+    """Five in a row: the old and the new are there, and what could not be removed is removed by a later save."""
+    run = run_on(fault, patience, tmp_path)
+    check_passes(run, tmp_path, lambda: fault.script("*", *[wrong] * IN_A_ROW, method=method))
+
+
+@pytest.mark.parametrize("wrong", [BROKEN_XML, Fault(cut_after_bytes=50)], ids=["no XML", "cut"])
+def test_listing_that_makes_no_sense_removes_nothing(
+    wrong: Fault, fault: FaultServer, patience: Patience, tmp_path: Path
+) -> None:
+    """It never looks like an empty run, or one in which the newest is another."""
+    run = run_on(fault, patience, tmp_path)
+    check_passes(run, tmp_path, lambda: fault.script("*", *[wrong] * IN_A_ROW, method="PROPFIND"))
+
+
+@pytest.mark.parametrize("wrong", [Fault(cut_after_bytes=100), Fault(body=b"another")], ids=["cut", "another"])
+def test_read_back_that_comes_wrong_is_tried_again(
+    wrong: Fault, fault: FaultServer, patience: Patience, tmp_path: Path
+) -> None:
+    """Nothing is confirmed by what did not come back as it was sent."""
+    run = run_on(fault, patience, tmp_path)
+    check_passes(run, tmp_path, lambda: fault.script("*", *[wrong] * IN_A_ROW, method="GET"))
+
+
+@pytest.fixture
+def cloud(nextcloud: NextcloudServer, small_chunks: None) -> Iterator[NextcloudServer]:  # noqa: ARG001
+    """Return the double of Nextcloud, where states go in chunks, and which is healthy again afterwards."""
+    nextcloud.forget()
+    yield nextcloud
+    nextcloud.clear_faults()
+
+
+ANSWERS = [
+    (method, wrong)
+    for method in ("PUT", "MKCOL", "PROPFIND", "PATCH", "MOVE", "DELETE")
+    for wrong in (423, 429, 500, 502, 504, LOST)
+    if (method, wrong) != ("MKCOL", 500)
+]
+
+
+@pytest.mark.parametrize(("method", "wrong"), ANSWERS)
+def test_wrong_answers_of_a_nextcloud_pass(
+    method: str, wrong: int | str, cloud: NextcloudServer, patience: Patience, tmp_path: Path
+) -> None:
+    """To chunks, what joins them and what hashes the result as well."""
+
+    def go_wrong() -> None:
+        if isinstance(wrong, int):
+            cloud.answer_next(IN_A_ROW, wrong, method=method)
+        else:
+            cloud.lose_next_answers(IN_A_ROW, method=method)
+
+    check_passes(run_on(cloud, patience, tmp_path), tmp_path, go_wrong)
+
+
+@pytest.mark.parametrize("completes_after_s", [0.0, 0.3, None], ids=["done", "done later", "never"])
+@pytest.mark.parametrize("status", [423, 504])
+def test_final_move_that_is_not_answered_in_time_is_looked_at(
+    status: int, completes_after_s: float | None, cloud: NextcloudServer, patience: Patience, tmp_path: Path
+) -> None:
+    """No chunk of the checkpoint is sent twice."""
+
+    def go_wrong() -> None:
+        cloud.forget()
+        cloud.fail_next_final_move(status, completes_after_s=completes_after_s)
+
+    run = run_on(cloud, patience, tmp_path)
+    check_passes(run, tmp_path, go_wrong)
+    chunks = [request.path for request in cloud.requests() if request.method == "PUT" and "/uploads/" in request.path]
+    assert len(chunks) == len(set(chunks))
+
+
+def test_bits_that_a_nextcloud_flips_are_sent_again(cloud: NextcloudServer, patience: Patience, tmp_path: Path) -> None:
+    """Of what is joined from chunks, whose hash then is another."""
+    check_passes(run_on(cloud, patience, tmp_path), tmp_path, lambda: cloud.corrupt_next_put(count=2))
+
+
+def test_credentials_that_are_revoked_are_told_by_the_next_save(
+    nextcloud: NextcloudServer, patience: Patience, tmp_path: Path
+) -> None:
+    """It does not pass by itself; training may go on, nothing is lost, and the next start sends the newest."""
+    run = run_on(nextcloud, patience, tmp_path)
+    save_steps(run, 1)
+    nextcloud.credentials_expire()
+    try:
+        with pytest.raises(errors.AuthenticationError):
+            run.save(state_of(2), 2).wait(timeout_s=20)
+        with pytest.raises(errors.AuthenticationError):
+            run.save(state_of(3), 3)
+        assert run.save(state_of(3), 3).wait("local", timeout_s=20) == "local"
+        with pytest.raises(errors.AuthenticationError):
+            run.close()
+    finally:
+        nextcloud.change_password(PASSWORD)
+        nextcloud.open_again()
+    store = type(run._store)(run._store.remote, run._store.path, patience=patience)  # type: ignore[attr-defined, call-arg]
+    with open_run(store, tmp_path, "elsewhere") as elsewhere:
+        assert restored_step(elsewhere) == 1
+    with open_run(store, tmp_path) as again:
+        assert restored_step(again) == 3
+    with open_run(store, tmp_path, "after") as after:
+        assert restored_step(after) == 3
