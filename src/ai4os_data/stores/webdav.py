@@ -374,9 +374,12 @@ class WebDAVStore(Store):
                 self._look_at_collection(url)
                 return False
             raise
-        except errors.ServerError:
-            # It is there already (405), or another request makes it just now (500 on wsgidav); if not, this raises.
-            self._look_at_collection(url)
+        except errors.ServerError as error:
+            # It is there already (405), or another request makes it just now (500 on wsgidav).
+            try:
+                self._look_at_collection(url)
+            except errors.NotFoundError:
+                raise error from None  # that it is missing is no news: what went wrong may pass
             return False
         return True
 
