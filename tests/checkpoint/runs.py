@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import os
     from pathlib import Path
 
-    from ai4os_data.stores import Store
+    from ai4os_data.checkpoint.uploads import Upload
+    from ai4os_data.stores import Level, Store
 
 NUMBERS = 1000
 
@@ -51,3 +52,16 @@ def restored_step(run: StorageCheckpoint) -> int | None:
 def steps_of(run: StorageCheckpoint) -> list[int]:
     """Return the steps of all checkpoints, newest first."""
     return [checkpoint.step for checkpoint in run.list()]
+
+
+def remove_before_sending(run: StorageCheckpoint) -> None:
+    """Let a run break W2: what it has confirmed goes before the next one is sent."""
+    deliver = run._uploads._deliver
+
+    def worse(upload: Upload) -> Level:
+        for checkpoint in run.list():
+            if checkpoint.attempt == upload.spooled.name.attempt.number and checkpoint.on_store:
+                run._store.remove_tree(str(checkpoint.name))
+        return deliver(upload)
+
+    run._uploads._deliver = worse  # type: ignore[method-assign]

@@ -13,7 +13,7 @@ from ai4os_data.stores import Store, open_store
 from cache.crowd import wait_for
 from cache.sources import tell
 from checkpoint.failpoints import run_until
-from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
+from checkpoint.runs import open_run, remove_before_sending, restored_step, save_steps, state_of, steps_of
 from servers import RcloneMount, missing_fuse, need
 from shares import Share
 
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ai4os_data.checkpoint import StorageCheckpoint
-    from ai4os_data.checkpoint.uploads import Upload
     from ai4os_data.retries import Patience
-    from ai4os_data.stores import Level
     from servers import ApacheServer, Server, WsgidavServer
     from servers.nextcloud import NextcloudServer
 
@@ -128,18 +126,6 @@ def directories(tmp_path: Path) -> Callable[[int], Place]:
 
 def test_run_that_first_removes_the_last_confirmed_is_found_out(tmp_path: Path) -> None:
     """The proof proves something: what breaks W2 is seen, though what was resumed from is still there."""
-
-    def remove_before_sending(run: StorageCheckpoint) -> None:
-        deliver = run._uploads._deliver
-
-        def worse(upload: Upload) -> Level:
-            for checkpoint in run.list():
-                if checkpoint.attempt == upload.spooled.name.attempt.number and checkpoint.on_store:
-                    run._store.remove_tree(str(checkpoint.name))
-            return deliver(upload)
-
-        run._uploads._deliver = worse  # type: ignore[method-assign]
-
     with pytest.raises(AssertionError, match="'confirmed': 2"):
         kill_everywhere(directories(tmp_path), tmp_path, spoil=remove_before_sending, fatal=50)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,3 +66,30 @@ def test_what_died_in_the_cache_of_a_mount_is_sent_again(nextcloud: NextcloudSer
         assert restored_step(run) == 5
     with open_run(f"{share.location}/run", tmp_path, "other", remote=share.remote) as run:
         assert restored_step(run) == 5
+
+
+def test_machine_that_is_lost_with_its_mount_goes_on_elsewhere(
+    nextcloud: NextcloudServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spool and cache gone, the mount at another path, the clock an hour ahead, then right again."""
+    share = Share(nextcloud)
+    with mount_of(share, tmp_path / "mount") as mount, open_run(mount.path / "run", tmp_path, keep_last=2) as run:
+        save_steps(run, 1, 2)
+    now = time.time
+    with mount_of(share, tmp_path / "elsewhere") as mount:
+        monkeypatch.setattr(time, "time", lambda: now() + 3600)
+        with open_run(mount.path / "run", tmp_path, "second machine", keep_last=2) as run:
+            assert restored_step(run) == 2
+            save_steps(run, 3)
+        for path in share.root.rglob("*"):
+            os.utime(path, (now() + 3600, now() + 3600))
+        monkeypatch.undo()
+    with (
+        mount_of(share, tmp_path / "third") as mount,
+        open_run(mount.path / "run", tmp_path, "third machine", keep_last=2) as run,
+    ):
+        assert restored_step(run) == 3
+        save_steps(run, 4)
+        assert run.verify() == {}
+    with open_run(f"{share.location}/run", tmp_path, "other", remote=share.remote) as run:
+        assert restored_step(run) == 4

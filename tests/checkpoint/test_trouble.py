@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from ai4os_data import DiskCache, StorageCheckpoint, errors
 from ai4os_data.cache import CachedStore
 from ai4os_data.retries import Patience
-from ai4os_data.stores import DirectoryStore, Level
 from cache.crowd import wait_for
 from cache.disks import tmpfs
 from cache.sources import source
@@ -216,78 +212,10 @@ def stop_for(down_s: float, server: Server, tmp_path: Path, patience: Patience |
         assert restored_step(run) == step
 
 
-def test_wrong_password_is_told_by_the_next_save(
-    nextcloud: NextcloudServer, patience: Patience, tmp_path: Path
-) -> None:
-    """It will not pass by itself."""
+def test_wrong_password_is_told_at_once(nextcloud: NextcloudServer, patience: Patience, tmp_path: Path) -> None:
+    """It will not pass by itself. That credentials are revoked later is in test_wrong_answers."""
     with pytest.raises(errors.AuthenticationError):
         open_run(Share(nextcloud).store(patience, password="wrong"), tmp_path)
-
-
-def test_two_writers_share_no_path(tmp_path: Path) -> None:
-    """Of the same run, at the same time, a hundred saves each: both newest are intact, whoever removes what."""
-    runs = [open_run(tmp_path / "run", tmp_path, f"spool-{number}", keep_last=1) for number in range(2)]
-    failures: list[BaseException] = []
-
-    def write(number: int) -> None:
-        try:
-            for step in range(100):
-                handle = runs[number].save({"who": number, "x": torch.full((50,), float(step))}, step)
-                handle.wait(timeout_s=60)
-        except BaseException as error:  # noqa: BLE001  the test's thread raises it
-            failures.append(error)
-
-    writers = [threading.Thread(target=write, args=(number,)) for number in range(2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert failures == []
-    for run in runs:
-        run.close()
-    with open_run(tmp_path / "run", tmp_path) as run:
-        assert run.verify() == {}
-        found = run.list()
-        assert [checkpoint.step for checkpoint in found] == [99, 99]
-        assert {checkpoint.name.attempt.nonce for checkpoint in found} == {
-            other._attempt.nonce for other in runs if other._attempt
-        }
-
-
-class SlowStore(DirectoryStore):
-    """A directory that takes its time for each file."""
-
-    def write_confirmed(self, *arguments: Any, **options: Any) -> Level:
-        """Store a file, slowly."""
-        time.sleep(0.05)
-        return super().write_confirmed(*arguments, **options)
-
-
-def test_killed_at_each_save_one_confirmed_checkpoint_is_always_there(tmp_path: Path) -> None:
-    """keep_last=1, slow uploads, another machine each time: what is restored never gets older."""
-    with open_run(tmp_path / "run", tmp_path, "first", keep_last=1) as run:
-        save_steps(run, 0)
-    newest = 0
-    for number in range(12):
-        child = os.fork()
-        if child == 0:
-            run = open_run(SlowStore(tmp_path / "run"), tmp_path, f"spool-{number}", keep_last=1)
-            step = restored_step(run)
-            assert step is not None
-            for later in range(step + 1, step + 100):
-                run.save(state_of(later), later).wait("local", timeout_s=20)
-                time.sleep(0.03)
-            os._exit(0)
-        time.sleep(0.3 + 0.037 * number)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        with open_run(tmp_path / "run", tmp_path, f"look-{number}") as run:
-            assert run.verify() == {}
-            found = restored_step(run)
-        assert found is not None
-        assert found >= newest
-        newest = found
-    assert newest > 0
 
 
 def test_one_confirmed_checkpoint_exists_at_every_moment(tmp_path: Path) -> None:
