@@ -106,13 +106,13 @@ def test_damage_on_a_server_is_noticed_too(
 ) -> None:
     """Three times each: what comes back over the network is hashed, or the server hashes it."""
     for number in range(3 if damage is not remove else 1):
-        place, options = f"{share.location}/{number}", {"remote": share.remote}
-        with open_run(place, tmp_path, **options) as run:
+        place = f"{share.location}/{number}"
+        with open_run(place, tmp_path, remote=share.remote) as run:
             save_steps(run, 1, 2)
             assert run.verify() == {}
         path = file_of(share.root / f"{number}", 2, file)
         damage(path, chance)
-        check_fallback(path, place, tmp_path, f"other-{number}", **options)
+        check_fallback(path, place, tmp_path, f"other-{number}", remote=share.remote)
 
 
 @DAMAGES

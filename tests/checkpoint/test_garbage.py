@@ -1,0 +1,91 @@
+"""What dead attempts have left on the store goes after the grace period, and not before; nothing else goes with it."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
+from shares import Share
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ai4os_data.checkpoint import StorageCheckpoint
+    from ai4os_data.stores import Level
+    from servers import ApacheServer
+
+GRACE_S = 0.5
+
+
+def die_before_the_manifest(place: str, tmp_path: Path, spool: str, **options: Any) -> None:
+    """Let a process save step 1 and 2, and end when the data of step 2 has arrived and its manifest has not."""
+    child = os.fork()
+    if child == 0:
+        run = open_run(place, tmp_path, spool, **options)
+        save_steps(run, 1)
+        plain = run._store.write_confirmed
+
+        def dying(key: str, *arguments: Any, **more: Any) -> Level:
+            if key.endswith("MANIFEST.json"):
+                os._exit(0)
+            return plain(key, *arguments, **more)
+
+        run._store.write_confirmed = dying  # type: ignore[method-assign]
+        run.save(state_of(2), 2).wait(timeout_s=20)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def with_short_grace(run: StorageCheckpoint) -> StorageCheckpoint:
+    """Let a run wait half a second instead of an hour."""
+    run._pruning._grace_s = GRACE_S
+    return run
+
+
+def test_what_a_dead_attempt_has_left_goes_after_the_grace_period(apache: ApacheServer, tmp_path: Path) -> None:
+    """On a server, from another machine: the first saves see it, and only a later one removes it."""
+    share = Share(apache)
+    place, options = f"{share.location}/run", {"remote": share.remote}
+    die_before_the_manifest(place, tmp_path, "dead", **options)
+    (left,) = share.root.glob("run/*/step-000000002-*")
+    assert [path.suffix for path in left.iterdir()] == [".pt"]
+    with with_short_grace(open_run(place, tmp_path, "living", keep_last=9, **options)) as run:
+        assert restored_step(run) == 1
+        save_steps(run, 3)
+        assert left.exists(), "its writer may still be at it"
+        time.sleep(GRACE_S)
+        save_steps(run, 4)
+        assert not left.exists()
+        assert steps_of(run) == [4, 3, 1]
+        assert run.verify() == {}
+
+
+def test_upload_that_goes_on_is_no_garbage(tmp_path: Path) -> None:
+    """Whenever something has changed in it, the grace period begins anew."""
+    place = str(tmp_path / "run")
+    die_before_the_manifest(place, tmp_path, "dead")
+    (left,) = (tmp_path / "run").glob("*/step-000000002-*")
+    with with_short_grace(open_run(place, tmp_path, "living", keep_last=9)) as run:
+        save_steps(run, 3)
+        time.sleep(GRACE_S)
+        (left / "more").write_bytes(b"more of it")
+        save_steps(run, 4)
+        assert left.exists()
+        time.sleep(GRACE_S)
+        save_steps(run, 5)
+        assert not left.exists()
+
+
+def test_machine_that_comes_back_makes_something_of_what_it_left(tmp_path: Path) -> None:
+    """Its spool has the rest: it is no garbage but the newest."""
+    place = str(tmp_path / "run")
+    die_before_the_manifest(place, tmp_path, "spool")
+    with with_short_grace(open_run(place, tmp_path, keep_last=9)) as run:
+        assert restored_step(run) == 2
+        time.sleep(GRACE_S)
+        save_steps(run, 3)
+        assert steps_of(run) == [3, 2, 1]
+    with open_run(place, tmp_path, "other") as run:
+        assert restored_step(run) == 3
