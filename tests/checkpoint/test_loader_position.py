@@ -1,0 +1,32 @@
+"""What a loader had given comes back with a checkpoint, and so do the random numbers of the model beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ai4os_data import StorageDataLoader, StorageDataset
+from checkpoint.runs import open_run
+from checkpoint.training import BATCH, features, files, number_of
+from shares import Folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_random_numbers_in_mid_epoch_go_on_bit_for_bit(tmp_path: Path) -> None:
+    """What dropout draws after a resume is what it would have drawn: the loader takes nothing of it to start anew."""
+    folder = Folder(tmp_path / "data")
+    folder.put(files())
+    dataset = StorageDataset(folder.location, decode=features, target=number_of, cache=None)
+    loader = StorageDataLoader(dataset, batch_size=BATCH, shuffle=True)
+    batches = iter(loader)
+    for _ in range(3):
+        next(batches)
+    with open_run(tmp_path / "run", tmp_path) as run:
+        run.save({"loader": loader}, 3)
+        expected = next(batches)[1].tolist(), torch.rand(1).item()
+        again = StorageDataLoader(dataset, batch_size=BATCH, shuffle=True)
+        run.restore(into={"loader": again})
+    assert (next(iter(again))[1].tolist(), torch.rand(1).item()) == expected
