@@ -93,3 +93,20 @@ def test_machine_that_is_lost_with_its_mount_goes_on_elsewhere(
         assert run.verify() == {}
     with open_run(f"{share.location}/run", tmp_path, "other", remote=share.remote) as run:
         assert restored_step(run) == 4
+
+
+def test_spool_is_found_by_a_mount_at_another_path(nextcloud: NextcloudServer, tmp_path: Path) -> None:
+    """What could not be sent through one mount of a folder is sent through another one, on the same machine."""
+    share = Share(nextcloud)
+    caching = mount_of(share, tmp_path / "mount", "--vfs-cache-mode", "writes", "--vfs-write-back", "10m")
+    with caching as mount:
+        run = open_run(mount.path / "run", tmp_path)
+        run.save(state_of(5), 5)
+        wait_for(lambda: run.stats()["sent"] == 1)
+        run.close()
+        mount.child.kill()
+    assert not list(share.root.rglob("MANIFEST.json"))
+    with mount_of(share, tmp_path / "elsewhere") as mount, open_run(mount.path / "run", tmp_path) as run:
+        assert restored_step(run) == 5
+    with open_run(f"{share.location}/run", tmp_path, "other", remote=share.remote) as run:
+        assert restored_step(run) == 5
