@@ -27,7 +27,6 @@ from ai4os_data.checkpoint.levels import LEVELS, Durability, reaches
 from ai4os_data.checkpoint.loading import load_into
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
-from ai4os_data.checkpoint.plan import Place
 from ai4os_data.checkpoint.preemption import PreemptionGuard
 from ai4os_data.checkpoint.pruning import Pruning
 from ai4os_data.checkpoint.randomness import random_states, set_random_states
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from ai4os_data.checkpoint.plan import Place
     from ai4os_data.remotes import Remote
     from ai4os_data.stores import Level, Store
 
