@@ -598,3 +598,27 @@ def test_spool_that_was_removed_is_made_again(tmp_path: Path) -> None:
                 run.save(state_of(2), 2)
         (tmp_path / "spool").unlink()
         assert run.save(state_of(2), 2).wait(timeout_s=20) == "confirmed"
+
+
+def test_guard_saves_whatever_failed_before(held: Held, tmp_path: Path) -> None:
+    """Its save is the last: the error is left to `close`."""
+    held.failures = [errors.AuthenticationError("401: the password")]
+    held.gate.set()
+    run = open_run(held, tmp_path)
+    with pytest.raises(errors.AuthenticationError, match="401"):
+        run.save(state_of(1), 1).wait(timeout_s=10)
+    with run.preemption_guard() as guard:
+        assert guard.save(state_of(2), 2).level == "confirmed"
+    with pytest.raises(errors.AuthenticationError, match="401"):
+        run.close()
+
+
+def test_state_dict_as_a_whole_keeps_its_versions(tmp_path: Path) -> None:
+    """`load_state_dict` looks for them."""
+    model = torch.nn.BatchNorm1d(3)
+    with open_run(tmp_path / "run", tmp_path) as run:
+        run.save(model.state_dict(), 1)
+        restored = run.restore()
+    assert restored is not None
+    assert torch.nn.BatchNorm1d(3).load_state_dict(restored) is not None
+    assert restored._metadata[""] == {"version": 2}

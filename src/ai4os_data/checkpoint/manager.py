@@ -157,7 +157,8 @@ class StorageCheckpoint:
         """Save a state. It may be changed as soon as this returns.
 
         Args:
-            state: objects with a ``state_dict()``, tensors, arrays, primitives, and containers of such, by name.
+            state: objects with a ``state_dict()``, tensors, arrays, primitives, and containers of such, by name. Tuples
+                with names and other containers of a class of their own come back as plain ones.
             step: of the training; the highest one of the newest attempt is restored.
             metrics: numbers that belong to the step.
 
@@ -167,6 +168,13 @@ class StorageCheckpoint:
             StorageError: what an earlier save failed with, if that will not pass by itself; this one goes on all the
                 same.
         """
+        failed = self._unraised[:]
+        handle = self.save_anyhow(state, step, metrics)
+        self._raise_what_failed(failed)
+        return handle
+
+    def save_anyhow(self, state: Mapping[str, Any], step: int, metrics: Mapping[str, Any] | None = None) -> SaveHandle:
+        """The same, and what earlier saves failed with is left to the next one, or to `close`."""
         begun = time.perf_counter()
         self._check_usable()
         state, step = checked_state(state), checked_step(step)
@@ -176,18 +184,16 @@ class StorageCheckpoint:
         numbers = checked_metrics(metrics)
         if self._monitor is not None and self._monitor not in numbers:
             raise ValueError(f"metrics lacks {self._monitor!r}, which says which checkpoints are the best")
-        failed = self._unraised[:]
         handle = self._begun(state, ranks, step, numbers)
         handle.stall_s = time.perf_counter() - begun
         self._count(saves=1, stall_s=handle.stall_s, waited_s=handle.waited_s)
-        self._raise_what_failed(failed)
         return handle
 
     def _begun(
         self, state: Mapping[str, Any], ranks: list[_OfRank], step: int, metrics: dict[str, float]
     ) -> SaveHandle:
         """A save of which the copy is made, and the rest goes on behind the training."""
-        staged = self._staging.stage({"state": dict(state), "ranks": [own.state for own in ranks]})
+        staged = self._staging.stage({"state": state, "ranks": [own.state for own in ranks]})
         arrays = [("ranks", rank, *place) for rank, own in enumerate(ranks) for place in own.arrays]
         try:
             name = CheckpointName.new(self._open_attempt(), step, int(self._counts["saves"]))

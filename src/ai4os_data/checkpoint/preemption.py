@@ -70,9 +70,9 @@ class PreemptionGuard:
 
         Raises:
             StateError: the state cannot be saved.
-            StorageError: the local disk did not take it, or an earlier save has failed.
+            StorageError: the local disk did not take it.
         """
-        handle = self._run.save(state, step, metrics)
+        handle = self._run.save_anyhow(state, step, metrics)
         if handle.name is None:
             return handle  # rank 0 writes, and waits
         try:

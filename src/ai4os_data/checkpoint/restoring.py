@@ -109,7 +109,9 @@ class Restoring:
                 self._ranks.size,
             )
         own = ranks[rank] if rank < len(ranks) else {"state": ranks[0]["state"], "random": None}
-        return {**payload["state"], **own["state"]}, own["random"]
+        state: dict[str, Any] = payload["state"]  # itself: it may be a state_dict with its versions
+        state.update(own["state"])
+        return state, own["random"]
 
     def _choose(self, history: History, step: int | None) -> Chosen | None:
         skipped: dict[str, str] = {}
