@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors, mounts
-from ai4os_data.cache.placement import is_size, parse_size
+from ai4os_data.cache.placement import SMALLEST_BYTES, is_size, parse_size
 from ai4os_data.checkpoint.levels import LEVELS, reaches
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
@@ -86,7 +86,10 @@ class Spool:
             OutOfSpaceError: the disk is full.
         """
         try:
-            lock = self._opened(attempt)
+            try:
+                lock = self._opened(attempt)
+            except FileNotFoundError:  # another process of the run has ended just now, and left nothing
+                lock = self._opened(attempt)
         except OSError as error:
             if _is_full(error):
                 raise self._full(os.strerror(errno.ENOSPC)) from error
@@ -107,7 +110,7 @@ class Spool:
     def adopt(self) -> list[Spooled]:
         """Take over what dead attempts have left, and remove what they had only begun; newest last."""
         with self._guard:
-            for path in sorted(self.folder.iterdir()):
+            for path in sorted(self.folder.glob("*")):
                 if path.name.startswith("restore-") or _NEW in path.name:
                     _remove_if_dead(path)
                 elif (attempt := AttemptName.parse(path.name)) and attempt not in self._locks:
@@ -121,7 +124,7 @@ class Spool:
 
     def attempts(self) -> list[AttemptName]:
         """Every attempt that has a folder here, living ones of other processes included."""
-        return [name for path in self.folder.iterdir() if (name := AttemptName.parse(path.name))]
+        return [name for path in self.folder.glob("*") if (name := AttemptName.parse(path.name))]
 
     def find(self, name: CheckpointName) -> Spooled | None:
         """A checkpoint, if it lies here."""
@@ -230,7 +233,7 @@ class Spool:
     def scratch(self) -> Path:
         """A new folder for a download, which the caller removes; that of a dead process goes with the next start."""
         path = self.folder / f"restore-{os.getpid()}-{secrets.token_hex(4)}"
-        path.mkdir(mode=0o700)
+        path.mkdir(mode=0o700, parents=True)
         return path
 
     def let_go(self) -> None:
@@ -241,6 +244,8 @@ class Spool:
                     shutil.rmtree(self.folder / str(attempt), ignore_errors=True)
                 os.close(lock)
             self._locks.clear()
+            with suppress(OSError):  # something is left in it
+                self.folder.rmdir()
 
     def after_fork(self) -> None:
         """Close a child's copies of the locks, which would outlive the parent; the parent's own stay locked."""
@@ -304,7 +309,10 @@ def parse_limit(limit: int | str | None) -> int | None:
         return None
     if isinstance(limit, str) and not is_size(limit):
         raise ValueError(f"{limit!r} is not a spool limit: write a number of bytes, '20GiB' or 'auto'")
-    return parse_size(limit)
+    try:
+        return parse_size(limit)
+    except errors.CacheLimitError as error:
+        raise ValueError(f"{limit!r} is no spool limit: it has to be at least {SMALLEST_BYTES:,} bytes") from error
 
 
 def _is_full(error: BaseException) -> bool:
