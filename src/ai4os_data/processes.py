@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
@@ -32,12 +33,110 @@ def tell_after_fork(target: Forkable) -> None:
     _forkables.add(target)
 
 
+class Preparable(Protocol):
+    """Something that has to be put away before this process forks."""
+
+    def before_fork(self) -> None:
+        """Put away what a child must not have a copy of."""
+
+
+class _Gate:
+    """Keeps forks and what must not be forked apart, among the threads of this process."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.RLock())  # a signal or a finalizer may come in on the same thread
+        self._inside: dict[int, int] = {}  # how often each thread went in
+        self._forking: list[int] = []
+
+    def enter(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            while me not in self._inside and any(thread != me for thread in self._forking):
+                self._changed.wait()
+            self._inside[me] = self._inside.get(me, 0) + 1
+
+    def leave(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            self._inside[me] -= 1
+            if not self._inside[me]:
+                del self._inside[me]
+                self._changed.notify_all()
+
+    def begin_fork(self) -> bool:
+        """Wait until no other thread is inside; whether this one is not either."""
+        me = threading.get_ident()
+        with self._changed:
+            self._forking.append(me)
+            # Who is inside and forks as well would wait for us.
+            while any(thread != me and thread not in self._forking for thread in self._inside):
+                self._changed.wait()
+            return me not in self._inside
+
+    def end_fork(self) -> None:
+        with self._changed:
+            self._forking.remove(threading.get_ident())
+            self._changed.notify_all()
+
+    def renewed(self) -> _Gate:
+        """The gate of a child, where only the thread that forked goes on."""
+        gate = _Gate()
+        me = threading.get_ident()
+        if me in self._inside:
+            gate._inside[me] = self._inside[me]
+        return gate
+
+
+_gate = _Gate()
+_preparables: weakref.WeakSet[Preparable] = weakref.WeakSet()
+_adding = threading.Lock()
+
+
+@contextmanager
+def no_fork() -> Iterator[None]:
+    """Keep all threads from forking meanwhile: a lock that C code holds just then would stay locked in the child.
+
+    What is done inside has to come to its end by itself, without waiting for another process.
+    """
+    _gate.enter()
+    try:
+        yield
+    finally:
+        _gate.leave()
+
+
+def tell_before_fork(target: Preparable) -> None:
+    """Call ``target.before_fork()`` ahead of every fork while it lives, with no thread inside `no_fork`."""
+    with _adding:
+        _preparables.add(target)
+
+
+def leave_to_parent(value: object) -> None:
+    """In a child: never tear down what the parent still uses."""
+    _of_the_parent.append(value)
+
+
+def _before_fork() -> None:
+    if _gate.begin_fork():  # a thread that forks from inside keeps what it has in hand
+        with _adding:
+            targets = list(_preparables)
+        for target in targets:
+            target.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    _gate.end_fork()
+
+
 def _after_fork_in_child() -> None:
+    global _gate, _adding
+    # The parent's may be held for ever.
+    _gate, _adding = _gate.renewed(), threading.Lock()
     for target in list(_forkables):
         target.after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 class PerProcess(Generic[T]):

@@ -28,10 +28,10 @@ from ai4os_data.cache.leases import Lease
 from ai4os_data.cache.objects import Held, Objects, identity
 from ai4os_data.cache.plan import Plan
 from ai4os_data.cache.record import read_record
-from ai4os_data.cache.rows import DAMAGE, SQLITE_FULL, Rows
+from ai4os_data.cache.rows import DAMAGE, SQLITE_FULL, Rows, is_locked, sqlite_code
 from ai4os_data.cache.staged import Spares, allocated, remove_if_abandoned
 from ai4os_data.errors import CacheError
-from ai4os_data.processes import tell_after_fork
+from ai4os_data.processes import no_fork, tell_after_fork
 from ai4os_data.telemetry import log, tell_once
 
 LISTING_NAME = re.compile(r"[0-9a-f]{32}(\.\d+)?")
@@ -97,6 +97,7 @@ class Ledger:
 
     def after_fork(self) -> None:
         """Keep none of the parent's locks alive in a child."""
+        self._threads = threading.Lock()
         self._let_go()
 
     def __del__(self) -> None:
@@ -192,24 +193,30 @@ class Ledger:
 
     @contextmanager
     def _held(self, *, wait: bool = True) -> Iterator[bool]:
-        """Hold the ledger alone. It is marked while it is held, so that whoever comes after a death sees it."""
-        if not self._threads.acquire(blocking=wait):
+        """Hold the ledger alone. It is marked while it is held, so that whoever comes after a death sees it.
+
+        This process does not fork meanwhile, but does so while it waits for another one's hold to end.
+        """
+        threads = self._threads
+        if not threads.acquire(blocking=wait):
             yield False
             return
         try:
             if not self._take_lock(wait=wait):
                 yield False
                 return
+            lock = self._lock
             try:
-                if os.pread(self._lock, 1, 0) != _CLEAN:
-                    self._mended(self._reconcile)
-                os.pwrite(self._lock, _DIRTY, 0)
-                yield True
-                os.pwrite(self._lock, _CLEAN, 0)
+                with no_fork():
+                    if os.pread(lock, 1, 0) != _CLEAN:
+                        self._mended(self._reconcile)
+                    os.pwrite(lock, _DIRTY, 0)
+                    yield True
+                    os.pwrite(lock, _CLEAN, 0)
             finally:
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
+                fcntl.flock(lock, fcntl.LOCK_UN)
         finally:
-            self._threads.release()
+            threads.release()
 
     def _take_lock(self, *, wait: bool) -> bool:
         while True:
@@ -237,7 +244,7 @@ class Ledger:
         """The result of some work; a damaged index is made anew from the files, and the work done again.
 
         Raises:
-            OSError: the disk is full, or cannot be written.
+            OSError: the disk is full, or cannot be written, or the index is locked by a foreign program.
             CacheError: a new index does not work either.
         """
         try:
@@ -262,16 +269,19 @@ class Ledger:
         waiting = Waiting(FULL_FOR_S)
         while True:
             self._rows.taken()  # by what was undone
+            begun = time.monotonic()
             try:
                 return work()
             except DAMAGE as error:
+                if is_locked(error, time.monotonic() - begun):
+                    message = "another program holds the cache's index locked"
+                    raise OSError(errno.EBUSY, message, self._directory) from error
                 if not self._is_full(error, _FULL_DISK_BYTES) or not waiting.pause():
                     raise
 
     def _is_full(self, error: Exception, too_little_bytes: int) -> bool:
         disk = os.statvfs(self._directory)
-        said = getattr(error, "sqlite_errorcode", None)  # from Python 3.11 on
-        return said == SQLITE_FULL or disk.f_bavail * disk.f_frsize < too_little_bytes
+        return sqlite_code(error) == SQLITE_FULL or disk.f_bavail * disk.f_frsize < too_little_bytes
 
     def _raise_disk_error(self, error: Exception, too_little_bytes: int) -> None:
         """Raise what the disk has to say, where that explains an error of the index."""

@@ -40,6 +40,7 @@ class Names:
 
     def after_fork(self) -> None:
         """Read and append through a descriptor of the child's own."""
+        self._threads = threading.Lock()  # the parent's may be held for ever
         self._close()
 
     def tell(self, name: str) -> None:

@@ -65,6 +65,11 @@ class Objects:
         self.removed: set[str] = set()  # found damaged by this process, and not stored again
         self.names = Names(f"{directory}/names")
         self._threads = threading.Lock()
+        tell_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Wait for no thread of the parent."""
+        self._threads = threading.Lock()
 
     def __contains__(self, name: object) -> bool:
         """Whether there was a cached file for a digest, as far as this process has heard."""

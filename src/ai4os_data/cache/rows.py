@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import time
 from contextlib import closing, contextmanager, suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import diskcache
 
+from ai4os_data.cache.claims import Waiting
 from ai4os_data.cache.objects import Held, Objects, identity, relative_name
 from ai4os_data.cache.staged import allocated
+from ai4os_data.processes import leave_to_parent, no_fork, tell_after_fork, tell_before_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
 PAGE_BYTES = 4096
@@ -41,6 +44,27 @@ DAMAGE = (
     OverflowError,
 )
 SQLITE_FULL = 13  # https://www.sqlite.org/rescode.html
+_SQLITE_LOCKED = {5, 6}
+LOCKED_FOR_S = 10.0  # nobody else changes the index while we have the ledger; a foreign program might
+
+
+def sqlite_code(error: Exception) -> int | None:
+    """SQLite's number for an error, from Python 3.11 on."""
+    origin = error.__context__ if isinstance(error, diskcache.Timeout) else error
+    return getattr(origin, "sqlite_errorcode", None)
+
+
+def is_locked(error: Exception, took_s: float) -> bool:
+    """Whether an error says that a foreign program has the index locked, which is no damage.
+
+    Args:
+        error: what came.
+        took_s: how long it took to come: where there is no number, a lock shows by having been waited for.
+    """
+    code = sqlite_code(error)
+    if code is None:
+        return took_s >= LOCKED_FOR_S and isinstance(error, (sqlite3.OperationalError, diskcache.Timeout))
+    return code & 0xFF in _SQLITE_LOCKED
 
 
 class _NamesOnly(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
@@ -71,8 +95,52 @@ def _refuse_pickle(value: object) -> NoReturn:
 class _Index(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
     """diskcache with changes of many rows at once: one by one, its calls cost three times what SQLite does.
 
-    The columns are those that its own ``set`` fills; see docs/decisions/2026-11-24-rows-in-bulk.md.
+    The columns are those that its own ``set`` fills; see docs/decisions/2026-11-24-rows-in-bulk.md. All threads share
+    one connection, one at a time: so it can be closed before a fork, whichever thread has opened it.
     """
+
+    _connection: sqlite3.Connection | None = None
+
+    @property
+    def _con(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = sqlite3.connect(
+                f"{self._directory}/cache.db", timeout=self._timeout, isolation_level=None, check_same_thread=False
+            )
+            with suppress(sqlite3.OperationalError):  # a new one has no settings
+                settings = self._connection.execute("SELECT key, value FROM Settings").fetchall()
+                for key, value in settings:
+                    if key.startswith("sqlite_"):  # they hold for one connection
+                        self.reset(key, value, update=False)
+        return self._connection
+
+    @property
+    def _sql_retry(self) -> Callable[..., sqlite3.Cursor]:
+        """What changes the database outside of transactions; diskcache itself would try it for a minute."""
+        if sys.version_info < (3, 11):  # errors have no numbers
+            retrying: Callable[..., sqlite3.Cursor] = super()._sql_retry
+            return retrying
+        return self._execute_when_unlocked
+
+    def _execute_when_unlocked(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        waiting = Waiting(LOCKED_FOR_S)
+        while True:
+            try:
+                return self._con.execute(statement, *values)
+            except sqlite3.OperationalError as error:
+                if not is_locked(error, 0) or not waiting.pause():
+                    raise
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def leave_to_parent(self) -> None:
+        """In a child: let the parent's connection be."""
+        connection, self._connection = self._connection, None
+        leave_to_parent(connection)
 
     def enter(self, rows: Sequence[tuple[str, str, int]]) -> list[tuple[str, int]]:
         """Add rows of key, file name and size, or put them in the place of those with their keys; what these had."""
@@ -138,6 +206,23 @@ class Rows:
         self._identity: tuple[int, int] | None = None
         self._taken: list[Held] = []
         self._balance = 0
+        tell_before_fork(self)
+        tell_after_fork(self)
+
+    def before_fork(self) -> None:
+        """Close the connection: SQLite in a child would take its parent's locks for its own."""
+        if self._index is not None:
+            with suppress(*DAMAGE):
+                self._index.close()
+
+    def after_fork(self) -> None:
+        """Let what a fork from the midst of it has left open be the parent's."""
+        if self._index is not None:
+            self._index.leave_to_parent()
+
+    def __del__(self) -> None:
+        """Close the database where no fork can come between."""
+        self.close()
 
     def open(self) -> bool:
         """Open them, unless they are; whether they are new, since there were none, or somebody removed them."""
@@ -154,7 +239,7 @@ class Rows:
         self._index = _Index(
             self.directory,
             disk=_NamesOnly,
-            timeout=60,
+            timeout=LOCKED_FOR_S,
             eviction_policy="least-recently-used",
             cull_limit=0,
             statistics=0,
@@ -305,10 +390,10 @@ class Rows:
 
     def close(self) -> None:
         """Close the database."""
-        if self._index is not None:
-            with suppress(*DAMAGE):
-                self._index.close()
-            self._index = None
+        index, self._index = self._index, None
+        if index is not None:
+            with no_fork(), suppress(*DAMAGE):
+                index.close()
 
     def remove(self) -> None:
         """Remove the database."""
