@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -164,6 +165,26 @@ def test_dataset_that_was_dropped_gives_way_in_the_same_process(tmp_path: Path) 
     cache._process.get()._not_before = 0.0  # the second until it asks again for what was refused
     assert read_all(new_cached, reading(new, cache, 2)).wrong == []
     assert sum(held(new_cached, new.list())) == 100
+
+
+def test_caches_of_one_directory_know_what_lives(tmp_path: Path) -> None:
+    """Two datasets whose caches were made separately do not evict each other: not here, and not in forked workers."""
+    (tmp_path / "link").symlink_to(tmp_path / "cache")
+    first, second = source([50 * KiB] * 100, "first"), source([50 * KiB] * 100, "second")
+    first_cache = DiskCache(tmp_path / "cache", 8 * MiB)
+    first_cached = CachedStore(first, first_cache)
+    assert read_all(first_cached, reading(first, first_cache, 1)).wrong == []
+    assert sum(held(first_cached, first.list())) == 100
+    for directory in (tmp_path / "cache", tmp_path / "link"):
+        task = Reading(store=second, directory=str(directory), size_limit=8 * MiB, policy="auto", rounds=2)
+        assert task().wrong == []
+        assert together([task])[0].wrong == []
+    assert sum(held(first_cached, first.list())) == 100
+    copy = pickle.loads(pickle.dumps(first_cached))  # noqa: S301  our own
+    del first_cached, first_cache
+    gc.collect()
+    assert task().wrong == []
+    assert sum(held(copy, first.list())) == 100
 
 
 def test_keys_given_twice_are_protected_once(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from ai4os_data.cache import placement
 from ai4os_data.cache.claims import Claim, Claims, Waiting
 from ai4os_data.cache.ledger import LISTING_NAME, Ledger
+from ai4os_data.cache.live import live_in
 from ai4os_data.cache.objects import Held, Objects, intact
 from ai4os_data.cache.record import last_limit
 from ai4os_data.cache.staged import BLOCK_BYTES, Spares, allocated
@@ -51,7 +52,9 @@ class DiskCache:
         size_limit: bytes, a text such as ``"20GiB"``, or ``"auto"``: what is free, less a reserve of a fifth of the
             disk.
         policy: ``"lru"`` evicts what was used longest ago. ``"auto"`` does so between datasets, but within a dataset
-            that is in use entries do not evict each other: under shuffled epochs LRU would hit almost never.
+            that is in use entries do not evict each other: under shuffled epochs LRU would hit almost never. A process
+            knows the datasets of its own that use the directory, whichever `DiskCache` they were given, and a forked
+            worker those of its parent; a spawned one knows the dataset that was sent to it, and no other.
 
     Raises:
         CacheError: the directory cannot be used.
@@ -87,8 +90,7 @@ class DiskCache:
 
     def _prepare_processes(self) -> None:
         _CACHES.add(self)
-        self._live: list[weakref.WeakMethod[Callable[[], Iterable[str]]]] = []
-        self._plans: PerProcess[weakref.WeakSet[Plan]] = PerProcess(weakref.WeakSet)
+        self._live = live_in(self.directory)
         self._process: PerProcess[_Process] = PerProcess(self._open)
 
     def __getstate__(self) -> dict[str, object]:
@@ -183,12 +185,11 @@ class DiskCache:
 
     def keep_together(self, digests: Callable[[], Iterable[str]]) -> None:
         """Under ``"auto"``: these must not evict each other while the object whose method this is lives."""
-        self._live = [reference for reference in self._live if reference() is not None]
-        self._live.append(weakref.WeakMethod(digests))
+        self._live.keep_together(digests)
 
     def follow(self, plan: Plan) -> None:
         """Under ``"auto"``: while this plan lives, what it needs last goes first, to make room for what it needs."""
-        self._plans.get().add(plan)
+        self._live.follow(plan)
 
     @property
     def objects(self) -> Objects:
@@ -247,18 +248,13 @@ class DiskCache:
         except OSError:
             return None
 
+    def plans(self) -> list[Plan]:
+        """What the loaders of this process need of its directory."""
+        return self._live.plans()
+
     def _open(self) -> _Process:
         is_auto = self.policy == "auto"
-        return _Process(self.directory, self.size_limit, self._protected if is_auto else None, self.plans)
-
-    def plans(self) -> list[Plan]:
-        """What the loaders of this process need of it."""
-        return list(self._plans.get())
-
-    def _protected(self) -> Iterable[str]:
-        for reference in self._live:
-            if (digests := reference()) is not None:
-                yield from digests()
+        return _Process(self.directory, self.size_limit, self._live.protected if is_auto else None, self._live.plans)
 
 
 class _Process:
