@@ -91,6 +91,7 @@ class Ledger:
         self._overhead_bytes = 0
         self._protect_at = 0.0
         self._all_protected_until = 0.0
+        self._unmade: list[Plan] = []  # that could have told what to evict
         self._threads = threading.Lock()  # a file lock does not keep the threads of one process apart
         self._open_lock()
         tell_after_fork(self)
@@ -135,14 +136,19 @@ class Ledger:
             How much more may be written: nothing, or at least ``need_bytes``.
         """
         granted = 0
+        unmade: list[Plan] = []
         for attempt in range(_TRIES + 1):
+            for plan in unmade:  # here, where nobody waits for the ledger
+                plan.make()
             need = max(0, need_bytes - granted) if attempt < _TRIES else 0
             with self._held():
                 work = partial(self._grant, need, left_bytes + granted, stored, used, room_for)
+                self._unmade.clear()
                 granted += self._mended(work)
                 evicted = self._rows.taken()
+                unmade = self._unmade[:]
             stored, used = self._removed(evicted, self._spares), ()
-            if not stored:
+            if not stored and (granted >= need_bytes or not unmade):
                 break
             granted -= sum(allocated(held.size_bytes) for held in stored)  # in use: they are counted in again
         granted = granted if granted >= need_bytes else 0
@@ -436,7 +442,9 @@ class Ledger:
     def _evict_planned(self, wanted_bytes: int, free: int, room_for: str) -> int:
         """Take out what has its next use furthest away, as far as that is known; tell what is free then."""
         for plan in self._plans() if room_for else ():
-            if free < wanted_bytes:
+            if free < wanted_bytes and not plan.is_made:
+                self._unmade.append(plan)
+            elif free < wanted_bytes:
                 free += self._rows.evict_those(plan.victims(self._objects, room_for), wanted_bytes - free)
         return free
 
