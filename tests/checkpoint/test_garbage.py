@@ -89,3 +89,19 @@ def test_machine_that_comes_back_makes_something_of_what_it_left(tmp_path: Path)
         assert steps_of(run) == [3, 2, 1]
     with open_run(place, tmp_path, "other") as run:
         assert restored_step(run) == 3
+
+
+def test_runs_that_never_live_for_the_grace_period_clean_up_too(apache: ApacheServer, tmp_path: Path) -> None:
+    """By the server's own clock, however short each process lives."""
+    share = Share(apache)
+    place, options = f"{share.location}/run", {"remote": share.remote}
+    die_before_the_manifest(place, tmp_path, "dead", **options)
+    (left,) = share.root.glob("run/*/step-000000002-*")
+    with open_run(place, tmp_path, "living", keep_last=9, **options) as run:
+        save_steps(run, 3)
+    assert left.exists(), "its writer may still be at it"
+    for path in left.iterdir():
+        os.utime(path, (time.time() - 4000, time.time() - 4000))
+    with open_run(place, tmp_path, "living", keep_last=9, **options) as run:
+        save_steps(run, 4)
+    assert not left.exists()

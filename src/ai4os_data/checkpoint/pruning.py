@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
@@ -71,7 +72,7 @@ class Pruning:
         doomed = self._doomed(history, confirmed, source)
         for name in doomed:
             self._remove(name)
-        for seen in self._remains(history, busy()):
+        for seen in self._remains(history, confirmed, busy()):
             self._remove(seen.name)
         return doomed
 
@@ -98,14 +99,21 @@ class Pruning:
             return False  # a damaged one is left for whoever looks into it
         return True
 
-    def _remains(self, history: History, busy: set[CheckpointName]) -> Iterable[Seen]:
-        """Folders without a manifest: our own once we have given them up, others' after the grace period."""
+    def _remains(self, history: History, confirmed: CheckpointName, busy: set[CheckpointName]) -> Iterable[Seen]:
+        """Folders without a manifest: our own once we have given them up, others' after the grace period.
+
+        That is over when this process has watched it pass, or the store's own clock says so: a run whose processes all
+        live shorter than the grace period would never clean up.
+        """
         now = time.monotonic()
+        newest_at = _stored_at(history.seen.get(confirmed))
         for seen in history.uncommitted():
             first_s, look = self._found.get(seen.name, (now, None))
             if look != seen.signature:
                 self._found[seen.name] = first_s, _ = now, seen.signature
-            is_old = now - first_s >= self._grace_s and seen.name in self._known
+            stored_at = _stored_at(seen)
+            is_told_old = newest_at is not None and stored_at is not None and newest_at - stored_at >= self._grace_s
+            is_old = (is_told_old or now - first_s >= self._grace_s) and seen.name in self._known
             if seen.name in self._confirmed:
                 continue  # it has a manifest, whatever this listing says
             if seen.name not in busy and (seen.name.attempt in self._own or is_old):
@@ -121,3 +129,12 @@ class Pruning:
             pass  # somebody else was faster
         self._store.remove_tree(str(name))
         log.info("removed the checkpoint %s", name)
+
+
+def _stored_at(seen: Seen | None) -> float | None:
+    """When the last file of a folder was stored, by the clock of an HTTP server; None where it does not tell."""
+    told = [entry.modified for entry in seen.files.values()] if seen is not None else []
+    try:
+        return max(parsedate_to_datetime(text or "").timestamp() for text in told)
+    except ValueError:  # no date, or none of HTTP's
+        return None
