@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -69,10 +70,13 @@ class NextcloudStore(WebDAVStore):
         make = body or memory_body
         source = iter(entries)
         while window := list(islice(source, _PLANNED_AT_ONCE)):
-            alone = [entry for entry in window if not self._archives or entry.size_bytes >= archives.LARGE_BYTES]
-            if len(alone) < len(window):
-                large = set(alone)
-                yield from self._read_archives([entry for entry in window if entry not in large], make, alone)
+            once = dict.fromkeys(window)
+            repeated = list((Counter(window) - Counter(once.keys())).elements())  # an archive has each name once
+            alone = [entry for entry in once if not self._archives or entry.size_bytes >= archives.LARGE_BYTES]
+            large = set(alone)
+            alone += repeated
+            if len(large) < len(once):
+                yield from self._read_archives([entry for entry in once if entry not in large], make, alone)
             yield from super().read_many(alone, make)
 
     # --- writing
