@@ -239,3 +239,25 @@ def test_the_files_of_an_account_s_root_come_as_archives(
             server.forget()
             assert read(store, store.list()) == {"a.bin": b"a.bin", "b c.bin": b"b c.bin", "sub/d.bin": b"sub/d.bin"}
             assert [":query" in request.headers for request in server.requests() if request.method == "GET"] == [True]
+
+
+def test_a_file_that_is_asked_for_twice_comes_twice(store: NextcloudStore) -> None:
+    """As from every other store, though an archive has each name once."""
+    one, two, three = store.list()[:3]
+    came = list(store.read_many([one, two, three, one]))
+    assert sorted(entry.key for entry, _ in came) == sorted([one.key, one.key, two.key, three.key])
+    assert all(content(outcome) == FILES[entry.key] for entry, outcome in came)
+
+
+def test_session_cookies_are_kept(share: Share, store: NextcloudStore) -> None:
+    """The first answer to a listing and to a download begins a session; what is asked after it brings the cookies."""
+    entries = store.list()
+    store.list()
+    for entry in entries[:3]:
+        list(store.read_many([entry]))
+    list(store.read_many(entries))
+    for method, least in (("PROPFIND", 2), ("GET", 5)):
+        first, *others = share.requests(method)
+        assert "cookie" not in first.headers
+        assert len(others) >= least - 1
+        assert all("oc_sessionPassphrase" in request.headers.get("cookie", "") for request in others)
