@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 
-from ai4os_data import Sample, StorageDataset
+from ai4os_data import Sample, StorageDataLoader, StorageDataset
 from ai4os_data.decoding import as_image
 from ai4os_data.errors import (
     AuthenticationError,
@@ -21,6 +22,7 @@ from ai4os_data.errors import (
     RemoteError,
     SampleError,
     ServerUnavailableError,
+    SkippedError,
 )
 from shares import Folder, Share, png
 
@@ -111,7 +113,7 @@ def test_skip_names_a_bad_sample_once_in_all_workers(share: Share, tmp_path: Pat
     dataset = with_two_bad_ones(share, on_error="skip")
     log = tmp_path / "workers.log"
     for _ in range(3):
-        batches = epoch(dataset, num_workers=2, shuffle=True, worker_init_fn=log_to(log))
+        batches = epoch(dataset, num_workers=2, worker_init_fn=log_to(log))
         assert {0, 1, 3, 4, 6, 7} == {value for batch in batches for value in batch}
     assert sorted(line.split(" of ")[0] for line in log.read_text().splitlines() if line.startswith("skipped")) == [
         "skipped: sample 2 ('2.png')",
@@ -119,19 +121,37 @@ def test_skip_names_a_bad_sample_once_in_all_workers(share: Share, tmp_path: Pat
     ]
 
 
-def test_skip_gives_another_sample_where_one_was_asked_for(share: Share) -> None:
-    """A single index, and a batch of bad samples alone, give the next good one: nothing cannot be collated."""
+def test_skip_says_so_where_nothing_is_left(share: Share) -> None:
+    """A single index, or a batch of bad samples alone: no other sample, maybe of another split, takes their place."""
     dataset = with_two_bad_ones(share, on_error="skip")
-    assert (dataset[2], dataset[5], dataset[-3]) == (3, 6, 6)
-    assert dataset.__getitems__([2, 5]) == [6]
+    for ask in (lambda: dataset[2], lambda: dataset[-3], lambda: dataset.__getitems__([2, 5])):
+        with pytest.raises(SkippedError, match=r"sample [25] .* nothing is left to be given") as caught:
+            ask()
+        assert (caught.value.key, caught.value.location) == (f"{caught.value.index}.png", share.location)
     assert dataset.__getitems__([]) == []
+    assert dataset.__getitems__([2, 3]) == [3]
 
 
-def test_skip_goes_around_the_end(share: Share) -> None:
-    """After the last sample comes the first."""
-    share.put({**PICTURES, "7.png": b"broken"})
-    dataset = StorageDataset(share.location, remote=share.remote, decode=red, cache=None, on_error="skip")
-    assert dataset[7] == 0
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skip_keeps_to_the_split(share: Share, workers: int) -> None:
+    """A loader over a part gives the good samples of that part, each once, and leaves out a batch of bad ones."""
+    dataset = with_two_bad_ones(share, on_error="skip")
+    part = Subset(dataset, [0, 2, 4, 6])
+
+    class Wrapped(Dataset[Any]):
+        def __len__(self) -> int:
+            return len(part)
+
+        def __getitem__(self, index: int) -> Any:
+            return part[index]
+
+    for whole in (part, Wrapped()):
+        for batch_size in (1, 2, None):
+            loader = StorageDataLoader(whole, batch_size, num_workers=workers, collate_fn=list if batch_size else None)
+            batches = list(loader)
+            assert [value for batch in batches for value in (batch if batch_size else [batch])] == [0, 4, 6]
+            assert len(batches) == (2 if batch_size == 2 else 3)
+            assert loader.epoch == 1
 
 
 @pytest.mark.parametrize("count", [1, 3, 2000])
@@ -140,10 +160,12 @@ def test_skip_ends_where_no_sample_is_good(tmp_path: Path, count: int) -> None:
     folder = Folder(tmp_path / "place")
     folder.put({f"{number}.json": "{" for number in range(count)})
     dataset = StorageDataset(folder.location, decode="json", on_error="skip")
-    with pytest.raises(EmptyDatasetError, match=f"not one of the {count:,} samples is good"):
+    with pytest.raises(SkippedError, match="nothing is left"):
         dataset[0]
-    with pytest.raises(EmptyDatasetError, match="not one"):
+    with pytest.raises(SkippedError, match="nothing is left"):
         epoch(dataset)
+    with pytest.raises(SkippedError, match="nothing is left"):
+        list(StorageDataLoader(dataset, batch_size=64))
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -286,7 +308,7 @@ def test_pattern_that_matches_nothing(share: Share, tmp_path: Path) -> None:
     ):
         StorageDataset(share.location, remote=share.remote, pattern="*.jpg", cache=None)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(EmptyDatasetError, match=r"nothing matches '\*\*/\*'; there are no file at all"):
+    with pytest.raises(EmptyDatasetError, match=r"nothing matches '\*\*/\*'; there is no file at all"):
         StorageDataset(tmp_path / "empty")
 
 
@@ -343,3 +365,16 @@ def test_wrong_values_of_options(tmp_path: Path, option: str, value: str, says: 
     Folder(tmp_path / "place").put(PICTURES)
     with pytest.raises(ValueError, match=says):
         StorageDataset(tmp_path / "place", **{option: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"prepare": 5}, {"transform": 5}, {"target_transform": "x"}, {"pattern": 5}, {"pattern": ["*.jpg", None]}],
+)
+def test_what_is_no_function_or_pattern_is_refused_at_once(tmp_path: Path, options: dict[str, Any]) -> None:
+    """By the constructor, with the name of the argument, and not by the first sample."""
+    folder = Folder(tmp_path / "place")
+    folder.put(PICTURES)
+    ((name, value),) = options.items()
+    with pytest.raises(TypeError, match=f"{name} is .*, not {re.escape(repr(value))}"):
+        StorageDataset(folder.location, **options)

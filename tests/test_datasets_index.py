@@ -200,6 +200,59 @@ def test_drift_from_the_lock_file_is_an_error_when_asked(share: Share, tmp_path:
         open_dataset(share, None, index=path, on_drift="error")
 
 
+def test_what_the_pattern_leaves_out_may_come_and_go(
+    share: Share, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A note beside the samples is no drift of the dataset."""
+    path = locked(share, tmp_path)
+    share.put({"notes.txt": "new"})
+    for on_drift in ("error", "warn"):
+        dataset = open_dataset(share, None, index=path, pattern="**/*.bin", on_drift=on_drift)
+        assert dataset.keys == sorted(FILES)
+    assert caplog.records == []
+    with pytest.raises(ChangedError, match=r"'notes\.txt' is new"):
+        open_dataset(share, None, index=path, on_drift="error")
+
+
+@pytest.mark.parametrize("on_drift", ["error", "warn"])
+def test_lock_file_of_another_folder_is_refused(share: Share, tmp_path: Path, on_drift: str) -> None:
+    """Its files are not there; the same files at another address are the same dataset."""
+    path = locked(share, tmp_path)
+    other = Share(share.server)
+    other.put({"a/1.bin": "one", "x.bin": "of another dataset"})
+    with pytest.raises(
+        LocationError, match=r"the lock file is of http.*, where 'a/deep/er/2\.bin', 'b/3\.bin' are not"
+    ):
+        open_dataset(other, None, index=path, on_drift=on_drift)
+    other.put(FILES)
+    assert open_dataset(other, None, index=path, pattern="[ab]/**/*").keys == sorted(FILES)
+
+
+def test_refresh_is_remembered(cloud_share: Share, tmp_path: Path, patience: Patience) -> None:
+    """The listing beside the cache is the new one: reopening costs one request, and offline it serves."""
+    cloud_share.put(FILES)
+    dataset = open_dataset(cloud_share, tmp_path / "cache")
+    cloud_share.put({"new.bin": "new"})
+    dataset.refresh()
+    assert dataset.keys == sorted([*FILES, "new.bin"])
+    cloud_share.server.forget()
+    assert open_dataset(cloud_share, tmp_path / "cache").keys == dataset.keys
+    assert asked(cloud_share) == [("PROPFIND", "0")]
+    with cloud_share.down():
+        offline = StorageDataset(cloud_share.store(patience), cache=DiskCache(tmp_path / "cache"))
+    assert offline.keys == dataset.keys
+
+
+def test_what_can_be_no_lock_file_is_refused(share: Share, tmp_path: Path) -> None:
+    """A folder, and what is no path."""
+    share.put(FILES)
+    with pytest.raises(LocationError, match="is not a lock file of ai4os-data"):
+        open_dataset(share, None, index=tmp_path)
+    for value in (5, b"lock.json"):
+        with pytest.raises(TypeError, match="index is the path of a lock file"):
+            open_dataset(share, None, index=value)
+
+
 def test_drift_from_the_lock_file_is_warned_of(share: Share, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The dataset has the files of the lock file: no new one, changed ones as they are, lost ones as errors."""
     path = locked(share, tmp_path)
@@ -240,7 +293,7 @@ def test_lock_file_serves_while_the_server_is_down(share: Share, tmp_path: Path,
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [('"a/1.bin"', '"a/9.bin"'), ('"a/1.bin"', '"a/2.bin"'), ("3,\n", "4,\n"), ('"digest": "', '"digest": "0')],
+    [('"a/1.bin"', '"a/9.bin"'), ('"a/1.bin"', '"a/2.bin"'), ("[\n3,\n", "[\n4,\n"), ('"digest": "', '"digest": "0')],
 )
 def test_edited_lock_file_is_refused(share: Share, tmp_path: Path, old: str, new: str) -> None:
     """Its digest tells that it is not what was written."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from torch.utils.data import DataLoader
 
-from ai4os_data import Sample, StorageDataset
+from ai4os_data import DiskCache, Sample, StorageDataLoader, StorageDataset
 from ai4os_data.errors import LocationError, NotFoundError, SampleError
 from ai4os_data.siblings import Siblings
 from servers import FaultServer
@@ -130,10 +132,11 @@ def test_after_the_first_batch_siblings_are_fetched_with_their_samples(slow: Fau
 
 
 def test_siblings_come_together_where_the_samples_are_cached(slow: FaultServer, tmp_path: Path) -> None:
-    """After ``warm``, which knows of no siblings, the masks of a batch are fetched at once and not one by one."""
-    dataset = open_pairs(Share(slow), cache=tmp_path / "cache")
+    """Where only the images are there, the masks of a batch are fetched at once and not one by one."""
+    share = Share(slow)
+    open_pairs(share, cache=tmp_path / "cache", decode="bytes").warm(progress=False)
+    dataset = open_pairs(share, cache=tmp_path / "cache")
     dataset[0]
-    dataset.warm(progress=False)
     slow.stop()
     slow.start()  # it counts anew
     slow.forget()
@@ -188,3 +191,133 @@ def test_nothing_is_learned_where_names_do_not_follow() -> None:
     siblings.learn("images/17.jpg", "masks/17.png")
     assert siblings.of("images/18.jpg") == ["masks/18.png"]
     assert siblings.of("images/18.png") == siblings.of("photos/18.jpg") == siblings.of("18.jpg") == []
+
+
+# --- not second to the samples
+
+
+def shout(data: bytes) -> bytes:
+    """Prepare a file in a way that shows."""
+    return data.upper()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_siblings_are_not_prepared(share: Share, tmp_path: Path, cached: bool) -> None:  # noqa: FBT001
+    """``prepare`` shrinks photographs; a mask would be another mask. Both are kept, each as it is given."""
+    dataset = open_pairs(share, cache=tmp_path / "cache" if cached else None, prepare=shout)
+    wanted = [(image.upper(), mask) for image, mask in PAIRS]
+    for _ in range(2):
+        assert epoch(dataset) == wanted
+    assert len(share.requests("GET")) == (16 if cached else 32)
+    assert open_pairs(share, cache=tmp_path / "cache")[0] == PAIRS[0]
+
+
+def test_a_sample_that_is_a_sibling_too_is_not_prepared_as_one(share: Share, tmp_path: Path) -> None:
+    """What a sibling is does not depend on which samples are in the same batch."""
+    share.put({f"{name}.txt": f"text of {name}" for name in ("1", "1b", "2", "2b")})
+
+    def decode(sample: Sample) -> tuple[bytes, bytes]:
+        stem = sample.key.removesuffix(".txt").removesuffix("b")
+        return sample.bytes(), sample.sibling(f"{stem}b.txt").bytes()
+
+    for cache in (None, tmp_path / "cache"):
+        dataset = StorageDataset(share.location, remote=share.remote, decode=decode, prepare=shout, cache=cache)
+        for _ in range(2):
+            assert dataset.__getitems__(range(4)) == [
+                (f"TEXT OF {name.upper()}".encode(), f"text of {name[0]}b".encode()) for name in ("1", "1b", "2", "2b")
+            ]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_split_file_is_not_prepared(share: Share, tmp_path: Path, cached: bool) -> None:  # noqa: FBT001
+    """It is read as it is, though it lies among the samples."""
+    lines = "".join(f"images/{number % 2}/{stem}.jpg {number}\n" for number, stem in enumerate(STEMS))
+    share.put({**FILES, "split.txt": lines})
+
+    def prepare(data: bytes) -> bytes:
+        assert data.startswith(b"image of")
+        return shout(data)
+
+    dataset = StorageDataset.from_split_file(
+        share.location, "split.txt", remote=share.remote, prepare=prepare, cache=tmp_path / "c" if cached else None
+    )
+    assert dataset.__getitems__([0, 7]) == [(b"IMAGE OF PHOTO 0", 0), (b"IMAGE OF PHOTO 7", 7)]
+
+
+@pytest.mark.parametrize("prepare", [None, shout])
+def test_warm_brings_siblings_too(share: Share, tmp_path: Path, prepare: Any) -> None:
+    """Which there are it learns from one sample, whose random numbers are its own."""
+
+    def decode(sample: Sample) -> Any:
+        random.random()
+        return with_mask(sample)
+
+    dataset = open_pairs(share, cache=tmp_path / "cache", decode=decode, prepare=prepare)
+    random.seed(1)
+    size_bytes = sum(map(len, FILES.values()))
+    assert dataset.warm(progress=False) == {"files": len(FILES), "bytes": size_bytes}
+    drawn = random.random()
+    random.seed(1)
+    assert drawn == random.random()
+    share.server.forget()
+    epoch(dataset)
+    assert share.requests() == []
+    assert dataset.warm(progress=False) == {"files": len(FILES), "bytes": 0}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_look_ahead_brings_siblings_too(share: Share, tmp_path: Path, workers: int) -> None:
+    """What a worker has learned is known to the look-ahead of the loader, and to the other workers."""
+    files = {
+        f"{folder}/{number:03}.bin": f"{folder} {number}" for folder in ("images", "masks") for number in range(60)
+    }
+    share.put(files)
+
+    def decode(sample: Sample) -> tuple[bytes, bytes]:
+        time.sleep(0.005)
+        return sample.bytes(), sample.sibling(sample.key.replace("images", "masks")).bytes()
+
+    dataset = StorageDataset(
+        share.location, remote=share.remote, pattern="images/*", decode=decode, cache=DiskCache(tmp_path, "64MiB")
+    )
+    for ahead_bytes in (200, None):
+        loader = StorageDataLoader(
+            dataset,
+            4,
+            num_workers=workers,
+            collate_fn=list,
+            look_ahead_bytes=ahead_bytes,
+            prefetch_factor=workers or None,
+        )
+        for batch in loader:
+            time.sleep(0.02)
+            assert all(image.replace(b"images", b"masks") == mask for image, mask in batch)
+        if ahead_bytes:
+            assert loader.stats()["hit_rate"] == 0.0
+            assert loader.stats()["look_ahead_files"] > 80
+            assert len(share.requests("GET")) == 120
+    assert loader.stats()["hit_rate"] == 1.0
+    assert dataset.siblings_learned == 1
+
+
+def test_siblings_do_not_evict_each_other(share: Share, tmp_path: Path) -> None:
+    """Where three quarters of images and masks find room, an epoch fetches hardly more than the rest."""
+    data = bytes(100_000)
+    share.put({f"{folder}/{number:03}.bin": data for folder in ("images", "masks") for number in range(40)})
+
+    def decode(sample: Sample) -> int:
+        return len(sample.bytes()) + len(sample.sibling(sample.key.replace("images", "masks")).bytes())
+
+    cache = DiskCache(tmp_path, 64 * 110_000)
+    dataset = StorageDataset(share.location, remote=share.remote, pattern="images/*", decode=decode, cache=cache)
+    loader = StorageDataLoader(dataset, 4, shuffle=True, collate_fn=list)
+    missed = []
+    for _ in range(5):
+        before = dataset.stats()["misses"]
+        for _ in loader:
+            time.sleep(0.005)
+        missed.append(dataset.stats()["misses"] - before)
+    held = cache.stats()["entries"]
+    assert 48 <= held <= 64
+    assert max(missed[2:]) <= 80 - held + 5
+    assert loader.stats()["hit_rate"] == pytest.approx(1 - missed[-1] / 80)

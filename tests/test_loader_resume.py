@@ -137,6 +137,32 @@ def test_ranks_go_on_in_any_number(  # noqa: PLR0917  drawn by hypothesis
     assert len(seen) - NUMBER < max(world for world, _ in [*legs, (last_world, 0)])
 
 
+@settings(quickly, max_examples=6)
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=2),
+    st.tuples(st.integers(1, 4), st.integers(0, 2)),
+)
+def test_ranks_and_workers_may_change_together(
+    share: Share, tmp_path: Path, legs: list[tuple[int, int, int]], last: tuple[int, int]
+) -> None:
+    """Each sample comes to one rank, with the augmentations that it has in one process with no worker."""
+    dataset = dataset_of(share, tmp_path / uuid.uuid4().hex, "warm")
+    wanted = flat(list(loader_of(dataset)))
+    seen: list[Any] = []
+    state: dict[str, Any] | None = None
+    for world, workers, cut in [*legs, (*last, NUMBER)]:
+        parts = []
+        for rank in range(world):
+            loader = loader_of(dataset, workers, sampler=StorageSampler(dataset, world, rank), shuffle=None)
+            if state is not None:
+                loader.load_state_dict(state)
+            parts.append(flat(taken(loader, min(cut, -(-len(loader.sampler) // 4)))))  # type: ignore[arg-type]
+            reached = loader.state_dict()
+        state = through(reached)
+        seen += [sample for step in zip(*parts, strict=True) for sample in step]
+    assert seen[:NUMBER] == wanted
+
+
 def test_what_was_prefetched_does_not_count(share: Share, tmp_path: Path) -> None:
     """Workers are batches ahead when the state is taken; it stands where the caller does."""
     loader = loader_of(dataset_of(share, tmp_path), 2, prefetch_factor=3)

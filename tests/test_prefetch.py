@@ -9,8 +9,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from torch.utils.data import BatchSampler, DistributedSampler, RandomSampler, SequentialSampler, WeightedRandomSampler
 
-from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, prefetch
+from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, StorageSampler, prefetch
 from ai4os_data.cache.claims import Claim
 from ai4os_data.errors import SampleError, StorageError
 from ai4os_data.retries import Patience
@@ -225,6 +226,64 @@ def test_forked_child_has_no_such_thread(share: Share, tmp_path: Path) -> None:
     assert look_ahead_threads() != []
     assert len(flat([begun, *coming])) == NUMBER
     assert len(share.requests("GET")) == NUMBER
+
+
+ORDERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "weighted": lambda: {"sampler": WeightedRandomSampler([1.0] * NUMBER, NUMBER, replacement=False)},
+    "distributed": lambda: {"sampler": DistributedSampler(range(NUMBER), 1, 0)},  # type: ignore[arg-type]
+    "sequential": lambda: {"sampler": SequentialSampler(range(NUMBER))},
+    "list": lambda: {"sampler": list(range(NUMBER))},
+    "batches": lambda: {"batch_sampler": BatchSampler(RandomSampler(range(NUMBER)), 4, False), "batch_size": 1},  # noqa: FBT003
+    "ours inside": lambda: {"batch_sampler": BatchSampler(StorageSampler(range(NUMBER)), 4, False), "batch_size": 1},  # noqa: FBT003
+    "list of batches": lambda: {"batch_sampler": [[0, 1], list(range(2, NUMBER))], "batch_size": 1},
+}
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+def test_order_of_anybody_is_looked_ahead_along(share: Share, tmp_path: Path, kind: str) -> None:
+    """Any sampler with a length: after the first batch the rest comes by itself, and each file once."""
+    loader = loader_of(dataset_of(share, tmp_path, decode=only_key), shuffle=None, **ORDERS[kind]())
+    coming = iter(loader)
+    first = next(coming)
+    assert until(lambda: len(share.read_keys()) == NUMBER)
+    share.server.forget()
+    assert sorted(flat([first, *coming])) == sorted(FILES)
+    assert share.requests() == []
+    assert loader.stats()["look_ahead_files"] == NUMBER - len(first)
+
+
+def test_index_that_leads_nowhere_is_an_error_of_its_batch(share: Share, tmp_path: Path) -> None:
+    """The look-ahead passes it over, and goes on behind it."""
+    dataset = dataset_of(share, tmp_path, decode=only_key)
+    loader = loader_of(
+        dataset, shuffle=None, batch_size=1, batch_sampler=[[0], [1], [99], *([[n] for n in range(2, NUMBER)])]
+    )
+    coming = iter(loader)
+    next(coming)
+    assert until(lambda: len(share.read_keys()) == NUMBER)
+    next(coming)
+    with pytest.raises(IndexError, match="index 99 is out of range"):
+        next(coming)
+
+
+def test_under_lru_what_comes_is_not_evicted_by_what_comes_later(share: Share, tmp_path: Path) -> None:
+    """The look-ahead fetches no more than the loop alone would: what it passes over counts as used."""
+    data = bytes(50_000)
+    share.put({f"{number:02}.bin": data for number in range(60)})
+    fetched = []
+    for ahead_bytes in (0, None):
+        cache = DiskCache(tmp_path / f"{ahead_bytes}", 45 * 53_000, policy="lru")
+        dataset = StorageDataset(share.location, remote=share.remote, decode=lambda sample: sample.key, cache=cache)
+        loader = loader_of(dataset, look_ahead_bytes=ahead_bytes)
+        for _ in loader:
+            time.sleep(0.01)
+        before = dataset.stats()["misses"]
+        for _ in range(4):
+            for _ in loader:
+                time.sleep(0.01)
+        fetched.append(dataset.stats()["misses"] - before)
+    assert loader.stats()["look_ahead_files"] > 15
+    assert fetched[1] <= fetched[0] + 4 * 2, "as many, but for a few at the edge"
 
 
 def test_default_is_a_part_of_the_cache() -> None:

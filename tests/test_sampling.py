@@ -182,3 +182,33 @@ def test_process_group_that_is_made_later_is_noticed(tmp_path: Any) -> None:
         assert (len(fixed), fixed.rank) == (4, 2)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata calls it
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_it_resumes_under_a_stateful_dataloader(workers: int) -> None:
+    """Of torchdata: after the first and the second cut exactly the rest comes, and the next epoch is another one."""
+    stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="torchdata is not installed")
+
+    def loader() -> Any:
+        sampler = StorageSampler(range(23), seed=3)
+        return stateful.StatefulDataLoader(range(23), 4, sampler=sampler, num_workers=workers, collate_fn=list)
+
+    wanted = list(loader())
+    seen: list[Any] = []
+    state = None
+    for cut in (2, 1):
+        part = loader()
+        if state is not None:
+            part.load_state_dict(state)
+        coming = iter(part)
+        seen += [next(coming) for _ in range(cut)]
+        state = part.state_dict()
+    last = loader()
+    last.load_state_dict(state)
+    assert seen + list(last) == wanted
+    last.sampler.set_epoch(1)
+    following = list(last)
+    assert sorted(index for batch in following for index in batch) == list(range(23))
+    assert following != wanted

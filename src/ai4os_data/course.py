@@ -24,20 +24,22 @@ class Course:
 
     def __init__(self, dataset: Any, sampler: StorageSampler) -> None:
         self._dataset = dataset
+        self._datasets = nesting.storage_datasets(dataset)
         self._sampler = sampler
         self._told: PerProcess[_Told] = PerProcess(_Told)
 
     def reach(self, epoch: int, place: int) -> None:
         """Take in that an epoch is gone through up to a place in the global order."""
         told = self._told.get()
-        if told.epoch != epoch:
-            told.epoch, told.plans = epoch, self._plans(epoch)
+        learned = sum(dataset.siblings_learned for dataset in self._datasets)
+        if (told.epoch, told.learned) != (epoch, learned):
+            told.epoch, told.learned, told.plans = epoch, learned, self._plans(epoch)
         for plan in told.plans:
             plan.advance(place)
 
     def _plans(self, epoch: int) -> list[Plan]:
         """A plan for each cache, which knows it while it lives."""
-        stores = [found.cached_store for found in nesting.storage_datasets(self._dataset)]
+        stores = [found.cached_store for found in self._datasets]
         caches = {id(store.cache): store.cache for store in stores if store.cache is not None}
         plans = []
         for cache in caches.values():
@@ -46,8 +48,7 @@ class Course:
         return plans
 
     def _turns(self, epoch: int) -> list[list[str]]:
-        places = nesting.expected(self._dataset, self._sampler.order(epoch)) or ()
-        return [[found.cached_names[index]] for found, index in places]
+        return nesting.names(self._dataset, self._sampler.order(epoch))
 
 
 class _Told:
@@ -55,4 +56,5 @@ class _Told:
 
     def __init__(self) -> None:
         self.epoch = -1
+        self.learned = 0  # of siblings
         self.plans: list[Plan] = []

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -14,9 +16,9 @@ from typing_extensions import Self
 from ai4os_data import errors, seeding, telemetry
 from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache, Held, LocalPath
 from ai4os_data.decoding import Decoder, as_bytes, as_path, decoder
-from ai4os_data.index import Drift, Index, enumerated, open_index
+from ai4os_data.index import Drift, enumerated, list_anew, open_index
 from ai4os_data.patterns import matcher
-from ai4os_data.sample import Sample
+from ai4os_data.sample import Reader, Sample
 from ai4os_data.siblings import Siblings
 from ai4os_data.stores import Entry, Store, open_store
 from ai4os_data.targets import Target, Targets, parse_split
@@ -56,13 +58,15 @@ class StorageDataset(Dataset[Any]):
         target: None, ``"folder"`` (as in ImageFolder), a mapping from key to label, or a callable of a `Sample`.
         transform: applied to ``x``.
         target_transform: applied to ``y``.
-        prepare: bytes to bytes, applied once, before a file is kept in the cache: such as shrinking photographs.
+        prepare: bytes to bytes, applied once, before a file is kept in the cache: such as shrinking photographs. It is
+            for the samples' own files; their siblings, and a split file, come as they are.
         prepare_version: change it when ``prepare`` changes in a way that its own code does not show.
         cache: a `DiskCache`, a directory, ``"auto"``, or None. ``"auto"`` caches nothing that is on a local disk
             already.
         index: a lock file, written by ``dataset.index.save(…)``: the dataset then has exactly its files.
-        on_error: ``"raise"``, or ``"skip"``: name a bad sample once, and leave it out of its batch. (Where a single
-            item is asked for, the next good one comes in its place.)
+        on_error: ``"raise"``, or ``"skip"``: name a bad sample once, and leave it out of its batch, which is shorter
+            then. No other sample takes its place. Where nothing is left, as with ``dataset[i]`` or a batch of one, a
+            `SkippedError` is raised; `StorageDataLoader` leaves such a batch out, unless there are other ranks.
         on_drift: what to do about a file that is another version than the listed one: ``"error"``, ``"warn"`` and use
             it, or ``"refresh"``: use it in silence.
 
@@ -106,6 +110,8 @@ class StorageDataset(Dataset[Any]):
         if on_drift not in {"error", "warn", "refresh"}:
             message = f"on_drift is 'error', 'warn' or 'refresh', not {on_drift!r}"
             raise ValueError(message)
+        _check_functions(transform=transform, target_transform=target_transform, prepare=prepare)
+        matches = matcher(_checked_pattern(pattern))
         self._decode = decoder(decode)
         self._has_own_decoder, self._has_own_target = callable(decode), callable(target)
         self._is_lazy = (
@@ -131,9 +137,14 @@ class StorageDataset(Dataset[Any]):
             on_drift=on_drift,
             counters=counters,
         )
-        self._siblings = Siblings()
-        self.index = open_index(self._store, cache, index, on_drift)
+        # What is no sample of its own is not prepared: a shrunken mask would be another mask.
+        self._beside = (
+            self._cached if prepare is None else CachedStore(self._store, cache, on_drift=on_drift, counters=counters)
+        )
+        self._siblings = Siblings(counters)
+        self.index = open_index(self._store, cache, index, on_drift, matches)
         self._select()
+        self._keep_siblings()
 
     @classmethod
     def from_keys(
@@ -206,6 +217,7 @@ class StorageDataset(Dataset[Any]):
         entries = self._matching() if self._chosen is None else self._found(self._chosen)
         self._entries = entries
         self._slots: list[Held | None] = [None] * len(entries)
+        self._known_siblings: tuple[int, list[list[Entry]]] = (0, [])
         self._cached.keep_together(entries)
         target = self._target
         targets = target if isinstance(target, Targets) else Targets.of(target, self.keys, self.location)
@@ -219,12 +231,12 @@ class StorageDataset(Dataset[Any]):
         entries = [entry for entry in self.index.entries if matches(entry.key)]
         if not entries:
             found = (
-                f"{len(self.index):,} files, such as {enumerated(map(repr, self.index.keys[:3]))}"
+                f"there are {len(self.index):,} files, such as {enumerated(map(repr, self.index.keys[:3]))}"
                 if len(self.index)
-                else "no file at all"
+                else "there is no file at all"
             )
             message = (
-                f"{self.location}: nothing matches {self._pattern!r}; there are {found}. Patterns are globs "
+                f"{self.location}: nothing matches {self._pattern!r}; {found}. Patterns are globs "
                 "below the location, such as '**/*.jpg'"
             )
             raise errors.EmptyDatasetError(message)
@@ -244,7 +256,7 @@ class StorageDataset(Dataset[Any]):
     def _text_of(self, file: str | os.PathLike[str]) -> str:
         key = os.fspath(file)
         if not isinstance(file, os.PathLike) and key in self.index.by_key:
-            content = self._cached.read(self.index.by_key[key])
+            content = self._beside.read(self.index.by_key[key])
         elif os.path.isfile(file):
             content = Path(file).read_bytes()
         else:
@@ -263,8 +275,7 @@ class StorageDataset(Dataset[Any]):
 
     def refresh(self) -> None:
         """List the location anew. Indices may then mean other samples."""
-        token = self._store.token()  # before the listing: one that is older than its listing does no harm
-        self.index = Index(self._store.list(), self.location, token)
+        self.index = list_anew(self._store, self._cached.cache)
         self._select()
 
     # --- samples
@@ -278,6 +289,7 @@ class StorageDataset(Dataset[Any]):
 
         Raises:
             SampleError: it cannot be read, decoded or transformed.
+            SkippedError: so it is, and it is to be skipped.
         """
         if type(index) is int and self._decode is as_bytes and self._targets is None and self.transform is None:
             held = self._slots[index] if -len(self._slots) <= index < len(self._slots) else None
@@ -286,22 +298,26 @@ class StorageDataset(Dataset[Any]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Several samples, fetched at once; a bad one is left out under ``on_error="skip"``."""
+        """Several samples, fetched at once; a bad one is left out under ``on_error="skip"``.
+
+        Raises:
+            SampleError: as for a single one.
+            SkippedError: all are to be skipped.
+        """
         indices = [self.checked(index) for index in indices]
         items = [item for _, item in self.good_items(indices)]
-        if indices and not items:  # bad samples alone; an empty batch cannot be collated
-            return [self.next_good_item(indices[-1])]
+        if indices and not items:
+            raise self.skipped(indices[-1])
         return items
 
-    def next_good_item(self, index: int) -> Any:
-        """The first good sample after a bad one."""
-        for step in range(1, len(self)):
-            if items := self.good_items([(index + step) % len(self)]):
-                return items[0][1]
+    def skipped(self, index: int) -> errors.SkippedError:
+        """What to raise where nothing but bad samples was asked for."""
+        key = self._entries[index].key
         message = (
-            f"{self.location}: not one of the {len(self):,} samples is good; the log names each, and what is wrong"
+            f"sample {index} ({key!r}) of {self.location} is skipped, and nothing is left to be given; the log says "
+            "what is wrong. A StorageDataLoader leaves such a batch out; elsewhere use larger batches, or catch it"
         )
-        raise errors.EmptyDatasetError(message)
+        return errors.SkippedError(message, key=key, location=self.location, index=index)
 
     def good_items(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> list[tuple[int, Any]]:
         """Several samples, each with its place among the indices; bad ones are left out under ``on_error="skip"``.
@@ -324,10 +340,16 @@ class StorageDataset(Dataset[Any]):
             else:
                 contents[index] = data
         fetched: dict[str, bytes] = {}
-        for entry, result in self._cached.read_many(self._with_siblings(indices, absent)):
+        own = [self._entries[places[0]] for places in absent.values()]
+        beside = self._siblings_beside(indices, absent)
+        are_one = self._beside is self._cached  # and so can come in one answer
+        for entry, result in self._cached.read_many([*own, *beside] if are_one else own):
             for index in absent.get(entry.key, ()):
                 contents[index] = result
-            if self._siblings.any and isinstance(result, bytes):
+            if are_one and self._siblings.any and isinstance(result, bytes):
+                fetched[entry.key] = result
+        for entry, result in self._beside.read_many(() if are_one else beside):
+            if isinstance(result, bytes):
                 fetched[entry.key] = result
         return self._finished(indices, contents, fetched, seeds if self._may_draw else None)
 
@@ -337,14 +359,37 @@ class StorageDataset(Dataset[Any]):
         functions = (self.transform, self.target_transform)
         return self._has_own_decoder or self._has_own_target or any(function is not None for function in functions)
 
-    def _with_siblings(self, indices: Sequence[int], absent: Mapping[str, list[int]]) -> list[Entry]:
-        """The entries of absent samples, and of what the samples of the batch will probably ask for."""
-        entries = [self._entries[places[0]] for places in absent.values()]
+    def _siblings_beside(self, indices: Sequence[int], absent: Mapping[str, list[int]]) -> list[Entry]:
+        """What the samples of a batch will probably ask for, that does not come as one of its absent samples."""
         if not self._siblings.any:
-            return entries
+            return []
+        by_key = {entry.key: entry for index in indices for entry in self._siblings_of(index)}
+        if self._beside is not self._cached:
+            return list(by_key.values())
+        return [entry for key, entry in by_key.items() if key not in absent]
+
+    def _siblings_of(self, index: int) -> list[Entry]:
+        """The files that a sample will probably ask for, as far as is known."""
         found = self.index.by_key
-        wanted = dict.fromkeys(sibling for index in indices for sibling in self._siblings.of(self._entries[index].key))
-        return entries + [found[key] for key in wanted if key in found and key not in absent]
+        return [found[key] for key in self._siblings.of(self._entries[index].key) if key in found]
+
+    def _all_siblings(self) -> list[list[Entry]]:
+        """Those of every sample; looked for anew when more has been learned."""
+        learned = self._siblings.count
+        if self._known_siblings[0] != learned:
+            self._known_siblings = learned, [self._siblings_of(index) for index in range(len(self._entries))]
+        return self._known_siblings[1]
+
+    def _sibling_names(self) -> Iterator[str]:
+        """What they are called in the cache."""
+        for entries in self._all_siblings():
+            for entry in entries:
+                yield self._beside.name(entry)
+
+    def _keep_siblings(self) -> None:
+        """Under the policy ``"auto"``, siblings do not evict each other either, as long as this object lives."""
+        if self._cached.cache is not None:
+            self._cached.cache.keep_together(self._sibling_names)
 
     def _hit(self, index: int) -> bytes | None:
         """The bytes of a sample that is in the cache."""
@@ -451,14 +496,14 @@ class StorageDataset(Dataset[Any]):
         """A local file with the bytes of one file of the location."""
         return self._cached.path(entry, data)
 
-    def sibling(self, sample: Sample, key: str) -> Entry:
-        """Another file of the location, and take in that it goes with the sample."""
+    def sibling(self, sample: Sample, key: str) -> tuple[Reader, Entry]:
+        """Another file of the location and what reads it, and take in that it goes with the sample."""
         entry = self.index.by_key.get(key)
         if entry is None:
             message = f"{self.location}: {sample.key!r} has no sibling {key!r}"
             raise errors.NotFoundError(message)
         self._siblings.learn(sample.key, key)
-        return entry
+        return (self if self._beside is self._cached else _Beside(self, self._beside)), entry
 
     # --- the cache
 
@@ -472,6 +517,23 @@ class StorageDataset(Dataset[Any]):
         """What each sample's file is called in the cache."""
         return self._cached.names
 
+    @property
+    def siblings_learned(self) -> int:
+        """How many rules are known by which samples have siblings: with another one, there is more to be read."""
+        return self._siblings.count
+
+    def entry_of(self, index: int) -> Entry:
+        """The file of a sample, as it was listed."""
+        return self._entries[index]
+
+    def names_of(self, indices: Sequence[int]) -> list[list[str]]:
+        """What the files of each of these samples are called in the cache, those of its siblings included."""
+        names = self._cached.names
+        if not self._siblings.any:
+            return [[names[index]] for index in indices]
+        name, siblings = self._beside.name, self._all_siblings()
+        return [[names[index], *map(name, siblings[index])] for index in indices]
+
     def files_of(self, indices: Sequence[int]) -> list[Entry]:
         """The files that these samples are read from as a whole, in their order."""
         entries = [self._entries[index] for index in indices]
@@ -479,8 +541,17 @@ class StorageDataset(Dataset[Any]):
             return entries
         return [entry for entry in entries if entry.size_bytes <= IN_MEMORY_BYTES]
 
+    def reads_of(self, indices: Sequence[int]) -> list[tuple[CachedStore, list[Entry]]]:
+        """All that these samples are read from, siblings included as far as they are known, and what reads it."""
+        own, beside = self.files_of(indices), self._siblings_beside(indices, {})
+        if self._beside is self._cached:
+            return [(self._cached, list({entry.key: entry for entry in [*own, *beside]}.values()))]
+        return [(self._cached, own), (self._beside, beside)]
+
     def warm(self, progress: bool = True) -> dict[str, int]:  # noqa: FBT001, FBT002  as users of progress bars expect
-        """Bring every sample into the cache, as far as it goes.
+        """Bring every sample into the cache, with its siblings, as far as it goes.
+
+        Which siblings samples have is learned from one of them, which is made for it where nothing is known yet.
 
         Args:
             progress: show a bar.
@@ -493,19 +564,22 @@ class StorageDataset(Dataset[Any]):
         if self._cached.cache is None:
             tell_once(f"{self.location}: nothing to warm, since this dataset has no cache")
             return {"files": 0, "bytes": 0}
-        entries = list({entry.key: entry for entry in self._entries}.values())
-        fetched = came = 0
         row = self._cached.counters.row
+        bytes_before = row[telemetry.BYTES_FROM_NETWORK]
+        self._learn_from_one()
+        fetched, came = row[telemetry.BYTES_FROM_NETWORK] - bytes_before, 0
+        wanted = self._to_warm()
+        number = sum(len(entries) for _, entries in wanted)
         passed_before = row[telemetry.PASSED_THROUGH]
         is_full = False
         with tqdm(
-            total=sum(entry.size_bytes for entry in entries),
+            total=sum(entry.size_bytes for _, entries in wanted for entry in entries),
             unit="B",
             unit_scale=True,
             disable=not progress,
             desc="warm",
         ) as bar:
-            for entry, result in self._cached.fill(entries):
+            for entry, result in chain.from_iterable(store.fill(entries) for store, entries in wanted):
                 bar.update(entry.size_bytes)
                 if isinstance(result, errors.StorageError):
                     failure = errors.SampleError(
@@ -524,10 +598,29 @@ class StorageDataset(Dataset[Any]):
         files = came - (row[telemetry.PASSED_THROUGH] - passed_before)
         if is_full:
             tell_once(
-                f"{self.location}: the cache is full; {files:,} of {len(entries):,} files are in it. The rest is read "
-                "over the network"
+                f"{self.location}: the cache is full; {files:,} of {number:,} files are in it. The rest is read over "
+                "the network"
             )
         return {"files": files, "bytes": fetched}
+
+    def _to_warm(self) -> list[tuple[CachedStore, list[Entry]]]:
+        """All files, each once, by what reads them."""
+        own = {entry.key: entry for entry in self._entries}
+        beside = {entry.key: entry for entries in self._all_siblings() for entry in entries}
+        if self._beside is self._cached:
+            return [(self._cached, list({**own, **beside}.values()))]
+        return [(self._cached, list(own.values())), (self._beside, list(beside.values()))]
+
+    def _learn_from_one(self) -> None:
+        """Make a sample, if it may be that it asks for siblings and none has been made yet."""
+        if (self._has_own_decoder or self._has_own_target) and not self._siblings.any:
+            with seeding.kept_states():
+                sample = Sample(self, self._entries[0])
+                # Whatever is wrong with it will be met in its own place.
+                with suppress(Exception):
+                    self._decode(sample)
+                    if self._targets is not None:
+                        self._targets.label(0, lambda: sample)
 
     def stats(self) -> dict[str, float]:
         """What this dataset and its copies in all workers have done so far.
@@ -547,15 +640,25 @@ class StorageDataset(Dataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what each process finds out by itself."""
-        return {**self.__dict__, "_slots": None}
+        return {**self.__dict__, "_slots": None, "_known_siblings": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begin with nothing found out."""
         self.__dict__.update(state)
         self._slots = [None] * len(self._entries)
+        self._known_siblings = (0, [])
+        self._keep_siblings()
 
 
 _PASSES_UNTIL_FULL = 64
+
+
+class _Beside:
+    """Reads siblings, as they are, where the samples themselves are prepared."""
+
+    def __init__(self, dataset: StorageDataset, store: CachedStore) -> None:
+        self.read, self.open, self.path = store.read, store.open, store.path
+        self.sibling = dataset.sibling
 
 
 def _refuse(options: Mapping[str, Any], what: str, *names: str) -> None:
@@ -567,3 +670,18 @@ def _refuse(options: Mapping[str, Any], what: str, *names: str) -> None:
 
 def _is_of_one_file(error: Exception) -> bool:
     return isinstance(error, _OF_ONE_FILE) or not isinstance(error, errors.StorageError)
+
+
+def _check_functions(**functions: object) -> None:
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            message = f"{name} is a function or None, not {function!r}"
+            raise TypeError(message)
+
+
+def _checked_pattern(pattern: str | Sequence[str]) -> str | Sequence[str]:
+    patterns: Any = [pattern] if isinstance(pattern, str) else pattern
+    if not isinstance(patterns, Sequence) or not all(isinstance(part, str) for part in patterns):
+        message = f"pattern is a glob such as '**/*.jpg', or several in a list, not {pattern!r}"
+        raise TypeError(message)
+    return pattern

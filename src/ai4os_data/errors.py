@@ -28,6 +28,7 @@ StorageError
 │   └── DamagedError                              there are checkpoints, and none of them is intact
 ├── EmptyDatasetError        (ValueError)         nothing matches
 └── SampleError                                   one sample failed: .key, .location, .index
+    └── SkippedError                              it was to be skipped, and nothing else is there to be given
 
 Each can be made from its message alone, so that an error crosses process borders (pickle, a
 DataLoader's worker) as the type that it is.
@@ -207,3 +208,7 @@ class SampleError(StorageError):
         """Keep the attributes across processes."""
         state = {"key": self.key, "location": self.location, "index": self.index}
         return type(self), (str(self),), state
+
+
+class SkippedError(SampleError):
+    """A bad sample is skipped, and nothing is left to be given: it was asked for alone, or all of its batch are bad."""

@@ -17,7 +17,7 @@ from ai4os_data.stores.base import Entry, is_safe
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ai4os_data.cache import DiskCache
     from ai4os_data.stores.base import Store
@@ -98,6 +98,9 @@ class Index:
             LocationError: there is none, or it is not one.
             IntegrityError: it was changed since it was written.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            message = f"index is the path of a lock file, not {path!r}"  # type: ignore[unreachable]
+            raise TypeError(message)
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
                 whole = json.load(file)
@@ -107,7 +110,7 @@ class Index:
         except FileNotFoundError as error:
             message = f"{os.fspath(path)}: no such lock file; dataset.index.save({os.fspath(path)!r}) writes one"
             raise errors.LocationError(message) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (IsADirectoryError, ValueError, KeyError, TypeError) as error:
             message = f"{os.fspath(path)} is not a lock file of ai4os-data"
             raise errors.LocationError(message) from error
         if index.digest != whole.get("digest"):
@@ -158,28 +161,44 @@ class Index:
 
     # --- compared
 
-    def differences(self, other: Index) -> list[str]:
-        """What another listing of the same location has gained, lost and changed, a phrase each."""
+    def differences(self, other: Index, concerns: Callable[[str], bool] = lambda _: True) -> list[str]:
+        """What another listing of the same location has gained, lost and changed, a phrase each.
+
+        Args:
+            other: the other listing.
+            concerns: whether a key matters.
+        """
         theirs = other.by_key
         phrases = [
             f"{entry.key!r} is gone" if entry.key not in theirs else f"{entry.key!r} changed"
             for entry in self.entries
-            if entry.key not in theirs or not entry.is_same_version(theirs[entry.key])
+            if (entry.key not in theirs or not entry.is_same_version(theirs[entry.key])) and concerns(entry.key)
         ]
-        return phrases + [f"{key!r} is new" for key in theirs if key not in self.by_key]
+        return phrases + [f"{key!r} is new" for key in theirs if key not in self.by_key and concerns(key)]
 
 
 def open_index(
-    store: Store, cache: DiskCache | None, lock_file: str | os.PathLike[str] | None, on_drift: Drift
+    store: Store,
+    cache: DiskCache | None,
+    lock_file: str | os.PathLike[str] | None,
+    on_drift: Drift,
+    concerns: Callable[[str], bool] = lambda _: True,
 ) -> Index:
     """The listing of a store: the kept one where the server says that it is still right, else a new one.
 
+    Args:
+        store: what is listed.
+        cache: where listings are kept.
+        lock_file: what the listing has to be.
+        on_drift: what to do where it is not.
+        concerns: whether a key matters: others may come and go.
+
     Raises:
         ChangedError: the location is not what the lock file says, under ``on_drift="error"``.
+        LocationError: the lock file is of another location.
         StorageError: it cannot be listed, and no listing is kept.
     """
-    name = digest("listing", store.identity)
-    kept = Index.load(lock_file) if lock_file is not None else _kept(cache, name)
+    kept = Index.load(lock_file) if lock_file is not None else _kept(cache, _name(store))
     try:
         token = store.token()
         if kept is not None and token is not None and token == kept.token:
@@ -191,9 +210,29 @@ def open_index(
         age = time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.listed_s))
         tell_once(f"{store.location}: the listing of {age} is used, since the storage cannot be reached: {error}")
         return kept
+    _keep(cache, store, listed)
+    return listed if lock_file is None or kept is None else _reconciled(kept, listed, on_drift, concerns)
+
+
+def list_anew(store: Store, cache: DiskCache | None) -> Index:
+    """The listing as it is now; it is the one that is kept from now on.
+
+    Raises:
+        StorageError: it cannot be listed.
+    """
+    token = store.token()  # before the listing: one that is older than its listing does no harm
+    listed = Index(store.list(), store.location, token)
+    _keep(cache, store, listed)
+    return listed
+
+
+def _name(store: Store) -> str:
+    return digest("listing", store.identity)
+
+
+def _keep(cache: DiskCache | None, store: Store, listed: Index) -> None:
     if cache is not None:
-        cache.keep_listing(name, listed.to_bytes())
-    return listed if lock_file is None or kept is None else _reconciled(kept, listed, on_drift)
+        cache.keep_listing(_name(store), listed.to_bytes())
 
 
 def _kept(cache: DiskCache | None, name: str) -> Index | None:
@@ -204,18 +243,36 @@ def _kept(cache: DiskCache | None, name: str) -> Index | None:
         return None
 
 
-def _reconciled(locked: Index, listed: Index, on_drift: Drift) -> Index:
+def _reconciled(locked: Index, listed: Index, on_drift: Drift, concerns: Callable[[str], bool]) -> Index:
     """The listing to use where a lock file was given."""
     if on_drift == "refresh" or locked.digest == listed.digest:
         return listed
-    differences = locked.differences(listed)
+    _check_place(locked, listed, concerns)
+    differences = locked.differences(listed, concerns)
     lost = [phrase for phrase in differences if not phrase.endswith("is new")]
     what = f"{listed.location} is not what the lock file says: {enumerated(differences)}"
-    if on_drift == "error":
+    if on_drift == "error" and differences:
         raise errors.ChangedError(f"{what}. Write the lock file again, or choose on_drift='warn' or 'refresh'")
     if differences:
         tell_once(f"{what}. The files of the lock file are used{', as they are now' if lost else ''}")
     return locked
+
+
+def _check_place(locked: Index, listed: Index, concerns: Callable[[str], bool]) -> None:
+    """See that a lock file is of the location; the same files at another address will do.
+
+    Raises:
+        LocationError: it is of another one.
+    """
+    if locked.location != listed.location:
+        gone = [repr(key) for key in locked.keys if concerns(key) and key not in listed.by_key]
+        if gone:
+            message = (
+                f"the lock file is of {locked.location}, and not of {listed.location}, where {enumerated(gone)} "
+                f"{'is' if len(gone) == 1 else 'are'} not there. Give the location that it was written for, or write "
+                "one for this location with dataset.index.save(…)"
+            )
+            raise errors.LocationError(message)
 
 
 def enumerated(phrases: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from ai4os_data import nesting
+from ai4os_data.cache.placement import parse_size
 from ai4os_data.course import Course
-from ai4os_data.orders import ForeignOrder, Order, OwnOrder
+from ai4os_data.orders import ForeignOrder, Order, OwnOrder, Way, check_state
 from ai4os_data.prefetch import LookAhead, default_bytes
 from ai4os_data.progress import Progress
-from ai4os_data.sampling import StorageSampler
-from ai4os_data.work import Failed, Start, Wanted, Work, as_it_is
+from ai4os_data.sampling import StorageSampler, in_group
+from ai4os_data.telemetry import tell_once
+from ai4os_data.work import Failed, LeftOut, Start, Wanted, Work, as_it_is
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,7 +35,9 @@ class StorageDataLoader(DataLoader[Any]):
     and under a process group each rank has its part of it. What ``random``, NumPy and torch give in a transform follows
     from seed, epoch and index, and in ``collate_fn`` from seed, epoch and batch, whatever the number of workers.
 
-    Each pass goes through the next epoch, unless ``set_epoch`` says otherwise.
+    Each pass goes through the next epoch, unless ``set_epoch`` says otherwise, of the loader or of the sampler. Passes
+    are independent of each other, as in DataLoader: one may be made inside another one. With persistent workers there
+    is one at a time, and an earlier one that is gone on with raises a ``RuntimeError``.
 
     Args:
         dataset: a map-style dataset.
@@ -52,8 +57,8 @@ class StorageDataLoader(DataLoader[Any]):
         prefetch_factor: as in DataLoader.
         persistent_workers: as in DataLoader.
         seed: the same in all ranks.
-        look_ahead_bytes: how much may lie in the cache that no batch has used yet; 0 does not look ahead. By default
-            a quarter of the cache's limit, 1 GiB at most.
+        look_ahead_bytes: how much may lie in the cache that no batch has used yet, in bytes or as ``"1GiB"``; 0 does
+            not look ahead. By default a quarter of the cache's limit, 1 GiB at most.
         options: such as ``in_order``, where this version of DataLoader has it.
 
     Example:
@@ -80,12 +85,13 @@ class StorageDataLoader(DataLoader[Any]):
         prefetch_factor: int | None = None,
         persistent_workers: bool = False,
         seed: int = 0,
-        look_ahead_bytes: int | None = None,
+        look_ahead_bytes: int | str | None = None,
         **options: Any,
     ) -> None:
         if isinstance(dataset, IterableDataset):
             message = "an iterable dataset has no order to look ahead along: use torch.utils.data.DataLoader"
             raise TypeError(message)
+        seed = _checked_seed(seed)
         if sampler is None and batch_sampler is None:
             sampler = StorageSampler(dataset, shuffle=bool(shuffle), seed=seed, drop_last=drop_last)
             shuffle = None
@@ -109,17 +115,19 @@ class StorageDataLoader(DataLoader[Any]):
         )
         self.seed = seed
         self.look_ahead_bytes = look_ahead_bytes
+        self._staged_bytes = _checked_bytes(look_ahead_bytes)
         self._order = self._new_order()
         self._datasets = nesting.storage_datasets(dataset)
         self._course = Course(dataset, self._order.sampler) if isinstance(self._order, OwnOrder) else None
+        self._fingerprints: tuple[list[Any], tuple[str, str] | None] | None = None
         self._forget()
 
     def _forget(self) -> None:
         """Have no pass, and no workers."""
         self._inner: DataLoader[Any] | None = None
-        self._orders = _Orders()
+        self._orders = _Orders(iter(()))
         self._pass: weakref.ref[_Pass] | None = None
-        self._progress: Progress | None = None
+        self._shown = _Shown()
         self._last_misses = -1
 
     def _new_order(self) -> Order:
@@ -148,8 +156,12 @@ class StorageDataLoader(DataLoader[Any]):
         self._order.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the caller stands: after the last batch that it was given, whatever was fetched since."""
-        return self._order.state_dict()
+        """Where the caller stands: after the last batch that it was given, whatever was fetched since.
+
+        Of several passes, it is the one that was begun, or gave a batch, last. A look, as in ``next(iter(loader))`` in
+        the midst of another pass, does not count once it is let go of.
+        """
+        return {**self._order.state_dict(), **self._samples()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next pass be exactly the rest of the saved epoch.
@@ -157,40 +169,75 @@ class StorageDataLoader(DataLoader[Any]):
         The number of workers may be another, and under a `StorageSampler` that of the ranks too.
 
         Raises:
-            ValueError: it is the state of another order.
+            ValueError: it is the state of another order, or of other files. Where only their versions are others, that
+                is told and gone on with.
         """
+        check_state(state)
+        if "samples" in state and (ours := self._samples()):
+            self._compare(state, ours)
         self._order.load_state_dict(state)
+
+    def _samples(self) -> dict[str, str]:
+        """What the files of all samples are, in brief; nothing where it is not known."""
+        indexes = [dataset.index for dataset in self._datasets]
+        if self._fingerprints is None or self._fingerprints[0] != indexes:
+            self._fingerprints = indexes, nesting.fingerprints(self.dataset)
+        found = self._fingerprints[1]
+        return {} if found is None else {"samples": found[0], "versions": found[1]}
+
+    def _compare(self, state: Mapping[str, Any], ours: Mapping[str, str]) -> None:
+        where = ", ".join(dataset.location for dataset in self._datasets)
+        if state["samples"] != ours["samples"]:
+            message = (
+                f"the order cannot be gone on with: the samples are not those that it was saved with. Files of {where} "
+                "have come or gone, or a split of them is another one. Use the same files (a lock file, index=, keeps "
+                "to them; a split needs a seed), or begin anew without load_state_dict"
+            )
+            raise ValueError(message)
+        if state.get("versions") != ours["versions"]:
+            tell_once(f"{where}: files have changed since the state was saved; the epoch goes on with them as they are")
 
     def stats(self) -> dict[str, float]:
         """How the pass that is being made goes, or how the last one went.
 
-        ``epoch``, ``images``, ``seconds``, ``images_per_s``, ``hit_rate`` (of the images, that were not fetched in
-        this epoch), ``bytes_from_network``, ``first_batch_s``, ``waiting_share`` (of the time after the first batch);
+        ``epoch``, ``images``, ``seconds``, ``images_per_s``, ``hit_rate`` (of the files that were used, siblings
+        included, those that were not fetched in this epoch; NaN where none were seen, as over datasets that are none of
+        ours), ``bytes_from_network``, ``first_batch_s``, ``waiting_share`` (of the time after the first batch);
         ``look_ahead_files``, ``look_ahead_bytes`` and ``look_ahead_cpu_s``. Other loaders over the same datasets count
         into the same hits and bytes.
         """
-        return {} if self._progress is None else self._progress.figures()
+        return {} if self._shown.progress is None else self._shown.progress.figures()
 
     # --- a pass
 
     def __iter__(self) -> Any:
         """The batches of an epoch, or of the rest of one."""
-        if self._pass is not None and (going := self._pass()) is not None:
-            going.close()
-        order = self._order
-        if order.is_begun:
-            order.set_epoch(order.epoch + 1)
-        coming = order.coming()
-        ahead = self._look_ahead(coming) if isinstance(coming, list) else None
+        if self._keeps_workers and self._pass is not None and (going := self._pass()) is not None:
+            going.give_way()
+        way = self._order.begin()
+        ahead = self._look_ahead(way.coming) if isinstance(way.coming, list) else None
         counters = [dataset.cached_store.counters for dataset in self._datasets]
-        self._progress = Progress(order.epoch, counters, ahead)
+        progress = self._shown.progress = Progress(way.epoch, counters, ahead)
         sizes: dict[int, int] = {}
-        batches = self._batches(_handed_out(order, coming, sizes, ahead))
-        made = _Pass(order, batches, sizes, self._progress, ahead=ahead, course=self._course)
+        batches = self._batches(_handed_out(way, sizes, ahead))
+        made = _Pass(
+            self._order,
+            way,
+            batches,
+            sizes=sizes,
+            progress=progress,
+            shown=self._shown,
+            ahead=ahead,
+            course=self._course,
+        )
         if ahead is not None:
             ahead.start(made)  # not before: workers are better forked from a process without it
         self._pass = weakref.ref(made)
         return made
+
+    @property
+    def _keeps_workers(self) -> bool:
+        return self.persistent_workers and self.num_workers > 0
 
     def __len__(self) -> int:
         """How many batches a whole epoch has, for this rank."""
@@ -202,7 +249,7 @@ class StorageDataLoader(DataLoader[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what runs."""
-        running = dict.fromkeys(("_inner", "_orders", "_pass", "_progress", "_iterator"))
+        running = dict.fromkeys(("_fingerprints", "_inner", "_orders", "_pass", "_shown", "_iterator"))
         return {**self.__dict__, **running}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -212,19 +259,21 @@ class StorageDataLoader(DataLoader[Any]):
 
     def _batches(self, wanted: Iterator[Wanted]) -> Iterator[Any]:
         """Start the workers, or let persistent ones go on."""
+        if not self._keeps_workers:
+            return iter(self._new_inner(_Orders(wanted)))
         self._orders.coming = wanted
-        if self._inner is None or not self.persistent_workers:
-            self._inner = self._new_inner()
+        if self._inner is None:
+            self._inner = self._new_inner(self._orders)
         return iter(self._inner)
 
-    def _new_inner(self) -> DataLoader[Any]:
+    def _new_inner(self, orders: _Orders) -> DataLoader[Any]:
         """A plain DataLoader whose items are whole batches: it is what starts workers, waits for them and pins."""
         init = self.worker_init_fn
         newer = {name: getattr(self, name) for name in _NEWER_OPTIONS if hasattr(self, name)}
         return DataLoader(
             Work(self.dataset, self.collate_fn, is_batched=self.batch_sampler is not None, course=self._course),
             batch_size=None,
-            sampler=self._orders,
+            sampler=orders,
             num_workers=self.num_workers,
             collate_fn=as_it_is,
             pin_memory=self.pin_memory,
@@ -240,7 +289,7 @@ class StorageDataLoader(DataLoader[Any]):
     def _look_ahead(self, batches: list[tuple[int, list[int]]]) -> LookAhead | None:
         caches = [dataset.cached_store.cache for dataset in self._datasets]
         limits = [cache.size_limit for cache in caches if cache is not None]
-        if not limits or not batches or self.look_ahead_bytes == 0:
+        if not limits or not batches or self._staged_bytes == 0:
             return None
         misses = sum(dataset.stats()["misses"] for dataset in self._datasets)
         is_quiet, self._last_misses = misses == self._last_misses, int(misses)
@@ -248,29 +297,64 @@ class StorageDataLoader(DataLoader[Any]):
         return LookAhead(
             batches,
             lambda indices: nesting.files(dataset, indices),
-            staged_bytes=self.look_ahead_bytes or default_bytes(min(limits)),
+            staged_bytes=self._staged_bytes or default_bytes(min(limits)),
             trusting=is_quiet,
         )
+
+
+def _checked_seed(seed: Any) -> int:
+    try:
+        return operator.index(seed)
+    except TypeError:
+        message = f"seed is a whole number, not {seed!r}"
+        raise TypeError(message) from None
+
+
+def _checked_bytes(size: Any) -> int | None:
+    """How much to stage ahead; None for the default.
+
+    Raises:
+        ValueError: it is no size.
+    """
+    message = f"look_ahead_bytes is a number of bytes, a text such as '1GiB', 0 for none, or None, not {size!r}"
+    if size is None:
+        return None
+    try:
+        number = parse_size(size) if isinstance(size, str) else operator.index(size)
+    except (ValueError, TypeError):
+        raise ValueError(message) from None
+    if number < 0:
+        raise ValueError(message)
+    return number
 
 
 class _Orders:
     """What a plain DataLoader takes for its sampler: the batches of the pass that is being made."""
 
-    def __init__(self) -> None:
-        self.coming: Iterator[Wanted] = iter(())
+    def __init__(self, coming: Iterator[Wanted]) -> None:
+        self.coming = coming
 
     def __iter__(self) -> Iterator[Wanted]:
         return self.coming
 
 
+class _Shown:
+    """Which pass the loader's figures are of."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+
+
 class _Pass:
-    """One way through an epoch.
+    """One way through an epoch, as the caller goes through it.
 
     Args:
         order: is told of what the caller gets.
+        way: what it gets.
         batches: as they are made.
         sizes: how many samples each has, by number.
         progress: takes in how it goes.
+        shown: learns that it is this pass that goes on.
         ahead: is told of what the caller gets, and ends with the pass.
         course: is told of it too.
     """
@@ -278,26 +362,43 @@ class _Pass:
     def __init__(
         self,
         order: Order,
+        way: Way,
         batches: Iterator[Any],
+        *,
         sizes: dict[int, int],
         progress: Progress,
-        *,
+        shown: _Shown,
         ahead: LookAhead | None,
         course: Course | None,
     ) -> None:
         self._order = order
+        self._way = way
         self._batches: Iterator[Any] | None = batches
         self._sizes = sizes
         self._progress = progress
+        self._shown = shown
         self._ahead = ahead
         self._course = course
         self._failed: int | None = None
+        self._left_out: LeftOut | None = None
+        self._has_given = False
+        self._gave_way = False
         self._tell_course()
 
     def __iter__(self) -> _Pass:
         return self
 
+    def __len__(self) -> int:
+        """How many batches it has in all, those that were given included."""
+        return len(self._way)
+
     def __next__(self) -> Any:
+        if self._gave_way:
+            message = (
+                "this pass was ended by another one over the same loader: with persistent_workers=True there is one "
+                "set of workers, for one pass at a time. Use a loader of its own for a pass inside another one"
+            )
+            raise RuntimeError(message)
         if self._batches is None:
             raise StopIteration
         if self._failed is not None:  # the caller goes on after it
@@ -306,10 +407,16 @@ class _Pass:
         begun_s = time.perf_counter()
         try:
             made = next(self._batches)
+            while isinstance(made, LeftOut):
+                self._leave_out(made)
+                made = next(self._batches)
         except StopIteration:
+            self._order.end(self._way)
             self.close()
+            self._shown.progress = self._progress
             self._progress.tell()
-            self._order.set_epoch(self._order.epoch + 1)
+            if self._left_out is not None and not self._has_given:
+                self._left_out.raise_error()  # an epoch of bad samples alone is no short epoch
             raise
         except BaseException:
             self._end_look_ahead()  # a worker was killed, or the caller gives up
@@ -319,27 +426,47 @@ class _Pass:
             self._failed = made.number
             made.raise_error()
         number, data = made
+        self._has_given = True
         self._progress.given(self._give(number), waited_s)
         return data
+
+    def give_way(self) -> None:
+        """Leave it to another pass."""
+        self._gave_way = self._batches is not None
+        self.close()
 
     def close(self) -> None:
         """Leave it, and let nothing of it run on."""
         if self._batches is not None:
             self._batches = None
+            self._order.leave(self._way)
             self._end_look_ahead()
             self._progress.end()
+
+    def _leave_out(self, made: LeftOut) -> None:
+        """Go on without a batch that has no good sample, where nobody waits for it.
+
+        Raises:
+            SampleError: other ranks make a step for this batch, and would wait for this one for ever.
+        """
+        if in_group():
+            self._failed = made.number
+            made.raise_error()
+        self._left_out = made
+        self._give(made.number)
 
     def _give(self, number: int) -> int:
         """Take in that the caller has a batch; how many samples it has."""
         if self._ahead is not None:
             self._ahead.given(number)
-        self._order.give(number)
+        self._order.give(self._way, number)
+        self._shown.progress = self._progress
         self._tell_course()
         return self._sizes.pop(number)
 
     def _tell_course(self) -> None:
         if self._course is not None:
-            self._course.reach(self._order.epoch, self._order.place)
+            self._course.reach(self._way.epoch, self._way.place)
 
     def _end_look_ahead(self) -> None:
         if self._ahead is not None:
@@ -350,13 +477,10 @@ class _Pass:
         self.close()
 
 
-def _handed_out(
-    order: Order, coming: Iterable[tuple[int, list[int]]], sizes: dict[int, int], ahead: LookAhead | None
-) -> Iterator[Wanted]:
+def _handed_out(way: Way, sizes: dict[int, int], ahead: LookAhead | None) -> Iterator[Wanted]:
     """The batches as workers are to make them, with a word to the look-ahead as each is handed out."""
-    seed, epoch = order.seed, order.epoch
-    for number, indices in coming:
+    for number, indices in way.coming:
         sizes[number] = len(indices)
         if ahead is not None:
             ahead.handed_out(number)
-        yield Wanted(number, seed, epoch, order.place, indices)
+        yield Wanted(number, way.seed, way.epoch, way.place, indices)

@@ -3,85 +3,196 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import DistributedSampler
 
 from ai4os_data import seeding
-from ai4os_data.sampling import StorageSampler, dealt, derived_seed
+from ai4os_data.sampling import OF_ANOTHER_KIND, StorageSampler, dealt, derived_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
 Batch = list[int]
 Batches = list[tuple[int, Batch]]
 
+_A_LOOK = 1  # so many batches of a pass inside another one, and it was no more than a look
 
-class Order(ABC):
-    """Which batches come, and how far the caller has got.
+
+class Way:
+    """One way through an epoch: the batches that come, and how far the caller has got.
 
     Batches have numbers in the epoch. Those below a number have been given, and, where a loader does not keep to the
     order, some others.
 
-    Attributes:
+    Args:
+        epoch: the number of the epoch.
         seed: what order and augmentations follow from.
-        ranks: how many share the order.
-        place: how far they have got in it together.
+        coming: the batches that are still to come, with their numbers.
+        given: the number below which all had been given, and the others, when the way began.
     """
 
-    seed: int
-    ranks = 1  # that share the order
-    place = 0  # in the order that they share
+    place = 0  # in the order that all ranks share
 
-    def __init__(self) -> None:
-        self._below = 0
-        self._others: set[int] = set()
+    def __init__(
+        self, epoch: int, seed: int, coming: Iterable[tuple[int, Batch]], given: tuple[int, frozenset[int]]
+    ) -> None:
+        self.epoch = epoch
+        self.seed = seed
+        self.coming = coming
+        self.taken = 0  # since it began
+        self._below = given[0]
+        self._others = set(given[1])
 
-    @property
-    @abstractmethod
-    def epoch(self) -> int:
-        """The epoch that is being gone through, or comes next."""
-
-    @property
-    @abstractmethod
-    def is_begun(self) -> bool:
-        """Whether batches of this epoch were asked for since it was set."""
-
-    @abstractmethod
-    def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch; one that was just loaded goes on where it was."""
-
-    @abstractmethod
-    def coming(self) -> Iterable[tuple[int, Batch]]:
-        """The batches that are still to come, with their numbers. Asked a second time, the epoch begins anew."""
+    def __len__(self) -> int:
+        """How many batches it has; a ``TypeError`` where its sampler has no end."""
+        return len(self.coming)  # type: ignore[arg-type]  # a generator says so itself
 
     def give(self, number: int) -> None:
         """Take in that the caller was given a batch."""
+        self.taken += 1
         self._others.add(number)
         while self._below in self._others:
             self._others.remove(self._below)
             self._passed(self._below)
             self._below += 1
 
-    def _passed(self, number: int) -> None:  # noqa: B027  it does not concern every order
+    def _passed(self, number: int) -> None:
         """A batch and all before it have been given."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the caller stands."""
+        """Where the caller stands in it."""
         return {"batches": self._below, "others": sorted(self._others)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on there."""
-        self._below = int(state["batches"])
-        self._others = set(map(int, state["others"]))
 
-    def _begin_anew(self) -> None:
-        self._below = 0
-        self._others = set()
+class Order(ABC):
+    """Which batches come in the next pass, and where the caller stands in those that were begun.
+
+    Passes do not disturb each other. The state is that of the pass that was begun, or gave a batch, last; after its
+    end, or when another epoch has been set, that of the next one. A pass inside another one that is left after a
+    single batch was a look, and does not count.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: tuple[int, frozenset[int]] = (0, frozenset())  # what the next pass leaves out
+        self._have_no_ways()
+
+    def _have_no_ways(self) -> None:
+        self._current: Way | None = None
+        self._open: list[Way] = []
+        self._is_set = False  # the next epoch, by the caller, since the last pass began
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is being gone through, or comes next."""
+        self._notice()
+        return self._next_epoch if self._current is None else self._current.epoch
+
+    @abstractmethod
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next pass be through this epoch; one that was just loaded goes on where it was."""
+
+    def begin(self) -> Way:
+        """The next way through an epoch, or through the rest of one."""
+        self._notice()
+        way = self._begun()
+        self._loaded = (0, frozenset())
+        self._is_set = False
+        self._open.append(way)
+        self._current = way
+        return way
+
+    def give(self, way: Way, number: int) -> None:
+        """Take in that the caller was given a batch."""
+        self._notice()
+        way.give(number)
+        self._show(way)
+
+    def end(self, way: Way) -> None:
+        """Take in that the caller was given all batches of a way: the next epoch comes next."""
+        self._notice()
+        self._open.remove(way)
+        self._current = None
+        if not self._is_set:
+            self._go_to(way.epoch + 1)
+
+    def leave(self, way: Way) -> None:
+        """Take in that nobody goes on with a way."""
+        if way in self._open:
+            self._notice()
+            self._open.remove(way)
+            if self._current is way and way.taken <= _A_LOOK and self._open:
+                self._show(self._open[-1])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the caller stands."""
+        self._notice()
+        return self._next_state() if self._current is None else self._current.state_dict()
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on there in the next pass."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without the passes that are being made."""
+        return {**self.__dict__, "_open": [], "_current": None}
+
+    # --- what each kind does in its own way
+
+    @property
+    @abstractmethod
+    def _next_epoch(self) -> int:
+        """That of the next pass."""
+
+    @abstractmethod
+    def _notice(self) -> None:
+        """Take in what others have told the samplers."""
+
+    @abstractmethod
+    def _begun(self) -> Way:
+        """The next way, begun."""
+
+    @abstractmethod
+    def _show(self, way: Way) -> None:
+        """Let a way be what the state tells of."""
+
+    @abstractmethod
+    def _go_to(self, epoch: int) -> None:
+        """Let an epoch be the next, by our own choice."""
+
+    @abstractmethod
+    def _next_state(self) -> dict[str, Any]:
+        """The state before the next pass."""
+
+    def _loaded_state(self) -> dict[str, Any]:
+        return {"batches": self._loaded[0], "others": sorted(self._loaded[1])}
+
+
+class OwnWay(Way):
+    """One in the order of a `StorageSampler`."""
+
+    def __init__(self, order: OwnOrder, given: tuple[int, frozenset[int]]) -> None:
+        sampler = order.sampler
+        batches = list(enumerate(order.dealt(), given[0]))
+        super().__init__(sampler.epoch, sampler.seed, [item for item in batches if item[0] not in given[1]], given)
+        self.start = self.place = sampler.start
+        self.samples = 0  # that this rank was given
+        self._sizes = {number: len(batch) for number, batch in batches}
+        self._order = {**sampler.state_dict(), **order.shape}
+
+    def _passed(self, number: int) -> None:
+        self.samples += self._sizes[number]
+        self.place = min(self.start + self.samples * self._order["world"], self._order["length"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where all ranks stand together."""
+        return {**self._order, **super().state_dict(), "done": self.place}
 
 
 class OwnOrder(Order):
-    """That of a `StorageSampler`.
+    """That of a `StorageSampler`, which others may set to an epoch too.
 
     Args:
         sampler: gives the samples of this rank.
@@ -94,59 +205,21 @@ class OwnOrder(Order):
         self.sampler = sampler
         self._batch_size = batch_size
         self._drop_last = drop_last
-        self._batches: dict[int, Batch] = {}
-        self._counted_epoch = sampler.epoch
+        self._loaded_at = (sampler.epoch, sampler.start)
+        self._changes = sampler.changes  # when we last had a hand in it
+
+    def dealt(self) -> list[Batch]:
+        """Begin with the sampler, and deal out what it has."""
+        return dealt(self.sampler.begin(), self._batch_size, drop_last=self._drop_last)
 
     @property
-    def seed(self) -> int:  # type: ignore[override]  # it is the sampler's
-        """The sampler's seed."""
-        return self.sampler.seed
-
-    @property
-    def epoch(self) -> int:
-        """The sampler's epoch, which others may set too."""
-        return self.sampler.epoch
-
-    @property
-    def ranks(self) -> int:  # type: ignore[override]  # it is the sampler's
-        """Those of the sampler."""
-        return self.sampler.ranks
-
-    @property
-    def place(self) -> int:  # type: ignore[override]  # it is the sampler's
-        """How far all ranks together have got."""
-        return self.sampler.done
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether the sampler was begun with."""
-        return self.sampler.is_begun
+    def shape(self) -> dict[str, int]:
+        """What the numbers of batches depend on."""
+        return {"world": self.sampler.ranks, "batch_size": self._batch_size or 0}
 
     def set_epoch(self, epoch: int) -> None:
         """Set that of the sampler."""
         self.sampler.set_epoch(epoch)
-
-    def coming(self) -> Batches:
-        """The rest of the sampler's epoch."""
-        sampler = self.sampler  # which others may have set to another epoch meanwhile
-        if sampler.is_begun or sampler.epoch != self._counted_epoch or (self._below and not sampler.done):
-            self._begin_anew()
-        self._counted_epoch = sampler.epoch
-        batches = enumerate(dealt(self.sampler.begin(), self._batch_size, drop_last=self._drop_last), self._below)
-        self._batches = dict(batches)
-        return [(number, batch) for number, batch in self._batches.items() if number not in self._others]
-
-    def _passed(self, number: int) -> None:
-        self.sampler.give(len(self._batches[number]))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where all ranks stand together."""
-        return {**self.sampler.state_dict(), **super().state_dict(), **self._shape}
-
-    @property
-    def _shape(self) -> dict[str, int]:
-        """What the numbers of batches depend on."""
-        return {"world": self.sampler.ranks, "batch_size": self._batch_size or 0}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on there, with this or with another number of ranks.
@@ -154,15 +227,77 @@ class OwnOrder(Order):
         Raises:
             ValueError: it is the state of another order, or has gaps that only the same ranks and batches can fill.
         """
-        if state["others"] and any(state.get(name) != ours for name, ours in self._shape.items()):
+        check_state(state)
+        others = frozenset(map(int, state["others"]))
+        if others and any(state.get(name) != ours for name, ours in self.shape.items()):
             message = (
                 "this state was saved under in_order=False, with batches given out of their order: it can be gone on "
                 "with by as many ranks and with the batch size that it was saved with, and by no others"
             )
             raise ValueError(message)
         self.sampler.load_state_dict(state)
-        self._counted_epoch = self.sampler.epoch
-        super().load_state_dict(state)
+        self._loaded = int(state["batches"]), others
+        self._loaded_at = (self.sampler.epoch, self.sampler.start)
+
+    @property
+    def _next_epoch(self) -> int:
+        return self.sampler.epoch
+
+    def _notice(self) -> None:
+        if self.sampler.changes != self._changes:
+            self._changes = self.sampler.changes
+            self._is_set = True
+            self._current = None
+            if (self.sampler.epoch, self.sampler.start) != self._loaded_at:
+                self._loaded = (0, frozenset())
+
+    def _begun(self) -> Way:
+        if self.sampler.is_begun:
+            self._go_to(self.sampler.epoch + 1)
+            self._loaded = (0, frozenset())
+        way = OwnWay(self, self._loaded)
+        self._changes = self.sampler.changes
+        return way
+
+    def _show(self, way: Way) -> None:
+        assert isinstance(way, OwnWay)
+        self._current = way
+        if not self._is_set:
+            self.sampler.stand(way.epoch, way.start, way.samples)
+
+    def _go_to(self, epoch: int) -> None:
+        self.sampler.set_epoch(epoch)
+        self._changes = self.sampler.changes
+
+    def _next_state(self) -> dict[str, Any]:
+        return {**self.sampler.state_dict(), **self._loaded_state(), **self.shape}
+
+
+class ForeignWay(Way):
+    """One in the order of anybody's sampler.
+
+    Args:
+        epoch: as for a `Way`.
+        seed: as for a `Way`.
+        coming: as for a `Way`.
+        given: as for a `Way`.
+        at_begin: how the samplers stood when the epoch began.
+    """
+
+    def __init__(
+        self,
+        epoch: int,
+        seed: int,
+        coming: Iterable[tuple[int, Batch]],
+        given: tuple[int, frozenset[int]],
+        at_begin: list[dict[str, Any]],
+    ) -> None:
+        super().__init__(epoch, seed, coming, given)
+        self._at_begin = at_begin
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches of which epoch, and how the samplers stood when it began."""
+        return {"seed": self.seed, "epoch": self.epoch, "samplers": self._at_begin, **super().state_dict()}
 
 
 class ForeignOrder(Order):
@@ -183,46 +318,110 @@ class ForeignOrder(Order):
         self.seed = seed
         self._source = source
         self._samplers = list({id(sampler): sampler for sampler in samplers}.values())
+        self._told = self._epochs()
         self._is_batched = is_batched
-        self._epoch = 0
+        self._epoch = next((int(epoch) for epoch in self._told if epoch is not None), 0)
         self._is_begun = False
         self._at_begin: list[dict[str, Any]] = []
 
-    @property
-    def epoch(self) -> int:
-        """What was set last, or was reached."""
-        return self._epoch
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether its batches were asked for."""
-        return self._is_begun
-
     def set_epoch(self, epoch: int) -> None:
         """Go there, and tell the samplers."""
-        if epoch != self._epoch or self._is_begun:
-            self._begin_anew()
-            self._at_begin = []
-        self._epoch = epoch
-        self._is_begun = False
-        for sampler in self._samplers:
-            if callable(tell := getattr(sampler, "set_epoch", None)):
-                tell(epoch)
+        self._go_to(epoch)
+        self._is_set = True
+        self._current = None
 
-    def coming(self) -> Iterable[tuple[int, Batch]]:
-        """What the samplers give, without what was given already."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on there.
+
+        Raises:
+            ValueError: it is the state of other samplers.
+        """
+        check_state(state)
+        others = frozenset(map(int, state["others"]))
+        if len(state.get("samplers", ())) != len(self._samplers):
+            raise ValueError(OF_ANOTHER_KIND)
+        self._loaded = int(state["batches"]), others
+        self.seed = int(state["seed"])
+        self._at_begin = list(state["samplers"])
+        self._epoch = int(state["epoch"])
+        self._is_begun = False
+        self._is_set = True
+        self._current = None
+        self._tell()
+
+    @property
+    def _next_epoch(self) -> int:
+        return self._epoch
+
+    def _notice(self) -> None:
+        for epoch, told in zip(self._epochs(), self._told, strict=True):
+            is_ours = epoch is told if isinstance(told, _Epoch) else epoch == told
+            if epoch is not None and not is_ours:  # the user has told it, maybe of the same epoch
+                self.set_epoch(int(epoch))
+                return
+
+    def _begun(self) -> Way:
         if self._is_begun:
-            self._begin_anew()
-            self._at_begin = []
+            self._go_to(self._epoch + 1)
         self._is_begun = True
+        self._tell(only_to_know=True)
         if self._at_begin:
             for sampler, state in zip(self._samplers, self._at_begin, strict=True):
                 _set_state(sampler, state)
         else:
-            self._at_begin = [_state(sampler) for sampler in self._samplers]
-        given = self._below, frozenset(self._others)
-        drawn = self._all_drawn() if _has_end(self._source) else self._drawn_one_by_one()
-        return ((number, batch) for number, batch in drawn if number >= given[0] and number not in given[1])
+            self._at_begin = self._states()
+        below, others = self._loaded
+        coming: Iterable[tuple[int, Batch]]
+        if _has_end(self._source):
+            coming = [item for item in self._all_drawn() if item[0] >= below and item[0] not in others]
+        else:
+            coming = (item for item in self._drawn_one_by_one() if item[0] >= below and item[0] not in others)
+        way = ForeignWay(self._epoch, self.seed, coming, self._loaded, self._at_begin)
+        self._told = self._epochs()  # some count by themselves
+        self._at_begin = []
+        return way
+
+    def _show(self, way: Way) -> None:
+        self._current = way
+        if not self._is_set:
+            self._epoch = way.epoch
+            self._is_begun = True
+
+    def _go_to(self, epoch: int) -> None:
+        if epoch != self._epoch or self._is_begun:
+            self._loaded = (0, frozenset())
+            self._at_begin = []
+        self._epoch = epoch
+        self._is_begun = False
+        self._tell()
+
+    def _next_state(self) -> dict[str, Any]:
+        samplers = self._at_begin or self._states()
+        return {"seed": self.seed, "epoch": self._epoch, "samplers": samplers, **self._loaded_state()}
+
+    def _tell(self, *, only_to_know: bool = False) -> None:
+        """Tell the samplers of the next epoch.
+
+        Args:
+            only_to_know: tell none but those of whom it can be known afterwards whether the user has told them too.
+        """
+        for sampler in self._samplers:
+            # What a sampler saves by itself has to be plain.
+            is_known = isinstance(sampler, DistributedSampler) and not hasattr(sampler, "state_dict")
+            if callable(tell := getattr(sampler, "set_epoch", None)) and (is_known or not only_to_know):
+                tell(_Epoch(self._epoch) if is_known else self._epoch)
+        self._told = self._epochs()
+
+    def _epochs(self) -> list[int | None]:
+        """What those samplers stand at that can be told of an epoch."""
+        told = [
+            getattr(sampler, "epoch", None) if callable(getattr(sampler, "set_epoch", None)) else None
+            for sampler in self._samplers
+        ]
+        return [epoch if isinstance(epoch, int) else None for epoch in told]
+
+    def _states(self) -> list[dict[str, Any]]:
+        return [_state(sampler) for sampler in self._samplers]
 
     def _all_drawn(self) -> Batches:
         with seeding.kept_states():
@@ -248,28 +447,22 @@ class ForeignOrder(Order):
     def _batch(self, drawn: Any) -> Batch:
         return list(drawn) if self._is_batched else [drawn]
 
-    def state_dict(self) -> dict[str, Any]:
-        """How many batches of which epoch, and how the samplers stood when it began."""
-        samplers = self._at_begin or [_state(sampler) for sampler in self._samplers]
-        return {"seed": self.seed, "epoch": self._epoch, "samplers": samplers, **super().state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on there.
+class _Epoch(int):
+    """The number of an epoch that we have told a sampler of; the user's own, though equal, is another object."""
 
-        Raises:
-            ValueError: it is the state of other samplers.
-        """
-        if len(state.get("samplers", ())) != len(self._samplers):
-            message = "the order cannot be gone on with: it was saved with another kind of sampler"
-            raise ValueError(message)
-        super().load_state_dict(state)
-        self.seed = int(state["seed"])
-        self._epoch = int(state["epoch"])
-        self._is_begun = False
-        self._at_begin = list(state["samplers"])
-        for sampler in self._samplers:
-            if callable(tell := getattr(sampler, "set_epoch", None)):
-                tell(self._epoch)
+    __slots__ = ()
+
+
+def check_state(state: Any) -> None:
+    """See that a state is one.
+
+    Raises:
+        ValueError: it is no state of a loader.
+    """
+    if not isinstance(state, Mapping) or not {"batches", "others", "seed", "epoch"} <= state.keys():
+        message = "the order cannot be gone on with: this is not what the state_dict() of a StorageDataLoader gave"
+        raise ValueError(message)
 
 
 def _has_end(source: Any) -> bool:

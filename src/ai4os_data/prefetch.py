@@ -45,7 +45,8 @@ class LookAhead:
 
     Args:
         batches: those that are to come, with their numbers.
-        files_of: what a batch's samples are read from.
+        files_of: what a batch's samples are read from. In a cache with the policy ``"lru"``, what is there already
+            counts as staged too, and as used: otherwise it could be evicted for what comes after it.
         staged_bytes: how much may lie in the cache, or be on its way there, that no batch has used yet.
         trusting: whether what was in the cache a while ago is there still, as far as is known.
     """
@@ -114,6 +115,7 @@ class _Walk:
         self._staged: dict[int, int] = {}  # by the number of the batch
         self._staged_bytes = 0
         self._used_up_to = -1
+        self._is_through = False  # the batches
         self._changed = threading.Condition()
 
     def go(self) -> None:
@@ -128,8 +130,12 @@ class _Walk:
     def _go(self) -> None:
         self._wait(lambda: self._used_up_to >= 0, _HEAD_START_S)
         failing = 0
-        while self._look_on() and not self.is_over and failing < _FAILING_ROUNDS:
-            outcome = self._round(self._missing[0][1])
+        while not self.is_over and failing < _FAILING_ROUNDS:
+            outcome = "done"
+            if self._look_on():
+                outcome = self._round(self._missing[0][1])
+            elif self._is_through:
+                return
             failing = failing + 1 if outcome == "failed" else 0
             if outcome == "done":
                 self._wait(lambda: self._staged_bytes <= self._limit_bytes // 2)
@@ -196,18 +202,26 @@ class _Walk:
             self._missing.extendleft(reversed(passed_over))
 
     def _look_on(self) -> bool:
-        """Look along the order until something is missing; False at its end."""
+        """Look along the order until something is missing; False at its end, or where enough is staged already."""
         while self._missing and self._missing[0][0] <= self.handed_out:
             self._missing.popleft()  # the loop has caught up
-        while not self._missing and not self.is_over:
+        while not self._missing and not self.is_over and self._staged_bytes <= self._limit_bytes:
             number, indices = next(self._batches, (None, None))
             if number is None or indices is None:
+                self._is_through = True
                 return False
             if number > self.handed_out:
                 for store, entries in self._files_of(indices):
-                    absent = store.absent(entries, trusting=self._trusting)
+                    absent = self._absent(number, store, entries)
                     self._missing.extend((number, store, entry) for entry in absent)
         return bool(self._missing)
+
+    def _absent(self, number: int, store: CachedStore, entries: list[Entry]) -> list[Entry]:
+        by_use = store.cache is not None and store.cache.policy == "lru"
+        absent = store.absent(entries, trusting=self._trusting, noting=by_use)
+        if by_use:
+            self._stage(number, sum(entry.size_bytes for entry in entries) - sum(entry.size_bytes for entry in absent))
+        return absent
 
     def _stage(self, number: int, size_bytes: int) -> None:
         with self._changed:

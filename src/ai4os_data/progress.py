@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from ai4os_data.prefetch import LookAhead
 
-_COUNTED = ("misses", "bytes_from_network")
+_COUNTED = ("hits", "misses", "bytes_from_network")
 
 
 class Progress:
@@ -54,7 +55,9 @@ class Progress:
         """The figures up to now, or up to the end."""
         seconds = (self._ended_s or time.perf_counter()) - self._begun_s
         totals = self._at_end or self._totals()
-        misses, from_network = (totals[name] - self._before[name] for name in _COUNTED)
+        hits, misses, from_network = (totals[name] - self._before[name] for name in _COUNTED)
+        fetched_ahead = self._ahead.figures["look_ahead_files"] if self._ahead is not None else 0
+        used = hits + misses - fetched_ahead  # what was fetched ahead is a hit when it is used
         looping_s = seconds - self._first_batch_s
         return {
             **(self._ahead.figures if self._ahead is not None else {}),
@@ -62,7 +65,7 @@ class Progress:
             "images": self._samples,
             "seconds": seconds,
             "images_per_s": self._samples / seconds if seconds else 0.0,
-            "hit_rate": max(0.0, 1 - misses / self._samples) if self._samples else 0.0,
+            "hit_rate": max(0.0, 1 - misses / used) if used > 0 else math.nan,
             "bytes_from_network": from_network,
             "first_batch_s": self._first_batch_s,
             "waiting_share": min(1.0, self._waited_s / looping_s) if looping_s > 0 else 0.0,

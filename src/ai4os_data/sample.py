@@ -33,8 +33,8 @@ class Reader(Protocol):
     def path(self, entry: Entry, data: bytes | None = None) -> LocalPath:
         """A local file that stays while it is in use; ``data`` are its bytes, where they are here already."""
 
-    def sibling(self, sample: Sample, key: str) -> Entry:
-        """Another file of the same location."""
+    def sibling(self, sample: Sample, key: str) -> tuple[Reader, Entry]:
+        """Another file of the same location, and what reads it."""
 
 
 class Sample:
@@ -83,7 +83,7 @@ class Sample:
         return self._path
 
     def sibling(self, key: str) -> Sample:
-        """Another file of the same location, such as the mask or the label of an image.
+        """Another file of the same location, such as the mask or the label of an image, as it is: without ``prepare``.
 
         The dataset learns from the first samples which siblings go with a key, and fetches them together with it.
 
@@ -98,8 +98,8 @@ class Sample:
             if key.startswith(("../", "/")):
                 message = f"the sibling {key!r} of {self.key!r} is outside of the dataset's location"
                 raise LocationError(message)
-        entry = self._reader.sibling(self, key)
-        return Sample(self._reader, entry, self._fetched.get(key), self._fetched)
+        reader, entry = self._reader.sibling(self, key)
+        return Sample(reader, entry, self._fetched.get(key), self._fetched)
 
     def __repr__(self) -> str:
         """Tell which."""

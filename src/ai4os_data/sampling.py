@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ from torch import distributed
 from torch.utils.data import DistributedSampler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence, Sized
+    from collections.abc import Iterator, Sequence, Sized
+
+OF_ANOTHER_KIND = "the order cannot be gone on with: it was saved with another kind of sampler, or by none"
 
 _SEED_BYTES = 8
 
@@ -59,6 +62,7 @@ class StorageSampler(DistributedSampler[int]):
         self.start = 0  # of the global order, where the pass begins
         self._given = 0  # to this rank, in this pass
         self.is_begun = False
+        self.changes = 0  # how often it was told of an epoch, or begun with
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; after `load_state_dict`, the same epoch goes on where it was."""
@@ -66,6 +70,7 @@ class StorageSampler(DistributedSampler[int]):
             self.start = 0
         self._given = 0
         self.is_begun = False
+        self.changes += 1
         super().set_epoch(epoch)
 
     def begin(self) -> list[int]:
@@ -74,6 +79,7 @@ class StorageSampler(DistributedSampler[int]):
             self.start = 0
         self.is_begun = True
         self._given = 0
+        self.changes += 1
         self._deal()
         order = self.order(self.epoch)
         rest = order[self.start :]
@@ -85,6 +91,10 @@ class StorageSampler(DistributedSampler[int]):
     def give(self, samples: int) -> None:
         """Take in that so many more samples of this pass have been given."""
         self._given += samples
+
+    def stand(self, epoch: int, start: int, given: int) -> None:
+        """Stand in the midst of a pass that was begun earlier."""
+        self.epoch, self.start, self._given, self.is_begun = epoch, start, given, True
 
     def order(self, epoch: int) -> list[int]:
         """The global order of an epoch, over all ranks."""
@@ -105,22 +115,21 @@ class StorageSampler(DistributedSampler[int]):
         """Where the epoch stands, the same in every rank."""
         return {
             "seed": self.seed,
-            "epoch": self.epoch,
+            "epoch": int(self.epoch),
             "done": self.done,
             "length": self._length,
             "shuffle": int(self.shuffle),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Any) -> None:
         """Go on with exactly the rest of an epoch, with this or with another number of ranks.
 
         Raises:
             ValueError: it is the state of another order.
         """
         for name, ours in (("length", self._length), ("shuffle", int(self.shuffle))):
-            if name not in state:
-                message = "the order cannot be gone on with: it was saved with another kind of sampler"
-                raise ValueError(message)
+            if not isinstance(state, Mapping) or name not in state:
+                raise ValueError(OF_ANOTHER_KIND)
             if state[name] != ours:
                 message = (
                     f"the order cannot be gone on with: its {name} was {state[name]}, and is {ours}. Use the dataset "
@@ -130,6 +139,7 @@ class StorageSampler(DistributedSampler[int]):
         self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
         self.start, self._given = int(state["done"]), 0
         self.is_begun = False
+        self.changes += 1
 
     def __iter__(self) -> Iterator[int]:
         """The indices of this rank."""
@@ -175,6 +185,11 @@ def _group() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_world_size(), distributed.get_rank()
     return 1, 0
+
+
+def in_group() -> bool:
+    """Whether there are other ranks."""
+    return _group()[0] > 1
 
 
 def dealt(indices: Sequence[int], batch_size: int | None, *, drop_last: bool) -> list[list[int]]:

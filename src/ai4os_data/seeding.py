@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,12 +20,20 @@ _OF_A_BATCH = -1
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
     """The seed for one sample in one epoch."""
-    return derived_seed(seed, epoch, index)
+    return derived_seed(seed, epoch, _plain(index))
 
 
 def batch_seed(seed: int, epoch: int, index: int) -> int:
     """The seed for what is made of a batch as a whole, by the index of its first sample."""
-    return derived_seed(seed, epoch, _OF_A_BATCH, index)
+    return derived_seed(seed, epoch, _OF_A_BATCH, _plain(index))
+
+
+def _plain(index: Any) -> Any:
+    """An index of whatever type as the number that it is; anything else, such as a name, as it is."""
+    try:
+        return operator.index(index)
+    except TypeError:
+        return index
 
 
 def plant(seed: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 _MOST_RULES = 8
 
@@ -30,26 +31,58 @@ class _Rule(NamedTuple):
         return "/".join([*above[:place], *self.new_folders, *above[end:], f"{self.before}{stem}{self.after}"])
 
 
-class Siblings:
-    """Rules from key to sibling, such as ``images/…/*.jpg`` to ``masks/…/*.png``."""
+class Board(Protocol):
+    """Where the processes of one owner leave word for each other."""
 
-    def __init__(self) -> None:
+    @property
+    def noted_bytes(self) -> int:
+        """How much there is on it."""
+
+    def note(self, line: str) -> None:
+        """Add a line."""
+
+    def noted(self) -> list[str]:
+        """All lines."""
+
+
+class Siblings:
+    """Rules from key to sibling, such as ``images/…/*.jpg`` to ``masks/…/*.png``.
+
+    Args:
+        board: tells what other processes have learned, and tells them; None keeps it to this one.
+    """
+
+    def __init__(self, board: Board | None = None) -> None:
         self._rules: dict[_Rule, None] = {}
+        self._board = board
+        self._noted_bytes = 0
 
     def learn(self, key: str, sibling: str) -> None:
         """Take in that a sample asked for a sibling."""
         rule = _rule(key, sibling)
-        if rule is not None and len(self._rules) < _MOST_RULES:
+        if rule is not None and self.count < _MOST_RULES and rule not in self._rules:
             self._rules[rule] = None
+            if self._board is not None:
+                self._board.note(json.dumps(rule))
+
+    @property
+    def count(self) -> int:
+        """How much has been learned."""
+        if self._board is not None and self._noted_bytes != (noted := self._board.noted_bytes):
+            self._noted_bytes = noted
+            for line in self._board.noted():
+                folders, new_folders, *others = json.loads(line)
+                self._rules[_Rule(tuple(folders), tuple(new_folders), *others)] = None
+        return len(self._rules)
 
     @property
     def any(self) -> bool:
         """Whether anything has been learned."""
-        return bool(self._rules)
+        return self.count > 0
 
     def of(self, key: str) -> list[str]:
         """The keys that this sample will probably ask for."""
-        return [sibling for rule in self._rules if (sibling := rule.apply(key)) is not None]
+        return [sibling for rule in tuple(self._rules) if (sibling := rule.apply(key)) is not None]
 
 
 def _rule(key: str, sibling: str) -> _Rule | None:

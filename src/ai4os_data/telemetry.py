@@ -46,7 +46,9 @@ _COLUMNS = 16
 _PID = _COLUMNS - 1
 _ROW_BYTES = 8 * _COLUMNS
 _MARKS = 512
-_FILE_BYTES = _ROWS * _ROW_BYTES + 8 * _MARKS
+_NOTES_FROM = _ROWS * _ROW_BYTES + 8 * _MARKS
+_NOTES_BYTES = 4096  # eight of them tell how much is noted
+_FILE_BYTES = _NOTES_FROM + _NOTES_BYTES
 
 _told: set[str] = set()
 
@@ -116,7 +118,7 @@ class Counters:
     def is_first(self, event: str) -> bool:
         """Whether no process of the owner has asked this of the event before. It remembers the first few hundred."""
         mark = xxhash.xxh3_64_intdigest(event.encode("utf-8", "surrogateescape")) >> 1 or 1
-        marks = memoryview(self._map).cast("q")[_ROWS * _COLUMNS :]
+        marks = memoryview(self._map).cast("q")[_ROWS * _COLUMNS : _NOTES_FROM // 8]
         with suppress(OSError), open(self._path, "rb") as file:  # the owner may be gone
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
@@ -124,6 +126,31 @@ class Counters:
             finally:
                 fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked just now has the descriptor too
         return True
+
+    @property
+    def noted_bytes(self) -> int:
+        """How much the processes of the owner have noted for each other."""
+        length: int = memoryview(self._map).cast("q")[_NOTES_FROM // 8]
+        return length
+
+    def note(self, line: str) -> None:
+        """Let the other processes know of something. A few KB are remembered."""
+        data = f"{line}\n".encode()
+        with suppress(OSError), open(self._path, "rb") as file:  # the owner may be gone
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                begin = self.noted_bytes
+                if begin + len(data) <= _NOTES_BYTES - 8:
+                    place = _NOTES_FROM + 8 + begin
+                    self._map[place : place + len(data)] = data
+                    memoryview(self._map).cast("q")[_NOTES_FROM // 8] = begin + len(data)
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+    def noted(self) -> list[str]:
+        """What has been noted, by this process or another."""
+        begin = _NOTES_FROM + 8
+        return self._map[begin : begin + self.noted_bytes].decode().splitlines()
 
 
 def _enter(marks: memoryview, mark: int) -> bool:

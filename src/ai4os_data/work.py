@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch.utils.data import Dataset, get_worker_info
 
 from ai4os_data import nesting, seeding
-from ai4os_data.errors import SampleError
+from ai4os_data.errors import SampleError, SkippedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,6 +53,10 @@ class Failed(NamedTuple):
         raise self.error
 
 
+class LeftOut(Failed):
+    """A batch without a good sample, under ``on_error="skip"``."""
+
+
 class RemoteError(Exception):
     """Where an error of a worker came from, in words."""
 
@@ -79,13 +83,15 @@ class Work(Dataset[Any]):
         self._collate = collate
         self._is_batched = is_batched
 
-    def __getitem__(self, wanted: Wanted) -> Made | Failed:
+    def __getitem__(self, wanted: Wanted) -> Made | Failed:  # a `LeftOut` is one
         """One batch."""
         if self._course is not None:
             self._course.reach(wanted.epoch, wanted.place)
         with seeding.kept_states() if get_worker_info() is None else nullcontext():
             try:
                 return Made(wanted.number, self._made(wanted))
+            except SkippedError as error:
+                return LeftOut(wanted.number, error, traceback.format_exc())
             except SampleError as error:
                 return Failed(wanted.number, error, traceback.format_exc())
 
@@ -105,11 +111,21 @@ class Work(Dataset[Any]):
             seeding.plant(seeds[0])
             items: list[Any] = self.dataset.__getitems__(indices)
             return items
-        return [self._item(index, seed) for index, seed in zip(indices, seeds, strict=True)]
+        return self._one_by_one(indices, seeds)
 
-    def _item(self, index: int, seed: int) -> Any:
-        seeding.plant(seed)
-        return self.dataset[index]
+    def _one_by_one(self, indices: list[int], seeds: list[int]) -> list[Any]:
+        """The samples of somebody else's dataset; those that one of ours inside it skips are left out."""
+        items = []
+        skipped: SkippedError | None = None
+        for index, seed in zip(indices, seeds, strict=True):
+            seeding.plant(seed)
+            try:
+                items.append(self.dataset[index])
+            except SkippedError as error:
+                skipped = error
+        if skipped is not None and not items:
+            raise skipped
+        return items
 
 
 class Start:
@@ -133,7 +149,11 @@ def as_it_is(batch: Any) -> Any:
 
 
 def _read(places: Sequence[nesting.Place], seeds: Sequence[int]) -> list[Any]:
-    """The samples of several datasets, in order; bad ones left out, but never all of them."""
+    """The samples of several datasets, in order; bad ones left out.
+
+    Raises:
+        SkippedError: all of them are bad.
+    """
     by_dataset: dict[int, tuple[StorageDataset, list[int]]] = {}
     for place, (dataset, _) in enumerate(places):
         by_dataset.setdefault(id(dataset), (dataset, []))[1].append(place)
@@ -146,5 +166,5 @@ def _read(places: Sequence[nesting.Place], seeds: Sequence[int]) -> list[Any]:
         found.sort(key=lambda pair: pair[0])
     if not found:
         dataset, index = places[-1]
-        return [dataset.next_good_item(index)]
+        raise dataset.skipped(dataset.checked(index))
     return [item for _, item in found]

@@ -165,7 +165,21 @@ class CachedStore:
                     raise FileNotFoundError(held.path)
                 self.counters.row[telemetry.HITS] += 1
                 return file
-        return io.BufferedReader(RangedFile(self.store, entry), buffer_size=BLOCK_BYTES)
+        return self._open_ranges(entry)
+
+    def _open_ranges(self, entry: Entry) -> IO[bytes]:
+        """A file that is read in ranges, of the version that it has now if that may be used; its beginning is read."""
+        with suppress(errors.ChangedError):
+            return self._begun_ranges(entry)
+        served = self.store.stat(entry.key)
+        if (error := self._drift(entry, served)) is not None:
+            raise error
+        return self._begun_ranges(served)
+
+    def _begun_ranges(self, entry: Entry) -> IO[bytes]:
+        file = io.BufferedReader(RangedFile(self.store, entry), buffer_size=BLOCK_BYTES)
+        file.peek(1)
+        return file
 
     def path(self, entry: Entry, data: bytes | None = None) -> LocalPath:
         """A local file with an entry's bytes, that stays while the path object lives.
@@ -182,18 +196,21 @@ class CachedStore:
             return LocalPath.in_place(local)
         if self.cache is not None:
             name = self.name(entry)
+            was_read = data is not None
             for _ in range(3):  # it can be evicted between our look and our pin
                 held = self.cache.objects.find(name)
                 if held is not None:
                     with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
                         path = LocalPath.in_cache(held.path)
                         if intact(held):
-                            self.counters.row[telemetry.HITS] += 1
-                            self.counters.row[telemetry.BYTES_FROM_CACHE] += held.size_bytes
+                            if not was_read:  # then it has been counted
+                                self.counters.row[telemetry.HITS] += 1
+                                self.counters.row[telemetry.BYTES_FROM_CACHE] += held.size_bytes
                             self.cache.note_use(held)
                             return path
                     self.cache.objects.discard(held)
                 data = self.read(entry) if data is None else data
+                was_read = True
                 if self.cache.objects.find(name) is None:
                     return _temporary(data, entry.key)
         return _temporary(self.read(entry) if data is None else data, entry.key)
@@ -235,12 +252,13 @@ class CachedStore:
         for entry, result in self._fetch(wanted, self._unread, ahead=is_wanted):
             yield entry, result if isinstance(result, errors.StorageError) else sum(map(len, result))
 
-    def absent(self, entries: Iterable[Entry], *, trusting: bool = False) -> list[Entry]:
+    def absent(self, entries: Iterable[Entry], *, trusting: bool = False, noting: bool = False) -> list[Entry]:
         """Those entries that are not in the cache.
 
         Args:
             entries: as they were listed, or newer.
             trusting: take what this process has found there before for still being there, without a look at the disk.
+            noting: remember that those that are there will be used, so that an eviction in the meantime spares them.
         """
         if self.cache is None:
             return list(entries)
@@ -252,6 +270,8 @@ class CachedStore:
             held = objects.known.get(name) or objects.find(name)
             if held is None or not (trusting or objects.is_there(held)):
                 absent.append(current)
+            elif noting:
+                self.cache.note_use(held)
         return absent
 
     # --- fetching
