@@ -8,15 +8,17 @@ import os
 import pickle
 import resource
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from ai4os_data import StorageDataset
-from ai4os_data.cache import CachedStore, DiskCache, LocalPath, temporaries
+from ai4os_data import StorageDataLoader, StorageDataset
+from ai4os_data.cache import CachedStore, DiskCache, LocalPath, pins, temporaries
+from ai4os_data.cache.pins import pins_in
 from cache.crowd import Worker, together, wrong_keys
 from cache.disks import allocated_bytes, cached_files
 from cache.sources import content, source
@@ -264,6 +266,95 @@ def test_worker_that_sends_many_paths_keeps_few_files_open(tmp_path: Path) -> No
     open_files, last = result
     assert open_files < 400
     assert Path(last[-1]).read_bytes() == content("many/01999.bin", KiB)
+
+
+@pytest.mark.parametrize("loader_of", [DataLoader, StorageDataLoader])
+def test_many_paths_on_their_way_stay(share: Share, tmp_path: Path, loader_of: Any) -> None:
+    """A trainer that takes its time finds every file, with far more in flight than any default has."""
+    share.put({f"{number:04d}.bin": content(str(number), 4 * KiB) for number in range(1500)})
+    dataset = StorageDataset(
+        share.location, remote=share.remote, decode="path", cache=DiskCache(tmp_path, 4 * MiB, "lru")
+    )
+    loader = loader_of(dataset, batch_size=150, num_workers=1, prefetch_factor=4, collate_fn=plain_batch)
+    number = 0
+    for batch in loader:
+        time.sleep(0.3)
+        for path in batch:
+            assert Path(path).read_bytes() == content(str(number), 4 * KiB)
+            number += 1
+    assert number == 1500
+
+
+@dataclass
+class Counted(Dataset[Any]):
+    """Gives paths, each with how many its worker keeps pinned that are on their way."""
+
+    cached: CachedStore
+    directory: str
+
+    def __len__(self) -> int:
+        """As many as there are files."""
+        return len(self.cached.store.list())
+
+    def __getitem__(self, index: int) -> tuple[LocalPath, int]:
+        """One of them."""
+        return self.cached.path(self.cached.store.list()[index]), len(pins_in(self.directory)._sent)
+
+
+def test_sender_lets_go_of_what_was_received(local_cache: DiskCache) -> None:
+    """It keeps what is in flight, and some that it has not asked about yet."""
+    dataset = Counted(CachedStore(source([1 * KiB] * 400, "received"), local_cache), local_cache.directory)
+    kept = []
+    for batch in DataLoader(dataset, batch_size=10, num_workers=1, prefetch_factor=2, collate_fn=plain_batch):
+        kept += [count for _, count in batch]
+    assert 60 <= max(kept) <= 120
+
+
+def test_path_pickled_and_unpickled_here_is_received(local_cache: DiskCache) -> None:
+    """Sender and receiver may be one process; what is lost on its way goes when very many were sent after it."""
+    files = source([1 * KiB] * 200, "here")
+    cached = CachedStore(files, local_cache)
+    for entry in files.list():
+        copied = pickle.loads(pickle.dumps(cached.path(entry)))  # noqa: S301  our own
+        assert Path(copied).read_bytes() == files.files[entry.key]
+    del copied
+    gc.collect()
+    local_cache.clear()
+    assert len(cached_files(Path(local_cache.directory))) <= 64
+    path = cached.path(files.list()[0])
+    lost = pickle.dumps(path)
+    for _ in range(pins.MOST_SENT + 64):
+        path.__reduce__()
+    name = str(path)
+    del path
+    gc.collect()
+    pins_in(local_cache.directory).after_fork()  # the rest that was never received
+    local_cache.clear()
+    assert not os.path.exists(name)
+    with pytest.raises(FileNotFoundError, match="16,384 paths at most"):
+        pickle.loads(lost)  # noqa: S301  our own
+
+
+def test_path_stays_in_a_forked_child(local_cache: DiskCache) -> None:
+    """The child has a path that its parent drops."""
+    files = source([1 * KiB], "inherited")
+    paths = [CachedStore(files, local_cache).path(files.list()[0])]
+    name = str(paths[0])
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(reading, 1)
+        os._exit(0 if os.path.exists(paths[0]) else 1)
+    time.sleep(0.2)
+    paths.clear()
+    local_cache.clear()
+    assert os.path.exists(name)
+    os.write(writing, b"!")
+    assert os.waitpid(child, 0)[1] == 0
+    os.close(reading)
+    os.close(writing)
+    local_cache.clear()
+    assert not os.path.exists(name)
 
 
 def test_pins_of_a_killed_process_are_gone(local_cache: DiskCache, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import os
 import re
 import threading
 import time
-from collections import deque
 from contextlib import suppress
 from functools import lru_cache
 from hashlib import blake2b
@@ -21,6 +20,7 @@ import xxhash
 
 from ai4os_data.cache import placement
 from ai4os_data.cache.names import Names
+from ai4os_data.cache.pins import Pin, Receipt, pins_in
 from ai4os_data.cache.staged import STAGED_SUFFIX, Spares, Staged, is_staged
 from ai4os_data.processes import tell_after_fork
 
@@ -36,7 +36,6 @@ _SHORTEST_NAME = 52  # digest, size and checksum, and a line end
 _READ_BYTES = 1 << 30
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC
 _LONG_READ_BYTES = 1024 * 1024
-_SENT_PINS = 256
 _TRIES, _PAUSE_S = 5, 0.001
 
 
@@ -64,6 +63,7 @@ class Objects:
         self._told: dict[str, str] = {}  # names of files by their digests, as others have told them
         self.removed: set[str] = set()  # found damaged by this process, and not stored again
         self.names = Names(f"{directory}/names")
+        self._pins = pins_in(directory)
         self._threads = threading.Lock()
         tell_after_fork(self)
 
@@ -212,14 +212,17 @@ class Objects:
             return True
         kept = False
         try:
-            # Held while the file is removed: who pins it from now on sees that it is gone.
+            # Held while the file is removed: who opens or pins it from now on sees that it is gone.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if spares is not None and spares.wants(held.size_bytes):
-                spares.add(Staged.retire(path, descriptor, held.size_bytes))
-                kept = True
-            else:
+            with self._pins.none(held.name) as is_free:
+                if not is_free:
+                    return False
+                if spares is not None and spares.wants(held.size_bytes):
+                    spares.add(Staged.retire(path, descriptor, held.size_bytes))
+                    kept = True
+                    return True
                 os.unlink(path)
-                os.ftruncate(descriptor, 0)  # who is reading it just now would keep its blocks
+            os.ftruncate(descriptor, 0)  # who is reading it just now would keep its blocks
         except FileNotFoundError:
             return True  # found damaged by a reader just now
         except OSError:
@@ -368,12 +371,12 @@ def _rest(descriptor: int, begun: bytes, size_bytes: int) -> bytes:
 class LocalPath(str):
     """The path of a local file that stays while this object lives.
 
-    In the cache, a shared lock on the file keeps it from eviction. Sent to another process, the lock is taken again
-    there; the sender keeps its own until it has sent some hundred more, so that there is no moment without one.
+    In the cache, a pin keeps it from eviction. Sent to another process, it is pinned again there; the sender keeps its
+    own pin until then.
     """
 
     __slots__ = ("_pin",)
-    _pin: _Pin | _Temporary | None
+    _pin: Pin | _Temporary | None
 
     @classmethod
     def in_place(cls, path: str) -> LocalPath:
@@ -383,14 +386,14 @@ class LocalPath(str):
         return local
 
     @classmethod
-    def in_cache(cls, path: str) -> LocalPath:
-        """A cached file, pinned.
+    def in_cache(cls, path: str, receipt: Receipt | None = None) -> LocalPath:
+        """A cached file, pinned; with a receipt for the process that has sent it.
 
         Raises:
             FileNotFoundError: it is not there any more.
         """
         local = cls(path)
-        local._pin = _Pin(path)
+        local._pin = Pin(path, receipt)
         return local
 
     @classmethod
@@ -412,12 +415,14 @@ class LocalPath(str):
         """Pin it in the process that it is sent to."""
         if self._pin is None:
             return LocalPath.in_place, (str(self),)
+        if isinstance(self._pin, Pin):
+            return LocalPath.in_cache, (str(self), self._pin.sent())
         self._pin.sent()
-        return (LocalPath.in_cache if isinstance(self._pin, _Pin) else LocalPath.temporary), (str(self),)
+        return LocalPath.temporary, (str(self),)
 
 
-class _Pin:
-    """A shared lock on a cached file."""
+class _Shared:
+    """A shared lock on a file, which is open for as long."""
 
     def __init__(self, path: str) -> None:
         self._descriptor = -1
@@ -428,14 +433,11 @@ class _Pin:
                 raise FileNotFoundError(path)
         except BlockingIOError:
             os.close(descriptor)
-            raise FileNotFoundError(path) from None  # evicted since we opened it
+            raise FileNotFoundError(path) from None  # swept up since we opened it
         except BaseException:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
-
-    def sent(self) -> None:
-        _recently_sent.keep(self)
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
@@ -448,7 +450,7 @@ class _Temporary:
     def __init__(self, path: str) -> None:
         self._path: str | None = path
         self._owner = os.getpid()
-        self._pin = _Pin(path)
+        self._shared = _Shared(path)
 
     def sent(self) -> None:
         self._path = None  # the receiver removes it
@@ -457,20 +459,3 @@ class _Temporary:
         if self._path is not None and self._owner == os.getpid():
             with suppress(OSError):
                 os.unlink(self._path)
-
-
-class _RecentlySent:
-    """Pins of paths that are on their way to another process: as many as a loader may have waiting for it."""
-
-    def __init__(self) -> None:
-        self._pins: deque[_Pin] = deque(maxlen=_SENT_PINS)
-        tell_after_fork(self)
-
-    def keep(self, pin: _Pin) -> None:
-        self._pins.append(pin)
-
-    def after_fork(self) -> None:
-        self._pins.clear()
-
-
-_recently_sent = _RecentlySent()

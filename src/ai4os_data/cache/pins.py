@@ -1,0 +1,302 @@
+"""Pins: what of a cache is in use as a local path, here or on its way to another process, and so is not evicted.
+
+A pin is a shared lock on one byte of the cache's lock file, the byte that the digest names, as a claim is. So a
+process pins thousands of files and opens one. What it sends stays pinned until it has been received: the receiver
+locks a byte that the sender has numbered for it, and the sender sees that by asking the kernel. Locks of the dead are
+gone, so nothing has to be cleaned up.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import struct
+import threading
+import time
+import weakref
+from collections import deque
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from ai4os_data.processes import no_fork, tell_after_fork
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MOST_SENT = 16_384  # each makes the kernel's list of locks longer, which it goes through for every other one
+
+_RANGE = struct.Struct("hhqqi4x")  # struct flock of fcntl(2), on 64-bit Linux
+_FIRST_PIN = 1 << 61  # the claims lie from 1 << 62 on
+_FIRST_RECEIPT = 1 << 60
+_DIGITS = 15  # of a digest: 60 bits
+_SENDER_BITS, _NUMBER_BITS = 28, 32
+_ASK_EVERY = 64
+_SENDERS = 256  # whose receipts are kept: workers come and go with every epoch
+_KEPT = 8  # caches of which nothing is in use: senders are yet to see what was received
+_TRIES, _PAUSE_S = 5, 0.001
+
+
+class Receipt(NamedTuple):
+    """What a receiver confirms: a number that a sender has given."""
+
+    sender: int
+    number: int
+
+
+class Pins:
+    """The pins of one process in one cache.
+
+    Args:
+        directory: the cache's.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._path = f"{directory}/lock"
+        self._counts: dict[int, int] = {}  # how often each byte is pinned
+        self._released: deque[int] = deque()  # by finalizers, which may come at any time
+        self._threads = threading.Lock()
+        # Locks through one descriptor do not exclude each other.
+        self._pinning = -1  # pins, and asks for receipts
+        self._other = -1  # evicts, and gives receipts
+        self._begin_sending()
+        tell_after_fork(self)
+
+    def _begin_sending(self) -> None:
+        self._sender = secrets.randbits(_SENDER_BITS)
+        self._sent: dict[int, int] = {}  # pins of what is on its way, by its number
+        self._next_number = 0
+        self._ask_at = _ASK_EVERY
+        self._receipts: dict[int, None] = {}  # the senders that were given some
+
+    def after_fork(self) -> None:
+        """Pin for the child what it has a copy of, and leave what is on its way to the parent."""
+        self._threads = threading.Lock()
+        for place in self._sent.values():
+            self._drop(place, unlock=False)
+        self._begin_sending()
+        self._close()
+        if self._counts:
+            with suppress(OSError):  # its directory is gone
+                self._open()
+
+    # --- in use
+
+    def pin(self, name: str) -> int:
+        """Pin an entry; the place of the pin, to be released.
+
+        Raises:
+            BlockingIOError: it is being evicted.
+            OSError: the cache's lock file cannot be opened.
+        """
+        place = _FIRST_PIN + int(name[:_DIGITS], 16)
+        with self._changing():
+            self._hold(place)
+        return place
+
+    def release(self, place: int) -> None:
+        """End one pin. It can be called from a finalizer."""
+        self._released.append(place)
+        self._drain()
+
+    @contextmanager
+    def none(self, name: str) -> Iterator[bool]:
+        """Let nobody pin an entry meanwhile; False where somebody has."""
+        place = _FIRST_PIN + int(name[:_DIGITS], 16)
+        with self._changing():
+            other = self._other
+        try:
+            _set(other, fcntl.F_WRLCK, place)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            _set(other, fcntl.F_UNLCK, place)
+
+    # --- on the way
+
+    def send(self, place: int) -> Receipt:
+        """Keep a pin until its receiver confirms it, or so many more were sent that it must have been lost."""
+        with self._changing():
+            self._hold(place)
+            number, self._next_number = self._next_number, self._next_number + 1
+            self._sent[number] = place
+            if len(self._sent) >= self._ask_at:
+                self._ask()
+                while len(self._sent) > MOST_SENT:
+                    self._drop(self._sent.pop(next(iter(self._sent))))
+                self._ask_at = min(len(self._sent) + _ASK_EVERY, MOST_SENT + 1)
+            return Receipt(self._sender, number)
+
+    def confirm(self, receipt: Receipt) -> None:
+        """Tell the sender that its pin is not needed any more."""
+        sender, number = receipt
+        with self._changing():
+            self._receipts.pop(sender, None)
+            self._receipts[sender] = None
+            # The kernel makes one lock of those that lie side by side.
+            _set(self._other, fcntl.F_RDLCK, _receipt_place(sender, number))
+            while len(self._receipts) > _SENDERS:
+                oldest = next(iter(self._receipts))
+                del self._receipts[oldest]
+                _set(self._other, fcntl.F_UNLCK, _receipt_place(oldest, 0), 1 << _NUMBER_BITS)
+
+    def _ask(self) -> None:
+        """Let go of what was received."""
+        number = next(iter(self._sent))
+        while number < self._next_number:
+            begin = _receipt_place(self._sender, number)
+            asked = _RANGE.pack(fcntl.F_WRLCK, os.SEEK_SET, begin, self._next_number - number, 0)
+            kind, _, start, length, _ = _RANGE.unpack(fcntl.fcntl(self._pinning, fcntl.F_OFD_GETLK, asked))
+            if kind == fcntl.F_UNLCK:
+                return
+            first = number + start - begin
+            number = first + length
+            for received in [some for some in self._sent if first <= some < number]:
+                self._drop(self._sent.pop(received))
+
+    # --- the locks
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Have the descriptors of the lock file that is there, and change pins alone."""
+        try:
+            with self._threads:
+                if not self._is_open():
+                    self._open()
+                yield
+        finally:
+            self._drain()
+
+    def _drain(self) -> None:
+        """Do what finalizers could not wait for; whoever has the lock does it after us."""
+        while self._released and self._threads.acquire(blocking=False):
+            try:
+                with suppress(IndexError):
+                    while True:
+                        self._drop(self._released.popleft())
+            finally:
+                self._threads.release()
+
+    def _hold(self, place: int) -> None:
+        count = self._counts.get(place, 0)
+        if not count:
+            _set(self._pinning, fcntl.F_RDLCK, place)
+        self._counts[place] = count + 1
+
+    def _drop(self, place: int, *, unlock: bool = True) -> None:
+        count = self._counts.get(place, 0) - 1
+        if count > 0:
+            self._counts[place] = count
+        else:
+            self._counts.pop(place, None)
+            if unlock and self._pinning >= 0:
+                _set(self._pinning, fcntl.F_UNLCK, place)
+
+    def _is_open(self) -> bool:
+        if self._pinning < 0:
+            return False
+        ours = os.fstat(self._pinning)
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            return False
+        return (ours.st_dev, ours.st_ino) == (found.st_dev, found.st_ino)
+
+    def _open(self) -> None:
+        """Open the lock file, anew where somebody has removed it, and take all locks there."""
+        self._close()
+        self._pinning = _opened(self._path)
+        self._other = _opened(self._path)
+        for place in self._counts:
+            with suppress(BlockingIOError):
+                _set(self._pinning, fcntl.F_RDLCK, place)
+
+    def __del__(self) -> None:
+        """Let go of all."""
+        self._close()
+
+    def _close(self) -> None:
+        for descriptor in (self._pinning, self._other):
+            if descriptor >= 0:
+                with suppress(OSError):
+                    os.close(descriptor)
+        self._pinning = self._other = -1
+
+
+class Pin:
+    """Keeps one cached file from being evicted, while this object lives and on the way to other processes.
+
+    Args:
+        path: the file's.
+        receipt: where it was sent from another process.
+
+    Raises:
+        FileNotFoundError: it is not there any more.
+    """
+
+    def __init__(self, path: str, receipt: Receipt | None = None) -> None:
+        self._place = -1
+        directory, _, _ = path.rpartition("/objects/")
+        self._pins = pins_in(directory)
+        self._place = _pinned(self._pins, path)
+        if not os.path.exists(path):
+            lost = (
+                f"evicted on its way from another process, which keeps {MOST_SENT:,} paths at most that nobody has "
+                "received: take a smaller batch_size or prefetch_factor"
+            )
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT) if receipt is None else lost, path)
+        if receipt is not None:
+            self._pins.confirm(receipt)
+
+    def sent(self) -> Receipt:
+        """Keep it on its way."""
+        return self._pins.send(self._place)
+
+    def __del__(self) -> None:
+        """Let it be evicted."""
+        if self._place >= 0:
+            self._pins.release(self._place)
+
+
+def _pinned(pins: Pins, path: str) -> int:
+    for _ in range(_TRIES):
+        with suppress(BlockingIOError):
+            return pins.pin(os.path.basename(path))
+        if not os.path.exists(path):
+            break
+        time.sleep(_PAUSE_S)  # it is about to be gone, or turns out to be in use
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+_by_directory: weakref.WeakValueDictionary[str, Pins] = weakref.WeakValueDictionary()
+_recent: deque[Pins] = deque(maxlen=_KEPT)
+_making = threading.Lock()
+
+
+def pins_in(directory: str) -> Pins:
+    """The pins of this process in a cache."""
+    with no_fork(), _making:
+        pins = _by_directory.get(directory)
+        if pins is None:
+            pins = _by_directory[directory] = Pins(directory)
+            _recent.append(pins)
+        return pins
+
+
+def _receipt_place(sender: int, number: int) -> int:
+    return _FIRST_RECEIPT + (sender << _NUMBER_BITS) + number
+
+
+def _set(descriptor: int, kind: int, place: int, length: int = 1) -> None:
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _RANGE.pack(kind, os.SEEK_SET, place, length, 0))
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:  # a cache that can be read, and no more
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
