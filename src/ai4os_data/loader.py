@@ -7,6 +7,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from ai4os_data import nesting
@@ -15,7 +16,7 @@ from ai4os_data.course import Course
 from ai4os_data.orders import ForeignOrder, Order, OwnOrder, Way, check_state
 from ai4os_data.prefetch import LookAhead, default_bytes
 from ai4os_data.progress import Progress
-from ai4os_data.sampling import StorageSampler, in_group
+from ai4os_data.sampling import StorageSampler, derived_seed, in_group
 from ai4os_data.telemetry import tell_once
 from ai4os_data.work import Failed, LeftOut, Start, Wanted, Work, as_it_is
 
@@ -53,7 +54,7 @@ class StorageDataLoader(DataLoader[Any]):
         timeout: as in DataLoader.
         worker_init_fn: as in DataLoader.
         multiprocessing_context: as in DataLoader.
-        generator: as in DataLoader; the order does not follow from it.
+        generator: as in DataLoader; the order does not follow from it. Without it the global one is left alone.
         prefetch_factor: as in DataLoader.
         persistent_workers: as in DataLoader.
         seed: the same in all ranks.
@@ -125,6 +126,8 @@ class StorageDataLoader(DataLoader[Any]):
     def _forget(self) -> None:
         """Have no pass, and no workers."""
         self._inner: DataLoader[Any] | None = None
+        # DataLoader draws from it with each pass; from the global one, a resume would draw once more than no resume.
+        self._draws = torch.Generator()
         self._orders = _Orders(iter(()))
         self._pass: weakref.ref[_Pass] | None = None
         self._shown = _Shown()
@@ -219,6 +222,7 @@ class StorageDataLoader(DataLoader[Any]):
         counters = [dataset.cached_store.counters for dataset in self._datasets]
         progress = self._shown.progress = Progress(way.epoch, counters, ahead)
         sizes: dict[int, int] = {}
+        self._draws.manual_seed(derived_seed(way.seed, way.epoch))
         batches = self._batches(_handed_out(way, sizes, ahead))
         made = _Pass(
             self._order,
@@ -249,7 +253,7 @@ class StorageDataLoader(DataLoader[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what runs."""
-        running = dict.fromkeys(("_fingerprints", "_inner", "_orders", "_pass", "_shown", "_iterator"))
+        running = dict.fromkeys(("_fingerprints", "_inner", "_orders", "_pass", "_shown", "_draws", "_iterator"))
         return {**self.__dict__, **running}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -280,7 +284,7 @@ class StorageDataLoader(DataLoader[Any]):
             timeout=self.timeout,
             worker_init_fn=None if init is None else Start(init),
             multiprocessing_context=self.multiprocessing_context,
-            generator=self.generator,
+            generator=self.generator or self._draws,
             prefetch_factor=self.prefetch_factor,
             persistent_workers=self.persistent_workers,
             **newer,

@@ -47,8 +47,7 @@ def train(
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(_FEATURES, 64), torch.nn.Dropout(0.5), torch.nn.Linear(64, 1))
     optimizer = torch.optim.Adam(model.parameters())
-    apart = torch.Generator()  # else the loader draws from that of the model, once more after each restart
-    loader = StorageDataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=workers, generator=apart)
+    loader = StorageDataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=workers)
     state = {"model": model, "optimizer": optimizer, "loader": loader}
     restored = run.restore(into=state)
     step = restored.step if restored else 0
