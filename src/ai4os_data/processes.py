@@ -48,12 +48,15 @@ class _Gate:
         self._inside: dict[int, int] = {}  # how often each thread went in
         self._forking: list[int] = []
 
-    def enter(self) -> None:
+    def enter(self, *, wait: bool) -> bool:
         me = threading.get_ident()
         with self._changed:
             while me not in self._inside and any(thread != me for thread in self._forking):
+                if not wait:
+                    return False
                 self._changed.wait()
             self._inside[me] = self._inside.get(me, 0) + 1
+            return True
 
     def leave(self) -> None:
         me = threading.get_ident()
@@ -93,14 +96,20 @@ _adding = threading.Lock()
 
 
 @contextmanager
-def no_fork() -> Iterator[None]:
+def no_fork(*, wait: bool = True) -> Iterator[bool]:
     """Keep all threads from forking meanwhile: a lock that C code holds just then would stay locked in the child.
 
     What is done inside has to come to its end by itself, without waiting for another process.
+
+    Args:
+        wait: for the end of a fork that another thread has begun; else it gives False then, and keeps nobody from
+            anything.
     """
-    _gate.enter()
+    if not _gate.enter(wait=wait):
+        yield False
+        return
     try:
-        yield
+        yield True
     finally:
         _gate.leave()
 

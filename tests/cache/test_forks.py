@@ -147,6 +147,32 @@ def test_fork_waits_for_who_must_not_be_forked() -> None:
         assert fork_and_enter() == 0
 
 
+def test_finalizer_does_not_wait_for_a_fork() -> None:
+    """While a fork waits, nobody else comes in, and who must not wait is told so."""
+    has_begun = threading.Event()
+    children: list[int] = []
+
+    def forking() -> None:
+        has_begun.set()
+        children.append(fork_and_enter())
+
+    thread = threading.Thread(target=forking)
+    with no_fork():
+        thread.start()
+        has_begun.wait()
+        time.sleep(0.1)
+        others: list[bool] = []
+        other = threading.Thread(target=lambda: others.append(no_fork(wait=False).__enter__()))
+        other.start()
+        other.join()
+        with no_fork(wait=False) as inside:
+            assert inside
+        assert children == []
+    thread.join()
+    assert others == [False]
+    assert children == [0]
+
+
 def fork_and_enter() -> int:
     """Fork a child that goes in; its exit code."""
     child = os.fork()

@@ -188,6 +188,23 @@ class _Index(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
         return {key: (name, size) for key, name, size in self._con.execute("SELECT key, filename, size FROM Cache")}
 
 
+class _Abandoned:
+    """Databases whose owner went while another thread was forking."""
+
+    def __init__(self) -> None:
+        self.indices: list[_Index] = []
+        tell_before_fork(self)
+
+    def before_fork(self) -> None:
+        """Close them."""
+        while self.indices:
+            with suppress(*DAMAGE):
+                self.indices.pop().close()
+
+
+_abandoned = _Abandoned()
+
+
 class Rows:
     """The rows, as one process has them open.
 
@@ -221,8 +238,13 @@ class Rows:
             self._index.leave_to_parent()
 
     def __del__(self) -> None:
-        """Close the database where no fork can come between."""
-        self.close()
+        """Close the database, now or before the fork that is about to come: a finalizer must not wait for it."""
+        if self._index is not None:
+            with no_fork(wait=False) as is_certain:
+                if is_certain:
+                    self.close()
+                else:
+                    _abandoned.indices.append(self._index)
 
     def open(self) -> bool:
         """Open them, unless they are; whether they are new, since there were none, or somebody removed them."""
