@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data import nesting
-from ai4os_data.cache.plan import Plan
+from ai4os_data.cache.plan import Plan, Turns, Uses
+from ai4os_data.datasets import StorageDataset
 from ai4os_data.processes import PerProcess
 
 if TYPE_CHECKING:
@@ -43,12 +44,16 @@ class Course:
         caches = {id(store.cache): store.cache for store in stores if store.cache is not None}
         plans = []
         for cache in caches.values():
-            plans.append(plan := Plan(lambda: (self._turns(epoch), self._turns(epoch + 1))))
+            plans.append(plan := Plan(lambda: self._uses(epoch)))
             cache.follow(plan)
         return plans
 
-    def _turns(self, epoch: int) -> list[list[str]]:
-        return nesting.names(self._dataset, self._sampler.order(epoch))
+    def _uses(self, epoch: int) -> Uses | tuple[Turns, Turns]:
+        """What each turn of an epoch and of the next one uses."""
+        this_epoch, next_epoch = (self._sampler.order(number) for number in (epoch, epoch + 1))
+        if type(self._dataset) is StorageDataset and not self._dataset.siblings_learned:
+            return Uses(self._dataset.cached_names, this_epoch, next_epoch)
+        return nesting.names(self._dataset, this_epoch), nesting.names(self._dataset, next_epoch)
 
 
 class _Told:
