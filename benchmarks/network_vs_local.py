@@ -45,7 +45,7 @@ def measure(options: Options) -> Report:
     base = options.location if options.location.endswith(":") else options.location.rstrip("/") + "/"
     local = corpus.make(options.directory / "local", number)
     store = open_store(options.location, create=True)
-    files = open_filesystem(store, cache=None)
+    files = open_filesystem(store, cache=None, create=True)
     report = Report("network_vs_local", BARS, {"location": repr(files), "files": number, "bytes": corpus.FILE_BYTES})
     mounted = _mounted(options.location)
     with visiting(store):  # the folders that this makes go too

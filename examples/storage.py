@@ -36,7 +36,7 @@ def storage(location: str | None) -> Iterator[tuple[str, Remote | None]]:
             yield f"{url}{name}", remote
         return
     store = open_store(location, create=True)
-    files = open_filesystem(store, cache=None)
+    files = open_filesystem(store, cache=None, create=True)
     with visiting(store):  # the folders that this makes go too
         try:
             yield join(location, name), None
