@@ -29,6 +29,7 @@ FLOORS = {
     "concurrency": 1,
     "newfile": 1,
     "ranged": 1,
+    "readfile": 1,
     "refusals": 1,
     "retries": 1,
     "stores": 1,

@@ -32,7 +32,7 @@ from fsspec.utils import infer_compression, other_paths
 from ai4os_data import errors, locations
 from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache
 from ai4os_data.newfile import NewFile, NewTextFile
-from ai4os_data.ranged import BLOCK_BYTES
+from ai4os_data.readfile import LargeFile, SmallFile
 from ai4os_data.remotes import Remote
 from ai4os_data.stores import Content, Entry, Store, open_store
 
@@ -44,7 +44,6 @@ Cache = DiskCache | str | os.PathLike[str] | None
 
 _THREADS = 8
 _PIECE_BYTES = 1024 * 1024
-_READ_ONLY = "it was opened to be read; open it with 'wb' to write it anew"
 _OPTIONS_OF_FSSPEC = frozenset(
     (
         *("asynchronous", "batch_size", "loop", "skip_instance_cache"),
@@ -293,7 +292,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             if "cache_type" in options:
                 return _BufferedFile(self, path, entry, cached, **options)
             file = cached.open(entry)
-            return _SmallFile(file.getvalue()) if isinstance(file, io.BytesIO) else _LargeFile(file)
+            return SmallFile(file.getvalue()) if isinstance(file, io.BytesIO) else LargeFile(file)
         if mode not in {"wb", "xb"}:
             raise ValueError(f"mode {mode!r}: a file is read ('rb') or written anew ('wb', 'xb'); WebDAV has no append")
         if mode == "xb":
@@ -731,47 +730,6 @@ class RootedFileSystem(StorageFileSystem):
 
     def _name(self, path: str, key: str) -> str:  # noqa: ARG002  here a path is a key
         return key
-
-
-class _SmallFile(io.BytesIO):
-    """A file in memory, which is read, and not written.
-
-    Attributes:
-        size: its length in bytes.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self.size = len(data)
-
-    def writable(self) -> bool:
-        return False
-
-    def write(self, _: Any, /) -> int:
-        raise io.UnsupportedOperation(_READ_ONLY)
-
-    def writelines(self, _: Any, /) -> None:
-        raise io.UnsupportedOperation(_READ_ONLY)
-
-    def truncate(self, _: int | None = None, /) -> int:
-        raise io.UnsupportedOperation(_READ_ONLY)
-
-    def getbuffer(self) -> memoryview:
-        return super().getbuffer().toreadonly()
-
-
-class _LargeFile(io.BufferedReader):
-    """A file of the cache, or one that is read in ranges.
-
-    Attributes:
-        size: its length in bytes.
-    """
-
-    def __init__(self, file: Any) -> None:
-        raw = file.detach()
-        self.size: int = raw.seek(0, os.SEEK_END)
-        raw.seek(0)
-        super().__init__(raw, BLOCK_BYTES)
 
 
 class _BufferedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec publishes no types

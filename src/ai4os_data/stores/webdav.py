@@ -379,6 +379,8 @@ class WebDAVStore(Store):
             try:
                 self._look_at_collection(url)
             except errors.NotFoundError:
+                above = f"{self.remote.url}/{quote(path)}".rpartition("/")[0]
+                self._look_at_collection(f"{above}/")  # a file there, or nothing, is the reason
                 raise error from None  # that it is missing is no news: what went wrong may pass
             return False
         return True
