@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _LEAST_ROUNDS = 3
 _MOST_ROUNDS = 25
-_FULL = 3  # times the quick one
+_FULL = 2  # times the quick one
 
 
 @dataclass(frozen=True)

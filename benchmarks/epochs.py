@@ -105,7 +105,7 @@ class Link:
 
 def measure(options: Options) -> Report:
     """Measure all parts."""
-    number = options.choose(40, 800, 2500)
+    number = options.choose(40, 800, 1600)
     sizes = spread(number)
     settings = {
         "files": number,

@@ -94,7 +94,7 @@ class Contestant:
 
 def measure(options: Options) -> Report:
     """Let all of them read."""
-    number = options.choose(8, 200, 1000)
+    number = options.choose(8, 200, 500)
     disk = mount_of(options.directory)
     settings = {
         "files": number,
