@@ -135,7 +135,7 @@ def measure(options: Options) -> Report:
         if options.wants("cold"):
             measure_cold(report, files, options)
         if options.wants("mount"):
-            measure_mount(report, files, options, options.choose(8, 240, 1000))
+            measure_mount(report, files, options, options.choose(8, 240, 500))
         if options.wants("archive"):
             measure_archives(report, options, options.choose(8, 256, 512))
         if any(map(options.wants, ("warm", "warm2", "loader"))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,3 +127,19 @@ def test_what_a_page_names_is_there(page: str) -> None:
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])
         assert ended.value.code == 0, command
+
+
+def test_figures_of_the_readme_are_those_of_the_results() -> None:
+    """Nothing is claimed that no benchmark in the repository shows."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    results = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("benchmarks/results/*.json")
+    }
+    for row in results["peers"]["tables"][0][1:]:
+        assert f"| {' | '.join(row)} |" in text
+    ratios = {name: ratio for found in results.values() for name, ratio in found["ratios"].items()}
+    claimed = re.findall(r"^\| `(\w[\w.]*)` \| .* \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert len(claimed) > 5
+    assert claimed == [(name, f"{ratios[name]:.2f}") for name, _ in claimed]
+    for shown in re.findall(r"\((benchmarks/results/\S+\.png)\)", text):
+        assert (ROOT / shown).exists()
