@@ -321,15 +321,17 @@ def _stacked(samples: list[tuple[torch.Tensor]]) -> torch.Tensor:
     return torch.stack([sample for (sample,) in samples])
 
 
-@pytest.mark.parametrize("random", [None, {}])
+@pytest.mark.parametrize("kept", ["by the callback", "by the run"])
 def test_another_number_of_ranks_is_told_where_something_is_lost(
-    folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture, random: Any
+    folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: str
 ) -> None:
     """Random states of two ranks are one too many for one; the callback keeps them itself."""
-    with StorageCheckpoint(folder.location, spool=tmp_path / "spool") as run:
+    is_kept = kept == "by the run"
+    with StorageCheckpoint(folder.location, spool=tmp_path / "spool", save_random_states=is_kept) as run:
         ranks_of_two: Any = run
-        ranks_of_two._gathered = lambda _: 2 * [{"random": random, "state": {}}]
+        of_one = ranks_of_two._gathered
+        ranks_of_two._gathered = lambda state: 2 * of_one(state)
         run.save({"a": 1}, 1).wait()
     with StorageCheckpoint(folder.location, spool=tmp_path / "spool") as run:
         run.restore()
-    assert len(told(caplog, "2 processes")) == (random is not None)
+    assert len(told(caplog, "2 processes")) == is_kept
