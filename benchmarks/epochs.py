@@ -9,6 +9,7 @@ import math
 import random
 import shutil
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -158,13 +159,14 @@ def write(folder: Path, sizes: list[int]) -> list[str]:
 
 @contextmanager
 def new_cache(options: Options, limit_bytes: int, policy: Any = "auto") -> Iterator[DiskCache]:
-    """An empty cache, removed afterwards."""
-    cache = DiskCache(options.directory / "cache", size_limit=limit_bytes, policy=policy)
+    """An empty cache in a folder that no other loader knows, removed afterwards."""
+    directory = tempfile.mkdtemp(prefix="cache-", dir=options.directory)
+    cache = DiskCache(directory, size_limit=limit_bytes, policy=policy)
     try:
         yield cache
     finally:
         cache.close()
-        shutil.rmtree(options.directory / "cache")
+        shutil.rmtree(directory)
 
 
 def picture(sample: Sample) -> torch.Tensor:
