@@ -49,9 +49,8 @@ def test_mount_that_writes_through_is_worth_its_name(nextcloud: NextcloudServer,
         assert restored_step(run) == 2
 
 
-def test_what_died_in_the_cache_of_a_mount_is_sent_again(nextcloud: NextcloudServer, tmp_path: Path) -> None:
-    """Rclone is killed before it has sent anything; the next start of the run, over WebDAV or a mount, sends it."""
-    share = Share(nextcloud)
+def lose_in_the_cache_of_a_mount(share: Share, tmp_path: Path) -> None:
+    """Save step 5 through a mount that caches writes, and kill rclone before it has sent anything."""
     caching = mount_of(share, tmp_path / "mount", "--vfs-cache-mode", "writes", "--vfs-write-back", "10m")
     with caching as mount:
         run = open_run(mount.path / "run", tmp_path)
@@ -62,6 +61,12 @@ def test_what_died_in_the_cache_of_a_mount_is_sent_again(nextcloud: NextcloudSer
         run.close()
         mount.child.kill()
     assert not list(share.root.rglob("MANIFEST.json"))
+
+
+def test_what_died_in_the_cache_of_a_mount_is_sent_again(nextcloud: NextcloudServer, tmp_path: Path) -> None:
+    """Rclone is killed before it has sent anything; the next start of the run, over WebDAV or a mount, sends it."""
+    share = Share(nextcloud)
+    lose_in_the_cache_of_a_mount(share, tmp_path)
     with mount_of(share, tmp_path / "mount") as mount, open_run(mount.path / "run", tmp_path) as run:
         assert restored_step(run) == 5
     with open_run(f"{share.location}/run", tmp_path, "other", remote=share.remote) as run:
@@ -98,14 +103,7 @@ def test_machine_that_is_lost_with_its_mount_goes_on_elsewhere(
 def test_spool_is_found_by_a_mount_at_another_path(nextcloud: NextcloudServer, tmp_path: Path) -> None:
     """What could not be sent through one mount of a folder is sent through another one, on the same machine."""
     share = Share(nextcloud)
-    caching = mount_of(share, tmp_path / "mount", "--vfs-cache-mode", "writes", "--vfs-write-back", "10m")
-    with caching as mount:
-        run = open_run(mount.path / "run", tmp_path)
-        run.save(state_of(5), 5)
-        wait_for(lambda: run.stats()["sent"] == 1)
-        run.close()
-        mount.child.kill()
-    assert not list(share.root.rglob("MANIFEST.json"))
+    lose_in_the_cache_of_a_mount(share, tmp_path)
     with mount_of(share, tmp_path / "elsewhere") as mount, open_run(mount.path / "run", tmp_path) as run:
         assert restored_step(run) == 5
     with open_run(f"{share.location}/run", tmp_path, "other", remote=share.remote) as run:
