@@ -26,7 +26,7 @@ from servers import (
 )
 from servers.fault import Habits
 from servers.nextcloud import NextcloudServer
-from shares import Share
+from shares import Folder, Share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +56,12 @@ def _nobody_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RCLONE_CONFIG", os.devnull)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg-cache"))
     monkeypatch.setattr(telemetry, "_told", set())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """A folder on this disk."""
+    return Folder(tmp_path / "storage")
 
 
 @pytest.fixture

@@ -29,21 +29,14 @@ from lit import (
     trainer_of,
     weights_of,
 )
-from shares import Folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ai4os_data.stores import Level
-    from shares import Share
+    from shares import Folder, Share
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning's own, about devices, workers and loggers
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    """A folder on this disk."""
-    return Folder(tmp_path / "storage")
 
 
 def test_new_run_has_no_path_to_resume_from(folder: Folder, tmp_path: Path) -> None:

@@ -30,18 +30,13 @@ from lit import (
     steps_of,
     trainer_of,
 )
-from shares import Folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from shares import Folder
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning's own, about devices, workers and loggers
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    """A folder on this disk."""
-    return Folder(tmp_path / "storage")
 
 
 def told(caplog: pytest.LogCaptureFixture, word: str) -> list[str]:
