@@ -21,8 +21,11 @@ FLOORS = {
     "locations": 0,
     "mounts": 0,
     "processes": 0,
+    "proxies": 0,
+    "redirects": 0,
     "remotes": 0,
     "telemetry": 0,
+    "tokens": 0,
     # bytes over HTTP, and the places where they lie
     "answers": 1,
     "bodies": 1,

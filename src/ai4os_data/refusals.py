@@ -54,5 +54,7 @@ def _fingerprint(remote: Remote) -> str:
         key = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     except OSError:
         key = b""
-    secret = "\0".join([remote.origin, remote.user or "", remote.password or "", remote.token or ""])
+    secret = "\0".join(
+        [remote.origin, remote.user or "", remote.password or "", remote.token or "", *map(repr, remote.headers)]
+    )
     return hashlib.blake2b(secret.encode(), key=key[:64], digest_size=16).hexdigest()

@@ -8,6 +8,7 @@ new ones as old ones end, tries again what may be tried again, and goes on with 
 from __future__ import annotations
 
 import heapq
+import os
 import select
 import time
 from collections import deque
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING
 
 import pycurl
 
-from ai4os_data import errors, telemetry
+from ai4os_data import errors, proxies, redirects, telemetry
 from ai4os_data.answers import (
+    compression,
     content_length,
     content_range,
     error_for_status,
@@ -31,6 +33,7 @@ from ai4os_data.bodies import Body, MemoryBody, Reader, Source
 from ai4os_data.concurrency import Concurrency
 from ai4os_data.processes import PerProcess
 from ai4os_data.refusals import Refusals
+from ai4os_data.remotes import origin_of
 from ai4os_data.retries import RETRIED_STATUSES, UNCERTAIN_STATUSES, Patience, retry_after_s
 from ai4os_data.tls import ca_file
 
@@ -45,6 +48,8 @@ _TIMED_OUT = 28
 _ABORTED_BY_US = 23
 _BUFFER_BYTES = 256 * 1024
 _UPLOAD_BUFFER_BYTES = 2 * 1024 * 1024
+_SUPPRESS_CONNECT_HEADERS = 265  # CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name
+_PLAIN_HEADERS = (b"Accept-Encoding: identity", b"Expect:", b"Accept: */*")
 _KEPT_WARM_S = 55  # servers close idle connections after 5 to 60 s
 
 
@@ -89,17 +94,24 @@ class Response:
         headers: their names in lower case.
         total_bytes: the size of the whole file, where the server told it.
         received_bytes: how many bytes the body took.
+        is_foreign: whether another host answered, to which the server had redirected: its ETags are its own.
     """
 
     status: int
     headers: dict[str, str]
     total_bytes: int | None = None
     received_bytes: int = 0
+    is_foreign: bool = False
 
     @property
     def etag(self) -> str | None:
         """The ETag, without quotes and mark of weakness."""
         return plain_etag(self.headers.get("etag"))
+
+    @property
+    def compression(self) -> str | None:
+        """How its bytes are compressed, as its head has it; whether they are, their number tells."""
+        return compression(self.headers)
 
 
 class Transport:
@@ -164,11 +176,15 @@ class _Transfer:
         "etag",
         "failures",
         "head_lines",
+        "hops",
+        "is_foreign",
+        "is_redirect",
         "judged",
         "offset",
         "reader",
         "request",
         "resumed",
+        "url",
     )
 
     def __init__(self, request: Request, patience: Patience) -> None:
@@ -182,6 +198,14 @@ class _Transfer:
         self.offset = 0
         self.resumed = False
         self.reader: Reader | None = None
+        self.is_redirect = False
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Ask the server itself: where it redirected to may be out of date."""
+        self.url = self.request.url
+        self.hops = 0
+        self.is_foreign = False
 
     def range_header(self) -> str | None:
         """The range to ask for in this try."""
@@ -215,13 +239,16 @@ class _Transfer:
         if not self.judged:
             self.judged = True
             status, headers = parse_head(self.head_lines)
+            self.is_redirect = status in redirects.STATUSES
             if status == 206:
                 if not self.continues(headers):
                     return 0
-            else:
+            elif not self.is_redirect:
                 self.body.restart()
                 self.offset = 0
                 self.resumed = False
+        if self.is_redirect:  # the page that comes with it is not the file
+            return None
         if self.request.start is not None and not self._from_wanted_start(chunk):
             return 0
         if self.request.start is None:
@@ -297,10 +324,7 @@ class _Lane:
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._sockets.set_timer)
         self._order = count()
         self._concurrency: Concurrency | None = None
-        headers = ["Accept-Encoding: identity", "Expect:", "Accept: */*"]
-        if remote.token:
-            headers.append(f"Authorization: Bearer {remote.token}")
-        self._headers = headers
+        self._headers = [*_PLAIN_HEADERS, *(f"{name}: {value}".encode() for name, value in remote.sent_headers())]
 
     def run(
         self, requests: Iterator[Request], in_flight: int | None, concurrency: Concurrency
@@ -373,19 +397,23 @@ class _Lane:
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
     def _begin(self, transfer: _Transfer) -> None:
-        handle = self._idle.pop() if self._idle else self._new_handle()
+        if transfer.is_foreign:
+            handle = self._new_handle(transfer.url)
+        else:
+            handle = self._idle.pop() if self._idle else self._own_handle()
         transfer.begin()
         request = transfer.request
-        handle.setopt(pycurl.URL, request.url)
+        handle.setopt(pycurl.URL, transfer.url)
         handle.setopt(pycurl.HEADERFUNCTION, transfer.head_lines.append)
         handle.setopt(pycurl.WRITEFUNCTION, transfer.writer())
         remaining_s = max(1.0, transfer.deadline - time.monotonic())
         handle.setopt(pycurl.TIMEOUT_MS, int(remaining_s * 1000))
-        headers = [*self._headers, *request.headers]
+        headers = [*(_PLAIN_HEADERS if transfer.is_foreign else self._headers)]
+        headers += [header.encode("latin-1", "replace") for header in request.headers]
         if (range_header := transfer.range_header()) is not None:
-            headers.append(range_header)
+            headers.append(range_header.encode())
             if transfer.resumed:
-                headers.append(f"If-Range: {transfer.etag}")
+                headers.append(f"If-Range: {transfer.etag}".encode("latin-1"))
         handle.setopt(pycurl.HTTPHEADER, headers)
         if request.method == "PUT":
             source = request.source
@@ -407,10 +435,20 @@ class _Lane:
         self._multi.add_handle(handle)
         self._sockets.timeout_s = 0.0
 
-    def _new_handle(self) -> pycurl.Curl:
-        handle = pycurl.Curl()
+    def _own_handle(self) -> pycurl.Curl:
+        """A handle for our server: with credentials, and the cookies of its sessions."""
+        handle = self._new_handle(self._remote.url)
         handle.setopt(pycurl.SHARE, self._share)
         handle.setopt(pycurl.COOKIEFILE, "")
+        if self._remote.sends_password:
+            handle.setopt(pycurl.HTTPAUTH, pycurl.HTTPAUTH_BASIC)
+            handle.setopt(pycurl.USERNAME, (self._remote.user or "").encode())
+            handle.setopt(pycurl.PASSWORD, (self._remote.password or "").encode())
+        return handle
+
+    def _new_handle(self, url: str) -> pycurl.Curl:
+        """A handle for the server of a URL, which knows no secret but those of the proxy."""
+        handle = pycurl.Curl()
         handle.setopt(pycurl.NOSIGNAL, 1)
         handle.setopt(pycurl.FOLLOWLOCATION, 0)
         handle.setopt(pycurl.PATH_AS_IS, 1)
@@ -424,10 +462,14 @@ class _Lane:
         handle.setopt(pycurl.TCP_KEEPALIVE, 1)
         handle.setopt(pycurl.CAINFO, ca_file(self._remote.ca_file))
         handle.setopt(pycurl.USERAGENT, "ai4os-data")
-        if self._remote.user is not None and not self._remote.token:
-            handle.setopt(pycurl.HTTPAUTH, pycurl.HTTPAUTH_BASIC)
-            handle.setopt(pycurl.USERNAME, self._remote.user.encode())
-            handle.setopt(pycurl.PASSWORD, (self._remote.password or "").encode())
+        handle.setopt(pycurl.NOPROXY, "")  # the variables are read by us alone, so that listings go the same way
+        proxy = proxies.proxy_for(url, os.environ)
+        handle.setopt(pycurl.PROXY, "" if proxy is None else proxy.url)
+        if proxy is not None:
+            handle.setopt(_SUPPRESS_CONNECT_HEADERS, 1)  # its head is not the server's
+            handle.setopt(pycurl.PROXY_CAINFO, ca_file(self._remote.ca_file))
+            handle.setopt(pycurl.PROXYUSERNAME, (proxy.user or "").encode())
+            handle.setopt(pycurl.PROXYPASSWORD, (proxy.password or "").encode())
         return handle
 
     def _ended(self) -> Iterator[tuple[_Transfer, Response | errors.StorageError | float]]:
@@ -449,7 +491,10 @@ class _Lane:
         transfer.end()
         if self._concurrency is not None:
             self._concurrency.answered()
-        if transfer.request.method == "GET":
+        if code and (refused := handle.getinfo(pycurl.HTTP_CONNECTCODE)) >= 400:
+            handle.close()
+            return transfer, self._refused_by_proxy(transfer, refused)
+        if transfer.request.method == "GET" and not transfer.is_foreign:
             self._idle.append(handle)
         else:
             handle.close()  # its options do not fit the next request; the connection stays with the multi handle
@@ -463,11 +508,20 @@ class _Lane:
             return self._other_range(transfer, headers)
         if code == _ABORTED_BY_US and status == 200 and transfer.request.start is not None:
             # The wanted range was cut out of the whole.
-            return Response(status, headers, content_length(headers), transfer.body.length)
+            total = content_length(headers)
+            return Response(status, headers, total, transfer.body.length, transfer.is_foreign)
         if code and status < 400:  # an error stands, whatever becomes of the page that comes with it
             return self._broken(transfer, code, message, status, headers)
         if 200 <= status < 300:
             return self._complete(transfer, status, headers)
+        if status in redirects.STATUSES and transfer.request.method != "PUT":
+            return self._redirected(transfer, headers)
+        if transfer.is_foreign and status in {401, 403}:
+            transfer.body.restart()
+            return errors.PermissionDeniedError(
+                f"{self._what(transfer)}: refused there ({status}). No credentials are sent to another host than "
+                f"{self._remote.origin}"
+            )
         if status == 401:
             self._refusals.record()
         if status == 416 and transfer.resumed:
@@ -489,14 +543,9 @@ class _Lane:
         request = transfer.request
         received = transfer.body.length
         self._counters.row[telemetry.BYTES_FROM_NETWORK] += received
-        if "content-encoding" in headers and headers["content-encoding"] != "identity":
-            return errors.ProtocolError(
-                f"{self._what(transfer)}: the server compresses it ({headers['content-encoding']}) although the plain "
-                f"file was asked for; turn compression off for this path on the server"
-            )
         total = content_length(headers)
         if request.method != "GET":
-            return Response(status, headers, total, received)
+            return Response(status, headers, total, received, transfer.is_foreign)
         if status == 206:
             if not transfer.continues(headers):
                 return self._other_range(transfer, headers)
@@ -508,8 +557,37 @@ class _Lane:
         else:
             promised = None
         if promised is not None and received != promised:
+            if (kind := compression(headers)) is not None:
+                return errors.ProtocolError(f"{self._what(transfer)}: {compressed(kind)}")
             return self._short(transfer, promised)
-        return Response(status, headers, received if request.start is None else total, received)
+        total = received if request.start is None else total
+        return Response(status, headers, total, received, transfer.is_foreign)
+
+    def _redirected(self, transfer: _Transfer, headers: dict[str, str]) -> errors.StorageError | float:
+        """Ask where the server says that the file is: at once, since nothing has failed."""
+        try:
+            there = redirects.target(transfer.url, headers.get("location", ""), self._what(transfer))
+            proxies.proxy_for(there, os.environ)
+        except errors.StorageError as error:
+            transfer.body.restart()
+            return error
+        transfer.hops += 1
+        if transfer.hops > redirects.MOST_HOPS:
+            transfer.body.restart()
+            return errors.ProtocolError(f"{self._what(transfer)}: redirected more than {redirects.MOST_HOPS} times")
+        transfer.url = there
+        transfer.is_foreign = origin_of(there) != self._remote.origin
+        return 0.0
+
+    def _refused_by_proxy(self, transfer: _Transfer, status: int) -> errors.StorageError | float:
+        """What it means that a proxy opens no way to the server."""
+        what = f"{self._what(transfer)}: the proxy opens no connection ({status}){proxies.through(transfer.url, os.environ)}"
+        if status in RETRIED_STATUSES:
+            return self._again(transfer, errors.ServerUnavailableError(what), None)
+        transfer.body.restart()
+        if status == 407:
+            return error_for_status(status, self._what(transfer), {}, self._remote)
+        return errors.PermissionDeniedError(what)
 
     def _other_range(self, transfer: _Transfer, headers: dict[str, str]) -> errors.StorageError | float:
         transfer.offset = 0
@@ -537,7 +615,7 @@ class _Lane:
             if (
                 etag.startswith('"')
                 and headers.get("accept-ranges") != "none"
-                and headers.get("content-encoding", "identity") == "identity"
+                and self._is_plain(transfer, status, headers)
                 and (transfer.continues(headers) if status == 206 else not transfer.resumed)
             ):
                 progressed = length > transfer.offset
@@ -552,7 +630,7 @@ class _Lane:
             transfer.body.restart()
         if code in _TLS_CODES:
             tls = errors.TLSError(
-                f"{what}: no trusted connection to {self._remote.origin} ({message}). If it uses an authority of "
+                f"{what}: no trusted connection to {origin_of(transfer.url)} ({message}). If it uses an authority of "
                 "your own, "
                 f"pass Remote(…, ca_file='authority.pem') or set SSL_CERT_FILE"
             )
@@ -562,7 +640,8 @@ class _Lane:
             error = errors.DeadlineError(f"{what}: {message}")
         else:
             error = errors.ServerUnavailableError(
-                f"{what}: {message}. Is {self._remote.origin} up, and reachable from this machine?"
+                f"{what}: {message}. Is {origin_of(transfer.url)} up, and reachable from this machine?"
+                f"{proxies.through(transfer.url, os.environ)}"
             )
         if not transfer.request.repeats:
             return error
@@ -575,6 +654,7 @@ class _Lane:
     ) -> errors.StorageError | float:
         """The pause before the next try, or the error when there is none."""
         transfer.failures += 1
+        transfer.start_over()
         pause_s = self._patience.pause_s(transfer.failures, asked_s)
         if transfer.failures >= self._patience.tries or time.monotonic() + pause_s > transfer.deadline:
             transfer.body.restart()
@@ -585,4 +665,21 @@ class _Lane:
         return pause_s
 
     def _what(self, transfer: _Transfer) -> str:
-        return f"{transfer.request.method} {transfer.request.url}"
+        moved = f" (redirected to {redirects.shown(transfer.url)})" if transfer.hops else ""
+        return f"{transfer.request.method} {transfer.request.url}{moved}"
+
+    @staticmethod
+    def _is_plain(transfer: _Transfer, status: int, headers: dict[str, str]) -> bool:
+        """Whether places in the body are places in the file: no compression, or one that the file itself has."""
+        if compression(headers) is None:
+            return True
+        total = (content_range(headers) or (0, None))[1] if status == 206 else content_length(headers)
+        return total is not None and total == transfer.request.expected_bytes
+
+
+def compressed(kind: str) -> str:
+    """What to say of bytes that the server has compressed on their way."""
+    return (
+        f"the server compresses it ({kind}) although the plain file was asked for; turn compression off for this path "
+        "on the server"
+    )

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 import httpx
 import webdav4.client
 
-from ai4os_data import errors, telemetry, tls
+from ai4os_data import errors, proxies, telemetry, tls
 from ai4os_data.answers import NO_ANSWER, error_for_status, host_of, plain_etag, wrong_credentials
 from ai4os_data.bodies import Content, MemoryBody, Source
 from ai4os_data.processes import PerProcess
@@ -33,7 +33,7 @@ from ai4os_data.stores.base import (
 from ai4os_data.stores.listings import PROPFIND, Listings
 from ai4os_data.stores.multistatus import NotMultistatusError, resources
 from ai4os_data.stores.ranges import read_ranges
-from ai4os_data.transport import Request, Response, Transport
+from ai4os_data.transport import Request, Response, Transport, compressed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 _LISTING_DEADLINE_S = 300.0
 _HTML_ENDINGS = (".html", ".htm", ".xhtml", ".php")
 _VERSION_TRIES = 3
+# Failures of a connection that do not pass by themselves.
+_LASTING = (errors.TLSError, errors.PermissionDeniedError, errors.ProtocolError)
 
 
 class WebDAVStore(Store):
@@ -69,6 +71,7 @@ class WebDAVStore(Store):
         path = path.strip("/")
         if path:
             checked(path)
+        remote = remote.authorized()
         self.remote = remote
         self.path = path
         self.patience = patience or Patience()
@@ -182,8 +185,12 @@ class WebDAVStore(Store):
         served = _served(
             entry, response, response.total_bytes if response.total_bytes is not None else entry.size_bytes
         )
+        if response.compression and response.total_bytes != entry.size_bytes:
+            raise errors.ProtocolError(f"{self.location}: {entry.key!r}: {compressed(response.compression)}")
         if not entry.is_same_version(served):
             raise errors.ChangedError(_changed(self.location, entry, served))
+        if _is_page(entry, served, response):
+            raise self._a_page(entry)
         data = body.getvalue()
         if len(data) != stop - start:
             message = f"{self.location}: {entry.key!r}: {len(data):,} bytes came for the range {start}-{stop}"
@@ -210,23 +217,18 @@ class WebDAVStore(Store):
             if isinstance(outcome, errors.StorageError):
                 return outcome
             served = _served(entry, outcome, outcome.received_bytes)
-            html = outcome.headers.get("content-type", "").startswith("text/html") and not entry.key.lower().endswith(
-                _HTML_ENDINGS
-            )
-            if entry.is_same_version(served) and not (html and not (served.etag and entry.etag)):
+            if _is_page(entry, served, outcome):
+                return self._a_page(entry)
+            if entry.is_same_version(served):
                 return Fetched(entry, request.body)
-            if html:
-                return errors.ProtocolError(
-                    f"{self.location}: {entry.key!r}: the server answers with an HTML page instead of the file. Is "
-                    f"{self.remote.origin} "
-                    f"the address of the storage itself, not of a login page before it?"
-                )
             try:
                 now = self.stat(entry.key)
             except errors.StorageError as error:
                 return error
             if now.is_same_version(served):
                 return Fetched(now, request.body)
+            if outcome.compression:
+                return errors.ProtocolError(f"{self.location}: {entry.key!r}: {compressed(outcome.compression)}")
             try:  # a short or mixed answer: neither the listed version nor the present one
                 request.body.restart()
                 outcome = self.transport.send(request)
@@ -235,6 +237,12 @@ class WebDAVStore(Store):
         return errors.IntegrityError(
             f"{self.location}: {entry.key!r}: the server lists {entry.size_bytes:,} bytes, and answers with "
             f"{request.body.length:,} time and again"
+        )
+
+    def _a_page(self, entry: Entry) -> errors.ProtocolError:
+        return errors.ProtocolError(
+            f"{self.location}: {entry.key!r}: the server answers with an HTML page instead of the file. Is "
+            f"{self.remote.origin} the address of the storage itself, not of a login page before it?"
         )
 
     # --- writing
@@ -475,9 +483,9 @@ class WebDAVStore(Store):
                 response: httpx.Response = client.http.request(
                     method, client.join_url(url), headers=headers, content=content, timeout=timeout
                 )
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 failure = self._transport_failure(what, error)
-                if isinstance(failure, errors.TLSError):
+                if isinstance(failure, _LASTING):
                     raise failure from error
             except UnicodeError as error:
                 raise errors.LocationError(f"{what}: this name cannot be sent") from error
@@ -500,7 +508,9 @@ class WebDAVStore(Store):
             row[telemetry.WAITED_NS] += int(pause_s * 1e9)
             time.sleep(pause_s)
 
-    def _transport_failure(self, what: str, error: httpx.TransportError) -> errors.StorageError:
+    def _transport_failure(self, what: str, error: httpx.RequestError) -> errors.StorageError:
+        if isinstance(error, httpx.DecodingError):
+            return errors.ProtocolError(f"{what}: the body is not compressed as its head says ({error})")
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ssl.SSLError):
@@ -512,8 +522,12 @@ class WebDAVStore(Store):
             cause = cause.__cause__ or cause.__context__
         if isinstance(error, httpx.TimeoutException):
             return errors.DeadlineError(f"{what}: no answer in time ({type(error).__name__})")
+        way = proxies.through(self.remote.url, os.environ)
+        # httpcore tells the status of a proxy that opens no connection in its message alone.
+        if isinstance(error, httpx.ProxyError) and str(error)[:3].isdigit() and not str(error).startswith("5"):
+            return errors.PermissionDeniedError(f"{what}: the proxy opens no connection ({error}){way}")
         return errors.ServerUnavailableError(
-            f"{what}: {error}. Is {self.remote.origin} up, and reachable from this machine?"
+            f"{what}: {error}. Is {self.remote.origin} up, and reachable from this machine?{way}"
         )
 
 
@@ -532,11 +546,10 @@ class _Client(webdav4.client.Client):  # type: ignore[misc]  # webdav4 has no ty
 
 def _new_client(remote: Remote) -> _Client:
     authentication = None
-    headers = {"Accept-Encoding": "identity", "User-Agent": "ai4os-data"}
-    if remote.token:
-        headers["Authorization"] = f"Bearer {remote.token}"
-    elif remote.user is not None:
-        authentication = httpx.BasicAuth(remote.user.encode(), (remote.password or "").encode())
+    headers = httpx.Headers({"Accept-Encoding": "identity", "User-Agent": "ai4os-data"})
+    headers.update([(name.encode(), value.encode()) for name, value in remote.sent_headers()])
+    if remote.sends_password:
+        authentication = httpx.BasicAuth((remote.user or "").encode(), (remote.password or "").encode())
     client = _Client(
         remote.url,
         auth=authentication,
@@ -544,9 +557,21 @@ def _new_client(remote: Remote) -> _Client:
         headers=headers,
         verify=tls.context(remote.ca_file),
         limits=httpx.Limits(max_keepalive_connections=None),
+        proxy=_proxy(remote),
+        trust_env=False,  # the variables are read by us alone, so that bytes go the same way
     )
     weakref.finalize(client, _close, client.http, os.getpid())
     return client
+
+
+def _proxy(remote: Remote) -> httpx.Proxy | None:
+    """The way to a server as httpx takes it."""
+    proxy = proxies.proxy_for(remote.url, os.environ)
+    if proxy is None:
+        return None
+    credentials = None if proxy.user is None else (proxy.user, proxy.password or "")
+    context = tls.context(remote.ca_file) if proxy.url.startswith("https") else None
+    return httpx.Proxy(proxy.url, auth=credentials, ssl_context=context)
 
 
 def _close(http: httpx.Client, owner: int) -> None:
@@ -573,7 +598,17 @@ def _error_of(response: httpx.Response, what: str, remote: Remote) -> errors.Sto
     return error_for_status(response.status_code, what, dict(response.headers), remote)
 
 
+def _is_page(entry: Entry, served: Entry, response: Response) -> bool:
+    """Whether an HTML page came, such as one to log in, where no ETag says that it is the file."""
+    is_html = response.headers.get("content-type", "").startswith("text/html")
+    is_wanted = entry.key.lower().endswith(_HTML_ENDINGS)
+    return is_html and not is_wanted and not (served.etag and entry.etag and entry.is_same_version(served))
+
+
 def _served(entry: Entry, response: Response, size_bytes: int) -> Entry:
+    """What came. The marks of another host are not to be compared with those that our server has listed."""
+    if response.is_foreign and response.etag != entry.etag:
+        return Entry(entry.key, size_bytes)
     return Entry(entry.key, size_bytes, response.etag, response.headers.get("last-modified"))
 
 
