@@ -26,6 +26,7 @@ FLOORS = {
     "remotes": 0,
     "telemetry": 0,
     "tokens": 0,
+    "webpages": 0,
     # bytes over HTTP, and the places where they lie
     "answers": 1,
     "bodies": 1,

@@ -105,8 +105,8 @@ def _parsed(variable: str, environ: Mapping[str, str]) -> Proxy:
         )
     if scheme.startswith("socks") and find_spec("socksio") is None:
         raise RemoteError(
-            f"the variable {variable} names a SOCKS proxy, which takes one more package: pip install 'ai4os-data[socks]'; "
-            "or name the server in NO_PROXY to ask it directly"
+            f"the variable {variable} names a SOCKS proxy, which takes one more package: pip install "
+            "'ai4os-data[socks]'; or name the server in NO_PROXY to ask it directly"
         )
     user, _, password = (match["userinfo"] or "").partition(":")
     return Proxy(

@@ -581,7 +581,8 @@ class _Lane:
 
     def _refused_by_proxy(self, transfer: _Transfer, status: int) -> errors.StorageError | float:
         """What it means that a proxy opens no way to the server."""
-        what = f"{self._what(transfer)}: the proxy opens no connection ({status}){proxies.through(transfer.url, os.environ)}"
+        way = proxies.through(transfer.url, os.environ)
+        what = f"{self._what(transfer)}: the proxy opens no connection ({status}){way}"
         if status in RETRIED_STATUSES:
             return self._again(transfer, errors.ServerUnavailableError(what), None)
         transfer.body.restart()
