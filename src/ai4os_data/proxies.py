@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 _SERVER_PORTS = {"http": 80, "https": 443}
 _PROXY = re.compile(
-    r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://)?(?:(?P<userinfo>.*)@)?"
+    r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://)?(?!:)(?:(?P<userinfo>.*)@)?"
     r"(?P<host>[^][/@:?#\s]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?/?",
     re.DOTALL,
 )
@@ -35,7 +35,7 @@ class Proxy:
     """A proxy, and the variable that names it.
 
     Attributes:
-        url: its address, without credentials, with its port.
+        url: its address, without credentials, with its port; ``socks5h`` for either kind of SOCKS 5.
         user: the user's name, if it asks for one.
         password: the password.
         variable: which variable of the environment names it.
@@ -103,11 +103,13 @@ def _parsed(variable: str, environ: Mapping[str, str]) -> Proxy:
         raise RemoteError(
             f"the variable {variable} names a proxy of the kind {scheme!r}; http, https, socks5 and socks5h can be used"
         )
-    if scheme.startswith("socks") and find_spec("socksio") is None:
-        raise RemoteError(
-            f"the variable {variable} names a SOCKS proxy, which takes one more package: pip install "
-            "'ai4os-data[socks]'; or name the server in NO_PROXY to ask it directly"
-        )
+    if scheme.startswith("socks"):
+        scheme = "socks5h"  # the proxy looks names up, as under httpx whichever is written
+        if find_spec("socksio") is None:
+            raise RemoteError(
+                f"the variable {variable} names a SOCKS proxy, which takes one more package: pip install "
+                "'ai4os-data[socks]'; or name the server in NO_PROXY to ask it directly"
+            )
     user, _, password = (match["userinfo"] or "").partition(":")
     return Proxy(
         f"{scheme}://{match['host']}:{port or _PORTS[scheme]}",
