@@ -34,6 +34,7 @@ from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache
 from ai4os_data.newfile import NewFile, NewTextFile
 from ai4os_data.readfile import LargeFile, SmallFile
 from ai4os_data.remotes import Remote
+from ai4os_data.retries import checked_outage_s
 from ai4os_data.stores import Content, Entry, Store, open_store
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def open_filesystem(
     cache: Cache = "auto",
     *,
     create: bool = False,
+    outage_s: float | None = None,
 ) -> RootedFileSystem:
     """The file system below a location; its paths begin there.
 
@@ -69,6 +71,7 @@ def open_filesystem(
         cache: a `DiskCache`, a directory, ``"auto"``, or None.
         create: whether there may be nothing at it yet: the first file makes the folder. Without it a folder of a
             server is looked at here, as a directory is.
+        outage_s: how many seconds reads wait for a storage that is away; 10 minutes by default, 0 for a few tries.
 
     Raises:
         LocationError: the location cannot be understood, or there is nothing at it.
@@ -81,7 +84,7 @@ def open_filesystem(
         >>> with files.open("notes.txt", "w") as notes:
         ...     notes.write("whole or absent")
     """
-    files = RootedFileSystem(location, remote=remote, cache=cache, create=create)
+    files = RootedFileSystem(location, remote=remote, cache=cache, create=create, outage_s=outage_s)
     if not create:
         files.look()
     return files
@@ -95,6 +98,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     Args:
         cache: a `DiskCache`, a directory, ``"auto"``, or None.
+        outage_s: how many seconds reads wait for a storage that is away; 10 minutes by default, 0 for a few tries.
         storage_options: fsspec's own.
 
     Raises:
@@ -103,9 +107,9 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     protocol = "ai4os"
     root_marker = ""
-    _arguments: tuple[str, ...] = ("cache",)
+    _arguments: tuple[str, ...] = ("cache", "outage_s")
 
-    def __init__(self, cache: Cache = "auto", **storage_options: Any) -> None:
+    def __init__(self, cache: Cache = "auto", outage_s: float | None = None, **storage_options: Any) -> None:
         if unknown := sorted(storage_options.keys() - _OPTIONS_OF_FSSPEC):
             raise TypeError(
                 f"{type(self).__name__} takes no option {', '.join(map(repr, unknown))}; its own are "
@@ -114,6 +118,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             )
         super().__init__(**storage_options)
         self._cache = cache
+        self._outage_s = None if outage_s is None else checked_outage_s(outage_s)
         self._stores: dict[str, CachedStore] = {}
 
     def to_dict(self, *, include_password: bool = True) -> Info:  # noqa: ARG002  there is none in it
@@ -137,7 +142,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         if name not in self._stores:
             if not name:
                 raise errors.LocationError("ai4os://REMOTE/PATH begins with the name of a remote, such as rshare")
-            self._stores[name] = self._through_cache(open_store(f"ai4os://{name}"))
+            self._stores[name] = self._through_cache(open_store(f"ai4os://{name}", outage_s=self._outage_s))
         return self._stores[name], key.strip("/")
 
     def _through_cache(self, store: Store) -> CachedStore:
@@ -457,7 +462,8 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         if not key:
             raise IsADirectoryError(errno.EISDIR, "this is a folder", path)
         try:
-            _send(cached.store, key, content, None if is_new else _file_at(cached.store, key), on_bytes)
+            # A write has its own tries, those of its questions among them.
+            _send(cached.store.waiting(0.0), key, content, None if is_new else _file_at(cached.store, key), on_bytes)
         except errors.LocationError as error:
             raise self._in_the_way(path) from error
         cached.forget(cached.store.stat(key))
@@ -691,7 +697,7 @@ class RootedFileSystem(StorageFileSystem):
         TypeError: there is no such option.
     """
 
-    _arguments = ("location", "remote", "cache", "create")
+    _arguments = ("location", "remote", "cache", "create", "outage_s")
     cachable = False  # fsspec tells instances apart by the repr of their arguments, in which no password shows
 
     def __init__(
@@ -701,10 +707,11 @@ class RootedFileSystem(StorageFileSystem):
         cache: Cache = "auto",
         *,
         create: bool = False,
+        outage_s: float | None = None,
         **storage_options: Any,
     ) -> None:
-        super().__init__(cache, **storage_options)
-        self._root = self._through_cache(open_store(location, remote, create=create))
+        super().__init__(cache, outage_s, **storage_options)
+        self._root = self._through_cache(open_store(location, remote, create=create, outage_s=outage_s))
 
     def __repr__(self) -> str:
         """Tell what is shown."""
