@@ -41,8 +41,8 @@ def misses(pattern: Pattern, others: Sequence[str]) -> str | None:
     if not found:
         return None
     return (
-        f"{len(found):,} files, such as {found[0]!r}, differ from {pattern.given!r} in upper and lower case only, and "
-        "are left out; braces take both, as in '**/*.{jpg,JPG}'"
+        f"{len(found):,} of the other files, such as {found[0]!r}, differ from {pattern.given!r} in upper and lower "
+        "case only, and are left out; braces take both, as in '*.{jpg,JPG}'"
     )
 
 
