@@ -42,6 +42,7 @@ FLOORS = {
     "cache": 2,
     "index": 2,
     # what comes with torch: samplers, checkpoints
+    "accelerated": 3,
     "checkpoint": 3,
     "prefetch": 3,
     "progress": 3,
