@@ -81,7 +81,7 @@ def test_one_archive_is_asked_for_in_halves(share: Share, store: NextcloudStore)
 
 def test_the_next_archive_does_not_wait_for_the_last_file(share: Share, store: NextcloudStore) -> None:
     """As each archive ends another one is asked for, and what is to be read is taken no further than that."""
-    taken = []
+    taken: list[Entry] = []
 
     def entries() -> Iterator[Entry]:
         for number in range(3):

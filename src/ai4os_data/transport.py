@@ -316,7 +316,7 @@ class _Lane:
         self._concurrency = concurrency if in_flight is None else None
         while True:
             limit = in_flight or concurrency.limit
-            while len(self._active) < limit and len(ready) < limit:
+            while len(self._active) < limit and len(ready) <= limit:
                 transfer = self._next(paused, requests)
                 if transfer is None:
                     break

@@ -58,6 +58,11 @@ class NextcloudStore(WebDAVStore):
     _archives = True
     _longest_query = archives.LONGEST_QUERY
 
+    @property
+    def asks_together(self) -> bool:  # type: ignore[override]  # it turns out with the first answer
+        """Whether the server makes archives, as far as is known."""
+        return self._archives
+
     def token(self) -> str | None:
         """The folder's ETag, by one PROPFIND of Depth 0: it changes when anything below does."""
         try:
