@@ -71,7 +71,8 @@ class Request:
         expected_bytes: the size that was listed; it sets the deadline.
         headers: further header lines.
         source: what a PUT sends.
-        is_archive: whether the answer holds many files, to be counted so.
+        is_archive: whether the answer holds many files: it is counted so, and ends with what has come of it where it
+            breaks off, which the body keeps.
         repeats: whether it is sent again after a try that may have succeeded all the same, such as one whose answer
             was lost; if not, the caller looks first.
         tag: the caller's own.
@@ -468,7 +469,7 @@ class _Lane:
         self._counts_answers = in_flight is None
         while True:
             limit = in_flight or call.concurrency.limit
-            while len(self._active) < limit and len(ready) < limit:
+            while len(self._active) < limit and len(ready) <= limit:
                 transfer = queue.next()
                 if transfer is None:
                     break
@@ -588,6 +589,8 @@ class _Lane:
         self._active[handle] = transfer
         self._multi.add_handle(handle)
         self._sockets.timeout_s = 0.0
+        if request.is_archive:  # it is sent before the caller takes its time with the files of the last one
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
     def _new_handle(self) -> pycurl.Curl:
         handle = pycurl.Curl()
@@ -789,8 +792,8 @@ class _Lane:
             error = errors.ServerUnavailableError(
                 f"{what}: {message}. Is {self._remote.origin} up, and reachable from this machine?"
             )
-        if not transfer.request.repeats:
-            return error
+        if not transfer.request.repeats or (transfer.request.is_archive and transfer.body.length):
+            return error  # what has come of an archive is of use
         if progressed:
             transfer.failures = 0
         # Who sends something breaks off for a reason of its own; and a deadline for all tries is no silence.
