@@ -28,6 +28,7 @@ FLOORS = {
     "bodies": 1,
     "concurrency": 1,
     "newfile": 1,
+    "opened": 1,
     "ranged": 1,
     "readfile": 1,
     "refusals": 1,
