@@ -31,6 +31,7 @@ FLOORS = {
     "descriptors": 1,
     "newfile": 1,
     "outages": 1,
+    "opened": 1,
     "ranged": 1,
     "readfile": 1,
     "refusals": 1,

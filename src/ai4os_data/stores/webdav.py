@@ -34,6 +34,7 @@ from ai4os_data.stores.base import (
     checked,
     memory_body,
 )
+from ai4os_data.stores.httpx_logs import kept_quiet
 from ai4os_data.stores.listings import PROPFIND, Listings
 from ai4os_data.stores.multistatus import NotMultistatusError, resources
 from ai4os_data.stores.ranges import read_ranges
@@ -486,9 +487,10 @@ class WebDAVStore(Store):
             outcome: httpx.Response | errors.StorageError | float
             try:
                 client = self._client()
-                response: httpx.Response = client.http.request(
-                    method, client.join_url(url), headers=headers, content=content, timeout=timeout
-                )
+                with kept_quiet():
+                    response: httpx.Response = client.http.request(
+                        method, client.join_url(url), headers=headers, content=content, timeout=timeout
+                    )
             except httpx.TransportError as error:
                 outcome = asking.pause_after(error)
             except UnicodeError as error:
@@ -692,7 +694,8 @@ def _new_client(remote: Remote) -> _Client:
 def _close(http: httpx.Client, owner: int) -> None:
     """Close the connections of a client that is gone; in a child they are its parent's."""
     if os.getpid() == owner:
-        http.close()
+        with kept_quiet():
+            http.close()
 
 
 def _leads_to_folder(response: httpx.Response) -> bool:
