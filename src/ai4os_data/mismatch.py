@@ -38,9 +38,10 @@ def explained(samples: Sequence[Any], names: Sequence[str]) -> str | None:
     for sample, name in zip(samples, names, strict=True):
         difference = _difference(samples[0], sample)
         if difference is not None:
+            part, one, other, advice = difference
             return (
-                f"{names[0]} and {name} differ{_in_part(difference.part, sample)}: {difference.one} and "
-                f"{difference.other}; {difference.advice} in {_function(difference.part, sample)}=…, or give collate_fn="
+                f"{names[0]} and {name} differ{_in_part(part, sample)}: {one} and {other}; {advice} in "
+                f"{_function(part, sample)}=…, or give collate_fn="
             )
     return None
 
