@@ -140,7 +140,7 @@ def test_a_token_that_has_expired_is_read_anew(fault: FaultServer, command: Comm
     with pytest.raises(AuthenticationError):
         stores[0].list()
     assert command.runs == 1
-    held = [store.remote for store in stores if isinstance(store, WebDAVStore)]
+    held = [store.transport.remote for store in stores if isinstance(store, WebDAVStore)]
     assert held[0].renewed(environ) is None  # it still prints the old one
     command.change(fault.token)
     for remote in held:
