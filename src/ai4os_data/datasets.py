@@ -45,6 +45,7 @@ _OF_ONE_FILE = (
     errors.ChangedError,
     errors.IntegrityError,
     errors.PermissionDeniedError,
+    errors.LockedError,
     errors.ProtocolError,
     errors.PreparationError,
 )
@@ -84,6 +85,9 @@ class StorageDataset(Dataset[Any]):
             `SkippedError` is raised; `StorageDataLoader` leaves such a batch out, unless there are other ranks.
         on_drift: what to do about a file that is another version than the listed one: ``"error"``, ``"warn"`` and use
             it, or ``"refresh"``: use it in silence.
+        outage_s: how many seconds reads wait for a storage that is away, such as a server that restarts or is in
+            maintenance; 10 minutes by default, 0 for a few tries. A line in the log tells of it. A `Store` as the
+            location keeps its own unless this is set.
 
     Attributes:
         keys: the samples' keys, sorted.
@@ -121,6 +125,7 @@ class StorageDataset(Dataset[Any]):
         index: str | os.PathLike[str] | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         on_drift: Drift = "warn",
+        outage_s: float | None = None,
     ) -> None:
         if on_error not in {"raise", "skip"}:
             message = f"on_error is 'raise' or 'skip', not {on_error!r}"
@@ -145,7 +150,7 @@ class StorageDataset(Dataset[Any]):
         self._on_error = on_error
         self._on_drift: Drift = on_drift
         counters = telemetry.Counters()
-        self._store = open_store(location, remote, counters=counters)
+        self._store = open_store(location, remote, counters=counters, outage_s=outage_s)
         self.location = self._store.location
         cache = DiskCache.resolve(cache, local=self._store.is_local)
         self._cached = CachedStore(

@@ -8,6 +8,7 @@ StorageError
 ├── NotFoundError            (FileNotFoundError)
 ├── OutOfSpaceError          (OSError, ENOSPC)    a full disk, 507, a quota
 ├── StorageGoneError         (OSError, ENOTCONN)  the mount under a location is dead
+├── OpenFilesError           (OSError, EMFILE)    this process may open no more files and connections
 ├── ServerError              (OSError, EIO)       an answer that says the server cannot do it
 │   ├── ServerUnavailableError (ConnectionError)  down, refused, reset, or busy for too long
 │   │   └── TLSError                              its certificate cannot be verified
@@ -88,6 +89,12 @@ class StorageGoneError(StorageError, OSError):
     """The mount under a location answers no more."""
 
     error_number = errno.ENOTCONN
+
+
+class OpenFilesError(StorageError, OSError):
+    """This process has as many files and connections open as it may."""
+
+    error_number = errno.EMFILE
 
 
 class ServerError(StorageError, OSError):

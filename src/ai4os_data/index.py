@@ -31,6 +31,7 @@ _UNREACHABLE = (
     errors.StorageGoneError,
 )
 _NAMED = 5
+_OPENING_S = 30.0  # without an answer, and the kept listing serves; or there is none, and the error comes
 
 
 class Index:
@@ -216,6 +217,7 @@ def open_index(
         StorageError: it cannot be listed, and no listing is kept.
     """
     kept = Index.load(lock_file) if lock_file is not None else _kept(cache, _name(store))
+    store = store.hurried(_OPENING_S, waits=kept is None)
     try:
         token = store.token()
         if kept is not None and token is not None and token == kept.token:
