@@ -286,7 +286,14 @@ class _Walk:
             self._changed.wait_for(lambda: self.is_over or until(), timeout_s)
 
 
-_OF_THE_STORE = (errors.AuthenticationError, errors.ServerUnavailableError, errors.ThrottledError, errors.DeadlineError)
+_OF_THE_STORE = (
+    errors.AuthenticationError,
+    errors.ServerUnavailableError,
+    errors.ThrottledError,
+    errors.DeadlineError,
+    errors.StorageGoneError,
+    errors.OpenFilesError,
+)
 
 
 def _end(walk: _Walk, thread: threading.Thread, owner: int) -> None:

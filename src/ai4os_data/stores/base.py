@@ -347,6 +347,19 @@ class Store(ABC):
             return False
         return True
 
+    def waiting(self, outage_s: float) -> Store:  # noqa: ARG002  for those that wait
+        """The same files, whose reads wait so long for a server that is away; 0 for no longer than their tries."""
+        return self
+
+    def hurried(self, limit_s: float, *, waits: bool) -> Store:  # noqa: ARG002  for those that can hurry
+        """The same files, for a question that somebody has another answer to after a while.
+
+        Args:
+            limit_s: how long it may take without an answer.
+            waits: whether to wait so long for a server that is away, since there is no other answer.
+        """
+        return self
+
     def close(self) -> None:  # noqa: B027  most hold nothing open
         """Let go of what is held open in this process, such as connections. The next request opens it again."""
 
