@@ -30,9 +30,8 @@ def run_by_ranks(function: Callable[..., Any], *args: Any, ranks: int = 2, timeo
         for process in processes:
             process.join(10)
             process.kill()
-    for answer in found.values():
-        if isinstance(answer, _Failed):
-            raise AssertionError(answer.trace)
+    traces = [answer.trace for answer in found.values() if isinstance(answer, _Failed)]
+    assert not traces, "\n".join(traces)
     return [found[rank] for rank in range(ranks)]
 
 

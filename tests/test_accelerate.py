@@ -87,7 +87,8 @@ def gathered(samples: int, **options: Any) -> tuple[list[int], list[int], list[b
     """Gather for metrics what loaders of ours and of torch give, and where the gradients are synchronised."""
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=3)
     told: list[Any] = []
-    for kind in (StorageDataLoader, DataLoader):
+    kinds: tuple[Any, Any] = (StorageDataLoader, DataLoader)
+    for kind in kinds:
         loader = accelerator.prepare(kind(range(samples), **options))
         found, synced = [], []
         for batch in loader:
@@ -207,7 +208,7 @@ def test_prepare_keeps_what_the_loader_can_do(folder: Any) -> None:
 
 
 @pytest.mark.parametrize("is_placed", [True, False])
-def test_batches_come_on_the_device_of_the_accelerator(monkeypatch: pytest.MonkeyPatch, is_placed: bool) -> None:
+def test_batches_come_on_the_device_of_the_accelerator(monkeypatch: pytest.MonkeyPatch, *, is_placed: bool) -> None:
     """Also with workers; with ``device_placement=False`` they stay."""
     accelerator = accelerate.Accelerator(cpu=True, device_placement=is_placed)
     monkeypatch.setattr(type(accelerator), "device", torch.device("meta"))

@@ -35,7 +35,7 @@ class Model(lightning.LightningModule):  # type: ignore[misc, name-defined]  # w
         self.seen += batch.tolist()
         return batch
 
-    def test_step(self, batch: torch.Tensor, _: int) -> None:
+    def test_step(self, batch: torch.Tensor, _: int) -> None:  # noqa: PT019  no test, a hook
         """Take note of it."""
         self.seen += batch.tolist()
 
@@ -51,7 +51,7 @@ class Writer(lightning.pytorch.callbacks.BasePredictionWriter):  # type: ignore[
         super().__init__("batch")
         self.indices: list[list[int]] = []
 
-    def write_on_batch_end(self, _: Any, __: Any, prediction: Any, indices: Any, *___: Any) -> None:  # noqa: PLR0917
+    def write_on_batch_end(self, _: Any, __: Any, prediction: Any, indices: Any, *___: Any) -> None:
         """Take note of them; each sample is its own number."""
         assert prediction.tolist() == list(indices)
         self.indices.append(list(indices))
@@ -92,7 +92,7 @@ def evaluated() -> dict[str, list[int]]:
     same = loader()
     everything = StorageSampler(range(SAMPLES), 1, 0, shuffle=False)
     told: dict[str, Any] = {
-        "plain": seen("predict", DataLoader(range(SAMPLES), 4)),
+        "plain": seen("predict", DataLoader(range(SAMPLES), 4)),  # type: ignore[arg-type]
         "predict": seen("predict", same),
         "predict in a hook": seen("predict", None),
         "predict, shuffled": seen("predict", loader(shuffle=True)),
@@ -110,7 +110,7 @@ def evaluated() -> dict[str, list[int]]:
 
 
 def test_lightning_predicts_each_sample_once_and_says_what_a_test_repeats() -> None:
-    """13 samples on two ranks: 13 predictions with their indices; a test gives 14, with a warning, or 13 if asked to."""
+    """13 samples on 2 ranks: 13 predictions with their indices; a test gives 14, with a warning, or 13 if asked to."""
     first, second = run_by_ranks(evaluated)
     for name in ("plain", "predict", "predict in a hook", "predict, shuffled", "predict one by one", "test, uneven"):
         assert sorted(first[name] + second[name]) == list(range(SAMPLES)), name
@@ -118,7 +118,7 @@ def test_lightning_predicts_each_sample_once_and_says_what_a_test_repeats() -> N
     assert (first["heard"], second["heard"]) == ([], [])
     assert sorted(first["test"] + second["test"]) == sorted([0, *range(SAMPLES)])
     (said,) = first["heard then"]
-    assert said.startswith("1 of 13 samples will be given twice, so that the 2 ranks make as many steps.")
+    assert said.startswith("1 of 13 samples will be given twice, so that 2 ranks make as many steps.")
     assert "even_batches=False" in said
     assert second["heard then"] == []
     assert first["test, all"] == second["test, all"] == list(range(SAMPLES))
@@ -133,7 +133,8 @@ def uneven() -> list[Any]:
     told = []
     for samples, batch_size in ((13, 4), (9, 4), (1, 2), (13, None)):
         loader = StorageDataLoader(range(samples), batch_size, even_batches=False)  # type: ignore[arg-type]
-        seen, done = [], []
+        seen: list[int] = []
+        done = []
         for batch in loader:
             seen += batch.tolist() if batch_size else [batch]
             done.append(loader.state_dict()["done"])
@@ -182,7 +183,7 @@ def fabric_epochs() -> dict[str, Any]:
 
 
 def test_fabric_leaves_the_loader_as_it_is_and_a_lost_position_is_told() -> None:
-    """Each sample once, in another order each epoch; Fabric's own count of epochs gives up a loaded position, loudly."""
+    """Each sample once, in another order each epoch; Fabric's count of epochs gives up a loaded position, loudly."""
     first, second = run_by_ranks(fabric_epochs)
     for one, other in zip(first["epochs"], second["epochs"], strict=True):
         assert sorted(one + other) == list(range(16))

@@ -265,7 +265,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         sampler = self.sampler
         if isinstance(sampler, StorageSampler) and not sampler.shuffle and sampler.repeated and sampler.rank == 0:
             tell_once(
-                f"{sampler.repeated} of {sampler.length} samples will be given twice, so that the {sampler.ranks} ranks "
+                f"{sampler.repeated} of {sampler.length} samples will be given twice, so that {sampler.ranks} ranks "
                 "make as many steps. For an evaluation in which each counts once, evaluate on one device, or give the "
                 "loader even_batches=False, under which ranks may differ by a step"
             )
