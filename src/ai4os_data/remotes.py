@@ -238,13 +238,13 @@ class Remote:
         Returns:
             None if there is nowhere to read them from, that fails, or they are what they were.
         """
-        try:
-            found = self
-            if self.discovered and self.name is not None:
+        found = self
+        if self.discovered and self.name is not None:
+            with suppress(RemoteError):
                 found = replace(Remote.discover(self.name, environ), ca_file=self.ca_file).at(self.url)
+        try:
             if found.token_command:
-                token = tokens.token_of(found.token_command, self._whose, self.token)
-                found = replace(found, token=token)
+                found = replace(found, token=tokens.token_of(found.token_command, self._whose, self.token))
         except RemoteError:
             return None
         return None if found == self else found
