@@ -35,6 +35,8 @@ _WORTH_HALVING = 16  # files: in two requests at once they come sooner than in o
 _WORTH_ASKING_AGAIN = 16
 _FRUITLESS = 2  # archives in a row of which nothing came
 
+_ABOUT_A_MEMBER_BYTES = 1024  # its headers take less than 300
+
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _DESCRIPTORS = (struct.Struct("<4sIQQ"), struct.Struct("<4sIII"))  # of zip64, and of the plain form
 _MEMBER, _AFTER, _DIRECTORY = b"PK\3\4", b"PK\7\10", b"PK\1\2"
@@ -56,6 +58,12 @@ class Group(NamedTuple):
         """The entries' names below the folder."""
         skipped = len(self.folder) + 1 if self.folder else 0
         return [entry.key[skipped:] for entry in self.entries]
+
+    @property
+    def longest_bytes(self) -> int:
+        """The most that an archive of them has, if they are as they were listed: each twice named, once described."""
+        names = sum(len(name.encode()) for name in self.names)
+        return sum(entry.size_bytes for entry in self.entries) + 2 * names + len(self.entries) * _ABOUT_A_MEMBER_BYTES
 
     @property
     def query(self) -> str:
