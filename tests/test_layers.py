@@ -22,6 +22,7 @@ FLOORS = {
     "mounts": 0,
     "processes": 0,
     "remotes": 0,
+    "spelling": 0,
     "telemetry": 0,
     # bytes over HTTP, and the places where they lie
     "answers": 1,
