@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -66,17 +68,12 @@ def asked(share: Share) -> tuple[int, int]:
 
 
 def test_small_files_come_in_few_requests(share: Share, store: NextcloudStore) -> None:
-    """Two archives of at most 128 files, whatever folders they lie in."""
+    """Two archives of one size, of at most 128 files, whatever folders they lie in."""
     assert read(store, store.list()) == FILES
+    queries = [request.headers[":query"] for request in share.requests("GET")]
+    assert [len(json.loads(parse_qs(query)["files"][0])) for query in queries] == [100, 100]
     assert asked(share) == (2, 0)
     assert store.counters.totals()["requests_archive"] == 2
-
-
-def test_one_archive_is_asked_for_in_halves(share: Share, store: NextcloudStore) -> None:
-    """Two requests are always under way, so that both are sooner there."""
-    some = store.list()[:32]
-    assert read(store, some).keys() == {entry.key for entry in some}
-    assert asked(share) == (2, 0)
 
 
 def test_the_next_archive_does_not_wait_for_the_last_file(share: Share, store: NextcloudStore) -> None:
@@ -115,6 +112,14 @@ def test_one_small_file_comes_alone(share: Share, store: NextcloudStore) -> None
     assert asked(share) == (0, 1)
 
 
+@pytest.mark.parametrize("number", [8, 15, 16, 31, 127, 128, 129])
+def test_two_archives_are_asked_for_at_once(share: Share, store: NextcloudStore, number: int) -> None:
+    """Also where one would be enough; a handful is not worth it."""
+    some = store.list()[:number]
+    assert read(store, some).keys() == {entry.key for entry in some}
+    assert asked(share) == (1 if number < 16 else 2, 0)
+
+
 @pytest.mark.parametrize("hangs_up", [False, True])
 @pytest.mark.parametrize("after_bytes", [0, 10, 5_000, 30_000])
 def test_a_torn_archive_gives_what_it_had(
@@ -131,7 +136,7 @@ def test_a_torn_archive_gives_what_it_had(
     assert asked(share) == (3, 0 if again_whole else 1)
 
 
-@pytest.mark.parametrize("place", [0, 1, 60, 127, 128, 199])
+@pytest.mark.parametrize("place", [0, 1, 60, 99, 100, 199])
 def test_a_locked_member_cuts_off_itself_alone(
     nextcloud: NextcloudServer, share: Share, store: NextcloudStore, place: int
 ) -> None:
@@ -139,7 +144,7 @@ def test_a_locked_member_cuts_off_itself_alone(
     nextcloud.lock_member(sorted(FILES)[place], count=10)
     assert read(store, store.list()) == FILES
     archives, alone = asked(share)
-    assert archives == (2 if place in {127, 199} else 3)
+    assert archives == (2 if place in {99, 199} else 3)
     assert alone == 1
 
 

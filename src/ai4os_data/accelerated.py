@@ -103,6 +103,11 @@ class Accelerated:
     _placement: _Placement | None = None
 
     @property
+    def is_prepared(self) -> bool:
+        """Whether an accelerator has taken it as it is."""
+        return self._placement is not None
+
+    @property
     def total_batch_size(self) -> int:
         """How many samples a step takes, over all processes."""
         return (self.batch_size or 1) * self._shares

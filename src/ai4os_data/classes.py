@@ -163,8 +163,8 @@ class Wanted(NamedTuple):
         """
         if empty and not self.allow_empty:
             message = (
-                f"{location}: the {'class' if len(empty) == 1 else 'classes'} {enumerated(map(repr, empty))} of "
-                "classes= have no sample; allow_empty=True lets them keep their numbers without any"
+                f"{location}: there is no sample of {enumerated(map(repr, empty))}, which classes= or class_to_idx= "
+                "names; allow_empty=True lets a class keep its number without one"
             )
             raise EmptyClassError(message)
 
@@ -216,6 +216,7 @@ def compare(classes: Classes, location: str, *, is_given: bool) -> None:
                 f"{seen.numbers[moved[0]]} in an earlier dataset of {seen.location}. Give one's classes to the other: "
                 "StorageDataset(…, classes=train.classes)"
             )
+            break
     _SEEN.append(made)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from itertools import chain
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from itertools import chain, compress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 Location = str | os.PathLike[str] | Store
 D = TypeVar("D", bound="StorageDataset")
+
+_BY_KEYS: ContextVar[bool] = ContextVar("by_keys", default=False)  # whether keys say which files, and no pattern
 
 # What is wrong with one file. Anything else is wrong with the storage, and never skipped.
 _OF_ONE_FILE = (
@@ -195,7 +198,8 @@ class StorageDataset(Dataset[Any]):
         elif targets is not None and len(targets) != len(keys):
             message = f"{len(keys)} keys, but {len(targets)} targets"
             raise ValueError(message)
-        dataset = cls(location, pattern=_EVERY_FILE, **options)
+        with _by_keys():
+            dataset = cls(location, **options)
         if targets is not None and not isinstance(targets, Mapping):
             target = Targets.of_values(list(targets), keys, dataset.location, wanted)
         dataset._choose(keys, target, wanted)
@@ -222,7 +226,8 @@ class StorageDataset(Dataset[Any]):
         """
         _refuse(options, "from_split_file", "pattern", "target")
         wanted = _wanted_in(options)
-        dataset = cls(location, pattern=_EVERY_FILE, **options)
+        with _by_keys():
+            dataset = cls(location, **options)
         name = os.fspath(file)
         keys, labels = parse_split(dataset._text_of(file), name, dataset.index.by_key.__contains__)
         values, classes = understood(labels, name, dataset.location, wanted)
@@ -278,7 +283,8 @@ class StorageDataset(Dataset[Any]):
         _refuse(options, "from_csv", "pattern")
         needed = columns_of(key, target)
         wanted = _wanted_in(options)
-        dataset = cls(location, pattern=_EVERY_FILE, **options)
+        with _by_keys():
+            dataset = cls(location, **options)
         name = os.fspath(file)
         table = Table(dataset._text_of(file), name, needed, delimiter, columns)
         keys = table.keys(key, prefix, suffix)
@@ -346,16 +352,15 @@ class StorageDataset(Dataset[Any]):
             compare(targets.numbering, self.location, is_given=self._wanted.classes is not None)
 
     def _matching(self) -> list[Entry]:
-        if self._pattern is _EVERY_FILE:
-            entries, others = list(self.index.entries), []
-        else:
-            matches = Pattern(self._pattern)
-            entries = [entry for entry in self.index.entries if matches(entry.key)]
-            others = [] if len(entries) == len(self.index) else [key for key in self.index.keys if not matches(key)]
+        matches: Callable[[str], bool] = (lambda _key: True) if _BY_KEYS.get() else Pattern(self._pattern)
+        keys = self.index.keys
+        are_wanted = list(map(matches, keys))
+        entries = list(compress(self.index.entries, are_wanted))
+        others = [key for key, is_wanted in zip(keys, are_wanted, strict=True) if not is_wanted]
         if not entries:
             raise errors.EmptyDatasetError(self._of_nothing(others))
         if others:
-            self._tell_left_out(matches, others)
+            self._tell_left_out(others)
         return entries
 
     def _of_nothing(self, others: list[str]) -> str:
@@ -372,7 +377,9 @@ class StorageDataset(Dataset[Any]):
             advice = f"{junk!r} is what systems leave behind, and is left out unless the pattern names it"
         return f"{self.location}: nothing matches {self._pattern!r}; {found}. To mend it: {advice}"
 
-    def _tell_left_out(self, matches: Pattern, others: list[str]) -> None:
+    def _tell_left_out(self, others: list[str]) -> None:
+        """Name what a user may not know to be left out."""
+        matches = Pattern(self._pattern)
         junk = [key for key in others if matches.leaves_out(key)]
         if junk:
             tell_once(
@@ -385,7 +392,7 @@ class StorageDataset(Dataset[Any]):
 
     def _folders(self) -> Folders:
         """The class folders: those that a sample may lie in, as far as the pattern tells."""
-        if self._lock_file is None:  # which has them, or it stays without
+        if self._lock_file is None or self._on_drift == "refresh":  # a lock file has them, or it stays without
             find_folders(self.index, self._store, self._cached.cache)
         pattern = Pattern(self._pattern)
         names = [name for name in self.index.tops if pattern.reaches(name)]
@@ -814,7 +821,6 @@ class StorageDataset(Dataset[Any]):
 
 
 _PASSES_UNTIL_FULL = 64
-_EVERY_FILE = ("**/*", "**")  # what is to be chosen from by keys: junk too
 
 
 class _Beside:
@@ -823,6 +829,16 @@ class _Beside:
     def __init__(self, dataset: StorageDataset, store: CachedStore) -> None:
         self.read, self.open, self.path = store.read, store.open, store.path
         self.sibling = dataset.sibling
+
+
+@contextmanager
+def _by_keys() -> Iterator[None]:
+    """Open a dataset of every file, of which some are chosen then."""
+    before = _BY_KEYS.set(True)
+    try:
+        yield
+    finally:
+        _BY_KEYS.reset(before)
 
 
 def _refuse(options: Mapping[str, Any], what: str, *names: str) -> None:

@@ -61,12 +61,18 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         pin_memory: as in DataLoader.
         drop_last: leave out the last batch where it is not full, and samples that the ranks do not divide.
         timeout: as in DataLoader.
-        worker_init_fn: as in DataLoader.
+        worker_init_fn: as in DataLoader. What it seeds of ``random``, NumPy and torch is seeded anew for each sample;
+            seed here what draws from a generator of its own, such as ``numpy.random.default_rng()``, from
+            ``torch.initial_seed()``, which is another in each worker and epoch.
         multiprocessing_context: as in DataLoader.
-        generator: as in DataLoader; the order does not follow from it. Without it the global one is left alone.
+        generator: as in DataLoader: ``torch.initial_seed()`` in workers follows from it. Order and augmentations do
+            not: they follow from ``seed``. Without it workers are seeded with seed and epoch, and the global generator
+            is left alone.
         prefetch_factor: as in DataLoader.
         persistent_workers: as in DataLoader.
-        seed: the same in all ranks.
+        seed: the same in all ranks. Order and augmentations follow from it.
+        even_batches: as in `StorageSampler`, for the loader's own one: with False, an evaluation on several ranks gives
+            each sample exactly once, and ranks may differ by a batch.
         look_ahead_bytes: how much may lie in the cache that no batch has used yet, in bytes or as ``"1GiB"``; 0 does
             not look ahead. By default a quarter of the cache's limit, 1 GiB at most.
         options: such as ``in_order``, where this version of DataLoader has it.
@@ -263,9 +269,11 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
     def _tell_of_repeated(self) -> None:
         """Say that an evaluation is not exact, as Lightning says it of its own samplers."""
         sampler = self.sampler
-        if isinstance(sampler, StorageSampler) and not sampler.shuffle and sampler.repeated and sampler.rank == 0:
+        if not isinstance(sampler, StorageSampler) or sampler.shuffle or self.is_prepared:
+            return  # whoever prepares it takes what is repeated away when it gathers
+        if sampler.repeated and sampler.rank == 0:
             tell_once(
-                f"{sampler.repeated} of {sampler.length} samples will be given twice, so that all {sampler.ranks} ranks "
+                f"{sampler.repeated} of {sampler.length} samples will be given twice, so that {sampler.ranks} ranks "
                 "make as many steps. For an evaluation in which each counts once, evaluate on one device, or give the "
                 "loader even_batches=False, under which ranks may differ by a step"
             )

@@ -39,14 +39,11 @@ def _difference(key: str, other: str) -> str | None:
         return f"{other!r} is there: upper and lower case differ"
     if other == key.strip("\"'"):
         return f"{other!r} is there: quotes are closed before the label"
-    if other.endswith(f"/{key}"):
-        return (
-            f"{other!r} is there: the path lacks its folder; from_csv puts prefix={other.removesuffix(key)!r} before it"
-        )
-    if other.startswith(f"{key}."):
-        return (
-            f"{other!r} is there: the path lacks its suffix; from_csv puts suffix={other.removeprefix(key)!r} after it"
-        )
+    before, found, after = f"/{other}".rpartition(f"/{key}")
+    if found and (not after or (after.startswith(".") and "/" not in after)):
+        lacks = ["its folder"] * bool(before) + ["its suffix"] * bool(after)
+        adds = [f"prefix={before[1:] + '/'!r} before it"] * bool(before) + [f"suffix={after!r} after it"] * bool(after)
+        return f"{other!r} is there: the path lacks {' and '.join(lacks)}; from_csv puts {' and '.join(adds)}"
     if key in {other.replace("/", ""), other.replace(".", "")}:
         return f"{other!r} is there: a prefix ends with '/', and a suffix begins with '.'"
     return None

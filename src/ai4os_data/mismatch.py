@@ -38,9 +38,10 @@ def explained(samples: Sequence[Any], names: Sequence[str]) -> str | None:
     for sample, name in zip(samples, names, strict=True):
         difference = _difference(samples[0], sample)
         if difference is not None:
+            part, one, other, advice = difference
             return (
-                f"{names[0]} and {name} differ{_in_part(difference.part, sample)}: {difference.one} and "
-                f"{difference.other}; {difference.advice} in {_function(difference.part, sample)}=…, or give collate_fn="
+                f"{names[0]} and {name} differ{_in_part(part, sample)}: {one} and {other}; {advice} in "
+                f"{_function(part, sample)}=…, or give collate_fn="
             )
     return None
 
@@ -66,10 +67,10 @@ def _foreign(value: Any) -> str | None:
     if isinstance(value, (torch.Tensor, numbers.Number, np.number, np.bool_, *_TEXT)):
         return None
     if isinstance(value, np.ndarray):
-        return f"an array of {value.dtype.name}" if value.dtype.kind in "SaUO" else None
+        return f"an array of {value.dtype.name}" if value.dtype.kind not in "biufc" else None
     if type(value).__module__.startswith("PIL."):
         return f"a PIL image (mode {value.mode}, {value.size[0]} x {value.size[1]})"
-    return "None" if value is None else f"a {type(value).__module__}.{type(value).__qualname__}"
+    return "None" if value is None else f"an object of {type(value).__module__}.{type(value).__qualname__}"
 
 
 def _difference(one: Any, other: Any, part: str = "") -> _Difference | None:

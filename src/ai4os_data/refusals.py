@@ -16,8 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ai4os_data.remotes import renewed
-
 if TYPE_CHECKING:
     from ai4os_data.remotes import Remote
 
@@ -143,8 +141,8 @@ class Credentials:
     """
 
     def __init__(self, remote: Remote) -> None:
-        self.remote = remote
-        self.refusals = Refusals(remote)
+        self.remote = remote.authorized()
+        self.refusals = Refusals(self.remote)
         self.answers = 0
         self._read_s = -_READ_EVERY_S
 
@@ -209,8 +207,8 @@ class Credentials:
     def _read_anew(self) -> None:
         """Find the remote again; credentials that are new begin with nothing known of them."""
         self._read_s = time.monotonic()
-        found = renewed(self.remote)
-        if found != self.remote:
+        found = self.remote.renewed()
+        if found is not None:
             self.refusals.end_doubt()
             self.remote, self.refusals, self.answers = found, Refusals(found), 0
 
@@ -227,5 +225,7 @@ def _fingerprint(remote: Remote) -> str:
         key = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     except OSError:
         key = b""
-    secret = "\0".join([remote.origin, remote.user or "", remote.password or "", remote.token or ""])
+    secret = "\0".join(
+        [remote.origin, remote.user or "", remote.password or "", remote.token or "", *map(repr, remote.headers)]
+    )
     return hashlib.blake2b(secret.encode(), key=key[:64], digest_size=16).hexdigest()

@@ -61,7 +61,7 @@ class Table:
         self._skipped = 0 if excel is None else 1
         text = text if excel is None else text[excel.end() :]
         delimiters = _DELIMITERS if delimiter is None else (delimiter,)
-        heads = {option: self._head(text, option) for option in delimiters}
+        heads = self._heads(text, delimiters)
         if not any(heads.values()):
             raise EmptyDatasetError(f"{file} is empty; it should have a line for each sample")
         likely = max(heads, key=lambda option: (_fits(heads[option], wanted, columns), len(heads[option])))
@@ -96,8 +96,18 @@ class Table:
 
     # --- reading
 
-    def _head(self, text: str, delimiter: str) -> list[str]:
-        return next(self._rows(text, delimiter), Row(0, [])).fields
+    def _heads(self, text: str, delimiters: Sequence[str]) -> dict[str, list[str]]:
+        """The first row, as each delimiter makes it; a wrong one may find quotes in the midst of a field."""
+        heads: dict[str, list[str]] = {}
+        failure: LocationError | None = None
+        for delimiter in delimiters:
+            try:
+                heads[delimiter] = next(self._rows(text, delimiter), Row(0, [])).fields
+            except LocationError as error:
+                failure = error
+        if not heads and failure is not None:
+            raise failure
+        return heads
 
     def _rows(self, text: str, delimiter: str) -> Iterator[Row]:
         """The rows, without empty ones."""
@@ -124,8 +134,8 @@ class Table:
             fields = fields[:-1]
         if len(fields) != count:
             message = (
-                f"{self.file}, line {row.line} has {len(fields)} columns, where {count} are named "
-                f"({', '.join(map(repr, self.columns))}); a value with a comma in it stands in quotes"
+                f"{self.file}, line {row.line}: {len(fields)} value{'s' * (len(fields) != 1)} for the {count} columns "
+                f"{', '.join(map(repr, self.columns))}; a value with a delimiter in it stands in quotes"
             )
             raise LocationError(message)
         return Row(row.line, fields)
