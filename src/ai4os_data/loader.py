@@ -354,6 +354,8 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
             lambda indices: nesting.files(dataset, indices),
             staged_bytes=self._staged_bytes or default_bytes(min(limits)),
             trusting=is_quiet,
+            workers=self.num_workers,
+            together=any(dataset.cached_store.store.asks_together for dataset in self._datasets),
         )
 
 
