@@ -102,6 +102,7 @@ def test_lock_file_holds_the_class_folders(place: Folder, tmp_path: Path) -> Non
     (place.root / "axe").mkdir()
     lock = tmp_path / "data.lock.json"
     open_dataset(place, allow_empty=True).index.save(lock)
+    assert open_dataset(place, index=lock, allow_empty=True).classes == ["ant", "axe", "bee", "cat"]
     (place.root / "abc").mkdir()
     place.put({"aaa/0.jpg": ""})
     dataset = open_dataset(place, index=lock, allow_empty=True)

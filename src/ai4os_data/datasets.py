@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -353,8 +353,10 @@ class StorageDataset(Dataset[Any]):
 
     def _matching(self) -> list[Entry]:
         matches: Callable[[str], bool] = (lambda _key: True) if _BY_KEYS.get() else Pattern(self._pattern)
-        entries = [entry for entry in self.index.entries if matches(entry.key)]
-        others = [] if len(entries) == len(self.index) else [key for key in self.index.keys if not matches(key)]
+        keys = self.index.keys
+        are_wanted = list(map(matches, keys))
+        entries = list(compress(self.index.entries, are_wanted))
+        others = [key for key, is_wanted in zip(keys, are_wanted, strict=True) if not is_wanted]
         if not entries:
             raise errors.EmptyDatasetError(self._of_nothing(others))
         if others:
@@ -390,7 +392,7 @@ class StorageDataset(Dataset[Any]):
 
     def _folders(self) -> Folders:
         """The class folders: those that a sample may lie in, as far as the pattern tells."""
-        if self._lock_file is None:  # which has them, or it stays without
+        if self._lock_file is None or self._on_drift == "refresh":  # a lock file has them, or it stays without
             find_folders(self.index, self._store, self._cached.cache)
         pattern = Pattern(self._pattern)
         names = [name for name in self.index.tops if pattern.reaches(name)]

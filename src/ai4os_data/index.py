@@ -254,7 +254,7 @@ def find_folders(index: Index, store: Store, cache: DiskCache | None) -> None:
     if index.folders is not None or type(store).members is Store.members:  # that shows no more than a listing of files
         return
     try:
-        index.folders = store.members("")[1]
+        index.folders = store.hurried(_OPENING_S, waits=False).members("")[1]
     except _UNREACHABLE as error:
         tell_once(
             f"{store.location}: folders without a file are not seen, since the storage cannot be reached: {error}"
@@ -282,7 +282,10 @@ def _kept(cache: DiskCache | None, name: str) -> Index | None:
 
 def _reconciled(locked: Index, listed: Index, on_drift: Drift, concerns: Callable[[str], bool]) -> Index:
     """The listing to use where a lock file was given."""
-    if on_drift == "refresh" or locked.digest == listed.digest:
+    if on_drift == "refresh":
+        return listed
+    if locked.digest == listed.digest:
+        listed.folders = locked.folders
         return listed
     _check_place(locked, listed, concerns)
     differences = locked.differences(listed, concerns)

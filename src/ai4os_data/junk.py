@@ -9,12 +9,13 @@ _NAMES = re.compile(
     r"""
     \._.* | \.ds_store | \.appledouble | \.spotlight-v100 | \.trashes | \.fseventsd | \.temporaryitems
     | \.documentrevisions-v100 | \.apdisk | \.localized | \.volumeicon\.icns                  # macOS
-    | \$recycle\.bin | ~\$.*                                                                 # Windows, Office
-    | \.directory | \.trash-\d+ | \.nfs[0-9a-f]{8,} | \.fuse_hidden[0-9a-f]+ | \.~lock\..*     # Linux
-    | @eadir | \#recycle | \#snapshot | \.@__thumb | @recycle | @tmp                          # network storages
+    | \$recycle\.bin | ~\$.*                                                                # Windows, Office
+    | \.directory | \.trash(?:-\d+)? | \.nfs[0-9a-f]{8,} | \.fuse_hidden[0-9a-f]+ | \.~lock\..*    # Linux
+    | @eadir | \#recycle | \#snapshot | \.@__thumb | @recycle | @tmp | \.thumbnails         # network storages
     | \.sync_.*\.db.* | \.(?:owncloud|nextcloud)sync\.log.* | \.stfolder.* | \.stversions
-    | \.dropbox(?:\.cache|\.attr)? | \.picasa\.ini                                           # clients
-    | \.ipynb_checkpoints | \.git | \.svn | \.hg | \.cache                                   # tools of programmers
+    | \.dropbox(?:\.cache|\.attr)? | \.picasa\.ini                                          # clients
+    | \.ipynb(?:_aml)?_checkpoints | \.git | \.svn | \.hg | \.cache | \.huggingface | \.dvc
+    | \.idea | \.vscode                                                                     # tools of programmers
     """,
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )

@@ -67,10 +67,10 @@ def _foreign(value: Any) -> str | None:
     if isinstance(value, (torch.Tensor, numbers.Number, np.number, np.bool_, *_TEXT)):
         return None
     if isinstance(value, np.ndarray):
-        return f"an array of {value.dtype.name}" if value.dtype.kind in "SaUO" else None
+        return f"an array of {value.dtype.name}" if value.dtype.kind not in "biufc" else None
     if type(value).__module__.startswith("PIL."):
         return f"a PIL image (mode {value.mode}, {value.size[0]} x {value.size[1]})"
-    return "None" if value is None else f"a {type(value).__module__}.{type(value).__qualname__}"
+    return "None" if value is None else f"an object of {type(value).__module__}.{type(value).__qualname__}"
 
 
 def _difference(one: Any, other: Any, part: str = "") -> _Difference | None:

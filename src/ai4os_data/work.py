@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ai4os_data.datasets import StorageDataset
 
 
-_OF_TORCH = {TypeError, RuntimeError, KeyError}  # what `default_collate` raises
+_OF_TORCH = {TypeError, RuntimeError, KeyError, ValueError}  # what `default_collate` raises
 
 
 class Wanted(NamedTuple):
@@ -107,7 +107,7 @@ class Work(Dataset[Any]):
         seeding.plant(seeding.batch_seed(wanted.seed, wanted.epoch, wanted.indices[0]))
         try:
             return self._collate(items)
-        except (TypeError, RuntimeError, KeyError) as error:
+        except (TypeError, RuntimeError, KeyError, ValueError) as error:
             # An error of the user's own function is the user's own; torch's names no sample.
             if self._collate is not default_collate or type(error) not in _OF_TORCH:
                 raise
