@@ -272,6 +272,9 @@ def test_an_option_that_is_not_followed_is_logged(
     """Once, and only where it is switched on."""
     Remote.discover("hifis", configured(fault, tmp_path, f"{option} = {'None' if option == 'encoding' else 'false'}"))
     assert caplog.text == ""
+    environ = configured(fault, tmp_path, f"{option} = {'Slash' if option == 'encoding' else 'true'}")
+    assert list(Remote.known(environ))  # looking through them uses none
+    assert caplog.text == ""
     for _ in range(2):
         Remote.discover(
             "hifis", configured(fault, tmp_path, f"{option} = {'Slash' if option == 'encoding' else 'true'}")
