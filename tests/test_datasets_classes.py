@@ -54,7 +54,7 @@ def test_class_folder_without_a_matching_file_is_an_error(place: Folder) -> None
     """As in ImageFolder: it is a FileNotFoundError, and names the folder, what is in it, and the three ways out."""
     place.put({"axe/notes.txt": ""})
     with pytest.raises(
-        FileNotFoundError, match=r"'axe' \(1 files, such as 'axe/notes\.txt'\) matches '\*\*/\*\.jpg'"
+        FileNotFoundError, match=r"'axe' \(1 file, such as 'axe/notes\.txt'\) matches '\*\*/\*\.jpg'"
     ) as e:
         open_dataset(place, pattern="**/*.jpg")
     assert isinstance(e.value, EmptyClassError | EmptyDatasetError)
@@ -154,6 +154,7 @@ def test_class_that_is_not_given_is_an_error_that_names_it(place: Folder) -> Non
         ({"classes": "ant"}, TypeError, "list of names"),
         ({"classes": ["ant", 3]}, TypeError, "3 is none"),
         ({"classes": {"ant": 0}}, TypeError, "list of names"),
+        ({"classes": {"ant", "bee", "cat"}}, TypeError, "a set has no order"),
         ({"class_to_idx": {"ant": 0, "bee": 1, "cat": 3}}, ValueError, "0 to 2, without gaps"),
         ({"class_to_idx": {"ant": 1, "bee": 2, "cat": 3}}, ValueError, r"class_to_idx\['cat'\] is 3"),
         ({"class_to_idx": {"ant": 0, "bee": 1, "cat": 1}}, ValueError, "'cat' and 'bee' the same number"),
@@ -181,6 +182,18 @@ def test_numbers_of_numpy_and_torch_are_numbers(tmp_path: Path) -> None:
     place.put(FILES)
     numbers = {name: number for number, name in zip(torch.tensor([2, 0, 1]), ("ant", "bee", "cat"), strict=True)}
     assert open_dataset(place, class_to_idx=numbers).classes == ["bee", "cat", "ant"]
+
+
+def test_names_with_accents_are_the_same_however_they_are_composed(tmp_path: Path) -> None:
+    """A Mac takes letters apart, and Nextcloud puts them together; two classes that differ in this alone stay two."""
+    apart, together = "a\u0308pfel", "\u00e4pfel"
+    place = Folder(tmp_path / "place")
+    place.put({f"{apart}/0.jpg": "", "bee/0.jpg": ""})
+    dataset = open_dataset(place, classes=["bee", together])
+    assert (dataset.targets, dataset.classes) == ([1, 0], ["bee", together])
+    assert open_keys(place, "bee/0.jpg", targets=[apart], classes=["bee", together], allow_empty=True).targets == [1]
+    place.put({f"{together}/0.jpg": ""})
+    assert open_dataset(place, classes=["bee", together, apart]).targets == [2, 0, 1]
 
 
 def test_mapping_and_function_give_names_where_classes_are_given(place: Folder) -> None:
