@@ -38,6 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NextcloudServer
 
 def plant(server: NextcloudServer, keys: set[str]) -> dict[str, bytes]:
     """Have these files and no others, all of one size; those that are folders for others are left out."""
+    server.clear_faults()
     shutil.rmtree(server.root)
     server.root.mkdir()
     files = {}
@@ -105,7 +106,6 @@ def test_every_key_gets_its_own_bytes(
     folder, keys = tree
     above = f"{folder}/" if folder else ""
     files = plant(server, {above + key for key in keys})
-    server.clear_faults()
     if cut_after_bytes is not None:
         server.truncate_next_archive(cut_after_bytes)
     url = server.url if endpoint == "files" else server.legacy_url

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import time
+import tracemalloc
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
 
 import pytest
 
 from ai4os_data import errors
+from ai4os_data.bodies import HashBody, MemoryBody
 from ai4os_data.remotes import Remote
 from ai4os_data.stores import Fetched
 from ai4os_data.stores.nextcloud import NextcloudStore
@@ -19,6 +24,7 @@ from shares import Share
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ai4os_data.bodies import Body
     from ai4os_data.retries import Patience
     from ai4os_data.stores import Entry
 
@@ -66,17 +72,12 @@ def asked(share: Share) -> tuple[int, int]:
 
 
 def test_small_files_come_in_few_requests(share: Share, store: NextcloudStore) -> None:
-    """Two archives of at most 128 files, whatever folders they lie in."""
+    """Two archives of one size, of at most 128 files, whatever folders they lie in."""
     assert read(store, store.list()) == FILES
+    queries = [request.headers[":query"] for request in share.requests("GET")]
+    assert [len(json.loads(parse_qs(query)["files"][0])) for query in queries] == [100, 100]
     assert asked(share) == (2, 0)
     assert store.counters.totals()["requests_archive"] == 2
-
-
-def test_one_archive_is_asked_for_in_halves(share: Share, store: NextcloudStore) -> None:
-    """Two requests are always under way, so that both are sooner there."""
-    some = store.list()[:32]
-    assert read(store, some).keys() == {entry.key for entry in some}
-    assert asked(share) == (2, 0)
 
 
 def test_the_next_archive_does_not_wait_for_the_last_file(share: Share, store: NextcloudStore) -> None:
@@ -115,6 +116,14 @@ def test_one_small_file_comes_alone(share: Share, store: NextcloudStore) -> None
     assert asked(share) == (0, 1)
 
 
+@pytest.mark.parametrize("number", [8, 15, 16, 31, 127, 128, 129])
+def test_two_archives_are_asked_for_at_once(share: Share, store: NextcloudStore, number: int) -> None:
+    """Also where one would be enough; a handful is not worth it."""
+    some = store.list()[:number]
+    assert read(store, some).keys() == {entry.key for entry in some}
+    assert asked(share) == (1 if number < 16 else 2, 0)
+
+
 @pytest.mark.parametrize("hangs_up", [False, True])
 @pytest.mark.parametrize("after_bytes", [0, 10, 5_000, 30_000])
 def test_a_torn_archive_gives_what_it_had(
@@ -131,7 +140,7 @@ def test_a_torn_archive_gives_what_it_had(
     assert asked(share) == (3, 0 if again_whole else 1)
 
 
-@pytest.mark.parametrize("place", [0, 1, 60, 127, 128, 199])
+@pytest.mark.parametrize("place", [0, 1, 60, 99, 100, 199])
 def test_a_locked_member_cuts_off_itself_alone(
     nextcloud: NextcloudServer, share: Share, store: NextcloudStore, place: int
 ) -> None:
@@ -139,7 +148,7 @@ def test_a_locked_member_cuts_off_itself_alone(
     nextcloud.lock_member(sorted(FILES)[place], count=10)
     assert read(store, store.list()) == FILES
     archives, alone = asked(share)
-    assert archives == (2 if place in {127, 199} else 3)
+    assert archives == (2 if place in {99, 199} else 3)
     assert alone == 1
 
 
@@ -227,6 +236,27 @@ def test_a_file_of_another_size_comes_as_it_is_now(share: Share, store: Nextclou
     assert outcome.entry.is_same_version(store.stat(changed))
     listed = next(entry for entry in entries if entry.key == changed)
     assert not outcome.entry.is_same_version(listed)
+
+
+def test_a_file_that_has_grown_takes_no_memory_in_an_archive(share: Share, store: NextcloudStore) -> None:
+    """An archive is held in memory as far as it can be what was listed; the file comes as large files do."""
+    entries = store.list()[:40]
+    grown = random.Random(2).randbytes(48 * 2**20)
+    share.put({entries[3].key: grown})
+
+    def body(entry: Entry) -> Body:
+        return HashBody() if entry.key == entries[3].key else MemoryBody()
+
+    tracemalloc.start()
+    came = dict(store.read_many(entries, body))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    outcome = came[entries[3]]
+    assert isinstance(outcome, Fetched)
+    assert isinstance(outcome.body, HashBody)
+    assert outcome.body.sha256 == hashlib.sha256(grown).hexdigest()
+    assert len(came) == 40
+    assert peak_bytes < 8 * 2**20
 
 
 def test_names_never_make_a_request_too_long(share: Share, patience: Patience) -> None:

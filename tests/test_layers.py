@@ -17,18 +17,23 @@ SOURCE = Path(ai4os_data.__file__).parent
 # A new module has to be given a floor here: the lowest that holds all it imports, and what it is about.
 FLOORS = {
     # what everything else speaks of
+    "descriptors": 0,
     "errors": 0,
     "locations": 0,
     "mounts": 0,
     "processes": 0,
+    "proxies": 0,
+    "redirects": 0,
     "remotes": 0,
+    "spelling": 0,
     "telemetry": 0,
+    "tokens": 0,
+    "webpages": 0,
     # bytes over HTTP, and the places where they lie
     "answers": 1,
     "bodies": 1,
     "concurrency": 1,
     "connections": 1,
-    "descriptors": 1,
     "newfile": 1,
     "outages": 1,
     "opened": 1,

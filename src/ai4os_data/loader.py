@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from ai4os_data import nesting
-from ai4os_data.accelerated import Accelerated
+from ai4os_data.accelerated import Accelerated, PreparedPass
 from ai4os_data.cache.placement import parse_size
 from ai4os_data.course import Course
 from ai4os_data.orders import ForeignOrder, Order, OwnOrder, Way, check_state
@@ -61,12 +61,18 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         pin_memory: as in DataLoader.
         drop_last: leave out the last batch where it is not full, and samples that the ranks do not divide.
         timeout: as in DataLoader.
-        worker_init_fn: as in DataLoader.
+        worker_init_fn: as in DataLoader. What it seeds of ``random``, NumPy and torch is seeded anew for each sample;
+            seed here what draws from a generator of its own, such as ``numpy.random.default_rng()``, from
+            ``torch.initial_seed()``, which is another in each worker and epoch.
         multiprocessing_context: as in DataLoader.
-        generator: as in DataLoader; the order does not follow from it. Without it the global one is left alone.
+        generator: as in DataLoader: ``torch.initial_seed()`` in workers follows from it. Order and augmentations do
+            not: they follow from ``seed``. Without it workers are seeded with seed and epoch, and the global generator
+            is left alone.
         prefetch_factor: as in DataLoader.
         persistent_workers: as in DataLoader.
-        seed: the same in all ranks.
+        seed: the same in all ranks. Order and augmentations follow from it.
+        even_batches: as in `StorageSampler`, for the loader's own one: with False, an evaluation on several ranks gives
+            each sample exactly once, and ranks may differ by a batch.
         look_ahead_bytes: how much may lie in the cache that no batch has used yet, in bytes or as ``"1GiB"``; 0 does
             not look ahead. By default a quarter of the cache's limit, 1 GiB at most.
         options: such as ``in_order``, where this version of DataLoader has it.
@@ -253,7 +259,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
             shown=self._shown,
             ahead=ahead,
             course=self._course,
-            loader=self,
+            prepared=self._placement and PreparedPass(self, self._placement, way.samples_before),
         )
         if ahead is not None:
             ahead.start(made)  # not before: workers are better forked from a process without it
@@ -263,9 +269,11 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
     def _tell_of_repeated(self) -> None:
         """Say that an evaluation is not exact, as Lightning says it of its own samplers."""
         sampler = self.sampler
-        if isinstance(sampler, StorageSampler) and not sampler.shuffle and sampler.repeated and sampler.rank == 0:
+        if not isinstance(sampler, StorageSampler) or sampler.shuffle or self._placement is not None:
+            return  # whoever prepares it takes what is repeated away when it gathers
+        if sampler.repeated and sampler.rank == 0:
             tell_once(
-                f"{sampler.repeated} of {sampler.length} samples will be given twice, so that all {sampler.ranks} ranks "
+                f"{sampler.repeated} of {sampler.length} samples will be given twice, so that {sampler.ranks} ranks "
                 "make as many steps. For an evaluation in which each counts once, evaluate on one device, or give the "
                 "loader even_batches=False, under which ranks may differ by a step"
             )
@@ -406,7 +414,7 @@ class _Pass:
         shown: learns that it is this pass that goes on.
         ahead: is told of what the caller gets, and ends with the pass.
         course: is told of it too.
-        loader: lets an accelerator know how far the pass is, and brings batches to its device.
+        prepared: lets an accelerator know how far it is, and brings batches to its device.
     """
 
     def __init__(
@@ -420,7 +428,7 @@ class _Pass:
         shown: _Shown,
         ahead: LookAhead | None,
         course: Course | None,
-        loader: Accelerated,
+        prepared: PreparedPass | None,
     ) -> None:
         self._order = order
         self._way = way
@@ -430,8 +438,7 @@ class _Pass:
         self._shown = shown
         self._ahead = ahead
         self._course = course
-        self._loader = loader
-        self._is_known = False  # to an accelerator
+        self._prepared = prepared
         self._failed: int | None = None
         self._left_out: LeftOut | None = None
         self._has_given = False
@@ -461,9 +468,8 @@ class _Pass:
         if self._failed is not None:  # the caller goes on after it
             self._give(self._failed)
             self._failed = None
-        if not self._is_known:
-            self._is_known = True
-            self._loader.begin_for_accelerate(self._way.samples_before)
+        if self._prepared is not None:
+            self._prepared.begin()
         begun_s = time.perf_counter()
         try:
             made = next(self._batches)
@@ -488,7 +494,7 @@ class _Pass:
         number, data = made
         self._has_given = True
         self._progress.given(self._give(number), waited_s)
-        return self._loader.given_to_accelerate(data, is_last=self._way.is_through)
+        return data if self._prepared is None else self._prepared.placed(data, is_last=self._way.is_through)
 
     def give_way(self) -> None:
         """Leave it to another pass."""
@@ -502,8 +508,8 @@ class _Pass:
             self._order.leave(self._way)
             self._end_look_ahead()
             self._progress.end()
-            if self._is_known:
-                self._loader.end_for_accelerate()
+            if self._prepared is not None:
+                self._prepared.end()
 
     def _leave_out(self, made: LeftOut) -> None:
         """Go on without a batch that has no good sample, where nobody waits for it.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Batch = list[int]
 Batches = list[tuple[int, Batch]]
 
+_PREDICTED = "_IndexBatchSamplerWrapper"  # what Lightning wraps a batch sampler in when it predicts
 _A_LOOK = 1  # so many batches of a pass inside another one, and it was no more than a look
 
 
@@ -440,12 +441,9 @@ class ForeignOrder(Order):
 
     @contextmanager
     def drawn_as_wanted(self) -> Iterator[None]:
-        """Draw, or count, each sample once if the source is that of Lightning's predictions.
-
-        Lightning takes away the repeated samples of its own samplers when it predicts, and notes down the indices.
-        """
+        """Draw, or count, each sample once if Lightning predicts, as it does with samplers of its own."""
         with ExitStack() as stack:
-            if hasattr(self._source, "seen_batch_indices"):
+            if type(self._source).__name__ == _PREDICTED:
                 for sampler in self._samplers:
                     if isinstance(sampler, StorageSampler):
                         stack.enter_context(sampler.unrepeated())

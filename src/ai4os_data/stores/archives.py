@@ -17,6 +17,7 @@ import re
 import struct
 import unicodedata
 import zlib
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
@@ -33,6 +34,8 @@ LARGE_BYTES = 2 * 1024 * 1024  # from here on, the cost of a request no longer c
 _WORTH_HALVING = 16  # files: in two requests at once they come sooner than in one
 _WORTH_ASKING_AGAIN = 16
 _FRUITLESS = 2  # archives in a row of which nothing came
+
+_ABOUT_A_MEMBER_BYTES = 1024  # its headers take less than 300
 
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _DESCRIPTORS = (struct.Struct("<4sIQQ"), struct.Struct("<4sIII"))  # of zip64, and of the plain form
@@ -55,6 +58,12 @@ class Group(NamedTuple):
         """The entries' names below the folder."""
         skipped = len(self.folder) + 1 if self.folder else 0
         return [entry.key[skipped:] for entry in self.entries]
+
+    @property
+    def longest_bytes(self) -> int:
+        """The most that an archive of them has, if they are as they were listed: each twice named, once described."""
+        names = sum(len(name.encode()) for name in self.names)
+        return sum(entry.size_bytes for entry in self.entries) + 2 * names + len(self.entries) * _ABOUT_A_MEMBER_BYTES
 
     @property
     def query(self) -> str:
@@ -152,7 +161,7 @@ class Plan:
         entries: what is to be read; taken as they are needed.
         naming: tells those that may come together at all.
         longest_query: how long a request may be.
-        halves: whether two requests for half of it each are better than one, where one would do for all.
+        halves: whether all of it is asked for in two requests of one size, where these are enough.
 
     Attributes:
         alone: what is left for requests of its own. Take it, and clear it.
@@ -173,15 +182,15 @@ class Plan:
         if self._again:
             return self._again.pop(0)
         while True:
-            self._fill()
+            self._fill(2 * MOST_MEMBERS + 1 if self._halves else MOST_MEMBERS)
             if not self._pool:
                 return None
             most = MOST_MEMBERS
-            if self._is_exhausted and self._halves and len(self._pool) >= _WORTH_HALVING:
+            if self._halves and self._is_exhausted and len(self._pool) >= _WORTH_HALVING:
                 most = -(-len(self._pool) // 2)
             self._halves = False  # there is always another request under way from now on
-            oldest = next(iter(self._pool))
-            group = next(group for group in groups(self._pool, self._longest_query, most) if oldest in group.entries)
+            oldest = list(islice(self._pool, most))
+            group = next(group for group in groups(oldest, self._longest_query, most) if oldest[0] in group.entries)
             for entry in group.entries:
                 del self._pool[entry]
             if len(group.entries) > 1:
@@ -223,9 +232,9 @@ class Plan:
         else:
             self._again.append(Group(folder, entries, fruitless))
 
-    def _fill(self) -> None:
-        """Have as many at hand as go together."""
-        while len(self._pool) < MOST_MEMBERS and len(self.alone) < MOST_MEMBERS:
+    def _fill(self, number: int) -> None:
+        """Have so many at hand, if there are."""
+        while len(self._pool) < number and len(self.alone) < MOST_MEMBERS:
             entry = next(self._source, None)
             if entry is None:
                 self._is_exhausted = True
