@@ -17,6 +17,8 @@ from shares import Folder, Share
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ai4os_data.retries import Patience
+
 FILES = {f"{name}/{number}.jpg": f"{name}{number}" for name in ("ant", "bee", "cat") for number in range(2)}
 
 
@@ -95,6 +97,18 @@ def test_folders_are_asked_for_once_and_kept_with_the_listing(cloud_share: Share
             open_dataset(cloud_share, cache=tmp_path / "cache")
         asked = [request.headers["depth"] for request in cloud_share.requests("PROPFIND")]
         assert asked == (["0", "infinity", "1"] if attempt == 0 else ["0"])
+
+
+def test_kept_listing_without_folders_serves_while_the_server_is_down(
+    share: Share, tmp_path: Path, patience: Patience, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that was made for samples without labels; that folders are not seen then is told."""
+    share.put(FILES)
+    open_dataset(share, target=None, cache=tmp_path / "cache")
+    with share.down():
+        dataset = StorageDataset(share.store(patience), target="folder", cache=tmp_path / "cache")
+    assert dataset.classes == ["ant", "bee", "cat"]
+    assert any("folders without a file are not seen" in said for said in warnings(caplog))
 
 
 def test_lock_file_holds_the_class_folders(place: Folder, tmp_path: Path) -> None:
