@@ -400,7 +400,7 @@ class StorageDataset(Dataset[Any]):
 
     def _inside(self, folder: str) -> str:
         keys = [key for key in self.index.keys if key.startswith(f"{folder}/")]
-        return f"{len(keys):,} files, such as {keys[0]!r}" if keys else "empty"
+        return f"{len(keys):,} file{'s' * (len(keys) > 1)}, such as {keys[0]!r}" if keys else "empty"
 
     def _found(self, keys: list[str]) -> list[Entry]:
         by_key = self.index.by_key

@@ -80,9 +80,7 @@ class Index:
     @property
     def tops(self) -> list[str]:
         """The folders at the top, in order, as far as they are known."""
-        return sorted(
-            {entry.key.partition("/")[0] for entry in self.entries if "/" in entry.key}.union(self.folders or ())
-        )
+        return sorted({key.partition("/")[0] for key in self.keys if "/" in key}.union(self.folders or ()))
 
     @cached_property
     def digest(self) -> str:

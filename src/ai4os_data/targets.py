@@ -17,6 +17,9 @@ Target = str | Mapping[str, Any] | Callable[["Sample"], Any] | None
 _TARGETS = "target is None, 'folder', a mapping from key to label, or a callable of a Sample"
 
 
+_DESCRIBED = 5  # each takes a look at all keys
+
+
 class Folders(NamedTuple):
     """The folders at the top of a location.
 
@@ -149,7 +152,8 @@ class _Numbered:
 
 
 def _of_empty(empty: Sequence[str], location: str, folders: Folders) -> str:
-    what = enumerated(f"{name!r} ({folders.describe(name)})" for name in empty)
+    described = [f"{name!r} ({folders.describe(name)})" for name in empty[:_DESCRIBED]]
+    what = enumerated([*described, *map(repr, empty[_DESCRIBED:])])
     one = len(empty) == 1
     return (
         f"{location}: no file in the class folder{'' if one else 's'} {what} matches {folders.pattern!r}, and without "
