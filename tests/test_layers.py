@@ -25,6 +25,7 @@ FLOORS = {
     "proxies": 0,
     "redirects": 0,
     "remotes": 0,
+    "spelling": 0,
     "telemetry": 0,
     "tokens": 0,
     "webpages": 0,

@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from ai4os_data import tokens
 from ai4os_data.errors import RemoteError
+from ai4os_data.spelling import nearest_first
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _OBSCURE_KEY = bytes.fromhex("9c935b48730a554d6bfd7c63c886a92bd390198eb8128afbf4de162b8b95f638")
 _IV_BYTES = 16
 
+LINKED = "rshare"  # what the platform calls the storage that is linked to a deployment
 _ENV_PREFIX = "RCLONE_CONFIG_"
 _ALIAS_DEPTH = 8
 _SHORTEST_REVEALED = 6
@@ -129,14 +131,7 @@ class Remote:
     def known(cls, environ: Mapping[str, str] | None = None) -> Iterator[Remote]:
         """Every WebDAV remote that is configured here, those of the environment first."""
         environ = os.environ if environ is None else environ
-        names = [
-            match[1].lower()
-            for variable, value in environ.items()
-            if value and (match := re.fullmatch(_ENV_PREFIX + r"(.+)_URL", variable))
-        ]
-        with suppress(RemoteError):  # a configuration that cannot be read knows none
-            names += [section for section in _read_config(environ).sections() if section.lower() not in names]
-        for name in names:
+        for name in configured_names(environ):
             try:
                 yield cls.discover(name, environ)
             except RemoteError:
@@ -238,13 +233,13 @@ class Remote:
         Returns:
             None if there is nowhere to read them from, that fails, or they are what they were.
         """
-        try:
-            found = self
-            if self.discovered and self.name is not None:
+        found = self
+        if self.discovered and self.name is not None:
+            with suppress(RemoteError):
                 found = replace(Remote.discover(self.name, environ), ca_file=self.ca_file).at(self.url)
+        try:
             if found.token_command:
-                token = tokens.token_of(found.token_command, self._whose, self.token)
-                found = replace(found, token=token)
+                found = replace(found, token=tokens.token_of(found.token_command, self._whose, self.token))
         except RemoteError:
             return None
         return None if found == self else found
@@ -274,6 +269,23 @@ class Remote:
             message = f"the credentials of {self.label} are for {self.origin} and are not sent to {origin_of(url)}"
             raise RemoteError(message)
         return replace(self, url=url)
+
+
+def configured_names(environ: Mapping[str, str]) -> list[str]:
+    """The names of all remotes that are configured here, of whatever kind; those of the environment first."""
+    matches = [
+        re.fullmatch(_ENV_PREFIX + r"(.+)_(?:TYPE|URL)", variable) for variable, value in environ.items() if value
+    ]
+    names = list(dict.fromkeys(match[1].lower() for match in matches if match))
+    with suppress(RemoteError):  # a configuration that cannot be read knows none
+        names += [section for section in _read_config(environ).sections() if section.lower() not in names]
+    return names
+
+
+def main_name(environ: Mapping[str, str]) -> str | None:
+    """The name of the remote that is meant where none is named: the linked storage's, else the first; None for none."""
+    names = configured_names(environ)
+    return LINKED if LINKED in names else next(iter(names), None)
 
 
 def origin_of(url: str) -> str:
@@ -341,10 +353,11 @@ def _options(name: str, environ: Mapping[str, str], depth: int) -> dict[str, str
     )
     options = {key: value for key, value in options.items() if value}
     if not options:
+        others = ", ".join(repr(other) for other in nearest_first(name, configured_names(environ)))
         message = (
-            f"no remote is called {name!r}: link the storage to the deployment, which sets {prefix}URL, _USER and "
-            "_PASS, "
-            f"or add it with `rclone config` ({config_file(environ)})"
+            f"no remote is called {name!r}{f'; there are {others}' if others else ''}: "
+            f"{'write one of these, ' if others else ''}link the storage to the deployment, which sets {prefix}URL, "
+            f"_USER and _PASS, or add it with `rclone config` ({config_file(environ)})"
         )
         raise RemoteError(message)
     if options.get("type") == "alias" and depth < _ALIAS_DEPTH:

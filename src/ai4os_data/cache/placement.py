@@ -21,6 +21,8 @@ _SMALLEST_AUTO_BYTES = 32 * 1024 * 1024
 _LARGEST_RESERVE_BYTES = 5 * 1024**3
 _SMALLEST_RESERVE_BYTES = 64 * 1024 * 1024
 _RESERVED_PART = 0.2
+_SPOOL_RESERVE_BYTES = 64 * 1024 * 1024
+_SPOOL_RESERVED_PART = 0.05
 
 MARKER = ".ai4os-data-cache"
 _OUR_NAMES = ("index", "leases", "lock")  # in "objects" and "listings" only files named as ours are touched
@@ -93,8 +95,8 @@ def auto_limit(directory: str, held_bytes: int) -> int:
     limit = free + held_bytes - reserve
     if limit < _SMALLEST_AUTO_BYTES:
         message = (
-            f"{directory}: {free:,} bytes are free there, too few for a cache with a reserve of {reserve:,} "
-            "for everything else"
+            f"{directory}: {free >> 20:,} MiB are free there, too few for a cache with a reserve of "
+            f"{reserve >> 20:,} MiB for everything else"
         )
         raise CacheLimitError(message)
     return limit
@@ -107,6 +109,25 @@ def candidates(environ: Mapping[str, str]) -> Iterator[str]:
     base = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".cache")
     yield os.path.join(base, "ai4os-data")
     yield os.path.join(tempfile.gettempdir(), f"ai4os-data-cache-{os.getuid()}")
+
+
+def spool_directory(environ: Mapping[str, str]) -> str:
+    """Where checkpoints wait to be sent if nobody says: on a local disk, beside where the cache goes."""
+    if environ.get("AI4OS_DATA_SPOOL"):
+        return environ["AI4OS_DATA_SPOOL"]
+    base = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".cache")
+    path = os.path.join(base, "ai4os-data-spool")
+    mount = mounts.mount_of(path)
+    if mount is not None and (mount.is_network or mount.is_memory):
+        return os.path.join(tempfile.gettempdir(), f"ai4os-data-spool-{os.getuid()}")
+    return path
+
+
+def spool_room(directory: str | os.PathLike[str]) -> tuple[int, int]:
+    """What is free on the disk of a spool, and what of it is to stay so."""
+    disk = os.statvfs(directory)
+    reserve = min(_SPOOL_RESERVE_BYTES, int(_SPOOL_RESERVED_PART * disk.f_blocks * disk.f_frsize))
+    return disk.f_bavail * disk.f_frsize, reserve
 
 
 def usable(directory: str, *, memory_too: bool) -> str:

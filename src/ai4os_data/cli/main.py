@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _flush() -> None:
     """Find out here that nobody reads what was printed: when Python ends it would say so in its own words."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the shell, as by >&-
+            sys.stdout.flush()
     except OSError:
         silence()
 

@@ -11,10 +11,11 @@ from ai4os_data import locations, telemetry, webpages
 from ai4os_data.bodies import Content
 from ai4os_data.errors import LocationError, RemoteError
 from ai4os_data.locations import DavLocation, FsspecLocation, RemoteLocation
-from ai4os_data.remotes import Remote, origin_of
+from ai4os_data.remotes import Remote, configured_names, origin_of
 from ai4os_data.retries import OUTAGE_S, Patience, checked_outage_s
 from ai4os_data.stores.base import Entry, Fetched, Level, Store
 from ai4os_data.stores.directory import DirectoryStore
+from ai4os_data.stores.meant import hinting_at_remote
 from ai4os_data.stores.memory import MemoryStore
 from ai4os_data.stores.mounted import open_path
 
@@ -77,14 +78,30 @@ def open_store(
         parsed, chosen = _behind_page(parsed, os.fspath(location), chosen, environ)
         return dav(*_credentials_for(parsed, chosen, environ))
     if isinstance(parsed, FsspecLocation):
-        from ai4os_data.stores.anyfsspec import FsspecStore
-
-        return FsspecStore(parsed.url, counters=counters, patience=patience, **options)
+        return _open_url(parsed.url, environ, counters, patience, options)
     if chosen is not None and not os.path.isabs(parsed.path):
         return dav(chosen, parsed.path.strip("/"))
-    return open_path(
-        parsed.path, chosen, environ=environ, open_dav=dav, counters=counters, create=create, patience=patience
-    )
+    with hinting_at_remote(os.fspath(location), environ) as hint:
+        store = open_path(
+            parsed.path, chosen, environ=environ, open_dav=dav, counters=counters, create=create, patience=patience
+        )
+        hint(store)
+        return store
+
+
+def _open_url(
+    url: str,
+    environ: Mapping[str, str],
+    counters: telemetry.Counters | None,
+    patience: Patience | None,
+    options: dict[str, Any],
+) -> Store:
+    from ai4os_data.stores.anyfsspec import FsspecStore, is_known
+
+    name, _, path = url.partition("://")
+    if name in configured_names(environ) and not is_known(name):
+        raise LocationError(f"{name}:// is no kind of URL, but {name} is a remote: write '{name}:{path.strip('/')}'")
+    return FsspecStore(url, counters=counters, patience=patience, **options)
 
 
 def open_dav(
