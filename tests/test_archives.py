@@ -160,12 +160,26 @@ def test_three_locked_members_cost_three_files(nextcloud: NextcloudServer, share
     assert asked(share) == (5, 3)
 
 
-def test_archives_without_end_are_given_up(nextcloud: NextcloudServer, share: Share, store: NextcloudStore) -> None:
-    """Of the second one in a row that brings nothing, all files come alone."""
+def test_archives_without_a_member_become_smaller(
+    nextcloud: NextcloudServer, share: Share, store: NextcloudStore
+) -> None:
+    """As from a version that finds out that a file is missing when it has begun to answer."""
     for _ in range(4):
         nextcloud.truncate_next_archive(20)
     assert read(store, store.list()) == FILES
-    assert asked(share) == (4, len(FILES))
+    assert asked(share) == (2 + 2 + 4, 4)
+
+
+def test_archives_that_never_have_a_member_are_given_up(
+    nextcloud: NextcloudServer, share: Share, store: NextcloudStore
+) -> None:
+    """Smaller ones are tried, as long as that is worth it."""
+    for _ in range(60):
+        nextcloud.truncate_next_archive(20)
+    assert read(store, store.list()) == FILES
+    archives, alone = asked(share)
+    assert archives <= 2 * (2 + 2 + 4)
+    assert alone == len(FILES)
 
 
 def test_a_damaged_member_is_fetched_alone(nextcloud: NextcloudServer, share: Share, store: NextcloudStore) -> None:

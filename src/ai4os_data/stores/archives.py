@@ -215,13 +215,16 @@ class Plan:
     def take_up(self, group: Group, came: Unpacked) -> None:
         """Plan for what did not come with an archive: for the one that it was cut at alone, for the rest again."""
         fruitless = 0 if came.files else group.fruitless + 1
-        rest = came.rest if fruitless < _FRUITLESS else []
-        self._ask_again(group.folder, rest, fruitless)
-        has_come = {entry for entry, _ in came.files}.union(rest)
-        self.alone += [entry for entry in group.entries if entry not in has_come]
+        rest = set(came.rest)
+        has_come = {entry for entry, _ in came.files}
+        self.alone += [entry for entry in group.entries if entry not in has_come and entry not in rest]
+        if fruitless < _FRUITLESS:
+            self._ask_again(group.folder, came.rest, fruitless)
+        else:  # it may be any of them: some versions find out that one is missing when they have begun to answer
+            self.halve(Group(group.folder, came.rest, fruitless))
 
     def halve(self, group: Group) -> None:
-        """Plan for an archive that was refused because of one of its files, without a word of which."""
+        """Plan for an archive of which nothing comes because of one of its files, without a word of which."""
         middle = len(group.entries) // 2
         for part in (group.entries[:middle], group.entries[middle:]):
             self._ask_again(group.folder, part, group.fruitless)
