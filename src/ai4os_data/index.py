@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import xxhash
 
-from ai4os_data import errors
+from ai4os_data import errors, retries
 from ai4os_data.cache.objects import digest
 from ai4os_data.stores.base import Entry, Store, is_safe
 from ai4os_data.telemetry import tell_once
@@ -31,7 +31,6 @@ _UNREACHABLE = (
     errors.StorageGoneError,
 )
 _NAMED = 5
-_OPENING_S = 30.0  # without an answer, and the kept listing serves; or there is none, and the error comes
 
 
 class Index:
@@ -215,7 +214,7 @@ def open_index(
         StorageError: it cannot be listed, and no listing is kept.
     """
     kept = Index.load(lock_file) if lock_file is not None else _kept(cache, _name(store))
-    store = store.hurried(_OPENING_S, waits=kept is None)
+    store = store.hurried(retries.OPENING_S, waits=kept is None)
     try:
         token = store.token()
         if kept is not None and token is not None and token == kept.token:
