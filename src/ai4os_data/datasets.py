@@ -16,7 +16,9 @@ from typing_extensions import Self
 from ai4os_data import errors, seeding, telemetry
 from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache, Held, LocalPath
 from ai4os_data.decoding import Decoder, as_bytes, as_path, decoder
+from ai4os_data.entries import ChosenEntries
 from ai4os_data.index import Drift, enumerated, list_anew, open_index
+from ai4os_data.packed import Grouped, PackedList
 from ai4os_data.patterns import matcher
 from ai4os_data.sample import Reader, Sample
 from ai4os_data.siblings import Siblings
@@ -120,7 +122,7 @@ class StorageDataset(Dataset[Any]):
         self.transform = transform
         self.target_transform = target_transform
         self._pattern = pattern
-        self._chosen: list[str] | None = None
+        self._chosen: Sequence[str] | None = None
         self._target: Target | Targets = target
         self._lock_file = index
         self._on_error = on_error
@@ -214,22 +216,26 @@ class StorageDataset(Dataset[Any]):
 
     def _select(self) -> None:
         """Take the samples from the index, and label them."""
-        entries = self._matching() if self._chosen is None else self._found(self._chosen)
-        self._entries = entries
-        self._slots: list[Held | None] = [None] * len(entries)
-        self._known_siblings: tuple[int, list[list[Entry]]] = (0, [])
+        places = self._matching() if self._chosen is None else self._found(self._chosen)
+        self._entries = entries = ChosenEntries.at_places(self.index.entries, places)
+        if self._chosen is not None:
+            self._chosen = self.keys
+        self._slots: list[Held | None] = []
+        self._known_siblings: tuple[int, Sequence[list[Entry]]] = (0, [])
         self._cached.keep_together(entries)
         target = self._target
         targets = target if isinstance(target, Targets) else Targets.of(target, self.keys, self.location)
         self._targets = targets
         self.classes = targets.classes if targets else None
         self.class_to_idx = targets.class_to_idx if targets else None
-        self.targets = list(targets.values) if targets and targets.values is not None else None
+        values = targets.values if targets else None
+        self.targets: Sequence[Any] | None = list(values) if isinstance(values, list) else values
 
-    def _matching(self) -> list[Entry]:
+    def _matching(self) -> list[int]:
+        """The places in the index of those files that match the pattern."""
         matches = matcher(self._pattern)
-        entries = [entry for entry in self.index.entries if matches(entry.key)]
-        if not entries:
+        places = [place for place, key in enumerate(self.index.keys) if matches(key)]
+        if not places:
             found = (
                 f"there are {len(self.index):,} files, such as {enumerated(map(repr, self.index.keys[:3]))}"
                 if len(self.index)
@@ -240,18 +246,19 @@ class StorageDataset(Dataset[Any]):
                 "below the location, such as '**/*.jpg'"
             )
             raise errors.EmptyDatasetError(message)
-        return entries
+        return places
 
-    def _found(self, keys: list[str]) -> list[Entry]:
-        by_key = self.index.by_key
-        missing = [repr(key) for key in keys if key not in by_key]
+    def _found(self, keys: Sequence[str]) -> list[int]:
+        """The places in the index of the files that were asked for."""
+        places = self.index.entries.places_of(keys)
+        missing = [repr(key) for key, place in zip(keys, places, strict=True) if place is None]
         if missing:
             message = f"{self.location} has no {enumerated(missing)}"
             raise errors.NotFoundError(message)
         if not keys:
             message = f"{self.location}: no keys were given"
             raise errors.EmptyDatasetError(message)
-        return [by_key[key] for key in keys]
+        return [place for place in places if place is not None]
 
     def _text_of(self, file: str | os.PathLike[str]) -> str:
         key = os.fspath(file)
@@ -269,9 +276,9 @@ class StorageDataset(Dataset[Any]):
             raise errors.LocationError(message) from error
 
     @property
-    def keys(self) -> list[str]:
-        """The samples' keys, in the order of their indices."""
-        return [entry.key for entry in self._entries]
+    def keys(self) -> PackedList[str]:
+        """The samples' keys, in the order of their indices; to be read as a list, in no time and no memory."""
+        return self._entries.keys
 
     def refresh(self) -> None:
         """List the location anew. Indices may then mean other samples."""
@@ -373,11 +380,14 @@ class StorageDataset(Dataset[Any]):
         found = self.index.by_key
         return [found[key] for key in self._siblings.of(self._entries[index].key) if key in found]
 
-    def _all_siblings(self) -> list[list[Entry]]:
+    def _all_siblings(self) -> Sequence[list[Entry]]:
         """Those of every sample; looked for anew when more has been learned."""
         learned = self._siblings.count
         if self._known_siblings[0] != learned:
-            self._known_siblings = learned, [self._siblings_of(index) for index in range(len(self._entries))]
+            wanted = [self._siblings.of(key) for key in self.keys]
+            found = iter(self.index.entries.places_of(list(chain.from_iterable(wanted))))
+            groups = ([place for _ in keys if (place := next(found)) is not None] for keys in wanted)
+            self._known_siblings = learned, Grouped(self.index.entries, groups)
         return self._known_siblings[1]
 
     def _sibling_names(self) -> Iterator[str]:
@@ -393,7 +403,7 @@ class StorageDataset(Dataset[Any]):
 
     def _hit(self, index: int) -> bytes | None:
         """The bytes of a sample that is in the cache."""
-        held = self._slots[index]
+        held = self._slots[index] if self._slots else None
         if held is None:
             cache = self._cached.cache
             if cache is None or self._decode is as_path:
@@ -401,9 +411,10 @@ class StorageDataset(Dataset[Any]):
             held = cache.objects.known.get(self._cached.name(self._entries[index]))
             if held is None:
                 return None
+            self._slots = self._slots or [None] * len(self._entries)
             self._slots[index] = held
         data = self._cached.hit(held)
-        if data is None:
+        if data is None and self._slots:
             self._slots[index] = None
         return data
 
@@ -640,13 +651,11 @@ class StorageDataset(Dataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what each process finds out by itself."""
-        return {**self.__dict__, "_slots": None, "_known_siblings": None}
+        return {**self.__dict__, "_slots": [], "_known_siblings": (0, [])}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begin with nothing found out."""
         self.__dict__.update(state)
-        self._slots = [None] * len(self._entries)
-        self._known_siblings = (0, [])
         self._keep_siblings()
 
 

@@ -7,20 +7,22 @@ import json
 import os
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import xxhash
 
 from ai4os_data import errors
 from ai4os_data.cache.objects import digest
-from ai4os_data.stores.base import Entry, is_safe
+from ai4os_data.entries import ByKey, PackedEntries
+from ai4os_data.stores.base import is_safe
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from ai4os_data.cache import DiskCache
-    from ai4os_data.stores.base import Store
+    from ai4os_data.packed import PackedList
+    from ai4os_data.stores.base import Entry, Store
 
 Drift = Literal["error", "warn", "refresh"]
 
@@ -38,16 +40,16 @@ class Index:
     """The files of a location, as they were listed.
 
     Attributes:
-        entries: ordered by key.
+        entries: ordered by key; packed, so an `Entry` is made each time that one is asked for.
         location: where, without secrets.
         token: the store's own sign of the listing (a folder's ETag on Nextcloud); None where it has none.
         listed_s: when, in seconds since the epoch.
     """
 
     def __init__(
-        self, entries: Sequence[Entry], location: str, token: str | None = None, listed_s: float | None = None
+        self, entries: Iterable[Entry], location: str, token: str | None = None, listed_s: float | None = None
     ) -> None:
-        self.entries = list(entries)
+        self.entries = PackedEntries.of(entries)
         self.location = location
         self.token = token
         self.listed_s = time.time() if listed_s is None else listed_s
@@ -61,14 +63,14 @@ class Index:
         return f"Index({self.location!r}, {len(self)} files)"
 
     @property
-    def keys(self) -> list[str]:
+    def keys(self) -> PackedList[str]:
         """The keys, in order."""
-        return [entry.key for entry in self.entries]
+        return self.entries.keys
 
-    @cached_property
-    def by_key(self) -> dict[str, Entry]:
+    @property
+    def by_key(self) -> Mapping[str, Entry]:
         """The entries, to look up."""
-        return {entry.key: entry for entry in self.entries}
+        return ByKey(self.entries)
 
     @cached_property
     def digest(self) -> str:
@@ -122,7 +124,7 @@ class Index:
         return index
 
     def _columns(self) -> dict[str, object]:
-        keys, sizes, etags, modified = zip(*self.entries, strict=True) if self.entries else ((), (), (), ())
+        keys, sizes, etags, modified = self.entries.columns()
         return {
             "location": self.location,
             "token": self.token,
@@ -139,9 +141,10 @@ class Index:
         if not isinstance(keys, list) or not all(map(is_safe, keys)):
             raise ValueError("keys")
         modified = columns["modified"] or [None] * len(keys)
-        entries = list(map(Entry, keys, columns["sizes"], columns["etags"], modified))  # type: ignore[call-overload]
-        if len(entries) != len(keys):
+        parts: list[Any] = [keys, columns["sizes"], columns["etags"], modified]
+        if not all(isinstance(part, list) and len(part) == len(keys) for part in parts):
             raise ValueError("columns")
+        entries = PackedEntries.of_columns(*parts)
         return cls(entries, str(columns["location"]), columns["token"], float(columns["listed_s"]))  # type: ignore[arg-type]
 
     # --- kept beside the cache
@@ -168,13 +171,13 @@ class Index:
             other: the other listing.
             concerns: whether a key matters.
         """
-        theirs = other.by_key
-        phrases = [
-            f"{entry.key!r} is gone" if entry.key not in theirs else f"{entry.key!r} changed"
-            for entry in self.entries
-            if (entry.key not in theirs or not entry.is_same_version(theirs[entry.key])) and concerns(entry.key)
-        ]
-        return phrases + [f"{key!r} is new" for key in theirs if key not in self.by_key and concerns(key)]
+        theirs = {entry.key: entry for entry in other.entries}
+        phrases = []
+        for entry in self.entries:
+            their = theirs.pop(entry.key, None)
+            if (their is None or not entry.is_same_version(their)) and concerns(entry.key):
+                phrases.append(f"{entry.key!r} is gone" if their is None else f"{entry.key!r} changed")
+        return phrases + [f"{key!r} is new" for key in theirs if concerns(key)]
 
 
 def open_index(
@@ -265,7 +268,9 @@ def _check_place(locked: Index, listed: Index, concerns: Callable[[str], bool]) 
         LocationError: it is of another one.
     """
     if locked.location != listed.location:
-        gone = [repr(key) for key in locked.keys if concerns(key) and key not in listed.by_key]
+        keys = [key for key in locked.keys if concerns(key)]
+        places = listed.entries.places_of(keys)
+        gone = [repr(key) for key, place in zip(keys, places, strict=True) if place is None]
         if gone:
             message = (
                 f"the lock file is of {locked.location}, and not of {listed.location}, where {enumerated(gone)} "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ai4os_data.errors import EmptyDatasetError, LocationError
 from ai4os_data.index import enumerated
+from ai4os_data.packed import packed_values
 
 if TYPE_CHECKING:
     from ai4os_data.sample import Sample
@@ -31,7 +32,7 @@ class Targets:
         function: Callable[[Sample], Any] | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
-        self.values = values
+        self.values = packed_values(values) if values is not None else None
         self.function = function
         self.classes = list(classes) if classes is not None else None
         self.class_to_idx = {name: number for number, name in enumerate(classes)} if classes is not None else None

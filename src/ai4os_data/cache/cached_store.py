@@ -13,6 +13,7 @@ from ai4os_data.cache.claims import Claim
 from ai4os_data.cache.fingerprints import fingerprint
 from ai4os_data.cache.objects import Held, LocalPath, digest, intact, is_at, share
 from ai4os_data.cache.temporaries import write_temporary
+from ai4os_data.packed import PackedList, Same, packed_texts
 from ai4os_data.ranged import BLOCK_BYTES, RangedFile
 from ai4os_data.telemetry import tell_once
 
@@ -61,8 +62,8 @@ class CachedStore:
             "" if prepare is None else str(prepare_version if prepare_version is not None else fingerprint(prepare))
         )
         self._newer: dict[str, Entry] = {}
-        self._listed: list[Entry] = []
-        self._names: list[str] = []
+        self._listed: Sequence[Entry] = ()
+        self._names: PackedList[str] = Same("", 0)
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """Be known to the cache in this process too."""
@@ -71,10 +72,10 @@ class CachedStore:
         self.keep_together(self._listed)
         self._newer = newer
 
-    def keep_together(self, entries: list[Entry]) -> None:
+    def keep_together(self, entries: Sequence[Entry]) -> None:
         """Read these from now on; under the policy ``"auto"`` they do not evict each other while this object lives."""
         self._listed = entries
-        self._names = []
+        self._names = Same("", 0)
         self._newer = {}  # than an earlier listing
         if self.cache is not None and entries:
             self.cache.keep_together(self._names_together)
@@ -87,7 +88,7 @@ class CachedStore:
 
     def _names_together(self) -> Iterable[str]:
         if len(self._names) != len(self._listed):
-            self._names = [self.name(entry) for entry in self._listed]
+            self._names = packed_texts([self.name(entry) for entry in self._listed])
         return self._names
 
     def name(self, entry: Entry) -> str:
