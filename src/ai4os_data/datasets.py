@@ -222,6 +222,8 @@ class StorageDataset(Dataset[Any]):
             self._chosen = self.keys
         self._slots: list[Held | None] = []
         self._known_siblings: tuple[int, Sequence[list[Entry]]] = (0, [])
+        for store in (self._cached, self._beside):
+            store.begin(f"{self.index.checked_s!r}", self.index.newer)
         self._cached.keep_together(entries)
         target = self._target
         targets = target if isinstance(target, Targets) else Targets.of(target, self.keys, self.location)
@@ -370,7 +372,8 @@ class StorageDataset(Dataset[Any]):
         """What the samples of a batch will probably ask for, that does not come as one of its absent samples."""
         if not self._siblings.any:
             return []
-        by_key = {entry.key: entry for index in indices for entry in self._siblings_of(index)}
+        found = (entry for index in indices for entry in self._siblings_of(index))
+        by_key = {entry.key: entry for entry in found if entry.size_bytes <= IN_MEMORY_BYTES}  # others come when asked
         if self._beside is not self._cached:
             return list(by_key.values())
         return [entry for key, entry in by_key.items() if key not in absent]
@@ -405,10 +408,9 @@ class StorageDataset(Dataset[Any]):
         """The bytes of a sample that is in the cache."""
         held = self._slots[index] if self._slots else None
         if held is None:
-            cache = self._cached.cache
-            if cache is None or self._decode is as_path:
+            if self._cached.cache is None or self._decode is as_path:
                 return None
-            held = cache.objects.known.get(self._cached.name(self._entries[index]))
+            held = self._cached.known(self._entries[index])
             if held is None:
                 return None
             self._slots = self._slots or [None] * len(self._entries)
@@ -548,7 +550,7 @@ class StorageDataset(Dataset[Any]):
     def files_of(self, indices: Sequence[int]) -> list[Entry]:
         """The files that these samples are read from as a whole, in their order."""
         entries = [self._entries[index] for index in indices]
-        if not self._is_lazy:
+        if not self._is_lazy or self._decode is as_path:
             return entries
         return [entry for entry in entries if entry.size_bytes <= IN_MEMORY_BYTES]
 
@@ -638,7 +640,7 @@ class StorageDataset(Dataset[Any]):
 
         ``hits`` and ``misses`` (files), ``bytes_from_cache`` and ``bytes_from_network``, ``requests`` in all and by
         kind, ``retries``, ``seconds_waited`` before them, ``stored``, ``passed_through`` (read, but not kept),
-        ``damaged`` and ``skipped``.
+        ``damaged``, ``skipped``, and ``changed`` (another version came than was listed).
         """
         totals: dict[str, float] = dict(self._cached.counters.totals())
         totals["seconds_waited"] = totals.pop("waited_ns") / 1e9

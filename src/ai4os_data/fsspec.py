@@ -412,10 +412,9 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         cached, key = self._find(rpath)
         entry = cached.store.stat(key)
         callback.set_size(entry.size_bytes)
-        if outfile is not None:
-            outfile.write(cached.read(entry))
-        elif hasattr(lpath, "write"):
-            lpath.write(cached.read(entry))
+        if outfile is not None or hasattr(lpath, "write"):
+            with cached.open(entry) as file:
+                shutil.copyfileobj(file, lpath if outfile is None else outfile, _PIECE_BYTES)
         else:
             _get(cached, entry, os.fspath(lpath))
         callback.relative_update(entry.size_bytes)

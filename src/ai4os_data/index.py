@@ -44,6 +44,8 @@ class Index:
         location: where, without secrets.
         token: the store's own sign of the listing (a folder's ETag on Nextcloud); None where it has none.
         listed_s: when, in seconds since the epoch.
+        checked_s: when it was last compared with the storage.
+        newer: the files of a lock file that have changed since it was written, as they were then.
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class Index:
         self.location = location
         self.token = token
         self.listed_s = time.time() if listed_s is None else listed_s
+        self.checked_s = self.listed_s
+        self.newer: dict[str, Entry] = {}
 
     def __len__(self) -> int:
         """How many files there are."""
@@ -179,6 +183,15 @@ class Index:
                 phrases.append(f"{entry.key!r} is gone" if their is None else f"{entry.key!r} changed")
         return phrases + [f"{key!r} is new" for key in theirs if concerns(key)]
 
+    def changed_in(self, other: Index) -> dict[str, Entry]:
+        """The files that are of another version in another listing, as they are there."""
+        theirs = {entry.key: entry for entry in other.entries}
+        return {
+            entry.key: their
+            for entry in self.entries
+            if (their := theirs.get(entry.key)) is not None and not entry.is_same_version(their)
+        }
+
 
 def open_index(
     store: Store,
@@ -258,6 +271,9 @@ def _reconciled(locked: Index, listed: Index, on_drift: Drift, concerns: Callabl
         raise errors.ChangedError(f"{what}. Write the lock file again, or choose on_drift='warn' or 'refresh'")
     if differences:
         tell_once(f"{what}. The files of the lock file are used{', as they are now' if lost else ''}")
+    locked.checked_s = listed.checked_s
+    if on_drift == "warn":
+        locked.newer = locked.changed_in(listed)
     return locked
 
 
