@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -71,6 +72,35 @@ def test_small_files_come_in_few_requests(share: Share, store: NextcloudStore) -
     assert store.counters.totals()["requests_archive"] == 2
 
 
+def test_one_archive_is_asked_for_in_halves(share: Share, store: NextcloudStore) -> None:
+    """Two requests are always under way, so that both are sooner there."""
+    some = store.list()[:32]
+    assert read(store, some).keys() == {entry.key for entry in some}
+    assert asked(share) == (2, 0)
+
+
+def test_the_next_archive_does_not_wait_for_the_last_file(share: Share, store: NextcloudStore) -> None:
+    """As each archive ends another one is asked for, and what is to be read is taken no further than that."""
+    taken: list[Entry] = []
+
+    def entries() -> Iterator[Entry]:
+        for number in range(3):
+            for entry in listed:
+                taken.append(entry)
+                yield entry._replace(etag=f"{number}")
+
+    listed = store.list()
+    arrivals = store.read_many(entries())
+    next(arrivals)
+    assert len(taken) == 3 * 128
+    end = time.monotonic() + 5
+    while asked(share) != (3, 0) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert asked(share) == (3, 0), "it is sent while the caller has the first file in hand"
+    assert len(list(arrivals)) == 3 * len(FILES) - 1
+    assert asked(share) == (5, 0)
+
+
 def test_large_files_come_alone(share: Share, store: NextcloudStore) -> None:
     """They cost the server their bytes either way, and an archive is held in memory."""
     large = random.Random(1).randbytes(LARGE_BYTES)
@@ -86,16 +116,47 @@ def test_one_small_file_comes_alone(share: Share, store: NextcloudStore) -> None
 
 
 @pytest.mark.parametrize("hangs_up", [False, True])
-@pytest.mark.parametrize("after_bytes", [0, 10, 5_000, 60_000])
-def test_a_torn_archive_is_completed_by_single_files(
+@pytest.mark.parametrize("after_bytes", [0, 10, 5_000, 30_000])
+def test_a_torn_archive_gives_what_it_had(
     nextcloud: NextcloudServer,
+    share: Share,
     store: NextcloudStore,
     after_bytes: int,
     hangs_up: bool,  # noqa: FBT001  a parameter
 ) -> None:
-    """Also where it ends well, with a 200."""
+    """Also where it ends well, with a 200: the file it was cut at comes alone, those behind it as an archive."""
     nextcloud.truncate_next_archive(after_bytes, hangs_up=hangs_up)
     assert read(store, store.list()) == FILES
+    again_whole = hangs_up and after_bytes == 0
+    assert asked(share) == (3, 0 if again_whole else 1)
+
+
+@pytest.mark.parametrize("place", [0, 1, 60, 127, 128, 199])
+def test_a_locked_member_cuts_off_itself_alone(
+    nextcloud: NextcloudServer, share: Share, store: NextcloudStore, place: int
+) -> None:
+    """The server ends the archive with an error, in a 200; what comes behind it is asked for once more."""
+    nextcloud.lock_member(sorted(FILES)[place], count=10)
+    assert read(store, store.list()) == FILES
+    archives, alone = asked(share)
+    assert archives == (2 if place in {127, 199} else 3)
+    assert alone == 1
+
+
+def test_three_locked_members_cost_three_files(nextcloud: NextcloudServer, share: Share, store: NextcloudStore) -> None:
+    """Each end of an archive brings it on."""
+    for place in (20, 21, 100):
+        nextcloud.lock_member(sorted(FILES)[place], count=10)
+    assert read(store, store.list()) == FILES
+    assert asked(share) == (5, 3)
+
+
+def test_archives_without_end_are_given_up(nextcloud: NextcloudServer, share: Share, store: NextcloudStore) -> None:
+    """Of the second one in a row that brings nothing, all files come alone."""
+    for _ in range(4):
+        nextcloud.truncate_next_archive(20)
+    assert read(store, store.list()) == FILES
+    assert asked(share) == (4, len(FILES))
 
 
 def test_a_damaged_member_is_fetched_alone(nextcloud: NextcloudServer, share: Share, store: NextcloudStore) -> None:
@@ -117,15 +178,41 @@ def test_a_member_that_is_left_out_is_fetched_alone(
 
 
 def test_a_file_that_is_gone_fails_alone(share: Share, store: NextcloudStore) -> None:
-    """Its archive is refused as a whole, with 404; the others of it come."""
+    """Its archive is refused as a whole, with 404; the others of it come, nearly all of them in smaller ones."""
     entries = store.list()
     gone = list(FILES)[7]
     share.remove(gone)
+    share.server.forget()
     outcomes = {entry.key: outcome for entry, outcome in store.read_many(entries)}
     assert isinstance(outcomes.pop(gone), errors.NotFoundError)
     assert {key: content(outcome) for key, outcome in outcomes.items()} == {
         key: data for key, data in FILES.items() if key != gone
     }
+    archives, alone = asked(share)
+    assert archives <= 2 + 2 * 4
+    assert alone < 2 * 16
+
+
+def test_a_folder_that_is_gone_costs_few_archives(share: Share, store: NextcloudStore) -> None:
+    """Where hardly a file is left, it is soon asked for each by itself."""
+    entries = store.list()
+    share.remove(*list(FILES)[5:])
+    share.server.forget()
+    outcomes = {entry.key: outcome for entry, outcome in store.read_many(entries)}
+    assert sum(isinstance(outcome, errors.NotFoundError) for outcome in outcomes.values()) == len(FILES) - 5
+    assert asked(share)[0] <= 30
+
+
+def test_a_member_of_another_size_does_not_hide_the_others(
+    nextcloud: NextcloudServer, share: Share, store: NextcloudStore
+) -> None:
+    """Where it ends is unknown; what comes behind it is asked for again."""
+    entries = store.list()
+    changed = {key: FILES[key] + b"longer" for key in sorted(FILES)[40:42]}
+    share.put(changed)
+    nextcloud.forget()
+    assert read(store, entries) == FILES | changed
+    assert asked(share) == (4, 2)
 
 
 def test_a_file_of_another_size_comes_as_it_is_now(share: Share, store: NextcloudStore) -> None:

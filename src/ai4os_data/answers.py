@@ -11,6 +11,13 @@ from ai4os_data import errors
 if TYPE_CHECKING:
     from ai4os_data.remotes import Remote
 
+LOCKED = (
+    "the file is locked on the server, and still so after several tries. Somebody writes to it or has it open, as the "
+    "server's web page shows, or a client died with it: Nextcloud drops such a lock after an hour at most. Wait, close "
+    "it there, or ask the administrator to unlock it (`occ files:lock --unlock FILEID`, or its rows in oc_file_locks). "
+    "A dataset with on_error='skip' goes on without it"
+)
+
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -85,7 +92,7 @@ _MEANINGS: dict[int, tuple[type[errors.StorageError], str]] = {
     412: (errors.ChangedError, "the file is not the version that was asked for"),
     413: (errors.ServerError, "larger than the server takes"),
     416: (errors.ChangedError, "the file is shorter than it was listed"),
-    423: (errors.LockedError, "locked on the server, and still so after several tries"),
+    423: (errors.LockedError, LOCKED),
     500: (errors.ServerError, "the server failed"),
     502: (errors.ServerUnavailableError, "a gateway does not reach the server"),
     503: (errors.ServerUnavailableError, "the server is in maintenance or overloaded"),

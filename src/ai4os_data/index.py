@@ -14,15 +14,15 @@ import xxhash
 from ai4os_data import errors
 from ai4os_data.cache.objects import digest
 from ai4os_data.entries import ByKey, PackedEntries
-from ai4os_data.stores.base import is_safe
+from ai4os_data.stores.base import Store, is_safe
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ai4os_data.cache import DiskCache
     from ai4os_data.packed import PackedList
-    from ai4os_data.stores.base import Entry, Store
+    from ai4os_data.stores.base import Entry
 
 Drift = Literal["error", "warn", "refresh"]
 
@@ -34,6 +34,7 @@ _UNREACHABLE = (
     errors.StorageGoneError,
 )
 _NAMED = 5
+_OPENING_S = 30.0  # without an answer, and the kept listing serves; or there is none, and the error comes
 
 
 class Index:
@@ -46,10 +47,16 @@ class Index:
         listed_s: when, in seconds since the epoch.
         checked_s: when it was last compared with the storage.
         newer: the files of a lock file that have changed since it was written, as they were then.
+        folders: the folders at the top, those without a file included; None where nobody has asked for them.
     """
 
     def __init__(
-        self, entries: Iterable[Entry], location: str, token: str | None = None, listed_s: float | None = None
+        self,
+        entries: Iterable[Entry],
+        location: str,
+        token: str | None = None,
+        listed_s: float | None = None,
+        folders: Sequence[str] | None = None,
     ) -> None:
         self.entries = PackedEntries.of(entries)
         self.location = location
@@ -57,6 +64,7 @@ class Index:
         self.listed_s = time.time() if listed_s is None else listed_s
         self.checked_s = self.listed_s
         self.newer: dict[str, Entry] = {}
+        self.folders = folders
 
     def __len__(self) -> int:
         """How many files there are."""
@@ -75,6 +83,11 @@ class Index:
     def by_key(self) -> Mapping[str, Entry]:
         """The entries, to look up."""
         return ByKey(self.entries)
+
+    @property
+    def tops(self) -> list[str]:
+        """The folders at the top, in order, as far as they are known."""
+        return sorted({key.partition("/")[0] for key in self.keys if "/" in key}.union(self.folders or ()))
 
     @cached_property
     def digest(self) -> str:
@@ -137,6 +150,7 @@ class Index:
             "sizes": sizes,
             "etags": etags,
             "modified": modified if any(modified) and not all(etags) else None,
+            "folders": self.folders,
         }
 
     @classmethod
@@ -149,7 +163,10 @@ class Index:
         if not all(isinstance(part, list) and len(part) == len(keys) for part in parts):
             raise ValueError("columns")
         entries = PackedEntries.of_columns(*parts)
-        return cls(entries, str(columns["location"]), columns["token"], float(columns["listed_s"]))  # type: ignore[arg-type]
+        folders = columns.get("folders")
+        if folders is not None and not (isinstance(folders, list) and all(map(is_safe, folders))):
+            raise ValueError("folders")
+        return cls(entries, str(columns["location"]), columns["token"], float(columns["listed_s"]), folders)  # type: ignore[arg-type]
 
     # --- kept beside the cache
 
@@ -215,6 +232,7 @@ def open_index(
         StorageError: it cannot be listed, and no listing is kept.
     """
     kept = Index.load(lock_file) if lock_file is not None else _kept(cache, _name(store))
+    store = store.hurried(_OPENING_S, waits=kept is None)
     try:
         token = store.token()
         if kept is not None and token is not None and token == kept.token:
@@ -240,6 +258,24 @@ def list_anew(store: Store, cache: DiskCache | None) -> Index:
     listed = Index(store.list(), store.location, token)
     _keep(cache, store, listed)
     return listed
+
+
+def find_folders(index: Index, store: Store, cache: DiskCache | None) -> None:
+    """Take the folders at the top into a listing, those without a file included, and keep it so.
+
+    Raises:
+        StorageError: the storage can be reached, but not be asked.
+    """
+    if index.folders is not None or type(store).members is Store.members:  # that shows no more than a listing of files
+        return
+    try:
+        index.folders = store.members("")[1]
+    except _UNREACHABLE as error:
+        tell_once(
+            f"{store.location}: folders without a file are not seen, since the storage cannot be reached: {error}"
+        )
+        return
+    _keep(cache, store, index)
 
 
 def _name(store: Store) -> str:

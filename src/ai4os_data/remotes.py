@@ -299,5 +299,15 @@ def _rediscover(name: str, url: str) -> Remote:
     return remote if remote.url == url else remote.at(url)
 
 
+def renewed(remote: Remote) -> Remote:
+    """The remote as its configuration has it now; one that was passed in stays as it is."""
+    if not remote.discovered or remote.name is None:
+        return remote
+    try:
+        return _rediscover(remote.name, remote.url)
+    except RemoteError:
+        return remote
+
+
 def _rebuild(state: dict[str, object]) -> Remote:
     return Remote(**state)  # type: ignore[arg-type]  # exactly the fields that were pickled

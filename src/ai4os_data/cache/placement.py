@@ -28,12 +28,19 @@ _OUR_NAMES = ("index", "leases", "lock")  # in "objects" and "listings" only fil
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # FS_IOC_GETFLAGS and FS_IOC_SETFLAGS of linux/fs.h, on 64-bit
 _TOP_OF_TREE = 0x00020000  # FS_TOPDIR_FL, the attribute T of chattr(1)
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?(b?)\s*", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_HOW_TO_WRITE_A_SIZE = (
+    "write a number of bytes, '20GiB' or '20G' (20 * 1024**3 bytes, as rclone counts), '20GB' (20 * 1000**3 bytes, "
+    "18.6 GiB), or 'auto'"
+)
 
 
 def parse_size(size: int | str) -> int:
-    """Bytes from a number, or from a text such as ``"20GiB"``, ``"300MB"`` or ``"20G"`` (binary, as in rclone).
+    """Bytes from a number, or from a text.
+
+    ``"20GiB"``, ``"20Gi"`` and ``"20G"`` are 20 * 1024**3 bytes: a bare letter is binary, as in rclone. ``"20GB"`` and
+    ``"20 GB"`` are 20 * 1000**3, as disks are sold, which is 18.6 GiB.
 
     Raises:
         CacheLimitError: it is neither, or too small to work with.
@@ -44,10 +51,10 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, str):
         match = _SIZE.fullmatch(size)
         if match is None:
-            message = f"{size!r} is not a size: write a number of bytes, '20GiB', '300MB', or 'auto'"
+            message = f"{size!r} is not a size: {_HOW_TO_WRITE_A_SIZE}"
             raise CacheLimitError(message)
         decimal = bool(match[4]) and not match[3] and bool(match[2])
-        limit = int(float(match[1]) * (1000 if decimal else 1024) ** _POWERS[match[2].lower()])
+        limit = int(float(match[1]) * (1000 if decimal else 1024) ** _POWERS[(match[2] or "").lower()])
     else:
         limit = size
     if limit < SMALLEST_BYTES:
@@ -57,6 +64,13 @@ def parse_size(size: int | str) -> int:
         )
         raise CacheLimitError(message)
     return limit
+
+
+def shown_size(size_bytes: int) -> str:
+    """A size for people to read: in GiB from one on, else in MiB, and what is small in KiB."""
+    if size_bytes >= 2**30:
+        return f"{size_bytes / 2**30:.1f} GiB"
+    return f"{size_bytes / 2**20:.0f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 2**10:.0f} KiB"
 
 
 def is_size(text: object) -> bool:
@@ -158,6 +172,11 @@ def _claim_directory(directory: str) -> None:
         )
         raise CacheError(message)
     mark(directory)
+
+
+def is_cache(directory: str) -> bool:
+    """Whether a directory is marked as a cache of ours."""
+    return os.path.isfile(f"{directory}/{MARKER}")
 
 
 def mark(directory: str) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from ai4os_data import errors, mounts
 from ai4os_data.bodies import MemoryBody
 from ai4os_data.cache import DiskCache
+from ai4os_data.cli.output import say
 from ai4os_data.cli.visits import visiting
 from ai4os_data.remotes import Remote
 from ai4os_data.retries import Patience
@@ -75,9 +76,9 @@ def run(options: Options) -> int:
     """Look at everything; the exit code is 1 where something does not work."""
     is_well = True
     for finding in examine(options, os.environ):
-        print(finding, flush=True)
+        say(finding)
         is_well &= finding.state != "bad"
-    print(f"\n{_verdict(is_well=is_well, writes=options.writes)}")
+    say(f"\n{_verdict(is_well=is_well, writes=options.writes)}")
     return 0 if is_well else 1
 
 

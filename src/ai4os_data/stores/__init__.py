@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -11,6 +12,7 @@ from ai4os_data.bodies import Content
 from ai4os_data.errors import LocationError, RemoteError
 from ai4os_data.locations import DavLocation, FsspecLocation, RemoteLocation
 from ai4os_data.remotes import Remote
+from ai4os_data.retries import OUTAGE_S, Patience, checked_outage_s
 from ai4os_data.stores.base import Entry, Fetched, Level, Store
 from ai4os_data.stores.directory import DirectoryStore
 from ai4os_data.stores.memory import MemoryStore
@@ -18,8 +20,6 @@ from ai4os_data.stores.mounted import open_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from ai4os_data.retries import Patience
 
 __all__ = ["Content", "DirectoryStore", "Entry", "Fetched", "Level", "MemoryStore", "Store", "open_store"]
 
@@ -32,6 +32,7 @@ def open_store(
     patience: Patience | None = None,
     counters: telemetry.Counters | None = None,
     create: bool = False,
+    outage_s: float | None = None,
     **options: Any,
 ) -> Store:
     """The store for a location.
@@ -45,14 +46,21 @@ def open_store(
         counters: where requests and bytes are counted.
         create: whether there may be nothing at it yet, since it is to be written to: the first file makes the folder.
             A ``/storage`` where no storage is mounted is refused then.
+        outage_s: how long reads wait for a server that is away, in seconds; 10 minutes by default, 0 for no longer than
+            their tries. A `Store`, and a ``patience``, say it themselves.
         options: passed to the fsspec file system.
 
     Raises:
         LocationError: it cannot be understood, or there is nothing at it.
         RemoteError: its remote is not configured.
+        ValueError: ``outage_s`` is no number of seconds.
     """
+    if outage_s is not None:
+        outage_s = checked_outage_s(outage_s)
     if isinstance(location, Store):
-        return location
+        return location if outage_s is None else location.waiting(outage_s)
+    if outage_s is not None or patience is None:
+        patience = replace(patience or Patience(), outage_s=OUTAGE_S if outage_s is None else outage_s)
     environ = os.environ if environ is None else environ
     shown = locations.shown(location)
     chosen = Remote.discover(remote, environ) if isinstance(remote, str) else remote
@@ -70,10 +78,12 @@ def open_store(
     if isinstance(parsed, FsspecLocation):
         from ai4os_data.stores.anyfsspec import FsspecStore
 
-        return FsspecStore(parsed.url, counters=counters, **options)
+        return FsspecStore(parsed.url, counters=counters, patience=patience, **options)
     if chosen is not None and not os.path.isabs(parsed.path):
         return dav(chosen, parsed.path.strip("/"))
-    return open_path(parsed.path, chosen, environ=environ, open_dav=dav, counters=counters, create=create)
+    return open_path(
+        parsed.path, chosen, environ=environ, open_dav=dav, counters=counters, create=create, patience=patience
+    )
 
 
 def open_dav(

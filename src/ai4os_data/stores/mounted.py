@@ -22,6 +22,8 @@ from ai4os_data.telemetry import tell_once
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ai4os_data.retries import Patience
+
 STORAGE = "/storage"
 
 _LOOK_DEADLINE_S = 30.0  # a large folder may take some seconds; behind a dead server it may take minutes
@@ -39,6 +41,7 @@ def open_path(
     open_dav: OpenDav,
     counters: telemetry.Counters | None = None,
     create: bool = False,
+    patience: Patience | None = None,
     table: Path = mounts.MOUNT_TABLE,
     storage: str = STORAGE,
     deadline_s: float = _LOOK_DEADLINE_S,
@@ -52,6 +55,7 @@ def open_path(
         open_dav: opens the store for a path below a remote.
         counters: where bytes are counted.
         create: whether it may be missing, since it is to be written to; the first file makes it.
+        patience: how long reads of a mount wait for a storage that is away.
         table: the mount table.
         storage: where the platform mounts the storage.
         deadline_s: how long a first look at a mount may take; a dead one can block for ever.
@@ -85,7 +89,7 @@ def open_path(
         return direct
     if direct is not None and is_same:
         return direct
-    return DirectoryStore(path, counters=counters)
+    return DirectoryStore(path, counters=counters, patience=patience)
 
 
 def _nearest(path: str, *, is_network: bool, deadline_s: float) -> str:
