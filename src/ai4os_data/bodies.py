@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -96,6 +97,45 @@ class CappedBody(MemoryBody):
         super().restart()
         self._left_bytes = self._most_bytes
         self._seen_bytes = 0
+
+
+class LargeBody:
+    """The bytes of a large answer in one piece of memory, which is given out as it is: never twice in memory."""
+
+    def __init__(self) -> None:
+        self._buffer = io.BytesIO()
+
+    @property
+    def length(self) -> int:
+        """How many bytes there are."""
+        return self._buffer.tell()
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self._buffer.write(chunk)
+
+    def restart(self) -> None:
+        """Forget what came so far."""
+        self._buffer = io.BytesIO()
+
+    def getvalue(self) -> bytes:
+        """All of them."""
+        return self._buffer.getvalue()
+
+
+class NoBody:
+    """The length of an answer that nobody reads."""
+
+    def __init__(self) -> None:
+        self.length = 0
+
+    def write(self, chunk: bytes) -> None:
+        """Count the next bytes."""
+        self.length += len(chunk)
+
+    def restart(self) -> None:
+        """Forget what came so far."""
+        self.length = 0
 
 
 class HashBody:

@@ -459,10 +459,9 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             return
         cached, entry = self._existing(rpath)
         callback.set_size(entry.size_bytes)
-        if outfile is not None:
-            outfile.write(cached.read(entry))
-        elif hasattr(lpath, "write"):
-            lpath.write(cached.read(entry))
+        if outfile is not None or hasattr(lpath, "write"):
+            with cached.open(entry) as file:
+                shutil.copyfileobj(file, lpath if outfile is None else outfile, _PIECE_BYTES)
         else:
             _get(cached, entry, os.fspath(lpath))
         callback.relative_update(entry.size_bytes)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ai4os_data.classes import Classes, Wanted
 from ai4os_data.errors import EmptyClassError, LocationError
 from ai4os_data.index import enumerated
+from ai4os_data.packed import packed_values
 
 if TYPE_CHECKING:
     from ai4os_data.sample import Sample
@@ -49,7 +50,7 @@ class Targets:
         function: Callable[[Sample], Any] | None = None,
         classes: Classes | None = None,
     ) -> None:
-        self.values = values
+        self.values = packed_values(values) if values is not None else None
         self.function = function
         self.numbering = classes
         self.classes = list(classes.names) if classes is not None else None
