@@ -207,13 +207,28 @@ def test_prepare_keeps_what_the_loader_can_do(folder: Any) -> None:
     assert loader.stats()["images"] == 8
 
 
-@pytest.mark.parametrize("is_placed", [True, False])
-def test_batches_come_on_the_device_of_the_accelerator(monkeypatch: pytest.MonkeyPatch, *, is_placed: bool) -> None:
-    """Also with workers; with ``device_placement=False`` they stay."""
-    accelerator = accelerate.Accelerator(cpu=True, device_placement=is_placed)
+@pytest.mark.parametrize(
+    ("options", "asked", "device"),
+    [({}, {}, "meta"), ({"device_placement": False}, {}, "cpu"), ({}, {"device_placement": [False]}, "cpu")],
+)
+def test_batches_come_on_the_device_of_the_accelerator(
+    monkeypatch: pytest.MonkeyPatch, options: Any, asked: Any, device: str
+) -> None:
+    """Also with workers; they stay if the accelerator, or ``prepare``, is told so."""
+    accelerator = accelerate.Accelerator(cpu=True, **options)
     monkeypatch.setattr(type(accelerator), "device", torch.device("meta"))
-    loader = accelerator.prepare(StorageDataLoader(range(6), batch_size=3, num_workers=1))  # type: ignore[arg-type]
-    assert {batch.device.type for batch in loader} == {"meta" if is_placed else "cpu"}
+    loader: Any = StorageDataLoader(range(6), batch_size=3, num_workers=1)  # type: ignore[arg-type]
+    assert {batch.device.type for batch in accelerator.prepare(loader, **asked)} == {device}
+
+
+def test_batches_that_are_skipped_are_those_of_the_epoch() -> None:
+    """As the ``Trainer`` of Transformers resumes: it tells the epoch to the batch sampler."""
+    loader: Any = StorageDataLoader(range(24), batch_size=4, shuffle=True)  # type: ignore[arg-type]
+    epochs = [seen_by(loader) for _ in range(4)]
+    fresh: Any = StorageDataLoader(range(24), batch_size=4, shuffle=True)  # type: ignore[arg-type]
+    skipped = accelerate.skip_first_batches(accelerate.Accelerator(cpu=True).prepare(fresh), 2)
+    skipped.batch_sampler.batch_sampler.set_epoch(3)
+    assert seen_by(skipped) == epochs[3][2:]
 
 
 def test_a_loader_that_nobody_prepares_is_as_it_was(folder: Any) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import time
+import tracemalloc
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 import pytest
 
 from ai4os_data import errors
+from ai4os_data.bodies import HashBody, MemoryBody
 from ai4os_data.remotes import Remote
 from ai4os_data.stores import Fetched
 from ai4os_data.stores.nextcloud import NextcloudStore
@@ -21,6 +24,7 @@ from shares import Share
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ai4os_data.bodies import Body
     from ai4os_data.retries import Patience
     from ai4os_data.stores import Entry
 
@@ -156,12 +160,26 @@ def test_three_locked_members_cost_three_files(nextcloud: NextcloudServer, share
     assert asked(share) == (5, 3)
 
 
-def test_archives_without_end_are_given_up(nextcloud: NextcloudServer, share: Share, store: NextcloudStore) -> None:
-    """Of the second one in a row that brings nothing, all files come alone."""
+def test_archives_without_a_member_become_smaller(
+    nextcloud: NextcloudServer, share: Share, store: NextcloudStore
+) -> None:
+    """As from a version that finds out that a file is missing when it has begun to answer."""
     for _ in range(4):
         nextcloud.truncate_next_archive(20)
     assert read(store, store.list()) == FILES
-    assert asked(share) == (4, len(FILES))
+    assert asked(share) == (2 + 2 + 4, 4)
+
+
+def test_archives_that_never_have_a_member_are_given_up(
+    nextcloud: NextcloudServer, share: Share, store: NextcloudStore
+) -> None:
+    """Smaller ones are tried, as long as that is worth it."""
+    for _ in range(60):
+        nextcloud.truncate_next_archive(20)
+    assert read(store, store.list()) == FILES
+    archives, alone = asked(share)
+    assert archives <= 2 * (2 + 2 + 4)
+    assert alone == len(FILES)
 
 
 def test_a_damaged_member_is_fetched_alone(nextcloud: NextcloudServer, share: Share, store: NextcloudStore) -> None:
@@ -232,6 +250,27 @@ def test_a_file_of_another_size_comes_as_it_is_now(share: Share, store: Nextclou
     assert outcome.entry.is_same_version(store.stat(changed))
     listed = next(entry for entry in entries if entry.key == changed)
     assert not outcome.entry.is_same_version(listed)
+
+
+def test_a_file_that_has_grown_takes_no_memory_in_an_archive(share: Share, store: NextcloudStore) -> None:
+    """An archive is held in memory as far as it can be what was listed; the file comes as large files do."""
+    entries = store.list()[:40]
+    grown = random.Random(2).randbytes(48 * 2**20)
+    share.put({entries[3].key: grown})
+
+    def body(entry: Entry) -> Body:
+        return HashBody() if entry.key == entries[3].key else MemoryBody()
+
+    tracemalloc.start()
+    came = dict(store.read_many(entries, body))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    outcome = came[entries[3]]
+    assert isinstance(outcome, Fetched)
+    assert isinstance(outcome.body, HashBody)
+    assert outcome.body.sha256 == hashlib.sha256(grown).hexdigest()
+    assert len(came) == 40
+    assert peak_bytes < 8 * 2**20
 
 
 def test_names_never_make_a_request_too_long(share: Share, patience: Patience) -> None:

@@ -17,6 +17,8 @@ from shares import Folder, Share
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ai4os_data.retries import Patience
+
 FILES = {f"{name}/{number}.jpg": f"{name}{number}" for name in ("ant", "bee", "cat") for number in range(2)}
 
 
@@ -54,7 +56,7 @@ def test_class_folder_without_a_matching_file_is_an_error(place: Folder) -> None
     """As in ImageFolder: it is a FileNotFoundError, and names the folder, what is in it, and the three ways out."""
     place.put({"axe/notes.txt": ""})
     with pytest.raises(
-        FileNotFoundError, match=r"'axe' \(1 files, such as 'axe/notes\.txt'\) matches '\*\*/\*\.jpg'"
+        FileNotFoundError, match=r"'axe' \(1 file, such as 'axe/notes\.txt'\) matches '\*\*/\*\.jpg'"
     ) as e:
         open_dataset(place, pattern="**/*.jpg")
     assert isinstance(e.value, EmptyClassError | EmptyDatasetError)
@@ -95,6 +97,18 @@ def test_folders_are_asked_for_once_and_kept_with_the_listing(cloud_share: Share
             open_dataset(cloud_share, cache=tmp_path / "cache")
         asked = [request.headers["depth"] for request in cloud_share.requests("PROPFIND")]
         assert asked == (["0", "infinity", "1"] if attempt == 0 else ["0"])
+
+
+def test_kept_listing_without_folders_serves_while_the_server_is_down(
+    share: Share, tmp_path: Path, patience: Patience, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that was made for samples without labels; that folders are not seen then is told."""
+    share.put(FILES)
+    open_dataset(share, target=None, cache=tmp_path / "cache")
+    with share.down():
+        dataset = StorageDataset(share.store(patience), target="folder", cache=tmp_path / "cache")
+    assert dataset.classes == ["ant", "bee", "cat"]
+    assert any("folders without a file are not seen" in said for said in warnings(caplog))
 
 
 def test_lock_file_holds_the_class_folders(place: Folder, tmp_path: Path) -> None:
@@ -154,6 +168,7 @@ def test_class_that_is_not_given_is_an_error_that_names_it(place: Folder) -> Non
         ({"classes": "ant"}, TypeError, "list of names"),
         ({"classes": ["ant", 3]}, TypeError, "3 is none"),
         ({"classes": {"ant": 0}}, TypeError, "list of names"),
+        ({"classes": {"ant", "bee", "cat"}}, TypeError, "a set has no order"),
         ({"class_to_idx": {"ant": 0, "bee": 1, "cat": 3}}, ValueError, "0 to 2, without gaps"),
         ({"class_to_idx": {"ant": 1, "bee": 2, "cat": 3}}, ValueError, r"class_to_idx\['cat'\] is 3"),
         ({"class_to_idx": {"ant": 0, "bee": 1, "cat": 1}}, ValueError, "'cat' and 'bee' the same number"),
@@ -181,6 +196,18 @@ def test_numbers_of_numpy_and_torch_are_numbers(tmp_path: Path) -> None:
     place.put(FILES)
     numbers = {name: number for number, name in zip(torch.tensor([2, 0, 1]), ("ant", "bee", "cat"), strict=True)}
     assert open_dataset(place, class_to_idx=numbers).classes == ["bee", "cat", "ant"]
+
+
+def test_names_with_accents_are_the_same_however_they_are_composed(tmp_path: Path) -> None:
+    """A Mac takes letters apart, and Nextcloud puts them together; two classes that differ in this alone stay two."""
+    apart, together = "a\u0308pfel", "\u00e4pfel"
+    place = Folder(tmp_path / "place")
+    place.put({f"{apart}/0.jpg": "", "bee/0.jpg": ""})
+    dataset = open_dataset(place, classes=["bee", together])
+    assert (dataset.targets, dataset.classes) == ([1, 0], ["bee", together])
+    assert open_keys(place, "bee/0.jpg", targets=[apart], classes=["bee", together], allow_empty=True).targets == [1]
+    place.put({f"{together}/0.jpg": ""})
+    assert open_dataset(place, classes=["bee", together, apart]).targets == [2, 0, 1]
 
 
 def test_mapping_and_function_give_names_where_classes_are_given(place: Folder) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
 from ai4os_data import StorageDataLoader, StorageSampler
 from ranks import run_by_ranks
 
 lightning = pytest.importorskip("lightning", reason="lightning is not installed")
+torchmetrics = pytest.importorskip("torchmetrics", reason="lightning is not installed, and torchmetrics with it")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning's own, about devices, workers and loggers
 
@@ -27,6 +28,7 @@ class Model(lightning.LightningModule):  # type: ignore[misc, name-defined]  # w
     def __init__(self, loaders: Any = None) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
+        self.mean = torchmetrics.MeanMetric()
         self.seen: list[int] = []
         self._loaders = loaders
 
@@ -38,6 +40,8 @@ class Model(lightning.LightningModule):  # type: ignore[misc, name-defined]  # w
     def test_step(self, batch: torch.Tensor, _: int) -> None:  # noqa: PT019  no test, a hook
         """Take note of it."""
         self.seen += batch.tolist()
+        self.mean.update(batch)
+        self.log("mean", self.mean)
 
     def predict_dataloader(self) -> Any:
         """Return a loader whose arguments Lightning captures."""
@@ -84,7 +88,11 @@ def evaluated() -> dict[str, list[int]]:
         getattr(trainer, task)(model, **({} if loader is None else {"dataloaders": loader}))
         if task == "predict":
             assert [number for batch in writer.indices for number in batch] == model.seen
+        else:
+            means.append(float(trainer.callback_metrics["mean"]))
         return model.seen
+
+    means: list[float] = []
 
     def loader(**options: Any) -> StorageDataLoader:
         return StorageDataLoader(range(SAMPLES), **{"batch_size": 4, **options})  # type: ignore[arg-type]
@@ -97,22 +105,25 @@ def evaluated() -> dict[str, list[int]]:
         "predict in a hook": seen("predict", None),
         "predict, shuffled": seen("predict", loader(shuffle=True)),
         "predict, dropped": seen("predict", loader(drop_last=True)),
+        "predict, own sampler": seen("predict", loader(sampler=RandomSampler(range(SAMPLES)))),
         "predict one by one": seen("predict", loader(batch_size=1)),
     }
     told["heard"] = list(heard)
     told |= {
         "test": seen("test", same),
         "test, uneven": seen("test", loader(even_batches=False)),
+        "test, a batch less": seen("test", loader(even_batches=False, batch_size=1)),
         "test, all": seen("test", loader(sampler=everything), use_distributed_sampler=False),
     }
     told["heard then"] = list(heard)
+    told["means"] = means
     return told
 
 
 def test_lightning_predicts_each_sample_once_and_says_what_a_test_repeats() -> None:
     """13 samples on 2 ranks: 13 predictions with their indices; a test gives 14, with a warning, or 13 if asked to."""
     first, second = run_by_ranks(evaluated)
-    for name in ("plain", "predict", "predict in a hook", "predict, shuffled", "predict one by one", "test, uneven"):
+    for name in set(first) - {"predict, dropped", "test", "test, all", "heard", "heard then", "means"}:
         assert sorted(first[name] + second[name]) == list(range(SAMPLES)), name
     assert len(first["predict, dropped"] + second["predict, dropped"]) == 12
     assert (first["heard"], second["heard"]) == ([], [])
@@ -121,6 +132,7 @@ def test_lightning_predicts_each_sample_once_and_says_what_a_test_repeats() -> N
     assert said.startswith("1 of 13 samples will be given twice, so that 2 ranks make as many steps.")
     assert "even_batches=False" in said
     assert second["heard then"] == []
+    assert first["means"] == second["means"] == [pytest.approx(78 / 14), 6.0, 6.0, 6.0]
     assert first["test, all"] == second["test, all"] == list(range(SAMPLES))
 
 

@@ -18,7 +18,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from torch.utils.data import DataLoader
 
-from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, errors, index, outages
+from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, errors, outages, retries
 from ai4os_data.fsspec import open_filesystem
 from ai4os_data.remotes import Remote
 from ai4os_data.retries import OUTAGE_S, Patience
@@ -404,7 +404,7 @@ def test_opening_waits_no_longer_than_half_a_minute(
     away_share: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no longer than a second here; without a kept listing the error comes then, with one the dataset opens."""
-    monkeypatch.setattr(index, "_OPENING_S", 1.0)
+    monkeypatch.setattr(retries, "OPENING_S", 1.0)
     dataset = dataset_on(away_share, tmp_path)
     assert len(dataset) == NUMBER
     with away_share.down():
@@ -421,7 +421,7 @@ def test_silent_server_is_not_waited_for_where_a_listing_is_kept(
     fault: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each question ends within the time that opening has."""
-    monkeypatch.setattr(index, "_OPENING_S", 1.0)
+    monkeypatch.setattr(retries, "OPENING_S", 1.0)
     share = Share(fault)
     share.put(FILES)
     patience = replace(PATIENT, stall_s=60)

@@ -269,6 +269,8 @@ def test_files_that_are_nearly_matched_are_told() -> None:
         ".sync_0123abc.db-wal",
         "._sync_0123.db",
         ".git/objects/a",
+        ".snapshot/hourly.0/a.jpg",
+        ".cache/huggingface/download/a.jpg.metadata",
         "a/__pycache__/b.pyc",
     ],
 )

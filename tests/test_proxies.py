@@ -267,6 +267,16 @@ def test_an_encrypted_server_is_reached_by_connect(encrypted: Remote, monkeypatc
         assert proxy.asked == [f"CONNECT 127.0.0.1:{port_of(encrypted)}"] * 2
 
 
+def test_a_proxy_may_be_encrypted_itself(
+    encrypted: Remote, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is verified by the same authorities as the server."""
+    with TunnelProxy("connect", port_of(encrypted), certificate=certificates.valid) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"https://{proxy.address}")
+        assert read_all(WebDAVStore(encrypted)) == {"a.bin": b"1"}
+        assert proxy.asked == [f"CONNECT 127.0.0.1:{port_of(encrypted)}"] * 2
+
+
 @pytest.mark.parametrize(
     ("status", "expected"),
     [

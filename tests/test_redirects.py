@@ -200,6 +200,15 @@ def test_what_is_no_address_of_a_file_is_not_followed(faulty: Faulty, place: str
     assert len(faulty.requests()) == 1
 
 
+@pytest.mark.parametrize("status", [300, 304, 305, 306])
+def test_what_is_no_redirect_is_told_as_what_it_is(faulty: Faulty, pool: FaultServer, status: int) -> None:
+    """Also where it names an address; where it names none, none is invented."""
+    faulty.server.script(KEY, to(pool, status=status), Fault(status=status))
+    for _ in range(2):
+        assert str(status) in str(outcome_of(faulty))
+    assert pool.requests() == []
+
+
 def test_https_is_not_left_for_http(pool: FaultServer, tmp_path: Path, patience: Patience) -> None:
     """What was to come encrypted would not."""
     (tmp_path / "certificates").mkdir()

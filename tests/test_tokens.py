@@ -14,6 +14,7 @@ from ai4os_data.errors import AuthenticationError, RemoteError
 from ai4os_data.remotes import Remote
 from ai4os_data.stores import open_store
 from ai4os_data.stores.webdav import WebDAVStore
+from servers import Fault
 from test_remotes import conf, rclone
 
 if TYPE_CHECKING:
@@ -132,23 +133,37 @@ def test_a_token_command_that_fails_is_told(fault: FaultServer, tmp_path: Path, 
 
 
 def test_a_token_that_has_expired_is_read_anew(fault: FaultServer, command: Command, tmp_path: Path) -> None:
-    """By running the command again, once for all who hold the old one."""
+    """By running the command again, once for all who hold the old one, at one request that is refused."""
     assert fault.token is not None
     command.change("expired")
     environ = configured(fault, tmp_path, f"bearer_token_command = {command.option}")
     stores = [open_store("hifis:d", environ=environ) for _ in range(2)]
     with pytest.raises(AuthenticationError):
         stores[0].list()
-    assert command.runs == 1
-    held = [store.transport.remote for store in stores if isinstance(store, WebDAVStore)]
-    assert held[0].renewed(environ) is None  # it still prints the old one
+    assert command.runs == 2  # it still prints the old one
+    assert len(fault.requests()) == 1
+    fault.forget()
     command.change(fault.token)
-    for remote in held:
-        renewed = remote.renewed(environ)
-        assert renewed is not None
-        assert renewed.token == fault.token
-        assert WebDAVStore(renewed, "d").read("a.bin") == b"1"
+    held = [WebDAVStore(Remote.discover("hifis", environ), "d") for _ in range(3)]
+    for store in held:
+        assert store.read("a.bin") == b"1"
     assert command.runs == 3
+    assert [request.status for request in fault.requests()].count(401) == 1
+    assert {store.transport.remote.renewed(environ) for store in held[1:]} == {None}
+
+
+def test_an_odd_refusal_in_a_training_runs_the_command_again(
+    fault: FaultServer, command: Command, tmp_path: Path
+) -> None:
+    """And the rest of the epoch is read, whatever it prints."""
+    environ = configured(fault, tmp_path, f"bearer_token_command = {command.option}")
+    store = open_store("hifis:d", environ=environ)
+    for _ in range(5):
+        assert store.read("a.bin") == b"1"
+    fault.script("d/a.bin", Fault(status=401))
+    for _ in range(5):
+        assert store.read("a.bin") == b"1"
+    assert command.runs == 2
 
 
 def test_credentials_are_read_anew_from_where_they_were_found(tmp_path: Path) -> None:
@@ -256,6 +271,9 @@ def test_an_option_that_is_not_followed_is_logged(
 ) -> None:
     """Once, and only where it is switched on."""
     Remote.discover("hifis", configured(fault, tmp_path, f"{option} = {'None' if option == 'encoding' else 'false'}"))
+    assert caplog.text == ""
+    environ = configured(fault, tmp_path, f"{option} = {'Slash' if option == 'encoding' else 'true'}")
+    assert list(Remote.known(environ))  # looking through them uses none
     assert caplog.text == ""
     for _ in range(2):
         Remote.discover(

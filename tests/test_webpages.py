@@ -59,6 +59,7 @@ def test_a_page_of_an_account_is_known(before: str, front: str, page: str, folde
         (f"/s/{TOKEN}", ""),
         (f"/s/{TOKEN}/", ""),
         (f"/s/{TOKEN}/download", ""),
+        (f"/s/{TOKEN}/authenticate/showShare", ""),
         (f"/s/{TOKEN}/download?path=%2F{quote(FOLDER)}&files=x", FOLDER),
         (f"/s/{TOKEN}?dir=/sub", "sub"),
         (f"/s/{TOKEN}?path=%2Fsub", "sub"),

@@ -23,7 +23,7 @@ _PARTS_OF_A_MODEL = {"cp", "sp", "tp"}  # dimensions of a mesh along which proce
 
 
 class Accelerated:
-    """What ``accelerate.Accelerator`` asks of a loader, and learns from it while it is gone through.
+    """What ``accelerate.Accelerator`` looks for in a loader.
 
     Subclasses are loaders, with ``batch_size``, ``dataset``, ``sampler`` and ``batch_sampler``.
     """
@@ -37,6 +37,17 @@ class Accelerated:
     end_of_dataloader = False  # the batch that the caller has is the last one
     remainder = -1  # how many of the last batch of all processes together count; -1 if all do
     use_stateful_dataloader = True  # Accelerator.save_state() and load_state() keep the position
+    _placement: Placement | None = None
+
+    @property
+    def total_batch_size(self) -> int:
+        """How many samples a step takes, over all processes."""
+        return (self.batch_size or 1) * self._shares
+
+    @property
+    def total_dataset_length(self) -> int:
+        """How many samples there are, over all processes."""
+        return len(self.dataset)
 
     @property
     def _is_accelerate_prepared(self) -> bool:
@@ -48,16 +59,17 @@ class Accelerated:
             AttributeError: it is no accelerator that asks.
             ValueError: it would share out the samples in another way than this loader can.
         """
-        accelerator = _accelerator_of(sys._getframe(1))  # noqa: SLF001  there is no public way
+        frame = sys._getframe(1)  # noqa: SLF001  there is no public way
+        accelerator = _accelerator_of(frame)
         if accelerator is None:
             raise AttributeError("_is_accelerate_prepared")
-        return self._prepared_for(accelerator)
+        return self._prepared_for(accelerator, is_placed=frame.f_locals.get("device_placement"))
 
     @_is_accelerate_prepared.setter
     def _is_accelerate_prepared(self, _: bool) -> None:
         """Accelerate notes it down on all that it has prepared."""
 
-    def _prepared_for(self, accelerator: Any) -> bool:
+    def _prepared_for(self, accelerator: Any, *, is_placed: bool | None) -> bool:
         reason = self._why_not(accelerator)
         if reason is not None:
             tell_once(
@@ -68,9 +80,10 @@ class Accelerated:
         if accelerator.num_processes > 1:
             _refuse_other_shares(accelerator, self._shares)
             self._share_as(accelerator)
-        self._placement = _Placement(accelerator.device, non_blocking=accelerator.non_blocking)
-        if not accelerator.device_placement:
-            self._placement = self._placement._replace(device=None)
+        is_placed = accelerator.device_placement if is_placed is None else is_placed
+        self._placement = Placement(
+            accelerator.device if is_placed else None, non_blocking=getattr(accelerator, "non_blocking", False)
+        )
         return True
 
     def _why_not(self, accelerator: Any) -> str | None:
@@ -98,57 +111,56 @@ class Accelerated:
         if accelerator.dispatch_batches:
             tell_once("dispatch_batches=True is left out: each process reads its own part of the samples by itself")
 
-    # --- what an accelerator learns
 
-    _placement: _Placement | None = None
-
-    @property
-    def is_prepared(self) -> bool:
-        """Whether an accelerator has taken it as it is."""
-        return self._placement is not None
-
-    @property
-    def total_batch_size(self) -> int:
-        """How many samples a step takes, over all processes."""
-        return (self.batch_size or 1) * self._shares
-
-    @property
-    def total_dataset_length(self) -> int:
-        """How many samples there are, over all processes."""
-        return len(self.dataset)
-
-    def begin_for_accelerate(self, samples: int | None) -> None:
-        """Let an accelerator know that this loader is gone through.
-
-        Args:
-            samples: how many the ranks have before them together, repeated ones not counted; None if all count.
-        """
-        if self._placement is not None:
-            self.end_of_dataloader = False
-            self.remainder = -1 if samples is None else samples % self.total_batch_size
-            _accelerate("state").GradientState()._add_dataloader(self)  # noqa: SLF001  as its own loaders do
-
-    def end_for_accelerate(self) -> None:
-        """Let it know that nobody goes through it any longer."""
-        if self._placement is not None and (state := sys.modules.get("accelerate.state")) is not None:
-            state.GradientState()._remove_dataloader(self)  # noqa: SLF001  as its own loaders do
-
-    def given_to_accelerate(self, batch: Any, *, is_last: bool) -> Any:
-        """A batch, on the device of the accelerator that has prepared this loader."""
-        placement = self._placement
-        if placement is None:
-            return batch
-        self.end_of_dataloader = is_last
-        if placement.device is None:
-            return batch
-        return _accelerate("utils").send_to_device(batch, placement.device, non_blocking=placement.non_blocking)
-
-
-class _Placement(NamedTuple):
-    """Where batches go; without a device they stay."""
+class Placement(NamedTuple):
+    """Where the batches of a prepared loader go; without a device they stay."""
 
     device: Any
     non_blocking: bool
+
+    def __call__(self, batch: Any) -> Any:
+        """Bring a batch there."""
+        if self.device is None:
+            return batch
+        return import_module("accelerate.utils").send_to_device(batch, self.device, non_blocking=self.non_blocking)
+
+
+class PreparedPass:
+    """A pass over a prepared loader, of which accelerators know while somebody goes through it.
+
+    Args:
+        loader: what is gone through.
+        placement: where its batches go.
+        samples: how many the ranks have before them together, repeated ones not counted; None if all count.
+    """
+
+    def __init__(self, loader: Accelerated, placement: Placement, samples: int | None) -> None:
+        self._loader = loader
+        self._place = placement
+        self._remainder = -1 if samples is None else samples % loader.total_batch_size
+        self._is_begun = False
+
+    def begin(self) -> None:
+        """Let accelerators know, at the first batch."""
+        if not self._is_begun:
+            self._is_begun = True
+            self._loader.end_of_dataloader = False
+            self._loader.remainder = self._remainder
+            _gradient_state()._add_dataloader(self._loader)  # noqa: SLF001  as Accelerate's own loaders do
+
+    def placed(self, batch: Any, *, is_last: bool) -> Any:
+        """A batch, on the device of the accelerator."""
+        self._loader.end_of_dataloader = is_last
+        return self._place(batch)
+
+    def end(self) -> None:
+        """Let accelerators know that nobody goes through it any longer."""
+        if self._is_begun and "accelerate.state" in sys.modules:  # an interpreter that ends has let go of it
+            _gradient_state()._remove_dataloader(self._loader)  # noqa: SLF001  as Accelerate's own loaders do
+
+
+def _gradient_state() -> Any:
+    return import_module("accelerate.state").GradientState()
 
 
 def refuse_to_share_again(ranks: int) -> None:
@@ -208,7 +220,3 @@ def _refuse_other_shares(accelerator: Any, shares: int) -> None:
             "StorageDataLoader gives each process its own: give it sampler=StorageSampler(dataset, num_replicas=…, "
             "rank=…), with the number of groups that share samples, and the group of this process"
         )
-
-
-def _accelerate(name: str) -> Any:
-    return import_module(f"accelerate.{name}")

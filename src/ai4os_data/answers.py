@@ -77,6 +77,10 @@ def error_for_status(status: int, what: str, headers: dict[str, str], remote: Re
     """The error that an HTTP status stands for."""
     if status == 401:
         return errors.AuthenticationError(wrong_credentials(remote))
+    if 300 <= status < 400 and not headers.get("location"):
+        return errors.ProtocolError(
+            f"{what}: the server answers as if this were elsewhere, and does not say where ({status})"
+        )
     if 300 <= status < 400:
         there = redirects.absolute(f"{remote.url}/", headers.get("location", ""))
         return errors.ProtocolError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import posixpath
-from collections import deque
+import unicodedata
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,12 @@ class Classes:
     def __init__(self, names: Iterable[str]) -> None:
         self.names = list(names)
         self.numbers = {name: number for number, name in enumerate(self.names)}
+        composed = Counter(map(_composed, self.names))
+        self._spelling = {_composed(name): name for name in self.names if composed[_composed(name)] == 1}
+
+    def spelt(self, name: str) -> str:
+        """A name as it is spelt here: accents may be composed, or decomposed as on a Mac. As it is, if it is none."""
+        return name if name in self.numbers else self._spelling.get(_composed(name), name)
 
     @classmethod
     def given(cls, classes: Any, class_to_idx: Any) -> Classes | None:
@@ -48,16 +55,21 @@ class Classes:
         return f"[{enumerated(map(repr, self.names))}]"
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
 def _names(classes: Any) -> list[str]:
-    if isinstance(classes, (str, bytes, Mapping)) or not isinstance(classes, Iterable):
-        message = f"classes is a list of names, not {classes!r}"
+    if isinstance(classes, (str, bytes, Mapping, set, frozenset)) or not isinstance(classes, Iterable):
+        why = "; a set has no order, sorted(…) gives it one" if isinstance(classes, (set, frozenset)) else ""
+        message = f"classes is a list of names, not {classes!r}{why}"
         raise TypeError(message)
     names = list(classes)
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
         message = f"classes is a list of names, and {enumerated(map(repr, wrong))} is none"
         raise TypeError(message)
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice or not names:
         message = f"classes has {enumerated(map(repr, twice))} twice" if twice else "classes has no name in it"
         raise ValueError(message)
@@ -123,19 +135,20 @@ class Wanted(NamedTuple):
         if self.classes is None:
             classes = Classes(sorted(set(names)))
             return [classes.numbers[name] for name in names], classes
-        first = {name: number for number, name in reversed(list(enumerate(names)))}
-        unknown = [name for name in first if name not in self.classes.numbers]
+        given = self.classes.numbers
+        numbers = {name: given.get(self.classes.spelt(name), -1) for name in dict.fromkeys(names)}
+        unknown = [repr(name) for name, number in numbers.items() if number < 0]
         if unknown:
-            where = min((first[name], name) for name in unknown)
+            first = next(sample for sample, name in enumerate(names) if numbers[name] < 0)
+            more = f", and so {'are' if len(unknown) > 2 else 'is'} {enumerated(unknown[1:])}" if unknown[1:] else ""
             message = (
-                f"{place(where[0])}: the class {where[1]!r} is none of classes={self.classes!r}"
-                + (f", and so {'are' if len(unknown) > 2 else 'is'} {enumerated(_others(unknown, where[1]))}")
-                * (len(unknown) > 1)
-                + ". Add it there, or leave its samples out"
+                f"{place(first)}: the class {unknown[0]} is none of classes={self.classes!r}{more}. Add it there, or "
+                "leave its samples out"
             )
             raise LocationError(message)
-        self.check_filled([name for name in self.classes.names if name not in first], location)
-        return [self.classes.numbers[name] for name in names], self.classes
+        used = set(numbers.values())
+        self.check_filled([name for name, number in given.items() if number not in used], location)
+        return [numbers[name] for name in names], self.classes
 
     def checked(self, numbers: Sequence[int], location: str, place: Place) -> Classes | None:
         """The classes that numbers are of; None where none are given.
@@ -175,15 +188,11 @@ class Wanted(NamedTuple):
             LocationError: there is no such class.
         """
         assert self.classes is not None
-        number = self.classes.numbers.get(label) if isinstance(label, str) else _whole(label)
+        number = self.classes.numbers.get(self.classes.spelt(label)) if isinstance(label, str) else _whole(label)
         if number is None or not 0 <= number < len(self.classes.names):
             message = f"the label {label!r} is neither the name nor the number of one of classes={self.classes!r}"
             raise LocationError(message)
         return number
-
-
-def _others(names: Iterable[str], name: str) -> list[str]:
-    return [repr(other) for other in names if other != name]
 
 
 class _Numbering(NamedTuple):

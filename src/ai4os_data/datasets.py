@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from itertools import chain, compress
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -18,10 +18,12 @@ from ai4os_data import errors, seeding, telemetry
 from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache, Held, LocalPath
 from ai4os_data.classes import Classes, Wanted, compare
 from ai4os_data.decoding import Decoder, as_bytes, as_path, decoder
+from ai4os_data.entries import ChosenEntries
 from ai4os_data.index import Drift, enumerated, find_folders, list_anew, open_index
 from ai4os_data.labels import Written, as_text, understood
 from ai4os_data.lost import nearest
 from ai4os_data.mistakes import hint, misses
+from ai4os_data.packed import Grouped
 from ai4os_data.patterns import Pattern
 from ai4os_data.sample import Reader, Sample
 from ai4os_data.siblings import Siblings
@@ -143,7 +145,7 @@ class StorageDataset(Dataset[Any]):
         self.transform = transform
         self.target_transform = target_transform
         self._pattern = pattern
-        self._chosen: list[str] | None = None
+        self._chosen: Sequence[str] | None = None
         self._target: Target | Targets = target
         self._wanted = Wanted(Classes.given(classes, class_to_idx), allow_empty)
         self._lock_file = index
@@ -333,35 +335,42 @@ class StorageDataset(Dataset[Any]):
 
     def _select(self) -> None:
         """Take the samples from the index, and label them."""
-        entries = self._matching() if self._chosen is None else self._found(self._chosen)
+        places = self._matching() if self._chosen is None else self._found(self._chosen)
+        entries = ChosenEntries.at_places(self.index.entries, places)
         target = self._target
         targets = (
             target
             if isinstance(target, Targets)
-            else Targets.of(target, [entry.key for entry in entries], self.location, self._wanted, self._folders)
+            else Targets.of(target, entries.keys, self.location, self._wanted, self._folders)
         )
         self._entries = entries
-        self._slots: list[Held | None] = [None] * len(entries)
-        self._known_siblings: tuple[int, list[list[Entry]]] = (0, [])
+        if self._chosen is not None:
+            self._chosen = self.keys
+        self._slots: list[Held | None] = []
+        self._known_siblings: tuple[int, Sequence[list[Entry]]] = (0, [])
+        for store in (self._cached, self._beside):
+            store.begin(f"{self.index.checked_s!r}", self.index.newer)
         self._cached.keep_together(entries)
         self._targets = targets
         self.classes = targets.classes if targets else None
         self.class_to_idx = targets.class_to_idx if targets else None
-        self.targets = list(targets.values) if targets and targets.values is not None else None
+        values = targets.values if targets else None
+        self.targets: Sequence[Any] | None = list(values) if isinstance(values, list) else values
         if targets is not None and targets.numbering is not None:
             compare(targets.numbering, self.location, is_given=self._wanted.classes is not None)
 
-    def _matching(self) -> list[Entry]:
+    def _matching(self) -> list[int]:
+        """The places in the index of those files that match the pattern."""
         matches: Callable[[str], bool] = (lambda _key: True) if _BY_KEYS.get() else Pattern(self._pattern)
         keys = self.index.keys
         are_wanted = list(map(matches, keys))
-        entries = list(compress(self.index.entries, are_wanted))
+        places = [place for place, is_wanted in enumerate(are_wanted) if is_wanted]
         others = [key for key, is_wanted in zip(keys, are_wanted, strict=True) if not is_wanted]
-        if not entries:
+        if not places:
             raise errors.EmptyDatasetError(self._of_nothing(others))
         if others:
             self._tell_left_out(others)
-        return entries
+        return places
 
     def _of_nothing(self, others: list[str]) -> str:
         """What to say where nothing matches."""
@@ -400,18 +409,19 @@ class StorageDataset(Dataset[Any]):
 
     def _inside(self, folder: str) -> str:
         keys = [key for key in self.index.keys if key.startswith(f"{folder}/")]
-        return f"{len(keys):,} files, such as {keys[0]!r}" if keys else "empty"
+        return f"{len(keys):,} file{'s' * (len(keys) > 1)}, such as {keys[0]!r}" if keys else "empty"
 
-    def _found(self, keys: list[str]) -> list[Entry]:
-        by_key = self.index.by_key
-        missing = [repr(key) for key in keys if key not in by_key]
+    def _found(self, keys: Sequence[str]) -> list[int]:
+        """The places in the index of the files that were asked for."""
+        places = self.index.entries.places_of(keys)
+        missing = [repr(key) for key, place in zip(keys, places, strict=True) if place is None]
         if missing:
             message = f"{self.location} has no {enumerated(missing)}"
             raise errors.NotFoundError(message)
         if not keys:
             message = f"{self.location}: no keys were given"
             raise errors.EmptyDatasetError(message)
-        return [by_key[key] for key in keys]
+        return [place for place in places if place is not None]
 
     def _text_of(self, file: str | os.PathLike[str]) -> str:
         key = os.fspath(file)
@@ -425,9 +435,9 @@ class StorageDataset(Dataset[Any]):
         return as_text(content, key)
 
     @property
-    def keys(self) -> list[str]:
-        """The samples' keys, in the order of their indices."""
-        return [entry.key for entry in self._entries]
+    def keys(self) -> Sequence[str]:
+        """The samples' keys, in the order of their indices; to be read as a list, in no time and no memory."""
+        return self._entries.keys
 
     def refresh(self) -> None:
         """List the location anew. Indices may then mean other samples; a class keeps its number.
@@ -533,7 +543,8 @@ class StorageDataset(Dataset[Any]):
         """What the samples of a batch will probably ask for, that does not come as one of its absent samples."""
         if not self._siblings.any:
             return []
-        by_key = {entry.key: entry for index in indices for entry in self._siblings_of(index)}
+        found = (entry for index in indices for entry in self._siblings_of(index))
+        by_key = {entry.key: entry for entry in found if entry.size_bytes <= IN_MEMORY_BYTES}  # others come when asked
         if self._beside is not self._cached:
             return list(by_key.values())
         return [entry for key, entry in by_key.items() if key not in absent]
@@ -543,11 +554,14 @@ class StorageDataset(Dataset[Any]):
         found = self.index.by_key
         return [found[key] for key in self._siblings.of(self._entries[index].key) if key in found]
 
-    def _all_siblings(self) -> list[list[Entry]]:
+    def _all_siblings(self) -> Sequence[list[Entry]]:
         """Those of every sample; looked for anew when more has been learned."""
         learned = self._siblings.count
         if self._known_siblings[0] != learned:
-            self._known_siblings = learned, [self._siblings_of(index) for index in range(len(self._entries))]
+            wanted = [self._siblings.of(key) for key in self.keys]
+            found = iter(self.index.entries.places_of(list(chain.from_iterable(wanted))))
+            groups = ([place for _ in keys if (place := next(found)) is not None] for keys in wanted)
+            self._known_siblings = learned, Grouped(self.index.entries, groups)
         return self._known_siblings[1]
 
     def _sibling_names(self) -> Iterator[str]:
@@ -563,17 +577,17 @@ class StorageDataset(Dataset[Any]):
 
     def _hit(self, index: int) -> bytes | None:
         """The bytes of a sample that is in the cache."""
-        held = self._slots[index]
+        held = self._slots[index] if self._slots else None
         if held is None:
-            cache = self._cached.cache
-            if cache is None or self._decode is as_path:
+            if self._cached.cache is None or self._decode is as_path:
                 return None
-            held = cache.objects.known.get(self._cached.name(self._entries[index]))
+            held = self._cached.known(self._entries[index])
             if held is None:
                 return None
+            self._slots = self._slots or [None] * len(self._entries)
             self._slots[index] = held
         data = self._cached.hit(held)
-        if data is None:
+        if data is None and self._slots:
             self._slots[index] = None
         return data
 
@@ -707,7 +721,7 @@ class StorageDataset(Dataset[Any]):
     def files_of(self, indices: Sequence[int]) -> list[Entry]:
         """The files that these samples are read from as a whole, in their order."""
         entries = [self._entries[index] for index in indices]
-        if not self._is_lazy:
+        if not self._is_lazy or self._decode is as_path:
             return entries
         return [entry for entry in entries if entry.size_bytes <= IN_MEMORY_BYTES]
 
@@ -797,7 +811,7 @@ class StorageDataset(Dataset[Any]):
 
         ``hits`` and ``misses`` (files), ``bytes_from_cache`` and ``bytes_from_network``, ``requests`` in all and by
         kind, ``retries``, ``seconds_waited`` before them, ``stored``, ``passed_through`` (read, but not kept),
-        ``damaged`` and ``skipped``.
+        ``damaged``, ``skipped``, and ``changed`` (another version came than was listed).
         """
         totals: dict[str, float] = dict(self._cached.counters.totals())
         totals["seconds_waited"] = totals.pop("waited_ns") / 1e9
@@ -810,13 +824,11 @@ class StorageDataset(Dataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what each process finds out by itself."""
-        return {**self.__dict__, "_slots": None, "_known_siblings": None}
+        return {**self.__dict__, "_slots": [], "_known_siblings": (0, [])}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begin with nothing found out."""
         self.__dict__.update(state)
-        self._slots = [None] * len(self._entries)
-        self._known_siblings = (0, [])
         self._keep_siblings()
 
 

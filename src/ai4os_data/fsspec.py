@@ -34,7 +34,7 @@ from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache
 from ai4os_data.newfile import NewFile, NewTextFile
 from ai4os_data.readfile import LargeFile, SmallFile
 from ai4os_data.remotes import Remote
-from ai4os_data.retries import checked_outage_s
+from ai4os_data.retries import OPENING_S, checked_outage_s
 from ai4os_data.stores import Content, Entry, Store, open_store
 from ai4os_data.stores.base import checked, is_safe
 
@@ -459,10 +459,9 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             return
         cached, entry = self._existing(rpath)
         callback.set_size(entry.size_bytes)
-        if outfile is not None:
-            outfile.write(cached.read(entry))
-        elif hasattr(lpath, "write"):
-            lpath.write(cached.read(entry))
+        if outfile is not None or hasattr(lpath, "write"):
+            with cached.open(entry) as file:
+                shutil.copyfileobj(file, lpath if outfile is None else outfile, _PIECE_BYTES)
         else:
             _get(cached, entry, os.fspath(lpath))
         callback.relative_update(entry.size_bytes)
@@ -792,7 +791,7 @@ class RootedFileSystem(StorageFileSystem):
         Raises:
             LocationError: there is nothing at it.
         """
-        self._root.store.look()
+        self._root.store.hurried(OPENING_S, waits=True).look()
 
     def unstrip_protocol(self, name: str) -> str:
         """The path as a location that a dataset takes."""

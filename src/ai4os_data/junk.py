@@ -11,7 +11,8 @@ _NAMES = re.compile(
     | \.documentrevisions-v100 | \.apdisk | \.localized | \.volumeicon\.icns                  # macOS
     | \$recycle\.bin | ~\$.*                                                                # Windows, Office
     | \.directory | \.trash(?:-\d+)? | \.nfs[0-9a-f]{8,} | \.fuse_hidden[0-9a-f]+ | \.~lock\..*    # Linux
-    | @eadir | \#recycle | \#snapshot | \.@__thumb | @recycle | @tmp | \.thumbnails         # network storages
+    | @eadir | \#recycle | \#snapshot | \.@__thumb | @recycle | @tmp | \.thumbnails
+    | \.snapshots? | \.zfs                                                                 # network storages
     | \.sync_.*\.db.* | \.(?:owncloud|nextcloud)sync\.log.* | \.stfolder.* | \.stversions
     | \.dropbox(?:\.cache|\.attr)? | \.picasa\.ini                                          # clients
     | \.ipynb(?:_aml)?_checkpoints | \.git | \.svn | \.hg | \.cache | \.huggingface | \.dvc

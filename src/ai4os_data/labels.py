@@ -52,7 +52,7 @@ def understood(
     check_present(labels, file)
     texts = [label.text for label in labels]
     given = wanted.classes
-    if given is not None and all(text in given.numbers for text in texts):
+    if given is not None and all(given.spelt(text) in given.numbers for text in texts):
         return wanted.numbered(texts, location, place)
     kinds = set(map(_kind, texts))
     if given is not None and kinds != {_INTEGERS}:

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from ai4os_data import nesting
-from ai4os_data.accelerated import Accelerated
+from ai4os_data.accelerated import Accelerated, PreparedPass
 from ai4os_data.cache.placement import parse_size
 from ai4os_data.course import Course
 from ai4os_data.orders import ForeignOrder, Order, OwnOrder, Way, check_state
@@ -259,7 +259,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
             shown=self._shown,
             ahead=ahead,
             course=self._course,
-            loader=self,
+            prepared=self._placement and PreparedPass(self, self._placement, way.samples_before),
         )
         if ahead is not None:
             ahead.start(made)  # not before: workers are better forked from a process without it
@@ -269,7 +269,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
     def _tell_of_repeated(self) -> None:
         """Say that an evaluation is not exact, as Lightning says it of its own samplers."""
         sampler = self.sampler
-        if not isinstance(sampler, StorageSampler) or sampler.shuffle or self.is_prepared:
+        if not isinstance(sampler, StorageSampler) or sampler.shuffle or self._placement is not None:
             return  # whoever prepares it takes what is repeated away when it gathers
         if sampler.repeated and sampler.rank == 0:
             tell_once(
@@ -414,7 +414,7 @@ class _Pass:
         shown: learns that it is this pass that goes on.
         ahead: is told of what the caller gets, and ends with the pass.
         course: is told of it too.
-        loader: lets an accelerator know how far the pass is, and brings batches to its device.
+        prepared: lets an accelerator know how far it is, and brings batches to its device.
     """
 
     def __init__(
@@ -428,7 +428,7 @@ class _Pass:
         shown: _Shown,
         ahead: LookAhead | None,
         course: Course | None,
-        loader: Accelerated,
+        prepared: PreparedPass | None,
     ) -> None:
         self._order = order
         self._way = way
@@ -438,8 +438,7 @@ class _Pass:
         self._shown = shown
         self._ahead = ahead
         self._course = course
-        self._loader = loader
-        self._is_known = False  # to an accelerator
+        self._prepared = prepared
         self._failed: int | None = None
         self._left_out: LeftOut | None = None
         self._has_given = False
@@ -469,9 +468,8 @@ class _Pass:
         if self._failed is not None:  # the caller goes on after it
             self._give(self._failed)
             self._failed = None
-        if not self._is_known:
-            self._is_known = True
-            self._loader.begin_for_accelerate(self._way.samples_before)
+        if self._prepared is not None:
+            self._prepared.begin()
         begun_s = time.perf_counter()
         try:
             made = next(self._batches)
@@ -496,7 +494,7 @@ class _Pass:
         number, data = made
         self._has_given = True
         self._progress.given(self._give(number), waited_s)
-        return self._loader.given_to_accelerate(data, is_last=self._way.is_through)
+        return data if self._prepared is None else self._prepared.placed(data, is_last=self._way.is_through)
 
     def give_way(self) -> None:
         """Leave it to another pass."""
@@ -510,8 +508,8 @@ class _Pass:
             self._order.leave(self._way)
             self._end_look_ahead()
             self._progress.end()
-            if self._is_known:
-                self._loader.end_for_accelerate()
+            if self._prepared is not None:
+                self._prepared.end()
 
     def _leave_out(self, made: LeftOut) -> None:
         """Go on without a batch that has no good sample, where nobody waits for it.

@@ -225,10 +225,8 @@ class _Walk:
                 return False
             if self._together or number > self.handed_out:
                 for store, entries in self._files_of(indices):
-                    self._look_for_room(store)
                     if number > self._left_to_workers(store):
-                        absent = self._absent(number, store, entries)
-                        self._missing.extend((number, store, entry) for entry in absent)
+                        self._miss(number, store, self._absent(number, store, entries))
         return bool(self._missing)
 
     def _left_to_workers(self, store: CachedStore) -> int:
@@ -243,11 +241,14 @@ class _Walk:
         begun = min(self.handed_out, self._used_up_to + self._workers) if self._workers else self.handed_out
         return max(begun, self._last_of_first)
 
-    def _look_for_room(self, store: CachedStore) -> None:
-        if store.store.asks_together and store not in self._tight:
+    def _miss(self, number: int, store: CachedStore, absent: list[Entry]) -> None:
+        """Have these fetched, if they are not for the workers after all."""
+        if absent and store.store.asks_together and store not in self._tight:
             passed = store.counters.totals()["passed_through"]
             if passed > self._passed_before.setdefault(store, passed):
                 self._tight.add(store)
+        if number > self._left_to_workers(store):
+            self._missing.extend((number, store, entry) for entry in absent)
 
     def _absent(self, number: int, store: CachedStore, entries: list[Entry]) -> list[Entry]:
         by_use = store.cache is not None and store.cache.policy == "lru"

@@ -196,6 +196,10 @@ class Credentials:
         """
         if sent is not self.remote and tries <= 1:
             return False, 0.0
+        before = self.refusals
+        if tries <= 1 and self.answers < _ODD_AFTER and self.remote.token_command and self._read_anew():
+            before.record()  # for those who still hold the token that has expired
+            return False, 0.0
         if self.answers < _ODD_AFTER or tries > 1 or was_first:
             self.refusals.record()
             return None
@@ -204,13 +208,15 @@ class Credentials:
         self._read_anew()
         return sent is self.remote, _SECOND_TRY_AFTER_S
 
-    def _read_anew(self) -> None:
-        """Find the remote again; credentials that are new begin with nothing known of them."""
+    def _read_anew(self) -> bool:
+        """Find the remote again; credentials that are new begin with nothing known of them. Whether they are."""
         self._read_s = time.monotonic()
         found = self.remote.renewed()
-        if found is not None:
-            self.refusals.end_doubt()
-            self.remote, self.refusals, self.answers = found, Refusals(found), 0
+        if found is None:
+            return False
+        self.refusals.end_doubt()
+        self.remote, self.refusals, self.answers = found, Refusals(found), 0
+        return True
 
 
 def _folder() -> str:

@@ -125,6 +125,9 @@ class Remote:
         """
         environ = os.environ if environ is None else environ
         options = _options(name, environ, depth=0)
+        for option in _IGNORED_OPTIONS.keys() & options.keys():
+            if options[option].lower() not in {"false", "none"}:
+                tell_once(f"remote {name!r}: the option {option} is not followed: {_IGNORED_OPTIONS[option]}")
         return cls._from_options(name, options)
 
     @classmethod
@@ -133,7 +136,7 @@ class Remote:
         environ = os.environ if environ is None else environ
         for name in configured_names(environ):
             try:
-                yield cls.discover(name, environ)
+                yield cls._from_options(name, _options(name, environ, depth=0))
             except RemoteError:
                 continue
 
@@ -166,9 +169,6 @@ class Remote:
                 f"{whose} is of the vendor {options['vendor']!r}, whose way to log in is not supported: mount it with "
                 "rclone, and give the mount's path"
             )
-        for option in _IGNORED_OPTIONS.keys() & options.keys():
-            if options[option].lower() not in {"false", "none"}:
-                tell_once(f"{whose}: the option {option} is not followed: {_IGNORED_OPTIONS[option]}")
         secret = options.get("pass")
         has_other = bool(options.get("user") or secret or options.get("bearer_token"))
         return cls(
@@ -233,13 +233,13 @@ class Remote:
         Returns:
             None if there is nowhere to read them from, that fails, or they are what they were.
         """
-        try:
-            found = self
-            if self.discovered and self.name is not None:
+        found = self
+        if self.discovered and self.name is not None:
+            with suppress(RemoteError):
                 found = replace(Remote.discover(self.name, environ), ca_file=self.ca_file).at(self.url)
+        try:
             if found.token_command:
-                token = tokens.token_of(found.token_command, self._whose, self.token)
-                found = replace(found, token=token)
+                found = replace(found, token=tokens.token_of(found.token_command, self._whose, self.token))
         except RemoteError:
             return None
         return None if found == self else found

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 OUTAGE_S = 600.0
 """How long the reads of a dataset or a file system wait for a server that is away, unless the user says otherwise."""
 
+OPENING_S = 30.0
+"""How long it is waited where something is opened: then what is known from before serves, or the error comes."""
+
 RETRIED_STATUSES = frozenset({423, 429, 502, 503, 504})
 UNCERTAIN_STATUSES = frozenset({502, 503, 504})  # from a gateway, behind which the server may have done it
 AWAY_STATUSES = frozenset({429, 502, 503, 504})  # the server answers nothing else for now, maintenance among it

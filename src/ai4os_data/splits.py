@@ -56,7 +56,7 @@ def parse_split(text: str, file: str, is_key: Callable[[str], bool]) -> Split:
         if is_comment:
             message = f"{where}: {line!r} is a comment, but there is such a file; write './#…' if it is meant"
             raise LocationError(message)
-        if parts is None or not parts[0] or parts[0].endswith((",", ";")):
+        if parts is None or not parts[0] or (parts[0].endswith((",", ";")) and not is_key(as_key(parts[0]))):
             raise LocationError(f"{where}: {line!r} is not 'path label'; {_advice(line, file)}")
         if _are_numbers(parts[1]):
             message = f"{where}: {parts[1]!r} is more than one label; from_csv(…, target=[…]) takes several columns"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ai4os_data.classes import Classes, Wanted
 from ai4os_data.errors import EmptyClassError, LocationError
 from ai4os_data.index import enumerated
+from ai4os_data.packed import packed_values
 
 if TYPE_CHECKING:
     from ai4os_data.sample import Sample
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 Target = str | Mapping[str, Any] | Callable[["Sample"], Any] | None
 
 _TARGETS = "target is None, 'folder', a mapping from key to label, or a callable of a Sample"
+
+
+_DESCRIBED = 5  # each takes a look at all keys
 
 
 class Folders(NamedTuple):
@@ -46,7 +50,7 @@ class Targets:
         function: Callable[[Sample], Any] | None = None,
         classes: Classes | None = None,
     ) -> None:
-        self.values = values
+        self.values = packed_values(values) if values is not None else None
         self.function = function
         self.numbering = classes
         self.classes = list(classes.names) if classes is not None else None
@@ -149,7 +153,8 @@ class _Numbered:
 
 
 def _of_empty(empty: Sequence[str], location: str, folders: Folders) -> str:
-    what = enumerated(f"{name!r} ({folders.describe(name)})" for name in empty)
+    described = [f"{name!r} ({folders.describe(name)})" for name in empty[:_DESCRIBED]]
+    what = enumerated([*described, *map(repr, empty[_DESCRIBED:])])
     one = len(empty) == 1
     return (
         f"{location}: no file in the class folder{'' if one else 's'} {what} matches {folders.pattern!r}, and without "

@@ -39,16 +39,17 @@ _FIELDS = (
     "passed_through",
     "damaged",
     "skipped",
+    "changed",
 )
 HITS, MISSES, BYTES_FROM_CACHE, BYTES_FROM_NETWORK = range(4)
 REQUESTS_GET, REQUESTS_ARCHIVE, REQUESTS_PROPFIND, REQUESTS_PUT, REQUESTS_OTHER = range(4, 9)
-RETRIES, WAITED_NS, STORED, PASSED_THROUGH, DAMAGED, SKIPPED = range(9, 15)
+RETRIES, WAITED_NS, STORED, PASSED_THROUGH, DAMAGED, SKIPPED, CHANGED = range(9, 16)
 
 _PREFIX = "ai4os-data-counters-"
 _RANGE = struct.Struct("hhqqi4x")  # struct flock of fcntl(2), on 64-bit Linux
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  a file of random name, mode 0600
 _ROWS = 256
-_COLUMNS = 16
+_COLUMNS = 24
 _PID = _COLUMNS - 1
 _ROW_BYTES = 8 * _COLUMNS
 _MARKS = 512

@@ -303,7 +303,7 @@ class _Transfer:
 
     def writer(self) -> Callable[[bytes], int | None]:
         """Takes the pieces of this try's body."""
-        if self.request.start is None and not self.resumed and isinstance(self.body, MemoryBody):
+        if self.request.start is None and not self.resumed and type(self.body) is MemoryBody:
             return self.body.chunks.append  # the usual case, without a Python frame for each piece
         return self._write
 

@@ -19,6 +19,7 @@ _PAGE = re.compile(
     r")"
 )
 _FOLDERS = ("dir", "path")
+_PAGES_OF_A_SHARE = frozenset({"authenticate", "download", "preview"})
 
 
 @dataclass(frozen=True)
@@ -83,5 +84,5 @@ def page_of(location: str) -> Page | None:
     folder = next((unquote(asked[name]).strip("/") for name in _FOLDERS if name in asked), None)
     if token and folder is None:
         below = unquote(page["below"] or page["usual_below"] or "").strip("/")
-        folder = "" if below.split("/")[0] == "download" else below
+        folder = "" if below.split("/")[0] in _PAGES_OF_A_SHARE else below
     return Page(server_url, token, folder)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import socket
+import ssl
 import struct
 import threading
 from contextlib import suppress
 from socketserver import StreamRequestHandler, ThreadingTCPServer
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from typing_extensions import Self
@@ -27,6 +29,7 @@ class TunnelProxy:
         port: Where all its ways lead, whatever was asked for.
         credentials: The user and the password that it asks for.
         status: What it answers to every CONNECT, if not by opening a way.
+        certificate: The files of a certificate and its key, to be asked by ``https``.
 
     Attributes:
         asked: The hosts and ports that it was asked for.
@@ -39,11 +42,13 @@ class TunnelProxy:
         *,
         credentials: tuple[str, str] | None = None,
         status: int = 200,
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
         self.kind = kind
         self.target_port = port
         self.credentials = credentials
         self.status = status
+        self.certificate = certificate
         self.asked: list[str] = []
 
     @property
@@ -72,6 +77,16 @@ class _Server(ThreadingTCPServer):
     daemon_threads = True
     block_on_close = False
     proxy: TunnelProxy
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Greet by TLS, where it has a certificate."""
+        if self.proxy.certificate is None:
+            super().finish_request(request, client_address)
+            return
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.proxy.certificate)
+        with context.wrap_socket(request, server_side=True) as greeted:
+            super().finish_request(greeted, client_address)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing of clients that hang up."""

@@ -391,7 +391,7 @@ class _Process:
         if (held := self.objects.find_claimed(name)) is not None:
             self._claims.release(name)
             return held
-        return Claim(name, self._claims.release, self.objects.stage)
+        return Claim(name, self._claims.release, self.objects.stage, self.reserve)
 
     def reserve(self, claim: Claim, size_bytes: int) -> bool:
         need = allocated(size_bytes) + BLOCK_BYTES  # a block for the folder, which may grow

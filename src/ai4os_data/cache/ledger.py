@@ -27,7 +27,7 @@ from ai4os_data.cache.claims import FULL_FOR_S, Waiting
 from ai4os_data.cache.leases import Lease
 from ai4os_data.cache.objects import Held, Objects, identity
 from ai4os_data.cache.plan import Plan
-from ai4os_data.cache.record import read_record
+from ai4os_data.cache.record import CEDED_FOR_S, read_record
 from ai4os_data.cache.rows import DAMAGE, SQLITE_FULL, Rows, is_locked, sqlite_code
 from ai4os_data.cache.staged import Spares, allocated, remove_if_abandoned
 from ai4os_data.errors import CacheError
@@ -48,7 +48,6 @@ _LARGEST_MARGIN_BYTES = 4 * 1024 * 1024
 _FULL_DISK_BYTES = 32 * 1024
 _CLEAN, _DIRTY = b"-", b"*"
 _LONGEST_UNCHECKED_S = 3600.0
-_CEDED_FOR_S = 3600.0  # who needs the room for longer asks again
 _TIMES_ITS_COST = 50  # what looks at every file is done again after so many times as long as it took
 
 Protected = Callable[[], Iterable[str]]
@@ -395,11 +394,16 @@ class Ledger:
         free = self._free_bytes()
         size_bytes += self._margin_bytes()  # the database grows by what is taken out
         ceded = record.ceded_at(now) + size_bytes + max(0, free)
-        record._replace(ceded_until=now + _CEDED_FOR_S, ceded_bytes=ceded).write(self._lock)
+        record._replace(ceded_until=now + CEDED_FOR_S, ceded_bytes=ceded).write(self._lock)
         rows.evict(size_bytes + max(0, -free), 0)
 
     def _free_bytes(self) -> int:
-        return self._limit - read_record(self._lock).ceded_at(time.time()) - self._used_bytes()
+        now = time.time()
+        record = read_record(self._lock)
+        if record.is_of_the_future(now):  # or it would hold again, once that time has come
+            record = record._replace(ceded_until=0.0, ceded_bytes=0)
+            record.write(self._lock)
+        return self._limit - record.ceded_at(now) - self._used_bytes()
 
     def _used_bytes(self) -> int:
         leased = self._lease.size_bytes + self._others_leased_bytes()  # first: it counts the files of the dead in

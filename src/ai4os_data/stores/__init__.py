@@ -129,12 +129,12 @@ def _behind_page(
         LocationError: it is a page of an account's files; the message has the address to give.
     """
     page = webpages.page_of(text)
+    if page is None:
+        return location, chosen
     origin = origin_of(location.root)
     candidates = [chosen] if chosen is not None else Remote.known(environ)
     remotes = [remote for remote in candidates if remote.origin == origin]
-    if page is None or any(
-        remote.covers(location.url) and len(remote.url) > len(page.server_url) for remote in remotes
-    ):
+    if any(remote.covers(location.url) and len(remote.url) > len(page.server_url) for remote in remotes):
         return location, chosen
     if page.token is not None:
         share = locations.parse(page.share_url)

@@ -35,6 +35,8 @@ _WORTH_HALVING = 16  # files: in two requests at once they come sooner than in o
 _WORTH_ASKING_AGAIN = 16
 _FRUITLESS = 2  # archives in a row of which nothing came
 
+_ABOUT_A_MEMBER_BYTES = 1024  # its headers take less than 300
+
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _DESCRIPTORS = (struct.Struct("<4sIQQ"), struct.Struct("<4sIII"))  # of zip64, and of the plain form
 _MEMBER, _AFTER, _DIRECTORY = b"PK\3\4", b"PK\7\10", b"PK\1\2"
@@ -56,6 +58,12 @@ class Group(NamedTuple):
         """The entries' names below the folder."""
         skipped = len(self.folder) + 1 if self.folder else 0
         return [entry.key[skipped:] for entry in self.entries]
+
+    @property
+    def longest_bytes(self) -> int:
+        """The most that an archive of them has, if they are as they were listed: each twice named, once described."""
+        names = sum(len(name.encode()) for name in self.names)
+        return sum(entry.size_bytes for entry in self.entries) + 2 * names + len(self.entries) * _ABOUT_A_MEMBER_BYTES
 
     @property
     def query(self) -> str:
@@ -207,13 +215,16 @@ class Plan:
     def take_up(self, group: Group, came: Unpacked) -> None:
         """Plan for what did not come with an archive: for the one that it was cut at alone, for the rest again."""
         fruitless = 0 if came.files else group.fruitless + 1
-        rest = came.rest if fruitless < _FRUITLESS else []
-        self._ask_again(group.folder, rest, fruitless)
-        has_come = {entry for entry, _ in came.files}.union(rest)
-        self.alone += [entry for entry in group.entries if entry not in has_come]
+        rest = set(came.rest)
+        has_come = {entry for entry, _ in came.files}
+        self.alone += [entry for entry in group.entries if entry not in has_come and entry not in rest]
+        if fruitless < _FRUITLESS:
+            self._ask_again(group.folder, came.rest, fruitless)
+        else:  # it may be any of them: some versions find out that one is missing when they have begun to answer
+            self.halve(Group(group.folder, came.rest, fruitless))
 
     def halve(self, group: Group) -> None:
-        """Plan for an archive that was refused because of one of its files, without a word of which."""
+        """Plan for an archive of which nothing comes because of one of its files, without a word of which."""
         middle = len(group.entries) // 2
         for part in (group.entries[:middle], group.entries[middle:]):
             self._ask_again(group.folder, part, group.fruitless)

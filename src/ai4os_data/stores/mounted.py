@@ -83,7 +83,8 @@ def open_path(
         if not is_synced:
             tell_once(f"{_not_synced(storage)} read with 'rshare:path'")
         direct_top = direct_store(top) if direct is not None else None
-        is_same = direct_top is not None and _is_same_place(top, direct_top, deadline_s, may_write=create)
+        hurried = direct_top.hurried(deadline_s, waits=False) if direct_top is not None else None
+        is_same = hurried is not None and _is_same_place(top, hurried, deadline_s, may_write=create)
     except errors.StorageGoneError as gone:
         if direct is None:
             raise

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.bodies import MemoryBody
+from ai4os_data.bodies import CappedBody, MemoryBody
 from ai4os_data.stores import archives
 from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, memory_body
 from ai4os_data.stores.capabilities import ChunkLimits, chunk_limits
@@ -151,7 +151,8 @@ class NextcloudStore(WebDAVStore):
                 begun += 1
                 size = sum(entry.size_bytes for entry in group.entries)
                 url = f"{self.url(group.folder) if group.folder else self.base_url}?{group.query}"
-                yield Request(url, MemoryBody(), expected_bytes=size, is_archive=True, tag=group)
+                body = CappedBody(group.longest_bytes)
+                yield Request(url, body, expected_bytes=size, is_archive=True, tag=group)
 
         for request, outcome in self.transport.fetch(requests(), _ARCHIVES_IN_FLIGHT):
             group = request.tag
