@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format docs clean
+.PHONY: help setup demo test test-long test-live lint format docs clean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +47,9 @@ test: $(READY) ## run the tests, but for the long ones
 
 test-long: $(READY) ## run the long tests
 	$(BIN)/python -m pytest -m long --timeout 1800
+
+test-live: $(READY) ## run the tests against a Nextcloud of yours, which CONTRIBUTING.md says how to name
+	$(BIN)/python -m pytest tests/live --timeout 600
 
 lint: $(READY) ## check style, format and types
 	$(BIN)/ruff check

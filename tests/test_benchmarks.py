@@ -38,6 +38,7 @@ RATIOS = {
         "cold_vs_mount",
         "archive_vs_single",
         "archive_vs_curl",
+        "loader_vs_warm",
         "cpu_per_get_vs_curl",
     },
     "listing": {"list_vs_propfind", "reopen_s"},

@@ -64,6 +64,40 @@ class MemoryBody:
         return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
 
 
+class CappedBody(MemoryBody):
+    """As much of an answer as was expected, kept in memory. What comes beyond that is counted and not kept.
+
+    Args:
+        most_bytes: how much is kept.
+    """
+
+    __slots__ = ("_left_bytes", "_most_bytes", "_seen_bytes")
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self._most_bytes = self._left_bytes = most_bytes
+        self._seen_bytes = 0
+
+    @property
+    def length(self) -> int:
+        """How many bytes have come."""
+        return self._seen_bytes
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self._seen_bytes += len(chunk)
+        if self._left_bytes:
+            piece = chunk[: self._left_bytes]
+            self._left_bytes -= len(piece)
+            self.chunks.append(piece)
+
+    def restart(self) -> None:
+        """Forget what came so far."""
+        super().restart()
+        self._left_bytes = self._most_bytes
+        self._seen_bytes = 0
+
+
 class HashBody:
     """No more of an answer than its length and its sha256."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import deque
@@ -9,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ai4os_data import proxies
 from ai4os_data.concurrency import Concurrency
 from ai4os_data.outages import Outage
 from ai4os_data.processes import PerProcess
@@ -16,6 +18,7 @@ from ai4os_data.processes import PerProcess
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ai4os_data.proxies import Proxy
     from ai4os_data.remotes import Remote
 
 
@@ -45,18 +48,20 @@ class Connections:
 
 
 class _Shared:
-    """The connections of a process, by remote, as long as a store holds them."""
+    """The connections of a process, by remote and proxy, as long as a store holds them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_remote: weakref.WeakValueDictionary[Remote, Connections] = weakref.WeakValueDictionary()
+        self._by_way: weakref.WeakValueDictionary[tuple[Remote, Proxy | None], Connections] = (
+            weakref.WeakValueDictionary()
+        )
 
     def of(self, remote: Remote) -> Connections:
-        key = account(remote)
+        key = account(remote), proxies.proxy_for(remote.url, os.environ)  # a notebook may set it after a failure
         with self._lock:
-            found = self._by_remote.get(key)
+            found = self._by_way.get(key)
             if found is None:
-                found = self._by_remote[key] = Connections(remote)
+                found = self._by_way[key] = Connections(remote)
             return found
 
 

@@ -28,6 +28,7 @@ StorageError
 │   ├── DroppedError                              a newer checkpoint took the place of one not yet sent
 │   └── DamagedError                              there are checkpoints, and none of them is intact
 ├── EmptyDatasetError        (ValueError)         nothing matches
+│   └── EmptyClassError      (FileNotFoundError)  a class has no sample
 └── SampleError                                   one sample failed: .key, .location, .index
     └── SkippedError                              it was to be skipped, and nothing else is there to be given
 
@@ -159,6 +160,12 @@ class CacheLimitError(CacheError, ValueError):
 
 class EmptyDatasetError(StorageError, ValueError):
     """Nothing at a location matches."""
+
+
+class EmptyClassError(EmptyDatasetError, FileNotFoundError):
+    """A class has no sample, so that leaving it out would move the numbers of others."""
+
+    error_number = errno.ENOENT
 
 
 class PreparationError(StorageError):

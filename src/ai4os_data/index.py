@@ -13,14 +13,13 @@ import xxhash
 
 from ai4os_data import errors, retries
 from ai4os_data.cache.objects import digest
-from ai4os_data.stores.base import Entry, is_safe
+from ai4os_data.stores.base import Entry, Store, is_safe
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ai4os_data.cache import DiskCache
-    from ai4os_data.stores.base import Store
 
 Drift = Literal["error", "warn", "refresh"]
 
@@ -42,15 +41,22 @@ class Index:
         location: where, without secrets.
         token: the store's own sign of the listing (a folder's ETag on Nextcloud); None where it has none.
         listed_s: when, in seconds since the epoch.
+        folders: the folders at the top, those without a file included; None where nobody has asked for them.
     """
 
     def __init__(
-        self, entries: Sequence[Entry], location: str, token: str | None = None, listed_s: float | None = None
+        self,
+        entries: Sequence[Entry],
+        location: str,
+        token: str | None = None,
+        listed_s: float | None = None,
+        folders: Sequence[str] | None = None,
     ) -> None:
         self.entries = list(entries)
         self.location = location
         self.token = token
         self.listed_s = time.time() if listed_s is None else listed_s
+        self.folders = folders
 
     def __len__(self) -> int:
         """How many files there are."""
@@ -69,6 +75,11 @@ class Index:
     def by_key(self) -> dict[str, Entry]:
         """The entries, to look up."""
         return {entry.key: entry for entry in self.entries}
+
+    @property
+    def tops(self) -> list[str]:
+        """The folders at the top, in order, as far as they are known."""
+        return sorted({key.partition("/")[0] for key in self.keys if "/" in key}.union(self.folders or ()))
 
     @cached_property
     def digest(self) -> str:
@@ -131,6 +142,7 @@ class Index:
             "sizes": sizes,
             "etags": etags,
             "modified": modified if any(modified) and not all(etags) else None,
+            "folders": self.folders,
         }
 
     @classmethod
@@ -142,7 +154,10 @@ class Index:
         entries = list(map(Entry, keys, columns["sizes"], columns["etags"], modified))  # type: ignore[call-overload]
         if len(entries) != len(keys):
             raise ValueError("columns")
-        return cls(entries, str(columns["location"]), columns["token"], float(columns["listed_s"]))  # type: ignore[arg-type]
+        folders = columns.get("folders")
+        if folders is not None and not (isinstance(folders, list) and all(map(is_safe, folders))):
+            raise ValueError("folders")
+        return cls(entries, str(columns["location"]), columns["token"], float(columns["listed_s"]), folders)  # type: ignore[arg-type]
 
     # --- kept beside the cache
 
@@ -227,6 +242,24 @@ def list_anew(store: Store, cache: DiskCache | None) -> Index:
     return listed
 
 
+def find_folders(index: Index, store: Store, cache: DiskCache | None) -> None:
+    """Take the folders at the top into a listing, those without a file included, and keep it so.
+
+    Raises:
+        StorageError: the storage can be reached, but not be asked.
+    """
+    if index.folders is not None or type(store).members is Store.members:  # that shows no more than a listing of files
+        return
+    try:
+        index.folders = store.hurried(_OPENING_S, waits=False).members("")[1]
+    except _UNREACHABLE as error:
+        tell_once(
+            f"{store.location}: folders without a file are not seen, since the storage cannot be reached: {error}"
+        )
+        return
+    _keep(cache, store, index)
+
+
 def _name(store: Store) -> str:
     return digest("listing", store.identity)
 
@@ -246,7 +279,10 @@ def _kept(cache: DiskCache | None, name: str) -> Index | None:
 
 def _reconciled(locked: Index, listed: Index, on_drift: Drift, concerns: Callable[[str], bool]) -> Index:
     """The listing to use where a lock file was given."""
-    if on_drift == "refresh" or locked.digest == listed.digest:
+    if on_drift == "refresh":
+        return listed
+    if locked.digest == listed.digest:
+        listed.folders = locked.folders
         return listed
     _check_place(locked, listed, concerns)
     differences = locked.differences(listed, concerns)

@@ -16,8 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ai4os_data.remotes import renewed
-
 if TYPE_CHECKING:
     from ai4os_data.remotes import Remote
 
@@ -143,8 +141,8 @@ class Credentials:
     """
 
     def __init__(self, remote: Remote) -> None:
-        self.remote = remote
-        self.refusals = Refusals(remote)
+        self.remote = remote.authorized()
+        self.refusals = Refusals(self.remote)
         self.answers = 0
         self._read_s = -_READ_EVERY_S
 
@@ -198,6 +196,10 @@ class Credentials:
         """
         if sent is not self.remote and tries <= 1:
             return False, 0.0
+        before = self.refusals
+        if tries <= 1 and self.answers < _ODD_AFTER and self.remote.token_command and self._read_anew():
+            before.record()  # for those who still hold the token that has expired
+            return False, 0.0
         if self.answers < _ODD_AFTER or tries > 1 or was_first:
             self.refusals.record()
             return None
@@ -206,13 +208,15 @@ class Credentials:
         self._read_anew()
         return sent is self.remote, _SECOND_TRY_AFTER_S
 
-    def _read_anew(self) -> None:
-        """Find the remote again; credentials that are new begin with nothing known of them."""
+    def _read_anew(self) -> bool:
+        """Find the remote again; credentials that are new begin with nothing known of them. Whether they are."""
         self._read_s = time.monotonic()
-        found = renewed(self.remote)
-        if found != self.remote:
-            self.refusals.end_doubt()
-            self.remote, self.refusals, self.answers = found, Refusals(found), 0
+        found = self.remote.renewed()
+        if found is None:
+            return False
+        self.refusals.end_doubt()
+        self.remote, self.refusals, self.answers = found, Refusals(found), 0
+        return True
 
 
 def _folder() -> str:
@@ -227,5 +231,7 @@ def _fingerprint(remote: Remote) -> str:
         key = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     except OSError:
         key = b""
-    secret = "\0".join([remote.origin, remote.user or "", remote.password or "", remote.token or ""])
+    secret = "\0".join(
+        [remote.origin, remote.user or "", remote.password or "", remote.token or "", *map(repr, remote.headers)]
+    )
     return hashlib.blake2b(secret.encode(), key=key[:64], digest_size=16).hexdigest()

@@ -8,6 +8,7 @@ new ones as old ones end, tries again what may be tried again, and goes on with 
 from __future__ import annotations
 
 import heapq
+import os
 import select
 import time
 from collections import deque
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING
 
 import pycurl
 
-from ai4os_data import descriptors, errors, telemetry
+from ai4os_data import descriptors, errors, proxies, redirects, telemetry
 from ai4os_data.answers import (
+    compression,
     content_length,
     content_range,
     error_for_status,
@@ -33,6 +35,7 @@ from ai4os_data.outages import LOOK_S, Wait
 from ai4os_data.processes import PerProcess
 from ai4os_data.refusals import LOOK_S as LOOK_AT_DOUBT_S
 from ai4os_data.refusals import Credentials, Refusals
+from ai4os_data.remotes import origin_of
 from ai4os_data.retries import (
     AWAY_STATUSES,
     LOCKED_TRIES,
@@ -55,6 +58,8 @@ _ABORTED_BY_US = 23
 _AWAY_IF_IT_WORKED = frozenset({5, 6, 35})  # names that do not resolve, and TLS that does not begin
 _BUFFER_BYTES = 256 * 1024
 _UPLOAD_BUFFER_BYTES = 2 * 1024 * 1024
+_SUPPRESS_CONNECT_HEADERS = 265  # CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name
+_PLAIN_HEADERS = (b"Accept-Encoding: identity", b"Expect:", b"Accept: */*")
 _KEPT_WARM_S = 55  # servers close idle connections after 5 to 60 s
 
 
@@ -71,7 +76,8 @@ class Request:
         expected_bytes: the size that was listed; it sets the deadline.
         headers: further header lines.
         source: what a PUT sends.
-        is_archive: whether the answer holds many files, to be counted so.
+        is_archive: whether the answer holds many files: it is counted so, and ends with what has come of it where it
+            breaks off, which the body keeps.
         repeats: whether it is sent again after a try that may have succeeded all the same, such as one whose answer
             was lost; if not, the caller looks first.
         tag: the caller's own.
@@ -99,17 +105,24 @@ class Response:
         headers: their names in lower case.
         total_bytes: the size of the whole file, where the server told it.
         received_bytes: how many bytes the body took.
+        is_foreign: whether another host answered, to which the server had redirected: its ETags are its own.
     """
 
     status: int
     headers: dict[str, str]
     total_bytes: int | None = None
     received_bytes: int = 0
+    is_foreign: bool = False
 
     @property
     def etag(self) -> str | None:
         """The ETag, without quotes and mark of weakness."""
         return plain_etag(self.headers.get("etag"))
+
+    @property
+    def compression(self) -> str | None:
+        """How its bytes are compressed, as its head has it; whether they are, their number tells."""
+        return compression(self.headers)
 
 
 class Transport:
@@ -216,7 +229,10 @@ class _Transfer:
         "failed_s",
         "failures",
         "head_lines",
+        "hops",
         "is_first",
+        "is_foreign",
+        "is_redirect",
         "judged",
         "last_error",
         "length_before",
@@ -226,6 +242,7 @@ class _Transfer:
         "request",
         "resumed",
         "sent_with",
+        "url",
     )
 
     def __init__(self, request: Request, patience: Patience) -> None:
@@ -246,6 +263,14 @@ class _Transfer:
         self.offset = 0
         self.resumed = False
         self.reader: Reader | None = None
+        self.is_redirect = False
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Ask the server itself: where it redirected to may be out of date."""
+        self.url = self.request.url
+        self.hops = 0
+        self.is_foreign = False
 
     def range_header(self) -> str | None:
         """The range to ask for in this try."""
@@ -278,7 +303,7 @@ class _Transfer:
 
     def writer(self) -> Callable[[bytes], int | None]:
         """Takes the pieces of this try's body."""
-        if self.request.start is None and not self.resumed and isinstance(self.body, MemoryBody):
+        if self.request.start is None and not self.resumed and type(self.body) is MemoryBody:
             return self.body.chunks.append  # the usual case, without a Python frame for each piece
         return self._write
 
@@ -286,13 +311,16 @@ class _Transfer:
         if not self.judged:
             self.judged = True
             status, headers = parse_head(self.head_lines)
+            self.is_redirect = status in redirects.STATUSES
             if status == 206:
                 if not self.continues(headers):
                     return 0
-            else:
+            elif not self.is_redirect:
                 self.body.restart()
                 self.offset = 0
                 self.resumed = False
+        if self.is_redirect:  # the page that comes with it is not the file
+            return None
         if self.request.start is not None and not self._from_wanted_start(chunk):
             return 0
         if self.request.start is None:
@@ -449,10 +477,7 @@ class _Lane:
         self._idle = []
         self._share = pycurl.CurlShare()
         self._share.setopt(pycurl.SH_SHARE, pycurl.LOCK_DATA_COOKIE)  # a session cookie saves 250 ms a request
-        headers = ["Accept-Encoding: identity", "Expect:", "Accept: */*"]
-        if remote.token:
-            headers.append(f"Authorization: Bearer {remote.token}")
-        self._headers = headers
+        self._headers = [*_PLAIN_HEADERS, *(f"{name}: {value}".encode() for name, value in remote.sent_headers())]
 
     def run(
         self, requests: Iterator[Request], in_flight: int | None, call: _Call
@@ -468,7 +493,7 @@ class _Lane:
         self._counts_answers = in_flight is None
         while True:
             limit = in_flight or call.concurrency.limit
-            while len(self._active) < limit and len(ready) < limit:
+            while len(self._active) < limit and len(ready) <= limit:
                 transfer = queue.next()
                 if transfer is None:
                     break
@@ -555,20 +580,24 @@ class _Lane:
         remote = self._call.credentials.remote
         if remote is not self._remote and account(remote) != self._account:
             self._is_of(remote)
-        handle = self._idle.pop() if self._idle else self._new_handle()
+        if transfer.is_foreign:
+            handle = self._new_handle(transfer.url)
+        else:
+            handle = self._idle.pop() if self._idle else self._own_handle()
         patience, transfer.sent_with = self._call.patience, remote
         transfer.begin()
         request = transfer.request
-        handle.setopt(pycurl.URL, request.url)
+        handle.setopt(pycurl.URL, transfer.url)
         handle.setopt(pycurl.HEADERFUNCTION, transfer.head_lines.append)
         handle.setopt(pycurl.WRITEFUNCTION, transfer.writer())
         remaining_s = max(1.0, transfer.deadline - time.monotonic())
         handle.setopt(pycurl.TIMEOUT_MS, int(remaining_s * 1000))
-        headers = [*self._headers, *request.headers]
+        headers = [*(_PLAIN_HEADERS if transfer.is_foreign else self._headers)]
+        headers += [header.encode("latin-1", "replace") for header in request.headers]
         if (range_header := transfer.range_header()) is not None:
-            headers.append(range_header)
+            headers.append(range_header.encode())
             if transfer.resumed:
-                headers.append(f"If-Range: {transfer.etag}")
+                headers.append(f"If-Range: {transfer.etag}".encode("latin-1"))
         handle.setopt(pycurl.HTTPHEADER, headers)
         handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(patience.connect_s * 1000))
         handle.setopt(pycurl.LOW_SPEED_TIME, patience.stall_s)
@@ -591,11 +620,23 @@ class _Lane:
         self._active[handle] = transfer
         self._multi.add_handle(handle)
         self._sockets.timeout_s = 0.0
+        if request.is_archive:  # it is sent before the caller takes its time with the files of the last one
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
-    def _new_handle(self) -> pycurl.Curl:
-        handle = pycurl.Curl()
+    def _own_handle(self) -> pycurl.Curl:
+        """A handle for our server: with credentials, and the cookies of its sessions."""
+        handle = self._new_handle(self._remote.url)
         handle.setopt(pycurl.SHARE, self._share)
         handle.setopt(pycurl.COOKIEFILE, "")
+        if self._remote.sends_password:
+            handle.setopt(pycurl.HTTPAUTH, pycurl.HTTPAUTH_BASIC)
+            handle.setopt(pycurl.USERNAME, (self._remote.user or "").encode())
+            handle.setopt(pycurl.PASSWORD, (self._remote.password or "").encode())
+        return handle
+
+    def _new_handle(self, url: str) -> pycurl.Curl:
+        """A handle for the server of a URL, which knows no secret but those of the proxy."""
+        handle = pycurl.Curl()
         handle.setopt(pycurl.NOSIGNAL, 1)
         handle.setopt(pycurl.FOLLOWLOCATION, 0)
         handle.setopt(pycurl.PATH_AS_IS, 1)
@@ -607,10 +648,14 @@ class _Lane:
         handle.setopt(pycurl.TCP_KEEPALIVE, 1)
         handle.setopt(pycurl.CAINFO, ca_file(self._remote.ca_file))
         handle.setopt(pycurl.USERAGENT, "ai4os-data")
-        if self._remote.user is not None and not self._remote.token:
-            handle.setopt(pycurl.HTTPAUTH, pycurl.HTTPAUTH_BASIC)
-            handle.setopt(pycurl.USERNAME, self._remote.user.encode())
-            handle.setopt(pycurl.PASSWORD, (self._remote.password or "").encode())
+        handle.setopt(pycurl.NOPROXY, "")  # the variables are read by us alone, so that listings go the same way
+        proxy = proxies.proxy_for(url, os.environ)
+        handle.setopt(pycurl.PROXY, "" if proxy is None else proxy.url)
+        if proxy is not None:
+            handle.setopt(_SUPPRESS_CONNECT_HEADERS, 1)  # its head is not the server's
+            handle.setopt(pycurl.PROXY_CAINFO, ca_file(self._remote.ca_file))
+            handle.setopt(pycurl.PROXYUSERNAME, (proxy.user or "").encode())
+            handle.setopt(pycurl.PROXYPASSWORD, (proxy.password or "").encode())
         return handle
 
     def _ended(self) -> Iterator[tuple[_Transfer, Response | errors.StorageError | float]]:
@@ -633,7 +678,10 @@ class _Lane:
         if self._counts_answers and not self._call.wait.is_held:
             self._call.concurrency.answered()
         error_number = handle.getinfo(pycurl.OS_ERRNO) if code else 0
-        if transfer.request.method == "GET":
+        if code and (refused := handle.getinfo(pycurl.HTTP_CONNECTCODE)) >= 400:
+            handle.close()
+            return transfer, self._refused_by_proxy(transfer, refused)
+        if transfer.request.method == "GET" and not transfer.is_foreign:
             self._idle.append(handle)
         else:
             handle.close()  # its options do not fit the next request; the connection stays with the multi handle
@@ -645,17 +693,26 @@ class _Lane:
 
     def _judge(self, transfer: _Transfer, code: int, message: str) -> Response | errors.StorageError | float:
         status, headers = parse_head(transfer.head_lines)
-        if not code or status >= 400 or transfer.has_heard:
+        if not transfer.is_foreign and (not code or status >= 400 or transfer.has_heard):
             self._answered(transfer, status)
         if code == _ABORTED_BY_US and status == 206:
             return self._other_range(transfer, headers)
         if code == _ABORTED_BY_US and status == 200 and transfer.request.start is not None:
             # The wanted range was cut out of the whole.
-            return Response(status, headers, content_length(headers), transfer.body.length)
+            total = content_length(headers)
+            return Response(status, headers, total, transfer.body.length, transfer.is_foreign)
         if code and status < 400:  # an error stands, whatever becomes of the page that comes with it
             return self._broken(transfer, code, message, status, headers)
         if 200 <= status < 300:
             return self._complete(transfer, status, headers)
+        if status in redirects.STATUSES and transfer.request.method != "PUT":
+            return self._redirected(transfer, headers)
+        if transfer.is_foreign and status in {401, 403}:
+            transfer.body.restart()
+            return errors.PermissionDeniedError(
+                f"{self._what(transfer)}: refused there ({status}). No credentials are sent to another host than "
+                f"{self._remote.origin}"
+            )
         if status == 401 and (pause_s := self._refused(transfer)) is not None:
             return pause_s
         if status == 416 and transfer.resumed:
@@ -696,6 +753,7 @@ class _Lane:
         again = self._call.credentials.refused(transfer.sent_with, transfer.refused, was_first=transfer.is_first)
         if again is None:
             return None
+        transfer.start_over()
         transfer.is_first, pause_s = again
         self._call.counters.row[telemetry.RETRIES] += 1
         return pause_s
@@ -715,14 +773,9 @@ class _Lane:
         request = transfer.request
         received = transfer.body.length
         self._call.counters.row[telemetry.BYTES_FROM_NETWORK] += received
-        if "content-encoding" in headers and headers["content-encoding"] != "identity":
-            return errors.ProtocolError(
-                f"{self._what(transfer)}: the server compresses it ({headers['content-encoding']}) although the plain "
-                f"file was asked for; turn compression off for this path on the server"
-            )
         total = content_length(headers)
         if request.method != "GET":
-            return Response(status, headers, total, received)
+            return Response(status, headers, total, received, transfer.is_foreign)
         if status == 206:
             if not transfer.continues(headers):
                 return self._other_range(transfer, headers)
@@ -734,8 +787,38 @@ class _Lane:
         else:
             promised = None
         if promised is not None and received != promised:
+            if (kind := compression(headers)) is not None:
+                return errors.ProtocolError(f"{self._what(transfer)}: {compressed(kind)}")
             return self._short(transfer, promised)
-        return Response(status, headers, received if request.start is None else total, received)
+        total = received if request.start is None else total
+        return Response(status, headers, total, received, transfer.is_foreign)
+
+    def _redirected(self, transfer: _Transfer, headers: dict[str, str]) -> errors.StorageError | float:
+        """Ask where the server says that the file is: at once, since nothing has failed."""
+        try:
+            there = redirects.target(transfer.url, headers.get("location", ""), self._what(transfer))
+            proxies.proxy_for(there, os.environ)
+        except errors.StorageError as error:
+            transfer.body.restart()
+            return error
+        transfer.hops += 1
+        if transfer.hops > redirects.MOST_HOPS:
+            transfer.body.restart()
+            return errors.ProtocolError(f"{self._what(transfer)}: redirected more than {redirects.MOST_HOPS} times")
+        transfer.url = there
+        transfer.is_foreign = origin_of(there) != self._remote.origin
+        return 0.0
+
+    def _refused_by_proxy(self, transfer: _Transfer, status: int) -> errors.StorageError | float:
+        """What it means that a proxy opens no way to the server."""
+        way = proxies.through(transfer.url, os.environ)
+        what = f"{self._what(transfer)}: the proxy opens no connection ({status}){way}"
+        if status in RETRIED_STATUSES:
+            return self._again(transfer, errors.ServerUnavailableError(what), None)
+        transfer.body.restart()
+        if status == 407:
+            return error_for_status(status, self._what(transfer), {}, self._remote)
+        return errors.PermissionDeniedError(what)
 
     def _other_range(self, transfer: _Transfer, headers: dict[str, str]) -> errors.StorageError | float:
         transfer.offset = 0
@@ -763,7 +846,7 @@ class _Lane:
             if (
                 etag.startswith('"')
                 and headers.get("accept-ranges") != "none"
-                and headers.get("content-encoding", "identity") == "identity"
+                and self._is_plain(transfer, status, headers)
                 and (transfer.continues(headers) if status == 206 else not transfer.resumed)
             ):
                 progressed = length > transfer.offset
@@ -778,7 +861,7 @@ class _Lane:
             transfer.body.restart()
         if code in _TLS_CODES:
             tls = errors.TLSError(
-                f"{what}: no trusted connection to {self._remote.origin} ({message}). If it uses an authority of "
+                f"{what}: no trusted connection to {origin_of(transfer.url)} ({message}). If it uses an authority of "
                 "your own, "
                 f"pass Remote(…, ca_file='authority.pem') or set SSL_CERT_FILE"
             )
@@ -790,10 +873,11 @@ class _Lane:
             error = errors.DeadlineError(f"{what}: {message}")
         else:
             error = errors.ServerUnavailableError(
-                f"{what}: {message}. Is {self._remote.origin} up, and reachable from this machine?"
+                f"{what}: {message}. Is {origin_of(transfer.url)} up, and reachable from this machine?"
+                f"{proxies.through(transfer.url, os.environ)}"
             )
-        if not transfer.request.repeats:
-            return error
+        if not transfer.request.repeats or (transfer.request.is_archive and transfer.body.length):
+            return error  # what has come of an archive is of use
         if progressed:
             transfer.failures = 0
         # Who sends something breaks off for a reason of its own; and a deadline for all tries is no silence.
@@ -820,7 +904,7 @@ class _Lane:
         """
         patience = self._call.patience
         outcome: errors.StorageError | float
-        if away and patience.outage_s > 0 and transfer.request.method == "GET":
+        if away and patience.outage_s > 0 and transfer.request.method == "GET" and not transfer.is_foreign:
             outcome = self._wait_out(transfer, error, asked_s)
         else:
             transfer.failures += 1
@@ -830,6 +914,7 @@ class _Lane:
         if isinstance(outcome, errors.StorageError):
             transfer.body.restart()
             return outcome
+        transfer.start_over()
         row = self._call.counters.row
         row[telemetry.RETRIES] += 1
         row[telemetry.WAITED_NS] += int(outcome * 1e9)
@@ -855,4 +940,21 @@ class _Lane:
         return pause_s
 
     def _what(self, transfer: _Transfer) -> str:
-        return f"{transfer.request.method} {transfer.request.url}"
+        moved = f" (redirected to {redirects.shown(transfer.url)})" if transfer.hops else ""
+        return f"{transfer.request.method} {transfer.request.url}{moved}"
+
+    @staticmethod
+    def _is_plain(transfer: _Transfer, status: int, headers: dict[str, str]) -> bool:
+        """Whether places in the body are places in the file: no compression, or one that the file itself has."""
+        if compression(headers) is None:
+            return True
+        total = (content_range(headers) or (0, None))[1] if status == 206 else content_length(headers)
+        return total is not None and total == transfer.request.expected_bytes
+
+
+def compressed(kind: str) -> str:
+    """What to say of bytes that the server has compressed on their way."""
+    return (
+        f"the server compresses it ({kind}) although the plain file was asked for; turn compression off for this path "
+        "on the server"
+    )

@@ -61,7 +61,7 @@ class Ledger:
 
     Args:
         directory: the cache's.
-        limit_bytes: what the directory may take in all.
+        limit: tells what the directory may take in all.
         objects: the files, as this process knows them.
         protected: gives the digests that must not be evicted to make room (policy ``"auto"``); None evicts by last
             use alone.
@@ -72,7 +72,7 @@ class Ledger:
     def __init__(
         self,
         directory: str,
-        limit_bytes: int,
+        limit: Callable[[], int],
         *,
         objects: Objects,
         protected: Protected | None,
@@ -82,12 +82,12 @@ class Ledger:
         self._lock = -1
         self._lease = Lease(f"{directory}/leases", objects.prepare)
         self._directory = directory
-        self._limit = limit_bytes
+        self._limit_now = limit
         self._protected = protected
         self._plans = plans
         self._spares = spares
         self._objects = objects
-        self._rows = Rows(directory, limit_bytes, objects)
+        self._rows = Rows(directory, limit(), objects)
         self._overhead_bytes = 0
         self._protect_at = 0.0
         self._all_protected_until = 0.0
@@ -111,6 +111,10 @@ class Ledger:
             with suppress(OSError):
                 os.close(lock)
         self._lease.let_go()
+
+    @property
+    def _limit(self) -> int:
+        return self._limit_now()
 
     # --- what others call
 
@@ -182,7 +186,7 @@ class Ledger:
 
     def clear(self) -> None:
         """Remove every entry that nobody uses."""
-        with self._held():
+        with self._held(reconciles=False):  # it does so itself, when the disk that may be full has room for the index
             self._mended(self._clear)
 
     def forget(self, names: list[str]) -> None:
@@ -198,7 +202,7 @@ class Ledger:
     # --- the lock
 
     @contextmanager
-    def _held(self, *, wait: bool = True) -> Iterator[bool]:
+    def _held(self, *, wait: bool = True, reconciles: bool = True) -> Iterator[bool]:
         """Hold the ledger alone. It is marked while it is held, so that whoever comes after a death sees it.
 
         This process does not fork meanwhile, but does so while it waits for another one's hold to end.
@@ -214,7 +218,7 @@ class Ledger:
             lock = self._lock
             try:
                 with no_fork():
-                    if os.pread(lock, 1, 0) != _CLEAN:
+                    if reconciles and os.pread(lock, 1, 0) != _CLEAN:
                         self._mended(self._reconcile)
                     os.pwrite(lock, _DIRTY, 0)
                     yield True
@@ -513,6 +517,8 @@ class Ledger:
         record = read_record(self._lock)
         self._overhead_bytes = record.overhead_bytes
         if begun < record.check_at < begun + _LONGEST_UNCHECKED_S:
+            if record.limit_bytes != self._limit:
+                record._replace(limit_bytes=self._limit).write(self._lock)
             return
         if not self._agrees() and not self._agrees():  # an entry may have been found damaged meanwhile
             self._tell_new_index("did not agree with the files")

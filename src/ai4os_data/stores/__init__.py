@@ -7,14 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from ai4os_data import locations, telemetry
+from ai4os_data import locations, telemetry, webpages
 from ai4os_data.bodies import Content
 from ai4os_data.errors import LocationError, RemoteError
 from ai4os_data.locations import DavLocation, FsspecLocation, RemoteLocation
-from ai4os_data.remotes import Remote
+from ai4os_data.remotes import Remote, configured_names, origin_of
 from ai4os_data.retries import OUTAGE_S, Patience, checked_outage_s
 from ai4os_data.stores.base import Entry, Fetched, Level, Store
 from ai4os_data.stores.directory import DirectoryStore
+from ai4os_data.stores.meant import hinting_at_remote
 from ai4os_data.stores.memory import MemoryStore
 from ai4os_data.stores.mounted import open_path
 
@@ -74,16 +75,33 @@ def open_store(
     if isinstance(parsed, RemoteLocation):
         return dav(chosen or Remote.discover(parsed.name, environ), parsed.path)
     if isinstance(parsed, DavLocation):
+        parsed, chosen = _behind_page(parsed, os.fspath(location), chosen, environ)
         return dav(*_credentials_for(parsed, chosen, environ))
     if isinstance(parsed, FsspecLocation):
-        from ai4os_data.stores.anyfsspec import FsspecStore
-
-        return FsspecStore(parsed.url, counters=counters, patience=patience, **options)
+        return _open_url(parsed.url, environ, counters, patience, options)
     if chosen is not None and not os.path.isabs(parsed.path):
         return dav(chosen, parsed.path.strip("/"))
-    return open_path(
-        parsed.path, chosen, environ=environ, open_dav=dav, counters=counters, create=create, patience=patience
-    )
+    with hinting_at_remote(os.fspath(location), environ) as hint:
+        store = open_path(
+            parsed.path, chosen, environ=environ, open_dav=dav, counters=counters, create=create, patience=patience
+        )
+        hint(store)
+        return store
+
+
+def _open_url(
+    url: str,
+    environ: Mapping[str, str],
+    counters: telemetry.Counters | None,
+    patience: Patience | None,
+    options: dict[str, Any],
+) -> Store:
+    from ai4os_data.stores.anyfsspec import FsspecStore, is_known
+
+    name, _, path = url.partition("://")
+    if name in configured_names(environ) and not is_known(name):
+        raise LocationError(f"{name}:// is no kind of URL, but {name} is a remote: write '{name}:{path.strip('/')}'")
+    return FsspecStore(url, counters=counters, patience=patience, **options)
 
 
 def open_dav(
@@ -100,6 +118,34 @@ def open_dav(
 
     kind = NextcloudStore if is_nextcloud(remote) else WebDAVStore
     return kind(remote, path, location=location, patience=patience, counters=counters)
+
+
+def _behind_page(
+    location: DavLocation, text: str, chosen: Remote | None, environ: Mapping[str, str]
+) -> tuple[DavLocation, Remote | None]:
+    """The files behind a page of Nextcloud, if they are public; any other address as it is.
+
+    Raises:
+        LocationError: it is a page of an account's files; the message has the address to give.
+    """
+    page = webpages.page_of(text)
+    if page is None:
+        return location, chosen
+    origin = origin_of(location.root)
+    candidates = [chosen] if chosen is not None else Remote.known(environ)
+    remotes = [remote for remote in candidates if remote.origin == origin]
+    if any(remote.covers(location.url) and len(remote.url) > len(page.server_url) for remote in remotes):
+        return location, chosen
+    if page.token is not None:
+        share = locations.parse(page.share_url)
+        assert isinstance(share, DavLocation)
+        user = "anonymous" if location.password else None
+        return share, Remote(share.root, user, location.password)
+    account = next((remote for remote in remotes if remote.user is not None), None)
+    if account is None:
+        raise LocationError(page.advice(locations.shown(text)))
+    is_root = page.files_url(account.user).startswith(f"{account.url}/")
+    raise LocationError(page.advice(locations.shown(text), account.user, account.name if is_root else None))
 
 
 def _credentials_for(location: DavLocation, chosen: Remote | None, environ: Mapping[str, str]) -> tuple[Remote, str]:

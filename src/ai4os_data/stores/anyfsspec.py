@@ -52,6 +52,11 @@ _IN_THE_WAY = (FileExistsError, IsADirectoryError, NotADirectoryError)
 _LOCAL_PROTOCOLS = frozenset({"file", "local", "memory"})
 
 
+def is_known(protocol: str) -> bool:
+    """Whether fsspec knows the part of a URL before ``://``."""
+    return protocol in fsspec.available_protocols()
+
+
 class FsspecStore(Store):
     """The files below an fsspec URL. The file system is opened anew in each process.
 

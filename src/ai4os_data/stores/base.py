@@ -76,11 +76,13 @@ class Store(ABC):
         location: what messages call it; it holds no secrets.
         identity: what tells its files from those of other stores, for the cache.
         is_local: whether it is as fast as a local disk, so that a cache would gain nothing.
+        asks_together: whether many files come with one request, and so the faster the more are asked for at once.
     """
 
     location: str
     identity: str
     is_local: bool = False
+    asks_together: bool = False
 
     @abstractmethod
     def list(self) -> list[Entry]:

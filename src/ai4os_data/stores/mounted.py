@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ai4os_data import errors, mounts, telemetry
 from ai4os_data.remotes import Remote
+from ai4os_data.spelling import mistaken_for
 from ai4os_data.stores.base import Store
 from ai4os_data.stores.directory import DEAD_MOUNT, STAGED, DirectoryStore, nearest, told, within
 from ai4os_data.telemetry import tell_once
@@ -29,6 +30,7 @@ STORAGE = "/storage"
 _LOOK_DEADLINE_S = 30.0  # a large folder may take some seconds; behind a dead server it may take minutes
 _COMPARED_BYTES = 1024 * 1024
 _LOOKED_AT = 200
+_NEAR_NAMES = 3
 
 OpenDav = Callable[[Remote, str], Store]
 
@@ -138,11 +140,21 @@ def _look(path: str, mount: mounts.Mount | None, deadline_s: float) -> None:
     except errors.NotFoundError as error:
         message = (
             f"{path}: there is no such directory. Is the storage mounted? `ls {STORAGE}` and `mount | grep rclone` tell"
+            f"{'' if is_network else _beside(path)}"
         )
         raise errors.LocationError(message) from error
     if not found:
         message = f"{path} is a file; give the directory that it lies in"
         raise errors.LocationError(message)
+
+
+def _beside(path: str) -> str:
+    """Which names near this one there are."""
+    parent, name = os.path.split(path)
+    with suppress(OSError):
+        if names := mistaken_for(name, os.listdir(parent))[:_NEAR_NAMES]:
+            return f". {parent} has {', '.join(map(repr, names))}"
+    return ""
 
 
 def _is_in(storage: str, path: str) -> bool:

@@ -17,7 +17,7 @@ import httpx
 import webdav4.client
 from typing_extensions import Self
 
-from ai4os_data import descriptors, errors, telemetry, tls
+from ai4os_data import descriptors, errors, proxies, telemetry, tls
 from ai4os_data.answers import NO_ANSWER, error_for_status, host_of, plain_etag, wrong_credentials
 from ai4os_data.bodies import Content, MemoryBody, Source
 from ai4os_data.outages import LOOK_S, Wait
@@ -34,10 +34,11 @@ from ai4os_data.stores.base import (
     checked,
     memory_body,
 )
+from ai4os_data.stores.httpx_logs import kept_quiet
 from ai4os_data.stores.listings import PROPFIND, Listings
 from ai4os_data.stores.multistatus import NotMultistatusError, resources
 from ai4os_data.stores.ranges import read_ranges
-from ai4os_data.transport import Request, Response, Transport
+from ai4os_data.transport import Request, Response, Transport, compressed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 _LISTING_DEADLINE_S = 300.0
 _HTML_ENDINGS = (".html", ".htm", ".xhtml", ".php")
 _VERSION_TRIES = 3
+# Failures of a connection that do not pass by themselves.
+_LASTING = (errors.OpenFilesError, errors.PermissionDeniedError, errors.ProtocolError)
 
 
 class WebDAVStore(Store):
@@ -199,8 +202,12 @@ class WebDAVStore(Store):
         served = _served(
             entry, response, response.total_bytes if response.total_bytes is not None else entry.size_bytes
         )
+        if response.compression and self._is_compressed(entry, response):
+            raise errors.ProtocolError(f"{self.location}: {entry.key!r}: {compressed(response.compression)}")
         if not entry.is_same_version(served):
             raise errors.ChangedError(_changed(self.location, entry, served))
+        if _is_page(entry, served, response):
+            raise self._a_page(entry)
         data = body.getvalue()
         if len(data) != stop - start:
             message = f"{self.location}: {entry.key!r}: {len(data):,} bytes came for the range {start}-{stop}"
@@ -227,23 +234,18 @@ class WebDAVStore(Store):
             if isinstance(outcome, errors.StorageError):
                 return outcome
             served = _served(entry, outcome, outcome.received_bytes)
-            html = outcome.headers.get("content-type", "").startswith("text/html") and not entry.key.lower().endswith(
-                _HTML_ENDINGS
-            )
-            if entry.is_same_version(served) and not (html and not (served.etag and entry.etag)):
+            if _is_page(entry, served, outcome):
+                return self._a_page(entry)
+            if entry.is_same_version(served):
                 return Fetched(entry, request.body)
-            if html:
-                return errors.ProtocolError(
-                    f"{self.location}: {entry.key!r}: the server answers with an HTML page instead of the file. Is "
-                    f"{self.remote.origin} "
-                    f"the address of the storage itself, not of a login page before it?"
-                )
             try:
                 now = self.stat(entry.key)
             except errors.StorageError as error:
                 return error
             if now.is_same_version(served):
                 return Fetched(now, request.body)
+            if outcome.compression:
+                return errors.ProtocolError(f"{self.location}: {entry.key!r}: {compressed(outcome.compression)}")
             try:  # a short or mixed answer: neither the listed version nor the present one
                 request.body.restart()
                 outcome = self.transport.send(request)
@@ -252,6 +254,17 @@ class WebDAVStore(Store):
         return errors.IntegrityError(
             f"{self.location}: {entry.key!r}: the server lists {entry.size_bytes:,} bytes, and answers with "
             f"{request.body.length:,} time and again"
+        )
+
+    def _is_compressed(self, entry: Entry, response: Response) -> bool:
+        """Whether bytes with that label were compressed on their way: their number is not the file's, then or now."""
+        total = response.total_bytes
+        return total is None or (total != entry.size_bytes and total != self.size_of(entry.key))
+
+    def _a_page(self, entry: Entry) -> errors.ProtocolError:
+        return errors.ProtocolError(
+            f"{self.location}: {entry.key!r}: the server answers with an HTML page instead of the file. Is "
+            f"{self.remote.origin} the address of the storage itself, not of a login page before it?"
         )
 
     # --- writing
@@ -486,10 +499,11 @@ class WebDAVStore(Store):
             outcome: httpx.Response | errors.StorageError | float
             try:
                 client = self._client()
-                response: httpx.Response = client.http.request(
-                    method, client.join_url(url), headers=headers, content=content, timeout=timeout
-                )
-            except httpx.TransportError as error:
+                with kept_quiet():
+                    response: httpx.Response = client.http.request(
+                        method, client.join_url(url), headers=headers, content=content, timeout=timeout
+                    )
+            except httpx.RequestError as error:
                 outcome = asking.pause_after(error)
             except UnicodeError as error:
                 raise errors.LocationError(f"{asking.what}: this name cannot be sent") from error
@@ -513,8 +527,10 @@ class WebDAVStore(Store):
         client: _Client = self.transport.connections.client(partial(_new_client, remote))
         return client
 
-    def transport_failure(self, what: str, error: httpx.TransportError) -> errors.StorageError:
+    def transport_failure(self, what: str, error: httpx.RequestError) -> errors.StorageError:
         """The error that a connection which failed stands for."""
+        if isinstance(error, httpx.DecodingError):
+            return errors.ProtocolError(f"{what}: the body is not compressed as its head says ({error})")
         for cause in _causes(error):
             if isinstance(cause, ssl.SSLError):
                 return errors.TLSError(
@@ -524,8 +540,12 @@ class WebDAVStore(Store):
                 )
         if isinstance(error, httpx.TimeoutException):
             return errors.DeadlineError(f"{what}: no answer in time ({type(error).__name__})")
+        way = proxies.through(self.remote.url, os.environ)
+        # httpcore tells the status of a proxy that opens no connection in its message alone.
+        if isinstance(error, httpx.ProxyError) and str(error)[:3].isdigit() and not str(error).startswith("5"):
+            return errors.PermissionDeniedError(f"{what}: the proxy opens no connection ({error}){way}")
         return errors.ServerUnavailableError(
-            f"{what}: {error}. Is {self.remote.origin} up, and reachable from this machine?"
+            f"{what}: {error}. Is {self.remote.origin} up, and reachable from this machine?{way}"
         )
 
 
@@ -609,7 +629,7 @@ class _Asking:
         tries = min(self._tries, LOCKED_TRIES) if status == 423 and self._is_read else self._tries
         return self._pause(failure, asked_s, is_away=status in AWAY_STATUSES, tries=tries)
 
-    def pause_after(self, cause: httpx.TransportError) -> errors.StorageError | float:
+    def pause_after(self, cause: httpx.RequestError) -> errors.StorageError | float:
         """The pause before the next try after one without an answer, or the error where there is none."""
         causes = list(_causes(cause))
         failure: errors.StorageError | None = descriptors.exhausted(cause)
@@ -618,7 +638,7 @@ class _Asking:
         if failure is None:
             failure = self._store.transport_failure(self.what, cause)
         failure.__cause__ = cause
-        if isinstance(failure, errors.OpenFilesError) or (
+        if isinstance(failure, _LASTING) or (
             isinstance(failure, errors.TLSError) and (is_distrusted or not has_answered)
         ):
             return failure
@@ -672,11 +692,10 @@ class _Client(webdav4.client.Client):  # type: ignore[misc]  # webdav4 has no ty
 
 def _new_client(remote: Remote) -> _Client:
     authentication = None
-    headers = {"Accept-Encoding": "identity", "User-Agent": "ai4os-data"}
-    if remote.token:
-        headers["Authorization"] = f"Bearer {remote.token}"
-    elif remote.user is not None:
-        authentication = httpx.BasicAuth(remote.user.encode(), (remote.password or "").encode())
+    headers = httpx.Headers({"Accept-Encoding": "identity", "User-Agent": "ai4os-data"})
+    headers.update([(name.encode(), value.encode()) for name, value in remote.sent_headers()])
+    if remote.sends_password:
+        authentication = httpx.BasicAuth((remote.user or "").encode(), (remote.password or "").encode())
     client = _Client(
         remote.url,
         auth=authentication,
@@ -684,15 +703,29 @@ def _new_client(remote: Remote) -> _Client:
         headers=headers,
         verify=tls.context(remote.ca_file),
         limits=httpx.Limits(max_keepalive_connections=None),
+        proxy=_proxy(remote),
+        trust_env=False,  # the variables are read by us alone, so that bytes go the same way
     )
     weakref.finalize(client, _close, client.http, os.getpid())
     return client
 
 
+def _proxy(remote: Remote) -> httpx.Proxy | None:
+    """The way to a server as httpx takes it."""
+    proxy = proxies.proxy_for(remote.url, os.environ)
+    if proxy is None:
+        return None
+    credentials = None if proxy.user is None else (proxy.user, proxy.password or "")
+    context = tls.context(remote.ca_file) if proxy.url.startswith("https") else None
+    url = proxy.url.replace("socks5h:", "socks5:", 1)  # as every version of httpx spells it
+    return httpx.Proxy(url, auth=credentials, ssl_context=context)
+
+
 def _close(http: httpx.Client, owner: int) -> None:
     """Close the connections of a client that is gone; in a child they are its parent's."""
     if os.getpid() == owner:
-        http.close()
+        with kept_quiet():
+            http.close()
 
 
 def _leads_to_folder(response: httpx.Response) -> bool:
@@ -713,7 +746,17 @@ def _error_of(response: httpx.Response, what: str, remote: Remote) -> errors.Sto
     return error_for_status(response.status_code, what, dict(response.headers), remote)
 
 
+def _is_page(entry: Entry, served: Entry, response: Response) -> bool:
+    """Whether an HTML page came, such as one to log in, where no ETag says that it is the file."""
+    is_html = response.headers.get("content-type", "").startswith("text/html")
+    is_wanted = entry.key.lower().endswith(_HTML_ENDINGS)
+    return is_html and not is_wanted and not (served.etag and entry.etag and entry.is_same_version(served))
+
+
 def _served(entry: Entry, response: Response, size_bytes: int) -> Entry:
+    """What came. The marks of another host are not to be compared with those that our server has listed."""
+    if response.is_foreign and response.etag != entry.etag:
+        return Entry(entry.key, size_bytes)
     return Entry(entry.key, size_bytes, response.etag, response.headers.get("last-modified"))
 
 
