@@ -251,7 +251,7 @@ def find_folders(index: Index, store: Store, cache: DiskCache | None) -> None:
     if index.folders is not None or type(store).members is Store.members:  # that shows no more than a listing of files
         return
     try:
-        index.folders = store.hurried(_OPENING_S, waits=False).members("")[1]
+        index.folders = store.hurried(retries.OPENING_S, waits=False).members("")[1]
     except _UNREACHABLE as error:
         tell_once(
             f"{store.location}: folders without a file are not seen, since the storage cannot be reached: {error}"
