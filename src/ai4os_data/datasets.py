@@ -72,7 +72,7 @@ class StorageDataset(Dataset[Any]):
         target: None, ``"folder"`` (as in ImageFolder), a mapping from key to label, or a callable of a `Sample`.
         classes: the names of the classes, in the order of their numbers, such as ``train.classes`` for a validation
             split. Without it, class folders are numbered in sorted order, those that no sample lies in included.
-        class_to_idx: the same as a mapping from name to number, from 0 on without gaps.
+        class_to_idx: the same as a mapping from name to number. Numbers may have gaps; each has one name.
         allow_empty: let a class keep its number where it has no sample; otherwise that is an error.
         transform: applied to ``x``.
         target_transform: applied to ``y``.
