@@ -145,7 +145,7 @@ def measure(options: Options) -> Report:
         if options.wants("archive"):
             measure_archives(report, options, options.choose(8, 256, 512))
         if options.wants("ahead"):
-            measure_look_ahead(report, options, options.choose(64, 768, 1536))
+            measure_look_ahead(report, options, options.choose(64, 1024, 2048))
         if any(map(options.wants, ("warm", "warm2", "loader"))):
             measure_all_warm(report, files, options)
     return report

@@ -388,6 +388,8 @@ class _Queue:
         self._held: deque[_Transfer] = deque()
         self._order = count()
         self._is_exhausted = False
+        self._planned: Request | None = None
+        self._plans = False
         self._closed_until_s = 0.0
 
     def next(self) -> _Transfer | None:
@@ -411,9 +413,21 @@ class _Queue:
         return self._new()
 
     def _new(self) -> _Transfer | None:
+        request, self._planned = self._planned, None
+        if request is None:
+            request = self._taken()
+        self._plans = request is not None and request.is_archive
+        return None if request is None else _Transfer(request, self._call.patience)
+
+    def _taken(self) -> Request | None:
         request = None if self._is_exhausted else next(self._requests, None)
         self._is_exhausted = request is None
-        return None if request is None else _Transfer(request, self._call.patience)
+        return request
+
+    def plan(self) -> None:
+        """Have the next archive planned while others are on their way: it takes some milliseconds for many files."""
+        if self._plans and self._planned is None and not self._call.wait.is_held:
+            self._planned = self._taken()
 
     def put_back(self, transfer: _Transfer, pause_s: float) -> None:
         """Send it again later: after a pause, or when the server is back."""
@@ -429,7 +443,7 @@ class _Queue:
     @property
     def is_over(self) -> bool:
         """Whether nothing is left to begin with."""
-        return self._is_exhausted and not (self._held or self._paused)
+        return self._is_exhausted and self._planned is None and not (self._held or self._paused)
 
     def longest_s(self) -> float | None:
         """How long until something can be begun with: 0 for now; None where nothing is left."""
@@ -440,7 +454,7 @@ class _Queue:
             return LOOK_S
         if now_s < self._closed_until_s:
             return self._closed_until_s - now_s
-        if self._held or not (self._paused and self._is_exhausted):
+        if self._held or self._planned is not None or not (self._paused and self._is_exhausted):
             return 0.0
         return max(0.0, self._paused[0][0] - now_s)
 
@@ -504,6 +518,8 @@ class _Lane:
                 yield ready.popleft()
             elif not self._active and queue.is_over:
                 return
+            if len(self._active) == limit and not ready:
+                queue.plan()
             self._await(queue, is_pressed=bool(ready), has_room=len(self._active) < limit)
             for transfer, outcome in self._ended():
                 if isinstance(outcome, float):
@@ -514,6 +530,9 @@ class _Lane:
     def _await(self, queue: _Queue, *, is_pressed: bool, has_room: bool) -> None:
         """Wait until something happens on the network, or something may be sent."""
         pause_s = queue.longest_s()
+        if pause_s and self._call.wait.has_begun:
+            self._call.wait.outage.tell(self._call.wait.outage_s)
+            pause_s = min(pause_s, LOOK_S)
         if self._active:
             # With no room for another, what waits has to wait for the end of one that is on its way.
             self._step(0.0 if is_pressed else pause_s if has_room else None)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Policy = Literal["auto", "lru"]
 
 _NOTE_USE_EVERY_S = 60.0
+_MOST_USED = 50_000  # to be noted: each takes 200 bytes, in every process
 _FULL_AGAIN_S = 1.0
 _PLANNED_AGAIN_S = 0.02  # with every batch that is used, something can go
 _BROKEN_AGAIN_S = 30.0
@@ -331,6 +332,7 @@ class _Process:
         self._reserved = 0  # leased, and set aside for claims
         self._stored: list[Held] = []
         self._used: dict[str, None] = {}
+        self._most_used = _MOST_USED
         self._note_use_at = time.monotonic() + _NOTE_USE_EVERY_S
         self._not_before = 0.0
         self._refused_bytes = 0
@@ -367,7 +369,7 @@ class _Process:
     def note_use(self, name: str) -> None:
         self._used.pop(name, None)  # to the end of the order
         self._used[name] = None
-        if time.monotonic() > self._note_use_at:
+        if time.monotonic() > self._note_use_at or len(self._used) > self._most_used:
             self._note_use_at = time.monotonic() + _NOTE_USE_EVERY_S
             with self._guarded():
                 if self._lock.acquire(blocking=False):
@@ -375,6 +377,7 @@ class _Process:
                         used, self._used = self._used, {}
                         if not self.ledger.note_use(list(used)):
                             self._used.update(used)
+                        self._most_used = len(self._used) + _MOST_USED
                     finally:
                         self._lock.release()
 
