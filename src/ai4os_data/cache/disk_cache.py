@@ -22,6 +22,7 @@ from ai4os_data.cache.live import live_in
 from ai4os_data.cache.objects import Held, Objects, intact
 from ai4os_data.cache.record import last_limit
 from ai4os_data.cache.staged import BLOCK_BYTES, Spares, allocated
+from ai4os_data.descriptors import exhausted
 from ai4os_data.errors import CacheError
 from ai4os_data.processes import PerProcess
 from ai4os_data.telemetry import tell_once
@@ -485,6 +486,8 @@ class _Process:
 
     def trouble(self, error: OSError) -> None:
         reason = "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else str(error.strerror or error)
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            reason = str(exhausted(error))
         tell_once(f"{self.directory}: {reason}: reading goes on without storing more in the cache")
         self._not_before, self._refused_bytes = time.monotonic() + _BROKEN_AGAIN_S, 0
 
