@@ -55,6 +55,7 @@ FLOORS = {
     "sample": 4,
     "siblings": 4,
     "targets": 4,
+    "unreadable": 4,
     "work": 4,
     # other frameworks, one a file
     "fsspec": 5,

@@ -21,14 +21,18 @@ from ai4os_data.patterns import matcher
 from ai4os_data.sample import Reader, Sample
 from ai4os_data.siblings import Siblings
 from ai4os_data.stores import Entry, Store, open_store
+from ai4os_data.stores.forms import Twins, in_its_form, keyed_alike, shown
 from ai4os_data.targets import Target, Targets, parse_split
 from ai4os_data.telemetry import tell_once
+from ai4os_data.unreadable import check_keys, check_pattern
 
 if TYPE_CHECKING:
     from ai4os_data.remotes import Remote
 
 Location = str | os.PathLike[str] | Store
 D = TypeVar("D", bound="StorageDataset")
+
+_CHOSEN_LATER = ("**/*",)  # the pattern of a dataset that is given its keys: what else is there is none of its business
 
 # What is wrong with one file. Anything else is wrong with the storage, and never skipped.
 _OF_ONE_FILE = (
@@ -175,7 +179,7 @@ class StorageDataset(Dataset[Any]):
                 message = f"{len(keys)} keys, but {len(targets)} targets"
                 raise ValueError(message)
             target = Targets(list(targets))
-        dataset = cls(location, **options)
+        dataset = cls(location, pattern=_CHOSEN_LATER, **options)
         dataset._choose(keys, target)
         return dataset
 
@@ -193,7 +197,7 @@ class StorageDataset(Dataset[Any]):
             NotFoundError: the split file, or one that it lists, is not there.
         """
         _refuse(options, "from_split_file", "pattern", "target")
-        dataset = cls(location, **options)
+        dataset = cls(location, pattern=_CHOSEN_LATER, **options)
         keys, targets = parse_split(dataset._text_of(file), os.fspath(file))
         try:
             dataset._choose(keys, targets)
@@ -219,7 +223,7 @@ class StorageDataset(Dataset[Any]):
         self._slots: list[Held | None] = [None] * len(entries)
         self._known_siblings: tuple[int, list[list[Entry]]] = (0, [])
         self._cached.keep_together(entries)
-        target = self._target
+        target = keyed_alike(self._target, self.keys) if isinstance(self._target, Mapping) else self._target
         targets = target if isinstance(target, Targets) else Targets.of(target, self.keys, self.location)
         self._targets = targets
         self.classes = targets.classes if targets else None
@@ -227,6 +231,8 @@ class StorageDataset(Dataset[Any]):
         self.targets = list(targets.values) if targets and targets.values is not None else None
 
     def _matching(self) -> list[Entry]:
+        if self._pattern is not _CHOSEN_LATER:
+            check_pattern(self.index.unreadable, self._pattern, self.location)
         matches = matcher(self._pattern)
         entries = [entry for entry in self.index.entries if matches(entry.key)]
         if not entries:
@@ -244,19 +250,37 @@ class StorageDataset(Dataset[Any]):
 
     def _found(self, keys: list[str]) -> list[Entry]:
         by_key = self.index.by_key
-        missing = [repr(key) for key in keys if key not in by_key]
+        missing = [key for key in keys if key not in by_key]
         if missing:
-            message = f"{self.location} has no {enumerated(missing)}"
-            raise errors.NotFoundError(message)
+            check_keys(self.index.unreadable, missing)
+            keys = self._in_their_forms(keys, missing)
         if not keys:
             message = f"{self.location}: no keys were given"
             raise errors.EmptyDatasetError(message)
         return [by_key[key] for key in keys]
 
+    def _in_their_forms(self, keys: list[str], missing: list[str]) -> list[str]:
+        """The keys, each in the Unicode form that the location has it in.
+
+        Raises:
+            NotFoundError: one is not there in any form, or in two.
+        """
+        twins = Twins(self.index.keys)
+        found = {key: twins.of(key) for key in dict.fromkeys(missing)}
+        unclear = [
+            shown(key) + (f" (but {' and '.join(map(ascii, names))}, which look alike)" if names else "")
+            for key, names in found.items()
+            if len(names) != 1
+        ]
+        if unclear:
+            raise errors.NotFoundError(f"{self.location} has no {enumerated(unclear)}")
+        return [found[key][0] if key in found else key for key in keys]
+
     def _text_of(self, file: str | os.PathLike[str]) -> str:
         key = os.fspath(file)
-        if not isinstance(file, os.PathLike) and key in self.index.by_key:
-            content = self._beside.read(self.index.by_key[key])
+        entry = None if isinstance(file, os.PathLike) else in_its_form(key, self.index.by_key)
+        if entry is not None:
+            content = self._beside.read(entry)
         elif os.path.isfile(file):
             content = Path(file).read_bytes()
         else:
@@ -498,11 +522,11 @@ class StorageDataset(Dataset[Any]):
 
     def sibling(self, sample: Sample, key: str) -> tuple[Reader, Entry]:
         """Another file of the location and what reads it, and take in that it goes with the sample."""
-        entry = self.index.by_key.get(key)
+        entry = in_its_form(key, self.index.by_key)
         if entry is None:
-            message = f"{self.location}: {sample.key!r} has no sibling {key!r}"
+            message = f"{self.location}: {sample.key!r} has no sibling {shown(key)}"
             raise errors.NotFoundError(message)
-        self._siblings.learn(sample.key, key)
+        self._siblings.learn(sample.key, entry.key)
         return (self if self._beside is self._cached else _Beside(self, self._beside)), entry
 
     # --- the cache

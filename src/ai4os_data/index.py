@@ -13,24 +13,20 @@ import xxhash
 
 from ai4os_data import errors
 from ai4os_data.cache.objects import digest
-from ai4os_data.stores.base import Entry, is_safe
+from ai4os_data.stores.base import Entry, Unreadable, is_safe
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ai4os_data.cache import DiskCache
-    from ai4os_data.stores.base import Store
+    from ai4os_data.stores.base import Listing, Store
 
 Drift = Literal["error", "warn", "refresh"]
 
 _SCHEMA = "ai4os-data listing 1"
-_UNREACHABLE = (
-    errors.ServerUnavailableError,
-    errors.DeadlineError,
-    errors.ThrottledError,
-    errors.StorageGoneError,
-)
+# The server or the mount cannot give a listing now: it is away, fails, or something before it answers with a page.
+_UNREACHABLE = (errors.ServerError, errors.StorageGoneError)
 _NAMED = 5
 
 
@@ -42,15 +38,27 @@ class Index:
         location: where, without secrets.
         token: the store's own sign of the listing (a folder's ETag on Nextcloud); None where it has none.
         listed_s: when, in seconds since the epoch.
+        unreadable: what could not be told of; a lock file has none of it, since it says itself which files there are.
     """
 
     def __init__(
-        self, entries: Sequence[Entry], location: str, token: str | None = None, listed_s: float | None = None
+        self,
+        entries: Sequence[Entry],
+        location: str,
+        token: str | None = None,
+        listed_s: float | None = None,
+        unreadable: Sequence[Unreadable] = (),
     ) -> None:
         self.entries = list(entries)
         self.location = location
         self.token = token
         self.listed_s = time.time() if listed_s is None else listed_s
+        self.unreadable = list(unreadable)
+
+    @classmethod
+    def of(cls, listing: Listing, location: str, token: str | None) -> Index:
+        """The index of what a store has listed just now."""
+        return cls(listing.entries, location, token, unreadable=listing.unreadable)
 
     def __len__(self) -> int:
         """How many files there are."""
@@ -142,13 +150,20 @@ class Index:
         entries = list(map(Entry, keys, columns["sizes"], columns["etags"], modified))  # type: ignore[call-overload]
         if len(entries) != len(keys):
             raise ValueError("columns")
-        return cls(entries, str(columns["location"]), columns["token"], float(columns["listed_s"]))  # type: ignore[arg-type]
+        unreadable = [
+            Unreadable(key, is_folder, errors.ServerError(reason))
+            for key, is_folder, reason in columns.get("unreadable", [])  # type: ignore[attr-defined]
+        ]
+        return cls(entries, str(columns["location"]), columns["token"], float(columns["listed_s"]), unreadable)  # type: ignore[arg-type]
 
     # --- kept beside the cache
 
     def to_bytes(self) -> bytes:
         """The listing with a checksum before it."""
-        data = json.dumps(self._columns(), ensure_ascii=False).encode("utf-8", "surrogateescape")
+        unreadable = [(key, is_folder, str(error)) for key, is_folder, error in self.unreadable]
+        data = json.dumps({**self._columns(), "unreadable": unreadable}, ensure_ascii=False).encode(
+            "utf-8", "surrogateescape"
+        )
         return f"{xxhash.xxh3_64_hexdigest(data)}\n".encode() + data
 
     @classmethod
@@ -201,14 +216,15 @@ def open_index(
     kept = Index.load(lock_file) if lock_file is not None else _kept(cache, _name(store))
     try:
         token = store.token()
-        if kept is not None and token is not None and token == kept.token:
+        if kept is not None and token is not None and token == kept.token and not kept.unreadable:
             return kept
-        listed = Index(store.list(), store.location, token)
+        listed = Index.of(store.listing(), store.location, token)
     except _UNREACHABLE as error:
         if kept is None:
             raise
         age = time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.listed_s))
-        tell_once(f"{store.location}: the listing of {age} is used, since the storage cannot be reached: {error}")
+        why = "gives no listing" if isinstance(error, errors.ProtocolError) else "cannot be reached"
+        tell_once(f"{store.location}: the listing of {age} is used, since the storage {why}: {error}")
         return kept
     _keep(cache, store, listed)
     return listed if lock_file is None or kept is None else _reconciled(kept, listed, on_drift, concerns)
@@ -221,7 +237,7 @@ def list_anew(store: Store, cache: DiskCache | None) -> Index:
         StorageError: it cannot be listed.
     """
     token = store.token()  # before the listing: one that is older than its listing does no harm
-    listed = Index(store.list(), store.location, token)
+    listed = Index.of(store.listing(), store.location, token)
     _keep(cache, store, listed)
     return listed
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ai4os_data.stores.forms import forms
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -15,7 +17,8 @@ def matcher(pattern: str | Sequence[str]) -> Callable[[str], bool]:
     Raises:
         ValueError: a pattern cannot be understood.
     """
-    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    given = [pattern] if isinstance(pattern, str) else list(pattern)
+    patterns = [form for single in given for form in forms(single)]  # a Mac types another form than Nextcloud stores
     if any(single in {"**/*", "**"} for single in patterns):
         return lambda _key: True
     try:
