@@ -48,7 +48,10 @@ def check_pattern(unreadable: Sequence[Unreadable], pattern: str | Sequence[str]
         one
         for one in unreadable
         if not _is_of_the_system(one.key)
-        and (matches(one.key) or (one.is_folder and any(reaches(each, one.key) for each in patterns)))
+        and (
+            (one.is_folder is not True and matches(_plain(one.key)))
+            or (one.is_folder is not False and any(reaches(each, _plain(one.key)) for each in patterns))
+        )
     ]
     if wanted:
         raise type(wanted[0].error)(
@@ -78,7 +81,7 @@ def reaches(pattern: str, folder: str) -> bool:
     """Whether something in a folder, or further below, could match a pattern."""
     if "{" in pattern:  # its alternatives may hold slashes
         return True
-    return _reach(pattern.split("/"), folder.strip("/").split("/"))
+    return _reach(pattern.split("/"), folder.split("/"))
 
 
 def _reach(pattern: Sequence[str], folder: Sequence[str]) -> bool:
@@ -89,6 +92,11 @@ def _reach(pattern: Sequence[str], folder: Sequence[str]) -> bool:
     if pattern[0] == "**":
         return True
     return matcher(pattern[0])(folder[0]) and _reach(pattern[1:], folder[1:])
+
+
+def _plain(key: str) -> str:
+    """A key without its empty parts: S3 has keys such as ``a//b.jpg``, which somebody means by ``a/b.jpg``."""
+    return "/".join(part for part in key.split("/") if part)
 
 
 def _is_of_the_system(key: str) -> bool:

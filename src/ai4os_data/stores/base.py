@@ -74,20 +74,23 @@ class Unreadable(NamedTuple):
 
     Attributes:
         key: its name below the store's root.
-        is_folder: whether it is a folder, or may be one: then nothing is known of what is below it.
+        is_folder: whether it is a folder, of which nothing is known that is below it; None where that is not known.
         error: why.
     """
 
     key: str
-    is_folder: bool
+    is_folder: bool | None
     error: errors.StorageError
+
+
+Unreadables = list[Unreadable]
 
 
 class Listing(NamedTuple):
     """What lies below a folder: the files, and what could not be read of it. It is complete without the latter."""
 
     entries: Entries
-    unreadable: list[Unreadable]
+    unreadable: Unreadables
 
     def complete(self) -> Entries:
         """The files, ordered by key, if they are all that is there.

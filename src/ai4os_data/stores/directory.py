@@ -7,8 +7,9 @@ import os
 import secrets
 import stat
 import threading
+from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ai4os_data import errors, mounts, telemetry
 from ai4os_data.bodies import Source, write_whole
@@ -19,14 +20,18 @@ from ai4os_data.stores.base import (
     Fetched,
     Keys,
     Level,
+    Listing,
     MakeBody,
     OnBytes,
     Outcome,
     Store,
+    Unreadable,
+    Unreadables,
     checked,
     memory_body,
 )
 from ai4os_data.stores.writethrough import writes_through
+from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -38,8 +43,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _GONE = {errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.EHOSTDOWN, errno.ECONNABORTED}
+_UNREADABLE = (errors.PermissionDeniedError, errors.ServerError, errors.StorageGoneError)
+_MOST_VISITS = 32
+_NAMED = 5
 _LISTING_DEADLINE_S = 120.0
+_Identity = tuple[int, int]
 STAGED = ".ai4os-data-"  # what is being written, and not yet there
+
+
+class _Members(NamedTuple):
+    """What lies directly in a folder: files, folders, what cannot be looked at, and the links that lead nowhere."""
+
+    files: Entries
+    folders: Keys
+    unreadable: Unreadables
+    links: Keys
 
 
 class DirectoryStore(Store):
@@ -77,23 +95,30 @@ class DirectoryStore(Store):
 
     def list(self) -> list[Entry]:
         """Every file below, within a deadline."""
+        return self.listing().complete()
+
+    def listing(self) -> Listing:
+        """Every file below that can be looked at, within a deadline, and what cannot."""
         return self._within_deadline(self._walk_root)
 
     def list_below(self, folder: str) -> Entries:
         """Every file below a folder, within a deadline; none where it is missing."""
         top = f"{checked(folder)}/" if folder else ""
-        return self._within_deadline(lambda: self._walk(top) if self._is_folder(top) else [])
+        found = self._within_deadline(lambda: self._walk(top) if self._is_folder(top) else Listing([], []))
+        return found.complete()
 
     def has_folder(self, key: str) -> bool:
         """Whether there is such a directory."""
         return self._is_folder(f"{checked(key)}/")
 
     def members(self, folder: str) -> tuple[Entries, Keys]:
-        """What lies directly in a folder."""
+        """What lies directly in a folder; what cannot be looked at is named in the log."""
         top = f"{checked(folder)}/" if folder else ""
 
         def look() -> tuple[Entries, Keys]:
-            files, folders = self._members(top)
+            files, folders, unreadable, _ = self._members(top)
+            for one in unreadable:
+                tell_once(f"left out: {one.error}")
             return sorted(files), sorted(key.rstrip("/") for key in folders)
 
         if self.is_local:
@@ -234,7 +259,7 @@ class DirectoryStore(Store):
                 raise
             return False
 
-    def _within_deadline(self, listing: Callable[[], Entries]) -> Entries:
+    def _within_deadline(self, listing: Callable[[], Listing]) -> Listing:
         if self.is_local:
             return listing()
         self._check_mounted()
@@ -247,7 +272,7 @@ class DirectoryStore(Store):
             raise errors.StorageGoneError(f"{self.location}: nothing is mounted here any more. {DEAD_MOUNT}")
         return mount
 
-    def _walk_root(self) -> Entries:
+    def _walk_root(self) -> Listing:
         if not self._is_folder(""):
             raise errors.LocationError(f"{self.location}: there is no such directory")
         return self._walk("")
@@ -268,29 +293,77 @@ class DirectoryStore(Store):
             raise errors.LocationError(f"{what} is a file; give the directory that it lies in")
         return True
 
-    def _walk(self, top: str) -> Entries:
-        """Every file below a folder that is there; what goes meanwhile is left out."""
-        entries, folders = self._members(top)
+    def _walk(self, top: str) -> Listing:
+        """Every file below a folder that is there; what goes meanwhile is left out, and so is a folder above itself."""
+        entries, folders, unreadable, links = self._members(top)
+        above: dict[str, tuple[_Identity, ...]] = {folder: (self._identity(top),) for folder in folders}
+        visits: Counter[_Identity] = Counter()
+        gone: Unreadables = []  # in a row: one such folder may be broken, several are the mount
         while folders:
-            with suppress(errors.NotFoundError):
-                files, below = self._members(folders.pop())
-                entries += files
-                folders += below
-        return sorted(entries)
+            folder = folders.pop()
+            try:
+                identity = self._identity(folder)
+                if identity in (way := above.pop(folder)):
+                    links.append(f"{folder!r} (to a folder above it)")
+                    continue
+                self._check_visits(folder, visits, identity)
+                found = self._members(folder)
+            except errors.NotFoundError:
+                continue
+            except _UNREADABLE as error:
+                unreadable.append(Unreadable(folder.rstrip("/"), is_folder=True, error=error))
+                gone += unreadable[-1:] if isinstance(error, errors.StorageGoneError) else []
+                continue
+            gone.clear()
+            entries += found.files
+            unreadable += found.unreadable
+            links += found.links
+            folders += found.folders
+            above.update((each, (*way, identity)) for each in found.folders)
+        if len(gone) > 1:
+            raise gone[0].error
+        if links:
+            shown = ", ".join(links[:_NAMED]) + (f" and {len(links) - _NAMED} more" if len(links) > _NAMED else "")
+            tell_once(f"{self.location}: links that are not followed: {shown}")
+        return Listing(sorted(entries), unreadable)
 
-    def _members(self, folder: str) -> tuple[Entries, Keys]:
-        """The files that lie directly in a folder, and the folders."""
-        files: Entries = []
-        folders: Keys = []
+    def _check_visits(self, folder: str, visits: Counter[_Identity], identity: _Identity) -> None:
+        """Count how often a folder is reached: links between n folders make n! ways."""
+        visits[identity] += 1
+        if visits[identity] > _MOST_VISITS:
+            raise errors.ServerError(f"{self.location}: {folder!r}: more than {_MOST_VISITS} links lead to this folder")
+
+    def _identity(self, folder: str) -> _Identity:
+        """What is the same for a folder and all links to it."""
+        with self._told(folder or "the directory"):
+            found = os.stat(f"{self.root}/{folder}")
+        return found.st_dev, found.st_ino
+
+    def _members(self, folder: str) -> _Members:
+        """What lies directly in a folder."""
+        files, folders, unreadable, links = found_here = _Members([], [], [], [])
         with self._told(folder or "the directory"), os.scandir(f"{self.root}/{folder}") as found:
             for item in found:
                 key = f"{folder}{item.name}"
-                if item.is_dir():
-                    folders.append(f"{key}/")
-                elif item.is_file() and not item.name.startswith(STAGED):
-                    with suppress(FileNotFoundError):
-                        files.append(_entry(key, item.stat()))
-        return files, folders
+                if item.name.startswith(STAGED):
+                    continue
+                try:
+                    with self._told(key):
+                        status = item.stat()
+                except errors.NotFoundError:
+                    if item.is_symlink():
+                        links.append(f"{key!r} (to nothing)")
+                except _UNREADABLE as error:
+                    if item.is_symlink() and _is_circle(error):
+                        links.append(f"{key!r} (in a circle)")
+                    else:
+                        unreadable.append(Unreadable(key, is_folder=_is_folder(item), error=error))
+                else:
+                    if stat.S_ISDIR(status.st_mode):
+                        folders.append(f"{key}/")
+                    elif _is_file(status):
+                        files.append(_entry(key, status))
+        return found_here
 
     def _read(self, entry: Entry, make: MakeBody) -> Fetched:
         body = make(entry)
@@ -422,6 +495,15 @@ def within(deadline_s: float, work: Callable[[], T], message: str) -> T:
 
 def _entry(key: str, found: os.stat_result) -> Entry:
     return Entry(key, found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}")
+
+
+def _is_circle(error: errors.StorageError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ELOOP
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool | None:
+    """Whether something that cannot be looked at is a folder; None for a link, which may lead to anything."""
+    return None if item.is_symlink() else item.is_dir(follow_symlinks=False)
 
 
 def _is_file(found: os.stat_result) -> bool:

@@ -131,7 +131,7 @@ class Listings:
         """The folders that one answer could not tell of, to be asked for each alone; the rest is unreadable."""
         ask: Keys = []
         for one in found.unreadable:
-            if one.is_folder and one.key not in seen and is_safe(one.key):
+            if one.is_folder is not False and one.key not in seen and is_safe(one.key):
                 seen.add(one.key)
                 ask.append(one.key)
             else:
@@ -210,9 +210,10 @@ class Listings:
             if isinstance(error, errors.NotFoundError):
                 tell_once(f"left out, though the server lists it: {error}")
             else:
-                has_slash = resource.href.endswith("/")
-                may_be_folder = has_slash or not (resource.is_known or folders_end_with_slash)
-                unreadable.append(Unreadable(key, resource.is_folder or may_be_folder, error))
+                is_folder: bool | None = resource.is_folder or resource.href.endswith("/")
+                if not is_folder and not (resource.is_known or folders_end_with_slash):
+                    is_folder = None
+                unreadable.append(Unreadable(key, is_folder, error))
         return unreadable
 
     def _error_of(self, resource: Resource, key: str) -> errors.StorageError:

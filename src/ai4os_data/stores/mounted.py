@@ -17,6 +17,7 @@ from ai4os_data import errors, mounts, telemetry
 from ai4os_data.remotes import Remote
 from ai4os_data.stores.base import Store
 from ai4os_data.stores.directory import DEAD_MOUNT, STAGED, DirectoryStore, nearest, told, within
+from ai4os_data.stores.forms import forms
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def open_path(
         StorageGoneError: it is on a mount that answers no more.
     """
     path = os.path.abspath(path)
+    if not create and not path.isascii():
+        path = _in_its_form(path, mounts.mount_of(path, table), deadline_s)
     mount = mounts.mount_of(path, table)
     is_network = mount is not None and mount.is_network
     is_synced = is_network or not (_is_in(storage, path) or _is_in(storage, mounts.resolved(path, table)))
@@ -86,6 +89,21 @@ def open_path(
     if direct is not None and is_same:
         return direct
     return DirectoryStore(path, counters=counters)
+
+
+def _in_its_form(path: str, mount: mounts.Mount | None, deadline_s: float) -> str:
+    """The path, or the one in the other Unicode form, if only that one is there: Macs type another than Linux has."""
+
+    def find() -> str:
+        there = [form for form in forms(path) if os.path.exists(form)]
+        return there[0] if len(there) == 1 else path
+
+    if mount is None or not mount.is_network:
+        return find()
+    try:
+        return within(deadline_s, find, f"{path}: {DEAD_MOUNT}")
+    except errors.StorageGoneError:  # to be told, or read around, by who looks at the path
+        return path
 
 
 def _nearest(path: str, *, is_network: bool, deadline_s: float) -> str:
