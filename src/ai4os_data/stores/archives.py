@@ -52,6 +52,9 @@ def groups(entries: Iterable[Entry], longest_query: int = LONGEST_QUERY) -> Iter
     folder = ""
     held = length = 0
     for entry in sorted(entries):
+        if not _can_be_asked_for(entry.key):
+            yield Group(posixpath.dirname(entry.key), [entry])
+            continue
         above = posixpath.dirname(entry.key)
         common = _common(folder, above) if group else above
         # A higher common folder makes every name longer by what it no longer says.
@@ -87,6 +90,15 @@ def members(archive: bytes, group: Group) -> Iterator[tuple[Entry, bytes]]:
 
 def _encoded(names: list[str]) -> str:
     return quote(json.dumps(names, ensure_ascii=False, separators=(",", ":")), safe="")
+
+
+def _can_be_asked_for(key: str) -> bool:
+    """Whether JSON can hold a name: one that is no UTF-8 it cannot."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _length(entry: Entry, folder: str) -> int:

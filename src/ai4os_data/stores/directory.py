@@ -30,6 +30,7 @@ from ai4os_data.stores.base import (
     checked,
     memory_body,
 )
+from ai4os_data.stores.names import why_refused
 from ai4os_data.stores.writethrough import writes_through
 from ai4os_data.telemetry import tell_once
 
@@ -381,6 +382,23 @@ class DirectoryStore(Store):
         return Fetched(after, body)
 
     def _write(self, key: str, source: Source) -> None:
+        try:
+            self._write_told(key, source)
+        except (
+            errors.PermissionDeniedError,
+            errors.NotFoundError,
+            errors.ServerError,
+            errors.StorageGoneError,
+        ) as error:
+            why = None if self.is_local else why_refused(key, is_forbidden=True)
+            if why is None:
+                raise
+            raise errors.LocationError(
+                f"{self.location}: {key!r} cannot be written: the server behind the mount refuses the name, since "
+                f"{why}. Choose another name. ({error})"
+            ) from error
+
+    def _write_told(self, key: str, source: Source) -> None:
         target = self.path(key)
         with self._told(key):
             self._make_directory(key, os.path.dirname(target))
