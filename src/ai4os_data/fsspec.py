@@ -458,6 +458,8 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             raise IsADirectoryError(errno.EISDIR, "this is a folder", path)
         try:
             _send(cached.store, key, content, None if is_new else _file_at(cached.store, key), on_bytes)
+        except errors.NameRefusedError:
+            raise
         except errors.LocationError as error:
             raise self._in_the_way(path) from error
         cached.forget(cached.store.stat(key))
@@ -639,6 +641,8 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         if key:
             try:
                 cached.store.make_folder(key)
+            except errors.NameRefusedError:
+                raise
             except errors.LocationError as error:
                 raise self._in_the_way(path) from error
 

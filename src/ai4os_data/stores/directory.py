@@ -393,7 +393,7 @@ class DirectoryStore(Store):
             why = None if self.is_local else why_refused(key, is_forbidden=True)
             if why is None:
                 raise
-            raise errors.LocationError(
+            raise errors.NameRefusedError(
                 f"{self.location}: {key!r} cannot be written: the server behind the mount refuses the name, since "
                 f"{why}. Choose another name. ({error})"
             ) from error

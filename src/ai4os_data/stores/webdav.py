@@ -308,7 +308,8 @@ class WebDAVStore(Store):
         """PUT a whole file, as `_upload` does, and say so where it is the name that the server refuses.
 
         Raises:
-            LocationError: the server takes no such name, or there is a folder of it.
+            NameRefusedError: the server takes no such name.
+            LocationError: there is a folder of this name.
         """
         try:
             return self._upload(key, source, *headers, repeats=repeats, before=before)
@@ -322,7 +323,7 @@ class WebDAVStore(Store):
             return
         why = why_refused(key, is_forbidden=isinstance(error, errors.PermissionDeniedError))
         if why is not None:
-            raise errors.LocationError(
+            raise errors.NameRefusedError(
                 f"{self.location}: {key!r} cannot be written: the server refuses the name, since {why}. Choose another "
                 f"name. ({error})"
             ) from error
@@ -558,7 +559,7 @@ class WebDAVStore(Store):
         try:
             answer = self.dav("PROPFIND", url, headers, PROPFIND, tries=tries, silence_s=silence_s)
             return resources(answer.content)
-        except httpx.DecodingError as error:  # what calls itself compressed, and is not
+        except (_TornError, httpx.DecodingError) as error:  # the latter: what calls itself compressed, and is not
             return _unusable(self.location, error)
         except errors.OutOfSpaceError as error:
             raise _too_large(what, str(error)) from error
@@ -614,15 +615,19 @@ class WebDAVStore(Store):
             row = self.counters.row
             row[telemetry.REQUESTS_PROPFIND if method == "PROPFIND" else telemetry.REQUESTS_OTHER] += 1
             asked_s = None
+            heads: list[str] = []
             try:
                 client = self._client.get()
                 response: httpx.Response = client.http.request(
-                    method, client.join_url(url), headers=headers, content=content, timeout=timeout
+                    method,
+                    client.join_url(url),
+                    headers=headers,
+                    content=content,
+                    timeout=timeout,
+                    extensions={"trace": partial(_note_head, heads)},
                 )
             except httpx.TransportError as error:
-                failure = self._transport_failure(what, error)
-                if isinstance(failure, errors.TLSError):
-                    raise failure from error
+                failure = self._transport_failure(what, error, is_torn=bool(heads) and method == "PROPFIND")
             except UnicodeError as error:
                 raise errors.LocationError(f"{what}: this name cannot be sent") from error
             else:
@@ -644,11 +649,14 @@ class WebDAVStore(Store):
             row[telemetry.WAITED_NS] += int(pause_s * 1e9)
             time.sleep(pause_s)
 
-    def _transport_failure(self, what: str, error: httpx.TransportError) -> errors.StorageError:
+    def _transport_failure(
+        self, what: str, error: httpx.TransportError, *, is_torn: bool = False
+    ) -> errors.StorageError:
+        """The error that a request is tried again for; one that cannot pass is raised."""
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ssl.SSLError):
-                return errors.TLSError(
+                raise errors.TLSError(
                     f"{what}: no trusted connection to {self.remote.origin} ({cause.reason or cause}). If it uses an "
                     "authority of your "
                     f"own, pass Remote(…, ca_file='authority.pem') or set SSL_CERT_FILE"
@@ -656,6 +664,8 @@ class WebDAVStore(Store):
             cause = cause.__cause__ or cause.__context__
         if isinstance(error, httpx.TimeoutException):
             return errors.DeadlineError(f"{what}: no answer in time ({type(error).__name__})")
+        if is_torn:  # the server is there; its answer is not whole
+            raise _TornError(str(error)) from error
         return errors.ServerUnavailableError(
             f"{what}: {error}. Is {self.remote.origin} up, and reachable from this machine?"
         )
@@ -663,6 +673,16 @@ class WebDAVStore(Store):
 
 class _FolderError(errors.NotFoundError):
     """There is a folder, where a file was looked for."""
+
+
+class _TornError(Exception):
+    """The head of an answer came, and its body broke off."""
+
+
+def _note_head(heads: list[str], event: str, _info: object) -> None:
+    """Note that the head of an answer has come (https://www.encode.io/httpcore/extensions/#trace)."""
+    if event.endswith("receive_response_headers.complete"):
+        heads.append(event)
 
 
 def _unusable(location: str, error: Exception) -> errors.ProtocolError:
