@@ -427,3 +427,18 @@ def test_reopening_finds_the_gap_of_a_share_closed(share: Share, tmp_path: Path)
     share.put({"a/1.bin": "one"})
     index = StorageDataset(share.location, remote=share.remote, cache=tmp_path / "cache").index
     assert index.unreadable == []
+
+
+def test_what_was_cut_off_and_told_in_part_comes_once(fault: FaultServer, store: WebDAVStore) -> None:
+    """A file is one sample, however often a server names it."""
+    odd = resource("/d/dog/", "<d:status>HTTP/1.1 507 Insufficient Storage</d:status>")
+    fault.script("d", multistatus(a_folder("/d/"), a_file("/d/dog/1.jpg"), odd), method="PROPFIND")
+    assert [entry.key for entry in store.list()] == ["dog/1.jpg"]
+
+
+def test_a_response_that_names_nothing_makes_the_listing_unusable(fault: FaultServer, store: WebDAVStore) -> None:
+    """It cannot be said what is missing."""
+    nameless = "<d:response><d:status>HTTP/1.1 403 Forbidden</d:status></d:response>"
+    fault.always("*", multistatus(a_folder("/d/"), nameless), method="PROPFIND")
+    with pytest.raises(errors.ProtocolError, match="does not say of what"):
+        store.list()

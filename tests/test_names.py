@@ -129,6 +129,19 @@ def test_a_key_that_two_files_look_like_is_an_error_that_shows_both() -> None:
         StorageDataset.from_keys(store, ["\u00fc.jpg"])
 
 
+@FORMS
+def test_a_folder_that_a_server_spells_its_way_is_not_inside_itself(
+    fault: FaultServer, patience: Patience, typed: str, there: str
+) -> None:
+    """A walk would have no end."""
+    folder = "<d:propstat><d:prop><d:resourcetype><d:collection/></d:resourcetype></d:prop>{}</d:propstat>"
+    good = folder.format("<d:status>HTTP/1.1 200 OK</d:status>")
+    responses = "".join(f"<d:response><d:href>/{quote(there)}/{x}</d:href>{good}</d:response>" for x in ("", "x/"))
+    body = f'<d:multistatus xmlns:d="DAV:">{responses}</d:multistatus>'
+    fault.always("*", Fault(status=207, body=body.encode()), method="PROPFIND")
+    assert WebDAVStore(remote_of(fault), patience=patience).members(typed) == ([], [f"{there}/x"])
+
+
 @pytest.mark.parametrize(
     ("typed", "told"),
     [

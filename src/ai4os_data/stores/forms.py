@@ -57,6 +57,11 @@ class Twins:
         return [] if name.isascii() else self._names.get(composed(name), [])
 
 
+def are_alike(one: str, other: str) -> bool:
+    """Whether a server may mean the one by the other: they differ in Unicode form, or in capitals, at most."""
+    return one == other or _folded(one) == _folded(other)
+
+
 def same_prefix(path: str, base: str) -> int | None:
     """How long the begin of a path is that names the folder ``base``; None where it names another one.
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from ai4os_data import errors
 from ai4os_data.answers import host_of, plain_etag
 from ai4os_data.stores.base import Entries, Entry, Keys, Listing, Unreadable, is_safe
-from ai4os_data.stores.forms import quoted, same_prefix, unquoted
+from ai4os_data.stores.forms import are_alike, quoted, same_prefix, unquoted
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ class Listings:
                     seen.update(members.folders)
                     below += self._to_ask(members, seen, unreadable)
                 folders = below
-        return Listing(entries, unreadable)
+        once = {entry.key: entry for entry in entries}  # what was cut off may have been told in part before
+        return Listing(list(once.values()), unreadable)
 
     @staticmethod
     def _to_ask(found: Found, seen: set[str], unreadable: list[Unreadable]) -> Keys:
@@ -177,9 +178,11 @@ class Listings:
                 self._refuse_leaving(key, href)
                 odd.append((key, resource))
             elif is_folder and is_known:
-                if href.endswith("//") and key != asked:
+                if are_alike(key, asked):
+                    continue
+                if href.endswith("//"):
                     odd.append((f"{key}/", resource))
-                elif key != asked:
+                else:
                     folders.append(key)
             elif is_known and key == "":
                 raise errors.LocationError(f"{self._where} is a file; give the folder that it lies in")
@@ -205,7 +208,7 @@ class Listings:
         unreadable = []
         for key, resource in odd:
             error = self._error_of(resource, key)
-            if key == asked:
+            if are_alike(key, asked):
                 raise error
             if isinstance(error, errors.NotFoundError):
                 tell_once(f"left out, though the server lists it: {error}")

@@ -257,13 +257,18 @@ def _files(path: str) -> list[tuple[str, int]]:
     folders, looked_at = [""], 0
     while folders and looked_at < _LOOKED_AT:
         folder = folders.pop(0)
-        with os.scandir(f"{path}/{folder}") as listing:
-            for item in islice(listing, _LOOKED_AT - looked_at):
-                looked_at += 1
-                if item.is_dir():
-                    folders.append(f"{folder}{item.name}/")
-                elif item.is_file():
-                    files.append((f"{folder}{item.name}", item.stat().st_size))
+        try:
+            with os.scandir(f"{path}/{folder}") as listing:
+                for item in islice(listing, _LOOKED_AT - looked_at):
+                    looked_at += 1
+                    with suppress(OSError):  # one that cannot be looked at is not the one to compare
+                        if item.is_dir():
+                            folders.append(f"{folder}{item.name}/")
+                        elif item.is_file():
+                            files.append((f"{folder}{item.name}", item.stat().st_size))
+        except OSError:
+            if not folder:
+                raise
         if any(size_bytes for _, size_bytes in files):
             break
     return files

@@ -10,7 +10,7 @@ from xml.parsers import expat
 _RESPONSE, _HREF, _PROPSTAT, _STATUS = "DAV: response", "DAV: href", "DAV: propstat", "DAV: status"
 _COLLECTION, _MULTISTATUS, _ERROR = "DAV: collection", "DAV: multistatus", "DAV: error"
 _EXCEPTION, _MESSAGE = "http://sabredav.org/ns exception", "http://sabredav.org/ns message"
-_AFTER_HREF = frozenset({_STATUS, _PROPSTAT, _ERROR, "DAV: location", "DAV: responsedescription"})
+_AFTER_HREF = frozenset({_STATUS, _ERROR, "DAV: location", "DAV: responsedescription"})
 _PROPERTIES = {"DAV: getcontentlength": 0, "DAV: getetag": 1, "DAV: getlastmodified": 2}
 _ENCODINGS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "utf-16"})
 _ERROR_BEGIN = re.compile(rb"<(?:[\w.-]+:)?error[\s>]")
@@ -226,11 +226,12 @@ class _Reader:
         def start(name: str, _attributes: object) -> None:
             nonlocal hrefs, status, own_status, is_folder, in_propstat, takes_href, is_gone, good, values
             text.clear()
-            if name == _PROPSTAT:
+            if in_propstat:  # most elements are properties
+                if name == _COLLECTION:
+                    is_folder = True
+            elif name == _PROPSTAT:
                 in_propstat, is_folder, status, values = True, False, "", [None, None, None]
                 takes_href = False
-            elif name == _COLLECTION:
-                is_folder = in_propstat
             elif name == _RESPONSE:
                 hrefs, good, own_status, is_gone, takes_href = [], _NOTHING, None, False, True
             elif name in _AFTER_HREF:  # what has hrefs in it that are other resources'
@@ -257,14 +258,22 @@ class _Reader:
                 own_status = _code("".join(text))
                 is_gone = own_status in _GONE
             elif name == _RESPONSE:
-                found.extend([Resource(href, *good, own_status, is_gone) for href in hrefs])
+                found.extend(_told(hrefs, good, own_status, is_gone=is_gone))
 
         parser.StartElementHandler = start
         parser.EndElementHandler = end
         parser.CharacterDataHandler = take
 
 
-_NOTHING: tuple[bool, bool, str | None, str | None, str | None] = (False, False, None, None, None)
+_Properties = tuple[bool, bool, str | None, str | None, str | None]
+_NOTHING: _Properties = (False, False, None, None, None)
+
+
+def _told(hrefs: list[str], good: _Properties, status: int | None, *, is_gone: bool) -> Resources:
+    """What one response tells."""
+    if not hrefs:
+        raise NotMultistatusError("a response that does not say of what")
+    return [Resource(href, *good, status, is_gone) for href in hrefs]
 
 
 def _code(line: str) -> int | None:
