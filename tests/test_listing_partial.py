@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pytest
@@ -195,7 +195,7 @@ def test_gaps_are_kept_beside_the_cache_and_not_in_a_lock_file(
 # A file that is odd.
 
 
-@pytest.mark.parametrize("size", ["-1", "-2", "100.0", "", None])
+@pytest.mark.parametrize("size", ["-1", "-2", "100.0", "", "9" * 5000, None])
 def test_one_odd_size_concerns_its_own_file(
     fault: FaultServer, store: WebDAVStore, size: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -442,3 +442,29 @@ def test_a_response_that_names_nothing_makes_the_listing_unusable(fault: FaultSe
     fault.always("*", multistatus(a_folder("/d/"), nameless), method="PROPFIND")
     with pytest.raises(errors.ProtocolError, match="does not say of what"):
         store.list()
+
+
+def test_a_folder_whose_type_cannot_be_told_is_no_file(fault: FaultServer, store: WebDAVStore) -> None:
+    """Some properties came with 200, its type with 403: its slash says what it is."""
+    known = propstat("<d:getcontentlength>4096</d:getcontentlength>")
+    answer_with(fault, resource("/d/dog/", known + propstat("<d:resourcetype/>", "403 Forbidden")))
+    assert [(one.key, one.is_folder) for one in store.listing().unreadable] == [("dog", True)]
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, "x", float("nan")])
+def test_an_odd_size_of_a_file_system_concerns_its_own_file(monkeypatch: pytest.MonkeyPatch, size: object) -> None:
+    """As some gateways list documents."""
+    system = fsspec.filesystem("memory")
+    system.pipe({"/odd/a.jpg": b"x", "/odd/report.gdoc": b"y"})
+    find = type(system).find
+
+    def with_an_odd_one(*arguments: Any, **options: Any) -> Any:
+        found = find(*arguments, **options)
+        found["/odd/report.gdoc"]["size"] = size
+        return found
+
+    monkeypatch.setattr(type(system), "find", with_an_odd_one)
+    store = FsspecStore("memory://odd")
+    assert StorageDataset(store, pattern="**/*.jpg", cache=None).keys == ["a.jpg"]
+    with pytest.raises(errors.ProtocolError, match=r"report\.gdoc.*size"):
+        StorageDataset(store, cache=None)

@@ -11,7 +11,7 @@ from ai4os_data.bodies import Content
 from ai4os_data.errors import LocationError, RemoteError
 from ai4os_data.locations import DavLocation, FsspecLocation, RemoteLocation
 from ai4os_data.remotes import Remote
-from ai4os_data.stores.base import Entry, Fetched, Level, Store
+from ai4os_data.stores.base import Entry, Fetched, Level, Listing, Store, Unreadable
 from ai4os_data.stores.directory import DirectoryStore
 from ai4os_data.stores.memory import MemoryStore
 from ai4os_data.stores.mounted import open_path
@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
     from ai4os_data.retries import Patience
 
-__all__ = ["Content", "DirectoryStore", "Entry", "Fetched", "Level", "MemoryStore", "Store", "open_store"]
+__all__ = [
+    "Content",
+    "DirectoryStore",
+    "Entry",
+    "Fetched",
+    "Level",
+    "Listing",
+    "MemoryStore",
+    "Store",
+    "Unreadable",
+    "open_store",
+]
 
 
 def open_store(

@@ -165,9 +165,10 @@ class FsspecStore(Store):
                 size = system.info(_join(root, key)).get("size")
             except OSError as error:
                 raise self._translated(key, error) from error
-        if not isinstance(size, int) or size < 0:
+        size_bytes = _whole_number(size)
+        if size_bytes is None:
             raise errors.ProtocolError(f"{where}: it is listed with {size!r} as its size")
-        return _entry(key, {**info, "size": size})
+        return _entry(key, size_bytes, info)
 
     def stat(self, key: str) -> Entry:
         """One file."""
@@ -179,7 +180,7 @@ class FsspecStore(Store):
         if not is_file(system, _join(root, key), info):
             message = f"{self.location}: {key!r} is not a file"
             raise errors.NotFoundError(message)
-        return _entry(key, info)
+        return self._entry(key, info)
 
     def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
         """Read whole files, some at a time."""
@@ -308,7 +309,16 @@ def _join(root: str, key: str) -> str:
     return f"{root.rstrip('/')}/{key}"
 
 
-def _entry(key: str, info: dict[str, Any]) -> Entry:
+def _whole_number(value: Any) -> int | None:
+    """A size, in whatever type a file system gives it; None where it is none."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if number >= 0 and (isinstance(value, str) or number == value) else None
+
+
+def _entry(key: str, size_bytes: int, info: dict[str, Any]) -> Entry:
     etag = next((str(info[name]) for name in ("ETag", "etag", "md5", "md5Hash", "checksum") if info.get(name)), None)
     changed = next(
         (
@@ -318,7 +328,7 @@ def _entry(key: str, info: dict[str, Any]) -> Entry:
         ),
         None,
     )
-    return Entry(key, int(info.get("size") or 0), etag.strip('"') if etag else None, changed)
+    return Entry(key, size_bytes, etag.strip('"') if etag else None, changed)
 
 
 def _moment(value: object) -> str:

@@ -41,6 +41,7 @@ _MEANINGS: dict[int, tuple[type[errors.StorageError], str]] = {
     423: (errors.LockedError, "locked on the server"),
     507: (errors.ServerError, "the server cuts its listing off here"),
 }
+_DIGITS = re.compile(r"\s*[0-9]{1,18}\s*")
 _HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
 _NO_ETAGS = frozenset({"", "null", "(null)", "none", "undefined"})
 
@@ -171,7 +172,7 @@ class Listings:
         odd: list[tuple[str, Resource]] = []
         base = self._store.base_path
         for resource in told:
-            href, is_known, is_folder, size, etag, modified, *_ = resource
+            href, is_known, is_folder, size, etag, modified, status, _ = resource
             path = "/" + unquoted(self._path_on_server(href)).strip("/")
             key = path[len(base) + 1 :] if path.startswith(f"{base}/") else self._key(path, href)
             if key and not is_safe(key):
@@ -186,11 +187,13 @@ class Listings:
                     folders.append(key)
             elif is_known and key == "":
                 raise errors.LocationError(f"{self._where} is a file; give the folder that it lies in")
-            elif is_known and size is not None and size.isascii() and (digits := size.strip()).isdigit():
+            elif is_known and status not in {None, 404} and href.endswith("/"):
+                odd.append((key, resource))  # a folder, most likely, whose type could not be told
+            elif is_known and size is not None and size.isascii() and _DIGITS.fullmatch(size):
                 etag = plain_etag(etag)
                 if etag is None or etag.strip().lower() in _NO_ETAGS:
                     etag, modified = None, _plain_date(modified)
-                files.append(Entry(key, int(digits), etag, modified))
+                files.append(Entry(key, int(size), etag, modified))
             else:
                 odd.append((key, resource))
         return Found(files, folders, self._unreadable(odd, told, asked) if odd else [])

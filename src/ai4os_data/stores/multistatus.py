@@ -15,6 +15,8 @@ _PROPERTIES = {"DAV: getcontentlength": 0, "DAV: getetag": 1, "DAV: getlastmodif
 _ENCODINGS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "utf-16"})
 _ERROR_BEGIN = re.compile(rb"<(?:[\w.-]+:)?error[\s>]")
 _SOME_RESPONSE = re.compile(rb"<(?:[\w.-]+:)?response[\s>]")
+_LONGEST_ERROR_BYTES = 64 * 1024
+_SAID = 200  # characters of what the server says
 _GONE = frozenset({404, 410})
 _CODE = re.compile(r"\b([1-5][0-9][0-9])\b")
 
@@ -154,14 +156,14 @@ def _refusal(xml: bytes) -> RefusedError | None:
     for match in _ERROR_BEGIN.finditer(xml):
         reader = _ErrorReader()
         with suppress(NotMultistatusError):  # something of the torn multistatus may follow
-            _parse(reader.parser, xml[match.start() :])
+            _parse(reader.parser, xml[match.start() : match.start() + _LONGEST_ERROR_BYTES])
         if not reader.is_whole:
             continue
         kind = reader.exception.rpartition("\\")[2]
         status = _STATUS_OF_EXCEPTION.get(kind, 500)
         if status == 404 and _SOME_RESPONSE.search(xml) is not None:
             continue  # something below is missing, not what was asked for: this is a listing that broke off
-        return RefusedError(status, f"{kind}: {reader.message}" if reader.message else kind)
+        return RefusedError(status, f"{kind}: {reader.message[:_SAID]}" if reader.message else kind)
     return None
 
 
