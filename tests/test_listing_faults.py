@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
-from ai4os_data import errors
+from ai4os_data import StorageCheckpoint, errors
 from ai4os_data.remotes import Remote
 from ai4os_data.stores.webdav import WebDAVStore
 from servers import BROKEN_XML, HREFS_ELSEWHERE, LOGIN_PAGE, Fault
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ai4os_data.retries import Patience
     from servers import FaultServer
+    from servers.nextcloud import NextcloudServer
 
 TREE = {"top.bin": 1, "a/one.bin": 2, "a/b/two.bin": 3, "a/b/c/three.bin": 4, "d e/four.bin": 5, "d e/f/five.bin": 6}
 SIZES_THAT_ARE_NONE = ["nonsense", "-1", "1.5", "\u00b2", "1e3", " "]
@@ -405,3 +410,16 @@ def test_a_listing_that_only_calls_itself_compressed_is_an_error_of_ours(
     fault.always("*", Fault(headers={"Content-Encoding": "gzip"}), method="PROPFIND")
     with pytest.raises(errors.ProtocolError, match="cannot be used"):
         store.list()
+
+
+def test_a_new_run_begins_at_the_older_endpoint_of_nextcloud_at_once(
+    nextcloud: NextcloudServer, tmp_path: Path
+) -> None:
+    """There are no checkpoints, and none of its folders is there: each is told by a 207 with an error in it."""
+    remote = Remote(nextcloud.legacy_url, nextcloud.user, nextcloud.password, vendor="nextcloud")
+    begin = time.monotonic()
+    with StorageCheckpoint(f"runs/{uuid.uuid4().hex}", remote=remote, spool=tmp_path / "spool") as run:
+        assert run.restore() is None
+        run.save({"w": torch.zeros(3)}, step=1).wait("confirmed", timeout_s=30)
+        assert run.restore() is not None
+    assert time.monotonic() - begin < 10

@@ -149,7 +149,11 @@ def _look(path: str, mount: mounts.Mount | None, deadline_s: float) -> None:
     try:
         found = within(deadline_s, find, f"{path}: {DEAD_MOUNT}") if is_network else find()
     except errors.NotFoundError as error:
-        message = f"{path}: there is no such directory{'' if path.isascii() else f' ({path!a}, in no form)'}. Is the storage mounted? `ls {STORAGE}` and `mount | grep rclone` tell"
+        other = "" if path.isascii() else f" ({path!a}), nor one in the other Unicode form"
+        message = (
+            f"{path}: there is no such directory{other}. Is the storage mounted? `ls {STORAGE}` and "
+            "`mount | grep rclone` tell"
+        )
         raise errors.LocationError(message) from error
     if not found:
         message = f"{path} is a file; give the directory that it lies in"
