@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
     from ai4os_data.retries import Patience
     from ai4os_data.stores import Store
-    from servers import FaultServer
+    from servers import FaultServer, RcloneMount
+    from servers.nextcloud import NextcloudServer
     from shares import Share
 
 NOBODY = 65534
@@ -316,6 +318,25 @@ def test_a_folder_that_may_not_be_looked_into_concerns_itself(tree: Path, caplog
                 store.list()
         with pytest.raises(errors.PermissionDeniedError):
             open_store(tree / "private").list()
+
+
+def test_a_folder_that_the_server_behind_a_mount_refuses_concerns_itself(
+    nextcloud: NextcloudServer, mount: RcloneMount
+) -> None:
+    """The mount answers EIO, as it does when it is dead; here the rest of it lives."""
+    top = f"refused-{uuid.uuid4().hex}"
+    os.mkdir(mount.path / top)
+    for name in ("cat", "dog", "emu"):
+        (nextcloud.root / top / name).mkdir()
+        (nextcloud.root / top / name / "1.jpg").write_bytes(b"x")
+    nextcloud.answer_next(100, 403, method="PROPFIND", within=f"{top}/dog")
+    store = DirectoryStore(mount.path / top)
+    try:
+        assert StorageDataset(store, pattern=["cat/*", "emu/*"], cache=None).keys == ["cat/1.jpg", "emu/1.jpg"]
+        with pytest.raises(errors.ServerError, match=r"'dog'.*behind the mount"):
+            StorageDataset(store, pattern="**/*.jpg", cache=None)
+    finally:
+        nextcloud.clear_faults()
 
 
 def test_lost_and_found_is_never_in_the_way(tree: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -49,6 +49,7 @@ _MOST_VISITS = 32
 _NAMED = 5
 _LISTING_DEADLINE_S = 120.0
 _Identity = tuple[int, int]
+_Gone = list[errors.StorageGoneError]
 STAGED = ".ai4os-data-"  # what is being written, and not yet there
 
 
@@ -299,7 +300,7 @@ class DirectoryStore(Store):
         entries, folders, unreadable, links = self._members(top)
         above: dict[str, tuple[_Identity, ...]] = {folder: (self._identity(top),) for folder in folders}
         visits: Counter[_Identity] = Counter()
-        gone: Unreadables = []  # in a row: one such folder may be broken, several are the mount
+        gone: _Gone = []  # in a row: one such folder may be broken, several are the mount
         while folders:
             folder = folders.pop()
             try:
@@ -312,8 +313,8 @@ class DirectoryStore(Store):
             except errors.NotFoundError:
                 continue
             except _UNREADABLE as error:
-                unreadable.append(Unreadable(folder.rstrip("/"), is_folder=True, error=error))
-                gone += unreadable[-1:] if isinstance(error, errors.StorageGoneError) else []
+                gone += self._gone(error)
+                unreadable.append(Unreadable(folder.rstrip("/"), is_folder=True, error=self._of_one(folder, error)))
                 continue
             gone.clear()
             entries += found.files
@@ -322,11 +323,29 @@ class DirectoryStore(Store):
             folders += found.folders
             above.update((each, (*way, identity)) for each in found.folders)
         if len(gone) > 1:
-            raise gone[0].error
+            raise gone[0]
         if links:
             shown = ", ".join(links[:_NAMED]) + (f" and {len(links) - _NAMED} more" if len(links) > _NAMED else "")
             tell_once(f"{self.location}: links that are not followed: {shown}")
         return Listing(sorted(entries), unreadable)
+
+    @staticmethod
+    def _gone(error: errors.StorageError) -> _Gone:
+        """The error, if it may mean the whole mount; one that can mean nothing else is raised."""
+        if not isinstance(error, errors.StorageGoneError):
+            return []
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno != errno.EIO:
+            raise error
+        return [error]
+
+    def _of_one(self, folder: str, error: errors.StorageError) -> errors.StorageError:
+        """What is wrong with one folder: a mount answers EIO to whatever its server says of it."""
+        if not isinstance(error, errors.StorageGoneError):
+            return error
+        where = f"{self.location}: {folder.rstrip('/')!r}"
+        return errors.ServerError(
+            f"{where}: the server behind the mount cannot list this folder, or does not allow it (errno {errno.EIO})"
+        )
 
     def _check_visits(self, folder: str, visits: Counter[_Identity], identity: _Identity) -> None:
         """Count how often a folder is reached: links between n folders make n! ways."""
@@ -336,14 +355,14 @@ class DirectoryStore(Store):
 
     def _identity(self, folder: str) -> _Identity:
         """What is the same for a folder and all links to it."""
-        with self._told(folder or "the directory"):
+        with self._told(folder.rstrip("/") or "the directory"):
             found = os.stat(f"{self.root}/{folder}")
         return found.st_dev, found.st_ino
 
     def _members(self, folder: str) -> _Members:
         """What lies directly in a folder."""
         files, folders, unreadable, links = found_here = _Members([], [], [], [])
-        with self._told(folder or "the directory"), os.scandir(f"{self.root}/{folder}") as found:
+        with self._told(folder.rstrip("/") or "the directory"), os.scandir(f"{self.root}/{folder}") as found:
             for item in found:
                 key = f"{folder}{item.name}"
                 if item.name.startswith(STAGED):
