@@ -2,11 +2,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TORCH := $(VENV)/.torch
+DEMO := $(VENV)/.demo
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Where torch comes from, if not from the index that pip uses: such as that of its CPU builds, which pytorch.org names.
+TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format docs clean
+.PHONY: help setup demo test test-long test-live lint format docs clean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -14,16 +18,27 @@ help: ## list the tasks
 setup: $(READY) ## make .venv with everything in it; again only when pyproject.toml or constraints.txt changed
 
 # torch by itself and first: it is by far the largest, and whatever fails after it need not fetch it again.
-$(READY): pyproject.toml constraints.txt
+$(TORCH): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "ai4os-data needs Python 3.10 or later; name one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) \
 		|| { echo "no virtual environment could be made; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	$(PIP) install --quiet --constraint constraints.txt torch
+	@echo "Installing torch into $(VENV): 0.2 GB for a CPU build, 3 GB for the CUDA build that is the default on Linux."
+	@echo "(For the small one: make TORCH_INDEX=URL $(MAKECMDGOALS), with the URL that pytorch.org names for CPU.)"
+	$(PIP) install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@touch $@
+
+$(DEMO): $(TORCH)
+	@test $(READY) -nt $(TORCH) || echo "Installing what the demo needs, with scikit-learn and SciPy the largest: 0.1 GB."
+	test $(READY) -nt $(TORCH) || $(PIP) install --quiet --constraint constraints.txt --editable '.[demo]'
+	@touch $@
+
+$(READY): $(TORCH)
+	@echo "Installing everything that tests, linters, benchmarks and pages need: 0.5 GB."
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[demo,lightning,test,bench,dev,docs]'
 	@touch $@
 
-demo: $(READY) ## train on scanned digits over WebDAV, and show what the cache does; then survive being killed
+demo: $(DEMO) ## train on scanned digits over WebDAV, and show what the cache does; then survive being killed
 	$(BIN)/ai4os-data demo
 	$(BIN)/python examples/train_and_survive.py
 
@@ -32,6 +47,9 @@ test: $(READY) ## run the tests, but for the long ones
 
 test-long: $(READY) ## run the long tests
 	$(BIN)/python -m pytest -m long --timeout 1800
+
+test-live: $(READY) ## run the tests against a Nextcloud of yours, which CONTRIBUTING.md says how to name
+	$(BIN)/python -m pytest tests/live --timeout 600
 
 lint: $(READY) ## check style, format and types
 	$(BIN)/ruff check

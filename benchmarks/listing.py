@@ -1,14 +1,18 @@
-"""Listings: ours beside the request and the parse that cannot be avoided, and a dataset that is opened again.
+"""Listings: ours beside the request and the parse that cannot be avoided, a dataset that is opened again, its memory.
 
 Run it as ``python -m benchmarks.listing --quick --json listing.json``.
 """
 
 from __future__ import annotations
 
+import gc
+import os
 import random
 import shutil
 import sys
 import time
+import tracemalloc
+from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
@@ -30,23 +34,35 @@ if TYPE_CHECKING:
 
 FOLDERS = 20
 
-BARS = {"list_vs_propfind": at_most(2.0), "reopen_s": at_most(0.5)}
-PARTS = ("list", "reopen")
+BARS = {
+    "list_vs_propfind": at_most(2.0),
+    "reopen_s": at_most(0.5),
+    "worker_copy_mb": at_most(5),
+    "index_bytes_per_key": at_most(100),
+}
+PARTS = ("list", "reopen", "memory")
 
 PARSED = "bare curl, and ElementTree.fromstring"
 LISTED = "ours: list, and keep the index on disk"
 OPENED = "ours: StorageDataset(…), nothing kept"
 REOPENED = "ours: StorageDataset(…), the index kept"
+COPIED = "ours: what a forked worker copies that reads all of the index"
+COPIED_OF_A_LIST = "a list of a named tuple for each file: the same"
+HELD = "ours: the index, the samples, their labels and names in the cache, for each file"
 
 
 def measure(options: Options) -> Report:
     """Measure both parts."""
     listed, reopened = options.choose(200, 20_000, 20_000), options.choose(1000, 100_000, 100_000)
-    report = Report("listing", BARS, {"entries listed": listed, "entries reopened": reopened})
+    held = options.choose(1000, 300_000, 300_000)
+    sizes = {"entries listed": listed, "entries reopened": reopened, "entries in memory": held}
+    report = Report("listing", BARS, sizes)
     if options.wants("list"):
         measure_list(report, options, canned_reply(options.directory, listed))
     if options.wants("reopen"):
         measure_reopen(report, options, canned_reply(options.directory, reopened), reopened)
+    if options.wants("memory"):
+        measure_memory(report, options, canned_reply(options.directory, held), held)
     return report
 
 
@@ -129,6 +145,84 @@ def measure_reopen(report: Report, options: Options, reply: Path, number: int) -
             open_(REOPENED)
             shutil.rmtree(options.directory / "cache")
     report.figure("reopen_s", report.cases[REOPENED].values)
+
+
+def measure_memory(report: Report, options: Options, reply: Path, number: int) -> None:
+    """What a dataset takes in memory, and what of it a forked worker copies that looks at every file, in any order."""
+    (options.directory / "nothing").mkdir()
+    with StaticServer(options.directory / "nothing", canned=reply) as server:
+        remote = Remote(server.url, "alice", "unasked", vendor="nextcloud")
+        cache = DiskCache(options.directory / "cache", size_limit="4GiB")
+
+        def open_() -> StorageDataset:
+            dataset = StorageDataset(server.url, remote=remote, cache=cache, target="folder")
+            assert len(dataset) == number == len(dataset.cached_names)
+            return dataset
+
+        open_()  # from now on the listing is kept
+        for _ in options.rounds("memory", 40):
+            report.add(HELD, held_bytes(open_) / number, "bytes")
+            dataset = open_()
+            entries = list(dataset.index.entries)
+            report.add(COPIED, copied_mb(lambda index, dataset=dataset: look_at(dataset, index), number), "MB")
+            report.add(
+                COPIED_OF_A_LIST, copied_mb(lambda index, entries=entries: len(entries[index].key), number), "MB"
+            )
+            del entries
+        cache.close()
+        shutil.rmtree(options.directory / "cache")
+    report.figure("worker_copy_mb", report.cases[COPIED].values)
+    report.figure("index_bytes_per_key", report.cases[HELD].values)
+
+
+def look_at(dataset: StorageDataset, index: int) -> object:
+    """All that a dataset knows of one sample."""
+    return dataset.keys[index], dataset.entry_of(index), dataset.cached_names[index], dataset.targets[index]
+
+
+def held_bytes(make: Callable[[], object]) -> int:
+    """What an object takes in memory, with all that it holds."""
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        made = make()
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0] - before
+        del made
+    finally:
+        tracemalloc.stop()
+    return held
+
+
+def copied_mb(look: Callable[[int], object], number: int) -> float:
+    """What a forked process has of its own, and had not before it looked at so many things in random order."""
+    order = list(range(number))
+    random.Random(20261122).shuffle(order)
+    gc.collect()
+    receiving, sending = os.pipe()
+    if (child := os.fork()) == 0:
+        status = 1
+        try:
+            numbers = array("I", order)
+            before = private_kb()
+            for index in numbers:
+                look(index)
+            os.write(sending, f"{(private_kb() - before) / 1000:.3f}".encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(sending)
+    with open(receiving, "rb") as pipe:
+        answer = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return float(answer)
+
+
+def private_kb() -> int:
+    """What this process shares with no other, in kB."""
+    with open("/proc/self/smaps_rollup", encoding="ascii") as rollup:
+        return sum(int(line.split()[1]) for line in rollup if line.startswith(("Private_Dirty:", "Private_Clean:")))
 
 
 def propfind(url: str) -> bytes:

@@ -20,7 +20,7 @@ sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in 
 
 from torch.utils.data import DataLoader, Dataset
 
-from ai4os_data import DiskCache, Remote, StorageDataset, errors
+from ai4os_data import DiskCache, Remote, StorageDataLoader, StorageDataset, errors
 from ai4os_data.mounts import mount_of
 from ai4os_data.stores import open_store
 from benchmarks import bare_curl, corpus
@@ -44,6 +44,7 @@ LOADER_WORKERS = 2
 REQUEST_COST_S = 0.030  # of a real Nextcloud, measured
 MEMBER_COST_S = 0.003
 ARCHIVES_IN_FLIGHT = 2  # as many as our store has
+CLOUD_BATCH = 32
 CHUNK = 100  # reads between two turns of what is compared
 
 BARS = {
@@ -54,9 +55,10 @@ BARS = {
     "cold_vs_mount": at_least(5),
     "archive_vs_single": at_least(7),
     "archive_vs_curl": at_least(0.9),
+    "loader_vs_warm": at_least(0.9),
     "cpu_per_get_vs_curl": at_most(2),
 }
-PARTS = ("warm", "warm2", "loader", "cold", "mount", "archive")
+PARTS = ("warm", "warm2", "loader", "cold", "mount", "archive", "ahead")
 
 LOCAL = "plain local files: open().read()"
 HIT = "ours, warm: dataset[i]"
@@ -71,6 +73,10 @@ COLD = "ours, cold, into the cache: warm()"
 SINGLE = "Nextcloud: bare curl, single GETs"
 ZIPS = "Nextcloud: bare curl, the same zips"
 ARCHIVES = "ours, Nextcloud: read_many, archives"
+WARM_ALL = "ours, Nextcloud, cold: warm()"
+LOADER_COLD = "ours, Nextcloud, cold: StorageDataLoader, 2 workers"
+PLAIN_COLD = "ours, Nextcloud, cold: DataLoader, 2 workers"
+BATCHES = "ours, Nextcloud, cold: batches of 32, one after the other"
 MOUNT_COLD = "mount, cold, 4 workers"
 MOUNT_WARM = "mount, warm, 4 workers"
 COLD_4 = "ours, cold, 4 workers: warm()"
@@ -138,6 +144,8 @@ def measure(options: Options) -> Report:
             measure_mount(report, files, options, options.choose(8, 240, 500))
         if options.wants("archive"):
             measure_archives(report, options, options.choose(8, 256, 512))
+        if options.wants("ahead"):
+            measure_look_ahead(report, options, options.choose(64, 768, 1536))
         if any(map(options.wants, ("warm", "warm2", "loader"))):
             measure_all_warm(report, files, options)
     return report
@@ -374,6 +382,50 @@ def measure_archives(report: Report, options: Options, number: int) -> None:
             timed(report, SINGLE, number, lambda: bare_curl.throw_away(singles, IN_FLIGHT, headers))
     report.ratio("archive_vs_single", ARCHIVES, SINGLE)
     report.ratio("archive_vs_curl", ARCHIVES, ZIPS)
+
+
+def measure_look_ahead(report: Report, options: Options, number: int) -> None:
+    """A cold epoch over the double of Nextcloud, in all ways that we have, against filling the cache in one go."""
+    folder = options.directory / "cloud ahead"
+    corpus.make(folder / "photos", number)
+    with NextcloudServer(folder, request_cost_s=REQUEST_COST_S, member_cost_s=MEMBER_COST_S) as cloud:
+        remote = Remote(cloud.url, cloud.user, cloud.password, vendor="nextcloud")
+
+        def cold(name: str, epoch: Callable[[StorageDataset], int]) -> None:
+            with new_cache(options.directory) as cache:
+                dataset = StorageDataset(f"{cloud.url}photos", remote=remote, cache=cache)
+                assert len(dataset) == number
+                timed(report, name, number, lambda: epoch(dataset))
+                assert dataset.stats()["misses"] == number, "it was not fetched once, and in this epoch"
+
+        ways: list[tuple[str, Callable[[StorageDataset], int]]] = [
+            (WARM_ALL, lambda dataset: dataset.warm(progress=False) or 0),
+            (LOADER_COLD, lambda dataset: count(cold_loader(StorageDataLoader, dataset))),
+            (PLAIN_COLD, lambda dataset: count(cold_loader(DataLoader, dataset))),
+            (BATCHES, read_batches),
+        ]
+        for round_ in options.rounds("ahead", 20):
+            for name, epoch in ways[round_ % 2 :] + ways[: round_ % 2]:
+                cold(name, epoch)
+    report.ratio("loader_vs_warm", LOADER_COLD, WARM_ALL)
+
+
+def cold_loader(kind: type[DataLoader[bytes]], dataset: StorageDataset) -> DataLoader[bytes]:
+    """A loader whose workers are still to be started."""
+    return kind(dataset, batch_size=CLOUD_BATCH, shuffle=True, num_workers=LOADER_WORKERS)
+
+
+def count(loader: DataLoader[bytes]) -> int:
+    """How many samples an epoch gives."""
+    return sum(len(batch) for batch in loader)
+
+
+def read_batches(dataset: StorageDataset) -> int:
+    """Read all of it in this process, batch by batch, in an order that nobody knows beforehand."""
+    order = corpus.shuffled(len(dataset), 1)
+    return sum(
+        len(dataset.__getitems__(order[begin : begin + CLOUD_BATCH])) for begin in range(0, len(order), CLOUD_BATCH)
+    )
 
 
 def read_all(store: Store, entries: Sequence[Entry]) -> None:

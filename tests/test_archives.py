@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
+import time
+import tracemalloc
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
 
 import pytest
 
 from ai4os_data import errors
+from ai4os_data.bodies import HashBody, MemoryBody
 from ai4os_data.remotes import Remote
 from ai4os_data.stores import Fetched
 from ai4os_data.stores.nextcloud import NextcloudStore
@@ -18,6 +24,7 @@ from shares import Share
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ai4os_data.bodies import Body
     from ai4os_data.retries import Patience
     from ai4os_data.stores import Entry
 
@@ -65,10 +72,34 @@ def asked(share: Share) -> tuple[int, int]:
 
 
 def test_small_files_come_in_few_requests(share: Share, store: NextcloudStore) -> None:
-    """Two archives of at most 128 files, whatever folders they lie in."""
+    """Two archives of one size, of at most 128 files, whatever folders they lie in."""
     assert read(store, store.list()) == FILES
+    queries = [request.headers[":query"] for request in share.requests("GET")]
+    assert [len(json.loads(parse_qs(query)["files"][0])) for query in queries] == [100, 100]
     assert asked(share) == (2, 0)
     assert store.counters.totals()["requests_archive"] == 2
+
+
+def test_the_next_archive_does_not_wait_for_the_last_file(share: Share, store: NextcloudStore) -> None:
+    """As each archive ends another one is asked for, and what is to be read is taken no further than that."""
+    taken: list[Entry] = []
+
+    def entries() -> Iterator[Entry]:
+        for number in range(3):
+            for entry in listed:
+                taken.append(entry)
+                yield entry._replace(etag=f"{number}")
+
+    listed = store.list()
+    arrivals = store.read_many(entries())
+    next(arrivals)
+    assert len(taken) == 3 * 128
+    end = time.monotonic() + 5
+    while asked(share) != (3, 0) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert asked(share) == (3, 0), "it is sent while the caller has the first file in hand"
+    assert len(list(arrivals)) == 3 * len(FILES) - 1
+    assert asked(share) == (5, 0)
 
 
 def test_large_files_come_alone(share: Share, store: NextcloudStore) -> None:
@@ -85,17 +116,70 @@ def test_one_small_file_comes_alone(share: Share, store: NextcloudStore) -> None
     assert asked(share) == (0, 1)
 
 
+@pytest.mark.parametrize("number", [8, 15, 16, 31, 127, 128, 129])
+def test_two_archives_are_asked_for_at_once(share: Share, store: NextcloudStore, number: int) -> None:
+    """Also where one would be enough; a handful is not worth it."""
+    some = store.list()[:number]
+    assert read(store, some).keys() == {entry.key for entry in some}
+    assert asked(share) == (1 if number < 16 else 2, 0)
+
+
 @pytest.mark.parametrize("hangs_up", [False, True])
-@pytest.mark.parametrize("after_bytes", [0, 10, 5_000, 60_000])
-def test_a_torn_archive_is_completed_by_single_files(
+@pytest.mark.parametrize("after_bytes", [0, 10, 5_000, 30_000])
+def test_a_torn_archive_gives_what_it_had(
     nextcloud: NextcloudServer,
+    share: Share,
     store: NextcloudStore,
     after_bytes: int,
     hangs_up: bool,  # noqa: FBT001  a parameter
 ) -> None:
-    """Also where it ends well, with a 200."""
+    """Also where it ends well, with a 200: the file it was cut at comes alone, those behind it as an archive."""
     nextcloud.truncate_next_archive(after_bytes, hangs_up=hangs_up)
     assert read(store, store.list()) == FILES
+    again_whole = hangs_up and after_bytes == 0
+    assert asked(share) == (3, 0 if again_whole else 1)
+
+
+@pytest.mark.parametrize("place", [0, 1, 60, 99, 100, 199])
+def test_a_locked_member_cuts_off_itself_alone(
+    nextcloud: NextcloudServer, share: Share, store: NextcloudStore, place: int
+) -> None:
+    """The server ends the archive with an error, in a 200; what comes behind it is asked for once more."""
+    nextcloud.lock_member(sorted(FILES)[place], count=10)
+    assert read(store, store.list()) == FILES
+    archives, alone = asked(share)
+    assert archives == (2 if place in {99, 199} else 3)
+    assert alone == 1
+
+
+def test_three_locked_members_cost_three_files(nextcloud: NextcloudServer, share: Share, store: NextcloudStore) -> None:
+    """Each end of an archive brings it on."""
+    for place in (20, 21, 100):
+        nextcloud.lock_member(sorted(FILES)[place], count=10)
+    assert read(store, store.list()) == FILES
+    assert asked(share) == (5, 3)
+
+
+def test_archives_without_a_member_become_smaller(
+    nextcloud: NextcloudServer, share: Share, store: NextcloudStore
+) -> None:
+    """As from a version that finds out that a file is missing when it has begun to answer."""
+    for _ in range(4):
+        nextcloud.truncate_next_archive(20)
+    assert read(store, store.list()) == FILES
+    assert asked(share) == (2 + 2 + 4, 4)
+
+
+def test_archives_that_never_have_a_member_are_given_up(
+    nextcloud: NextcloudServer, share: Share, store: NextcloudStore
+) -> None:
+    """Smaller ones are tried, as long as that is worth it."""
+    for _ in range(60):
+        nextcloud.truncate_next_archive(20)
+    assert read(store, store.list()) == FILES
+    archives, alone = asked(share)
+    assert archives <= 2 * (2 + 2 + 4)
+    assert alone == len(FILES)
 
 
 def test_a_damaged_member_is_fetched_alone(nextcloud: NextcloudServer, share: Share, store: NextcloudStore) -> None:
@@ -117,15 +201,41 @@ def test_a_member_that_is_left_out_is_fetched_alone(
 
 
 def test_a_file_that_is_gone_fails_alone(share: Share, store: NextcloudStore) -> None:
-    """Its archive is refused as a whole, with 404; the others of it come."""
+    """Its archive is refused as a whole, with 404; the others of it come, nearly all of them in smaller ones."""
     entries = store.list()
     gone = list(FILES)[7]
     share.remove(gone)
+    share.server.forget()
     outcomes = {entry.key: outcome for entry, outcome in store.read_many(entries)}
     assert isinstance(outcomes.pop(gone), errors.NotFoundError)
     assert {key: content(outcome) for key, outcome in outcomes.items()} == {
         key: data for key, data in FILES.items() if key != gone
     }
+    archives, alone = asked(share)
+    assert archives <= 2 + 2 * 4
+    assert alone < 2 * 16
+
+
+def test_a_folder_that_is_gone_costs_few_archives(share: Share, store: NextcloudStore) -> None:
+    """Where hardly a file is left, it is soon asked for each by itself."""
+    entries = store.list()
+    share.remove(*list(FILES)[5:])
+    share.server.forget()
+    outcomes = {entry.key: outcome for entry, outcome in store.read_many(entries)}
+    assert sum(isinstance(outcome, errors.NotFoundError) for outcome in outcomes.values()) == len(FILES) - 5
+    assert asked(share)[0] <= 30
+
+
+def test_a_member_of_another_size_does_not_hide_the_others(
+    nextcloud: NextcloudServer, share: Share, store: NextcloudStore
+) -> None:
+    """Where it ends is unknown; what comes behind it is asked for again."""
+    entries = store.list()
+    changed = {key: FILES[key] + b"longer" for key in sorted(FILES)[40:42]}
+    share.put(changed)
+    nextcloud.forget()
+    assert read(store, entries) == FILES | changed
+    assert asked(share) == (4, 2)
 
 
 def test_a_file_of_another_size_comes_as_it_is_now(share: Share, store: NextcloudStore) -> None:
@@ -140,6 +250,27 @@ def test_a_file_of_another_size_comes_as_it_is_now(share: Share, store: Nextclou
     assert outcome.entry.is_same_version(store.stat(changed))
     listed = next(entry for entry in entries if entry.key == changed)
     assert not outcome.entry.is_same_version(listed)
+
+
+def test_a_file_that_has_grown_takes_no_memory_in_an_archive(share: Share, store: NextcloudStore) -> None:
+    """An archive is held in memory as far as it can be what was listed; the file comes as large files do."""
+    entries = store.list()[:40]
+    grown = random.Random(2).randbytes(48 * 2**20)
+    share.put({entries[3].key: grown})
+
+    def body(entry: Entry) -> Body:
+        return HashBody() if entry.key == entries[3].key else MemoryBody()
+
+    tracemalloc.start()
+    came = dict(store.read_many(entries, body))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    outcome = came[entries[3]]
+    assert isinstance(outcome, Fetched)
+    assert isinstance(outcome.body, HashBody)
+    assert outcome.body.sha256 == hashlib.sha256(grown).hexdigest()
+    assert len(came) == 40
+    assert peak_bytes < 8 * 2**20
 
 
 def test_names_never_make_a_request_too_long(share: Share, patience: Patience) -> None:

@@ -38,9 +38,10 @@ RATIOS = {
         "cold_vs_mount",
         "archive_vs_single",
         "archive_vs_curl",
+        "loader_vs_warm",
         "cpu_per_get_vs_curl",
     },
-    "listing": {"list_vs_propfind", "reopen_s"},
+    "listing": {"list_vs_propfind", "reopen_s", "worker_copy_mb", "index_bytes_per_key"},
     "fill": {"fill_vs_plain"},
     "epochs": {
         "bytes_vs_bound_0.1",

@@ -224,18 +224,22 @@ def test_nextcloud_does_not_shut_us_out(nextcloud: NextcloudServer) -> None:
 def test_a_redirect_does_not_take_credentials_elsewhere(
     fault: FaultServer, nextcloud: NextcloudServer, patience: Patience
 ) -> None:
-    """Neither of a listing nor of a file."""
+    """A listing is not followed; a file is, without them, and what that host says of them is not what ours says."""
     (fault.root / "a.bin").write_bytes(b"1")
     store = open_store("", Remote(fault.url, fault.user, fault.password), patience=patience)
     entry = store.stat("a.bin")
     fault.always("*", Fault(status=302, headers={"Location": nextcloud.url}), method="*")
     nextcloud.forget()
-    for ask in (store.list, lambda: store.read("a.bin"), lambda: store.read_range(entry, 0, 1)):
-        with pytest.raises(errors.ProtocolError, match="now at"):
-            ask()
-    ((_, outcome),) = store.read_many([entry])
-    assert isinstance(outcome, errors.ProtocolError)
+    for _ in range(2):
+        for ask in (store.list, lambda: store.stat("a.bin")):
+            with pytest.raises(errors.ProtocolError, match="now at"):
+                ask()
     assert nextcloud.requests() == []
+    with pytest.raises(errors.PermissionDeniedError, match="No credentials are sent to another host"):
+        store.read_range(entry, 0, 1)
+    ((_, outcome),) = store.read_many([entry])
+    assert isinstance(outcome, errors.PermissionDeniedError)
+    assert [request.status for request in nextcloud.requests()] == [401, 401]  # which would have known the password
 
 
 def test_credentials_are_found_where_rclone_has_them(fault: FaultServer, tmp_path: Path) -> None:

@@ -163,13 +163,13 @@ def test_chosen_keys_may_have_their_targets_in_order_or_by_key(share: Share) -> 
         assert dataset.targets == [7, "x"]
 
 
-def test_chosen_keys_alone_are_labelled_by_their_folders(share: Share) -> None:
-    """What lies beside the chosen files, such as a log in no class folder, does not matter."""
+def test_chosen_keys_are_labelled_by_all_class_folders_of_the_location(share: Share) -> None:
+    """Two splits with other classes agree on the numbers; a log in no class folder does not matter."""
     share.put({**FILES, "ai4os.log": "downloaded"})
     dataset = StorageDataset.from_keys(
         share.location, ["c/00.bin", "a/00.bin"], target="folder", remote=share.remote, cache=None
     )
-    assert (dataset.classes, dataset.targets) == (["a", "c"], [1, 0])
+    assert (dataset.classes, dataset.targets) == (["a", "b", "c"], [2, 0])
 
 
 def test_chosen_keys_that_are_missing_are_named(place: Folder) -> None:

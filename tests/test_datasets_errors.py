@@ -307,9 +307,20 @@ def test_pattern_that_matches_nothing(share: Share, tmp_path: Path) -> None:
         EmptyDatasetError, match=r"nothing matches '\*\.jpg'; there are 8 files, such as '0\.png'.*globs"
     ):
         StorageDataset(share.location, remote=share.remote, pattern="*.jpg", cache=None)
+    with pytest.raises(
+        EmptyDatasetError, match=r"there are 8 files.*several patterns are a list: .* matches 8 of them"
+    ):
+        StorageDataset(share.location, remote=share.remote, pattern="*.jpg,*.png", cache=None)
     (tmp_path / "empty").mkdir()
     with pytest.raises(EmptyDatasetError, match=r"nothing matches '\*\*/\*'; there is no file at all"):
         StorageDataset(tmp_path / "empty")
+
+
+def test_files_that_differ_from_the_pattern_in_case_are_told(share: Share, caplog: pytest.LogCaptureFixture) -> None:
+    """Half of the pictures of a camera that writes ``.JPG`` would be missed by nobody."""
+    share.put({"a.jpg": b"", "b.JPG": b"", "c.txt": b""})
+    assert StorageDataset(share.location, remote=share.remote, pattern="**/*.jpg", cache=None).keys == ["a.jpg"]
+    assert "1 of the other files, such as 'b.JPG', differ from '**/*.jpg' in upper and lower case only" in caplog.text
 
 
 def test_wrong_password(cloud_share: Share) -> None:

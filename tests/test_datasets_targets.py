@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ai4os_data import Sample, StorageDataset
-from ai4os_data.errors import EmptyDatasetError, LocationError, NotFoundError, SampleError
+from ai4os_data.errors import EmptyClassError, EmptyDatasetError, LocationError, NotFoundError, SampleError
 from shares import Folder, Share
 
 if TYPE_CHECKING:
@@ -157,19 +157,157 @@ def test_split_file_keeps_names_that_only_look_like_two_lines(share: Share) -> N
 
 
 def test_split_file_with_names_as_labels_has_classes(place: Folder) -> None:
-    """Labels that are not all numbers are classes, numbered in sorted order as those of folders."""
-    place.put({"train.txt": "rose/1.jpg rose\n10 tulips/3.jpg 10\nrose/with space.jpg rose\n"})
+    """Labels that are all names are classes, numbered in sorted order as those of folders."""
+    place.put({"train.txt": "rose/1.jpg rose\n10 tulips/3.jpg emu\nrose/with space.jpg rose\n"})
     dataset = open_split(place, "train.txt")
-    assert dataset.classes == ["10", "rose"]
-    assert dataset.class_to_idx == {"10": 0, "rose": 1}
+    assert dataset.classes == ["emu", "rose"]
+    assert dataset.class_to_idx == {"emu": 0, "rose": 1}
     assert everything(dataset) == [("r1", 1), ("t1", 0), ("r2", 1)]
 
 
-@pytest.mark.parametrize("label", ["²", "1.5", "--1", "0x1"])
-def test_label_that_is_no_integer_is_a_name(share: Share, label: str) -> None:
-    """Only digits with a sign are numbers."""
+@pytest.mark.parametrize("label", ["²", "--1", "0x1", "\u0661", "1_0", "1e", "nan", "inf", "1e999", "v1.5"])
+def test_label_that_is_no_number_is_a_name(share: Share, label: str) -> None:
+    """Only what ASCII writes as a finite decimal number is one."""
     share.put({**FILES, "train.txt": f"rose/1.jpg {label}\n"})
     assert open_split(share, "train.txt").classes == [label]
+
+
+@pytest.mark.parametrize(
+    ("labels", "targets"),
+    [
+        (["3", "10", "2"], [3, 10, 2]),
+        (["01", "+1", "-1"], [1, 1, -1]),
+        (["0.5", "1.25", "10.0"], [0.5, 1.25, 10.0]),
+        (["1.0", "0.0", "1."], [1.0, 0.0, 1.0]),
+        (["3", "10", "2.5"], [3.0, 10.0, 2.5]),
+        (["1e3", "-.5", "2E-1"], [1000.0, -0.5, 0.2]),
+    ],
+)
+def test_numbers_of_a_split_file_are_these_numbers(share: Share, labels: list[str], targets: list[float]) -> None:
+    """All integers are integers; as soon as one is not, all are floats. None of them is a class."""
+    lines = zip(("rose/1.jpg", "10 tulips/3.jpg", "rose/with space.jpg"), labels, strict=True)
+    share.put({**FILES, "train.txt": "".join(f"{key} {label}\n" for key, label in lines)})
+    dataset = open_split(share, "train.txt")
+    assert (dataset.targets, dataset.classes) == (targets, None)
+    assert {type(label) for label in dataset.targets or ()} == {type(targets[0])}
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["3", "10", "x"], r"line 4: the label 'x' is no finite number, while '3' in line 1 is a number"),
+        (["rose", "10", "rose"], r"line 3: the label '10' is a number, while 'rose' in line 1 is no finite number"),
+        (["3", "nan", "2"], r"line 3: the label 'nan' is no finite number"),
+        (["3", "1.5", "0x1"], r"line 4: the label '0x1' is no"),
+        (["0,5", "1,25", "2,0"], r"line 1: is the label '0,5' a number\? Write it with a point, '0\.5'"),
+    ],
+)
+def test_mixture_of_numbers_and_names_names_the_line(share: Share, labels: list[str], words: str) -> None:
+    """Of what is rarer, with an example of the rest, and what to do where all are names."""
+    first, *others = zip(("rose/1.jpg", "10 tulips/3.jpg", "rose/with space.jpg"), labels, strict=True)
+    share.put({**FILES, "train.txt": "\n\n".join([" ".join(first), "\n".join(map(" ".join, others))])})
+    with pytest.raises(LocationError, match=f"train.txt, {words}.*classes="):
+        open_split(share, "train.txt")
+
+
+def test_names_that_look_like_numbers_are_names_where_classes_say_so(share: Share) -> None:
+    """What a user gives as names of classes are names; the numbers of given classes are numbers."""
+    share.put({**FILES, "train.txt": "rose/1.jpg rose\n10 tulips/3.jpg 10\n", "ids.txt": "rose/1.jpg 1\n"})
+    dataset = open_split(share, "train.txt", classes=["rose", "10"])
+    assert (dataset.targets, dataset.classes) == ([0, 1], ["rose", "10"])
+    ids = open_split(share, "ids.txt", classes=["rose", "tulip"], allow_empty=True)
+    assert (ids.targets, ids.class_to_idx) == ([1], {"rose": 0, "tulip": 1})
+    with pytest.raises(LocationError, match=r"ids\.txt, line 1: there is no class 1: 1 are given, from 0 to 0"):
+        open_split(share, "ids.txt", classes=["rose"])
+
+
+def test_split_without_a_class_is_an_error_unless_it_is_allowed(share: Share) -> None:
+    """``classes=train.classes`` gives a validation split the numbers of the training split."""
+    share.put({**FILES, "train.txt": "rose/1.jpg b\n10 tulips/3.jpg a\nrose/with space.jpg c\n"})
+    share.put({"valid.txt": "rose/1.jpg c\n10 tulips/3.jpg a\n", "other.txt": "rose/1.jpg a\n10 tulips/3.jpg d\n"})
+    train = open_split(share, "train.txt")
+    with pytest.raises(EmptyClassError, match="no sample of 'b'"):
+        open_split(share, "valid.txt", classes=train.classes)
+    assert open_split(share, "valid.txt", classes=train.classes, allow_empty=True).targets == [2, 0]
+    with pytest.raises(LocationError, match=r"other\.txt, line 2: the class 'd' is none of"):
+        open_split(share, "other.txt", classes=train.classes, allow_empty=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "rose/with space.jpg\tGolden Retriever",
+        "rose/with space.jpg\t  Golden Retriever  ",
+        'rose/with space.jpg "Golden Retriever"',
+        "rose/with space.jpg 'Golden Retriever'",
+        '"rose/with space.jpg" Golden Retriever',
+        "'rose/with space.jpg'   \"Golden Retriever\"",
+        "rose/with space.jpg\tGolden Retriever # checked",
+        '# my split\n  # of 2026\nrose/with space.jpg "Golden Retriever" # checked',
+    ],
+)
+def test_split_file_may_have_tabs_quotes_and_comments(share: Share, line: str) -> None:
+    """A tab, or quotes, keep blanks in a path or a label; a ``#`` begins a comment."""
+    share.put({**FILES, "train.txt": f"{line}\n"})
+    dataset = open_split(share, "train.txt")
+    assert (dataset.keys, dataset.classes) == (["rose/with space.jpg"], ["Golden Retriever"])
+
+
+def test_file_whose_name_looks_like_a_comment_is_not_lost(share: Share) -> None:
+    """Where there is such a file, the line is no silent comment; ``./`` before it, or quotes, tell what is meant."""
+    share.put({**FILES, "#1.jpg": "odd", "a # b.jpg": "odder", "train.txt": "#1.jpg 1\n"})
+    with pytest.raises(LocationError, match=r"train\.txt, line 1: '#1\.jpg 1' is a comment, but there is such a file"):
+        open_split(share, "train.txt")
+    share.put({"train.txt": './#1.jpg 1\n"a # b.jpg" 0\n'})
+    assert everything(open_split(share, "train.txt")) == [("odd", 1), ("odder", 0)]
+    share.put({"train.txt": "a # b.jpg 0\n"})
+    with pytest.raises(LocationError, match=r"line 1: .* a path with ' # ' in it stands in quotes"):
+        open_split(share, "train.txt")
+
+
+@pytest.mark.parametrize(
+    "line", ["filename,label", "rose/1.jpg,1", "rose/1.jpg, 1", "rose/1.jpg;1", '"rose/1.jpg","1"', '"rose/1.jpg", 1']
+)
+def test_csv_in_the_place_of_a_split_file_is_told_what_reads_it(share: Share, line: str) -> None:
+    """With the line, and the call."""
+    share.put({**FILES, "train.txt": f"{line}\n"})
+    with pytest.raises(
+        LocationError, match=r"train\.txt, line 1: .*StorageDataset\.from_csv\(location, 'train\.txt', key="
+    ):
+        open_split(share, "train.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("1 rose/1.jpg", r"'rose/1\.jpg' stands where the label belongs"),
+        ("rose/1.jpg 3 4", r"'rose/1\.jpg' is there: a line has one label"),
+        ("/storage/flowers/rose/1.jpg 1", r"'rose/1\.jpg' is there: the folders before it"),
+        ("flowers/rose/1.jpg 1", r"'rose/1\.jpg' is there: the folders before it"),
+        ("ROSE/1.JPG 1", r"'rose/1\.jpg' is there: upper and lower case"),
+        ("rose/1 1", r"'rose/1\.jpg' is there: the path lacks its suffix; .*suffix='\.jpg'"),
+        ("1.jpg 1", r"'rose/1\.jpg' is there: the path lacks its folder; .*prefix='rose/'"),
+        ("rose/with space.jpg,1", r"from_csv\(location"),
+    ],
+)
+def test_path_that_is_not_there_is_told_what_it_may_have_meant(share: Share, line: str, words: str) -> None:
+    """The message has the line, and a file that is there and looks like it."""
+    share.put({**FILES, "train.txt": f"\n{line}\n"})
+    with pytest.raises(NotFoundError, match=rf"'train\.txt' lists them, the first in line 2.*{words}"):
+        open_split(share, "train.txt")
+
+
+def test_two_labels_in_quotes_or_after_a_tab_are_refused(share: Share) -> None:
+    """Several numbers are several labels, for which there is another way."""
+    share.put({**FILES, "train.txt": "rose/1.jpg\t3 4\n"})
+    with pytest.raises(LocationError, match=r"line 1: '3 4' is more than one label; from_csv\(…, target=\[…\]\)"):
+        open_split(share, "train.txt")
+
+
+def test_split_file_may_be_utf_16(share: Share) -> None:
+    """As Windows writes it, with its mark at the begin."""
+    share.put({**FILES, "train.txt": SPLIT.encode("utf-16")})
+    assert everything(open_split(share, "train.txt")) == SPLIT_ITEMS
 
 
 def test_line_without_a_label_is_named_by_its_number(place: Folder) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +36,6 @@ _INCLUDED = re.compile(r'^--8<-- "(.*)"$', re.MULTILINE)
 _COMMAND = re.compile(r"(?:^|`)ai4os-data (\w+)", re.MULTILINE)
 
 
-def to_tensor(image: Image.Image) -> torch.Tensor:
-    """Stand for the augmentation that a page speaks of."""
-    return torch.from_numpy(np.array(image, dtype=np.float32) / 255).permute(2, 0, 1)
-
-
 class Classifier(lightning.LightningModule):
     """Stand for the model that a page speaks of, with Lightning and without."""
 
@@ -64,7 +61,6 @@ def names() -> dict[str, Any]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     return {
         "__name__": "page",
-        "augment": to_tensor,
         "model": model,
         "optimizer": optimizer,
         "loader": torch.utils.data.DataLoader(
@@ -106,6 +102,26 @@ def test_code_of_the_page_runs(page: str) -> None:
     there = names()
     for block in _BLOCK.findall((ROOT / page).read_text()):
         exec(compile(block, page, "exec"), there)  # noqa: S102  that is what is tried
+
+
+def test_quickstart_runs_as_a_file_on_class_folders_of_any_number(linked: Share, tmp_path: Path) -> None:
+    """A newcomer copies its blocks into a file; the pictures are of three classes and of unlike sizes."""
+    for number, side in enumerate((5, 31, 200)):
+        picture = io.BytesIO()
+        Image.new("RGB", (side, 2 * side)).save(picture, "JPEG")
+        linked.put({f"ai4os-storage/datasets/flowers/train/c/{number}.jpg": picture.getvalue()})
+    script = tmp_path / "quickstart.py"
+    blocks = _BLOCK.findall((ROOT / "docs" / "quickstart.md").read_text())
+    script.write_text("\n".join(blocks))
+    ended = subprocess.run([sys.executable, script], check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    said = ended.stdout.splitlines()
+    assert said[0] == "['a', 'b', 'c']"
+    assert said[1:] == ["torch.Size([8, 3, 64, 64]) torch.Size([8])"] * 2 + [
+        "torch.Size([3, 3, 64, 64]) torch.Size([3])"
+    ]
+    assert linked.server.root.joinpath(linked.name, "runs", "flowers").is_dir()
 
 
 def test_reference_has_every_public_name() -> None:

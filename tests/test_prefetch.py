@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from torch.utils.data import BatchSampler, DistributedSampler, RandomSampler, SequentialSampler, WeightedRandomSampler
@@ -16,9 +19,10 @@ from ai4os_data.cache.claims import Claim
 from ai4os_data.errors import SampleError, StorageError
 from ai4os_data.retries import Patience
 from epochs import FILES, NUMBER, dataset_of, flat, loader_of, look_ahead_threads, only_key, taken
+from servers.nextcloud import NextcloudServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from shares import Share
@@ -172,6 +176,77 @@ def test_archives_bring_many_at_once(cloud_share: Share, tmp_path: Path) -> None
     cloud_share.server.forget()
     assert len(flat(list(loader_of(dataset)))) == NUMBER
     assert len(cloud_share.requests("GET")) <= 4
+
+
+def asked_together(share: Share) -> list[list[str]]:
+    """The keys of each request for files, with a folder's where it was for an archive; in the order of the answers."""
+    top = unquote(urlsplit(share.location).path)
+    groups = []
+    for request in share.requests("GET"):
+        folder = request.path[len(top) :].strip("/")
+        names = json.loads(parse_qs(request.headers[":query"])["files"][0]) if ":query" in request.headers else [""]
+        groups.append([f"{folder}/{name}".strip("/") for name in names])
+    return groups
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_archives_of_a_nextcloud_are_as_large_as_those_of_warm(
+    cloud_share: Share, tmp_path: Path, workers: int
+) -> None:
+    """Workers fetch the first batch of each, and the look-ahead all that follows, however small batches are."""
+    files = {f"{number % 3}/{number:03}.bin": b"%d" % number for number in range(400)}
+    cloud_share.put(files)
+    dataset = dataset_of_all(cloud_share, tmp_path)
+    cloud_share.server.forget()
+    with costs(cloud_share, request_cost_s=0.05, member_cost_s=0.001):
+        assert sorted(flat(list(loader_of(dataset, workers, batch_size=16)))) == sorted(files)
+    groups = asked_together(cloud_share)
+    assert sorted(key for group in groups for key in group) == sorted(files), "each was asked for once"
+    small = [group for group in groups if len(group) <= 16]
+    assert len(small) <= max(workers, 2)  # without workers the first batch comes in halves
+    assert len(groups) - len(small) == 3
+
+
+def test_a_large_batch_size_leaves_enough_to_look_ahead_for(cloud_share: Share, tmp_path: Path) -> None:
+    """What has been handed out to workers, and cannot have been begun, is fetched for them."""
+    files = {f"{number:03}.bin": b"%d" % number for number in range(480)}
+    cloud_share.put(files)
+    dataset = dataset_of_all(cloud_share, tmp_path)
+    with costs(cloud_share, request_cost_s=0.05, member_cost_s=0.001):
+        loader = loader_of(dataset, 4, batch_size=60)  # all eight are handed out before one has come
+        assert sorted(flat(list(loader))) == sorted(files)
+    assert loader.stats()["look_ahead_files"] == 480 - 4 * 60
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_found_no_room_is_not_fetched_again(cloud_share: Share, tmp_path: Path, workers: int) -> None:
+    """In a cache that is full, what a worker has fetched is not looked ahead for."""
+    files = {f"{number:03}.bin": os.urandom(30_000) for number in range(160)}
+    cloud_share.put(files)
+    dataset = StorageDataset(cloud_share.location, remote=cloud_share.remote, cache=DiskCache(tmp_path, "2MiB"))
+    loader = StorageDataLoader(dataset, batch_size=10, shuffle=True, num_workers=workers)
+    for _ in range(3):
+        cloud_share.server.forget()
+        assert sorted(flat(list(loader))) == sorted(files.values())
+        keys = [key for group in asked_together(cloud_share) for key in group]
+        assert len(keys) == len(set(keys)), "one was fetched twice"
+
+
+def dataset_of_all(share: Share, directory: Path) -> StorageDataset:
+    """The files of a share, as their keys."""
+    return StorageDataset(share.location, remote=share.remote, cache=DiskCache(directory), decode=only_key)
+
+
+@contextmanager
+def costs(share: Share, **seconds: float) -> Iterator[None]:
+    """Let requests take their time."""
+    server = share.server
+    assert isinstance(server, NextcloudServer)
+    server.set_costs(**seconds)
+    try:
+        yield
+    finally:
+        server.set_costs(**dict.fromkeys(seconds, 0.0))
 
 
 def test_dead_server_is_met_by_the_loop_in_its_place(share: Share, tmp_path: Path) -> None:

@@ -212,3 +212,83 @@ def test_it_resumes_under_a_stateful_dataloader(workers: int) -> None:
     following = list(last)
     assert sorted(index for batch in following for index in batch) == list(range(23))
     assert following != wanted
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata calls it
+def test_it_resumes_under_nodes() -> None:
+    """Of torchdata: exactly the rest comes, and the next epoch is another one."""
+    nodes = pytest.importorskip("torchdata.nodes", reason="torchdata is not installed")
+
+    def loader() -> Any:
+        return nodes.Loader(
+            nodes.MapStyleWrapper(range(23), StorageSampler(range(23), seed=3)), restart_on_stop_iteration=True
+        )
+
+    whole = loader()
+    wanted = [list(whole), list(whole)]
+    assert sorted(wanted[0]) == sorted(wanted[1]) == list(range(23))
+    assert wanted[0] != wanted[1]
+    part = loader()
+    coming = iter(part)
+    begun = [next(coming) for _ in range(9)]
+    last = loader()
+    last.load_state_dict(part.state_dict())
+    assert begun + list(last) == wanted[0]
+    assert list(last) == wanted[1]
+
+
+# --- uneven
+
+
+@pytest.mark.parametrize("run_length", [1, 3, 4])
+@pytest.mark.parametrize("samples", [1, 2, 12, 13, 23, 24, 25])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_uneven_ranks_have_each_sample_once(samples: int, ranks: int, run_length: int) -> None:
+    """As many as their lengths say, which differ by one; even ranks have the same number, and repeat the fewest."""
+    for even in (False, True):
+        samplers = [StorageSampler(range(samples), ranks, rank, even_batches=even) for rank in range(ranks)]
+        for sampler in samplers:
+            sampler.run_length = run_length
+        parts = [list(sampler) for sampler in samplers]
+        assert [len(part) for part in parts] == [len(sampler) for sampler in samplers]
+        assert max(map(len, parts)) - min(map(len, parts)) <= (0 if even else 1)
+        if even:
+            assert set().union(*parts) == set(range(samples))
+            assert len(parts[0]) == -(-samples // ranks)
+        else:
+            assert sorted(number for part in parts for number in part) == list(range(samples))
+            assert {sampler.done for sampler in samplers if len(sampler)} == {samples}
+
+
+@pytest.mark.parametrize("run_length", [1, 4])
+def test_runs_are_shared_out_in_rounds(run_length: int) -> None:
+    """Whatever has been given to all ranks together is the beginning of the order, after each batch of four."""
+    samplers = [StorageSampler(range(30), 3, rank, shuffle=False) for rank in range(3)]
+    for sampler in samplers:
+        sampler.run_length = run_length
+    parts = [list(sampler) for sampler in samplers]
+    for batches in (1, 2):
+        given = [number for part in parts for number in part[: batches * 4]]
+        assert sorted(given) == list(range(batches * 12))
+    if run_length == 4:
+        assert parts == [
+            [0, 1, 2, 3, 12, 13, 14, 15, 24, 25],
+            [4, 5, 6, 7, 16, 17, 18, 19, 26, 27],
+            [8, 9, 10, 11, 20, 21, 22, 23, 28, 29],
+        ]
+
+
+def test_a_position_that_is_given_up_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """By setting another epoch before anything came; not by setting the same one, nor at the end of an epoch."""
+    state = {"seed": 0, "epoch": 3, "done": 8, "length": 29, "shuffle": 1}
+    sampler = StorageSampler(range(29), 1, 0)
+    sampler.load_state_dict(state)
+    sampler.set_epoch(3)
+    assert len(list(sampler)) == 21
+    sampler.set_epoch(4)
+    sampler.load_state_dict({**state, "done": 29})
+    sampler.set_epoch(4)
+    assert caplog.text == ""
+    sampler.load_state_dict(state)
+    sampler.set_epoch(0)
+    assert "set_epoch(0) gives up the position that was loaded: epoch 3, after 8 of 29 samples" in caplog.text

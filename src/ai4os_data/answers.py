@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ai4os_data import errors
+from ai4os_data import errors, proxies, redirects
 
 if TYPE_CHECKING:
     from ai4os_data.remotes import Remote
 
+LOCKED = (
+    "the file is locked on the server, and still so after several tries. Somebody writes to it or has it open, as the "
+    "server's web page shows, or a client died with it: Nextcloud drops such a lock after an hour at most. Wait, close "
+    "it there, or ask the administrator to unlock it (`occ files:lock --unlock FILEID`, or its rows in oc_file_locks). "
+    "A dataset with on_error='skip' goes on without it"
+)
+
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_ALSO_OF_PROXIES = frozenset({407, 502, 504})
+_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
 
 
 # What tells nothing of whether the server has done, does, or will do what it was asked for.
@@ -39,12 +49,23 @@ def plain_etag(etag: str | None) -> str | None:
 def wrong_credentials(remote: Remote) -> str:
     """What to say, and to do, about a 401."""
     where = f"remote {remote.name!r}" if remote.name else remote.origin
-    if remote.user is None and remote.token is None:
+    if "/public.php/" in remote.url:
+        return (
+            f"{where}: this public share asks for a password (401), or does not accept the one that is given: give it "
+            "as https://anonymous:PASSWORD@HOST/s/TOKEN"
+        )
+    if not remote.has_credentials:
         return (
             f"{where} asks for credentials (401), and none are here: pass remote=Remote(url, user, password), or the "
             "name of a remote that `rclone config` or a linked storage has set up"
         )
-    whose = "the token" if remote.token is not None else f"the credentials of user {remote.user!r}"
+    whose = (
+        "the headers"
+        if remote.headers
+        else "the token"
+        if remote.token or remote.token_command
+        else f"the credentials of user {remote.user!r}"
+    )
     return (
         f"{where} does not accept {whose} (401). They may be wrong or expired: make a new app password on the server, "
         "then set it with `rclone config` or relink the storage. No further request is sent with these, since servers "
@@ -56,10 +77,16 @@ def error_for_status(status: int, what: str, headers: dict[str, str], remote: Re
     """The error that an HTTP status stands for."""
     if status == 401:
         return errors.AuthenticationError(wrong_credentials(remote))
-    if 300 <= status < 400:
+    if 300 <= status < 400 and not headers.get("location"):
         return errors.ProtocolError(
-            f"{what}: the server says that this is now at {headers.get('location', 'another place')} ({status}); "
-            "give that as the location"
+            f"{what}: the server answers as if this were elsewhere, and does not say where ({status})"
+        )
+    if 300 <= status < 400:
+        there = redirects.absolute(f"{remote.url}/", headers.get("location", ""))
+        return errors.ProtocolError(
+            f"{what}: the server says that this is now at {redirects.shown(there)} ({status}). If the data is there, "
+            "give that as the location, or as the remote's url; if it is a page to log in, this is not the WebDAV "
+            "address"
         )
     if status == 429:
         hint = (
@@ -73,19 +100,28 @@ def error_for_status(status: int, what: str, headers: dict[str, str], remote: Re
         status,
         (errors.ServerError if status >= 400 else errors.ProtocolError, "an answer that is not understood"),
     )
-    return kind(f"{what}: {meaning} ({status})")
+    way = proxies.through(remote.url, os.environ) if status in _ALSO_OF_PROXIES else ""
+    return kind(f"{what}: {meaning} ({status}){way}")
 
 
 _MEANINGS: dict[int, tuple[type[errors.StorageError], str]] = {
     400: (errors.ProtocolError, "the server does not understand the request"),
     403: (errors.PermissionDeniedError, "not allowed with these credentials"),
     404: (errors.NotFoundError, "no such file"),
+    405: (
+        errors.ServerError,
+        "not possible there. Is it a WebDAV address? Nextcloud's is https://HOST/remote.php/dav/files/USER",
+    ),
+    407: (
+        errors.PermissionDeniedError,
+        "the proxy asks for credentials: put them into the variable that names it, as http://USER:PASSWORD@HOST:PORT",
+    ),
     410: (errors.NotFoundError, "no such file any more"),
     409: (errors.NotFoundError, "its folder does not exist"),
     412: (errors.ChangedError, "the file is not the version that was asked for"),
     413: (errors.ServerError, "larger than the server takes"),
     416: (errors.ChangedError, "the file is shorter than it was listed"),
-    423: (errors.LockedError, "locked on the server, and still so after several tries"),
+    423: (errors.LockedError, LOCKED),
     500: (errors.ServerError, "the server failed"),
     502: (errors.ServerUnavailableError, "a gateway does not reach the server"),
     503: (errors.ServerUnavailableError, "the server is in maintenance or overloaded"),
@@ -106,6 +142,16 @@ def content_length(headers: dict[str, str]) -> int | None:
     """The length that an answer promises, where it does."""
     value = headers.get("content-length", "")
     return int(value) if value.isascii() and value.isdigit() else None
+
+
+def compression(headers: dict[str, str]) -> str | None:
+    """The ``Content-Encoding`` of an answer if it names a compression; ``none``, ``utf-8`` and the like mean nothing.
+
+    It does not tell whether the server has compressed the file or has it so: Apache's AddEncoding labels stored ``.gz``
+    files. The length does.
+    """
+    value = headers.get("content-encoding", "")
+    return value if _COMPRESSIONS & {token.strip().lower() for token in value.split(",")} else None
 
 
 def content_range(headers: dict[str, str]) -> tuple[int, int | None] | None:

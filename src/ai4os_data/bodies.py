@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -62,6 +63,79 @@ class MemoryBody:
     def getvalue(self) -> bytes:
         """All of them in one piece."""
         return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+
+
+class CappedBody(MemoryBody):
+    """As much of an answer as was expected, kept in memory. What comes beyond that is counted and not kept.
+
+    Args:
+        most_bytes: how much is kept.
+    """
+
+    __slots__ = ("_left_bytes", "_most_bytes", "_seen_bytes")
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self._most_bytes = self._left_bytes = most_bytes
+        self._seen_bytes = 0
+
+    @property
+    def length(self) -> int:
+        """How many bytes have come."""
+        return self._seen_bytes
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self._seen_bytes += len(chunk)
+        if self._left_bytes:
+            piece = chunk[: self._left_bytes]
+            self._left_bytes -= len(piece)
+            self.chunks.append(piece)
+
+    def restart(self) -> None:
+        """Forget what came so far."""
+        super().restart()
+        self._left_bytes = self._most_bytes
+        self._seen_bytes = 0
+
+
+class LargeBody:
+    """The bytes of a large answer in one piece of memory, which is given out as it is: never twice in memory."""
+
+    def __init__(self) -> None:
+        self._buffer = io.BytesIO()
+
+    @property
+    def length(self) -> int:
+        """How many bytes there are."""
+        return self._buffer.tell()
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self._buffer.write(chunk)
+
+    def restart(self) -> None:
+        """Forget what came so far."""
+        self._buffer = io.BytesIO()
+
+    def getvalue(self) -> bytes:
+        """All of them."""
+        return self._buffer.getvalue()
+
+
+class NoBody:
+    """The length of an answer that nobody reads."""
+
+    def __init__(self) -> None:
+        self.length = 0
+
+    def write(self, chunk: bytes) -> None:
+        """Count the next bytes."""
+        self.length += len(chunk)
+
+    def restart(self) -> None:
+        """Forget what came so far."""
+        self.length = 0
 
 
 class HashBody:

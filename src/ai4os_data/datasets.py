@@ -5,7 +5,8 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
@@ -15,14 +16,22 @@ from typing_extensions import Self
 
 from ai4os_data import errors, seeding, telemetry
 from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache, Held, LocalPath
+from ai4os_data.classes import Classes, Wanted, compare
 from ai4os_data.decoding import Decoder, as_bytes, as_path, decoder
-from ai4os_data.index import Drift, enumerated, list_anew, open_index
-from ai4os_data.patterns import matcher
+from ai4os_data.entries import ChosenEntries
+from ai4os_data.index import Drift, enumerated, find_folders, list_anew, open_index
+from ai4os_data.labels import Written, as_text, understood
+from ai4os_data.lost import nearest
+from ai4os_data.mistakes import hint, misses
+from ai4os_data.packed import Grouped
+from ai4os_data.patterns import Pattern
 from ai4os_data.sample import Reader, Sample
 from ai4os_data.siblings import Siblings
+from ai4os_data.splits import csv_advice, parse_split
 from ai4os_data.stores import Entry, Store, open_store
 from ai4os_data.stores.forms import Twins, in_its_form, keyed_alike, shown
-from ai4os_data.targets import Target, Targets, parse_split
+from ai4os_data.tables import ColumnTarget, Table, columns_of, targets_of
+from ai4os_data.targets import Folders, Target, Targets
 from ai4os_data.telemetry import tell_once
 from ai4os_data.unreadable import check_keys, check_pattern
 
@@ -32,7 +41,7 @@ if TYPE_CHECKING:
 Location = str | os.PathLike[str] | Store
 D = TypeVar("D", bound="StorageDataset")
 
-_CHOSEN_LATER = ("**/*",)  # the pattern of a dataset that is given its keys: what else is there is none of its business
+_BY_KEYS: ContextVar[bool] = ContextVar("by_keys", default=False)  # whether keys say which files, and no pattern
 
 # What is wrong with one file. Anything else is wrong with the storage, and never skipped.
 _OF_ONE_FILE = (
@@ -40,6 +49,7 @@ _OF_ONE_FILE = (
     errors.ChangedError,
     errors.IntegrityError,
     errors.PermissionDeniedError,
+    errors.LockedError,
     errors.ProtocolError,
     errors.PreparationError,
 )
@@ -55,11 +65,17 @@ class StorageDataset(Dataset[Any]):
         location: a directory, ``/storage/…``, ``rshare:path`` (any rclone remote), ``ai4os://rshare/path``,
             ``webdav(s)://…``, ``https://HOST/remote.php/dav/files/USER/…``, or any fsspec URL.
         remote: a remote's name, or a `Remote`; by default the credentials are found as rclone finds them.
-        pattern: which files: a glob below the location, or several. ``**`` is any number of folders.
+        pattern: which files: a glob below the location, or several in a list. ``**`` is any number of folders, and
+            braces hold alternatives: ``"**/*.{jpg,png}"`` (``[{]`` is a brace itself). What systems leave behind, such
+            as ``Thumbs.db`` and ``.ipynb_checkpoints``, is left out, unless the pattern names it.
         decode: ``"bytes"``, ``"text"`` (UTF-8), ``"json"``, ``"image"`` (Pillow, RGB), ``"numpy"`` (``.npy``,
             ``.npz``), ``"torch"`` (weights only), ``"path"`` (a local file that stays while the path object lives),
             or a callable of a `Sample`.
         target: None, ``"folder"`` (as in ImageFolder), a mapping from key to label, or a callable of a `Sample`.
+        classes: the names of the classes, in the order of their numbers, such as ``train.classes`` for a validation
+            split. Without it, class folders are numbered in sorted order, those that no sample lies in included.
+        class_to_idx: the same as a mapping from name to number, from 0 on without gaps.
+        allow_empty: let a class keep its number where it has no sample; otherwise that is an error.
         transform: applied to ``x``.
         target_transform: applied to ``y``.
         prepare: bytes to bytes, applied once, before a file is kept in the cache: such as shrinking photographs. It is
@@ -73,17 +89,20 @@ class StorageDataset(Dataset[Any]):
             `SkippedError` is raised; `StorageDataLoader` leaves such a batch out, unless there are other ranks.
         on_drift: what to do about a file that is another version than the listed one: ``"error"``, ``"warn"`` and use
             it, or ``"refresh"``: use it in silence.
+        outage_s: how many seconds reads wait for a storage that is away, such as a server that restarts or is in
+            maintenance; 10 minutes by default, 0 for a few tries. A line in the log tells of it. A `Store` as the
+            location keeps its own unless this is set.
 
     Attributes:
         keys: the samples' keys, sorted.
         index: the `Index` of the location; ``index.save("data.lock.json")`` writes a lock file.
-        classes: the class names, with ``target="folder"``.
+        classes: the class names in the order of their labels, with ``target="folder"`` or where names are labels.
         class_to_idx: from class name to label.
         targets: every label, where they are known without reading.
 
     Raises:
         LocationError: there is nothing at the location.
-        EmptyDatasetError: nothing matches the pattern.
+        EmptyDatasetError: nothing matches the pattern; as an EmptyClassError, nothing in one of the class folders does.
         AuthenticationError: the credentials are wrong.
 
     Example:
@@ -99,6 +118,9 @@ class StorageDataset(Dataset[Any]):
         pattern: str | Sequence[str] = "**/*",
         decode: str | Decoder = "bytes",
         target: Target = None,
+        classes: Sequence[str] | None = None,
+        class_to_idx: Mapping[str, int] | None = None,
+        allow_empty: bool = False,
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
         prepare: Callable[[bytes], bytes] | None = None,
@@ -107,6 +129,7 @@ class StorageDataset(Dataset[Any]):
         index: str | os.PathLike[str] | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         on_drift: Drift = "warn",
+        outage_s: float | None = None,
     ) -> None:
         if on_error not in {"raise", "skip"}:
             message = f"on_error is 'raise' or 'skip', not {on_error!r}"
@@ -115,7 +138,7 @@ class StorageDataset(Dataset[Any]):
             message = f"on_drift is 'error', 'warn' or 'refresh', not {on_drift!r}"
             raise ValueError(message)
         _check_functions(transform=transform, target_transform=target_transform, prepare=prepare)
-        matches = matcher(_checked_pattern(pattern))
+        matches = Pattern(pattern)
         self._decode = decoder(decode)
         self._has_own_decoder, self._has_own_target = callable(decode), callable(target)
         self._is_lazy = (
@@ -124,13 +147,14 @@ class StorageDataset(Dataset[Any]):
         self.transform = transform
         self.target_transform = target_transform
         self._pattern = pattern
-        self._chosen: list[str] | None = None
+        self._chosen: Sequence[str] | None = None
         self._target: Target | Targets = target
+        self._wanted = Wanted(Classes.given(classes, class_to_idx), allow_empty)
         self._lock_file = index
         self._on_error = on_error
         self._on_drift: Drift = on_drift
         counters = telemetry.Counters()
-        self._store = open_store(location, remote, counters=counters)
+        self._store = open_store(location, remote, counters=counters, outage_s=outage_s)
         self.location = self._store.location
         cache = DiskCache.resolve(cache, local=self._store.is_local)
         self._cached = CachedStore(
@@ -170,22 +194,28 @@ class StorageDataset(Dataset[Any]):
             NotFoundError: some keys are not there.
         """
         _refuse(options, "from_keys", "pattern", *(["target"] if targets is not None else []))
+        wanted = _wanted_in(options)
         target: Target | Targets = options.pop("target", None)  # it concerns these keys alone
         keys = list(keys)
         if isinstance(targets, Mapping):
             target = targets
-        elif targets is not None:
-            if len(targets) != len(keys):
-                message = f"{len(keys)} keys, but {len(targets)} targets"
-                raise ValueError(message)
-            target = Targets(list(targets))
-        dataset = cls(location, pattern=_CHOSEN_LATER, **options)
-        dataset._choose(keys, target)
+        elif targets is not None and len(targets) != len(keys):
+            message = f"{len(keys)} keys, but {len(targets)} targets"
+            raise ValueError(message)
+        with _by_keys():
+            dataset = cls(location, **options)
+        if targets is not None and not isinstance(targets, Mapping):
+            target = Targets.of_values(list(targets), keys, dataset.location, wanted)
+        dataset._choose(keys, target, wanted)
         return dataset
 
     @classmethod
     def from_split_file(cls, location: Location, file: str | os.PathLike[str], **options: Any) -> Self:
         """A dataset of the files that a split file lists, with lines such as ``Class/some image.jpg 0``.
+
+        The label is what follows the last space, or the last tab where there is one; a path or a label with blanks may
+        stand in quotes. Lines that begin with ``#``, and what follows upon `` # ``, are comments. Labels that are all
+        integers are these integers; all numbers, floats; all names, classes in sorted order, or as ``classes=`` says.
 
         Args:
             location: as for the class.
@@ -193,73 +223,211 @@ class StorageDataset(Dataset[Any]):
             options: as for the class, without ``pattern`` and ``target``.
 
         Raises:
-            LocationError: a line cannot be understood.
+            LocationError: a line cannot be understood, labels are numbers and names, or a class is none of
+                ``classes=``.
             NotFoundError: the split file, or one that it lists, is not there.
+            EmptyClassError: one of ``classes=`` has no line, without ``allow_empty``.
         """
         _refuse(options, "from_split_file", "pattern", "target")
-        dataset = cls(location, pattern=_CHOSEN_LATER, **options)
-        keys, targets = parse_split(dataset._text_of(file), os.fspath(file))
-        try:
-            dataset._choose(keys, targets)
-        except errors.NotFoundError as error:
-            message = (
-                f"{error}. {os.fspath(file)!r} lists them: its lines are 'path label', the label after the last space, "
-                f"and paths are below the location, such as {dataset.index.entries[0].key!r}"
-            )
-            raise errors.NotFoundError(message) from error
+        wanted = _wanted_in(options)
+        with _by_keys():
+            dataset = cls(location, **options)
+        name = os.fspath(file)
+        keys, labels = parse_split(dataset._text_of(file), name, dataset.index.by_key.__contains__)
+        values, classes = understood(labels, name, dataset.location, wanted)
+        how = "its lines are 'path label', the label after the last space"
+        if any("," in label.text or ";" in label.text for label in labels):
+            how = f"{how}; {csv_advice(name)}"
+        dataset._choose_listed(keys, Targets(values, classes=classes), wanted, file=name, lines=labels, how=how)
+        return dataset
+
+    @classmethod
+    def from_csv(
+        cls,
+        location: Location,
+        file: str | os.PathLike[str],
+        *,
+        key: str,
+        target: ColumnTarget = None,
+        prefix: str = "",
+        suffix: str = "",
+        delimiter: str | None = None,
+        columns: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Self:
+        """A dataset of the files that a CSV file lists, one in each row.
+
+        Labels that are all integers are these integers; all numbers, floats; all names, classes in sorted order, or as
+        ``classes=`` says. Quotes, a byte order mark, blanks after a delimiter and empty rows do not matter.
+
+        Args:
+            location: as for the class.
+            file: a key below the location, or a local file.
+            key: the column with the file's path below the location.
+            target: the column with the label; several for a tuple of labels, whose names stay text; a function of a
+                row, which gets it as a mapping from column to text; or None.
+            prefix: what comes before what is in ``key``, such as ``"images/"``.
+            suffix: what comes after it, such as ``".jpg"``.
+            delimiter: what stands between columns; by default ``,``, ``;``, a tab or ``|``, whichever makes these
+                columns.
+            columns: the names of the columns, where the first line is a row already.
+            options: as for the class, without ``pattern``.
+
+        Raises:
+            LocationError: a column is missing, a line cannot be understood, a label is empty, labels are numbers and
+                names, or a class is none of ``classes=``.
+            NotFoundError: the CSV file, or one that it lists, is not there.
+            EmptyClassError: one of ``classes=`` has no row, without ``allow_empty``.
+
+        Example:
+            >>> train = StorageDataset.from_csv(
+            ...     "rshare:datasets/birds", "labels.csv", key="filename", target="species", prefix="images/"
+            ... )
+        """
+        _refuse(options, "from_csv", "pattern")
+        needed = columns_of(key, target)
+        wanted = _wanted_in(options)
+        with _by_keys():
+            dataset = cls(location, **options)
+        name = os.fspath(file)
+        table = Table(dataset._text_of(file), name, needed, delimiter, columns)
+        keys = table.keys(key, prefix, suffix)
+        targets = targets_of(table, target, keys, dataset.location, wanted)
+        how = f"a path is prefix=, what is in the column {key!r}, and suffix="
+        dataset._choose_listed(keys, targets, wanted, file=name, lines=table.labels(key), how=how)
         return dataset
 
     # --- which samples
 
-    def _choose(self, keys: list[str], target: Target | Targets) -> None:
+    def _choose(self, keys: list[str], target: Target | Targets, wanted: Wanted) -> None:
         self._chosen = keys
         self._target = target
+        self._wanted = wanted
         self._select()
+
+    def _choose_listed(
+        self, keys: list[str], targets: Targets | None, wanted: Wanted, *, file: str, lines: Sequence[Written], how: str
+    ) -> None:
+        """Choose what a file lists.
+
+        Args:
+            keys: what it lists.
+            targets: their labels.
+            wanted: what the user says of the classes.
+            file: what errors call it.
+            lines: where each key stands, and what may have been meant by it.
+            how: what its lines look like.
+
+        Raises:
+            NotFoundError: some of it is not there.
+        """
+        try:
+            self._choose(keys, targets, wanted)
+        except errors.NotFoundError as error:
+            by_key = self.index.by_key
+            first = next((number for number, key in enumerate(keys) if key not in by_key), None)
+            if first is None:
+                raise
+            meant = nearest(keys[first], self.index.keys, lines[first].text)
+            message = (
+                f"{error}. {file!r} lists them, the first in line {lines[first].line}{f': {meant}' if meant else ''}. "
+                f"Paths are below the location, such as {self.index.keys[0]!r}; {how}"
+            )
+            raise errors.NotFoundError(message) from error
 
     def _select(self) -> None:
         """Take the samples from the index, and label them."""
-        entries = self._matching() if self._chosen is None else self._found(self._chosen)
+        places = self._matching() if self._chosen is None else self._found(self._chosen)
+        entries = ChosenEntries.at_places(self.index.entries, places)
+        target = keyed_alike(self._target, entries.keys) if isinstance(self._target, Mapping) else self._target
+        targets = (
+            target
+            if isinstance(target, Targets)
+            else Targets.of(target, entries.keys, self.location, self._wanted, self._folders)
+        )
         self._entries = entries
-        self._slots: list[Held | None] = [None] * len(entries)
-        self._known_siblings: tuple[int, list[list[Entry]]] = (0, [])
+        if self._chosen is not None:
+            self._chosen = self.keys
+        self._slots: list[Held | None] = []
+        self._known_siblings: tuple[int, Sequence[list[Entry]]] = (0, [])
+        for store in (self._cached, self._beside):
+            store.begin(f"{self.index.checked_s!r}", self.index.newer)
         self._cached.keep_together(entries)
-        target = keyed_alike(self._target, self.keys) if isinstance(self._target, Mapping) else self._target
-        targets = target if isinstance(target, Targets) else Targets.of(target, self.keys, self.location)
         self._targets = targets
         self.classes = targets.classes if targets else None
         self.class_to_idx = targets.class_to_idx if targets else None
-        self.targets = list(targets.values) if targets and targets.values is not None else None
+        values = targets.values if targets else None
+        self.targets: Sequence[Any] | None = list(values) if isinstance(values, list) else values
+        if targets is not None and targets.numbering is not None:
+            compare(targets.numbering, self.location, is_given=self._wanted.classes is not None)
 
-    def _matching(self) -> list[Entry]:
-        if self._pattern is not _CHOSEN_LATER:
+    def _matching(self) -> list[int]:
+        """The places in the index of those files that match the pattern."""
+        if not _BY_KEYS.get():
             check_pattern(self.index.unreadable, self._pattern, self.location)
-        matches = matcher(self._pattern)
-        entries = [entry for entry in self.index.entries if matches(entry.key)]
-        if not entries:
-            found = (
-                f"there are {len(self.index):,} files, such as {enumerated(map(repr, self.index.keys[:3]))}"
-                if len(self.index)
-                else "there is no file at all"
-            )
-            message = (
-                f"{self.location}: nothing matches {self._pattern!r}; {found}. Patterns are globs "
-                "below the location, such as '**/*.jpg'"
-            )
-            raise errors.EmptyDatasetError(message)
-        return entries
+        matches: Callable[[str], bool] = (lambda _key: True) if _BY_KEYS.get() else Pattern(self._pattern)
+        keys = self.index.keys
+        are_wanted = list(map(matches, keys))
+        places = [place for place, is_wanted in enumerate(are_wanted) if is_wanted]
+        others = [key for key, is_wanted in zip(keys, are_wanted, strict=True) if not is_wanted]
+        if not places:
+            raise errors.EmptyDatasetError(self._of_nothing(others))
+        if others:
+            self._tell_left_out(others)
+        return places
 
-    def _found(self, keys: list[str]) -> list[Entry]:
-        by_key = self.index.by_key
-        missing = [key for key in keys if key not in by_key]
+    def _of_nothing(self, others: list[str]) -> str:
+        """What to say where nothing matches."""
+        found = (
+            f"there are {len(others):,} files, such as {enumerated(map(repr, others[:3]))}"
+            if others
+            else "there is no file at all"
+        )
+        matches = Pattern(self._pattern)
+        junk = next((key for key in others if matches.leaves_out(key)), None)
+        advice = hint(matches, others) or "patterns are globs below the location, such as '**/*.jpg'"
+        if junk is not None:
+            advice = f"{junk!r} is what systems leave behind, and is left out unless the pattern names it"
+        return f"{self.location}: nothing matches {self._pattern!r}; {found}. To mend it: {advice}"
+
+    def _tell_left_out(self, others: list[str]) -> None:
+        """Name what a user may not know to be left out."""
+        matches = Pattern(self._pattern)
+        junk = [key for key in others if matches.leaves_out(key)]
+        if junk:
+            tell_once(
+                f"{self.location}: {len(junk):,} of the files are what systems leave behind, and are left out: "
+                f"{enumerated(map(repr, junk))}; a pattern that names them takes them"
+            )
+        missed = misses(matches, others)
+        if missed is not None:
+            tell_once(f"{self.location}: {missed}")
+
+    def _folders(self) -> Folders:
+        """The class folders: those that a sample may lie in, as far as the pattern tells."""
+        if self._lock_file is None or self._on_drift == "refresh":  # a lock file has them, or it stays without
+            find_folders(self.index, self._store, self._cached.cache)
+        pattern = Pattern(self._pattern)
+        names = [name for name in self.index.tops if pattern.reaches(name)]
+        return Folders(names, self._inside, None if self._chosen is not None else self._pattern)
+
+    def _inside(self, folder: str) -> str:
+        keys = [key for key in self.index.keys if key.startswith(f"{folder}/")]
+        return f"{len(keys):,} file{'s' * (len(keys) > 1)}, such as {keys[0]!r}" if keys else "empty"
+
+    def _found(self, keys: Sequence[str]) -> list[int]:
+        """The places in the index of the files that were asked for."""
+        places = self.index.entries.places_of(keys)
+        missing = [key for key, place in zip(keys, places, strict=True) if place is None]
         if missing:
             check_keys(self.index.unreadable, missing)
-            keys = self._in_their_forms(keys, missing)
+            places = self.index.entries.places_of(self._in_their_forms(keys, missing))
         if not keys:
             message = f"{self.location}: no keys were given"
             raise errors.EmptyDatasetError(message)
-        return [by_key[key] for key in keys]
+        return [place for place in places if place is not None]
 
-    def _in_their_forms(self, keys: list[str], missing: list[str]) -> list[str]:
+    def _in_their_forms(self, keys: Sequence[str], missing: Sequence[str]) -> list[str]:
         """The keys, each in the Unicode form that the location has it in.
 
         Raises:
@@ -286,21 +454,31 @@ class StorageDataset(Dataset[Any]):
         else:
             message = f"{key!r} is neither a file of {self.location} nor a local one"
             raise errors.NotFoundError(message)
-        try:
-            return content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            message = f"{key}: byte {error.start:,} is not UTF-8; save the split file as UTF-8"
-            raise errors.LocationError(message) from error
+        return as_text(content, key)
 
     @property
-    def keys(self) -> list[str]:
-        """The samples' keys, in the order of their indices."""
-        return [entry.key for entry in self._entries]
+    def keys(self) -> Sequence[str]:
+        """The samples' keys, in the order of their indices; to be read as a list, in no time and no memory."""
+        return self._entries.keys
 
     def refresh(self) -> None:
-        """List the location anew. Indices may then mean other samples."""
-        self.index = list_anew(self._store, self._cached.cache)
-        self._select()
+        """List the location anew. Indices may then mean other samples; a class keeps its number.
+
+        Raises:
+            LocationError: there is a new class. A new dataset gives numbers anew.
+            EmptyClassError: a class has no file any more, without ``allow_empty``.
+        """
+        before, wanted = self.index, self._wanted
+        if self._targets is not None and self._targets.numbering is not None:
+            self._wanted = wanted._replace(
+                classes=self._targets.numbering, allow_empty=wanted.allow_empty or self._chosen is not None
+            )
+        try:
+            self.index = list_anew(self._store, self._cached.cache)
+            self._select()
+        except errors.StorageError:
+            self.index, self._wanted = before, wanted
+            raise
 
     # --- samples
 
@@ -387,7 +565,8 @@ class StorageDataset(Dataset[Any]):
         """What the samples of a batch will probably ask for, that does not come as one of its absent samples."""
         if not self._siblings.any:
             return []
-        by_key = {entry.key: entry for index in indices for entry in self._siblings_of(index)}
+        found = (entry for index in indices for entry in self._siblings_of(index))
+        by_key = {entry.key: entry for entry in found if entry.size_bytes <= IN_MEMORY_BYTES}  # others come when asked
         if self._beside is not self._cached:
             return list(by_key.values())
         return [entry for key, entry in by_key.items() if key not in absent]
@@ -397,11 +576,14 @@ class StorageDataset(Dataset[Any]):
         found = self.index.by_key
         return [found[key] for key in self._siblings.of(self._entries[index].key) if key in found]
 
-    def _all_siblings(self) -> list[list[Entry]]:
+    def _all_siblings(self) -> Sequence[list[Entry]]:
         """Those of every sample; looked for anew when more has been learned."""
         learned = self._siblings.count
         if self._known_siblings[0] != learned:
-            self._known_siblings = learned, [self._siblings_of(index) for index in range(len(self._entries))]
+            wanted = [self._siblings.of(key) for key in self.keys]
+            found = iter(self.index.entries.places_of(list(chain.from_iterable(wanted))))
+            groups = ([place for _ in keys if (place := next(found)) is not None] for keys in wanted)
+            self._known_siblings = learned, Grouped(self.index.entries, groups)
         return self._known_siblings[1]
 
     def _sibling_names(self) -> Iterator[str]:
@@ -417,17 +599,17 @@ class StorageDataset(Dataset[Any]):
 
     def _hit(self, index: int) -> bytes | None:
         """The bytes of a sample that is in the cache."""
-        held = self._slots[index]
+        held = self._slots[index] if self._slots else None
         if held is None:
-            cache = self._cached.cache
-            if cache is None or self._decode is as_path:
+            if self._cached.cache is None or self._decode is as_path:
                 return None
-            held = cache.objects.known.get(self._cached.name(self._entries[index]))
+            held = self._cached.known(self._entries[index])
             if held is None:
                 return None
+            self._slots = self._slots or [None] * len(self._entries)
             self._slots[index] = held
         data = self._cached.hit(held)
-        if data is None:
+        if data is None and self._slots:
             self._slots[index] = None
         return data
 
@@ -561,7 +743,7 @@ class StorageDataset(Dataset[Any]):
     def files_of(self, indices: Sequence[int]) -> list[Entry]:
         """The files that these samples are read from as a whole, in their order."""
         entries = [self._entries[index] for index in indices]
-        if not self._is_lazy:
+        if not self._is_lazy or self._decode is as_path:
             return entries
         return [entry for entry in entries if entry.size_bytes <= IN_MEMORY_BYTES]
 
@@ -651,7 +833,7 @@ class StorageDataset(Dataset[Any]):
 
         ``hits`` and ``misses`` (files), ``bytes_from_cache`` and ``bytes_from_network``, ``requests`` in all and by
         kind, ``retries``, ``seconds_waited`` before them, ``stored``, ``passed_through`` (read, but not kept),
-        ``damaged`` and ``skipped``.
+        ``damaged``, ``skipped``, and ``changed`` (another version came than was listed).
         """
         totals: dict[str, float] = dict(self._cached.counters.totals())
         totals["seconds_waited"] = totals.pop("waited_ns") / 1e9
@@ -664,13 +846,11 @@ class StorageDataset(Dataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what each process finds out by itself."""
-        return {**self.__dict__, "_slots": None, "_known_siblings": None}
+        return {**self.__dict__, "_slots": [], "_known_siblings": (0, [])}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begin with nothing found out."""
         self.__dict__.update(state)
-        self._slots = [None] * len(self._entries)
-        self._known_siblings = (0, [])
         self._keep_siblings()
 
 
@@ -683,6 +863,16 @@ class _Beside:
     def __init__(self, dataset: StorageDataset, store: CachedStore) -> None:
         self.read, self.open, self.path = store.read, store.open, store.path
         self.sibling = dataset.sibling
+
+
+@contextmanager
+def _by_keys() -> Iterator[None]:
+    """Open a dataset of every file, of which some are chosen then."""
+    before = _BY_KEYS.set(True)
+    try:
+        yield
+    finally:
+        _BY_KEYS.reset(before)
 
 
 def _refuse(options: Mapping[str, Any], what: str, *names: str) -> None:
@@ -703,9 +893,7 @@ def _check_functions(**functions: object) -> None:
             raise TypeError(message)
 
 
-def _checked_pattern(pattern: str | Sequence[str]) -> str | Sequence[str]:
-    patterns: Any = [pattern] if isinstance(pattern, str) else pattern
-    if not isinstance(patterns, Sequence) or not all(isinstance(part, str) for part in patterns):
-        message = f"pattern is a glob such as '**/*.jpg', or several in a list, not {pattern!r}"
-        raise TypeError(message)
-    return pattern
+def _wanted_in(options: dict[str, Any]) -> Wanted:
+    """What options say of the classes, taken out of them."""
+    classes = Classes.given(options.pop("classes", None), options.pop("class_to_idx", None))
+    return Wanted(classes, options.pop("allow_empty", False))

@@ -9,6 +9,7 @@ StorageError
 ├── NotFoundError            (FileNotFoundError)
 ├── OutOfSpaceError          (OSError, ENOSPC)    a full disk, 507, a quota
 ├── StorageGoneError         (OSError, ENOTCONN)  the mount under a location is dead
+├── OpenFilesError           (OSError, EMFILE)    this process may open no more files and connections
 ├── ServerError              (OSError, EIO)       an answer that says the server cannot do it
 │   ├── ServerUnavailableError (ConnectionError)  down, refused, reset, or busy for too long
 │   │   └── TLSError                              its certificate cannot be verified
@@ -28,6 +29,7 @@ StorageError
 │   ├── DroppedError                              a newer checkpoint took the place of one not yet sent
 │   └── DamagedError                              there are checkpoints, and none of them is intact
 ├── EmptyDatasetError        (ValueError)         nothing matches
+│   └── EmptyClassError      (FileNotFoundError)  a class has no sample
 └── SampleError                                   one sample failed: .key, .location, .index
     └── SkippedError                              it was to be skipped, and nothing else is there to be given
 
@@ -96,6 +98,12 @@ class StorageGoneError(StorageError, OSError):
     error_number = errno.ENOTCONN
 
 
+class OpenFilesError(StorageError, OSError):
+    """This process has as many files and connections open as it may."""
+
+    error_number = errno.EMFILE
+
+
 class ServerError(StorageError, OSError):
     """The server answered that it cannot, or did not answer at all."""
 
@@ -159,6 +167,12 @@ class CacheLimitError(CacheError, ValueError):
 
 class EmptyDatasetError(StorageError, ValueError):
     """Nothing at a location matches."""
+
+
+class EmptyClassError(EmptyDatasetError, FileNotFoundError):
+    """A class has no sample, so that leaving it out would move the numbers of others."""
+
+    error_number = errno.ENOENT
 
 
 class PreparationError(StorageError):

@@ -34,7 +34,9 @@ from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache
 from ai4os_data.newfile import NewFile, NewTextFile
 from ai4os_data.readfile import LargeFile, SmallFile
 from ai4os_data.remotes import Remote
+from ai4os_data.retries import OPENING_S, checked_outage_s
 from ai4os_data.stores import Content, Entry, Store, open_store
+from ai4os_data.stores.base import checked, is_safe
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
@@ -48,8 +50,12 @@ _OPTIONS_OF_FSSPEC = frozenset(
     (
         *("asynchronous", "batch_size", "loop", "skip_instance_cache"),
         *("listings_expiry_time", "max_paths", "use_listings_cache"),
+        *("block_size", "default_block_size", "cache_type", "default_cache_type", "cache_options"),
         *("fo", "target_options", "target_protocol"),  # of a chain of URLs
         *("add_aliases", "add_docs"),  # which it warns of itself
+        # Of a client of HTTP that is not ours: what streams datasets passes it to every file system, and nothing of
+        # it has a meaning here.
+        "client_kwargs",
     )
 )
 
@@ -60,6 +66,7 @@ def open_filesystem(
     cache: Cache = "auto",
     *,
     create: bool = False,
+    outage_s: float | None = None,
 ) -> RootedFileSystem:
     """The file system below a location; its paths begin there.
 
@@ -69,6 +76,7 @@ def open_filesystem(
         cache: a `DiskCache`, a directory, ``"auto"``, or None.
         create: whether there may be nothing at it yet: the first file makes the folder. Without it a folder of a
             server is looked at here, as a directory is.
+        outage_s: how many seconds reads wait for a storage that is away; 10 minutes by default, 0 for a few tries.
 
     Raises:
         LocationError: the location cannot be understood, or there is nothing at it.
@@ -81,7 +89,7 @@ def open_filesystem(
         >>> with files.open("notes.txt", "w") as notes:
         ...     notes.write("whole or absent")
     """
-    files = RootedFileSystem(location, remote=remote, cache=cache, create=create)
+    files = RootedFileSystem(location, remote=remote, cache=cache, create=create, outage_s=outage_s)
     if not create:
         files.look()
     return files
@@ -95,7 +103,12 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     Args:
         cache: a `DiskCache`, a directory, ``"auto"``, or None.
-        storage_options: fsspec's own.
+        outage_s: how many seconds reads wait for a storage that is away; 10 minutes by default, 0 for a few tries.
+        storage_options: fsspec's own. ``cache_type``, ``block_size`` and ``cache_options`` are what ``open`` takes
+            where it is told nothing else: with a ``cache_type``, a file is read through that cache of fsspec's, in
+            blocks of this size; without one, ``block_size`` changes nothing. Others change nothing either:
+            nothing is kept of a listing, and the settings of other HTTP clients (``client_kwargs``) are taken and
+            ignored.
 
     Raises:
         TypeError: there is no such option.
@@ -103,17 +116,23 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     protocol = "ai4os"
     root_marker = ""
-    _arguments: tuple[str, ...] = ("cache",)
+    _arguments: tuple[str, ...] = ("cache", "outage_s")
 
-    def __init__(self, cache: Cache = "auto", **storage_options: Any) -> None:
+    def __init__(self, cache: Cache = "auto", outage_s: float | None = None, **storage_options: Any) -> None:
         if unknown := sorted(storage_options.keys() - _OPTIONS_OF_FSSPEC):
             raise TypeError(
                 f"{type(self).__name__} takes no option {', '.join(map(repr, unknown))}; its own are "
-                f"{', '.join(self._arguments)}. A remote is named by the path, ai4os://REMOTE/PATH, or given to "
-                "open_filesystem(location, remote)"
+                f"{', '.join(self._arguments)}, beside those of every fsspec file system. A remote is named by the "
+                "path, ai4os://REMOTE/PATH, or given to open_filesystem(location, remote)"
             )
         super().__init__(**storage_options)
+        self._reading = {
+            name: found
+            for name in ("cache_type", "block_size", "cache_options")
+            if (found := storage_options.get(name, storage_options.get(f"default_{name}"))) is not None
+        }
         self._cache = cache
+        self._outage_s = None if outage_s is None else checked_outage_s(outage_s)
         self._stores: dict[str, CachedStore] = {}
 
     def to_dict(self, *, include_password: bool = True) -> Info:  # noqa: ARG002  there is none in it
@@ -125,7 +144,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         given = dict(zip(self._arguments, self.storage_args, strict=False)) | self.storage_options
         if any(isinstance(value, Remote | Store) or _has_credentials(value) for value in given.values()):
             raise TypeError("credentials were passed to this file system; name a configured remote to have it as JSON")
-        made_from = {name: _plain(value) for name, value in given.items()}
+        made_from = {name: _plain(value) for name, value in given.items() if name != "client_kwargs"}
         kind = type(self)
         return {"cls": f"{kind.__module__}:{kind.__name__}", "protocol": self.protocol, "args": [], **made_from}
 
@@ -137,7 +156,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         if name not in self._stores:
             if not name:
                 raise errors.LocationError("ai4os://REMOTE/PATH begins with the name of a remote, such as rshare")
-            self._stores[name] = self._through_cache(open_store(f"ai4os://{name}"))
+            self._stores[name] = self._through_cache(open_store(f"ai4os://{name}", outage_s=self._outage_s))
         return self._stores[name], key.strip("/")
 
     def _through_cache(self, store: Store) -> CachedStore:
@@ -166,6 +185,8 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             found = [_folder(root) for root in roots]
         else:
             cached, key = self._find(path)
+            if not is_safe(key) and key:
+                raise _nothing_at(cached.store, key)
             try:
                 files, folders = cached.store.members(key)
                 found = [_file(self._name(path, entry.key), entry) for entry in files]
@@ -191,9 +212,9 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             return _folder(path)
         if (entry := _file_at(cached.store, key)) is not None:
             return _file(path, entry)
-        if cached.store.has_folder(key):
+        if is_safe(key) and cached.store.has_folder(key):
             return _folder(path)
-        raise errors.NotFoundError(f"{cached.store.location}: {key!r}: there is neither a file nor a folder")
+        raise _nothing_at(cached.store, key)
 
     def _look_at_root(self, store: Store) -> None:
         """Find the root there.
@@ -218,6 +239,28 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         """Whether there is a folder; an error where the server cannot tell."""
         return self._type(path) == "directory"
 
+    def _existing(self, path: str) -> tuple[CachedStore, Entry]:
+        """The store of a file that is to be read, and the file.
+
+        Raises:
+            IsADirectoryError: it is a folder.
+            NotFoundError: there is nothing, and can be nothing where the path has ``..`` or an empty part.
+        """
+        path = self._strip_protocol(path)
+        if not path:
+            raise IsADirectoryError(errno.EISDIR, "this is a folder", path)
+        cached, key = self._find(path)
+        if not key:
+            raise IsADirectoryError(errno.EISDIR, "this is a folder", path)
+        if not is_safe(key):
+            raise _nothing_at(cached.store, key)
+        try:
+            return cached, cached.store.stat(key)
+        except errors.NotFoundError as error:
+            if cached.store.has_folder(key):
+                raise IsADirectoryError(errno.EISDIR, "this is a folder", path) from error
+            raise
+
     def _type(self, path: str) -> str | None:
         try:
             return str(self.info(path)["type"])
@@ -238,6 +281,8 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         if maxdepth is not None or withdirs or (not path and self._roots() is not None):
             return super().find(path, maxdepth, withdirs, detail, **options)
         cached, key = self._find(path)
+        if key and not is_safe(key):
+            return {} if detail else []
         entry = _file_at(cached.store, key) if key else None
         entries = [entry] if entry is not None else cached.store.list_below(key)
         found = {name: _file(name, entry) for entry in entries if (name := self._name(path, entry.key))}
@@ -264,8 +309,8 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     def ukey(self, path: str) -> str:
         """What changes when a file does."""
-        cached, key = self._find(path)
-        return cached.name(cached.store.stat(key))
+        cached, entry = self._existing(path)
+        return cached.name(entry)
 
     def checksum(self, path: str) -> int:
         """What changes when a file does, as a number."""
@@ -287,19 +332,23 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     def _open(self, path: str, mode: str = "rb", autocommit: bool = True, **options: Any) -> IO[bytes] | NewFile:
         if mode in {"rb", "r"}:
-            cached, key = self._find(path)
-            entry = cached.store.stat(key)
-            if "cache_type" in options:
-                return _BufferedFile(self, path, entry, cached, **options)
-            file = cached.open(entry)
-            return SmallFile(file.getvalue()) if isinstance(file, io.BytesIO) else LargeFile(file)
+            cached, entry = self._existing(path)
+            reading = self._reading | {name: value for name, value in options.items() if value is not None}
+            if "cache_type" in reading:
+                return _BufferedFile(self, path, entry, cached, **reading)
+            file, details = cached.open(entry), _file(path, entry)
+            if isinstance(file, io.BytesIO):
+                return SmallFile(self, details, file.getvalue())
+            return LargeFile(self, details, file)
         if mode not in {"wb", "xb"}:
             raise ValueError(f"mode {mode!r}: a file is read ('rb') or written anew ('wb', 'xb'); WebDAV has no append")
         if mode == "xb":
             self._refuse_existing(path)
         return NewFile(
+            self,
             path,
             lambda local: self._store(path, local, is_new=mode == "xb"),
+            mode=mode,
             compress=options.get("compress"),
             commit_on_close=autocommit,
         )
@@ -330,8 +379,8 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """A whole file through the cache, or a part of one version of it."""
-        cached, key = self._find(path)
-        return _part(cached, cached.store.stat(key), start, end)
+        cached, entry = self._existing(path)
+        return _part(cached, entry, start, end)
 
     def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **options: Any) -> Any:
         """One file, or many at a time."""
@@ -361,10 +410,9 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         return {path: got for path, got in found.items() if on_error != "omit" or not isinstance(got, Exception)}
 
     def _entry_or_error(self, path: str) -> Entry | Exception:
-        cached, key = self._find(path)
         try:
-            return cached.store.stat(key)
-        except errors.StorageError as error:
+            return self._existing(path)[1]
+        except (errors.StorageError, IsADirectoryError) as error:
             return error
 
     def cat_ranges(
@@ -409,13 +457,11 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         if self.isdir(rpath):
             os.makedirs(lpath, exist_ok=True)
             return
-        cached, key = self._find(rpath)
-        entry = cached.store.stat(key)
+        cached, entry = self._existing(rpath)
         callback.set_size(entry.size_bytes)
-        if outfile is not None:
-            outfile.write(cached.read(entry))
-        elif hasattr(lpath, "write"):
-            lpath.write(cached.read(entry))
+        if outfile is not None or hasattr(lpath, "write"):
+            with cached.open(entry) as file:
+                shutil.copyfileobj(file, lpath if outfile is None else outfile, _PIECE_BYTES)
         else:
             _get(cached, entry, os.fspath(lpath))
         callback.relative_update(entry.size_bytes)
@@ -456,8 +502,10 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         cached, key = self._find(path)
         if not key:
             raise IsADirectoryError(errno.EISDIR, "this is a folder", path)
+        checked(key)
         try:
-            _send(cached.store, key, content, None if is_new else _file_at(cached.store, key), on_bytes)
+            # A write has its own tries, those of its questions among them.
+            _send(cached.store.waiting(0.0), key, content, None if is_new else _file_at(cached.store, key), on_bytes)
         except errors.NameRefusedError:
             raise
         except errors.LocationError as error:
@@ -490,7 +538,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         entry = _file_at(cached.store, key) if key else None
         if entry is None:
             if not self.isdir(source):
-                raise errors.NotFoundError(f"{cached.store.location}: {key!r}: there is neither a file nor a folder")
+                raise _nothing_at(cached.store, key)
             self.makedirs(target, exist_ok=True)
         elif entry.size_bytes <= IN_MEMORY_BYTES:
             self._store(target, cached.read(entry))
@@ -639,6 +687,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             raise FileExistsError(errno.EEXIST, f"there is such a {found} already", path)
         cached, key = self._find(path)
         if key:
+            checked(key)
             try:
                 cached.store.make_folder(key)
             except errors.NameRefusedError:
@@ -651,20 +700,31 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         if self.ls(path):
             raise OSError(errno.ENOTEMPTY, "this folder is not empty", path)
         cached, key = self._find(path)
+        if not key:
+            raise OSError(errno.EBUSY, "the root of a file system is emptied, and never removed", path)
         cached.store.remove_tree(key)
 
     def rm_file(self, path: str) -> None:
         """Remove a file, and never a folder."""
-        cached, key = self._find(path)
-        if not key or (_file_at(cached.store, key) is None and cached.store.has_folder(key)):
-            raise IsADirectoryError(errno.EISDIR, "this is a folder; say recursive=True to remove all in it", path)
-        cached.store.delete(key)
+        try:
+            cached, entry = self._existing(path)
+        except IsADirectoryError as error:
+            raise IsADirectoryError(
+                errno.EISDIR, "this is a folder; say recursive=True to remove all in it", path
+            ) from error
+        cached.store.delete(entry.key)
 
     def _rm(self, path: str) -> None:
         self.rm_file(path)
 
     def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
-        """Remove files; folders with all that is in them where ``recursive`` says so. The root is never removed."""
+        """Remove files; folders with all that is in them where ``recursive`` says so.
+
+        The root of a file system, and of a remote, is emptied and stays. The remotes together are never emptied.
+
+        Raises:
+            PermissionError: all remotes were to be emptied.
+        """
         if recursive and maxdepth is not None:
             raise NotImplementedError("maxdepth: a folder is removed as a whole")
         removed: list[str] = []
@@ -672,11 +732,25 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             if any(each.startswith(folder) for folder in removed):
                 continue
             if recursive and self.isdir(each):
-                cached, key = self._find(each)
-                cached.store.remove_tree(key)
-                removed.append(f"{each}/")
+                self._remove_folder(each)
+                removed.append(f"{each}/" if each else "")
             else:
                 self.rm_file(each)
+
+    def _remove_folder(self, path: str) -> None:
+        """Remove a folder and all below it; of a root, all below it."""
+        if not path and self._roots() is not None:
+            raise PermissionError(errno.EPERM, "these are all remotes; name the one that is to be emptied", path)
+        cached, key = self._find(path)
+        if key:
+            cached.store.remove_tree(key)
+            return
+        files, folders = cached.store.members("")
+        for folder in folders:
+            cached.store.remove_tree(folder)
+        for entry in files:
+            with suppress(errors.NotFoundError):  # somebody else has removed it
+                cached.store.delete(entry.key)
 
 
 class RootedFileSystem(StorageFileSystem):
@@ -695,7 +769,7 @@ class RootedFileSystem(StorageFileSystem):
         TypeError: there is no such option.
     """
 
-    _arguments = ("location", "remote", "cache", "create")
+    _arguments = ("location", "remote", "cache", "create", "outage_s")
     cachable = False  # fsspec tells instances apart by the repr of their arguments, in which no password shows
 
     def __init__(
@@ -705,10 +779,11 @@ class RootedFileSystem(StorageFileSystem):
         cache: Cache = "auto",
         *,
         create: bool = False,
+        outage_s: float | None = None,
         **storage_options: Any,
     ) -> None:
-        super().__init__(cache, **storage_options)
-        self._root = self._through_cache(open_store(location, remote, create=create))
+        super().__init__(cache, outage_s, **storage_options)
+        self._root = self._through_cache(open_store(location, remote, create=create, outage_s=outage_s))
 
     def __repr__(self) -> str:
         """Tell what is shown."""
@@ -720,7 +795,7 @@ class RootedFileSystem(StorageFileSystem):
         Raises:
             LocationError: there is nothing at it.
         """
-        self._root.store.look()
+        self._root.store.hurried(OPENING_S, waits=True).look()
 
     def unstrip_protocol(self, name: str) -> str:
         """The path as a location that a dataset takes."""
@@ -769,10 +844,14 @@ def _folder(name: str) -> Info:
     return {"name": name, "size": 0, "type": "directory"}
 
 
+def _nothing_at(store: Store, key: str) -> errors.NotFoundError:
+    return errors.NotFoundError(f"{store.location}: {key!r}: there is neither a file nor a folder")
+
+
 def _file_at(store: Store, key: str) -> Entry | None:
-    """The file at a key; None where there is none."""
+    """The file at a key; None where there is none, or can be none."""
     try:
-        return store.stat(key)
+        return store.stat(key) if is_safe(key) else None
     except errors.NotFoundError:
         return None
 

@@ -7,20 +7,22 @@ import json
 import os
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import xxhash
 
-from ai4os_data import errors
+from ai4os_data import errors, retries
 from ai4os_data.cache.objects import digest
-from ai4os_data.stores.base import Entry, Unreadable, is_safe
+from ai4os_data.entries import ByKey, PackedEntries
+from ai4os_data.stores.base import Store, Unreadable, is_safe
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ai4os_data.cache import DiskCache
-    from ai4os_data.stores.base import Listing, Store
+    from ai4os_data.packed import PackedList
+    from ai4os_data.stores.base import Entry, Listing
 
 Drift = Literal["error", "warn", "refresh"]
 
@@ -34,25 +36,33 @@ class Index:
     """The files of a location, as they were listed.
 
     Attributes:
-        entries: ordered by key.
+        entries: ordered by key; packed, so an `Entry` is made each time that one is asked for.
         location: where, without secrets.
         token: the store's own sign of the listing (a folder's ETag on Nextcloud); None where it has none.
         listed_s: when, in seconds since the epoch.
+        checked_s: when it was last compared with the storage.
+        newer: the files of a lock file that have changed since it was written, as they were then.
+        folders: the folders at the top, those without a file included; None where nobody has asked for them.
         unreadable: what could not be told of; a lock file has none of it, since it says itself which files there are.
     """
 
     def __init__(
         self,
-        entries: Sequence[Entry],
+        entries: Iterable[Entry],
         location: str,
         token: str | None = None,
         listed_s: float | None = None,
+        folders: Sequence[str] | None = None,
+        *,
         unreadable: Sequence[Unreadable] = (),
     ) -> None:
-        self.entries = list(entries)
+        self.entries = PackedEntries.of(entries)
         self.location = location
         self.token = token
         self.listed_s = time.time() if listed_s is None else listed_s
+        self.checked_s = self.listed_s
+        self.newer: dict[str, Entry] = {}
+        self.folders = folders
         self.unreadable = list(unreadable)
 
     @classmethod
@@ -69,14 +79,19 @@ class Index:
         return f"Index({self.location!r}, {len(self)} files)"
 
     @property
-    def keys(self) -> list[str]:
+    def keys(self) -> PackedList[str]:
         """The keys, in order."""
-        return [entry.key for entry in self.entries]
+        return self.entries.keys
 
-    @cached_property
-    def by_key(self) -> dict[str, Entry]:
+    @property
+    def by_key(self) -> Mapping[str, Entry]:
         """The entries, to look up."""
-        return {entry.key: entry for entry in self.entries}
+        return ByKey(self.entries)
+
+    @property
+    def tops(self) -> list[str]:
+        """The folders at the top, in order, as far as they are known."""
+        return sorted({key.partition("/")[0] for key in self.keys if "/" in key}.union(self.folders or ()))
 
     @cached_property
     def digest(self) -> str:
@@ -130,7 +145,7 @@ class Index:
         return index
 
     def _columns(self) -> dict[str, object]:
-        keys, sizes, etags, modified = zip(*self.entries, strict=True) if self.entries else ((), (), (), ())
+        keys, sizes, etags, modified = self.entries.columns()
         return {
             "location": self.location,
             "token": self.token,
@@ -139,6 +154,7 @@ class Index:
             "sizes": sizes,
             "etags": etags,
             "modified": modified if any(modified) and not all(etags) else None,
+            "folders": self.folders,
         }
 
     @classmethod
@@ -147,14 +163,25 @@ class Index:
         if not isinstance(keys, list) or not all(map(is_safe, keys)):
             raise ValueError("keys")
         modified = columns["modified"] or [None] * len(keys)
-        entries = list(map(Entry, keys, columns["sizes"], columns["etags"], modified))  # type: ignore[call-overload]
-        if len(entries) != len(keys):
+        parts: list[Any] = [keys, columns["sizes"], columns["etags"], modified]
+        if not all(isinstance(part, list) and len(part) == len(keys) for part in parts):
             raise ValueError("columns")
+        entries = PackedEntries.of_columns(*parts)
+        folders = columns.get("folders")
+        if folders is not None and not (isinstance(folders, list) and all(map(is_safe, folders))):
+            raise ValueError("folders")
         unreadable = [
             Unreadable(key, is_folder, errors.ServerError(reason))
             for key, is_folder, reason in columns.get("unreadable", [])  # type: ignore[attr-defined]
         ]
-        return cls(entries, str(columns["location"]), columns["token"], float(columns["listed_s"]), unreadable)  # type: ignore[arg-type]
+        return cls(
+            entries,
+            str(columns["location"]),
+            columns["token"],  # type: ignore[arg-type]
+            float(columns["listed_s"]),  # type: ignore[arg-type]
+            folders,
+            unreadable=unreadable,
+        )
 
     # --- kept beside the cache
 
@@ -183,13 +210,22 @@ class Index:
             other: the other listing.
             concerns: whether a key matters.
         """
-        theirs = other.by_key
-        phrases = [
-            f"{entry.key!r} is gone" if entry.key not in theirs else f"{entry.key!r} changed"
+        theirs = {entry.key: entry for entry in other.entries}
+        phrases = []
+        for entry in self.entries:
+            their = theirs.pop(entry.key, None)
+            if (their is None or not entry.is_same_version(their)) and concerns(entry.key):
+                phrases.append(f"{entry.key!r} is gone" if their is None else f"{entry.key!r} changed")
+        return phrases + [f"{key!r} is new" for key in theirs if concerns(key)]
+
+    def changed_in(self, other: Index) -> dict[str, Entry]:
+        """The files that are of another version in another listing, as they are there."""
+        theirs = {entry.key: entry for entry in other.entries}
+        return {
+            entry.key: their
             for entry in self.entries
-            if (entry.key not in theirs or not entry.is_same_version(theirs[entry.key])) and concerns(entry.key)
-        ]
-        return phrases + [f"{key!r} is new" for key in theirs if key not in self.by_key and concerns(key)]
+            if (their := theirs.get(entry.key)) is not None and not entry.is_same_version(their)
+        }
 
 
 def open_index(
@@ -214,6 +250,7 @@ def open_index(
         StorageError: it cannot be listed, and no listing is kept.
     """
     kept = Index.load(lock_file) if lock_file is not None else _kept(cache, _name(store))
+    store = store.hurried(retries.OPENING_S, waits=kept is None)
     try:
         token = store.token()
         if kept is not None and token is not None and token == kept.token and not kept.unreadable:
@@ -242,6 +279,24 @@ def list_anew(store: Store, cache: DiskCache | None) -> Index:
     return listed
 
 
+def find_folders(index: Index, store: Store, cache: DiskCache | None) -> None:
+    """Take the folders at the top into a listing, those without a file included, and keep it so.
+
+    Raises:
+        StorageError: the storage can be reached, but not be asked.
+    """
+    if index.folders is not None or type(store).members is Store.members:  # that shows no more than a listing of files
+        return
+    try:
+        index.folders = store.hurried(retries.OPENING_S, waits=False).members("")[1]
+    except _UNREACHABLE as error:
+        tell_once(
+            f"{store.location}: folders without a file are not seen, since the storage cannot be reached: {error}"
+        )
+        return
+    _keep(cache, store, index)
+
+
 def _name(store: Store) -> str:
     return digest("listing", store.identity)
 
@@ -261,7 +316,10 @@ def _kept(cache: DiskCache | None, name: str) -> Index | None:
 
 def _reconciled(locked: Index, listed: Index, on_drift: Drift, concerns: Callable[[str], bool]) -> Index:
     """The listing to use where a lock file was given."""
-    if on_drift == "refresh" or locked.digest == listed.digest:
+    if on_drift == "refresh":
+        return listed
+    if locked.digest == listed.digest:
+        listed.folders = locked.folders
         return listed
     _check_place(locked, listed, concerns)
     differences = locked.differences(listed, concerns)
@@ -271,6 +329,9 @@ def _reconciled(locked: Index, listed: Index, on_drift: Drift, concerns: Callabl
         raise errors.ChangedError(f"{what}. Write the lock file again, or choose on_drift='warn' or 'refresh'")
     if differences:
         tell_once(f"{what}. The files of the lock file are used{', as they are now' if lost else ''}")
+    locked.checked_s = listed.checked_s
+    if on_drift == "warn":
+        locked.newer = locked.changed_in(listed)
     return locked
 
 
@@ -281,7 +342,9 @@ def _check_place(locked: Index, listed: Index, concerns: Callable[[str], bool]) 
         LocationError: it is of another one.
     """
     if locked.location != listed.location:
-        gone = [repr(key) for key in locked.keys if concerns(key) and key not in listed.by_key]
+        keys = [key for key in locked.keys if concerns(key)]
+        places = listed.entries.places_of(keys)
+        gone = [repr(key) for key, place in zip(keys, places, strict=True) if place is None]
         if gone:
             message = (
                 f"the lock file is of {locked.location}, and not of {listed.location}, where {enumerated(gone)} "

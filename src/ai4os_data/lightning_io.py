@@ -21,6 +21,7 @@ from ai4os_data.checkpoint.uploads import PASSING
 from ai4os_data.lightning_flavour import CheckpointIO, TorchCheckpointIO, Trainer
 from ai4os_data.lightning_options import OPTIONS, check_options
 from ai4os_data.remotes import Remote
+from ai4os_data.retries import Patience
 from ai4os_data.stores import open_store
 from ai4os_data.telemetry import log
 
@@ -243,7 +244,7 @@ class StorageCheckpointIO(CheckpointIO):
     def _remove(self, location: str) -> None:
         """Take a folder away: the manifest first, so that nothing half removed looks whole."""
         above, name = posixpath.split(location.rstrip("/"))
-        store = open_store(above, self._remote, create=True)
+        store = open_store(above, self._remote, create=True, patience=Patience())
         entries = store.list_below(name)
         for entry in entries:
             if posixpath.basename(entry.key) == MANIFEST:

@@ -8,25 +8,34 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from ai4os_data import nesting
+from ai4os_data.accelerated import Accelerated, PreparedPass
 from ai4os_data.cache.placement import parse_size
 from ai4os_data.course import Course
 from ai4os_data.orders import ForeignOrder, Order, OwnOrder, Way, check_state
 from ai4os_data.prefetch import LookAhead, default_bytes
 from ai4os_data.progress import Progress
-from ai4os_data.sampling import StorageSampler, derived_seed, in_group
+from ai4os_data.sampling import EpochBatches, StorageSampler, derived_seed, in_group
 from ai4os_data.telemetry import tell_once
 from ai4os_data.work import Failed, LeftOut, Start, Wanted, Work, as_it_is
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from typing_extensions import TypeVar
+
+    _Item_co = TypeVar("_Item_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    _Item_co = TypeVar("_Item_co", covariant=True)
+
 _NEWER_OPTIONS = ("in_order", "pin_memory_device")  # of some versions of DataLoader
 
 
-class StorageDataLoader(DataLoader[Any]):
+class StorageDataLoader(DataLoader[_Item_co], Accelerated):
     """A ``DataLoader`` that fetches ahead, and can be gone on with in mid-epoch.
 
     While one batch is used, a thread fetches what the coming ones will miss into the cache. It sees through
@@ -52,12 +61,18 @@ class StorageDataLoader(DataLoader[Any]):
         pin_memory: as in DataLoader.
         drop_last: leave out the last batch where it is not full, and samples that the ranks do not divide.
         timeout: as in DataLoader.
-        worker_init_fn: as in DataLoader.
+        worker_init_fn: as in DataLoader. What it seeds of ``random``, NumPy and torch is seeded anew for each sample;
+            seed here what draws from a generator of its own, such as ``numpy.random.default_rng()``, from
+            ``torch.initial_seed()``, which is another in each worker and epoch.
         multiprocessing_context: as in DataLoader.
-        generator: as in DataLoader; the order does not follow from it. Without it the global one is left alone.
+        generator: as in DataLoader: ``torch.initial_seed()`` in workers follows from it. Order and augmentations do
+            not: they follow from ``seed``. Without it workers are seeded with seed and epoch, and the global generator
+            is left alone.
         prefetch_factor: as in DataLoader.
         persistent_workers: as in DataLoader.
-        seed: the same in all ranks.
+        seed: the same in all ranks. Order and augmentations follow from it.
+        even_batches: as in `StorageSampler`, for the loader's own one: with False, an evaluation on several ranks gives
+            each sample exactly once, and ranks may differ by a batch.
         look_ahead_bytes: how much may lie in the cache that no batch has used yet, in bytes or as ``"1GiB"``; 0 does
             not look ahead. By default a quarter of the cache's limit, 1 GiB at most.
         options: such as ``in_order``, where this version of DataLoader has it.
@@ -69,7 +84,7 @@ class StorageDataLoader(DataLoader[Any]):
 
     def __init__(  # noqa: PLR0917  as in DataLoader
         self,
-        dataset: Any,
+        dataset: Dataset[_Item_co],
         batch_size: int | None = 1,
         shuffle: bool | None = None,  # noqa: FBT001  as in DataLoader
         sampler: Iterable[Any] | None = None,
@@ -86,6 +101,7 @@ class StorageDataLoader(DataLoader[Any]):
         prefetch_factor: int | None = None,
         persistent_workers: bool = False,
         seed: int = 0,
+        even_batches: bool = True,
         look_ahead_bytes: int | str | None = None,
         **options: Any,
     ) -> None:
@@ -94,7 +110,13 @@ class StorageDataLoader(DataLoader[Any]):
             raise TypeError(message)
         seed = _checked_seed(seed)
         if sampler is None and batch_sampler is None:
-            sampler = StorageSampler(dataset, shuffle=bool(shuffle), seed=seed, drop_last=drop_last)
+            sampler = StorageSampler(
+                dataset,  # type: ignore[arg-type]  # a map-style dataset has a length
+                shuffle=bool(shuffle),
+                seed=seed,
+                drop_last=drop_last,
+                even_batches=even_batches,
+            )
             shuffle = None
         super().__init__(
             dataset,
@@ -115,6 +137,7 @@ class StorageDataLoader(DataLoader[Any]):
             **options,
         )
         self.seed = seed
+        self.even_batches = even_batches
         self.look_ahead_bytes = look_ahead_bytes
         self._staged_bytes = _checked_bytes(look_ahead_bytes)
         self._order = self._new_order()
@@ -135,7 +158,9 @@ class StorageDataLoader(DataLoader[Any]):
 
     def _new_order(self) -> Order:
         is_batched = self.batch_sampler is not None
-        own = isinstance(self.sampler, StorageSampler) and type(self.batch_sampler) in {BatchSampler, type(None)}
+        if type(self.batch_sampler) is BatchSampler and isinstance(self.sampler, StorageSampler):
+            self.__dict__["batch_sampler"] = EpochBatches(self.sampler, self.batch_sampler.batch_size, self.drop_last)
+        own = isinstance(self.sampler, StorageSampler) and type(self.batch_sampler) in {EpochBatches, type(None)}
         if own and getattr(self.batch_sampler, "sampler", self.sampler) is self.sampler:
             assert isinstance(self.sampler, StorageSampler)
             return OwnOrder(self.sampler, self.batch_size, drop_last=self.drop_last and is_batched)
@@ -215,6 +240,7 @@ class StorageDataLoader(DataLoader[Any]):
 
     def __iter__(self) -> Any:
         """The batches of an epoch, or of the rest of one."""
+        self._tell_of_repeated()
         if self._keeps_workers and self._pass is not None and (going := self._pass()) is not None:
             going.give_way()
         way = self._order.begin()
@@ -233,27 +259,52 @@ class StorageDataLoader(DataLoader[Any]):
             shown=self._shown,
             ahead=ahead,
             course=self._course,
+            prepared=self._placement and PreparedPass(self, self._placement, way.samples_before),
         )
         if ahead is not None:
             ahead.start(made)  # not before: workers are better forked from a process without it
         self._pass = weakref.ref(made)
         return made
 
+    def _tell_of_repeated(self) -> None:
+        """Say that an evaluation is not exact, as Lightning says it of its own samplers."""
+        sampler = self.sampler
+        if not isinstance(sampler, StorageSampler) or sampler.shuffle or self._placement is not None:
+            return  # whoever prepares it takes what is repeated away when it gathers
+        if sampler.repeated and sampler.rank == 0:
+            tell_once(
+                f"{sampler.repeated} of {sampler.length} samples will be given twice, so that {sampler.ranks} ranks "
+                "make as many steps. For an evaluation in which each counts once, evaluate on one device, or give the "
+                "loader even_batches=False, under which ranks may differ by a step"
+            )
+
     @property
     def _keeps_workers(self) -> bool:
         return self.persistent_workers and self.num_workers > 0
 
+    @property
+    def _iterator(self) -> Any:
+        """The persistent workers; those who know a DataLoader by its parts, as Lightning, end them here."""
+        return None if self._inner is None else self._inner._iterator  # noqa: SLF001  it is our own DataLoader
+
+    @_iterator.setter
+    def _iterator(self, iterator: Any) -> None:
+        if iterator is None and "_inner" in self.__dict__:  # DataLoader says so before there is one
+            self._inner = None
+
     def __len__(self) -> int:
         """How many batches a whole epoch has, for this rank."""
-        if not isinstance(self._order, OwnOrder):
-            return super().__len__()
+        if isinstance(self._order, ForeignOrder):
+            with self._order.drawn_as_wanted():
+                return super().__len__()
+        assert isinstance(self._order, OwnOrder)
         samples = self._order.sampler.epoch_samples
         size = self.batch_size or 1
         return samples // size if self.drop_last else -(-samples // size)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what runs."""
-        running = dict.fromkeys(("_fingerprints", "_inner", "_orders", "_pass", "_shown", "_draws", "_iterator"))
+        running = dict.fromkeys(("_fingerprints", "_inner", "_orders", "_pass", "_shown", "_draws"))
         return {**self.__dict__, **running}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -303,6 +354,8 @@ class StorageDataLoader(DataLoader[Any]):
             lambda indices: nesting.files(dataset, indices),
             staged_bytes=self._staged_bytes or default_bytes(min(limits)),
             trusting=is_quiet,
+            workers=self.num_workers,
+            together=any(dataset.cached_store.store.asks_together for dataset in self._datasets),
         )
 
 
@@ -361,6 +414,7 @@ class _Pass:
         shown: learns that it is this pass that goes on.
         ahead: is told of what the caller gets, and ends with the pass.
         course: is told of it too.
+        prepared: lets an accelerator know how far it is, and brings batches to its device.
     """
 
     def __init__(
@@ -374,6 +428,7 @@ class _Pass:
         shown: _Shown,
         ahead: LookAhead | None,
         course: Course | None,
+        prepared: PreparedPass | None,
     ) -> None:
         self._order = order
         self._way = way
@@ -383,6 +438,7 @@ class _Pass:
         self._shown = shown
         self._ahead = ahead
         self._course = course
+        self._prepared = prepared
         self._failed: int | None = None
         self._left_out: LeftOut | None = None
         self._has_given = False
@@ -396,6 +452,10 @@ class _Pass:
         """How many batches it has in all, those that were given included."""
         return len(self._way)
 
+    def __reduce__(self) -> tuple[Callable[[], object], tuple[()]]:
+        """Pickle as a pass that cannot be gone on with: workers do not travel."""
+        return _PassElsewhere, ()
+
     def __next__(self) -> Any:
         if self._gave_way:
             message = (
@@ -408,6 +468,8 @@ class _Pass:
         if self._failed is not None:  # the caller goes on after it
             self._give(self._failed)
             self._failed = None
+        if self._prepared is not None:
+            self._prepared.begin()
         begun_s = time.perf_counter()
         try:
             made = next(self._batches)
@@ -432,7 +494,7 @@ class _Pass:
         number, data = made
         self._has_given = True
         self._progress.given(self._give(number), waited_s)
-        return data
+        return data if self._prepared is None else self._prepared.placed(data, is_last=self._way.is_through)
 
     def give_way(self) -> None:
         """Leave it to another pass."""
@@ -446,6 +508,8 @@ class _Pass:
             self._order.leave(self._way)
             self._end_look_ahead()
             self._progress.end()
+            if self._prepared is not None:
+                self._prepared.end()
 
     def _leave_out(self, made: LeftOut) -> None:
         """Go on without a batch that has no good sample, where nobody waits for it.
@@ -479,6 +543,19 @@ class _Pass:
     def __del__(self) -> None:
         """Leave nothing running."""
         self.close()
+
+
+class _PassElsewhere:
+    """What comes of a pass in a pickle."""
+
+    def __iter__(self) -> _PassElsewhere:
+        return self
+
+    def __next__(self) -> Any:
+        message = (
+            "this is the copy of a pass, from a pickle, and workers do not travel: iterate over the loader instead"
+        )
+        raise RuntimeError(message)
 
 
 def _handed_out(way: Way, sizes: dict[int, int], ahead: LookAhead | None) -> Iterator[Wanted]:

@@ -13,7 +13,11 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _URL_CHAIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
 # rclone's rule for the names of remotes (https://rclone.org/docs/#valid-remote-names)
 _REMOTE_PATH = re.compile(r"(?P<name>[\w.+@][\w.+@ -]*):(?!//)(?P<path>.*)", re.DOTALL)
-_NEXTCLOUD_ROOT = re.compile(r".*?/remote\.php/(?:dav/files/[^/]+|webdav)(?=/|$)")
+_NEXTCLOUD_ROOT = re.compile(r".*?(?:/remote\.php/(?:dav/files/[^/]+|webdav)|/public\.php/dav/files/[^/]+)(?=/|$)")
+# rclone's connection strings (https://rclone.org/docs/#connection-strings), which may hold a password.
+_CONNECTION_STRING = re.compile(
+    r"(?P<kind>:[A-Za-z0-9]+)[,:].*|(?P<name>[\w.+@][\w.+@ -]*),[A-Za-z_]+=.*:.*", re.DOTALL
+)
 _HOST = re.compile(r"(?:[^][/@:?#\s]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 # What stands before a host; also with a slash in the password, where it should have been encoded.
 _USERINFO = re.compile(r"://(?:[^/]*@|[^/@:]*:(?!\d*(?:/|$))(?:(?!://)[^@])*@)")
@@ -112,6 +116,16 @@ def parse(location: str | os.PathLike[str]) -> Location:
         if scheme.lower() == "file":
             return DirectoryLocation(unquote(rest) if rest.startswith("/") else os.path.abspath(rest))
         return FsspecLocation(text)
+    return _remote_or_directory(text)
+
+
+def _remote_or_directory(text: str) -> Location:
+    if (match := _CONNECTION_STRING.fullmatch(text)) is not None:
+        message = (
+            f"a connection string of rclone, as this for {match['name'] or match['kind']!r}, is not a location: set a "
+            "remote up with `rclone config` or RCLONE_CONFIG_<NAME>_* and give 'name:path', or pass remote=Remote(…)"
+        )
+        raise LocationError(message)
     if (match := _REMOTE_PATH.fullmatch(text)) is not None:
         return RemoteLocation(match["name"], match["path"].strip("/"))
     return DirectoryLocation(text)

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from ai4os_data.opened import Opened
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Compressor(Protocol):
         """Write out what is left, and leave the other file open."""
 
 
-class NewFile(io.RawIOBase):
+class NewFile(Opened, io.RawIOBase):
     """A binary file that can be written, read again and gone back in; `close` sends it.
 
     Nothing is sent where an exception that came after the opening is being handled at the time of the close, so that
@@ -35,28 +36,38 @@ class NewFile(io.RawIOBase):
     sends in any case.
 
     Args:
-        name: what messages call it.
+        fs: the file system that opens it.
+        path: where it is to be in that file system.
         send: stores the local file that it is given.
+        mode: the mode that it was opened with.
         compress: makes what compresses into a file.
         commit_on_close: whether `close` sends, or waits for `commit`.
     """
 
     def __init__(
         self,
-        name: str,
+        fs: Any,
+        path: str,
         send: Callable[[Path], None],
         *,
+        mode: str = "wb",
         compress: Callable[[Any], Compressor] | None = None,
         commit_on_close: bool = True,
     ) -> None:
         super().__init__()
-        self.path = name
+        self.fs = fs
+        self.path = path
+        self._mode = mode
         self._send = send
         self._commits_on_close = commit_on_close
         self._is_settled = False
         self._handled_before = sys.exc_info()[1]
         self._stage = tempfile.NamedTemporaryFile(prefix="ai4os-data-new-")  # noqa: SIM115  closed when it is settled
         self._compressor = compress(self._stage) if compress is not None else None
+
+    def info(self) -> Any:
+        """Refuse: there is no such file before it is closed."""
+        raise ValueError(f"{self.path}: nothing is known of a file that is still being written")
 
     def readable(self) -> bool:
         """What was written can be read again, unless it was compressed."""

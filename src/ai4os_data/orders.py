@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 Batch = list[int]
 Batches = list[tuple[int, Batch]]
 
+_PREDICTED = "_IndexBatchSamplerWrapper"  # what Lightning wraps a batch sampler in when it predicts
 _A_LOOK = 1  # so many batches of a pass inside another one, and it was no more than a look
 
 
@@ -35,6 +37,7 @@ class Way:
     """
 
     place = 0  # in the order that all ranks share
+    samples_before: int | None = None  # of all ranks together, when it began; None where that is not known
 
     def __init__(
         self, epoch: int, seed: int, coming: Iterable[tuple[int, Batch]], given: tuple[int, frozenset[int]]
@@ -49,6 +52,11 @@ class Way:
     def __len__(self) -> int:
         """How many batches it has; a ``TypeError`` where its sampler has no end."""
         return len(self.coming)  # type: ignore[arg-type]  # a generator says so itself
+
+    @property
+    def is_through(self) -> bool:
+        """Whether the caller has been given all batches."""
+        return isinstance(self.coming, list) and self.taken >= len(self.coming)
 
     def give(self, number: int) -> None:
         """Take in that the caller was given a batch."""
@@ -178,13 +186,16 @@ class OwnWay(Way):
         batches = list(enumerate(order.dealt(), given[0]))
         super().__init__(sampler.epoch, sampler.seed, [item for item in batches if item[0] not in given[1]], given)
         self.start = self.place = sampler.start
+        if not sampler.drop_last:
+            self.samples_before = sampler.length - sampler.start
         self.samples = 0  # that this rank was given
         self._sizes = {number: len(batch) for number, batch in batches}
+        self._sampler = sampler
         self._order = {**sampler.state_dict(), **order.shape}
 
     def _passed(self, number: int) -> None:
         self.samples += self._sizes[number]
-        self.place = min(self.start + self.samples * self._order["world"], self._order["length"])
+        self.place = self._sampler.done_after(self.start, self.samples)
 
     def state_dict(self) -> dict[str, Any]:
         """Where all ranks stand together."""
@@ -424,9 +435,19 @@ class ForeignOrder(Order):
         return [_state(sampler) for sampler in self._samplers]
 
     def _all_drawn(self) -> Batches:
-        with seeding.kept_states():
+        with seeding.kept_states(), self.drawn_as_wanted():
             seeding.plant(derived_seed(self.seed, self._epoch))
             return [(number, self._batch(drawn)) for number, drawn in enumerate(self._source)]
+
+    @contextmanager
+    def drawn_as_wanted(self) -> Iterator[None]:
+        """Draw, or count, each sample once if Lightning predicts, as it does with samplers of its own."""
+        with ExitStack() as stack:
+            if type(self._source).__name__ == _PREDICTED:
+                for sampler in self._samplers:
+                    if isinstance(sampler, StorageSampler):
+                        stack.enter_context(sampler.unrepeated())
+            yield
 
     def _drawn_one_by_one(self) -> Iterator[tuple[int, Batch]]:
         """An endless sampler's batches, each drawn when it is needed, and always from its own random numbers."""

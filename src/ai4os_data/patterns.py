@@ -1,32 +1,96 @@
-"""Glob patterns over keys, as pathlib has them: ``**`` is any number of folders, none included."""
+"""Glob patterns over keys, as pathlib has them, with braces: ``**`` is any number of folders, none included."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
 
+from ai4os_data.braces import alternatives, class_end
+from ai4os_data.junk import JunkFinder, is_junk_name
 from ai4os_data.stores.forms import forms
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+EVERYTHING = ("**/*", "**")
+
+Matcher = Callable[[str], bool]
 
 
-def matcher(pattern: str | Sequence[str]) -> Callable[[str], bool]:
+class Pattern:
+    """Which files of a location are samples: those that match a glob, or one of several, and are no junk.
+
+    Junk is left out unless the pattern names it, as in ``.ipynb_checkpoints/*.jpg``.
+
+    Args:
+        pattern: the glob, or the globs.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: a glob cannot be understood.
+    """
+
+    def __init__(self, pattern: str | Sequence[str]) -> None:
+        self.given = pattern
+        self.globs = [glob for single in globs_in(pattern) for glob in alternatives(single)]
+        self._ordinary = matcher([glob for glob in self.globs if not _names_junk(glob)])
+        self._explicit = matcher([glob for glob in self.globs if _names_junk(glob)])
+        self.is_junk = JunkFinder()
+
+    def __call__(self, key: str) -> bool:
+        """Whether the file of this key is a sample."""
+        return (self._ordinary(key) and not self.is_junk(key)) or self._explicit(key)
+
+    def leaves_out(self, key: str) -> bool:
+        """Whether the file, which is no sample, would be one if it were no junk."""
+        return self._ordinary(key) and self.is_junk(key)
+
+    def reaches(self, folder: str) -> bool:
+        """Whether a file in this folder at the top of the location may be a sample, for all that its name tells."""
+        return any(reach(folder) and (names_junk or not is_junk_name(folder)) for reach, names_junk in self._tops)
+
+    @cached_property
+    def _tops(self) -> list[tuple[Matcher, bool]]:
+        """What the first part of each glob takes, and whether junk is among it."""
+        parts = {(glob.partition("/")[:2], _names_junk(glob)) for glob in self.globs}
+        return [(matcher(top), names_junk) for (top, slash), names_junk in parts if slash or top == "**"]
+
+
+def matcher(pattern: str | Sequence[str]) -> Matcher:
     """Tells whether a key matches a pattern, or one of several. Upper and lower case differ.
 
     Raises:
         ValueError: a pattern cannot be understood.
     """
-    given = [pattern] if isinstance(pattern, str) else list(pattern)
-    patterns = [form for single in given for form in forms(single)]  # a Mac types another form than Nextcloud stores
-    if any(single in {"**/*", "**"} for single in patterns):
+    # A Mac types another Unicode form than Nextcloud stores.
+    globs = [form for single in globs_in(pattern) for glob in alternatives(single) for form in forms(glob)]
+    if any(glob in EVERYTHING for glob in globs):
         return lambda _key: True
+    if not globs:
+        return lambda _key: False
     try:
-        expression = re.compile("|".join(f"(?:{_translated(single)})" for single in patterns), re.DOTALL)
+        expression = re.compile(expression_of(globs), re.DOTALL)
     except re.error as error:
         message = f"{pattern!r} is not a pattern: a range in square brackets goes from low to high, such as [0-9]"
         raise ValueError(message) from error
     return lambda key: expression.fullmatch(key) is not None
+
+
+def globs_in(pattern: Any) -> list[str]:
+    """The globs that a ``pattern=`` argument means.
+
+    Raises:
+        TypeError: it is none.
+    """
+    globs = [pattern] if isinstance(pattern, str) else pattern
+    if not isinstance(globs, Sequence) or not all(isinstance(glob, str) for glob in globs):
+        message = f"pattern is a glob such as '**/*.jpg', or several in a list, not {pattern!r}"
+        raise TypeError(message)
+    return list(globs)
+
+
+def expression_of(globs: Sequence[str]) -> str:
+    """The regular expression for a key that matches one of several globs."""
+    return "|".join(f"(?:{_translated(glob)})" for glob in globs)
 
 
 def _translated(pattern: str) -> str:
@@ -46,7 +110,7 @@ def _translated(pattern: str) -> str:
         elif pattern[place] == "?":
             out.append("[^/]")
             place += 1
-        elif pattern[place] == "[" and (end := _class_end(pattern, place)) > 0:
+        elif pattern[place] == "[" and (end := class_end(pattern, place)) > 0:
             out.append(_translated_class(pattern[place + 1 : end]))
             place = end + 1
         else:
@@ -55,14 +119,12 @@ def _translated(pattern: str) -> str:
     return "".join(out)
 
 
-def _class_end(pattern: str, begin: int) -> int:
-    """Where the class that begins there ends; -1 where it does not."""
-    # A bracket at its very start is one of its characters.
-    return pattern.find("]", begin + 2 + pattern.startswith("!", begin + 1))
-
-
 def _translated_class(inside: str) -> str:
     negated = inside.startswith("!")
     # What means something in a class of re alone: backslash, [ and ^, and the set operations && || ~~ --.
     escaped = re.sub(r"([\\\[^&|~])", r"\\\1", inside[negated:]).replace("--", r"-\-")
     return f"(?!/)[{'^' if negated else ''}{escaped}]"  # no class takes in the end of a folder's name
+
+
+def _names_junk(glob: str) -> bool:
+    return any(map(is_junk_name, glob.split("/")))

@@ -18,7 +18,7 @@ from ai4os_data import errors, telemetry
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from ai4os_data.cache import CachedStore
     from ai4os_data.stores import Entry
@@ -49,17 +49,22 @@ class LookAhead:
             counts as staged too, and as used: otherwise it could be evicted for what comes after it.
         staged_bytes: how much may lie in the cache, or be on its way there, that no batch has used yet.
         trusting: whether what was in the cache a while ago is there still, as far as is known.
+        workers: how many processes make batches; 0 where the caller does.
+        together: whether a store of these is faster the more files it is asked for at once. Then workers have no
+            head start, and fetch no more than the first batch of each.
     """
 
     def __init__(
         self,
-        batches: Iterable[tuple[int, list[int]]],
+        batches: Sequence[tuple[int, list[int]]],
         files_of: FilesOf,
         *,
         staged_bytes: int,
         trusting: bool,
+        workers: int = 0,
+        together: bool = False,
     ) -> None:
-        self._walk = _Walk(batches, files_of, staged_bytes, trusting=trusting)
+        self._walk = _Walk(batches, files_of, staged_bytes, trusting=trusting, workers=workers, together=together)
         # A daemon, so that a stalled transfer does not hold up the end of the process.
         self._thread = threading.Thread(target=self._walk.go, name="ai4os-data-look-ahead", daemon=True)
         self._end: Callable[[], object] = self._walk.stop
@@ -97,17 +102,24 @@ class _Walk:
 
     def __init__(
         self,
-        batches: Iterable[tuple[int, list[int]]],
+        batches: Sequence[tuple[int, list[int]]],
         files_of: FilesOf,
         limit_bytes: int,
         *,
         trusting: bool,
+        workers: int,
+        together: bool,
     ) -> None:
         self.handed_out = -1
         self.is_over = False
         self.files = self.fetched_bytes = 0
         self.cpu_s = 0.0
         self._batches = iter(batches)
+        self._workers = workers
+        self._together = together
+        self._last_of_first = batches[0][0] + max(workers, 1) - 1 if batches else -1
+        self._passed_before: dict[CachedStore, int] = {}  # how many found no room in the cache, when first asked
+        self._tight: set[CachedStore] = set()  # where one did since then
         self._files_of = files_of
         self._limit_bytes = limit_bytes
         self._trusting = trusting
@@ -128,7 +140,8 @@ class _Walk:
             self.cpu_s = time.thread_time()
 
     def _go(self) -> None:
-        self._wait(lambda: self._used_up_to >= 0, _HEAD_START_S)
+        if not self._together:
+            self._wait(lambda: self._used_up_to >= 0, _HEAD_START_S)
         failing = 0
         while not self.is_over and failing < _FAILING_ROUNDS:
             outcome = "done"
@@ -160,7 +173,7 @@ class _Walk:
         has_failed = False
 
         def is_wanted() -> bool:
-            return taken[0][0] > self.handed_out
+            return taken[0][0] > self._left_to_workers(store)
 
         with closing(store.fetch_ahead(entries(), is_wanted)) as arrivals:  # type: ignore[type-var]  # it is a generator
             for _, result in arrivals:
@@ -203,18 +216,39 @@ class _Walk:
 
     def _look_on(self) -> bool:
         """Look along the order until something is missing; False at its end, or where enough is staged already."""
-        while self._missing and self._missing[0][0] <= self.handed_out:
+        while self._missing and self._missing[0][0] <= self._left_to_workers(self._missing[0][1]):
             self._missing.popleft()  # the loop has caught up
         while not self._missing and not self.is_over and self._staged_bytes <= self._limit_bytes:
             number, indices = next(self._batches, (None, None))
             if number is None or indices is None:
                 self._is_through = True
                 return False
-            if number > self.handed_out:
+            if self._together or number > self.handed_out:
                 for store, entries in self._files_of(indices):
-                    absent = self._absent(number, store, entries)
-                    self._missing.extend((number, store, entry) for entry in absent)
+                    if number > self._left_to_workers(store):
+                        self._miss(number, store, self._absent(number, store, entries))
         return bool(self._missing)
+
+    def _left_to_workers(self, store: CachedStore) -> int:
+        """The number of the last batch whose files are for the workers to fetch.
+
+        These are all that have been handed out. Where a store is asked for many files at once, they are those that a
+        worker may have begun: what it has not begun comes sooner with others, and the claims keep both apart. But what
+        somebody fetched and could not keep would be fetched twice.
+        """
+        if not store.store.asks_together or store in self._tight:
+            return self.handed_out
+        begun = min(self.handed_out, self._used_up_to + self._workers) if self._workers else self.handed_out
+        return max(begun, self._last_of_first)
+
+    def _miss(self, number: int, store: CachedStore, absent: list[Entry]) -> None:
+        """Have these fetched, if they are not for the workers after all."""
+        if absent and store.store.asks_together and store not in self._tight:
+            passed = store.counters.totals()["passed_through"]
+            if passed > self._passed_before.setdefault(store, passed):
+                self._tight.add(store)
+        if number > self._left_to_workers(store):
+            self._missing.extend((number, store, entry) for entry in absent)
 
     def _absent(self, number: int, store: CachedStore, entries: list[Entry]) -> list[Entry]:
         by_use = store.cache is not None and store.cache.policy == "lru"
@@ -253,7 +287,14 @@ class _Walk:
             self._changed.wait_for(lambda: self.is_over or until(), timeout_s)
 
 
-_OF_THE_STORE = (errors.AuthenticationError, errors.ServerUnavailableError, errors.ThrottledError, errors.DeadlineError)
+_OF_THE_STORE = (
+    errors.AuthenticationError,
+    errors.ServerUnavailableError,
+    errors.ThrottledError,
+    errors.DeadlineError,
+    errors.StorageGoneError,
+    errors.OpenFilesError,
+)
 
 
 def _end(walk: _Walk, thread: threading.Thread, owner: int) -> None:

@@ -26,7 +26,12 @@ class RangedFile(io.RawIOBase):
     Args:
         store: where the file is.
         entry: the file, as it was listed.
+
+    Attributes:
+        mode: ``"rb"``, as Python's own files have it.
     """
+
+    mode = "rb"
 
     def __init__(self, store: Store, entry: Entry) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import configparser
+import csv
 import os
 import re
 from contextlib import suppress
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
+from ai4os_data import tokens
 from ai4os_data.errors import RemoteError
+from ai4os_data.spelling import nearest_first
+from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 _OBSCURE_KEY = bytes.fromhex("9c935b48730a554d6bfd7c63c886a92bd390198eb8128afbf4de162b8b95f638")
 _IV_BYTES = 16
 
+LINKED = "rshare"  # what the platform calls the storage that is linked to a deployment
 _ENV_PREFIX = "RCLONE_CONFIG_"
 _ALIAS_DEPTH = 8
 _SHORTEST_REVEALED = 6
@@ -32,6 +37,23 @@ _URL = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _NEXTCLOUD = re.compile(r"[^/]*//[^/]*(?P<before>/.*?)?/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)/")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+# What these say of a request is ours to say.
+_OUR_HEADERS = frozenset(
+    {
+        *("accept-encoding", "connection", "content-length", "depth", "destination", "expect", "if-match"),
+        *("if-none-match", "if-range", "overwrite", "range", "transfer-encoding"),
+    }
+)
+_FOREIGN_VENDORS = frozenset({"sharepoint", "sharepoint-ntlm"})
+# Options of rclone that change what is seen or sent, and that are not followed here.
+_IGNORED_OPTIONS = {
+    "auth_redirect": "credentials are never sent to another host",
+    "encoding": "names are those on the server",
+    "owncloud_exclude_mounts": "mounted storages are listed too",
+    "owncloud_exclude_shares": "shares are listed too",
+}
 _AS_TYPED = "/%:@!$&'()*+,;="  # what an encoded path may hold
 
 
@@ -51,6 +73,9 @@ class Remote:
         name: the name in rclone's configuration.
         vendor: rclone's word for the kind of server, ``"nextcloud"`` or ``"other"``.
         ca_file: a PEM file of the certificate authorities to trust instead of the usual ones.
+        token_command: the words of a command that prints a bearer token; it is run when the first request is to be
+            sent, and again when its token is refused.
+        headers: names and values of header lines for every request to this server.
     """
 
     url: str
@@ -60,6 +85,8 @@ class Remote:
     name: str | None = field(default=None, kw_only=True)
     vendor: str = field(default="other", kw_only=True)
     ca_file: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    token_command: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), kw_only=True, repr=False)
     discovered: bool = field(default=False, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
@@ -78,6 +105,7 @@ class Remote:
             object.__setattr__(self, "password", self.password or unquote(password))
         path = quote(match["path"] or "", safe=_AS_TYPED).rstrip("/")
         object.__setattr__(self, "url", f"{match['scheme'].lower()}://{match['host']}{path}")
+        _check_headers(self.headers, self.label)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle a discovered remote as its name."""
@@ -97,22 +125,18 @@ class Remote:
         """
         environ = os.environ if environ is None else environ
         options = _options(name, environ, depth=0)
+        for option in _IGNORED_OPTIONS.keys() & options.keys():
+            if options[option].lower() not in {"false", "none"}:
+                tell_once(f"remote {name!r}: the option {option} is not followed: {_IGNORED_OPTIONS[option]}")
         return cls._from_options(name, options)
 
     @classmethod
     def known(cls, environ: Mapping[str, str] | None = None) -> Iterator[Remote]:
         """Every WebDAV remote that is configured here, those of the environment first."""
         environ = os.environ if environ is None else environ
-        names = [
-            match[1].lower()
-            for variable, value in environ.items()
-            if value and (match := re.fullmatch(_ENV_PREFIX + r"(.+)_URL", variable))
-        ]
-        with suppress(RemoteError):  # a configuration that cannot be read knows none
-            names += [section for section in _read_config(environ).sections() if section.lower() not in names]
-        for name in names:
+        for name in configured_names(environ):
             try:
-                yield cls.discover(name, environ)
+                yield cls._from_options(name, _options(name, environ, depth=0))
             except RemoteError:
                 continue
 
@@ -135,7 +159,18 @@ class Remote:
         if not options.get("url"):
             message = f"remote {name!r} has no url: set {_ENV_PREFIX}{name.upper()}_URL, or run `rclone config`"
             raise RemoteError(message)
+        whose = f"remote {name!r}"
+        if options.get("unix_socket"):
+            raise RemoteError(
+                f"{whose} has the option unix_socket, which is not supported: give a url with host and port"
+            )
+        if options.get("vendor", "") in _FOREIGN_VENDORS:
+            raise RemoteError(
+                f"{whose} is of the vendor {options['vendor']!r}, whose way to log in is not supported: mount it with "
+                "rclone, and give the mount's path"
+            )
         secret = options.get("pass")
+        has_other = bool(options.get("user") or secret or options.get("bearer_token"))
         return cls(
             url=options["url"],
             user=options.get("user"),
@@ -143,6 +178,8 @@ class Remote:
             token=options.get("bearer_token"),
             name=name,
             vendor=options.get("vendor", "other"),
+            token_command=() if has_other else tokens.command_of(options.get("bearer_token_command", "")),
+            headers=_headers(options.get("headers", ""), whose),
             discovered=True,
         )
 
@@ -155,6 +192,61 @@ class Remote:
     def label(self) -> str:
         """What messages call it."""
         return f"{self.name}:" if self.name else self.url
+
+    @property
+    def sends_password(self) -> bool:
+        """Whether it identifies itself by user and password, and not by a token or a header of its own."""
+        return self.user is not None and not self.token and not self._has_header("authorization")
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether it has any to send."""
+        return bool(self.user is not None or self.token or self.token_command or self.headers)
+
+    def sent_headers(self) -> list[tuple[str, str]]:
+        """The header lines that go with every request to this server, and to no other."""
+        own = list(self.headers)
+        return (
+            own
+            if not self.token or self._has_header("authorization")
+            else [("Authorization", f"Bearer {self.token}"), *own]
+        )
+
+    def _has_header(self, name: str) -> bool:
+        return any(known.lower() == name for known, _ in self.headers)
+
+    def authorized(self) -> Remote:
+        """The same remote with its token, if a command is to print it.
+
+        Raises:
+            RemoteError: the command fails.
+        """
+        if not self.token_command or self.token:
+            return self
+        return replace(self, token=tokens.token_of(self.token_command, self._whose))
+
+    def renewed(self, environ: Mapping[str, str] | None = None) -> Remote | None:
+        """The same remote with credentials read anew: from the environment, ``rclone.conf``, and the token command.
+
+        Call it when a server refuses what it took before.
+
+        Returns:
+            None if there is nowhere to read them from, that fails, or they are what they were.
+        """
+        found = self
+        if self.discovered and self.name is not None:
+            with suppress(RemoteError):
+                found = replace(Remote.discover(self.name, environ), ca_file=self.ca_file).at(self.url)
+        try:
+            if found.token_command:
+                found = replace(found, token=tokens.token_of(found.token_command, self._whose, self.token))
+        except RemoteError:
+            return None
+        return None if found == self else found
+
+    @property
+    def _whose(self) -> str:
+        return f"remote {self.name!r}" if self.name else self.origin
 
     def covers(self, url: str) -> bool:
         """Whether a URL lies at or below this remote's."""
@@ -177,6 +269,23 @@ class Remote:
             message = f"the credentials of {self.label} are for {self.origin} and are not sent to {origin_of(url)}"
             raise RemoteError(message)
         return replace(self, url=url)
+
+
+def configured_names(environ: Mapping[str, str]) -> list[str]:
+    """The names of all remotes that are configured here, of whatever kind; those of the environment first."""
+    matches = [
+        re.fullmatch(_ENV_PREFIX + r"(.+)_(?:TYPE|URL)", variable) for variable, value in environ.items() if value
+    ]
+    names = list(dict.fromkeys(match[1].lower() for match in matches if match))
+    with suppress(RemoteError):  # a configuration that cannot be read knows none
+        names += [section for section in _read_config(environ).sections() if section.lower() not in names]
+    return names
+
+
+def main_name(environ: Mapping[str, str]) -> str | None:
+    """The name of the remote that is meant where none is named: the linked storage's, else the first; None for none."""
+    names = configured_names(environ)
+    return LINKED if LINKED in names else next(iter(names), None)
 
 
 def origin_of(url: str) -> str:
@@ -244,10 +353,11 @@ def _options(name: str, environ: Mapping[str, str], depth: int) -> dict[str, str
     )
     options = {key: value for key, value in options.items() if value}
     if not options:
+        others = ", ".join(repr(other) for other in nearest_first(name, configured_names(environ)))
         message = (
-            f"no remote is called {name!r}: link the storage to the deployment, which sets {prefix}URL, _USER and "
-            "_PASS, "
-            f"or add it with `rclone config` ({config_file(environ)})"
+            f"no remote is called {name!r}{f'; there are {others}' if others else ''}: "
+            f"{'write one of these, ' if others else ''}link the storage to the deployment, which sets {prefix}URL, "
+            f"_USER and _PASS, or add it with `rclone config` ({config_file(environ)})"
         )
         raise RemoteError(message)
     if options.get("type") == "alias" and depth < _ALIAS_DEPTH:
@@ -257,6 +367,24 @@ def _options(name: str, environ: Mapping[str, str], depth: int) -> dict[str, str
             aliased["url"] = f"{aliased['url'].rstrip('/')}/{quote(path.strip('/'))}"
         return aliased
     return options
+
+
+def _headers(text: str, whose: str) -> tuple[tuple[str, str], ...]:
+    """The headers of a remote: names and values in turn, with commas between, quoted where one holds a comma."""
+    words = next(csv.reader([text]), [])
+    if len(words) % 2:
+        raise RemoteError(
+            f"{whose}: the option headers is not a list of names and values, as in headers = Cookie,name=value"
+        )
+    return tuple(zip(words[::2], words[1::2], strict=True))
+
+
+def _check_headers(headers: tuple[tuple[str, str], ...], label: str) -> None:
+    for name, value in headers:
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise RemoteError(f"{label}: a header that cannot be sent: name or value holds what no header may")
+        if name.lower() in _OUR_HEADERS:
+            raise RemoteError(f"{label}: the header {name} cannot be set: what it says is different for each request")
 
 
 def config_file(environ: Mapping[str, str]) -> Path:

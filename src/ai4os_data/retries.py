@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import email.utils
+import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+OUTAGE_S = 600.0
+"""How long the reads of a dataset or a file system wait for a server that is away, unless the user says otherwise."""
+
+OPENING_S = 30.0
+"""How long it is waited where something is opened: then what is known from before serves, or the error comes."""
 
 RETRIED_STATUSES = frozenset({423, 429, 502, 503, 504})
 UNCERTAIN_STATUSES = frozenset({502, 503, 504})  # from a gateway, behind which the server may have done it
+AWAY_STATUSES = frozenset({429, 502, 503, 504})  # the server answers nothing else for now, maintenance among it
+LOCKED_TRIES = 3  # of a read: a lock is short, or lasts for an hour
 
 _SERVER_BYTES_PER_S = 1024 * 1024
+_MOST_DOUBLINGS = 30
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,11 @@ class Patience:
         stall_s: deadline without a byte, before or in the middle of an answer; whole seconds.
         total_s: deadline for a request with all its tries.
         slowest_bytes_per_s: a body of known size may take this much longer than ``total_s``.
+        outage_s: how long a read waits for a server that is away, whatever the number of tries, from the first failure
+            without any progress of that server. 0: a read ends with its tries, as a write always does.
+
+    Raises:
+        ValueError: ``outage_s`` is no number of seconds.
     """
 
     tries: int = 6
@@ -35,12 +50,34 @@ class Patience:
     stall_s: int = 60
     total_s: float = 600.0
     slowest_bytes_per_s: int = 64 * 1024
+    outage_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number of seconds."""
+        checked_outage_s(self.outage_s)
+
+    def hurried(self, limit_s: float, *, waits: bool) -> Patience:
+        """The same for a question that somebody has another answer to, after ``limit_s``.
+
+        Args:
+            limit_s: the longest time without an answer.
+            waits: whether there is no other answer, so that an outage is waited for up to that time.
+        """
+        if waits:
+            return replace(self, outage_s=min(self.outage_s, limit_s))
+        return replace(
+            self,
+            outage_s=0.0,
+            total_s=min(self.total_s, limit_s),
+            connect_s=min(self.connect_s, limit_s),
+            stall_s=min(self.stall_s, max(1, int(limit_s))),
+        )
 
     def pause_s(self, failures: int, retry_after_s: float | None = None) -> float:
         """How long to wait after so many failures in a row, or as long as the server asked for."""
         if retry_after_s is not None:
             return retry_after_s + random.uniform(0, self.first_pause_s)
-        longest = min(self.longest_pause_s, self.first_pause_s * 2 ** (failures - 1))
+        longest = min(self.longest_pause_s, self.first_pause_s * 2 ** min(failures - 1, _MOST_DOUBLINGS))
         return random.uniform(longest / 2, longest)
 
     def silence_s(self, size_bytes: int) -> float:
@@ -50,6 +87,22 @@ class Patience:
     def deadline(self, size_bytes: int | None = None) -> float:
         """When a request that begins now must be over, on the monotonic clock."""
         return time.monotonic() + self.total_s + (size_bytes or 0) / self.slowest_bytes_per_s
+
+
+def checked_outage_s(outage_s: float) -> float:
+    """A number of seconds to wait for a server that is away.
+
+    Raises:
+        ValueError: it is none.
+    """
+    given: object = outage_s
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not is_number or math.isnan(outage_s) or outage_s < 0:
+        message = (
+            f"outage_s is a number of seconds, 0 or more, that reads wait for a server that is away, not {outage_s!r}"
+        )
+        raise ValueError(message)
+    return outage_s
 
 
 def retry_after_s(value: str | None) -> float | None:

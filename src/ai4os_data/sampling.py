@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed
-from torch.utils.data import DistributedSampler
+from torch.utils.data import BatchSampler, DistributedSampler
+
+from ai4os_data.accelerated import refuse_to_share_again
+from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence, Sized
@@ -27,8 +31,8 @@ def derived_seed(*numbers: int) -> int:
 class StorageSampler(DistributedSampler[int]):
     """A ``DistributedSampler`` whose order can be gone on with in mid-epoch, also with another number of ranks.
 
-    All ranks share one global order, which follows from seed and epoch. Each takes every so-manieth sample of it, so
-    that what all have been given together is its beginning, and the rest can be dealt out anew. It works without a
+    All ranks share one global order, which follows from seed and epoch. Rank r takes samples r, r + n, r + 2n, … of it,
+    so that what all have been given together is its beginning, and the rest can be dealt out anew. It works without a
     process group, as the only rank. One that is made later is noticed.
 
     Args:
@@ -38,6 +42,9 @@ class StorageSampler(DistributedSampler[int]):
         shuffle: in another order each epoch; otherwise in that of the indices.
         seed: the same in all ranks.
         drop_last: leave a few samples out, instead of giving a few twice, where the ranks do not divide them.
+        even_batches: give a few samples twice, so that all ranks have as many. With False each sample is given exactly
+            once, and some ranks have one sample less, so maybe one batch less: right for an evaluation without a
+            collective in each step, and no training under ``DistributedDataParallel`` (it would wait for ever).
     """
 
     def __init__(  # noqa: PLR0917  as in DistributedSampler
@@ -48,6 +55,8 @@ class StorageSampler(DistributedSampler[int]):
         shuffle: bool = True,  # noqa: FBT001, FBT002  as in DistributedSampler
         seed: int = 0,
         drop_last: bool = False,  # noqa: FBT001, FBT002  as in DistributedSampler
+        *,
+        even_batches: bool = True,
     ) -> None:
         replicas, own = _group()
         self._own_replicas, self._own_rank = num_replicas, rank
@@ -59,6 +68,8 @@ class StorageSampler(DistributedSampler[int]):
             seed,
             drop_last,
         )
+        self.even_batches = even_batches
+        self.run_length = 1  # how many samples of the global order a rank takes in a row
         self.start = 0  # of the global order, where the pass begins
         self._given = 0  # to this rank, in this pass
         self.is_begun = False
@@ -67,11 +78,21 @@ class StorageSampler(DistributedSampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; after `load_state_dict`, the same epoch goes on where it was."""
         if epoch != self.epoch or self.is_begun:
+            self._warn_of_lost_position(epoch)
             self.start = 0
         self._given = 0
         self.is_begun = False
         self.changes += 1
         super().set_epoch(epoch)
+
+    def _warn_of_lost_position(self, epoch: int) -> None:
+        if not self.is_begun and 0 < self.start < self.length:
+            tell_once(
+                f"set_epoch({epoch}) gives up the position that was loaded: epoch {self.epoch}, after {self.start} of "
+                f"{self.length} samples. To resume there, set the loader's own epoch, or none. Fabric counts the "
+                "epochs from 0 in each process: iterate over the StorageDataLoader itself, not over what "
+                "setup_dataloaders() returns"
+            )
 
     def begin(self) -> list[int]:
         """The indices of this rank that are still to come. A second call begins the epoch anew."""
@@ -86,7 +107,7 @@ class StorageSampler(DistributedSampler[int]):
         if self.total_size > len(rest):
             padding = self.total_size - len(rest)
             rest += (order * -(-padding // len(order)))[:padding]
-        return rest[self.rank : self.total_size : self.num_replicas]
+        return _share(rest[: self.total_size], self.num_replicas, self.rank, self.run_length)
 
     def give(self, samples: int) -> None:
         """Take in that so many more samples of this pass have been given."""
@@ -98,7 +119,7 @@ class StorageSampler(DistributedSampler[int]):
 
     def order(self, epoch: int) -> list[int]:
         """The global order of an epoch, over all ranks."""
-        length = self._length
+        length = self.length
         if not self.shuffle:
             return list(range(length))
         generator = torch.Generator()
@@ -109,7 +130,32 @@ class StorageSampler(DistributedSampler[int]):
     @property
     def done(self) -> int:
         """How many samples of the global order have been given to all ranks together, if each had as many as this."""
-        return min(self.start + self._given * self.num_replicas, self._length)
+        return self.done_after(self.start, self._given)
+
+    def done_after(self, start: int, given: int) -> int:
+        """How many samples all ranks have been given, after a pass from a start on gave so many to this one."""
+        is_all = self.is_uneven and 0 < self._own_share(self.length - start) <= given
+        return self.length if is_all else min(start + given * self.num_replicas, self.length)
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether some ranks may have fewer samples than others."""
+        return not self.even_batches and not self.drop_last
+
+    @property
+    def repeated(self) -> int:
+        """How many samples are given twice in a whole epoch."""
+        self._deal()
+        return 0 if self.drop_last or self.is_uneven else -self.length % self.num_replicas
+
+    @contextmanager
+    def unrepeated(self) -> Iterator[None]:
+        """Give each sample exactly once, for a while."""
+        before, self.even_batches = self.even_batches, False
+        try:
+            yield
+        finally:
+            self.even_batches = before
 
     def state_dict(self) -> dict[str, int]:
         """Where the epoch stands, the same in every rank."""
@@ -117,7 +163,7 @@ class StorageSampler(DistributedSampler[int]):
             "seed": self.seed,
             "epoch": int(self.epoch),
             "done": self.done,
-            "length": self._length,
+            "length": self.length,
             "shuffle": int(self.shuffle),
         }
 
@@ -127,7 +173,7 @@ class StorageSampler(DistributedSampler[int]):
         Raises:
             ValueError: it is the state of another order.
         """
-        for name, ours in (("length", self._length), ("shuffle", int(self.shuffle))):
+        for name, ours in (("length", self.length), ("shuffle", int(self.shuffle))):
             if not isinstance(state, Mapping) or name not in state:
                 raise ValueError(OF_ANOTHER_KIND)
             if state[name] != ours:
@@ -142,7 +188,12 @@ class StorageSampler(DistributedSampler[int]):
         self.changes += 1
 
     def __iter__(self) -> Iterator[int]:
-        """The indices of this rank."""
+        """The indices of this rank.
+
+        Raises:
+            RuntimeError: Accelerate would share them out among the ranks once more.
+        """
+        refuse_to_share_again(self.ranks)
         for index in self.begin():
             self.give(1)
             yield index
@@ -156,7 +207,7 @@ class StorageSampler(DistributedSampler[int]):
     def epoch_samples(self) -> int:
         """How many samples this rank has in a whole epoch."""
         self._deal()
-        return self._per_rank(self._length)
+        return self._own_share(self.length)
 
     @property
     def ranks(self) -> int:
@@ -169,15 +220,48 @@ class StorageSampler(DistributedSampler[int]):
         replicas, rank = _group()
         self.num_replicas = replicas if self._own_replicas is None else self._own_replicas
         self.rank = rank if self._own_rank is None else self._own_rank
-        self.num_samples = self._per_rank(self._length - self.start)
-        self.total_size = self.num_samples * self.num_replicas
+        rest = self.length - self.start
+        self.num_samples = self._own_share(rest)
+        self.total_size = self._shared(rest)
 
-    def _per_rank(self, samples: int) -> int:
-        return samples // self.num_replicas if self.drop_last else -(-samples // self.num_replicas)
+    def _shared(self, samples: int) -> int:
+        """How many samples all ranks get, of so many."""
+        if self.is_uneven:
+            return samples
+        return samples - samples % self.num_replicas if self.drop_last else samples + -samples % self.num_replicas
+
+    def _own_share(self, samples: int) -> int:
+        """How many samples this rank gets, of so many."""
+        rounds, left = divmod(self._shared(samples), self.num_replicas * self.run_length)
+        share, odd = divmod(left, self.num_replicas)
+        return rounds * self.run_length + share + (self.rank < odd)
 
     @property
-    def _length(self) -> int:
+    def length(self) -> int:
+        """How many samples there are, over all ranks."""
         return len(self.dataset)  # type: ignore[arg-type]  # it is Sized
+
+
+class EpochBatches(BatchSampler):
+    """A ``BatchSampler`` that can be told of the epoch, for those who know the loader by it alone."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the sampler."""
+        if callable(tell := getattr(self.sampler, "set_epoch", None)):
+            tell(epoch)
+
+
+def _share(order: list[int], ranks: int, rank: int, run_length: int) -> list[int]:
+    """The part of a rank: of each round of ``ranks * run_length`` samples one run; of the last round a fair share."""
+    if run_length == 1:
+        return order[rank::ranks]
+    part = []
+    for begin in range(0, len(order), ranks * run_length):
+        of_round = order[begin : begin + ranks * run_length]
+        share, odd = divmod(len(of_round), ranks)
+        first = rank * share + min(rank, odd)
+        part += of_round[first : first + share + (rank < odd)]
+    return part
 
 
 def _group() -> tuple[int, int]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import logging
 import mmap
 import os
+import secrets
+import struct
 import tempfile
+import threading
 import weakref
 from contextlib import suppress
 from pathlib import Path
 
 import xxhash
 
-from ai4os_data.processes import tell_after_fork
+from ai4os_data.descriptors import exhausted
+from ai4os_data.processes import PerProcess, tell_after_fork
 
 log = logging.getLogger("ai4os_data")
 
@@ -34,15 +39,17 @@ _FIELDS = (
     "passed_through",
     "damaged",
     "skipped",
+    "changed",
 )
 HITS, MISSES, BYTES_FROM_CACHE, BYTES_FROM_NETWORK = range(4)
 REQUESTS_GET, REQUESTS_ARCHIVE, REQUESTS_PROPFIND, REQUESTS_PUT, REQUESTS_OTHER = range(4, 9)
-RETRIES, WAITED_NS, STORED, PASSED_THROUGH, DAMAGED, SKIPPED = range(9, 15)
+RETRIES, WAITED_NS, STORED, PASSED_THROUGH, DAMAGED, SKIPPED, CHANGED = range(9, 16)
 
 _PREFIX = "ai4os-data-counters-"
+_RANGE = struct.Struct("hhqqi4x")  # struct flock of fcntl(2), on 64-bit Linux
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  a file of random name, mode 0600
 _ROWS = 256
-_COLUMNS = 16
+_COLUMNS = 24
 _PID = _COLUMNS - 1
 _ROW_BYTES = 8 * _COLUMNS
 _MARKS = 512
@@ -63,7 +70,8 @@ def tell_once(message: str) -> None:
 class Counters:
     """Numbers that all processes of one owner add to, each in a row of its own; any of them reads the sum.
 
-    The rows lie in a small shared file, removed with its owner. ``row[HITS] += 1`` is all that counting costs.
+    The rows lie in a small shared file, removed with its owner. ``row[HITS] += 1`` is all that counting costs, and no
+    file stays open for it.
     """
 
     def __init__(self) -> None:
@@ -73,13 +81,13 @@ class Counters:
 
     def _open(self) -> None:
         with open(self._path, "r+b") as file:
-            self._map = mmap.mmap(file.fileno(), _FILE_BYTES)
+            self._map = _mapped(file.fileno())
             self.row = self._claim(file.fileno())
         tell_after_fork(self)
 
     def _claim(self, descriptor: int) -> memoryview:
         """A row that no living process adds to; what it already holds stays in the sum."""
-        rows = memoryview(self._map).cast("q")
+        rows = self._map.cast("q")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
             for begin in range(0, _ROWS * _COLUMNS, _COLUMNS):
@@ -89,7 +97,7 @@ class Counters:
                     return rows[begin : begin + _COLUMNS]
             return rows[:_COLUMNS]  # more processes than rows: counts may be lost, nothing else
         finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # the mapping keeps the descriptor open
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked just now has the descriptor too
 
     def after_fork(self) -> None:
         """Count in a row of the child's own."""
@@ -112,13 +120,13 @@ class Counters:
 
     def totals(self) -> dict[str, int]:
         """Each number, summed over all processes, those that have ended included."""
-        rows = memoryview(self._map).cast("q")[: _ROWS * _COLUMNS]
+        rows = self._map.cast("q")[: _ROWS * _COLUMNS]
         return {field: sum(rows[column::_COLUMNS]) for column, field in enumerate(_FIELDS)}
 
     def is_first(self, event: str) -> bool:
         """Whether no process of the owner has asked this of the event before. It remembers the first few hundred."""
         mark = xxhash.xxh3_64_intdigest(event.encode("utf-8", "surrogateescape")) >> 1 or 1
-        marks = memoryview(self._map).cast("q")[_ROWS * _COLUMNS : _NOTES_FROM // 8]
+        marks = self._map.cast("q")[_ROWS * _COLUMNS : _NOTES_FROM // 8]
         with suppress(OSError), open(self._path, "rb") as file:  # the owner may be gone
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
@@ -130,7 +138,7 @@ class Counters:
     @property
     def noted_bytes(self) -> int:
         """How much the processes of the owner have noted for each other."""
-        length: int = memoryview(self._map).cast("q")[_NOTES_FROM // 8]
+        length: int = self._map.cast("q")[_NOTES_FROM // 8]
         return length
 
     def note(self, line: str) -> None:
@@ -143,14 +151,14 @@ class Counters:
                 if begin + len(data) <= _NOTES_BYTES - 8:
                     place = _NOTES_FROM + 8 + begin
                     self._map[place : place + len(data)] = data
-                    memoryview(self._map).cast("q")[_NOTES_FROM // 8] = begin + len(data)
+                    self._map.cast("q")[_NOTES_FROM // 8] = begin + len(data)
             finally:
                 fcntl.flock(file, fcntl.LOCK_UN)
 
     def noted(self) -> list[str]:
         """What has been noted, by this process or another."""
         begin = _NOTES_FROM + 8
-        return self._map[begin : begin + self.noted_bytes].decode().splitlines()
+        return bytes(self._map[begin : begin + self.noted_bytes]).decode().splitlines()
 
 
 def _enter(marks: memoryview, mark: int) -> bool:
@@ -164,36 +172,172 @@ def _enter(marks: memoryview, mark: int) -> bool:
     return True
 
 
+class _Files:
+    """This process's files in one folder. A lock on one of them says that their owner lives, in whatever container.
+
+    The kernel takes the lock back when the process ends. Numbers of processes would not do: who shares the folder may
+    not see them, or may see others under them.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._stem = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
+        self._names: set[str] = set()
+        self._locked: tuple[str, int] | None = None  # a name, and the descriptor that has the lock
+        self._lock = threading.RLock()  # finalizers come on any thread, this one among them
+        self._seen: dict[str, str] = {}  # the file that had the lock of other owners
+
+    def new(self) -> str:
+        """The path of a new file, with room behind it."""
+        with self._lock:
+            self._sweep()
+            staged = os.path.join(self._folder, f"ai4os-data-new-{secrets.token_hex(12)}")
+            name = f"{self._stem}-{secrets.token_hex(4)}"
+            descriptor = os.open(staged, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, _FILE_BYTES)  # with no room behind it, a mapping ends the process
+                if self._locked is None:
+                    _lock(descriptor)
+                    self._locked = name, os.dup(descriptor)
+                os.rename(staged, os.path.join(self._folder, name))  # others look for the name: it is locked by now
+                self._names.add(name)
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(staged)
+                self._unlock(name)
+                raise
+            finally:
+                os.close(descriptor)
+            return os.path.join(self._folder, name)
+
+    def remove(self, path: str) -> None:
+        """Remove a file; if it had the lock, another one gets it first."""
+        name = os.path.basename(path)
+        with self._lock:
+            self._names.discard(name)
+            if self._locked is not None and self._locked[0] == name:
+                _, old = self._locked
+                self._locked = self._other_locked()
+                os.close(old)
+            Path(path).unlink(missing_ok=True)
+
+    def _other_locked(self) -> tuple[str, int] | None:
+        for name in self._names:
+            with suppress(OSError):
+                descriptor = os.open(os.path.join(self._folder, name), os.O_RDWR | os.O_CLOEXEC)
+                _lock(descriptor)
+                return name, descriptor
+        return None
+
+    def _unlock(self, name: str) -> None:
+        if self._locked is not None and self._locked[0] == name:
+            os.close(self._locked[1])
+            self._locked = None
+
+    def _sweep(self) -> None:
+        """Remove the files of owners that were killed; who still counts there has them mapped."""
+        for stem, names in self._others().items():
+            # Twice: the lock may have gone over to another file meanwhile.
+            if not (self._lives(stem, names) or self._lives(stem, self._others().get(stem, []))):
+                for name in names:
+                    with suppress(OSError):
+                        os.unlink(os.path.join(self._folder, name))
+
+    def _others(self) -> dict[str, list[str]]:
+        """The names of the files of other owners, by what they begin with."""
+        found: dict[str, list[str]] = {}
+        for name in os.listdir(self._folder):
+            stem = name.rpartition("-")[0]
+            if name.startswith(_PREFIX) and "-" in stem.removeprefix(_PREFIX) and stem != self._stem:
+                found.setdefault(stem, []).append(name)
+        return found
+
+    def _lives(self, stem: str, names: list[str]) -> bool:
+        """Whether one of the files has the lock, or cannot be looked at."""
+        seen = self._seen.get(stem)
+        for name in [seen, *names] if seen in names and seen is not None else names:
+            try:
+                descriptor = os.open(os.path.join(self._folder, name), os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            except OSError:  # another user's
+                return True
+            try:
+                if _is_locked(descriptor):
+                    self._seen[stem] = name
+                    return True
+            finally:
+                os.close(descriptor)
+        return False
+
+
+class _Folders:
+    """This process's files, by folder."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, _Files] = {}
+
+    def of(self, folder: str) -> _Files:
+        return self._files.setdefault(folder, _Files(folder))
+
+
+_folders = PerProcess(_Folders)
+
+
 def _new_file() -> str:
     """A file for the rows: in shared memory, or beside other temporary files where that is full."""
     for folder in (_SHARED_MEMORY, tempfile.gettempdir()):
         with suppress(OSError):
-            _sweep(folder)
-            descriptor, name = tempfile.mkstemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=folder)
-            try:
-                os.posix_fallocate(descriptor, 0, _FILE_BYTES)  # with no room behind it, a mapping ends the process
-            except OSError:
-                os.unlink(name)
-                raise
-            finally:
-                os.close(descriptor)
-            return name
+            return _folders.get().of(folder).new()
+    if (out := exhausted()) is not None:
+        raise out
     message = f"no room for {_FILE_BYTES:,} bytes in {_SHARED_MEMORY}, nor in {tempfile.gettempdir()}"
     raise OSError(errno.ENOSPC, message)
 
 
-def _sweep(folder: str) -> None:
-    """Remove the files of owners that were killed; who still counts there has them mapped."""
-    for name in os.listdir(folder):
-        owner = name.removeprefix(_PREFIX).partition("-")[0]
-        if name.startswith(_PREFIX) and owner.isdecimal() and not _alive(int(owner)):
-            with suppress(OSError):
-                os.unlink(os.path.join(folder, name))
+def _lock(descriptor: int) -> None:
+    """Lock the first byte for as long as this open file lives (fcntl(2), F_OFD_SETLK): not in the way of `flock`."""
+    with suppress(OSError):  # some file systems have no such locks
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _RANGE.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
 
 
-def _remove(name: str, owner: int) -> None:
+def _is_locked(descriptor: int) -> bool:
+    asked = _RANGE.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+    kind, *_ = _RANGE.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
+    return bool(kind != fcntl.F_UNLCK)
+
+
+def _mapped(descriptor: int) -> memoryview:
+    """The file of the rows in memory.
+
+    Not by mmap.mmap, which keeps a descriptor open (until Python 3.13): a process may have 1,024 in all.
+    """
+    address = _libc.mmap(None, _FILE_BYTES, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, descriptor, 0)
+    if address in {None, _MAP_FAILED}:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    cells = (ctypes.c_char * _FILE_BYTES).from_address(address)
+    unmap = weakref.finalize(cells, _libc.munmap, address, _FILE_BYTES)
+    unmap.atexit = False  # threads may count until the very end
+    return memoryview(cells).cast("B")  # which keeps the cells, and so the mapping
+
+
+def _system_calls() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    libc.munmap.restype = ctypes.c_int
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    return libc
+
+
+_libc = _system_calls()
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+
+def _remove(path: str, owner: int) -> None:
     if os.getpid() == owner:
-        Path(name).unlink(missing_ok=True)
+        _folders.get().of(os.path.dirname(path)).remove(path)
 
 
 def _alive(pid: int) -> bool:

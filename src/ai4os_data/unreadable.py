@@ -5,6 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from ai4os_data.braces import alternatives
 from ai4os_data.index import enumerated
 from ai4os_data.patterns import matcher
 from ai4os_data.telemetry import tell_once
@@ -79,9 +80,7 @@ def check_keys(unreadable: Iterable[Unreadable], keys: Iterable[str]) -> None:
 
 def reaches(pattern: str, folder: str) -> bool:
     """Whether something in a folder, or further below, could match a pattern."""
-    if "{" in pattern:  # its alternatives may hold slashes
-        return True
-    return _reach(pattern.split("/"), folder.split("/"))
+    return any(_reach(glob.split("/"), folder.split("/")) for glob in alternatives(pattern))
 
 
 def _reach(pattern: Sequence[str], folder: Sequence[str]) -> bool:

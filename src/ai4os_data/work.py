@@ -6,9 +6,9 @@ import traceback
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
-from ai4os_data import nesting, seeding
+from ai4os_data import mismatch, nesting, seeding
 from ai4os_data.errors import SampleError, SkippedError
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from ai4os_data.course import Course
     from ai4os_data.datasets import StorageDataset
+
+
+_OF_TORCH = {TypeError, RuntimeError, KeyError, ValueError}  # what `default_collate` raises
 
 
 class Wanted(NamedTuple):
@@ -97,30 +100,49 @@ class Work(Dataset[Any]):
 
     def _made(self, wanted: Wanted) -> Any:
         seeds = [seeding.sample_seed(wanted.seed, wanted.epoch, index) for index in wanted.indices]
-        items = self._items(wanted.indices, seeds)
+        found = self._items(wanted.indices, seeds)
+        items = [item for _, item in found]
         if not self._is_batched:
             return self._collate(items[0])
         seeding.plant(seeding.batch_seed(wanted.seed, wanted.epoch, wanted.indices[0]))
-        return self._collate(items)
+        try:
+            return self._collate(items)
+        except (TypeError, RuntimeError, KeyError, ValueError) as error:
+            # An error of the user's own function is the user's own; torch's names no sample.
+            if self._collate is not default_collate or type(error) not in _OF_TORCH:
+                raise
+            words = mismatch.explained(items, self._names(wanted.indices, [place for place, _ in found]))
+            if words is None:
+                raise
+            raise type(error)(f"{words}. ({error})") from error
 
-    def _items(self, indices: list[int], seeds: list[int]) -> list[Any]:
+    def _names(self, indices: list[int], places: Sequence[int]) -> list[str]:
+        """What the samples at these places of a batch are called: by their keys, as far as they are known."""
+        found = nesting.expected(self.dataset, indices)
+        names = [
+            f"sample {index}" if where is None else repr(where[0].entry_of(where[1]).key)
+            for index, where in zip(indices, found, strict=True)
+        ]
+        return [names[place] for place in places]
+
+    def _items(self, indices: list[int], seeds: list[int]) -> list[tuple[int, Any]]:
+        """The samples, each with its place among the indices; bad ones left out."""
         places = nesting.located(self.dataset, indices)
         if places is not None:
             return _read(places, seeds)
         if self._is_batched and nesting.fetches_batches(self.dataset):
             seeding.plant(seeds[0])
-            items: list[Any] = self.dataset.__getitems__(indices)
-            return items
+            return list(enumerate(self.dataset.__getitems__(indices)))
         return self._one_by_one(indices, seeds)
 
-    def _one_by_one(self, indices: list[int], seeds: list[int]) -> list[Any]:
+    def _one_by_one(self, indices: list[int], seeds: list[int]) -> list[tuple[int, Any]]:
         """The samples of somebody else's dataset; those that one of ours inside it skips are left out."""
         items = []
         skipped: SkippedError | None = None
-        for index, seed in zip(indices, seeds, strict=True):
+        for place, (index, seed) in enumerate(zip(indices, seeds, strict=True)):
             seeding.plant(seed)
             try:
-                items.append(self.dataset[index])
+                items.append((place, self.dataset[index]))
             except SkippedError as error:
                 skipped = error
         if skipped is not None and not items:
@@ -148,8 +170,8 @@ def as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _read(places: Sequence[nesting.Place], seeds: Sequence[int]) -> list[Any]:
-    """The samples of several datasets, in order; bad ones left out.
+def _read(places: Sequence[nesting.Place], seeds: Sequence[int]) -> list[tuple[int, Any]]:
+    """The samples of several datasets, each with its place, in order; bad ones left out.
 
     Raises:
         SkippedError: all of them are bad.
@@ -167,4 +189,4 @@ def _read(places: Sequence[nesting.Place], seeds: Sequence[int]) -> list[Any]:
     if not found:
         dataset, index = places[-1]
         raise dataset.skipped(dataset.checked(index))
-    return [item for _, item in found]
+    return found

@@ -254,3 +254,31 @@ def test_what_is_given_away_stays_so_for_an_hour_in_every_process(
         pass
     assert taken() > limit * 9 // 10
     cache.close()
+
+
+@pytest.mark.parametrize("ahead_s", [365 * 86_400.0, 1900.0])
+def test_room_given_away_under_a_clock_that_was_ahead_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    """As soon as the clock is right, and it does not go away again when the time comes that was meant."""
+    limit = 16 * MiB
+    files = source([100_000] * 240, "given")
+    cache = DiskCache(tmp_path, limit)
+    cached = CachedStore(files, cache)
+    now = time.time()
+
+    def fill(at: float) -> None:
+        monkeypatch.setattr("ai4os_data.cache.ledger.time.time", lambda: at)
+        for _ in cached.read_many(files.list()):
+            pass
+
+    fill(now + ahead_s)
+    whole = cache.stats()["bytes"]
+    cache.give_way(6 * MiB)
+    cache.close()
+    cache = DiskCache(tmp_path, limit)
+    cached = CachedStore(files, cache)
+    for later_s in (0, ahead_s + 10):
+        fill(now + later_s)
+        assert cache.stats()["bytes"] > whole * 9 // 10
+    cache.close()

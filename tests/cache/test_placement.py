@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -19,6 +22,8 @@ from cache.disks import cached_files, ext4, make_read_only, tmpfs, used_bytes
 from cache.sources import source
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from servers import RcloneMount
     from shares import Share
 
@@ -301,6 +306,9 @@ def test_read_only_disk_is_read_from(tmp_path: Path) -> None:
         ("1048576", MiB),
         ("1048576B", MiB),
         (" 4 MiB ", 4 * MiB),
+        ("20 GB", 20 * 10**9),
+        ("20 G", 20 * 1024**3),
+        ("20Gi", 20 * 1024**3),
     ],
 )
 def test_size_limit_is_understood(tmp_path: Path, size: int | str, size_bytes: int) -> None:
@@ -309,13 +317,84 @@ def test_size_limit_is_understood(tmp_path: Path, size: int | str, size_bytes: i
 
 
 @pytest.mark.parametrize(
-    "size", ["", "lots", "-5GiB", "5GiBs", "1e9", "GiB", "5 5GiB", "0x10", True, None, 1e9, b"5GiB"]
+    "size",
+    ["", "lots", "20i", "20iB", "20 G B", "-5GiB", "5GiBs", "1e9", "GiB", "5 5GiB", "0x10", True, None, 1e9, b"5GiB"],
 )
 def test_size_limit_that_is_none_says_how_to_write_one(tmp_path: Path, size: Any) -> None:
     """The error shows what was given, and what may be."""
     with pytest.raises(errors.CacheLimitError, match="20GiB") as caught:
         DiskCache(tmp_path, size)
     assert repr(size) in str(caught.value)
+
+
+def test_the_error_tells_gib_from_gb() -> None:
+    """What looks alike is 7 % apart."""
+    with pytest.raises(errors.CacheLimitError, match=re.escape("'20GB' (20 * 1000**3 bytes, 18.6 GiB)")):
+        placement.parse_size("20 gigs")
+
+
+def test_unlike_limits_in_one_process_are_logged_once_and_the_smaller_holds(tmp_path: Path) -> None:
+    """For both, whichever was first; while both live."""
+    files = source([256 * KiB] * 60, "unlike")
+    with Warnings() as warnings:
+        large = DiskCache(tmp_path, "12MiB")
+        small = DiskCache(tmp_path / ".", "4MiB")
+        again = DiskCache(tmp_path, 4 * MiB)
+        assert wrong_keys(CachedStore(files, large), files, files.list()) == []
+    (warning,) = warnings
+    assert "4,194,304 and 12,582,912 bytes: the smaller one holds" in warning
+    assert {cache.stats()["size_limit"] for cache in (large, small, again)} == {4 * MiB}
+    assert large.stats()["bytes"] <= 4 * MiB
+    del small, again
+    with Warnings() as warnings:
+        DiskCache(tmp_path, "12MiB")
+    assert warnings == []
+    gc.collect()
+    assert large.stats()["size_limit"] == 12 * MiB
+
+
+def test_limits_of_auto_are_never_unlike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They differ by what is free just then; but a given one and that of "auto" are."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with Warnings() as warnings:
+        first = DiskCache()
+        (tmp_path / "something else").write_bytes(bytes(8 * MiB))
+        second = DiskCache()
+        assert first.directory == second.directory
+    assert warnings == []
+    with Warnings() as warnings:
+        DiskCache(first.directory, "8MiB")
+    assert "8,388,608" in warnings[0]
+
+
+def hold_a_lease(directory: str, answer: Connection) -> None:
+    """Store something, and stay."""
+    files = source([256 * KiB] * 4, "unlike elsewhere")
+    cached = CachedStore(files, DiskCache(directory, "8MiB"))
+    answer.send(wrong_keys(cached, files, files.list()))
+    answer.recv()
+
+
+def test_another_limit_in_another_process_is_logged_while_it_lives(tmp_path: Path) -> None:
+    """Each keeps to its own."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=hold_a_lease, args=(str(tmp_path), theirs))
+    process.start()
+    assert ours.poll(60)
+    assert ours.recv() == []
+    with Warnings() as warnings:
+        DiskCache(tmp_path, "8MiB")
+        assert warnings == []
+        gc.collect()
+        DiskCache(tmp_path, "16MiB")
+        gc.collect()
+    (warning,) = warnings
+    assert "whose limit is 8,388,608 bytes; here it is 16,777,216" in warning
+    ours.send(None)
+    process.join()
+    with Warnings() as warnings:
+        DiskCache(tmp_path, "24MiB")
+    assert warnings == []
 
 
 @pytest.mark.parametrize("size", [0, 1000, "1000", "100KiB", -1, MiB - 1])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import gzip
 import io
 import multiprocessing
 import pickle
 import re
+import tarfile
+import zipfile
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pytest
+from fsspec.implementations.tar import TarFileSystem
 
 from ai4os_data import Remote, StorageDataset, errors, open_filesystem
 from ai4os_data.fsspec import RootedFileSystem, StorageFileSystem
@@ -251,6 +255,141 @@ def test_what_is_opened_to_be_read_cannot_be_written(folder: Share, files: Roote
     StorageDataset(folder.location, remote=folder.remote, pattern="large", decode="path").warm(progress=False)
     with files.open("large") as file:
         assert (file.size, file.writable(), file.read() == bytes(LARGE_BYTES)) == (LARGE_BYTES, False, True)
+
+
+def test_opened_files_say_what_they_are(folder: Share, files: RootedFileSystem, rshare: str) -> None:
+    """As fsspec's own do: a small file, one that is read in ranges, one through fsspec's blocks, and a new one."""
+    folder.put({"small.gz": b"0123456789", "large.nii.gz": bytes(LARGE_BYTES)})
+    registered, top = fsspec.core.url_to_fs(rshare)
+    for fs, before in ((files, ""), (registered, f"{top}/")):
+        for key, cache_type in (("small.gz", None), ("large.nii.gz", None), ("small.gz", "bytes")):
+            path = f"{before}{key}"
+            with fs.open(path, cache_type=cache_type) as file:
+                assert (file.path, file.mode, file.fs, file.loc) == (path, "rb", fs, 0)
+                assert file.full_name == fs.unstrip_protocol(path)
+                assert (file.size, file.info()["size"], file.details["name"]) == (fs.size(path), fs.size(path), path)
+                assert cache_type or file.name == path
+                assert file.readinto(bytearray(4)) == file.tell() == file.loc == 4
+        with fs.open(f"{before}new", "xb") as new:
+            assert (new.path, new.name, new.mode, new.fs) == (f"{before}new", f"{before}new", "xb", fs)
+            with pytest.raises(ValueError, match="still being written"):
+                new.info()
+        fs.rm(f"{before}new")
+
+
+def test_archives_are_read_in_an_opened_file(folder: Share, files: RootedFileSystem, rshare: str) -> None:
+    """tar:// and zip:// over a file and in a chain of URLs; the compression follows from the name."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as tar:
+        member = tarfile.TarInfo("a.txt")
+        member.size = 5
+        tar.addfile(member, io.BytesIO(b"hello"))
+    folder.put({"t.tar.gz": content.getvalue(), "x.gz": gzip.compress(b"text")})
+    assert TarFileSystem(fo=files.open("t.tar.gz")).cat("a.txt") == b"hello"
+    with fsspec.open(f"tar://a.txt::{rshare}/t.tar.gz") as file:
+        assert file.read() == b"hello"
+    for before in ("", "simplecache::"):
+        with fsspec.open(f"{before}{rshare}/x.gz", "rt", compression="infer") as text:
+            assert text.read() == "text"
+    with files.open("z.zip", "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.txt", "hello")
+    with fsspec.open(f"zip://a.txt::{rshare}/z.zip") as file:
+        assert file.read() == b"hello"
+
+
+def test_a_file_that_is_read_in_ranges_is_opened_again_elsewhere(folder: Share, files: RootedFileSystem) -> None:
+    """Pickled it goes on at its position; one that has changed raises, and is never spliced."""
+    folder.put({"large": b"0" * (LARGE_BYTES - 3) + b"end", "small": b"0123"})
+    for key, size_bytes in (("large", LARGE_BYTES), ("small", 4)):
+        with files.open(key) as file:
+            file.seek(size_bytes - 3)
+            with pickle.loads(pickle.dumps(file)) as again:  # noqa: S301  our own
+                assert (again.path, again.tell()) == (key, size_bytes - 3)
+                assert again.read() == file.read()
+    with files.open("large") as file:
+        sent = pickle.dumps(file)
+    folder.put({"large": b"other"})
+    with pytest.raises(errors.ChangedError, match="open it again"):
+        pickle.loads(sent)  # noqa: S301  our own
+
+
+def test_a_folder_is_not_read_as_a_file(folder: Share, files: RootedFileSystem) -> None:
+    """Neither is the root, however it is asked for."""
+    folder.put({"a/b": "b"})
+    for path in ("a", "", "/", "a/"):
+        for read in (files.open, files.cat_file, files.ukey, files.checksum):
+            with pytest.raises(IsADirectoryError):
+                read(path)
+    assert [type(found) for found in files.cat_ranges(["a", "a/b"], 0, 1)] == [IsADirectoryError, bytes]
+
+
+@pytest.mark.parametrize("path", ["a//b", "a/../b", "./b", "a/./b", "a//", "..", "a\0b"])
+def test_there_is_nothing_at_a_path_that_names_nothing(folder: Share, files: RootedFileSystem, path: str) -> None:
+    """It is missing, as on other file systems; and it is not written."""
+    folder.put({"a/b": "b", "b": "b"})
+    is_folder = path == "a//"  # the slashes at the end are none of its name
+    assert (files.exists(path), files.isfile(path), files.isdir(path)) == (is_folder, False, is_folder)
+    reads: list[Callable[[str], object]] = [files.info, files.ls, files.rm, files.open, files.cat_file, files.ukey]
+    for read in reads if not is_folder else ():
+        with pytest.raises(FileNotFoundError):
+            read(path)
+    if not is_folder:
+        assert files.find(path) == []
+        assert files.cat_ranges([path], 0, 1)[0].errno == errno.ENOENT
+        writes: list[Callable[[str], object]] = [files.touch, files.makedirs, lambda path: files.pipe_file(path, b"1")]
+        for write in writes:
+            with pytest.raises(errors.LocationError):
+                write(path)
+    assert files.find("") == ["a/b", "b"]
+
+
+@pytest.mark.parametrize("path", ["", "/"])
+def test_a_root_is_emptied_and_stays(folder: Share, files: RootedFileSystem, path: str) -> None:
+    """As rm, and as the clear of a mapper, which keeps every error to itself; not without a word."""
+    folder.put({"a/b": "b", "c": "c"})
+    for remove in (files.rm, files.rmdir, files.rm_file):
+        with pytest.raises(OSError, match="folder"):
+            remove(path)
+    assert files.find("") == ["a/b", "c"]
+    files.rm(path, recursive=True)
+    assert list(folder.root.iterdir()) == []
+    with pytest.raises(OSError, match="never removed"):
+        files.rmdir(path)
+    mapper = files.get_mapper(path)
+    mapper["a/b"] = b"b"
+    mapper.clear()
+    assert list(mapper) == []
+    assert files.isdir("")
+
+
+def test_a_remote_is_emptied_alone(folder: Share, rshare: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own folder stays; all remotes together are not emptied."""
+    folder.put({"a/b": "b", "c": "c"})
+    monkeypatch.setenv("RCLONE_CONFIG_RSHARE_URL", folder.location)
+    files, _ = fsspec.core.url_to_fs(rshare)
+    for everything in ("", "ai4os://"):
+        with pytest.raises(PermissionError, match="remotes"):
+            files.rm(everything, recursive=True)
+    assert files.find("rshare") == ["rshare/a/b", "rshare/c"]
+    files.rm("ai4os://rshare", recursive=True)
+    assert list(folder.root.iterdir()) == []
+    assert files.ls("rshare") == []
+
+
+def test_options_of_every_file_system_are_taken(folder: Share, rshare: str) -> None:
+    """What code for any file system passes; of another HTTP client nothing is used, and nothing kept."""
+    folder.put({"a": "0123456789"})
+    options = {"block_size": 0, "client_kwargs": {"headers": {"Authorization": PASSWORD}}, "use_listings_cache": False}
+    files = fsspec.filesystem("ai4os", skip_instance_cache=True, **options)
+    assert files.cat_file(f"{rshare}/a") == b"0123456789"
+    assert PASSWORD not in files.to_json() + repr(files)
+    with fsspec.open(f"{rshare}/a", block_size=4, cache_options={}, cache_type="readahead") as file:
+        assert (file.blocksize, file.cache.name, file.read(3)) == (4, "readahead", b"012")
+    with fsspec.filesystem("ai4os", default_cache_type="bytes", skip_instance_cache=True).open(f"{rshare}/a") as file:
+        assert (file.cache.name, file.read(3)) == ("bytes", b"012")
+    for wrong in ("blocksize", "timeout", "cache_typ"):
+        with pytest.raises(TypeError, match=f"'{wrong}'"):
+            fsspec.filesystem("ai4os", **{wrong: 1})
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # fsspec does not close the file of its blocks

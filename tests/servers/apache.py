@@ -25,6 +25,7 @@ _LOAD = (
     "auth_basic",
     "authz_core",
     "authz_user",
+    "alias",
     "dav",
     "dav_fs",
     "dir",
@@ -71,6 +72,7 @@ DocumentRoot "{root}"
     AuthUserFile "{workspace}/users"
     Require valid-user
 </Directory>
+{more}
 """
 
 
@@ -85,13 +87,23 @@ class ApacheServer(Server):
         user: The only user that may come in, by basic authentication.
         password: Its password.
         depth_infinity: Whether ``PROPFIND`` with that depth is answered.
+        more: Further lines of its configuration.
     """
 
     name = "apache"
 
-    def __init__(self, root: Path, *, user: str = USER, password: str = PASSWORD, depth_infinity: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        user: str = USER,
+        password: str = PASSWORD,
+        depth_infinity: bool = False,
+        more: str = "",
+    ) -> None:
         super().__init__(root, user=user, password=password)
         self.depth_infinity = depth_infinity
+        self.more = more
 
     def _launch(self) -> Child:
         if self.port:
@@ -136,6 +148,7 @@ class ApacheServer(Server):
                 port=port,
                 types=types,
                 depth_infinity="On" if self.depth_infinity else "Off",
+                more=self.more,
                 modules="\n".join(f'LoadModule {name}_module "{MODULES}/mod_{name}.so"' for name in _LOAD),
             )
         )

@@ -92,6 +92,7 @@ class Habits:
         absolute_hrefs: Whether listings name host and port.
         latency_s: How long each request waits before it is answered.
         expired: Whether every request is answered 401.
+        public: Whether whoever asks is let in, as on the host that a signed address leads to.
     """
 
     depth_infinity: Literal["listed", "refused", "clamped"] = "listed"
@@ -99,6 +100,7 @@ class Habits:
     absolute_hrefs: bool = False
     latency_s: float = 0.0
     expired: bool = False
+    public: bool = False
 
 
 class FaultServer(Server):

@@ -206,7 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
     # What a healthy server would answer.
 
     def _healthy(self, key: str) -> _Answer:
-        if self.server.habits.expired or self.headers.get("Authorization") not in self.server.accepted:
+        is_known = self.server.habits.public or self.headers.get("Authorization") in self.server.accepted
+        if self.server.habits.expired or not is_known:
             return _Answer(401, {"WWW-Authenticate": 'Basic realm="fault", charset="UTF-8"'})
         place = self.server.root / key
         if ".." in key.split("/"):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import IO, TYPE_CHECKING, Literal
 
 from ai4os_data import errors, telemetry
-from ai4os_data.bodies import Body, MemoryBody
+from ai4os_data.bodies import Body, LargeBody, MemoryBody, NoBody
 from ai4os_data.cache.claims import Claim
 from ai4os_data.cache.fingerprints import fingerprint
 from ai4os_data.cache.objects import Held, LocalPath, digest, intact, is_at, share
-from ai4os_data.cache.temporaries import write_temporary
+from ai4os_data.cache.staged import allocated
+from ai4os_data.cache.temporaries import TemporaryBody, write_temporary
+from ai4os_data.packed import PackedList, Same, packed_texts
 from ai4os_data.ranged import BLOCK_BYTES, RangedFile
-from ai4os_data.telemetry import tell_once
+from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
     from ai4os_data.cache.disk_cache import DiskCache
@@ -22,10 +25,15 @@ if TYPE_CHECKING:
 
 Prepare = Callable[[bytes], bytes]
 Drift = Literal["error", "warn", "refresh"]
+As = Literal["bytes", "file", "nothing"]
+"""How a large file is wanted: in memory, as a local file, or merely in the cache."""
 Result = tuple["Entry", bytes | errors.StorageError]
-Arrival = tuple["Entry", list[bytes] | errors.StorageError]
-Hit = Callable[[Held], list[bytes] | None]
+Content = list[bytes] | Held | TemporaryBody | NoBody
+"""What came: pieces in memory, a file of the cache, a file outside of it, or nothing that anybody reads."""
+Arrival = tuple["Entry", Content | errors.StorageError]
+Hit = Callable[[Held], Content | None]
 
+_MOST_CHANGES = 8  # of one file, one after the other
 IN_MEMORY_BYTES = 16 * 1024 * 1024
 
 
@@ -61,8 +69,9 @@ class CachedStore:
             "" if prepare is None else str(prepare_version if prepare_version is not None else fingerprint(prepare))
         )
         self._newer: dict[str, Entry] = {}
-        self._listed: list[Entry] = []
-        self._names: list[str] = []
+        self._listing: str | None = None
+        self._listed: Sequence[Entry] = ()
+        self._names: PackedList[str] = Same("", 0)
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """Be known to the cache in this process too."""
@@ -71,24 +80,55 @@ class CachedStore:
         self.keep_together(self._listed)
         self._newer = newer
 
-    def keep_together(self, entries: list[Entry]) -> None:
+    def keep_together(self, entries: Sequence[Entry]) -> None:
         """Read these from now on; under the policy ``"auto"`` they do not evict each other while this object lives."""
         self._listed = entries
-        self._names = []
-        self._newer = {}  # than an earlier listing
+        self._names = Same("", 0)
         if self.cache is not None and entries:
             self.cache.keep_together(self._names_together)
+
+    def begin(self, listing: str, newer: Mapping[str, Entry]) -> None:
+        """Read by a listing from now on.
+
+        Args:
+            listing: tells it from any other. What a file of it was found to have become holds for it alone: a later
+                listing may find the file as it was.
+            newer: files that are known to have changed since, by their keys.
+        """
+        self._listing = listing
+        self._newer = dict(newer)
 
     @property
     def names(self) -> Sequence[str]:
         """The digests of the entries that are read from here, in their order."""
-        self._names_together()
-        return self._names
+        if len(self._names) != len(self._listed):
+            newer = self._newer
+            entries = (newer.get(entry.key, entry) for entry in self._listed) if newer else self._listed
+            self._names = packed_texts([self.name(entry) for entry in entries])
+        if self._listing is None or self.cache is None or not (newer_names := self.cache.objects.newer):
+            return self._names
+        return [newer_names.get(self._link(name), name) for name in self._names]
 
     def _names_together(self) -> Iterable[str]:
-        if len(self._names) != len(self._listed):
-            self._names = [self.name(entry) for entry in self._listed]
-        return self._names
+        return self.names
+
+    def _link(self, name: str) -> str:
+        """What stands for a file of this listing, where it is noted what the file has become."""
+        return digest("newer", name, self._listing or "")
+
+    def _found_newer(self, name: str) -> Held | None:
+        """The cached file of what a file was found to have become since it was listed, if that may be used."""
+        if self._listing is None or self.on_drift == "error" or self.cache is None:
+            return None
+        objects = self.cache.objects
+        for _ in range(_MOST_CHANGES):
+            newer = objects.newer.get(self._link(name)) if objects.newer else None
+            if newer is None:
+                return None
+            if (held := objects.find(newer)) is not None and objects.is_there(held):
+                return held
+            name = newer
+        return None
 
     def name(self, entry: Entry) -> str:
         """The digest under which an entry is cached: another version of the file has another one."""
@@ -130,17 +170,25 @@ class CachedStore:
                 yield entry, _joined(result)
             return
         missing = []
-        known = self.cache.objects.known
         for entry in entries:
-            name = self.name(entry)
-            held = known.get(name)
+            held = self.known(entry)
             data = self.hit(held) if held is not None else None
             if data is None:
-                missing.append((entry, name))
+                missing.append((entry, self.name(entry)))
             else:
                 yield entry, data
         for entry, result in self._fetch(missing, self._hit_pieces):
             yield entry, _joined(result)
+
+    def known(self, entry: Entry) -> Held | None:
+        """The cached file of an entry, or of what it has become, as far as this process knows of it."""
+        assert self.cache is not None
+        objects = self.cache.objects
+        name = self.name(self._newer.get(entry.key, entry) if self._newer else entry)
+        held = objects.known.get(name)
+        if held is None and objects.newer and self._listing is not None and self.on_drift != "error":
+            held = objects.known.get(objects.newer.get(self._link(name), ""))
+        return held
 
     def open(self, entry: Entry) -> IO[bytes]:
         """An entry as a seekable binary file: from the cache, or, where it is large, in ranges from the store.
@@ -151,7 +199,7 @@ class CachedStore:
         entry = self._newer.get(entry.key, entry)
         if entry.size_bytes <= IN_MEMORY_BYTES or self._prepare is not None:
             return io.BytesIO(self.read(entry))
-        held = self.cache.objects.find(self.name(entry)) if self.cache is not None else None
+        held = self._held(entry) if self.cache is not None else None
         if held is not None and intact(held):
             with suppress(FileNotFoundError):
                 file = open(held.path, "rb")  # noqa: SIM115  the caller's to close
@@ -194,26 +242,61 @@ class CachedStore:
         entry = self._newer.get(entry.key, entry)
         if (local := self._local_path(entry)) is not None:
             return LocalPath.in_place(local)
-        if self.cache is not None:
-            name = self.name(entry)
-            was_read = data is not None
-            for _ in range(3):  # it can be evicted between our look and our pin
-                held = self.cache.objects.find(name)
-                if held is not None:
-                    with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
-                        path = LocalPath.in_cache(held.path)
-                        if intact(held):
-                            if not was_read:  # then it has been counted
-                                self.counters.row[telemetry.HITS] += 1
-                                self.counters.row[telemetry.BYTES_FROM_CACHE] += held.size_bytes
-                            self.cache.note_use(held)
-                            return path
-                    self.cache.objects.discard(held)
-                data = self.read(entry) if data is None else data
-                was_read = True
-                if self.cache.objects.find(name) is None:
-                    return _temporary(data, entry.key)
-        return _temporary(self.read(entry) if data is None else data, entry.key)
+        found: Content | None = None if data is None else [data]
+        for _ in range(3):  # it can be evicted between our look and our pin
+            path = None if self.cache is None else self._pinned(entry, is_counted=found is not None)
+            if path is not None:
+                return path
+            if not isinstance(found, list):
+                found = self._brought(entry, past_cache=self.cache is None)
+                entry = self._newer.get(entry.key, entry)
+            if isinstance(found, TemporaryBody):
+                return LocalPath.temporary(found.take())
+            if isinstance(found, list) and (self.cache is None or self._held(entry) is None):
+                break
+        if not isinstance(found, list):  # the cache lost it each time
+            found = self._brought(entry, past_cache=True)
+        if isinstance(found, TemporaryBody):
+            return LocalPath.temporary(found.take())
+        assert isinstance(found, list)
+        return LocalPath.temporary(write_temporary(found, entry.key))
+
+    def _pinned(self, entry: Entry, *, is_counted: bool) -> LocalPath | None:
+        """The path of a cached file, if it is there and whole."""
+        assert self.cache is not None
+        held = self._held(entry)
+        if held is None:
+            return None
+        with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
+            path = LocalPath.in_cache(held.path)
+            if intact(held):
+                if not is_counted:
+                    self.counters.row[telemetry.HITS] += 1
+                    self.counters.row[telemetry.BYTES_FROM_CACHE] += held.size_bytes
+                self.cache.note_use(held)
+                return path
+        self.cache.objects.discard(held)
+        return None
+
+    def _brought(self, entry: Entry, *, past_cache: bool) -> Content:
+        """An entry as it was fetched, for its path: in the cache, or in a file outside of it, or small."""
+        fetched = (
+            self._fetch_claimed([entry], {}, "file")
+            if past_cache
+            else self._fetch([(entry, self.name(entry))], self._there, as_="file")
+        )
+        for _, result in fetched:
+            if isinstance(result, errors.StorageError):
+                raise result
+            return result
+        raise AssertionError  # there is a result for each entry
+
+    def _held(self, entry: Entry) -> Held | None:
+        """The cached file of an entry, or of what it has become."""
+        assert self.cache is not None
+        name = self.name(entry)
+        held = self.cache.objects.find(name)
+        return held if held is not None else self._found_newer(name)
 
     def _local_path(self, entry: Entry) -> str | None:
         """Where a file lies on a disk of this machine, if it is wanted as it is there."""
@@ -223,7 +306,7 @@ class CachedStore:
         """Whether an entry is on the local disk, in the cache or as the file itself."""
         if self.cache is None:
             return self._local_path(entry) is not None
-        held = self.cache.objects.find(self.name(entry))
+        held = self._held(entry)
         return held is not None and self.cache.objects.is_there(held)
 
     def forget(self, entry: Entry) -> None:
@@ -233,8 +316,9 @@ class CachedStore:
 
     def fill(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, int | errors.StorageError]]:
         """Bring entries into the cache; each comes with the bytes that were fetched for it, 0 where it was there."""
-        for entry, result in self._fetch(((entry, self.name(entry)) for entry in entries), self._unread):
-            yield entry, result if isinstance(result, errors.StorageError) else sum(map(len, result))
+        wanted = ((entry, self.name(entry)) for entry in entries)
+        for entry, result in self._fetch(wanted, self._unread, as_="nothing"):
+            yield entry, result if isinstance(result, errors.StorageError) else _length(result)
 
     def fetch_ahead(
         self, entries: Iterable[Entry], is_wanted: Callable[[], bool] = lambda: True
@@ -249,8 +333,8 @@ class CachedStore:
                 meanwhile, and found no room to keep it.
         """
         wanted = ((entry, self.name(entry)) for entry in entries)
-        for entry, result in self._fetch(wanted, self._unread, ahead=is_wanted):
-            yield entry, result if isinstance(result, errors.StorageError) else sum(map(len, result))
+        for entry, result in self._fetch(wanted, self._unread, as_="nothing", ahead=is_wanted):
+            yield entry, result if isinstance(result, errors.StorageError) else _length(result)
 
     def absent(self, entries: Iterable[Entry], *, trusting: bool = False, noting: bool = False) -> list[Entry]:
         """Those entries that are not in the cache.
@@ -266,8 +350,7 @@ class CachedStore:
         absent = []
         for entry in entries:
             current = self._newer.get(entry.key, entry) if self._newer else entry
-            name = self.name(current)
-            held = objects.known.get(name) or objects.find(name)
+            held = objects.known.get(self.name(current)) or self._held(current)
             if held is None or not (trusting or objects.is_there(held)):
                 absent.append(current)
             elif noting:
@@ -277,52 +360,75 @@ class CachedStore:
     # --- fetching
 
     def _fetch(
-        self, wanted: Iterable[tuple[Entry, str]], hit: Hit, *, ahead: Callable[[], bool] | None = None
+        self,
+        wanted: Iterable[tuple[Entry, str]],
+        hit: Hit,
+        *,
+        as_: As = "bytes",
+        ahead: Callable[[], bool] | None = None,
     ) -> Iterator[Arrival]:
         """Fetch what no other process is fetching; then take what the others have fetched.
 
         Entries are claimed one by one as the store has room for them, so that its connections are never idle.
         """
         assert self.cache is not None
-        claims: dict[str, Claim] = {}
-        found_here: list[Arrival] = []
-        theirs: list[tuple[Entry, str]] = []
-
-        def absent() -> Iterator[Entry]:
-            for entry, name in wanted:
-                found = self._claim_or_hit(name, hit)
-                if isinstance(found, list):
-                    found_here.append((entry, found))
-                    continue
-                if found is None:
-                    theirs.append((entry, name))
-                    continue
-                if isinstance(found, Claim) and self._has_room(found, entry, ahead):
-                    claims[entry.key] = found
-                elif ahead is not None:  # it could not be kept, and would come in vain
-                    return
-                yield entry
-
+        sorted_ = _Sorted()
         try:
-            for arrival in self._fetch_claimed(absent(), claims):
-                yield from found_here
-                found_here.clear()
+            for arrival in self._fetch_claimed(self._absent(wanted, hit, as_, ahead, sorted_), sorted_.claims, as_):
+                yield from sorted_.here
+                sorted_.here.clear()
                 yield arrival
         finally:
-            for claim in claims.values():
+            for claim in sorted_.claims.values():
                 self.cache.give_up(claim)
-        yield from found_here
+        yield from sorted_.here
         # Only now, with no claim of our own left: two processes never wait for each other.
-        for entry, name in theirs if ahead is None else ():
-            yield from self._take_over(entry, name, hit)
+        for entry, name in sorted_.theirs if ahead is None else ():
+            yield from self._take_over(entry, name, hit, as_)
 
-    def _claim_or_hit(self, name: str, hit: Hit) -> Claim | Held | list[bytes] | Literal["unwritable"] | None:
-        """A claim as `_claim` gives it, or the pieces of an entry that is there by now."""
-        found = self._claim(name)
-        if isinstance(found, Held):
-            pieces = hit(found)
-            return self._claim(name) if pieces is None else pieces
-        return found
+    def _absent(
+        self,
+        wanted: Iterable[tuple[Entry, str]],
+        hit: Hit,
+        as_: As,
+        ahead: Callable[[], bool] | None,
+        sorted_: _Sorted,
+    ) -> Iterator[Entry]:
+        """Those entries that are to be fetched here; the others are sorted out."""
+        for entry, name in wanted:
+            found = self._claim_or_hit(name, hit)
+            if isinstance(found, Claim):
+                found = self._with_room(found, entry, as_, ahead)
+            if found is None:
+                sorted_.theirs.append((entry, name))
+            elif not isinstance(found, (Claim, str)):
+                sorted_.here.append((entry, found))
+            elif isinstance(found, Claim):
+                sorted_.claims[entry.key] = found
+                yield entry
+            elif ahead is None:
+                yield entry
+            else:  # it could not be kept, and would come in vain
+                return
+
+    def _claim_or_hit(self, name: str, hit: Hit) -> Claim | Content | Literal["unwritable"] | None:
+        """A claim as `_claim` gives it, or what a hit gives of an entry that is there by now."""
+        for _ in range(2):  # it may be damaged
+            found = self._claim(name)
+            if not isinstance(found, Held):
+                return self._newer_or_claim(name, found, hit) if isinstance(found, Claim) else found
+            if (content := hit(found)) is not None:
+                return content
+        return "unwritable"  # and so it is read past the cache
+
+    def _newer_or_claim(self, name: str, claim: Claim, hit: Hit) -> Claim | Content:
+        """What is there of a file that was found to have changed since it was listed; else the claim."""
+        held = self._found_newer(name)
+        content = hit(held) if held is not None else None
+        if content is None:
+            return claim
+        self._give_up(claim)
+        return content
 
     def _claim(self, name: str) -> Claim | Held | Literal["unwritable"] | None:
         assert self.cache is not None
@@ -331,6 +437,17 @@ class CachedStore:
         except OSError as error:
             self.cache.trouble(error)
             return "unwritable"
+
+    def _with_room(
+        self, claim: Claim, entry: Entry, as_: As, ahead: Callable[[], bool] | None
+    ) -> Claim | NoBody | Literal["unwritable"]:
+        """A claim that there is room for; else a large file that nobody reads is not fetched at all."""
+        if self._has_room(claim, entry, ahead):
+            return claim
+        if ahead is not None or as_ != "nothing" or not self._is_large(entry):
+            return "unwritable"
+        self.counters.row[telemetry.PASSED_THROUGH] += 1
+        return NoBody()
 
     def _has_room(self, claim: Claim, entry: Entry, is_wanted: Callable[[], bool] | None = None) -> bool:
         """Reserve room for an entry, or end its claim. For what `prepare` makes, it is reserved later."""
@@ -342,16 +459,21 @@ class CachedStore:
         self.cache.give_up(claim)
         return False
 
-    def _hit_pieces(self, held: Held) -> list[bytes] | None:
+    def _hit_pieces(self, held: Held) -> Content | None:
         data = self.hit(held)
         return None if data is None else [data]
 
-    def _unread(self, held: Held) -> list[bytes] | None:
+    def _unread(self, held: Held) -> Content | None:
         """What a hit gives where only its being there counts."""
         assert self.cache is not None
         return [] if self.cache.objects.is_there(held) else None
 
-    def _take_over(self, entry: Entry, name: str, hit: Hit) -> Iterator[Arrival]:
+    def _there(self, held: Held) -> Content | None:
+        """What a hit gives where its path is wanted."""
+        assert self.cache is not None
+        return held if self.cache.objects.is_there(held) else None
+
+    def _take_over(self, entry: Entry, name: str, hit: Hit, as_: As) -> Iterator[Arrival]:
         """What another process was fetching: from the cache, or by ourselves where it gave up."""
         assert self.cache is not None
         try:
@@ -359,62 +481,112 @@ class CachedStore:
         except OSError as error:
             self.cache.trouble(error)
             found = None
-        if isinstance(found, Held) and (pieces := hit(found)) is not None:
-            yield entry, pieces
+        if isinstance(found, Claim):
+            newer = self._newer_or_claim(name, found, hit)
+            content = None if isinstance(newer, Claim) else newer
+        else:
+            content = hit(found) if found is not None else None
+        if content is not None:
+            yield entry, content
             return
         claims = {entry.key: found} if isinstance(found, Claim) and self._has_room(found, entry) else {}
         try:
-            yield from self._fetch_claimed([entry], claims)
+            yield from self._fetch_claimed([entry], claims, as_)
         finally:
             for claim in claims.values():
                 self.cache.give_up(claim)
 
-    def _fetch_claimed(self, entries: Iterable[Entry], claims: dict[str, Claim]) -> Iterator[Arrival]:
+    def _is_large(self, entry: Entry) -> bool:
+        """Whether an entry's bytes go to a file as they come."""
+        return entry.size_bytes > IN_MEMORY_BYTES and self._prepare is None
+
+    def _fetch_claimed(
+        self, entries: Iterable[Entry], claims: dict[str, Claim], as_: As = "bytes"
+    ) -> Iterator[Arrival]:
         """Fetch entries, and keep those that there are claims for; each claim ends as its entry comes."""
 
         def body(entry: Entry) -> Body:
-            is_large = entry.size_bytes > IN_MEMORY_BYTES and self._prepare is None
-            return claims.get(entry.key, MemoryBody()) if is_large else MemoryBody()
+            if not self._is_large(entry):
+                return MemoryBody()
+            claim = claims.get(entry.key)
+            if claim is None:
+                return _outside(entry, as_)
+            claim.make_instead = partial(_outside, entry, as_)
+            return claim
 
         for entry, outcome in self.store.read_many(entries, body):
             self.counters.row[telemetry.MISSES] += 1
             claim = claims.get(entry.key)
-            result: list[bytes] | errors.StorageError
-            if isinstance(outcome, errors.StorageError):
-                result = outcome
-            else:
-                error = self._drift(entry, outcome.entry)
-                result = error or self._taken(entry, outcome, claim)
-                claim = None if error is None else claim
-            self._give_up(claim)
+            result: Content | errors.StorageError
+            try:
+                if isinstance(outcome, errors.StorageError):
+                    result = outcome
+                else:
+                    result = self._drift(entry, outcome.entry) or self._taken(entry, outcome, claim, as_)
+            finally:
+                self._give_up(claim)
             claims.pop(entry.key, None)  # not before: an interrupt would leave it to nobody
             yield entry, result
 
-    def _taken(self, entry: Entry, fetched: Fetched, claim: Claim | None) -> list[bytes] | errors.PreparationError:
-        """The bytes that came, in pieces; they are kept, and the claim ends."""
+    def _taken(self, entry: Entry, fetched: Fetched, claim: Claim | None, as_: As) -> Content | errors.PreparationError:
+        """What came; it is kept, under the version that it is of."""
         body = fetched.body
-        is_listed = fetched.entry is entry or entry.is_same_version(fetched.entry)
-        if isinstance(body, Claim):
-            return [self._large_taken(entry, body, is_listed=is_listed)]
-        assert isinstance(body, MemoryBody)
-        pieces = body.chunks
-        if self._prepare is not None:
-            prepared = self._prepared(entry, body.getvalue())
-            if isinstance(prepared, errors.StorageError):
-                self._give_up(claim)
-                return prepared
-            pieces = [prepared]
-        if claim is not None and is_listed:
+        result: Content
+        if isinstance(body, MemoryBody):
+            result = body.chunks
+            if self._prepare is not None:
+                prepared = self._prepared(entry, body.getvalue())
+                if isinstance(prepared, errors.StorageError):
+                    return prepared
+                result = [prepared]
+        elif isinstance(body, Claim):
+            if body.error is not None:
+                assert self.cache is not None
+                self.cache.trouble(body.error)
+            result = _of_large(body.instead or body, as_)
+        else:
+            result = _of_large(body, as_)
+        kept = self._kept(entry, fetched, claim, result)
+        self.counters.row[telemetry.STORED if kept else telemetry.PASSED_THROUGH] += 1
+        return kept if kept is not None and as_ != "bytes" and self._is_large(entry) else result
+
+    def _kept(self, entry: Entry, fetched: Fetched, claim: Claim | None, content: Content) -> Held | None:
+        """The cached file of what came; None if there was no room, or somebody else is filling it."""
+        if claim is None:
+            return None
+        if fetched.entry is entry or entry.is_same_version(fetched.entry):
+            return self._stored(claim, entry.key, fetched.body, content)
+        name = self.name(fetched.entry)
+        newer = self._claim(name)
+        if isinstance(newer, Claim):
+            claim.hand_over(newer)
             try:
-                kept = self._keep(claim, entry.key, pieces)
-            except BaseException:
-                self._give_up(claim)
-                raise
-            self.counters.row[telemetry.STORED if kept else telemetry.PASSED_THROUGH] += 1
-        else:  # another version than the claim is for is kept when it is asked for next
-            self._give_up(claim)
-            self.counters.row[telemetry.PASSED_THROUGH] += 1
-        return pieces
+                newer = self._stored(newer, entry.key, fetched.body, content)
+            finally:
+                self._give_up(newer if isinstance(newer, Claim) else None)
+        if not isinstance(newer, Held):
+            return None
+        if self._listing is not None and self.cache is not None:
+            # Before the claim ends: who waits for it finds this.
+            self.cache.objects.tell_newer(self._link(claim.name), name)
+        return newer
+
+    def _stored(self, claim: Claim, key: str, body: Body, content: Content) -> Held | None:
+        """The cached file, and the claim has ended; None if there is no room on the disk."""
+        assert self.cache is not None
+        try:
+            if isinstance(body, Claim):
+                return self.cache.store(claim, key) if claim.is_whole else None
+            if not isinstance(content, list):
+                return None
+            size_bytes = sum(map(len, content))
+            if allocated(size_bytes) > claim.reserved_bytes and not self.cache.reserve(claim, size_bytes):
+                return None
+            claim.write_pieces(content)
+            return self.cache.store(claim, key)
+        except OSError as error:
+            self.cache.trouble(error)
+            return None
 
     def _prepared(self, entry: Entry, data: bytes) -> bytes | errors.PreparationError:
         """What the user's function makes of a file."""
@@ -431,7 +603,7 @@ class CachedStore:
         return bytes(prepared)
 
     def _give_up(self, claim: Claim | None) -> None:
-        if claim is not None:
+        if claim is not None and claim.is_ours:  # it has ended where its entry was stored
             assert self.cache is not None
             self.cache.give_up(claim)
 
@@ -445,48 +617,60 @@ class CachedStore:
         )
         if self.on_drift == "error":
             return errors.ChangedError(f"{what}. Open the dataset again, call refresh(), or choose on_drift='warn'")
-        if self.on_drift == "warn":
-            tell_once(f"{what}. The new version is used; refresh() lists anew")
+        self.counters.row[telemetry.CHANGED] += 1
+        if self.on_drift == "warn" and self.counters.is_first("a file changed"):  # of all files, in all processes
+            log.warning(
+                "%s. The new version is used, and so is that of any other file that changed; stats()['changed'] "
+                "counts them, refresh() lists anew",
+                what,
+            )
         self._newer[listed.key] = served
         return None
 
-    def _keep(self, claim: Claim, key: str, pieces: list[bytes]) -> bool:
-        """Store an entry, and end its claim; tells whether there was room."""
-        assert self.cache is not None
-        try:
-            if self._prepare is not None and not self.cache.reserve(claim, sum(map(len, pieces))):
-                self.cache.give_up(claim)
-                return False
-            claim.write_pieces(pieces)
-            return self.cache.store(claim, key) is not None
-        except OSError as error:
-            self.cache.trouble(error)
-            self.cache.give_up(claim)
-            return False
 
-    def _large_taken(self, entry: Entry, claim: Claim, *, is_listed: bool) -> bytes:
-        """The bytes of an answer that went straight into the staged file, which is kept if the disk took it all."""
-        assert self.cache is not None
-        data = claim.content()
-        kept = None
-        if claim.error is not None:
-            self.cache.trouble(claim.error)
-        try:
-            if is_listed and claim.is_whole:
-                kept = self.cache.store(claim, entry.key)
-        except OSError as error:
-            self.cache.trouble(error)
-        if kept is None:
-            self.cache.give_up(claim)
-        self.counters.row[telemetry.STORED if kept else telemetry.PASSED_THROUGH] += 1
-        return data
+class _Sorted:
+    """Entries that are wanted, by where they come from.
+
+    Attributes:
+        claims: of those that are fetched here, by key.
+        here: those that were found in the cache.
+        theirs: those that another process is fetching.
+    """
+
+    def __init__(self) -> None:
+        self.claims: dict[str, Claim] = {}
+        self.here: list[Arrival] = []
+        self.theirs: list[tuple[Entry, str]] = []
 
 
-def _joined(result: list[bytes] | errors.StorageError) -> bytes | errors.StorageError:
+def _outside(entry: Entry, as_: As) -> Body:
+    """What takes a large answer that the cache has no room for."""
+    if as_ == "bytes":
+        return LargeBody()
+    return TemporaryBody(entry.key) if as_ == "file" else NoBody()
+
+
+def _of_large(body: Body, as_: As) -> Content:
+    """A large answer in the form that was asked for."""
+    if as_ != "bytes":
+        if isinstance(body, (TemporaryBody, NoBody)):
+            return body
+        nothing = NoBody()  # it is in the staged file, and is kept
+        nothing.length = body.length
+        return nothing
+    assert isinstance(body, (Claim, LargeBody))
+    return [body.content() if isinstance(body, Claim) else body.getvalue()]
+
+
+def _length(content: Content) -> int:
+    """How many bytes came."""
+    if isinstance(content, list):
+        return sum(map(len, content))
+    return content.size_bytes if isinstance(content, Held) else content.length
+
+
+def _joined(result: Content | errors.StorageError) -> bytes | errors.StorageError:
     if isinstance(result, errors.StorageError):
         return result
+    assert isinstance(result, list)
     return result[0] if len(result) == 1 else b"".join(result)
-
-
-def _temporary(data: bytes, key: str) -> LocalPath:
-    return LocalPath.temporary(write_temporary(data, key))

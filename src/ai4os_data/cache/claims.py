@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
+from ai4os_data.bodies import LargeBody
+from ai4os_data.cache.staged import BLOCK_BYTES, allocated, read_whole
 from ai4os_data.processes import tell_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ai4os_data.bodies import Body
     from ai4os_data.cache.staged import Staged
 
 _FIRST_PAUSE_S = 0.001
@@ -30,6 +33,8 @@ FULL_FOR_S = 0.25  # an evicted file that is just being read takes its room unti
 
 _RANGE = struct.Struct("hhqqi4x")  # struct flock of fcntl(2), on 64-bit Linux
 _FIRST_BYTE = 1 << 62  # far behind whatever the file holds
+_GROWTH_BYTES = 1024 * 1024
+_PIECE_BYTES = 1024 * 1024
 _MOST_PIECES = 512  # half of what writev(2) takes
 _DIGITS = 15  # of a digest: 60 bits
 
@@ -106,22 +111,33 @@ class Claim:
         name: the digest.
         release: ends the claim.
         stage: makes the staged file, where there is none to write over.
+        grow: reserves room for more bytes; False if there is none.
 
     Attributes:
-        reserved_bytes: what may be written; more than that goes to memory.
+        reserved_bytes: what may be written to the file.
         staged: the file, once there is one.
         error: why the file does not take it all, where the disk is the reason.
+        make_instead: makes the body that takes an answer for which the file has no room, from its first byte on.
+        instead: that body, if it was needed.
     """
 
-    def __init__(self, name: str, release: Callable[[str], None], stage: Callable[[str], Staged]) -> None:
+    def __init__(
+        self,
+        name: str,
+        release: Callable[[str], None],
+        stage: Callable[[str], Staged],
+        grow: Callable[[Claim, int], bool] = lambda _claim, _bytes: False,
+    ) -> None:
         self.name = name
         self.reserved_bytes = 0
         self.staged: Staged | None = None
         self.length = 0
         self.error: OSError | None = None
+        self.make_instead: Callable[[], Body] = LargeBody
+        self.instead: Body | None = None
         self._release: Callable[[str], None] | None = release
         self._stage = stage
-        self._in_memory: list[bytes] | None = None
+        self._grow = grow
         self._hasher = xxhash.xxh3_64()
         _held.add(self)
 
@@ -133,7 +149,7 @@ class Claim:
     @property
     def is_whole(self) -> bool:
         """Whether all that was written is in the file."""
-        return self._in_memory is None
+        return self.instead is None
 
     @property
     def is_ours(self) -> bool:
@@ -151,21 +167,42 @@ class Claim:
         return self.staged
 
     def write(self, chunk: bytes) -> None:
-        """Take the next bytes of an answer: into memory, once there is no more room for them on the disk."""
+        """Take the next bytes of an answer: into the file, or, once there is no room for them, somewhere else."""
         self._hasher.update(chunk)
-        if self._in_memory is None and self.length + len(chunk) <= self.reserved_bytes:
-            try:
-                _write_all(self.file().descriptor, chunk)
-            except OSError as error:
-                self.error = error
-                if self.staged is not None:
-                    os.ftruncate(self.staged.descriptor, self.length)
-                self._in_memory = [chunk]
-        elif self._in_memory is None:
-            self._in_memory = [chunk]
-        else:
-            self._in_memory.append(chunk)
+        if self.instead is None and not self._put(chunk):
+            self._move()
+        if self.instead is not None:
+            self.instead.write(chunk)
         self.length += len(chunk)
+
+    def _put(self, chunk: bytes) -> bool:
+        """Write to the file; False if it does not take this."""
+        if not self._has_room(len(chunk)):
+            return False
+        try:
+            _write_all(self.file().descriptor, chunk)
+        except OSError as error:
+            self.error = error
+            return False
+        return True
+
+    def _has_room(self, more_bytes: int) -> bool:
+        """Whether there is room for more bytes; a file that is larger than it was listed gets more, if there is any."""
+        needed = allocated(self.length + more_bytes) + BLOCK_BYTES
+        return needed <= self.reserved_bytes or self._grow(self, max(needed - self.reserved_bytes, _GROWTH_BYTES))
+
+    def _move(self) -> None:
+        """Move what the file holds so far to where the rest goes."""
+        self.instead = self.make_instead()
+        if self.staged is None:
+            return
+        descriptor = self.staged.descriptor
+        place = 0
+        while place < self.length:
+            piece = os.pread(descriptor, min(_PIECE_BYTES, self.length - place), place)
+            self.instead.write(piece)
+            place += len(piece)
+        os.ftruncate(descriptor, 0)
 
     def write_pieces(self, chunks: list[bytes]) -> None:
         """Take the whole content in pieces.
@@ -193,18 +230,24 @@ class Claim:
         self._hasher.reset()
         self.length = 0
         self.error = None
-        self._in_memory = None
+        self.instead = None
+
+    def hand_over(self, other: Claim) -> None:
+        """Give another claim all that was written for this one, and its room: it has turned out to be its entry."""
+        other.staged, self.staged = self.staged, None
+        other.reserved_bytes, self.reserved_bytes = self.reserved_bytes, 0
+        other.length, self.length = self.length, 0
+        other.error, other.instead = self.error, self.instead
+        other._hasher, self._hasher = self._hasher, other._hasher
 
     def content(self) -> bytes:
-        """What has been written."""
-        in_memory = self._in_memory or []
-        in_file = self.length - sum(map(len, in_memory))
-        pieces: list[bytes] = []
-        while in_file > 0 and (piece := os.pread(self.file().descriptor, in_file, sum(map(len, pieces)))):
-            pieces.append(piece)  # one read(2) ends at 2 GiB
-            in_file -= len(piece)
-        pieces += in_memory
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        """What has been written, in memory once."""
+        if self.instead is not None:
+            assert isinstance(self.instead, LargeBody)
+            return self.instead.getvalue()
+        descriptor = self.file().descriptor
+        os.ftruncate(descriptor, self.length)  # an evicted file that was written over may be longer
+        return read_whole(descriptor)
 
     def give_up(self) -> None:
         """Let others claim it, with nothing published."""

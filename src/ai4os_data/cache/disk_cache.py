@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import atexit
 import errno
+import gc
 import os
 import threading
 import time
 import weakref
 from contextlib import suppress
+from functools import partial
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Literal
 
 from ai4os_data.cache import placement
 from ai4os_data.cache.claims import Claim, Claims, Waiting
+from ai4os_data.cache.leases import living
 from ai4os_data.cache.ledger import LISTING_NAME, Ledger
 from ai4os_data.cache.live import live_in
 from ai4os_data.cache.objects import Held, Objects, intact
@@ -26,6 +29,7 @@ from ai4os_data.telemetry import tell_once
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ai4os_data.cache.live import Limited
     from ai4os_data.cache.plan import Plan
 
 Policy = Literal["auto", "lru"]
@@ -49,8 +53,11 @@ class DiskCache:
 
     Args:
         directory: where; by default a folder of the user's cache directory. It must be on a local disk.
-        size_limit: bytes, a text such as ``"20GiB"``, or ``"auto"``: what is free, less a reserve of a fifth of the
-            disk.
+        size_limit: bytes, a text, or ``"auto"``: what is free, less a reserve of a fifth of the disk. ``"20GiB"`` and
+            ``"20G"`` are 20 * 1024**3 bytes, as in rclone; ``"20GB"`` and ``"20 GB"`` are 20 * 1000**3, or 18.6 GiB.
+            If several caches of a process use one directory, the smallest of their limits holds for all of them,
+            which is logged once. Processes each keep to their own: the one with the smaller limit shrinks the
+            directory whenever it stores.
         policy: ``"lru"`` evicts what was used longest ago. ``"auto"`` does so between datasets, but within a dataset
             that is in use entries do not evict each other: under shuffled epochs LRU would hit almost never. A process
             knows the datasets of its own that use the directory, whichever `DiskCache` they were given, and a forked
@@ -83,19 +90,55 @@ class DiskCache:
             message = f"{self.directory} cannot be used as a cache: {error.strerror}"
             raise CacheError(message) from error
         self.size_limit: int = fixed or _auto_limit(self.directory)
+        self._is_given = fixed is not None
         self._prepare_processes()
         before = last_limit(self.directory)
+        self._log_unlike_limits(before)
         if before is not None and before > self.size_limit:
             self._process.get().shrink()
+
+    def _log_unlike_limits(self, before: int | None) -> None:
+        """Log which limit holds, where the user has given unlike ones; those of "auto" differ by what is free."""
+        if self._unlike():
+            gc.collect()  # one that nobody has any more, as in a notebook whose cell runs a second time
+        if unlike := self._unlike():
+            tell_once(
+                f"{self.directory}: caches of this process have unlike limits, {_both(self, unlike[0])}: the smaller "
+                "one holds for both. Give one DiskCache to all datasets, or the same size_limit"
+            )
+        elif self._is_given and before not in {None, self.size_limit} and self._is_used_elsewhere():
+            tell_once(
+                f"{self.directory} is in use by another process, whose limit is {before:,} bytes; here it is "
+                f"{self.size_limit:,}. Each keeps to its own: when the one with the smaller limit stores, the "
+                "directory shrinks to that. Give the same size_limit to both, or a directory to each"
+            )
+
+    def _is_used_elsewhere(self) -> bool:
+        return bool(living(f"{self.directory}/leases") - {os.getpid()})
+
+    def _unlike(self) -> list[Limited]:
+        others = [cache for cache in self._live.caches() if cache.size_limit != self.size_limit]
+        return [cache for cache in others if self._is_given or cache.is_given]
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the limit was given, and is not what the disk had free."""
+        return self._is_given
 
     def _prepare_processes(self) -> None:
         _CACHES.add(self)
         self._live = live_in(self.directory)
+        self._live.bind(self)
         self._process: PerProcess[_Process] = PerProcess(self._open)
 
     def __getstate__(self) -> dict[str, object]:
         """Pickle what it was made from."""
-        return {"directory": self.directory, "size_limit": self.size_limit, "policy": self.policy}
+        return {
+            "directory": self.directory,
+            "size_limit": self.size_limit,
+            "policy": self.policy,
+            "_is_given": self._is_given,
+        }
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """Use the same directory."""
@@ -140,11 +183,14 @@ class DiskCache:
     # --- what users call
 
     def stats(self) -> dict[str, int]:
-        """``entries``, ``bytes`` (what the directory takes, room leased to processes included) and ``size_limit``."""
+        """``entries``, ``bytes`` (what the directory takes, room leased to processes included) and ``size_limit``.
+
+        The limit is the one that holds: the smallest of the caches of this process that use the directory.
+        """
         process = self._process.get()
         process.flush()
         entries, used = process.ledger.usage()
-        return {"entries": entries, "bytes": used, "size_limit": self.size_limit}
+        return {"entries": entries, "bytes": used, "size_limit": self._live.limit_bytes(self.size_limit)}
 
     def verify(self) -> dict[str, int]:
         """Read every entry, and remove those that are damaged.
@@ -254,7 +300,12 @@ class DiskCache:
 
     def _open(self) -> _Process:
         is_auto = self.policy == "auto"
-        return _Process(self.directory, self.size_limit, self._live.protected if is_auto else None, self._live.plans)
+        return _Process(
+            self.directory,
+            partial(self._live.limit_bytes, self.size_limit),
+            self._live.protected if is_auto else None,
+            self._live.plans,
+        )
 
 
 class _Process:
@@ -263,13 +314,13 @@ class _Process:
     def __init__(
         self,
         directory: str,
-        limit_bytes: int,
+        limit: Callable[[], int],
         protected: Callable[[], Iterable[str]] | None,
         plans: Callable[[], Iterable[Plan]],
     ) -> None:
         self.directory = directory
         self.objects = Objects(directory)
-        self._limit = limit_bytes
+        self._limit = limit
         self._protected = protected
         self._plans = plans
         self._ledger: Ledger | None = None
@@ -340,7 +391,7 @@ class _Process:
         if (held := self.objects.find_claimed(name)) is not None:
             self._claims.release(name)
             return held
-        return Claim(name, self._claims.release, self.objects.stage)
+        return Claim(name, self._claims.release, self.objects.stage, self.reserve)
 
     def reserve(self, claim: Claim, size_bytes: int) -> bool:
         need = allocated(size_bytes) + BLOCK_BYTES  # a block for the folder, which may grow
@@ -393,7 +444,7 @@ class _Process:
         folder = f"{self.directory}/listings"
         need = allocated(len(data)) + BLOCK_BYTES
         with self._lock, self._guarded():
-            if need * _LISTING_PARTS > self._limit or (self._free < need and not self._lease(need)):
+            if need * _LISTING_PARTS > self._limit() or (self._free < need and not self._lease(need)):
                 return
             self._free -= need  # from now on it is measured as bookkeeping
             self._spares.keep_within(self._free)
@@ -418,7 +469,7 @@ class _Process:
         total = 0
         for number, (_, size_bytes, path) in enumerate(sorted(kept, reverse=True)):
             total += allocated(size_bytes)
-            if number >= _LISTINGS or total * _LISTING_PARTS > self._limit:
+            if number >= _LISTINGS or total * _LISTING_PARTS > self._limit():
                 with suppress(FileNotFoundError):
                     os.unlink(path)
 
@@ -520,6 +571,11 @@ class _Guard:
             self._process.trouble(error)
             return True
         return False
+
+
+def _both(one: Limited, other: Limited) -> str:
+    small, large = sorted([one.size_limit, other.size_limit])
+    return f"{small:,} and {large:,} bytes"
 
 
 def _close(reference: weakref.ref[_Process], owner: int) -> None:

@@ -27,7 +27,7 @@ from ai4os_data.cache.claims import FULL_FOR_S, Waiting
 from ai4os_data.cache.leases import Lease
 from ai4os_data.cache.objects import Held, Objects, identity
 from ai4os_data.cache.plan import Plan
-from ai4os_data.cache.record import read_record
+from ai4os_data.cache.record import CEDED_FOR_S, read_record
 from ai4os_data.cache.rows import DAMAGE, SQLITE_FULL, Rows, is_locked, sqlite_code
 from ai4os_data.cache.staged import Spares, allocated, remove_if_abandoned
 from ai4os_data.errors import CacheError
@@ -48,7 +48,6 @@ _LARGEST_MARGIN_BYTES = 4 * 1024 * 1024
 _FULL_DISK_BYTES = 32 * 1024
 _CLEAN, _DIRTY = b"-", b"*"
 _LONGEST_UNCHECKED_S = 3600.0
-_CEDED_FOR_S = 3600.0  # who needs the room for longer asks again
 _TIMES_ITS_COST = 50  # what looks at every file is done again after so many times as long as it took
 
 Protected = Callable[[], Iterable[str]]
@@ -61,7 +60,7 @@ class Ledger:
 
     Args:
         directory: the cache's.
-        limit_bytes: what the directory may take in all.
+        limit: tells what the directory may take in all.
         objects: the files, as this process knows them.
         protected: gives the digests that must not be evicted to make room (policy ``"auto"``); None evicts by last
             use alone.
@@ -72,7 +71,7 @@ class Ledger:
     def __init__(
         self,
         directory: str,
-        limit_bytes: int,
+        limit: Callable[[], int],
         *,
         objects: Objects,
         protected: Protected | None,
@@ -82,12 +81,12 @@ class Ledger:
         self._lock = -1
         self._lease = Lease(f"{directory}/leases", objects.prepare)
         self._directory = directory
-        self._limit = limit_bytes
+        self._limit_now = limit
         self._protected = protected
         self._plans = plans
         self._spares = spares
         self._objects = objects
-        self._rows = Rows(directory, limit_bytes, objects)
+        self._rows = Rows(directory, limit(), objects)
         self._overhead_bytes = 0
         self._protect_at = 0.0
         self._all_protected_until = 0.0
@@ -111,6 +110,10 @@ class Ledger:
             with suppress(OSError):
                 os.close(lock)
         self._lease.let_go()
+
+    @property
+    def _limit(self) -> int:
+        return self._limit_now()
 
     # --- what others call
 
@@ -182,7 +185,7 @@ class Ledger:
 
     def clear(self) -> None:
         """Remove every entry that nobody uses."""
-        with self._held():
+        with self._held(reconciles=False):  # it does so itself, when the disk that may be full has room for the index
             self._mended(self._clear)
 
     def forget(self, names: list[str]) -> None:
@@ -198,7 +201,7 @@ class Ledger:
     # --- the lock
 
     @contextmanager
-    def _held(self, *, wait: bool = True) -> Iterator[bool]:
+    def _held(self, *, wait: bool = True, reconciles: bool = True) -> Iterator[bool]:
         """Hold the ledger alone. It is marked while it is held, so that whoever comes after a death sees it.
 
         This process does not fork meanwhile, but does so while it waits for another one's hold to end.
@@ -214,7 +217,7 @@ class Ledger:
             lock = self._lock
             try:
                 with no_fork():
-                    if os.pread(lock, 1, 0) != _CLEAN:
+                    if reconciles and os.pread(lock, 1, 0) != _CLEAN:
                         self._mended(self._reconcile)
                     os.pwrite(lock, _DIRTY, 0)
                     yield True
@@ -391,11 +394,16 @@ class Ledger:
         free = self._free_bytes()
         size_bytes += self._margin_bytes()  # the database grows by what is taken out
         ceded = record.ceded_at(now) + size_bytes + max(0, free)
-        record._replace(ceded_until=now + _CEDED_FOR_S, ceded_bytes=ceded).write(self._lock)
+        record._replace(ceded_until=now + CEDED_FOR_S, ceded_bytes=ceded).write(self._lock)
         rows.evict(size_bytes + max(0, -free), 0)
 
     def _free_bytes(self) -> int:
-        return self._limit - read_record(self._lock).ceded_at(time.time()) - self._used_bytes()
+        now = time.time()
+        record = read_record(self._lock)
+        if record.is_of_the_future(now):  # or it would hold again, once that time has come
+            record = record._replace(ceded_until=0.0, ceded_bytes=0)
+            record.write(self._lock)
+        return self._limit - record.ceded_at(now) - self._used_bytes()
 
     def _used_bytes(self) -> int:
         leased = self._lease.size_bytes + self._others_leased_bytes()  # first: it counts the files of the dead in
@@ -513,6 +521,8 @@ class Ledger:
         record = read_record(self._lock)
         self._overhead_bytes = record.overhead_bytes
         if begun < record.check_at < begun + _LONGEST_UNCHECKED_S:
+            if record.limit_bytes != self._limit:
+                record._replace(limit_bytes=self._limit).write(self._lock)
             return
         if not self._agrees() and not self._agrees():  # an entry may have been found damaged meanwhile
             self._tell_new_index("did not agree with the files")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ai4os_data.processes import PerProcess, no_fork
 
@@ -17,10 +17,21 @@ if TYPE_CHECKING:
     Digests = Callable[[], Iterable[str]]
 
 
+class Limited(Protocol):
+    """A cache, as far as it matters here: it says how much it may take."""
+
+    size_limit: int
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the limit was given by the user."""
+
+
 class Live:
-    """The live datasets and the plans of one directory. A forked child begins with its parent's datasets."""
+    """The live datasets, plans and caches of one directory. A forked child begins with its parent's datasets."""
 
     def __init__(self) -> None:
+        self._caches: weakref.WeakSet[Limited] = weakref.WeakSet()
         self._together: list[weakref.WeakMethod[Digests]] = []
         self._plans: PerProcess[weakref.WeakSet[Plan]] = PerProcess(weakref.WeakSet)
 
@@ -34,6 +45,18 @@ class Live:
         for reference in self._together:
             if (digests := reference()) is not None:
                 yield from digests()
+
+    def bind(self, cache: Limited) -> None:
+        """Keep to the limit of this cache too, while it lives."""
+        self._caches.add(cache)
+
+    def caches(self) -> list[Limited]:
+        """The caches that live."""
+        return list(self._caches)
+
+    def limit_bytes(self, otherwise: int) -> int:
+        """The smallest limit of the caches that live: it holds for all of them."""
+        return min((cache.size_limit for cache in self.caches()), default=otherwise)
 
     def follow(self, plan: Plan) -> None:
         """Take in a plan, for as long as it lives."""

@@ -12,7 +12,6 @@ import re
 import threading
 import time
 from contextlib import suppress
-from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,17 +20,19 @@ import xxhash
 from ai4os_data.cache import placement
 from ai4os_data.cache.names import Names
 from ai4os_data.cache.pins import Pin, Receipt, pins_in
-from ai4os_data.cache.staged import STAGED_SUFFIX, Spares, Staged, is_staged
+from ai4os_data.cache.staged import STAGED_SUFFIX, Spares, Staged, is_staged, read_whole
 from ai4os_data.processes import tell_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
-_NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]+)-([0-9a-f]{16})(\.[a-z0-9]{1,10})?")
+_NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]+)-([0-9a-f]{16})((?:\.[a-z0-9_+-]+)*)")
 _PART = re.compile(r"[0-9a-f]")
-_SUFFIX = re.compile(r"\.[a-z0-9]{1,10}")
+_SUFFIX = re.compile(r"(?:\.[a-z][a-z0-9_+-]{0,31}){0,3}\.[a-z0-9][a-z0-9_+-]{0,31}\Z")
+_LONGEST_SUFFIX = 64
 DIGEST_DIGITS = 32
+_MARK, _NEWER = DIGEST_DIGITS, ">"  # in the file of names: what follows is no size, but another digest
 _SHORTEST_NAME = 52  # digest, size and checksum, and a line end
 _READ_BYTES = 1 << 30
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC
@@ -61,6 +62,7 @@ class Objects:
         self.root = f"{directory}/objects"
         self.known: dict[str, Held] = {}
         self._told: dict[str, str] = {}  # names of files by their digests, as others have told them
+        self.newer: dict[str, str] = {}  # digests of what files had become when they were fetched
         self.removed: set[str] = set()  # found damaged by this process, and not stored again
         self.names = Names(f"{directory}/names")
         self._pins = pins_in(directory)
@@ -85,12 +87,33 @@ class Objects:
             if is_all:  # what was evicted since the last time is forgotten
                 self._told.clear()
                 self.known.clear()
+                self.newer.clear()
             if news:
-                self._told.update([(line[:DIGEST_DIGITS], line) for line in news])
+                self._take(news)
             line = self._told.pop(name, None)
             if line is not None and (held := _held(f"{self.root}/{line[:1]}/{line}")) is not None:
                 self.known[name] = held
             return held
+
+    def _take(self, news: list[str]) -> None:
+        """Sort out what others have told."""
+        self._told.update([(line[:DIGEST_DIGITS], line) for line in news])
+        if any(line[_MARK : _MARK + 1] == _NEWER for line in news):
+            for line in news:
+                if line[_MARK : _MARK + 1] == _NEWER and self._told.get(line[:DIGEST_DIGITS]) == line:
+                    del self._told[line[:DIGEST_DIGITS]]
+                    self.newer[line[:DIGEST_DIGITS]] = line[_MARK + 1 :]
+
+    def tell_newer(self, link: str, newer: str) -> None:
+        """Tell every process the digest of what a file had become when it was fetched.
+
+        Args:
+            link: stands for the listed file and its listing.
+            newer: the digest.
+        """
+        if self.newer.get(link) != newer:
+            self.newer[link] = newer
+            self.names.tell(f"{link}{_NEWER}{newer}")
 
     def find_claimed(self, name: str) -> Held | None:
         """The cached file for a digest that is claimed, and so neither being filled nor about to appear."""
@@ -117,7 +140,14 @@ class Objects:
 
     def retell(self) -> None:
         """Tell every process of each file that is there, and of nothing else. The caller has the ledger."""
-        self.names.rewrite(lambda: (os.path.basename(held.path) for held in self.files()))
+
+        def lines() -> Iterator[str]:
+            here = {held.name: os.path.basename(held.path) for held in self.files()}
+            yield from here.values()
+            yield from (f"{name}{_NEWER}{newer}" for name, newer in list(self.newer.items()) if newer in here)
+
+        self.find("")  # which reads what is new
+        self.names.rewrite(lines)
 
     def all_told(self, here: Mapping[str, Held]) -> bool:
         """Whether the others can know of these files, by their number alone."""
@@ -250,9 +280,8 @@ class Objects:
         try:
             if size_bytes > _LONG_READ_BYTES:
                 share(descriptor, path)  # evicted now, it would keep its room meanwhile
-            data = os.read(descriptor, size_bytes + 1)  # one more than it holds, so that a longer file shows
-            if len(data) < size_bytes and size_bytes >= _READ_BYTES:
-                data = _rest(descriptor, data, size_bytes)
+            # One more than it holds, so that a longer file shows.
+            data = os.read(descriptor, size_bytes + 1) if size_bytes < _READ_BYTES else read_whole(descriptor)
         except BlockingIOError:
             self.known.pop(held.name, None)
             raise FileNotFoundError(path) from None  # it is being evicted
@@ -322,15 +351,14 @@ def identity(path: str) -> tuple[int, int] | None:
 
 
 def suffix_of(key: str) -> str:
-    """The suffix that a key gives its file, for readers that go by it; none where it is of an odd kind."""
-    before, dot, extension = key.rpartition(".")
-    return _suffix(extension) if dot and before and before[-1] != "/" else ""
+    """The suffix that a key gives its file, for readers that go by it, in lower case; none if it is of an odd kind.
 
-
-@lru_cache(maxsize=64)
-def _suffix(extension: str) -> str:
-    suffix = f".{extension.lower()}"
-    return suffix if _SUFFIX.fullmatch(suffix) and suffix != STAGED_SUFFIX else ""
+    It is all of ``.nii.gz`` and ``.ome.tiff``; of ``day.2026.jpg`` it is ``.jpg``, since ``.2026`` is no suffix.
+    """
+    name = key[key.rfind("/") + 1 :].lstrip(".").lower()
+    match = _SUFFIX.search(name, max(0, len(name) - _LONGEST_SUFFIX))
+    suffix = match[0] if match is not None and match.start() > 0 else ""
+    return "" if suffix.endswith(STAGED_SUFFIX) else suffix
 
 
 def _held(path: str) -> Held | None:
@@ -356,16 +384,6 @@ def intact(held: Held) -> bool:
     except OSError:
         return False
     return length == held.size_bytes and hasher.intdigest() == held.checksum
-
-
-def _rest(descriptor: int, begun: bytes, size_bytes: int) -> bytes:
-    """Read on where one read(2) ends, at 2 GiB."""
-    pieces = [begun]
-    length = len(begun)
-    while length <= size_bytes and (piece := os.read(descriptor, size_bytes + 1 - length)):
-        pieces.append(piece)
-        length += len(piece)
-    return b"".join(pieces)
 
 
 class LocalPath(str):

@@ -21,6 +21,8 @@ _SMALLEST_AUTO_BYTES = 32 * 1024 * 1024
 _LARGEST_RESERVE_BYTES = 5 * 1024**3
 _SMALLEST_RESERVE_BYTES = 64 * 1024 * 1024
 _RESERVED_PART = 0.2
+_SPOOL_RESERVE_BYTES = 64 * 1024 * 1024
+_SPOOL_RESERVED_PART = 0.05
 
 MARKER = ".ai4os-data-cache"
 _OUR_NAMES = ("index", "leases", "lock")  # in "objects" and "listings" only files named as ours are touched
@@ -28,12 +30,19 @@ _OUR_NAMES = ("index", "leases", "lock")  # in "objects" and "listings" only fil
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # FS_IOC_GETFLAGS and FS_IOC_SETFLAGS of linux/fs.h, on 64-bit
 _TOP_OF_TREE = 0x00020000  # FS_TOPDIR_FL, the attribute T of chattr(1)
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?(b?)\s*", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_HOW_TO_WRITE_A_SIZE = (
+    "write a number of bytes, '20GiB' or '20G' (20 * 1024**3 bytes, as rclone counts), '20GB' (20 * 1000**3 bytes, "
+    "18.6 GiB), or 'auto'"
+)
 
 
 def parse_size(size: int | str) -> int:
-    """Bytes from a number, or from a text such as ``"20GiB"``, ``"300MB"`` or ``"20G"`` (binary, as in rclone).
+    """Bytes from a number, or from a text.
+
+    ``"20GiB"``, ``"20Gi"`` and ``"20G"`` are 20 * 1024**3 bytes: a bare letter is binary, as in rclone. ``"20GB"`` and
+    ``"20 GB"`` are 20 * 1000**3, as disks are sold, which is 18.6 GiB.
 
     Raises:
         CacheLimitError: it is neither, or too small to work with.
@@ -44,10 +53,10 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, str):
         match = _SIZE.fullmatch(size)
         if match is None:
-            message = f"{size!r} is not a size: write a number of bytes, '20GiB', '300MB', or 'auto'"
+            message = f"{size!r} is not a size: {_HOW_TO_WRITE_A_SIZE}"
             raise CacheLimitError(message)
         decimal = bool(match[4]) and not match[3] and bool(match[2])
-        limit = int(float(match[1]) * (1000 if decimal else 1024) ** _POWERS[match[2].lower()])
+        limit = int(float(match[1]) * (1000 if decimal else 1024) ** _POWERS[(match[2] or "").lower()])
     else:
         limit = size
     if limit < SMALLEST_BYTES:
@@ -57,6 +66,13 @@ def parse_size(size: int | str) -> int:
         )
         raise CacheLimitError(message)
     return limit
+
+
+def shown_size(size_bytes: int) -> str:
+    """A size for people to read: in GiB from one on, else in MiB, and what is small in KiB."""
+    if size_bytes >= 2**30:
+        return f"{size_bytes / 2**30:.1f} GiB"
+    return f"{size_bytes / 2**20:.0f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 2**10:.0f} KiB"
 
 
 def is_size(text: object) -> bool:
@@ -79,8 +95,8 @@ def auto_limit(directory: str, held_bytes: int) -> int:
     limit = free + held_bytes - reserve
     if limit < _SMALLEST_AUTO_BYTES:
         message = (
-            f"{directory}: {free:,} bytes are free there, too few for a cache with a reserve of {reserve:,} "
-            "for everything else"
+            f"{directory}: {free >> 20:,} MiB are free there, too few for a cache with a reserve of "
+            f"{reserve >> 20:,} MiB for everything else"
         )
         raise CacheLimitError(message)
     return limit
@@ -93,6 +109,25 @@ def candidates(environ: Mapping[str, str]) -> Iterator[str]:
     base = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".cache")
     yield os.path.join(base, "ai4os-data")
     yield os.path.join(tempfile.gettempdir(), f"ai4os-data-cache-{os.getuid()}")
+
+
+def spool_directory(environ: Mapping[str, str]) -> str:
+    """Where checkpoints wait to be sent if nobody says: on a local disk, beside where the cache goes."""
+    if environ.get("AI4OS_DATA_SPOOL"):
+        return environ["AI4OS_DATA_SPOOL"]
+    base = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".cache")
+    path = os.path.join(base, "ai4os-data-spool")
+    mount = mounts.mount_of(path)
+    if mount is not None and (mount.is_network or mount.is_memory):
+        return os.path.join(tempfile.gettempdir(), f"ai4os-data-spool-{os.getuid()}")
+    return path
+
+
+def spool_room(directory: str | os.PathLike[str]) -> tuple[int, int]:
+    """What is free on the disk of a spool, and what of it is to stay so."""
+    disk = os.statvfs(directory)
+    reserve = min(_SPOOL_RESERVE_BYTES, int(_SPOOL_RESERVED_PART * disk.f_blocks * disk.f_frsize))
+    return disk.f_bavail * disk.f_frsize, reserve
 
 
 def usable(directory: str, *, memory_too: bool) -> str:
@@ -158,6 +193,11 @@ def _claim_directory(directory: str) -> None:
         )
         raise CacheError(message)
     mark(directory)
+
+
+def is_cache(directory: str) -> bool:
+    """Whether a directory is marked as a cache of ours."""
+    return os.path.isfile(f"{directory}/{MARKER}")
 
 
 def mark(directory: str) -> None:

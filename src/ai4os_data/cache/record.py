@@ -9,6 +9,8 @@ from typing import NamedTuple
 import xxhash
 
 _FIELDS = struct.Struct("<dqqdq")
+CEDED_FOR_S = 3600.0  # who needs the room for longer asks again
+_CLOCK_STEP_S = 60.0  # a clock may be set right by some seconds meanwhile
 _BEGIN = 1  # after the mark that says whether somebody has the ledger
 
 
@@ -30,8 +32,12 @@ class Record(NamedTuple):
     ceded_bytes: int = 0
 
     def ceded_at(self, now: float) -> int:
-        """How much of the limit is left to others at a time."""
-        return self.ceded_bytes if now < self.ceded_until else 0
+        """How much of the limit is left to others at a time; nothing if a clock that was ahead has written this."""
+        return self.ceded_bytes if now < self.ceded_until and not self.is_of_the_future(now) else 0
+
+    def is_of_the_future(self, now: float) -> bool:
+        """Whether room was left to others when the clock was ahead, and would be for longer than it is left."""
+        return self.ceded_until > now + CEDED_FOR_S + _CLOCK_STEP_S
 
     def write(self, lock: int) -> None:
         """Write it into a lock file that is open."""

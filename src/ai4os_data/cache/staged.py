@@ -34,6 +34,13 @@ def is_staged(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def read_whole(descriptor: int) -> bytes:
+    """All bytes of an open file, in one piece of memory, whereas one read(2) ends at 2 GiB."""
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        file.seek(0)
+        return file.readall()
+
+
 class Staged:
     """A file that is being written, with a lock that tells that its process lives.
 

@@ -7,28 +7,103 @@ import os
 import re
 import tempfile
 import time
+import weakref
 from contextlib import suppress
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
+from ai4os_data import mounts
+from ai4os_data.bodies import write_whole
 from ai4os_data.cache.objects import suffix_of
 
-_NAME = re.compile(r"ai4os-data-path-(\d+)-.*")
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PREFIX = "ai4os-data-path-"
+_NAME = re.compile(_PREFIX + r"(\d+)-.*")
+_ON_DISK = "/var/tmp"  # noqa: S108  the file in it has a random name
 _SWEEP_EVERY_S = 60.0
 _UNTOUCHED_S = 60.0
 
 _next_sweep = 0.0
 
 
-def write_temporary(data: bytes, key: str) -> str:
+class TemporaryBody:
+    """The bytes of an answer in a new file outside of the cache, for the receiver to remove.
+
+    Args:
+        key: gives the file its suffix.
+
+    Attributes:
+        length: how many bytes there are.
+    """
+
+    def __init__(self, key: str) -> None:
+        _sweep_now_and_then()
+        self.length = 0
+        self._error: OSError | None = None
+        descriptor, self._path = tempfile.mkstemp(
+            prefix=f"{_PREFIX}{os.getpid()}-", suffix=suffix_of(key), dir=temporary_folder()
+        )
+        self._file = open(descriptor, "wb", buffering=0)  # noqa: SIM115  closed when it is taken
+        self._remove = weakref.finalize(self, _unlink, self._path, os.getpid())
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes; what the disk says is raised later, since curl's callbacks cannot raise."""
+        if self._error is None:
+            try:
+                write_whole(self._file, chunk)
+            except OSError as error:
+                self._error = error
+        self.length += len(chunk)
+
+    def restart(self) -> None:
+        """Forget what came so far."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._error = None
+        self.length = 0
+
+    def take(self) -> str:
+        """The path of the whole file, which is the caller's from now on.
+
+        Raises:
+            OSError: the disk could not take it all.
+        """
+        self._file.close()
+        if self._error is not None:
+            self._remove()
+            number = self._error.errno or 0
+            message = f"{os.strerror(number)} ({self.length:,} bytes for a path; TMPDIR names another folder for them)"
+            raise OSError(number, message, os.path.dirname(self._path)) from self._error
+        self._remove.detach()
+        return self._path
+
+
+def write_temporary(pieces: Iterable[bytes], key: str) -> str:
     """A new file with these bytes, for the receiver to remove."""
-    _sweep_now_and_then()
-    descriptor, path = tempfile.mkstemp(prefix=f"ai4os-data-path-{os.getpid()}-", suffix=suffix_of(key))
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-    except BaseException:
-        os.unlink(path)
-        raise
-    return path
+    body = TemporaryBody(key)
+    for piece in pieces:
+        body.write(piece)
+    return body.take()
+
+
+def temporary_folder() -> str:
+    """Where temporary files go: not into main memory, if there is a disk and the user has not chosen."""
+    folder = tempfile.gettempdir()
+    return folder if os.environ.get("TMPDIR") else _instead_of(folder)
+
+
+@lru_cache
+def _instead_of(folder: str) -> str:
+    is_memory = [mount is not None and mount.is_memory for mount in map(mounts.mount_of, (folder, _ON_DISK))]
+    return _ON_DISK if is_memory == [True, False] and os.access(_ON_DISK, os.W_OK) else folder
+
+
+def _unlink(path: str, owner: int) -> None:
+    if os.getpid() == owner:
+        with suppress(OSError):
+            os.unlink(path)
 
 
 def _sweep_now_and_then() -> None:
@@ -37,7 +112,7 @@ def _sweep_now_and_then() -> None:
     if time.monotonic() < _next_sweep:
         return
     _next_sweep = time.monotonic() + _SWEEP_EVERY_S
-    folder = tempfile.gettempdir()
+    folder = temporary_folder()
     for name in os.listdir(folder):
         match = _NAME.fullmatch(name)
         if match is not None and not os.path.exists(f"/proc/{match[1]}"):

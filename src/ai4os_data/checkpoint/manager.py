@@ -38,6 +38,7 @@ from ai4os_data.checkpoint.spool import Spool, Spooled, default_directory, is_in
 from ai4os_data.checkpoint.staging import Staging
 from ai4os_data.checkpoint.uploads import PASSING, Upload, Uploads
 from ai4os_data.processes import tell_after_fork
+from ai4os_data.retries import Patience
 from ai4os_data.stores import open_store
 from ai4os_data.telemetry import log
 
@@ -116,7 +117,7 @@ class StorageCheckpoint:
         if cache is not None and cache != "auto" and not isinstance(cache, DiskCache):
             raise TypeError(f"cache is a DiskCache, 'auto' or None, not {cache!r}")
         limit_bytes = parse_limit(spool_limit)
-        self._store = open_store(location, remote, create=True)
+        self._store = open_store(location, remote, create=True, patience=Patience())
         self._monitor = monitor if keep_best else None
         self._save_random_states = save_random_states
         self._cache = cache

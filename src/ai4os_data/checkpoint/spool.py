@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors, mounts
-from ai4os_data.cache.placement import SMALLEST_BYTES, is_size, parse_size
+from ai4os_data.cache.placement import SMALLEST_BYTES, is_size, parse_size, spool_directory, spool_room
 from ai4os_data.checkpoint.levels import LEVELS, reaches
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 _NEW = ".new"
 _LOCK = "lock"
 _JOURNAL = "journal"
-_SMALLEST_RESERVE_BYTES = 64 * 1024 * 1024
-_RESERVED_PART = 0.05
 
 
 @dataclass
@@ -208,7 +205,7 @@ class Spool:
         Raises:
             OutOfSpaceError: the disk has too little.
         """
-        free, reserve = _free_and_reserve(self.folder)
+        free, reserve = spool_room(self.folder)
         if size_bytes + reserve > free:
             raise self._full(f"{free:,} bytes are free on its disk")
 
@@ -218,7 +215,7 @@ class Spool:
 
     def lacking_on_disk(self, size_bytes: int) -> int:
         """How much has to become free on the disk before so much more may be written."""
-        free, reserve = _free_and_reserve(self.folder)
+        free, reserve = spool_room(self.folder)
         return max(0, size_bytes + reserve - free)
 
     def used_bytes(self) -> int:
@@ -289,14 +286,7 @@ def is_intact(spooled: Spooled) -> bool:
 
 def default_directory(environ: Mapping[str, str]) -> Path:
     """Where checkpoints are spooled if nobody says: on a local disk, beside where the cache goes."""
-    if environ.get("AI4OS_DATA_SPOOL"):
-        return Path(environ["AI4OS_DATA_SPOOL"])
-    base = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".cache")
-    path = Path(base, "ai4os-data-spool")
-    mount = mounts.mount_of(path)
-    if mount is not None and (mount.is_network or mount.is_memory):
-        return Path(tempfile.gettempdir(), f"ai4os-data-spool-{os.getuid()}")
-    return path
+    return Path(spool_directory(environ))
 
 
 def parse_limit(limit: int | str | None) -> int | None:
@@ -319,13 +309,6 @@ def _is_full(error: BaseException) -> bool:
     """Whether the disk says that it is full, and not one of us."""
     is_ours = isinstance(error, errors.StorageError)
     return isinstance(error, OSError) and not is_ours and error.errno in {errno.ENOSPC, errno.EDQUOT}
-
-
-def _free_and_reserve(folder: Path) -> tuple[int, int]:
-    """What is free on a disk, and what of it is to stay so."""
-    disk = os.statvfs(folder)
-    reserve = min(_SMALLEST_RESERVE_BYTES, int(_RESERVED_PART * disk.f_blocks * disk.f_frsize))
-    return disk.f_bavail * disk.f_frsize, reserve
 
 
 def _make_private(folder: Path) -> None:

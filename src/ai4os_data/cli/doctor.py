@@ -6,25 +6,34 @@ Each look has a deadline.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
 import shutil
 import statistics
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 from ai4os_data import errors, mounts
 from ai4os_data.bodies import MemoryBody
-from ai4os_data.cache import DiskCache
+from ai4os_data.cache import DiskCache, placement
+from ai4os_data.cache.placement import shown_size, spool_directory, spool_room
+from ai4os_data.cache.report import report
+from ai4os_data.cli.advice import about_missing_root, advice_for
+from ai4os_data.cli.finding import Finding
+from ai4os_data.cli.folder import folder_of
+from ai4os_data.cli.output import say
 from ai4os_data.cli.visits import visiting
-from ai4os_data.remotes import Remote
+from ai4os_data.remotes import LINKED, Remote, main_name
 from ai4os_data.retries import Patience
 from ai4os_data.stores import Store, open_store
-from ai4os_data.stores.directory import within
+from ai4os_data.stores.directory import nearest, within
 from ai4os_data.stores.mounted import STORAGE
+from ai4os_data.stores.multistatus import NotMultistatusError, resources
 from ai4os_data.stores.nextcloud import NextcloudStore
 from ai4os_data.stores.webdav import WebDAVStore
 from ai4os_data.transport import Request
@@ -39,11 +48,12 @@ _PROBE = ".ai4os-data-doctor-"
 _PROBE_BYTES = 2**20
 _ROUND_TRIPS = 5
 _FEW_BYTES = 2**30
+_BLOCK_BYTES = 4096
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 _QUOTA = (
     b'<?xml version="1.0"?><d:propfind xmlns:d="DAV:"><d:prop><d:quota-available-bytes/><d:quota-used-bytes/>'
     b"</d:prop></d:propfind>"
 )
-_SIGNS = {"good": "  ok", "fair": "note", "bad": "FAIL"}
 
 
 @dataclass(frozen=True)
@@ -57,44 +67,34 @@ class Options:
     table: Path = mounts.MOUNT_TABLE
 
 
-class Finding(NamedTuple):
-    """One line: how it stands, with what, and what to do about it."""
-
-    state: Literal["good", "fair", "bad"]
-    what: str
-    told: str
-    advice: str = ""
-
-    def __str__(self) -> str:
-        """As it is printed."""
-        line = f"{_SIGNS[self.state]}  {self.what:<12}{self.told}"
-        return f"{line}\n      {'':<12}-> {self.advice}" if self.advice else line
-
-
 def run(options: Options) -> int:
-    """Look at everything; the exit code is 1 where something does not work."""
-    is_well = True
+    """Look at everything; the exit code is 1 if something does not work."""
+    states = {}
     for finding in examine(options, os.environ):
-        print(finding, flush=True)
-        is_well &= finding.state != "bad"
-    print(f"\n{_verdict(is_well=is_well, writes=options.writes)}")
+        say(finding)
+        states[finding.what] = finding.state
+    is_well = "bad" not in states.values()
+    say(f"\n{_verdict(is_well=is_well, writes=options.writes, has_folder=states.get('folder') == 'good')}")
     return 0 if is_well else 1
 
 
-def _verdict(*, is_well: bool, writes: bool) -> str:
+def _verdict(*, is_well: bool, writes: bool, has_folder: bool) -> str:
     if not is_well:
         return "Something does not work: see what FAILs."
-    if writes:
-        return "Training can read and write here."
-    return "The storage answers, and shows what it has. Nothing was written, and no file was read (--read-only)."
+    if not writes:
+        return "The storage answers, and shows what it has. Nothing was written, and no file was read (--read-only)."
+    return (
+        "Training can read and write here." if has_folder else "Training can write here; there is nothing to read yet."
+    )
 
 
 def examine(options: Options, environ: Mapping[str, str]) -> Iterator[Finding]:
     """What is found, one after the other."""
-    yield from _local_disk()
+    yield _cache(environ)
+    yield _spool(environ)
     mount = mounts.mount_of(options.storage, options.table)
-    yield _mounted(options, mount)
     location = options.location or _linked(mount, environ)
+    yield _mounted(options, mount, has_remote=main_name(environ) is not None)
     if location is None:
         yield Finding(
             "bad",
@@ -106,24 +106,78 @@ def examine(options: Options, environ: Mapping[str, str]) -> Iterator[Finding]:
     try:
         store = within(options.deadline_s, lambda: _open(location, environ, options), _late(location))
     except errors.StorageError as error:
-        yield Finding("bad", "linked", str(error), "correct the location, or the remote's settings")
+        yield Finding("bad", "linked", str(error), advice_for(error, None, environ))
         return
     yield Finding("good", "linked", f"{store.location}{_account(store)}")
-    yield from _store(store, options)
+    yield from _store(store, options, environ)
     if isinstance(store, WebDAVStore) and options.location is None and mount is not None and mount.is_rclone:
         yield _fresh(store, options)
 
 
-def _local_disk() -> Iterator[Finding]:
+def _cache(environ: Mapping[str, str]) -> Finding:
+    elsewhere = "free some space, or say where: AI4OS_DATA_CACHE=/directory, on a local disk"
     try:
         cache = DiskCache()
     except errors.CacheError as error:
-        yield Finding("fair", "local disk", str(error), "free some space, or say where: AI4OS_DATA_CACHE=/directory")
-        return
+        return Finding("bad", "cache", _full_place(environ) or str(error), elsewhere)
+    first = next(placement.candidates(environ))
+    is_elsewhere = os.path.realpath(first) != os.path.realpath(cache.directory)
+    if is_elsewhere and (full := _full_place(environ)) is not None:
+        return Finding("bad", "cache", f"{full}; until there is room it goes to {cache.directory}", elsewhere)
     free = shutil.disk_usage(cache.directory).free
-    told = f"{_size(free)} free; the cache in {cache.directory} takes up to {_size(cache.size_limit)}"
+    told = f"{shown_size(free)} free; the cache in {cache.directory} takes up to {shown_size(cache.size_limit)}"
     few = "little room: what does not fit is read over the network in every epoch" if free < _FEW_BYTES else ""
-    yield Finding("fair" if few else "good", "local disk", told, few)
+    return Finding("fair" if few else "good", "cache", told, few)
+
+
+def _full_place(environ: Mapping[str, str]) -> str | None:
+    """What is to be said of the place where the cache would go, if it were not full; None if it is not."""
+    first = next(placement.candidates(environ))
+    try:
+        placement.auto_limit(placement.usable(first, memory_too=False), 0)
+    except errors.CacheLimitError as error:
+        return str(error)
+    except errors.CacheError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:
+            return _full_disk(first)
+    return None
+
+
+def _full_disk(directory: str) -> str:
+    free = shutil.disk_usage(nearest(os.path.abspath(directory))).free
+    return f"the disk of {directory} is full: {free >> 20:,} MiB free"
+
+
+def _spool(environ: Mapping[str, str]) -> Finding:
+    """Whether checkpoints can wait on the local disk; caches on it give way to them, and so count as free."""
+    directory = spool_directory(environ)
+    elsewhere = "free some space, or say where: AI4OS_DATA_SPOOL=/directory, on a local disk"
+    mount = mounts.mount_of(directory)
+    if mount is not None and mount.is_network:
+        told = f"{directory} is on {mount.kind} ({mount.source}), and a spool belongs on a local disk"
+        return Finding("bad", "spool", told, elsewhere)
+    try:
+        top = nearest(os.path.abspath(directory))
+        free, reserve = spool_room(top)
+        with tempfile.TemporaryFile(dir=top, buffering=0) as file:  # it has no name, and leaves nothing
+            file.write(bytes(_BLOCK_BYTES))
+    except OSError as error:
+        told = f"{directory} cannot be written: {error.strerror}"
+        if error.errno in _FULL:
+            told = _full_disk(directory)
+        return Finding("bad", "spool", f"{told}; no checkpoint can be saved", elsewhere)
+    free += sum(_cached_bytes(cache) for cache in DiskCache.all_on_disk_of(top))
+    if free <= reserve:
+        told = f"{free >> 20:,} MiB free for {directory}, of which {reserve >> 20:,} MiB stay so"
+        return Finding("bad", "spool", f"{told}; no checkpoint can be saved", elsewhere)
+    few = "little room: it takes two to three checkpoints; delete what is not needed" if free < _FEW_BYTES else ""
+    return Finding(
+        "fair" if few else "good", "spool", f"{shown_size(free - reserve)} for checkpoints in {directory}", few
+    )
+
+
+def _cached_bytes(cache: DiskCache) -> int:
+    return report(cache.directory).entries_bytes
 
 
 def _linked(mount: mounts.Mount | None, environ: Mapping[str, str]) -> str | None:
@@ -132,12 +186,11 @@ def _linked(mount: mounts.Mount | None, environ: Mapping[str, str]) -> str | Non
     names = [remote.name for remote in Remote.known(environ) if remote.name]
     if place is not None and place[0] in names:
         return f"{place[0]}:{place[1]}"
-    if "rshare" in names:
-        return "rshare:"
-    return f"{names[0]}:" if names else None
+    name = LINKED if LINKED in names else next(iter(names), None) or main_name(environ)  # this one says what is wrong
+    return f"{name}:" if name else None
 
 
-def _mounted(options: Options, mount: mounts.Mount | None) -> Finding:
+def _mounted(options: Options, mount: mounts.Mount | None, *, has_remote: bool) -> Finding:
     storage = options.storage
     if mount is None or not mount.is_network:
         if not os.path.isdir(storage):
@@ -151,11 +204,17 @@ def _mounted(options: Options, mount: mounts.Mount | None) -> Finding:
     try:
         names = within(options.deadline_s, lambda: os.listdir(storage), f"{storage} does not answer")
     except (OSError, errors.StorageError) as error:
+        told = f"{storage} is a mount of {mount.source}, and dead ({error})"
+        if has_remote:
+            return Finding(
+                "fair", "mounted", told, "restart the deployment to have it back; 'rshare:path' reads past it"
+            )
         return Finding(
-            "fair",
+            "bad",
             "mounted",
-            f"{storage} is a mount of {mount.source}, and dead ({error})",
-            "restart the deployment to have it back; 'rshare:path' reads past it",
+            told,
+            "restart the deployment: it does not come back by itself; with the credentials of the remote, which "
+            "`rclone config` can set, 'rshare:path' reads past it",
         )
     return Finding("good", "mounted", f"{storage} shows {mount.source} ({mount.kind}), {len(names)} names at its top")
 
@@ -177,64 +236,66 @@ def _account(store: Store) -> str:
     return f" at {store.remote.origin}, as {store.remote.user or 'nobody'}" if isinstance(store, WebDAVStore) else ""
 
 
-def _store(store: Store, options: Options) -> Iterator[Finding]:
+def _store(store: Store, options: Options, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Who answers, how fast, how much room there is; where nobody does, no more is asked."""
     if isinstance(store, WebDAVStore):
         try:
             answer = within(options.deadline_s, lambda: _ask(store), _late(store.location))
             seconds = within(options.deadline_s, lambda: _round_trips(store), _late(store.location))
         except errors.StorageError as error:
-            yield _unanswered(error)
+            yield _unanswered(error, store, environ)
             return
         yield Finding("good", "credentials", "the server accepts them")
         yield _server(store, answer)
         trip_ms = statistics.median(seconds) * 1000
         slow = "each small file costs one: let StorageDataLoader look ahead, and train.warm()" if trip_ms > 200 else ""
         yield Finding("fair" if slow else "good", "round trip", f"{trip_ms:.0f} ms (median of {_ROUND_TRIPS})", slow)
-        yield _quota(answer)
+        yield _quota(store, answer)
     elif os.path.isdir(path := getattr(store, "root", "")):
-        yield Finding("good", "space there", f"{_size(shutil.disk_usage(path).free)} free")
-    what, look, deadline_s = ("write, read", _bandwidth, options.deadline_s * 2)
-    if not options.writes:
-        what, look, deadline_s = ("folder", _folder, options.deadline_s)
-    try:
-        yield within(deadline_s, lambda: look(store), _late(store.location))
-    except (errors.StorageError, OSError) as error:
-        yield Finding("bad", what, str(error), _advice(error))
+        yield Finding("good", "space there", f"{shown_size(shutil.disk_usage(path).free)} free")
+    looks: list[tuple[str, Callable[[], Finding]]] = [
+        ("folder", lambda: folder_of(store, writes=options.writes)),
+        ("write, read", lambda: _bandwidth(store)),
+    ]
+    for what, look in looks if options.writes else looks[:1]:
+        try:
+            # Not in a thread where requests have deadlines of their own: Ctrl-C has to reach what removes the probe.
+            is_bounded = isinstance(store, WebDAVStore)
+            finding = look() if is_bounded else within(options.deadline_s * 2, look, _late(store.location))
+        except (errors.StorageError, OSError) as error:
+            finding = Finding("bad", what, str(error), advice_for(error, store, environ))
+        yield finding
 
 
 def _ask(store: WebDAVStore) -> httpx.Response:
-    """One small question; the folder may be missing, since writing makes it, and then the remote itself answers."""
+    """One small question, whose answer has to be WebDAV's; where the folder is missing, the remote itself answers."""
     headers = {"Depth": "0", "Content-Type": "application/xml"}
     try:
-        return store.dav("PROPFIND", f"{store.base_url}/", headers, _QUOTA)
-    except errors.NotFoundError:
-        return store.dav("PROPFIND", f"{store.remote.url}/", headers, _QUOTA)
+        response = store.dav("PROPFIND", f"{store.base_url}/", headers, _QUOTA)
+    except (errors.NotFoundError, errors.ProtocolError):
+        # It is missing, or a file: a slash after one is a bad request to some servers.
+        if not store.path:
+            raise
+        response = store.dav("PROPFIND", f"{store.remote.url}/", headers, _QUOTA)
+    try:
+        resources(response.content)
+    except NotMultistatusError as error:
+        raise errors.ProtocolError(
+            f"{store.remote.url} answers with {response.headers.get('content-type', 'something')}, not as WebDAV does "
+            f"({response.status_code}; {error}): a page to log in, or another address?"
+        ) from error
+    return response
 
 
 def _round_trips(store: WebDAVStore) -> list[float]:
     return [_timed(lambda: _ask(store)) for _ in range(_ROUND_TRIPS)]
 
 
-def _unanswered(error: errors.StorageError) -> Finding:
+def _unanswered(error: errors.StorageError, store: WebDAVStore, environ: Mapping[str, str]) -> Finding:
+    if isinstance(error, errors.NotFoundError):
+        return Finding("bad", "server", f"{store.remote.url}: there is nothing (404)", about_missing_root(store.remote))
     is_known = isinstance(error, errors.AuthenticationError | errors.PermissionDeniedError)
-    return Finding("bad", "credentials" if is_known else "server", str(error), _advice(error))
-
-
-def _advice(error: BaseException) -> str:
-    kinds = {
-        errors.AuthenticationError: "make a new app password in Nextcloud (Settings, Security), and link the storage "
-        "again; a deployment that runs keeps the old one",
-        errors.PermissionDeniedError: "choose a folder of your own, or ask its owner for the right to write",
-        errors.OutOfSpaceError: "remove what is not needed any more, the trash bin included",
-        errors.TLSError: "set SSL_CERT_FILE to the authority of this server",
-        errors.DeadlineError: "the server is up and slow, or a firewall drops the packets; try again later",
-        errors.ServerUnavailableError: "check the address; try again later, since training goes on from the cache",
-        errors.ProtocolError: "use the WebDAV address: https://HOST/remote.php/dav/files/USER",
-        errors.NotFoundError: "check the spelling, or list the folder above it",
-        errors.LocationError: "check the spelling, or list the folder above it",
-    }
-    return next((advice for kind, advice in kinds.items() if isinstance(error, kind)), "try again; if it stays, ask")
+    return Finding("bad", "credentials" if is_known else "server", str(error), advice_for(error, store, environ))
 
 
 def _server(store: WebDAVStore, answer: httpx.Response) -> Finding:
@@ -261,27 +322,20 @@ def _nextcloud_version(store: NextcloudStore) -> str | None:
     return None
 
 
-def _quota(answer: httpx.Response) -> Finding:
+def _quota(store: WebDAVStore, answer: httpx.Response) -> Finding:
     found = {
         name: int(match[1])
         for name in ("available", "used")
         if (match := re.search(rf"quota-{name}-bytes[^>]*>(-?\d+)<".encode(), answer.content)) is not None
     }
     free = found.get("available", -1)
-    used = f", {_size(found['used'])} used" if "used" in found else ""
+    of_folder = " by this folder" if store.path and isinstance(store, NextcloudStore) else ""
+    used = f", {shown_size(found['used'])} used{of_folder}" if "used" in found else ""
+    stale = "; Nextcloud's figures can be minutes old" if isinstance(store, NextcloudStore) and found else ""
     if free < 0:  # Nextcloud: -1 not computed, -2 unknown, -3 unlimited
-        return Finding("good", "quota", f"the server tells no limit{used}")
+        return Finding("good", "quota", f"the server tells no limit{used}{stale}")
     few = "remove what is not needed, or let keep_last be smaller" if free < _FEW_BYTES else ""
-    return Finding("fair" if few else "good", "quota", f"{_size(free)} free{used}", few)
-
-
-def _folder(store: Store) -> Finding:
-    """What lies at the top: nothing is written, so a folder that is missing stays so."""
-    files, folders = store.members("")
-    told = f"{len(files) + len(folders)} names at its top"
-    if files or folders:
-        return Finding("good", "folder", told)
-    return Finding("fair", "folder", told, "nothing can be read from it yet; check the spelling if that is not right")
+    return Finding("fair" if few else "good", "quota", f"{shown_size(free)} free{used}{stale}", few)
 
 
 def _bandwidth(store: Store) -> Finding:
@@ -327,7 +381,3 @@ def _timed(work: Callable[[], object]) -> float:
 
 def _late(what: str) -> str:
     return f"{what}: no answer within the deadline"
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.0f} MiB"

@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib import metadata
 from typing import TYPE_CHECKING, TypeVar
 
+from ai4os_data.cli.output import silence
 from ai4os_data.errors import StorageError
 
 if TYPE_CHECKING:
@@ -16,15 +17,33 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", int, float)
 
+_INTERRUPTED, _PIPE_CLOSED = 130, 141  # as a shell has it: 128 and the number of the signal
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the answer is the exit code."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         return int(options.run(options))
     except (StorageError, ImportError) as error:
         print(f"ai4os-data: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("ai4os-data: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return _PIPE_CLOSED
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Find out here that nobody reads what was printed: when Python ends it would say so in its own words."""
+    try:
+        if sys.stdout is not None:  # closed by the shell, as by >&-
+            sys.stdout.flush()
+    except OSError:
+        silence()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,7 +94,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--read-only", action="store_true", help="write nothing: look what the folder shows")
     doctor.set_defaults(run=_doctor)
+    _add_cache(commands)
     return parser
+
+
+def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    cache = commands.add_parser(
+        "cache",
+        help="look at the cache on this machine's disk, check it, or empty it",
+        description="The training that uses the cache meanwhile goes on.",
+    )
+    actions = cache.add_subparsers(title="actions", required=True)
+    for action, help_ in (
+        ("info", "its limit, what it holds, and what makes it small"),
+        ("verify", "read every entry, and remove those that are damaged; the exit code is 1 if there were some"),
+        ("clear", "remove every entry, those in use as a local path excepted, and the kept listings"),
+    ):
+        one = actions.add_parser(action, help=help_, description=f"{help_[0].upper()}{help_[1:]}.")
+        one.add_argument("directory", nargs="?", help='by default those that cache="auto" uses on this machine')
+        if action == "clear":
+            one.add_argument("-y", "--yes", action="store_true", help="do not ask")
+        one.set_defaults(run=_cache, action=action, yes=False)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -97,6 +136,12 @@ def _doctor(options: argparse.Namespace) -> int:
 
     asked = doctor.Options(location=options.location, deadline_s=options.deadline_s, writes=not options.read_only)
     return doctor.run(asked)
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from ai4os_data.cli import cache
+
+    return cache.run(cache.Options(action=options.action, directory=options.directory, yes=options.yes))
 
 
 def _number(kind: type[T], is_right: Callable[[T], bool], wanted: str) -> Callable[[str], T]:

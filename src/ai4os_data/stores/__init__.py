@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from ai4os_data import locations, telemetry
+from ai4os_data import locations, telemetry, webpages
 from ai4os_data.bodies import Content
 from ai4os_data.errors import LocationError, RemoteError
 from ai4os_data.locations import DavLocation, FsspecLocation, RemoteLocation
-from ai4os_data.remotes import Remote
+from ai4os_data.remotes import Remote, configured_names, origin_of
+from ai4os_data.retries import OUTAGE_S, Patience, checked_outage_s
 from ai4os_data.stores.base import Entry, Fetched, Level, Listing, Store, Unreadable
 from ai4os_data.stores.directory import DirectoryStore
+from ai4os_data.stores.meant import hinting_at_remote
 from ai4os_data.stores.memory import MemoryStore
 from ai4os_data.stores.mounted import open_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from ai4os_data.retries import Patience
 
 __all__ = [
     "Content",
@@ -43,6 +44,7 @@ def open_store(
     patience: Patience | None = None,
     counters: telemetry.Counters | None = None,
     create: bool = False,
+    outage_s: float | None = None,
     **options: Any,
 ) -> Store:
     """The store for a location.
@@ -56,14 +58,21 @@ def open_store(
         counters: where requests and bytes are counted.
         create: whether there may be nothing at it yet, since it is to be written to: the first file makes the folder.
             A ``/storage`` where no storage is mounted is refused then.
+        outage_s: how long reads wait for a server that is away, in seconds; 10 minutes by default, 0 for no longer than
+            their tries. A `Store`, and a ``patience``, say it themselves.
         options: passed to the fsspec file system.
 
     Raises:
         LocationError: it cannot be understood, or there is nothing at it.
         RemoteError: its remote is not configured.
+        ValueError: ``outage_s`` is no number of seconds.
     """
+    if outage_s is not None:
+        outage_s = checked_outage_s(outage_s)
     if isinstance(location, Store):
-        return location
+        return location if outage_s is None else location.waiting(outage_s)
+    if outage_s is not None or patience is None:
+        patience = replace(patience or Patience(), outage_s=OUTAGE_S if outage_s is None else outage_s)
     environ = os.environ if environ is None else environ
     shown = locations.shown(location)
     chosen = Remote.discover(remote, environ) if isinstance(remote, str) else remote
@@ -77,14 +86,33 @@ def open_store(
     if isinstance(parsed, RemoteLocation):
         return dav(chosen or Remote.discover(parsed.name, environ), parsed.path)
     if isinstance(parsed, DavLocation):
+        parsed, chosen = _behind_page(parsed, os.fspath(location), chosen, environ)
         return dav(*_credentials_for(parsed, chosen, environ))
     if isinstance(parsed, FsspecLocation):
-        from ai4os_data.stores.anyfsspec import FsspecStore
-
-        return FsspecStore(parsed.url, counters=counters, **options)
+        return _open_url(parsed.url, environ, counters, patience, options)
     if chosen is not None and not os.path.isabs(parsed.path):
         return dav(chosen, parsed.path.strip("/"))
-    return open_path(parsed.path, chosen, environ=environ, open_dav=dav, counters=counters, create=create)
+    with hinting_at_remote(os.fspath(location), environ) as hint:
+        store = open_path(
+            parsed.path, chosen, environ=environ, open_dav=dav, counters=counters, create=create, patience=patience
+        )
+        hint(store)
+        return store
+
+
+def _open_url(
+    url: str,
+    environ: Mapping[str, str],
+    counters: telemetry.Counters | None,
+    patience: Patience | None,
+    options: dict[str, Any],
+) -> Store:
+    from ai4os_data.stores.anyfsspec import FsspecStore, is_known
+
+    name, _, path = url.partition("://")
+    if name in configured_names(environ) and not is_known(name):
+        raise LocationError(f"{name}:// is no kind of URL, but {name} is a remote: write '{name}:{path.strip('/')}'")
+    return FsspecStore(url, counters=counters, patience=patience, **options)
 
 
 def open_dav(
@@ -101,6 +129,34 @@ def open_dav(
 
     kind = NextcloudStore if is_nextcloud(remote) else WebDAVStore
     return kind(remote, path, location=location, patience=patience, counters=counters)
+
+
+def _behind_page(
+    location: DavLocation, text: str, chosen: Remote | None, environ: Mapping[str, str]
+) -> tuple[DavLocation, Remote | None]:
+    """The files behind a page of Nextcloud, if they are public; any other address as it is.
+
+    Raises:
+        LocationError: it is a page of an account's files; the message has the address to give.
+    """
+    page = webpages.page_of(text)
+    if page is None:
+        return location, chosen
+    origin = origin_of(location.root)
+    candidates = [chosen] if chosen is not None else Remote.known(environ)
+    remotes = [remote for remote in candidates if remote.origin == origin]
+    if any(remote.covers(location.url) and len(remote.url) > len(page.server_url) for remote in remotes):
+        return location, chosen
+    if page.token is not None:
+        share = locations.parse(page.share_url)
+        assert isinstance(share, DavLocation)
+        user = "anonymous" if location.password else None
+        return share, Remote(share.root, user, location.password)
+    account = next((remote for remote in remotes if remote.user is not None), None)
+    if account is None:
+        raise LocationError(page.advice(locations.shown(text)))
+    is_root = page.files_url(account.user).startswith(f"{account.url}/")
+    raise LocationError(page.advice(locations.shown(text), account.user, account.name if is_root else None))
 
 
 def _credentials_for(location: DavLocation, chosen: Remote | None, environ: Mapping[str, str]) -> tuple[Remote, str]:

@@ -6,17 +6,21 @@ import errno
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import fsspec
 from fsspec.utils import get_protocol
+from typing_extensions import Self
 
 from ai4os_data import errors, telemetry
 from ai4os_data.locations import shown
+from ai4os_data.outages import Wait, outage_of, waited_out
 from ai4os_data.processes import PerProcess
+from ai4os_data.retries import Patience
 from ai4os_data.stores.base import (
     PIECE_BYTES,
     Entries,
@@ -35,13 +39,27 @@ from ai4os_data.stores.base import (
 from ai4os_data.stores.fsspec_tree import Tree, is_file, tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ai4os_data.bodies import Content, Source
 
+T = TypeVar("T")
+
 _THREADS = 8
+_AWAY = (errors.ServerUnavailableError, errors.DeadlineError, errors.ThrottledError)
+_UNREACHABLE = frozenset(
+    (
+        *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE),
+        *(errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN),
+    )
+)
 _IN_THE_WAY = (FileExistsError, IsADirectoryError, NotADirectoryError)
 _LOCAL_PROTOCOLS = frozenset({"file", "local", "memory"})
+
+
+def is_known(protocol: str) -> bool:
+    """Whether fsspec knows the part of a URL before ``://``."""
+    return protocol in fsspec.available_protocols()
 
 
 class FsspecStore(Store):
@@ -50,11 +68,20 @@ class FsspecStore(Store):
     Args:
         url: such as ``s3://bucket/path`` or ``memory://data``.
         counters: where bytes are counted.
+        patience: how long reads wait for a storage that is away.
         options: the file system's own, such as ``key`` and ``secret``. A pickle carries them.
     """
 
-    def __init__(self, url: str, *, counters: telemetry.Counters | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        counters: telemetry.Counters | None = None,
+        patience: Patience | None = None,
+        **options: Any,
+    ) -> None:
         self._url = url
+        self.patience = patience or Patience()
         self._options = options
         self.counters = counters or telemetry.Counters()
         self.location = shown(url)
@@ -65,11 +92,33 @@ class FsspecStore(Store):
 
     def __getstate__(self) -> dict[str, object]:
         """Pickle what it was made from."""
-        return {"url": self._url, "counters": self.counters, "options": self._options}
+        return {"url": self._url, "counters": self.counters, "patience": self.patience, "options": self._options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make it anew."""
-        self.__init__(state["url"], counters=state["counters"], **state["options"])  # type: ignore[misc]
+        common = {"counters": state["counters"], "patience": state["patience"]}
+        self.__init__(state["url"], **common, **state["options"])  # type: ignore[misc]
+
+    def waiting(self, outage_s: float) -> Self:
+        """The same files, read with another patience for a storage that is away."""
+        return self._patient(replace(self.patience, outage_s=outage_s))
+
+    def hurried(self, limit_s: float, *, waits: bool) -> Self:
+        """The same files, for a question that somebody has another answer to after a while."""
+        return self._patient(self.patience.hurried(limit_s, waits=waits))
+
+    def _patient(self, patience: Patience) -> Self:
+        if self.is_local or patience == self.patience:
+            return self
+        other: Self = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, patience=patience)
+        return other
+
+    def _waited_out(self, work: Callable[[], T]) -> T:
+        """What some reading gives, when the storage is there."""
+        if self.is_local or not self.patience.outage_s:
+            return work()
+        return waited_out(work, _may_pass, Wait(outage_of(self.location), self.patience))
 
     def list(self) -> list[Entry]:
         """Every file below."""
@@ -77,7 +126,7 @@ class FsspecStore(Store):
 
     def listing(self) -> Listing:
         """Every file below that can be told of, and what cannot."""
-        found = self._find("")
+        found = self._waited_out(lambda: self._find(""))
         if found is None:
             message = f"{self.location}: there is nothing at this location"
             raise errors.LocationError(message)
@@ -87,7 +136,7 @@ class FsspecStore(Store):
         """Every file below a folder, as the file system has it now, whatever it has listed before."""
         system, _ = self._system.get()
         system.invalidate_cache()
-        found = self._find(checked(folder) if folder else "")
+        found = self._waited_out(lambda: self._find(checked(folder) if folder else ""))
         return found.complete() if found is not None else []
 
     def has_folder(self, key: str) -> bool:
@@ -172,6 +221,9 @@ class FsspecStore(Store):
 
     def stat(self, key: str) -> Entry:
         """One file."""
+        return self._waited_out(lambda: self._stat(key))
+
+    def _stat(self, key: str) -> Entry:
         system, root = self._system.get()
         try:
             info = system.info(_join(root, checked(key)))
@@ -196,13 +248,33 @@ class FsspecStore(Store):
                 if not running:
                     return
                 entry, future = running.pop(0)
-                yield entry, future.result()
+                outcome = future.result()
+                if isinstance(outcome, _AWAY) and self.patience.outage_s:
+                    outcome = self._read_waiting(entry, make)  # in this thread, which an interrupt reaches
+                yield entry, outcome
+
+    def _read_waiting(self, entry: Entry, make: MakeBody) -> Fetched | errors.StorageError:
+        """Read a file when the storage is there."""
+
+        def read() -> Fetched:
+            outcome = self._read(entry, make)
+            if isinstance(outcome, errors.StorageError):
+                raise outcome
+            return outcome
+
+        try:
+            return self._waited_out(read)
+        except errors.StorageError as error:
+            return error
 
     def read_range(self, entry: Entry, start: int, stop: int) -> bytes:
         """Part of a file."""
+        return self._waited_out(lambda: self._read_part(entry, start, stop))
+
+    def _read_part(self, entry: Entry, start: int, stop: int) -> bytes:
         stop = min(stop, entry.size_bytes)
         system, root = self._system.get()
-        if not entry.is_same_version(self.stat(entry.key)):
+        if not entry.is_same_version(self._stat(entry.key)):
             raise errors.ChangedError(f"{self.location}: {entry.key!r} changed since it was opened; open it again")
         if start >= stop:
             return b""
@@ -277,7 +349,7 @@ class FsspecStore(Store):
             with system.open(_join(root, entry.key), "rb", block_size=4 * PIECE_BYTES) as file:
                 while piece := file.read(PIECE_BYTES):
                     body.write(piece)
-            served = self.stat(entry.key)
+            served = self._stat(entry.key)
         except errors.StorageError as error:
             return error
         except OSError as error:
@@ -301,8 +373,14 @@ class FsspecStore(Store):
             TimeoutError: errors.DeadlineError,
             ConnectionError: errors.ServerUnavailableError,
         }
+        if error.errno in _UNREACHABLE:
+            return errors.ServerUnavailableError(f"{self.location}: {key!r}: {error}")
         kind = next((ours for theirs, ours in kinds.items() if isinstance(error, theirs)), errors.ServerError)
         return kind(f"{self.location}: {key!r}: {error}")
+
+
+def _may_pass(error: errors.StorageError) -> bool:
+    return isinstance(error, _AWAY)
 
 
 def _join(root: str, key: str) -> str:

@@ -3,15 +3,21 @@
 Nextcloud (since 31) answers ``GET FOLDER?accept=zip&files=["a","sub/b"]`` with a zip of these files, stored and with
 CRC-32. Its cost is by the request, so one archive is 6 to 10 times faster than a GET for each file. But a 200 can be
 truncated, or lack a member: every one is checked by name, listed size and CRC.
+
+A member's name is no proof by itself. Up to version 34, Nextcloud makes it by removing the folder's path on the server,
+``/USER/files/FOLDER``, *everywhere* in the path of the file, so that one file can come under the name of another one.
+`Naming` tells which files that may happen to; they never go into an archive.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import posixpath
-import zipfile
+import re
+import struct
+import unicodedata
 import zlib
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
@@ -25,7 +31,18 @@ MOST_MEMBERS = 128
 LONGEST_QUERY = 6000  # the request line may have some 8 KB (414)
 LARGE_BYTES = 2 * 1024 * 1024  # from here on, the cost of a request no longer counts
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
+_WORTH_HALVING = 16  # files: in two requests at once they come sooner than in one
+_WORTH_ASKING_AGAIN = 16
+_FRUITLESS = 2  # archives in a row of which nothing came
+
+_ABOUT_A_MEMBER_BYTES = 1024  # its headers take less than 300
+
+_LOCAL = struct.Struct("<4sHHHHHIIIHH")
+_DESCRIPTORS = (struct.Struct("<4sIQQ"), struct.Struct("<4sIII"))  # of zip64, and of the plain form
+_MEMBER, _AFTER, _DIRECTORY = b"PK\3\4", b"PK\7\10", b"PK\1\2"
+_ENCRYPTED, _SIZE_FOLLOWS = 0x0001, 0x0008
+_STORED = 0
+_NO_NAME = re.compile(r"[\\\ud800-\udfff]")  # the server turns a backslash into a slash; the others are no UTF-8
 
 
 class Group(NamedTuple):
@@ -33,6 +50,8 @@ class Group(NamedTuple):
 
     folder: str
     entries: list[Entry]
+    fruitless: int = 0
+    """How many archives in a row have brought nothing of these."""
 
     @property
     def names(self) -> list[str]:
@@ -41,12 +60,20 @@ class Group(NamedTuple):
         return [entry.key[skipped:] for entry in self.entries]
 
     @property
+    def longest_bytes(self) -> int:
+        """The most that an archive of them has, if they are as they were listed: each twice named, once described."""
+        names = sum(len(name.encode()) for name in self.names)
+        return sum(entry.size_bytes for entry in self.entries) + 2 * names + len(self.entries) * _ABOUT_A_MEMBER_BYTES
+
+    @property
     def query(self) -> str:
         """The query that asks for them."""
         return f"accept=zip&files={_encoded(self.names)}"
 
 
-def groups(entries: Iterable[Entry], longest_query: int = LONGEST_QUERY) -> Iterator[Group]:
+def groups(
+    entries: Iterable[Entry], longest_query: int = LONGEST_QUERY, most_members: int = MOST_MEMBERS
+) -> Iterator[Group]:
     """Put entries together, neighbours first, so that the names below the common folder are short."""
     group: list[Entry] = []
     folder = ""
@@ -59,7 +86,7 @@ def groups(entries: Iterable[Entry], longest_query: int = LONGEST_QUERY) -> Iter
         common = _common(folder, above) if group else above
         # A higher common folder makes every name longer by what it no longer says.
         grown = length + len(group) * _longer(folder, common) + _length(entry, common)
-        if group and (held + entry.size_bytes > MOST_BYTES or len(group) >= MOST_MEMBERS or grown > longest_query):
+        if group and (held + entry.size_bytes > MOST_BYTES or len(group) >= most_members or grown > longest_query):
             yield Group(folder, group)
             group, common, held = [], above, 0
             grown = _length(entry, above)
@@ -70,22 +97,197 @@ def groups(entries: Iterable[Entry], longest_query: int = LONGEST_QUERY) -> Iter
         yield Group(folder, group)
 
 
-def members(archive: bytes, group: Group) -> Iterator[tuple[Entry, bytes]]:
-    """The files of a group that are in an archive, whole and of the listed size; what is not, does not come."""
-    wanted = dict(zip(group.names, group.entries, strict=True))
-    try:
-        opened = zipfile.ZipFile(io.BytesIO(archive))
-    except _DAMAGE:
-        return
-    with opened:
-        for info in opened.infolist():
-            entry = wanted.pop(info.filename.lstrip("/"), None)
-            if entry is None or info.file_size != entry.size_bytes:
-                continue
-            try:
-                yield entry, opened.read(info)  # checks the CRC
-            except _DAMAGE:
-                continue
+class Unpacked(NamedTuple):
+    """What an answer is worth.
+
+    Attributes:
+        files: entries and their bytes, whole and of the listed size.
+        rest: those that may still come in an archive, where this one was cut short: behind the one it was cut at.
+    """
+
+    files: list[tuple[Entry, bytes]]
+    rest: list[Entry]
+
+
+def unpacked(archive: bytes, group: Group) -> Unpacked:
+    """The files of a group that are in an archive, whole or cut off. A name that occurs twice in it is nobody's.
+
+    It is read from its beginning, where each member says what it is, and never from the directory at its end: a cut-off
+    archive of archives ends in the directory of another one.
+    """
+    wanted = {name.encode(): entry for name, entry in zip(group.names, group.entries, strict=True)}
+    places = {entry: place for place, entry in enumerate(group.entries)}
+    found: dict[bytes, tuple[Entry, bytes]] = {}
+    twice = set()
+    reached = -1  # the place in the group of the last one of which the end was seen
+    for name, data in _members(archive, {name: entry.size_bytes for name, entry in wanted.items()}):
+        if name is None:
+            reached = len(group.entries)
+            break
+        entry = wanted[name]
+        reached = max(reached, places[entry])
+        if name in found:
+            twice.add(name)
+        elif data is not None:
+            found[name] = entry, data
+    files = [came for name, came in found.items() if name not in twice]
+    return Unpacked(files, group.entries[reached + 2 :])
+
+
+class Naming:
+    """For which files the server cannot make another name than the one they were asked for by.
+
+    Args:
+        user: who the folders belong to on the server; None where it is not known.
+        above: the path of the store's root in the user's files; None where it is not known.
+    """
+
+    def __init__(self, user: str | None, above: str | None) -> None:
+        # What is removed begins with this, whatever folder below the store's root is asked.
+        below = f"/{above}" if above and user is None else ""
+        head = "[^/]+" if user is None else re.escape(user)
+        forms = dict.fromkeys((below, unicodedata.normalize("NFC", below)))
+        self._removed = re.compile("|".join(f"/{head}/files{re.escape(form)}" for form in forms), re.IGNORECASE)
+
+    def is_kept(self, entry: Entry) -> bool:
+        """Whether an entry can only come under its own name, and no other one under it."""
+        path = f"/{entry.key}"
+        if _NO_NAME.search(path) or self._removed.search(path):
+            return False
+        return path.isascii() or not self._removed.search(unicodedata.normalize("NFC", path))
+
+
+class Plan:
+    """Which of many files are asked for together next, and which alone.
+
+    Args:
+        entries: what is to be read; taken as they are needed.
+        naming: tells those that may come together at all.
+        longest_query: how long a request may be.
+        halves: whether all of it is asked for in two requests of one size, where these are enough.
+
+    Attributes:
+        alone: what is left for requests of its own. Take it, and clear it.
+    """
+
+    def __init__(self, entries: Iterable[Entry], naming: Naming, longest_query: int, *, halves: bool) -> None:
+        self.alone: list[Entry] = []
+        self._source = iter(entries)
+        self._naming = naming
+        self._longest_query = longest_query
+        self._halves = halves
+        self._pool: dict[Entry, None] = {}  # the oldest first
+        self._again: list[Group] = []
+        self._is_exhausted = False
+
+    def next(self) -> Group | None:
+        """The next files that come together: among neighbours, the one that waits for longest."""
+        if self._again:
+            return self._again.pop(0)
+        while True:
+            self._fill(2 * MOST_MEMBERS + 1 if self._halves else MOST_MEMBERS)
+            if not self._pool:
+                return None
+            most = MOST_MEMBERS
+            if self._halves and self._is_exhausted and len(self._pool) >= _WORTH_HALVING:
+                most = -(-len(self._pool) // 2)
+            self._halves = False  # there is always another request under way from now on
+            oldest = list(islice(self._pool, most))
+            group = next(group for group in groups(oldest, self._longest_query, most) if oldest[0] in group.entries)
+            for entry in group.entries:
+                del self._pool[entry]
+            if len(group.entries) > 1:
+                return group
+            self.alone += group.entries
+            if len(self.alone) >= MOST_MEMBERS:
+                return None
+
+    @property
+    def is_through(self) -> bool:
+        """Whether nothing is left."""
+        return self._is_exhausted and not (self._pool or self._again or self.alone)
+
+    def everything(self) -> Iterator[Entry]:
+        """All that is left, whatever it was meant for."""
+        at_hand = [*self.alone, *(entry for group in self._again for entry in group.entries), *self._pool]
+        self.alone, self._again, self._pool = [], [], {}
+        yield from at_hand
+        yield from self._source
+        self._is_exhausted = True
+
+    def take_up(self, group: Group, came: Unpacked) -> None:
+        """Plan for what did not come with an archive: for the one that it was cut at alone, for the rest again."""
+        fruitless = 0 if came.files else group.fruitless + 1
+        rest = set(came.rest)
+        has_come = {entry for entry, _ in came.files}
+        self.alone += [entry for entry in group.entries if entry not in has_come and entry not in rest]
+        if fruitless < _FRUITLESS:
+            self._ask_again(group.folder, came.rest, fruitless)
+        else:  # it may be any of them: some versions find out that one is missing when they have begun to answer
+            self.halve(Group(group.folder, came.rest, fruitless))
+
+    def halve(self, group: Group) -> None:
+        """Plan for an archive of which nothing comes because of one of its files, without a word of which."""
+        middle = len(group.entries) // 2
+        for part in (group.entries[:middle], group.entries[middle:]):
+            self._ask_again(group.folder, part, group.fruitless)
+
+    def _ask_again(self, folder: str, entries: list[Entry], fruitless: int) -> None:
+        if len(entries) < _WORTH_ASKING_AGAIN:
+            self.alone += entries
+        else:
+            self._again.append(Group(folder, entries, fruitless))
+
+    def _fill(self, number: int) -> None:
+        """Have so many at hand, if there are."""
+        while len(self._pool) < number and len(self.alone) < MOST_MEMBERS:
+            entry = next(self._source, None)
+            if entry is None:
+                self._is_exhausted = True
+                return
+            is_small = entry.size_bytes < LARGE_BYTES
+            if is_small and entry not in self._pool and self._naming.is_kept(entry):
+                self._pool[entry] = None
+            else:
+                self.alone.append(entry)
+
+
+def _members(archive: bytes, sizes: dict[bytes, int]) -> Iterator[tuple[bytes | None, bytes | None]]:
+    """Names and bytes of the members, as far as it is clear where each ends.
+
+    None instead of bytes where the CRC is another; None instead of a name at the regular end.
+    """
+    place = 0
+    view = memoryview(archive)
+    while len(view) - place >= _LOCAL.size:
+        mark, _, flags, method, _, _, crc, size, full_size, name_length, extra_length = _LOCAL.unpack_from(view, place)
+        if mark == _DIRECTORY:
+            yield None, None
+        begin = place + _LOCAL.size + name_length + extra_length
+        name = bytes(view[place + _LOCAL.size :][:name_length]).lstrip(b"/")
+        listed = sizes.get(name)
+        if mark != _MEMBER or listed is None or method != _STORED or flags & _ENCRYPTED:
+            return
+        place = begin + listed
+        if flags & _SIZE_FOLLOWS:
+            told = _descriptor(view, place, listed)
+            if told is None:
+                return
+            crc, place = told
+        elif (size, full_size) != (listed, listed) or place > len(view):
+            return
+        data = bytes(view[begin : begin + listed])
+        yield name, data if zlib.crc32(data) == crc else None
+
+
+def _descriptor(view: memoryview, place: int, size_bytes: int) -> tuple[int, int] | None:
+    """The CRC that follows a member of that size, and where the next one begins; None where nothing says so."""
+    for form in _DESCRIPTORS:
+        if len(view) - place >= form.size:
+            mark, crc, size, full_size = form.unpack_from(view, place)
+            if mark == _AFTER and (size, full_size) == (size_bytes, size_bytes):
+                return crc, place + form.size
+    return None
 
 
 def _encoded(names: list[str]) -> str:

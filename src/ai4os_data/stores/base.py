@@ -110,11 +110,13 @@ class Store(ABC):
         location: what messages call it; it holds no secrets.
         identity: what tells its files from those of other stores, for the cache.
         is_local: whether it is as fast as a local disk, so that a cache would gain nothing.
+        asks_together: whether many files come with one request, and so the faster the more are asked for at once.
     """
 
     location: str
     identity: str
     is_local: bool = False
+    asks_together: bool = False
 
     @abstractmethod
     def list(self) -> list[Entry]:
@@ -388,6 +390,19 @@ class Store(ABC):
         except errors.NotFoundError:
             return False
         return True
+
+    def waiting(self, outage_s: float) -> Store:  # noqa: ARG002  for those that wait
+        """The same files, whose reads wait so long for a server that is away; 0 for no longer than their tries."""
+        return self
+
+    def hurried(self, limit_s: float, *, waits: bool) -> Store:  # noqa: ARG002  for those that can hurry
+        """The same files, for a question that somebody has another answer to after a while.
+
+        Args:
+            limit_s: how long it may take without an answer.
+            waits: whether to wait so long for a server that is away, since there is no other answer.
+        """
+        return self
 
     def close(self) -> None:  # noqa: B027  most hold nothing open
         """Let go of what is held open in this process, such as connections. The next request opens it again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import secrets
@@ -9,10 +10,15 @@ import stat
 import threading
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from typing_extensions import Self
 
 from ai4os_data import errors, mounts, telemetry
 from ai4os_data.bodies import Source, write_whole
+from ai4os_data.outages import Wait, outage_of, waited_out
+from ai4os_data.retries import Patience
 from ai4os_data.stores.base import (
     PIECE_BYTES,
     Entries,
@@ -47,6 +53,11 @@ _GONE = {errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.EHOSTDOWN, errno.ECONNAB
 _UNREADABLE = (errors.PermissionDeniedError, errors.ServerError, errors.StorageGoneError)
 _MOST_VISITS = 32
 _NAMED = 5
+# What a mount says while its server is away. ENOTCONN is not among it: a mount whose process died does not come back.
+_MAY_PASS = {
+    *(errno.EIO, errno.ESTALE, errno.EHOSTDOWN, errno.ECONNABORTED, errno.ETIMEDOUT),
+    *(errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN),
+}
 _LISTING_DEADLINE_S = 120.0
 _Identity = tuple[int, int]
 _Gone = list[errors.StorageGoneError]
@@ -70,6 +81,7 @@ class DirectoryStore(Store):
         location: what messages call it.
         listing_deadline_s: how long a listing may take on a mount; a dead one can block for ever.
         counters: where bytes are counted.
+        patience: how long reads of a mount wait for a storage that is away.
     """
 
     def __init__(
@@ -79,13 +91,16 @@ class DirectoryStore(Store):
         location: str | None = None,
         listing_deadline_s: float = _LISTING_DEADLINE_S,
         counters: telemetry.Counters | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self.root = os.path.abspath(os.fspath(directory))
         self.location = location or self.root
         self.listing_deadline_s = listing_deadline_s
         self.counters = counters or telemetry.Counters()
+        self.patience = patience or Patience()
         mount = mounts.mount_of(self.root)
         self.is_local = mount is None or not mount.is_network
+        self._mounted_at = str(mount.point) if mount is not None else ""
         self.identity = f"directory {mount.source if mount and mount.is_network else ''} {self.root}"
         if (place := mounts.remote_place(self.root)) is not None:  # the same files, wherever they are mounted
             self.identity = "rclone {}:{}".format(*place)
@@ -95,18 +110,44 @@ class DirectoryStore(Store):
         """Its path, whatever links lead to it."""
         return os.path.realpath(f"{self.root}/{key}")
 
+    def waiting(self, outage_s: float) -> Self:
+        """The same directory, read with another patience for a storage that is away."""
+        return self._patient(replace(self.patience, outage_s=outage_s))
+
+    def hurried(self, limit_s: float, *, waits: bool) -> Self:
+        """The same directory, for a question that somebody has another answer to after a while."""
+        hurried = self._patient(self.patience.hurried(limit_s, waits=waits))
+        if not waits and hurried is not self:
+            hurried.listing_deadline_s = min(limit_s, self.listing_deadline_s)
+        return hurried
+
+    def _patient(self, patience: Patience) -> Self:
+        if self.is_local or patience == self.patience:
+            return self
+        other = copy.copy(self)
+        other.patience = patience
+        return other
+
+    def _waited_out(self, work: Callable[[], T]) -> T:
+        """What some reading gives, when the storage behind the mount is there."""
+        if self.is_local or not self.patience.outage_s:
+            return work()
+        return waited_out(work, _may_pass, Wait(outage_of(f"the mount {self._mounted_at}"), self.patience))
+
     def list(self) -> list[Entry]:
         """Every file below, within a deadline."""
         return self.listing().complete()
 
     def listing(self) -> Listing:
         """Every file below that can be looked at, within a deadline, and what cannot."""
-        return self._within_deadline(self._walk_root)
+        return self._waited_out(lambda: self._within_deadline(self._walk_root))
 
     def list_below(self, folder: str) -> Entries:
         """Every file below a folder, within a deadline; none where it is missing."""
         top = f"{checked(folder)}/" if folder else ""
-        found = self._within_deadline(lambda: self._walk(top) if self._is_folder(top) else Listing([], []))
+        found = self._waited_out(
+            lambda: self._within_deadline(lambda: self._walk(top) if self._is_folder(top) else Listing([], []))
+        )
         return found.complete()
 
     def has_folder(self, key: str) -> bool:
@@ -126,7 +167,7 @@ class DirectoryStore(Store):
         if self.is_local:
             return look()
         self._check_mounted()
-        return within(self.listing_deadline_s, look, f"{self.location}: {DEAD_MOUNT}")
+        return self._waited_out(lambda: within(self.listing_deadline_s, look, f"{self.location}: {DEAD_MOUNT}"))
 
     def make_folder(self, key: str) -> bool:
         """Make a directory, and those above it, where they are missing."""
@@ -146,8 +187,12 @@ class DirectoryStore(Store):
     def stat(self, key: str) -> Entry:
         """One file."""
         path = self.path(key)
-        with self._told(key):
-            found = os.stat(path)
+
+        def look() -> os.stat_result:
+            with self._told(key):
+                return os.stat(path)
+
+        found = self._waited_out(look)
         if not _is_file(found):
             message = f"{self.location}: {key!r} is not a file"
             raise errors.NotFoundError(message)
@@ -158,12 +203,15 @@ class DirectoryStore(Store):
         make = body or memory_body
         for entry in entries:
             try:
-                yield entry, self._read(entry, make)
+                yield entry, self._waited_out(lambda entry=entry: self._read(entry, make))  # type: ignore[misc]
             except errors.StorageError as error:
                 yield entry, error
 
     def read_range(self, entry: Entry, start: int, stop: int) -> bytes:
         """Part of a file."""
+        return self._waited_out(lambda: self._read_part(entry, start, stop))
+
+    def _read_part(self, entry: Entry, start: int, stop: int) -> bytes:
         with self._told(entry.key), open(self.path(entry.key), "rb") as file:
             before = os.fstat(file.fileno())
             if not entry.is_same_version(_entry(entry.key, before)):
@@ -463,6 +511,11 @@ DEAD_MOUNT = (
     "the mount does not answer: the storage is gone, or the mount's credentials have expired. Restart the deployment, "
     "or read over WebDAV with 'rshare:path' where credentials are there"
 )
+
+
+def _may_pass(error: errors.StorageError) -> bool:
+    """Whether it is what a mount says while the server behind it is away."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _MAY_PASS
 
 
 def nearest(path: str) -> str:

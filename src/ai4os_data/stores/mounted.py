@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ai4os_data import errors, mounts, telemetry
 from ai4os_data.remotes import Remote
+from ai4os_data.spelling import mistaken_for
 from ai4os_data.stores.base import Store
 from ai4os_data.stores.directory import DEAD_MOUNT, STAGED, DirectoryStore, nearest, told, within
 from ai4os_data.stores.forms import forms
@@ -23,11 +24,14 @@ from ai4os_data.telemetry import tell_once
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ai4os_data.retries import Patience
+
 STORAGE = "/storage"
 
 _LOOK_DEADLINE_S = 30.0  # a large folder may take some seconds; behind a dead server it may take minutes
 _COMPARED_BYTES = 1024 * 1024
 _LOOKED_AT = 200
+_NEAR_NAMES = 3
 
 OpenDav = Callable[[Remote, str], Store]
 
@@ -40,6 +44,7 @@ def open_path(
     open_dav: OpenDav,
     counters: telemetry.Counters | None = None,
     create: bool = False,
+    patience: Patience | None = None,
     table: Path = mounts.MOUNT_TABLE,
     storage: str = STORAGE,
     deadline_s: float = _LOOK_DEADLINE_S,
@@ -53,6 +58,7 @@ def open_path(
         open_dav: opens the store for a path below a remote.
         counters: where bytes are counted.
         create: whether it may be missing, since it is to be written to; the first file makes it.
+        patience: how long reads of a mount wait for a storage that is away.
         table: the mount table.
         storage: where the platform mounts the storage.
         deadline_s: how long a first look at a mount may take; a dead one can block for ever.
@@ -80,7 +86,8 @@ def open_path(
         if not is_synced:
             tell_once(f"{_not_synced(storage)} read with 'rshare:path'")
         direct_top = direct_store(top) if direct is not None else None
-        is_same = direct_top is not None and _is_same_place(top, direct_top, deadline_s, may_write=create)
+        hurried = direct_top.hurried(deadline_s, waits=False) if direct_top is not None else None
+        is_same = hurried is not None and _is_same_place(top, hurried, deadline_s, may_write=create)
     except errors.StorageGoneError as gone:
         if direct is None:
             raise
@@ -88,7 +95,7 @@ def open_path(
         return direct
     if direct is not None and is_same:
         return direct
-    return DirectoryStore(path, counters=counters)
+    return DirectoryStore(path, counters=counters, patience=patience)
 
 
 def _in_its_form(path: str, mount: mounts.Mount | None, deadline_s: float) -> str:
@@ -152,12 +159,21 @@ def _look(path: str, mount: mounts.Mount | None, deadline_s: float) -> None:
         other = "" if path.isascii() else f" ({path!a}), nor one in the other Unicode form"
         message = (
             f"{path}: there is no such directory{other}. Is the storage mounted? `ls {STORAGE}` and "
-            "`mount | grep rclone` tell"
+            f"`mount | grep rclone` tell{'' if is_network else _beside(path)}"
         )
         raise errors.LocationError(message) from error
     if not found:
         message = f"{path} is a file; give the directory that it lies in"
         raise errors.LocationError(message)
+
+
+def _beside(path: str) -> str:
+    """Which names near this one there are."""
+    parent, name = os.path.split(path)
+    with suppress(OSError):
+        if names := mistaken_for(name, os.listdir(parent))[:_NEAR_NAMES]:
+            return f". {parent} has {', '.join(map(repr, names))}"
+    return ""
 
 
 def _is_in(storage: str, path: str) -> bool:

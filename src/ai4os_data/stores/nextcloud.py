@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
-from collections import Counter
-from itertools import islice
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.bodies import MemoryBody
+from ai4os_data.bodies import CappedBody, MemoryBody
 from ai4os_data.stores import archives
 from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, memory_body
 from ai4os_data.stores.capabilities import ChunkLimits, chunk_limits
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from ai4os_data.bodies import Source
     from ai4os_data.remotes import Remote
 
-_DAV_ROOT = re.compile(r"/remote\.php/(dav/files/[^/]+|webdav)(/|$)")
+_DAV_ROOT = re.compile(r"/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?:/|$)")
 _ARCHIVES_IN_FLIGHT = 2
 _HASH_TRIES = 2  # a proxy that has no patience with a large file will not have it the next time
-_PLANNED_AT_ONCE = 2 * archives.MOST_MEMBERS
+_OF_A_MEMBER = (errors.NotFoundError, errors.LockedError)
 _HOPELESS = (
     errors.AuthenticationError,
     errors.ServerUnavailableError,
@@ -58,23 +58,29 @@ class NextcloudStore(WebDAVStore):
     _archives = True
     _longest_query = archives.LONGEST_QUERY
 
+    @property
+    def asks_together(self) -> bool:  # type: ignore[override]  # it turns out with the first answer
+        """Whether the server makes archives, as far as is known."""
+        return self._archives
+
     def token(self) -> str | None:
         """The folder's ETag, by one PROPFIND of Depth 0: it changes when anything below does."""
         return self.folder_etag()
 
     def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
-        """Read whole files: small ones as archives of many, where the server makes them; the rest by single GETs."""
+        """Read whole files: small ones as archives of many, where the server makes them; the rest by single GETs.
+
+        The next archive is asked for as one ends; only what comes alone waits for those that are under way.
+        """
         make = body or memory_body
-        source = iter(entries)
-        while window := list(islice(source, _PLANNED_AT_ONCE)):
-            once = dict.fromkeys(window)
-            repeated = list((Counter(window) - Counter(once.keys())).elements())  # an archive has each name once
-            alone = [entry for entry in once if not self._archives or entry.size_bytes >= archives.LARGE_BYTES]
-            large = set(alone)
-            alone += repeated
-            if len(large) < len(once):
-                yield from self._read_archives([entry for entry in once if entry not in large], make, alone)
-            yield from super().read_many(alone, make)
+        plan = archives.Plan(entries, self._naming, self._longest_query, halves=_is_on_its_own())
+        while self._archives and not plan.is_through:
+            yield from self._read_archives(plan, make)
+            alone, plan.alone = plan.alone, []
+            if alone:
+                yield from super().read_many(alone, make)
+        if not plan.is_through:
+            yield from super().read_many(plan.everything(), make)
 
     # --- writing
 
@@ -123,28 +129,45 @@ class NextcloudStore(WebDAVStore):
 
     # --- archives
 
-    def _read_archives(self, entries: list[Entry], make: MakeBody, alone: list[Entry]) -> Iterator[Outcome]:
-        """Read small files as archives. What does not come so is added to those that are fetched alone."""
+    @cached_property
+    def _naming(self) -> archives.Naming:
+        root = _DAV_ROOT.search(self.base_path)
+        if root is None:
+            return archives.Naming(None, None)
+        return archives.Naming(root["user"], self.base_path[root.end() :])
+
+    def _read_archives(self, plan: archives.Plan, make: MakeBody) -> Iterator[Outcome]:
+        """Read small files as archives, until something is to be read alone, or nothing is left."""
 
         def requests() -> Iterator[Request]:
-            for group in archives.groups(entries, self._longest_query):
-                if len(group.entries) == 1 or not self._archives:
-                    alone.extend(group.entries)
-                else:
-                    size = sum(entry.size_bytes for entry in group.entries)
-                    url = f"{self.url(group.folder) if group.folder else self.base_url}?{group.query}"
-                    yield Request(url, MemoryBody(), expected_bytes=size, is_archive=True, tag=group)
+            begun = 0
+            while self._archives and (begun < _ARCHIVES_IN_FLIGHT or not plan.alone):
+                group = plan.next()
+                if group is None:
+                    return
+                begun += 1
+                size = sum(entry.size_bytes for entry in group.entries)
+                url = f"{self.url(group.folder) if group.folder else self.base_url}?{group.query}"
+                body = CappedBody(group.longest_bytes)
+                yield Request(url, body, expected_bytes=size, is_archive=True, tag=group)
 
         for request, outcome in self.transport.fetch(requests(), _ARCHIVES_IN_FLIGHT):
             group = request.tag
             assert isinstance(group, archives.Group)
-            if isinstance(outcome, _HOPELESS):
-                yield from ((entry, outcome) for entry in group.entries)
-            elif isinstance(outcome, errors.StorageError) or not self._is_archive(outcome):
-                alone.extend(group.entries)
+            assert isinstance(request.body, MemoryBody)
+            if isinstance(outcome, errors.StorageError):
+                if request.body.length:
+                    yield from self._unpacked(request.body.getvalue(), group, make, plan)
+                elif isinstance(outcome, _HOPELESS):
+                    yield from ((entry, outcome) for entry in group.entries)
+                elif isinstance(outcome, _OF_A_MEMBER):
+                    plan.halve(group)
+                else:
+                    plan.alone.extend(group.entries)
+            elif self._is_archive(outcome):
+                yield from self._unpacked(request.body.getvalue(), group, make, plan)
             else:
-                assert isinstance(request.body, MemoryBody)
-                yield from self._unpacked(request.body.getvalue(), group, make, alone)
+                plan.alone.extend(group.entries)
 
     def _is_archive(self, response: Response) -> bool:
         """Whether the server makes archives at all: before version 31 it answers the same request with a page."""
@@ -153,11 +176,17 @@ class NextcloudStore(WebDAVStore):
         self._archives = False
         return False
 
-    def _unpacked(self, archive: bytes, group: archives.Group, make: MakeBody, alone: list[Entry]) -> Iterator[Outcome]:
-        came = set()
-        for entry, data in archives.members(archive, group):
-            came.add(entry)
+    def _unpacked(
+        self, archive: bytes, group: archives.Group, make: MakeBody, plan: archives.Plan
+    ) -> Iterator[Outcome]:
+        came = archives.unpacked(archive, group)
+        plan.take_up(group, came)
+        for entry, data in came.files:
             body = make(entry)
             body.write(data)
             yield entry, Fetched(entry, body)
-        alone.extend(entry for entry in group.entries if entry not in came)
+
+
+def _is_on_its_own() -> bool:
+    """Whether this is no worker beside others, which together keep the server busy."""
+    return multiprocessing.parent_process() is None

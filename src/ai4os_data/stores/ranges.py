@@ -43,7 +43,7 @@ def read_ranges(transport: Transport, url: str, entry: Entry, file: FileIO) -> s
             assert isinstance(body, _RangeBody)
             if body.error is not None:
                 raise body.error
-            if isinstance(outcome, errors.ChangedError) or not _is_part_of(outcome, etag):
+            if isinstance(outcome, errors.ChangedError) or not _is_part_of(outcome, entry, etag):
                 file.truncate(0)
                 return None
             front.advance(body)
@@ -63,11 +63,12 @@ def _requests(url: str, entry: Entry, etag: str, file: FileIO) -> Iterator[Reque
         )
 
 
-def _is_part_of(outcome: Response | errors.StorageError, etag: str) -> bool:
+def _is_part_of(outcome: Response | errors.StorageError, entry: Entry, etag: str) -> bool:
     """Whether an answer is a range of that version; a weak ETag is never equal to one with quotes alone."""
     if isinstance(outcome, errors.StorageError):
         raise outcome
-    return outcome.status == 206 and outcome.headers.get("etag") == etag
+    is_plain = outcome.compression is None or outcome.total_bytes == entry.size_bytes
+    return outcome.status == 206 and outcome.headers.get("etag") == etag and is_plain
 
 
 class _RangeBody:

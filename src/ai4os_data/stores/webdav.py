@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 import time
 import weakref
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 import webdav4.client
+from typing_extensions import Self
 
-from ai4os_data import errors, telemetry, tls
+from ai4os_data import descriptors, errors, proxies, telemetry, tls
 from ai4os_data.answers import NO_ANSWER, error_for_status, host_of, plain_etag, wrong_credentials
 from ai4os_data.bodies import Content, MemoryBody, Source
-from ai4os_data.processes import PerProcess
-from ai4os_data.retries import RETRIED_STATUSES, Patience, retry_after_s
+from ai4os_data.outages import LOOK_S, Wait
+from ai4os_data.refusals import LOOK_S as LOOK_AT_DOUBT_S
+from ai4os_data.retries import AWAY_STATUSES, LOCKED_TRIES, RETRIED_STATUSES, Patience, retry_after_s
 from ai4os_data.stores.base import (
     Entries,
     Entry,
@@ -32,12 +36,13 @@ from ai4os_data.stores.base import (
     memory_body,
 )
 from ai4os_data.stores.forms import forms, quoted, same_prefix, shown, unquoted
+from ai4os_data.stores.httpx_logs import kept_quiet
 from ai4os_data.stores.listings import PROPFIND, Listings
 from ai4os_data.stores.multistatus import NotMultistatusError, RefusedError, Resources, resources
 from ai4os_data.stores.names import why_refused
 from ai4os_data.stores.ranges import read_ranges
 from ai4os_data.telemetry import tell_once
-from ai4os_data.transport import Request, Response, Transport
+from ai4os_data.transport import Request, Response, Transport, compressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,6 +66,8 @@ _NOT_OF_A_NAME = (
 )
 _HTML_ENDINGS = (".html", ".htm", ".xhtml", ".php")
 _VERSION_TRIES = 3
+# Failures of a connection that do not pass by themselves.
+_LASTING = (errors.OpenFilesError, errors.PermissionDeniedError, errors.ProtocolError)
 
 
 class WebDAVStore(Store):
@@ -89,13 +96,13 @@ class WebDAVStore(Store):
         self.remote = remote
         self.patience = patience or Patience()
         self.counters = counters or telemetry.Counters()
-        self._place_at(path)
+        self.copy_of: Self | None = None  # the store that this one is a copy of
+        self.place_at(path)
         self.location = location or self.base_url
         self._folders: set[str] = set()  # those that are known to be there
         self.transport = Transport(remote, patience=self.patience, counters=self.counters)
-        self._client: PerProcess[_Client] = PerProcess(partial(_new_client, remote))
 
-    def _place_at(self, path: str) -> None:
+    def place_at(self, path: str) -> None:
         """Be the store of this folder below the remote's URL."""
         self.path = path
         self.base_path = unquoted(urlsplit(self.remote.url).path).rstrip("/") + (f"/{path}" if path else "")
@@ -110,19 +117,35 @@ class WebDAVStore(Store):
             "location": self.location,
             "patience": self.patience,
             "counters": self.counters,
-            "held_since": self.transport.refusals.held_since,
+            "credentials": self.transport.credentials,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make it anew; credentials refused since the original was made stay refused."""
-        held_since = state.pop("held_since")
-        self.__init__(**state)  # type: ignore[misc]  # exactly the arguments that were pickled
-        self.transport.refusals.held_since = held_since
+        arguments = {name: value for name, value in state.items() if name != "credentials"}
+        self.__init__(**arguments)  # type: ignore[misc]  # exactly the arguments that were pickled
+        self.transport.credentials = state["credentials"]
 
     def close(self) -> None:
-        """Close this process's connections."""
+        """Let go of this process's connections."""
         self.transport.close()
-        self._client.forget()
+
+    def waiting(self, outage_s: float) -> Self:
+        """The same folder, read with another patience for a server that is away."""
+        return self._patient(replace(self.patience, outage_s=outage_s))
+
+    def hurried(self, limit_s: float, *, waits: bool) -> Self:
+        """The same folder, for a question that somebody has another answer to after a while."""
+        return self._patient(self.patience.hurried(limit_s, waits=waits))
+
+    def _patient(self, patience: Patience) -> Self:
+        if patience == self.patience:
+            return self
+        store = object.__new__(type(self))
+        store.__dict__.update(
+            self.__dict__, copy_of=self, patience=patience, transport=self.transport.patient(patience)
+        )
+        return store
 
     def folder_etag(self) -> str | None:
         """The ETag of the folder itself, by a PROPFIND of Depth 0.
@@ -157,7 +180,10 @@ class WebDAVStore(Store):
                 raise
             if len(there) > 1:
                 raise self.no_such_folder(there) from error
-        self._place_at(there[0])
+        store: WebDAVStore | None = self
+        while store is not None:  # one that is read with another patience is of the same folder
+            store.place_at(there[0])
+            store = store.copy_of
         return ask()
 
     def _has_collection(self, path: str) -> bool:
@@ -240,8 +266,12 @@ class WebDAVStore(Store):
         served = _served(
             entry, response, response.total_bytes if response.total_bytes is not None else entry.size_bytes
         )
+        if response.compression and self._is_compressed(entry, response):
+            raise errors.ProtocolError(f"{self.location}: {entry.key!r}: {compressed(response.compression)}")
         if not entry.is_same_version(served):
             raise errors.ChangedError(_changed(self.location, entry, served))
+        if _is_page(entry, served, response):
+            raise self._a_page(entry)
         data = body.getvalue()
         if len(data) != stop - start:
             message = f"{self.location}: {entry.key!r}: {len(data):,} bytes came for the range {start}-{stop}"
@@ -268,23 +298,18 @@ class WebDAVStore(Store):
             if isinstance(outcome, errors.StorageError):
                 return outcome
             served = _served(entry, outcome, outcome.received_bytes)
-            html = outcome.headers.get("content-type", "").startswith("text/html") and not entry.key.lower().endswith(
-                _HTML_ENDINGS
-            )
-            if entry.is_same_version(served) and not (html and not (served.etag and entry.etag)):
+            if _is_page(entry, served, outcome):
+                return self._a_page(entry)
+            if entry.is_same_version(served):
                 return Fetched(entry, request.body)
-            if html:
-                return errors.ProtocolError(
-                    f"{self.location}: {entry.key!r}: the server answers with an HTML page instead of the file. Is "
-                    f"{self.remote.origin} "
-                    f"the address of the storage itself, not of a login page before it?"
-                )
             try:
                 now = self.stat(entry.key)
             except errors.StorageError as error:
                 return error
             if now.is_same_version(served):
                 return Fetched(now, request.body)
+            if outcome.compression:
+                return errors.ProtocolError(f"{self.location}: {entry.key!r}: {compressed(outcome.compression)}")
             try:  # a short or mixed answer: neither the listed version nor the present one
                 request.body.restart()
                 outcome = self.transport.send(request)
@@ -293,6 +318,17 @@ class WebDAVStore(Store):
         return errors.IntegrityError(
             f"{self.location}: {entry.key!r}: the server lists {_version(entry, served)}, and answers with "
             f"{_version(served, entry)} time and again"
+        )
+
+    def _is_compressed(self, entry: Entry, response: Response) -> bool:
+        """Whether bytes with that label were compressed on their way: their number is not the file's, then or now."""
+        total = response.total_bytes
+        return total is None or (total != entry.size_bytes and total != self.size_of(entry.key))
+
+    def _a_page(self, entry: Entry) -> errors.ProtocolError:
+        return errors.ProtocolError(
+            f"{self.location}: {entry.key!r}: the server answers with an HTML page instead of the file. Is "
+            f"{self.remote.origin} the address of the storage itself, not of a login page before it?"
         )
 
     # --- writing
@@ -566,8 +602,6 @@ class WebDAVStore(Store):
         except RefusedError as error:
             if error.status == 507:
                 raise _too_large(what, str(error)) from error
-            if error.status == 401:
-                self.transport.refusals.record()
             failure = error_for_status(error.status, f"{what}: {error}", {}, self.remote)
             if error.status in RETRIED_STATUSES:
                 return failure
@@ -603,72 +637,214 @@ class WebDAVStore(Store):
             worked_bytes: how many bytes the server reads or moves before it answers.
             silence_s: how long it may be silent at most.
         """
-        what = f"{method} {url}"
-        deadline = self.patience.deadline(worked_bytes)
-        tries = tries or self.patience.tries
-        longest_s = max(self.patience.silence_s(worked_bytes), 1)
-        silence_s = longest_s if silence_s is None else min(silence_s, longest_s)
-        timeout = httpx.Timeout(_LISTING_DEADLINE_S, connect=self.patience.connect_s, read=silence_s)
-        failures = 0
+        asking = _Asking(self, method, url, tries, worked_bytes, silence_s=silence_s)
+        connect_s = self.patience.connect_s
         while True:
-            self.transport.refuse_if_refused()
+            asking.wait_for_turn()
             row = self.counters.row
             row[telemetry.REQUESTS_PROPFIND if method == "PROPFIND" else telemetry.REQUESTS_OTHER] += 1
-            asked_s = None
+            timeout = httpx.Timeout(_LISTING_DEADLINE_S, connect=connect_s, read=asking.silence_s())
+            outcome: httpx.Response | errors.StorageError | float
             heads: list[str] = []
             try:
-                client = self._client.get()
-                response: httpx.Response = client.http.request(
-                    method,
-                    client.join_url(url),
-                    headers=headers,
-                    content=content,
-                    timeout=timeout,
-                    extensions={"trace": partial(_note_head, heads)},
-                )
-            except httpx.TransportError as error:
-                failure = self._transport_failure(what, error, is_torn=bool(heads) and method == "PROPFIND")
+                client = self._client()
+                with kept_quiet():
+                    response: httpx.Response = client.http.request(
+                        method,
+                        client.join_url(url),
+                        headers=headers,
+                        content=content,
+                        timeout=timeout,
+                        extensions={"trace": partial(_note_head, heads)},
+                    )
+            except httpx.RequestError as error:
+                outcome = asking.pause_after(error, has_head=bool(heads))
             except UnicodeError as error:
-                raise errors.LocationError(f"{what}: this name cannot be sent") from error
+                raise errors.LocationError(f"{asking.what}: this name cannot be sent") from error
             else:
                 row[telemetry.BYTES_FROM_NETWORK] += len(response.content)
-                if response.status_code < 300:
-                    return response
-                if response.status_code == 401:
-                    self.transport.refusals.record()
-                    raise errors.AuthenticationError(wrong_credentials(self.remote))
-                if response.status_code not in RETRIED_STATUSES:
-                    raise _error_of(response, what, self.remote)
-                failure = _error_of(response, what, self.remote)
-                asked_s = retry_after_s(response.headers.get("retry-after"))
-            failures += 1
-            pause_s = self.patience.pause_s(failures, asked_s)
-            if failures >= tries or time.monotonic() + pause_s > deadline:
-                raise failure
+                outcome = asking.judged(response)
+            if isinstance(outcome, httpx.Response):
+                return outcome
+            if isinstance(outcome, errors.StorageError):
+                try:
+                    raise outcome
+                finally:
+                    del outcome, asking  # an error that its own traceback leads to would keep the connections open
             row[telemetry.RETRIES] += 1
-            row[telemetry.WAITED_NS] += int(pause_s * 1e9)
-            time.sleep(pause_s)
+            row[telemetry.WAITED_NS] += int(outcome * 1e9)
+            asking.sleep(outcome)
 
-    def _transport_failure(
-        self, what: str, error: httpx.TransportError, *, is_torn: bool = False
-    ) -> errors.StorageError:
-        """The error that a request is tried again for; one that cannot pass is raised."""
-        cause: BaseException | None = error
-        while cause is not None:
+    def _client(self) -> _Client:
+        """This process's client of the DAV verbs."""
+        remote = self.transport.remote
+        client: _Client = self.transport.connections.client(partial(_new_client, remote))
+        return client
+
+    def transport_failure(self, what: str, error: httpx.RequestError) -> errors.StorageError:
+        """The error that a connection which failed stands for."""
+        if isinstance(error, httpx.DecodingError):
+            return errors.ProtocolError(f"{what}: the body is not compressed as its head says ({error})")
+        for cause in _causes(error):
             if isinstance(cause, ssl.SSLError):
                 raise errors.TLSError(
                     f"{what}: no trusted connection to {self.remote.origin} ({cause.reason or cause}). If it uses an "
                     "authority of your "
                     f"own, pass Remote(…, ca_file='authority.pem') or set SSL_CERT_FILE"
                 )
-            cause = cause.__cause__ or cause.__context__
         if isinstance(error, httpx.TimeoutException):
             return errors.DeadlineError(f"{what}: no answer in time ({type(error).__name__})")
-        if is_torn:  # the server is there; its answer is not whole
-            raise _TornError(str(error)) from error
+        way = proxies.through(self.remote.url, os.environ)
+        # httpcore tells the status of a proxy that opens no connection in its message alone.
+        if isinstance(error, httpx.ProxyError) and str(error)[:3].isdigit() and not str(error).startswith("5"):
+            return errors.PermissionDeniedError(f"{what}: the proxy opens no connection ({error}){way}")
         return errors.ServerUnavailableError(
-            f"{what}: {error}. Is {self.remote.origin} up, and reachable from this machine?"
+            f"{what}: {error}. Is {self.remote.origin} up, and reachable from this machine?{way}"
         )
+
+
+class _Asking:
+    """One request by a DAV verb: its tries, its pauses, and what its answers mean for the next one."""
+
+    def __init__(
+        self,
+        store: WebDAVStore,
+        method: str,
+        url: str,
+        tries: int | None,
+        worked_bytes: int,
+        *,
+        silence_s: float | None,
+    ) -> None:
+        self.what = f"{method} {url}"
+        patience = store.patience
+        self._store = store
+        self._patience = patience
+        self._tries = tries or patience.tries
+        self._waits = method == "PROPFIND" and tries is None and patience.outage_s > 0
+        self._is_read = method == "PROPFIND"
+        longest_s = max(patience.silence_s(worked_bytes), 1)
+        self._silence_s = longest_s if silence_s is None else min(longest_s, silence_s)
+        self._deadline = patience.deadline(worked_bytes)
+        self._wait = Wait(store.transport.connections.outage, patience)
+        self._credentials = store.transport.credentials
+        self._failures = self._refused = self._away = 0
+        self._failed_s = self._began_s = 0.0
+        self._is_first = False
+        self._last: errors.StorageError | None = None
+
+    def silence_s(self) -> float:
+        """How long this try may be without an answer."""
+        return max(1.0, min(self._silence_s, self._deadline - time.monotonic()))
+
+    def wait_for_turn(self) -> None:
+        """Wait until the request may be sent.
+
+        Raises:
+            AuthenticationError: the credentials were refused; nobody asks any more.
+            StorageError: the server is away for too long.
+        """
+        if self._is_first and self._refused and self._credentials.is_hopeless():
+            raise errors.AuthenticationError(wrong_credentials(self._store.remote))
+        while not self._is_first and (turn := self._credentials.turn()) != "go":
+            if turn == "refused":
+                raise errors.AuthenticationError(wrong_credentials(self._store.remote))
+            self._is_first = turn == "first"
+            if not self._is_first:
+                time.sleep(LOOK_AT_DOUBT_S)
+        while self._waits and self._wait.is_held and not self._wait.outage.may_ask():
+            self._wait.hold()
+            if self._wait.is_over:
+                raise self._wait.error(self.what) if self._last is None else self._wait.gave_up(self._last)
+            time.sleep(LOOK_S)
+        self._began_s, self._sent_with = time.monotonic(), self._credentials.remote
+
+    def sleep(self, pause_s: float) -> None:
+        """Wait before the next try; where the server is away, until somebody finds it back."""
+        until_s = time.monotonic() + pause_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            if self._away and self._wait.outage.progress_s > self._failed_s:
+                return
+            time.sleep(min(LOOK_S, left_s))
+            if self._away:
+                self._wait.outage.tell(self._patience.outage_s)
+
+    def judged(self, response: httpx.Response) -> httpx.Response | errors.StorageError | float:
+        """The answer, the error that it stands for, or the pause before the next try."""
+        status = response.status_code
+        if status not in AWAY_STATUSES:
+            self._wait.outage.answered()
+            if status != 401:
+                self._credentials.accepted(was_doubted=self._is_first)
+                self._is_first = False
+        if status < 300:
+            return response
+        failure = _error_of(response, self.what, self._store.remote)
+        if status == 401:
+            self._refused += 1
+            again = self._credentials.refused(self._sent_with, self._refused, was_first=self._is_first)
+            if again is None:
+                return failure
+            self._is_first, pause_s = again
+            return pause_s
+        if status not in RETRIED_STATUSES:
+            return failure
+        asked_s = retry_after_s(response.headers.get("retry-after"))
+        tries = min(self._tries, LOCKED_TRIES) if status == 423 and self._is_read else self._tries
+        return self._pause(failure, asked_s, is_away=status in AWAY_STATUSES, tries=tries)
+
+    def pause_after(self, cause: httpx.RequestError, *, has_head: bool = False) -> errors.StorageError | float:
+        """The pause before the next try after one without an answer, or the error where there is none.
+
+        Raises:
+            TornError: the head of an answer came, so the server is there, but the answer is not whole.
+        """
+        if has_head and self._is_read and not isinstance(cause, httpx.TimeoutException):
+            raise _TornError(str(cause)) from cause
+        causes = list(_causes(cause))
+        failure: errors.StorageError | None = descriptors.exhausted(cause)
+        has_answered = self._credentials.answers > 0 or self._wait.outage.has_answered
+        is_distrusted = any(isinstance(one, ssl.SSLCertVerificationError) for one in causes)
+        if failure is None:
+            failure = self._store.transport_failure(self.what, cause)
+        failure.__cause__ = cause
+        if isinstance(failure, _LASTING) or (
+            isinstance(failure, errors.TLSError) and (is_distrusted or not has_answered)
+        ):
+            return failure
+        is_away = has_answered or not any(isinstance(one, socket.gaierror) for one in causes)
+        return self._pause(failure, None, is_away=is_away, tries=self._tries)
+
+    def _pause(
+        self, failure: errors.StorageError, asked_s: float | None, *, is_away: bool, tries: int
+    ) -> errors.StorageError | float:
+        if is_away and self._waits:
+            return self._wait_out(failure, asked_s)
+        self._failures += 1
+        pause_s = self._patience.pause_s(self._failures, asked_s)
+        return failure if self._failures >= tries or time.monotonic() + pause_s > self._deadline else pause_s
+
+    def _wait_out(self, failure: errors.StorageError, asked_s: float | None) -> errors.StorageError | float:
+        """The pause where the server seems to be away; while others get answers, tries count."""
+        if self._away == 0 or self._wait.outage.progress_s > self._failed_s:
+            self._failures += 1
+        self._failed_s = time.monotonic()
+        self._away += 1
+        self._last = failure
+        if self._failures >= max(2, self._tries):
+            return failure
+        pause_s = self._wait.failed(self._began_s, failure, asked_s=asked_s, failures=self._away)
+        if pause_s is None:
+            return self._wait.gave_up(failure)
+        self._deadline = max(self._deadline, self._patience.deadline() + pause_s)
+        return pause_s
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 class _FolderError(errors.NotFoundError):
@@ -705,11 +881,10 @@ class _Client(webdav4.client.Client):  # type: ignore[misc]  # webdav4 has no ty
 
 def _new_client(remote: Remote) -> _Client:
     authentication = None
-    headers = {"Accept-Encoding": "identity", "User-Agent": "ai4os-data"}
-    if remote.token:
-        headers["Authorization"] = f"Bearer {remote.token}"
-    elif remote.user is not None:
-        authentication = httpx.BasicAuth(remote.user.encode(), (remote.password or "").encode())
+    headers = httpx.Headers({"Accept-Encoding": "identity", "User-Agent": "ai4os-data"})
+    headers.update([(name.encode(), value.encode()) for name, value in remote.sent_headers()])
+    if remote.sends_password:
+        authentication = httpx.BasicAuth((remote.user or "").encode(), (remote.password or "").encode())
     client = _Client(
         remote.url,
         auth=authentication,
@@ -717,15 +892,29 @@ def _new_client(remote: Remote) -> _Client:
         headers=headers,
         verify=tls.context(remote.ca_file),
         limits=httpx.Limits(max_keepalive_connections=None),
+        proxy=_proxy(remote),
+        trust_env=False,  # the variables are read by us alone, so that bytes go the same way
     )
     weakref.finalize(client, _close, client.http, os.getpid())
     return client
 
 
+def _proxy(remote: Remote) -> httpx.Proxy | None:
+    """The way to a server as httpx takes it."""
+    proxy = proxies.proxy_for(remote.url, os.environ)
+    if proxy is None:
+        return None
+    credentials = None if proxy.user is None else (proxy.user, proxy.password or "")
+    context = tls.context(remote.ca_file) if proxy.url.startswith("https") else None
+    url = proxy.url.replace("socks5h:", "socks5:", 1)  # as every version of httpx spells it
+    return httpx.Proxy(url, auth=credentials, ssl_context=context)
+
+
 def _close(http: httpx.Client, owner: int) -> None:
     """Close the connections of a client that is gone; in a child they are its parent's."""
     if os.getpid() == owner:
-        http.close()
+        with kept_quiet():
+            http.close()
 
 
 def _leads_to_folder(response: httpx.Response) -> bool:
@@ -746,7 +935,17 @@ def _error_of(response: httpx.Response, what: str, remote: Remote) -> errors.Sto
     return error_for_status(response.status_code, what, dict(response.headers), remote)
 
 
+def _is_page(entry: Entry, served: Entry, response: Response) -> bool:
+    """Whether an HTML page came, such as one to log in, where no ETag says that it is the file."""
+    is_html = response.headers.get("content-type", "").startswith("text/html")
+    is_wanted = entry.key.lower().endswith(_HTML_ENDINGS)
+    return is_html and not is_wanted and not (served.etag and entry.etag and entry.is_same_version(served))
+
+
 def _served(entry: Entry, response: Response, size_bytes: int) -> Entry:
+    """What came. The marks of another host are not to be compared with those that our server has listed."""
+    if response.is_foreign and response.etag != entry.etag:
+        return Entry(entry.key, size_bytes)
     return Entry(entry.key, size_bytes, response.etag, response.headers.get("last-modified"))
 
 

@@ -65,12 +65,12 @@ def read_order(query: str) -> Order | None:
     return Order(kind, names) if all(isinstance(name, str) for name in names) else None
 
 
-def members(tree: Tree, folder: Node, names: list[str]) -> list[Member]:
+def members(tree: Tree, folder: Node, names: list[str], user: str) -> list[Member]:
     """Return what goes into the archive, or refuse all of it with 404 when one name is missing."""
+    root = f"/{user}/files" + (f"/{folder.key}" if folder.key else "")
     if not names:
-        name = archive_name(folder)
-        within = base_name(folder.key) or "files"
-        return [Member(name, folder), *_below(tree, folder, within)]
+        root = root.rpartition("/")[0]
+        return [Member(archive_name(folder), folder), *_below(tree, folder, root, user)]
     found = []
     for name in names:
         parts = [part for part in name.split("/") if part]
@@ -78,9 +78,9 @@ def members(tree: Tree, folder: Node, names: list[str]) -> list[Member]:
         node = tree.find(key)
         if node is None:
             raise not_found(f"/{key}")
-        found.append(Member("/".join(parts), node))
+        found.append(_named(node, root, user))
         if node.is_folder:
-            found += _below(tree, node, "/".join(parts))
+            found += _below(tree, node, root, user)
     return found
 
 
@@ -108,12 +108,16 @@ def failing_tar(folder: Node) -> Iterator[bytes]:
     yield error_body("Error", "What is said here is not recorded ".ljust(125, "."))
 
 
-def _below(tree: Tree, folder: Node, name: str) -> Iterator[Member]:
+def _below(tree: Tree, folder: Node, root: str, user: str) -> Iterator[Member]:
     for node in sorted(tree.children(folder.key)):
-        member = Member(f"{name}/{base_name(node.key)}", node)
-        yield member
+        yield _named(node, root, user)
         if node.is_folder:
-            yield from _below(tree, node, member.name)
+            yield from _below(tree, node, root, user)
+
+
+def _named(node: Node, root: str, user: str) -> Member:
+    """Name a member as 34.0.1 does: ``str_replace`` takes the root out of its path wherever it occurs."""
+    return Member(f"/{user}/files/{node.key}".replace(root, "").replace("\\", "/").strip("/"), node)
 
 
 def _paced(content: Iterable[Member], member_cost_s: float) -> Iterator[Member]:
@@ -130,6 +134,9 @@ def _zip(tree: Tree, content: Iterable[Member], faults: ArchiveFaults) -> Iterat
     for name, node in content:
         if faults.drops(name):
             continue
+        if faults.breaks_at(name):
+            yield error_body(r"OCP\Lock\LockedException", f'"{node.key}" is locked')
+            return
         encoded = (name + "/" * node.is_folder).encode("utf-8", "surrogateescape")
         flags = (0 if node.is_folder else _DESCRIPTOR_FOLLOWS) | (0 if encoded.isascii() else _UTF8)
         when = _dos_time(node.modified_s)

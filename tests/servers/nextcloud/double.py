@@ -181,6 +181,10 @@ class NextcloudServer(Server):
         """Leave a member out of the next archives that should have it."""
         self._fault("drop", name=name, count=count)
 
+    def lock_member(self, name: str, *, count: int = 1) -> None:
+        """End the next archives that should have a member before it, with an error in a 200; by itself it comes."""
+        self._fault("lock", name=name, count=count)
+
     def corrupt_next_put(self, *, count: int = 1) -> None:
         """Store the next PUTs, and what chunks are joined to, with a bit flipped; hashes are of what is stored."""
         self._fault("put", count=count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from servers.nextcloud.answers import Answer
@@ -39,10 +39,15 @@ class ArchiveFaults:
     hangs_up: bool = False
     dropped: Counter[str] = field(default_factory=Counter)
     corrupted: Counter[str] = field(default_factory=Counter)
+    locked: Counter[str] = field(default_factory=Counter)
 
     def drops(self, name: str) -> bool:
         """Whether a member is left out."""
         return _taken(self.dropped, name)
+
+    def breaks_at(self, name: str) -> bool:
+        """Whether the archive ends at this member, which cannot be opened."""
+        return _taken(self.locked, name)
 
     def damaged(self, name: str, piece: bytes) -> bytes:
         """Return a piece of a member as it is sent."""
@@ -82,6 +87,8 @@ class Faults:
                 self._archives.corrupted[details["name"]] += details["count"]
             elif kind == "drop":
                 self._archives.dropped[details["name"]] += details["count"]
+            elif kind == "lock":
+                self._archives.locked[details["name"]] += details["count"]
             elif kind == "move":
                 self._moves.append(MoveFault(**details))
             elif kind == "put":
@@ -121,7 +128,7 @@ class Faults:
         """Return what goes wrong in the next archive."""
         with self._lock:
             after_bytes, hangs_up = self._tears.pop(0) if self._tears else (None, False)
-            return ArchiveFaults(after_bytes, hangs_up, self._archives.dropped, self._archives.corrupted)
+            return replace(self._archives, stop_after_bytes=after_bytes, hangs_up=hangs_up)
 
     def of_a_move(self) -> MoveFault | None:
         """Return what goes wrong at the end of the next chunked upload."""

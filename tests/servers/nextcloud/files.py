@@ -181,7 +181,7 @@ class Files:
         order = archive.read_order(incoming.query) if incoming.method == "GET" else None
         if order is None or not VERSIONS[self._settings.version].archives:
             return Answer(200, {"Content-Type": HTML}, _COLLECTION)
-        content = archive.members(self._tree, folder, order.names)
+        content = archive.members(self._tree, folder, order.names, self._settings.user)
         headers = {
             "Last-Modified": formatdate(usegmt=True),
             "Accept-Ranges": "bytes",

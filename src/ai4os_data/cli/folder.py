@@ -1,0 +1,85 @@
+"""Whether the folder of a location is there; if not, which names near it there are."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ai4os_data import errors
+from ai4os_data.cli.finding import Finding
+from ai4os_data.spelling import mistaken_for
+from ai4os_data.stores import DirectoryStore, Store, open_dav
+from ai4os_data.stores.directory import nearest
+from ai4os_data.stores.webdav import WebDAVStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_NAMES = 3
+
+
+def folder_of(store: Store, *, writes: bool) -> Finding:
+    """How it stands with the folder: a missing one fails if nothing is to be written, or a name near it is there.
+
+    Raises:
+        LocationError: there is a file in its place.
+        StorageError: it cannot be told.
+    """
+    if isinstance(store, WebDAVStore) and store.path:
+        top = open_dav(store.remote, "", patience=store.patience)
+        if not top.has_folder(store.path):
+            return _missing_on_server(store, top, writes=writes)
+    elif isinstance(store, DirectoryStore) and not os.path.lexists(store.root):
+        above = nearest(store.root)
+        missing = os.path.relpath(store.root, above).split("/")
+        return _missing(f"{above}/", missing, os.listdir(above), writes=writes)
+    if writes and isinstance(store, WebDAVStore | DirectoryStore):
+        return Finding("good", "folder", "it is there")
+    return _contents(store)
+
+
+def _contents(store: Store) -> Finding:
+    files, folders = store.members("")
+    told = f"{len(files) + len(folders)} names at its top"
+    if files or folders:
+        return Finding("good", "folder", told)
+    return Finding("fair", "folder", told, "nothing can be read from it yet; check the spelling if that is not right")
+
+
+def _missing_on_server(store: WebDAVStore, top: Store, *, writes: bool) -> Finding:
+    parts = store.path.split("/")
+    there = len(parts) - 1
+    while there and not top.has_folder("/".join(parts[:there])):
+        there -= 1
+    above, missing = "/".join(parts[:there]), parts[there:]
+    files, folders = top.members(above)
+    names = {entry.key.rpartition("/")[2] for entry in files}
+    if missing[0] in names:
+        raise errors.LocationError(
+            f"{store.location}: {'/'.join(parts[: there + 1])!r} is a file; give the folder that it lies in, {above!r}"
+        )
+    shown = f"{store.remote.label}{above}" if store.remote.name else f"{store.remote.url}/{above}"
+    names |= {folder.rpartition("/")[2] for folder in folders}
+    return _missing(f"{shown}/" if above else shown, missing, names, writes=writes)
+
+
+def _missing(above: str, missing: list[str], names: Iterable[str], *, writes: bool) -> Finding:
+    """What to say where there is no folder.
+
+    Args:
+        above: what is there, with a slash or the colon of a remote at its end.
+        missing: the parts of the path that are not there.
+        names: what lies in the folder above.
+        writes: whether the folder may be made.
+    """
+    near = mistaken_for(missing[0], names)[:_NAMES]
+    told = f"there is no {missing[0]!r} in {above}"
+    if near:
+        meant = f"{above}{'/'.join([near[0], *missing[1:]])}"
+        told = f"{told}, which has {', '.join(map(repr, near))}"
+        return Finding(
+            "bad", "folder", told, f"write {meant} if that is meant; a folder of this name has to be made first"
+        )
+    if writes:
+        return Finding("fair", "folder", told, "nothing can be read there yet; what is written first makes it")
+    return Finding("bad", "folder", told, "check the spelling, or list what is in it")

@@ -1,0 +1,428 @@
+"""Long lists in a few buffers, which forked workers read without copying them.
+
+A list has an object for each item. To look at an object changes its reference count, and so copies its page into every
+worker that looks. Here items are made when they are asked for, and gone when they were used.
+"""
+
+from __future__ import annotations
+
+import calendar
+import re
+import time
+from abc import abstractmethod
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice, pairwise
+from typing import Any, Generic, TypeVar, cast, overload
+
+import numpy as np
+
+T = TypeVar("T")
+
+Positions = range | array  # type: ignore[type-arg]  # of integers
+_TYPES, _SIGNED = ("B", "H", "I", "Q"), ("b", "h", "i", "q")
+_LONGEST_REPR = 100
+_SHOWN = 3
+_FEW = 8  # so many times fewer values than items make a table worth it
+_HEX = re.compile(r"[0-9a-f]*")
+_DATE = re.compile(r"([A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
+_DAY_S = 86_400
+_NO_DATE = (1 << 32) - 1
+
+
+class PackedList(Sequence[T]):
+    """What can be read as a list is read; it equals a list of the same items, and slices are lists."""
+
+    @abstractmethod
+    def at(self, place: int) -> T:
+        """The item at a place from 0 on, which is not checked."""
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        """An item, or a list of some."""
+        if isinstance(index, slice):
+            return [self.at(place) for place in range(*index.indices(len(self)))]
+        length = len(self)
+        place = index + length if index < 0 else index
+        if not 0 <= place < length:
+            message = f"index {index} is out of range for {length} items"
+            raise IndexError(message)
+        return self.at(place)
+
+    def __iter__(self) -> Iterator[T]:
+        """Each item."""
+        return map(self.at, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether another list has the same items."""
+        if not isinstance(other, (list, PackedList)):
+            return NotImplemented
+        return len(self) == len(other) and all(one == another for one, another in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # as that of a list
+
+    def __add__(self, other: Iterable[T]) -> list[T]:
+        """Both, as a list."""
+        return [*self, *other]
+
+    def __radd__(self, other: Iterable[T]) -> list[T]:
+        """Both, as a list."""
+        return [*other, *self]
+
+    def __repr__(self) -> str:
+        """A short description for people: as that of a list, if it is not too long."""
+        if len(self) <= _LONGEST_REPR:
+            return repr(list(self))
+        return f"[{', '.join(map(repr, islice(self, _SHOWN)))}, … {len(self):,} in all]"
+
+    def copy(self) -> list[T]:
+        """The items as a list."""
+        return list(self)
+
+    tolist = copy
+
+
+class Numbers(PackedList[Any]):
+    """Numbers, each in as few bytes as the largest one takes."""
+
+    def __init__(self, values: array[Any]) -> None:
+        self._values = values
+
+    @classmethod
+    def of(cls, values: Sequence[int]) -> Numbers:
+        """Pack integers.
+
+        Raises:
+            ValueError: one has more than 64 bits.
+        """
+        return cls(array(_typecode(min(values, default=0), max(values, default=0)), values))
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._values)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Each of them."""
+        return iter(self._values)
+
+    def at(self, place: int) -> Any:
+        """One of them."""
+        return self._values[place]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:  # noqa: FBT001  numpy's protocol
+        """Them for numpy, as it takes a list of them."""
+        is_float = self._values.typecode == "d"
+        return np.array(self._values, dtype=dtype or (np.float64 if is_float else np.int64))
+
+
+class Same(PackedList[T]):
+    """One value, many times."""
+
+    def __init__(self, value: T, length: int) -> None:
+        self._value = value
+        self._length = length
+
+    def __len__(self) -> int:
+        """How many times."""
+        return self._length
+
+    def at(self, place: int) -> T:  # noqa: ARG002
+        """The value."""
+        return self._value
+
+
+class Table(PackedList[T]):
+    """Few values, many times each."""
+
+    def __init__(self, values: Sequence[T], numbers: Numbers) -> None:
+        self._values = values
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        """How many items there are."""
+        return len(self._numbers)
+
+    def at(self, place: int) -> T:
+        """One of them."""
+        number: int = self._numbers.at(place)
+        return self._values[number]
+
+
+class Texts(PackedList[str]):
+    """Texts, one after the other in one buffer.
+
+    Their bytes are ordered as they are themselves: UTF-8 keeps the order of code points, those of names that are no
+    UTF-8 included.
+    """
+
+    def __init__(self, data: bytes, offsets: Positions) -> None:
+        self._data = data
+        self._offsets = offsets
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Texts:
+        """Pack them."""
+        data = _encoded("".join(texts))
+        lengths = map(len, texts) if data.isascii() else map(len, map(_encoded, texts))
+        return cls(data, _offsets(lengths, len(texts)))
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._offsets) - 1
+
+    def at(self, place: int) -> str:
+        """One of them."""
+        offsets = self._offsets
+        return self._data[offsets[place] : offsets[place + 1]].decode("utf-8", "surrogatepass")
+
+    def __iter__(self) -> Iterator[str]:
+        """Each of them."""
+        data = self._data
+        if data.isascii():
+            whole = data.decode("ascii")
+            return (whole[begin:end] for begin, end in pairwise(self._offsets))
+        return (data[begin:end].decode("utf-8", "surrogatepass") for begin, end in pairwise(self._offsets))
+
+    def find(self, text: str) -> int | None:
+        """Where a text is, if they are sorted; the last place of several."""
+        wanted, data, offsets = _encoded(text), self._data, self._offsets
+        low, high = 0, len(offsets) - 1
+        while low < high:
+            middle = (low + high) >> 1
+            if data[offsets[middle] : offsets[middle + 1]] <= wanted:
+                low = middle + 1
+            else:
+                high = middle
+        return low - 1 if low and data[offsets[low - 1] : offsets[low]] == wanted else None
+
+
+class HexTexts(PackedList[str]):
+    """Texts of hexadecimal digits, such as digests, two digits a byte."""
+
+    def __init__(self, data: bytes, offsets: Positions) -> None:
+        self._data = data
+        self._offsets = offsets  # of digits
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> HexTexts | None:
+        """Pack them; None if they have other characters."""
+        joined = "".join(texts)
+        if not _HEX.fullmatch(joined):
+            return None
+        return cls(bytes.fromhex(joined + "0" * (len(joined) & 1)), _offsets(map(len, texts), len(texts)))
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._offsets) - 1
+
+    def at(self, place: int) -> str:
+        """One of them."""
+        begin, end = self._offsets[place], self._offsets[place + 1]
+        odd = begin & 1
+        digits = self._data[begin >> 1 : (end + 1) >> 1].hex()
+        return digits[odd : odd + end - begin]
+
+
+class Dates(PackedList[str]):
+    """Dates as HTTP writes them, such as ``Tue, 24 Nov 2026 10:00:00 GMT``, as seconds; or empty texts."""
+
+    def __init__(self, seconds: Numbers) -> None:
+        self._seconds = seconds
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Dates | None:
+        """Pack them; None if one is written in another way."""
+        seconds = {text: _seconds(text) for text in dict.fromkeys(texts)}
+        if None in seconds.values():
+            return None
+        return cls(Numbers(array("I", [cast("int", seconds[text]) for text in texts])))
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._seconds)
+
+    def at(self, place: int) -> str:
+        """One of them."""
+        return _date(self._seconds.at(place))
+
+
+class Chosen(PackedList[T], Generic[T]):
+    """Some items of another list, in an order of their own."""
+
+    def __init__(self, items: PackedList[T], positions: Positions) -> None:
+        self.items = items
+        self.positions = positions
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.positions)
+
+    def at(self, place: int) -> T:
+        """One of them."""
+        return self.items.at(self.positions[place])
+
+    def __iter__(self) -> Iterator[T]:
+        """Each of them."""
+        if self.positions == range(len(self.items)):
+            return iter(self.items)
+        return map(self.items.at, self.positions)
+
+
+class ChosenTexts(Chosen[str]):
+    """Some of many sorted texts."""
+
+    items: Texts
+
+    def __init__(self, items: Texts, positions: Positions) -> None:
+        super().__init__(items, positions)
+
+    def __contains__(self, text: object) -> bool:
+        """Whether a text is one of them."""
+        found = self.items.find(text) if isinstance(text, str) else None
+        return found is not None and self._is_chosen(found)
+
+    def _is_chosen(self, found: int) -> bool:
+        positions = self.positions
+        if isinstance(positions, range):
+            return found in positions
+        place = bisect_left(positions, found)
+        is_found = place < len(positions) and positions[place] == found
+        return is_found or found in positions  # they are not sorted where the user has given the keys
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what was chosen, and no more."""
+        if 2 * len(self) < len(self.items):
+            return _all_of, (Texts.of(list(self)),)
+        return ChosenTexts, (self.items, self.positions)
+
+
+class Grouped(PackedList[list[T]]):
+    """Groups of items of another list, such as the siblings of each sample."""
+
+    def __init__(self, items: PackedList[T], groups: Iterable[Sequence[int]]) -> None:
+        self._items = items
+        self._places, self._ends = array("I"), array("I")
+        for places in groups:
+            self._places.extend(places)
+            self._ends.append(len(self._places))
+
+    def __len__(self) -> int:
+        """How many groups there are."""
+        return len(self._ends)
+
+    def at(self, place: int) -> list[T]:
+        """One of them."""
+        begin = self._ends[place - 1] if place else 0
+        return [self._items.at(number) for number in self._places[begin : self._ends[place]]]
+
+
+def _all_of(texts: Texts) -> ChosenTexts:
+    return ChosenTexts(texts, range(len(texts)))
+
+
+def positions(places: Sequence[int], among: int) -> Positions:
+    """Places among so many, packed."""
+    if len(places) == among and all(number == place for number, place in enumerate(places)):
+        return range(among)
+    return array(_typecode(0, among), places)
+
+
+def packed_texts(texts: Sequence[str]) -> PackedList[str]:
+    """Texts, packed as well as what they look like lets them be."""
+    if not texts or texts.count(texts[0]) == len(texts):
+        return Same(texts[0] if texts else "", len(texts))
+    return HexTexts.of(texts) or Dates.of(texts) or _in_table(texts) or Texts.of(texts)
+
+
+def packed_values(values: Sequence[Any]) -> Sequence[Any]:
+    """Values of any kind, packed if they are of one that can be; else a list of them."""
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        try:
+            return Numbers.of(values)
+        except ValueError:
+            return list(values)
+    if kinds == {float}:
+        return Numbers(array("d", values))
+    return packed_texts(values) if kinds == {str} else list(values)
+
+
+def _in_table(texts: Sequence[str]) -> Table[str] | None:
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    if len(numbers) * _FEW > len(texts):
+        return None
+    return Table(tuple(numbers), Numbers.of([numbers[text] for text in texts]))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _offsets(lengths: Iterable[int], count: int) -> Positions:
+    """Where each of some pieces begins, and where the last one ends."""
+    of_each = np.fromiter(lengths, np.int64, count)
+    length = int(of_each[0]) if count else 0
+    if length and (of_each == length).all():
+        return range(0, count * length + 1, length)
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(of_each)])
+    code = "I" if ends[-1] < 1 << 32 else "Q"
+    offsets = array(code)
+    offsets.frombytes(ends.astype(code).tobytes())
+    return offsets
+
+
+def _typecode(least: int, most: int) -> str:
+    for code in _TYPES if least >= 0 else _SIGNED:
+        bits = 8 * array(code).itemsize - (least < 0)
+        if most < 1 << bits and least >= -1 << bits:
+            return code
+    message = f"{most if most >= 1 << 63 else least} has more than 64 bits"
+    raise ValueError(message)
+
+
+def _seconds(text: str) -> int | None:
+    """A date in seconds; None if it would not come back as it is."""
+    if text == "":
+        return _NO_DATE
+    match = _DATE.fullmatch(text)
+    day = _day_seconds(match[1]) if match else None
+    if match is None or day is None:
+        return None
+    hours, minutes, seconds = int(match[2]), int(match[3]), int(match[4])
+    if hours > 23 or minutes > 59 or seconds > 59:
+        return None
+    return day + 3600 * hours + 60 * minutes + seconds
+
+
+@lru_cache(maxsize=4096)
+def _day_seconds(text: str) -> int | None:
+    try:
+        _, day, month, year = text.replace(",", "").split()
+        seconds = calendar.timegm((int(year), _MONTHS.index(month) + 1, int(day), 0, 0, 0))
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < _NO_DATE - _DAY_S and _day(seconds // _DAY_S) == text else None
+
+
+@lru_cache(maxsize=4096)
+def _day(number: int) -> str:
+    at = time.gmtime(number * _DAY_S)
+    return f"{_DAYS[at.tm_wday]}, {at.tm_mday:02d} {_MONTHS[at.tm_mon - 1]} {at.tm_year:04d}"
+
+
+def _date(seconds: int) -> str:
+    if seconds == _NO_DATE:
+        return ""
+    day, rest = divmod(seconds, _DAY_S)
+    return f"{_day(day)} {rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d} GMT"
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
