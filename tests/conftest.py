@@ -12,6 +12,7 @@ import pytest
 
 from ai4os_data import telemetry
 from ai4os_data.retries import Patience
+from ai4os_data.stores import listings
 from cache.sources import told
 from faulty import Faulty
 from servers import (
@@ -49,13 +50,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def _nobody_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Find no remote and no cache of whoever runs the tests, and say anew what is said once."""
+    """Find no remote and no cache of whoever runs the tests, say anew what is said once, and know no server yet."""
     for name in [*os.environ]:
         if name.startswith(("RCLONE_", "AI4OS_DATA_CACHE")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("RCLONE_CONFIG", os.devnull)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg-cache"))
     monkeypatch.setattr(telemetry, "_told", set())
+    monkeypatch.setattr(listings, "_stepwise", set())
 
 
 @pytest.fixture

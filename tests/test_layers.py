@@ -76,6 +76,7 @@ FLOORS = {
     "splits": 4,
     "tables": 4,
     "targets": 4,
+    "unreadable": 4,
     "work": 4,
     # other frameworks, one a file
     "fsspec": 5,

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
-from ai4os_data import errors
+from ai4os_data import StorageCheckpoint, errors
 from ai4os_data.remotes import Remote
 from ai4os_data.stores.webdav import WebDAVStore
 from servers import BROKEN_XML, HREFS_ELSEWHERE, LOGIN_PAGE, Fault
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ai4os_data.retries import Patience
     from servers import FaultServer
+    from servers.nextcloud import NextcloudServer
 
 TREE = {"top.bin": 1, "a/one.bin": 2, "a/b/two.bin": 3, "a/b/c/three.bin": 4, "d e/four.bin": 5, "d e/f/five.bin": 6}
 SIZES_THAT_ARE_NONE = ["nonsense", "-1", "1.5", "\u00b2", "1e3", " "]
@@ -256,3 +261,165 @@ def test_a_compressed_listing_is_understood(fault: FaultServer, store: WebDAVSto
     """Nobody asked for it, but a listing has no size to be compared with."""
     fault.always("folder", Fault(gzip=True), method="PROPFIND")
     assert listed(store) == TREE
+
+
+# A Depth of infinity that fails, in whatever way.
+
+FAILURES = [
+    *(Fault(status=status) for status in (400, 403, 404, 405, 412, 413, 423, 429, 500, 501, 502, 503, 504, 507)),
+    Fault(drop=True),
+    Fault(drop=True, reset=True),
+    Fault(stall_s=30),
+    Fault(body=b""),
+    Fault(cut_after_bytes=100),
+    Fault(status=204, body=b""),
+    BROKEN_XML,
+    LOGIN_PAGE,
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=repr)
+def test_a_failing_depth_of_infinity_is_tried_once_for_a_server(
+    fault: FaultServer, store: WebDAVStore, failure: Fault
+) -> None:
+    """Then Depth 1 tells the same, folder by folder; and in this process no store of the server tries it again."""
+    fault.script("folder", failure, method="PROPFIND")
+    assert listed(store) == TREE
+    depths = [request.headers["depth"] for request in fault.requests()]
+    assert depths == ["infinity"] + ["1"] * 8
+    fault.forget()
+    again = WebDAVStore(store.remote, "folder/a", patience=store.patience)
+    assert set(listed(again)) == {"one.bin", "b/two.bin", "b/c/three.bin"}
+    assert {request.headers["depth"] for request in fault.requests()} == {"1"}
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=repr)
+def test_a_depth_of_infinity_that_fails_like_depth_1_says_nothing_of_the_server(
+    fault: FaultServer, store: WebDAVStore, failure: Fault
+) -> None:
+    """It is an outage, or a missing folder: an error of ours of what happened to Depth 1, and none is remembered."""
+    fault.always("folder", failure, method="PROPFIND")
+    with pytest.raises(errors.StorageError) as raised:
+        store.list()
+    assert not isinstance(raised.value, errors.OutOfSpaceError)
+    fault.heal()
+    fault.forget()
+    assert listed(store) == TREE
+    assert [request.headers["depth"] for request in fault.requests()] == ["infinity"]
+
+
+def test_wrong_credentials_are_not_tried_a_second_time_by_another_depth(fault: FaultServer, store: WebDAVStore) -> None:
+    """Servers shut an address out after a few wrong tries."""
+    fault.credentials_expire()
+    with pytest.raises(errors.AuthenticationError):
+        store.list()
+    assert len(fault.requests()) == 1
+    fault.heal()
+
+
+# An error of the server under the status of a success.
+
+SABRE = (
+    '<?xml version="1.0" encoding="utf-8"?>\n<d:error xmlns:d="DAV:" xmlns:s="http://sabredav.org/ns">\n'
+    "  <s:exception>{}</s:exception>\n  <s:message>said by the server</s:message>\n</d:error>\n"
+)
+TORN = '<?xml version="1.0"?>\n<d:multistatus xmlns:d="DAV:" xmlns:s="http://sabredav.org/ns"'
+HIDDEN = {
+    r"Sabre\DAV\Exception\Forbidden": errors.PermissionDeniedError,
+    r"Sabre\DAV\Exception\NotAuthenticated": errors.AuthenticationError,
+    r"Sabre\DAV\Exception\Locked": errors.LockedError,
+    r"OCA\DAV\Connector\Sabre\Exception\FileLocked": errors.LockedError,
+    r"Sabre\DAV\Exception\ServiceUnavailable": errors.ServerUnavailableError,
+    r"OCA\DAV\Connector\Sabre\Exception\TooManyRequests": errors.ThrottledError,
+    r"Sabre\DAV\Exception\InsufficientStorage": errors.ServerError,
+    r"Sabre\DAV\Exception\BadRequest": errors.ProtocolError,
+    r"Error": errors.ServerError,
+}
+
+
+@pytest.mark.parametrize("exception", HIDDEN)
+@pytest.mark.parametrize("around", ["{}", "{}" + TORN, TORN + ">{}", TORN + "\n{}</d:multistatus>"])
+def test_an_error_in_a_multistatus_is_read_as_its_status(
+    fault: FaultServer, store: WebDAVStore, exception: str, around: str
+) -> None:
+    """Nextcloud streams: the status has left before it is known that there is nothing to tell."""
+    body = around.format(SABRE.format(exception))
+    fault.always("*", Fault(status=207, body=body.encode()), method="PROPFIND")
+    for ask in (store.list, lambda: store.stat("top.bin"), store.folder_etag, lambda: store.has_folder("a")):
+        with pytest.raises(HIDDEN[exception]) as raised:
+            ask()
+        assert not isinstance(raised.value, errors.OutOfSpaceError)
+
+
+@pytest.mark.parametrize("around", ["{}", "{}" + TORN, TORN + ">{}"])
+def test_a_missing_path_in_a_multistatus_is_missing_at_once(
+    fault: FaultServer, store: WebDAVStore, around: str
+) -> None:
+    """False, nothing, NotFoundError and LocationError, as with a 404; without a second try."""
+    body = around.format(SABRE.format(r"Sabre\DAV\Exception\NotFound"))
+    fault.always("*", Fault(status=207, body=body.encode()), method="PROPFIND")
+    assert not store.exists("top.bin")
+    assert not store.has_folder("a")
+    assert len(fault.requests()) == 2
+    assert store.list_below("a") == []
+    with pytest.raises(errors.NotFoundError):
+        store.stat("top.bin")
+    for ask in (store.list, store.look, store.folder_etag):
+        with pytest.raises(errors.LocationError, match="no such folder"):
+            ask()
+
+
+def test_a_listing_that_breaks_off_over_a_missing_file_is_no_missing_folder(
+    fault: FaultServer, store: WebDAVStore
+) -> None:
+    """Otherwise a run whose checkpoints are being pruned would look new, and begin from scratch."""
+    begun = f"{TORN}>{a_file('/folder/top.bin')}"
+    error = SABRE.format(r"Sabre\DAV\Exception\NotFound")
+    for body in (begun + error, error + begun):
+        fault.always("*", Fault(status=207, body=body.encode()), method="PROPFIND")
+        with pytest.raises(errors.ProtocolError):
+            store.list_below("")
+        fault.script("folder", Fault(status=207, body=body.encode()), method="PROPFIND")
+        fault.heal()
+        assert listed(store) == TREE
+
+
+def test_what_an_error_says_in_a_file_name_is_no_error(fault: FaultServer, store: WebDAVStore) -> None:
+    """Names are escaped; an error inside a response is that of the response."""
+    inside = "<d:error><d:no-external-entities/></d:error>"
+    odd = f"<d:response><d:href>/folder/x</d:href><d:status>HTTP/1.1 500 X</d:status>{inside}</d:response>"
+    fault.always("*", Fault(body=answer(odd, a_file("/folder/&lt;d:error&gt;"))), method="PROPFIND")
+    assert [entry.key for entry in store.listing().entries] == ["<d:error>"]
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "utf-32", "no-such-encoding"])
+def test_an_encoding_that_no_server_uses_is_an_error_of_ours(
+    fault: FaultServer, store: WebDAVStore, encoding: str
+) -> None:
+    """Python's codecs would raise a LookupError or a ValueError out of the parser."""
+    body = f'<?xml version="1.0" encoding="{encoding}"?><d:multistatus xmlns:d="DAV:"/>'
+    fault.always("*", Fault(status=207, body=body.encode()), method="PROPFIND")
+    with pytest.raises(errors.ProtocolError):
+        store.list()
+
+
+def test_a_listing_that_only_calls_itself_compressed_is_an_error_of_ours(
+    fault: FaultServer, store: WebDAVStore
+) -> None:
+    """A proxy that unpacks and keeps the header."""
+    fault.always("*", Fault(headers={"Content-Encoding": "gzip"}), method="PROPFIND")
+    with pytest.raises(errors.ProtocolError, match="cannot be used"):
+        store.list()
+
+
+def test_a_new_run_begins_at_the_older_endpoint_of_nextcloud_at_once(
+    nextcloud: NextcloudServer, tmp_path: Path
+) -> None:
+    """There are no checkpoints, and none of its folders is there: each is told by a 207 with an error in it."""
+    remote = Remote(nextcloud.legacy_url, nextcloud.user, nextcloud.password, vendor="nextcloud")
+    begin = time.monotonic()
+    with StorageCheckpoint(f"runs/{uuid.uuid4().hex}", remote=remote, spool=tmp_path / "spool") as run:
+        assert run.restore() is None
+        run.save({"w": torch.zeros(3)}, step=1).wait("confirmed", timeout_s=30)
+        assert run.restore() is not None
+    assert time.monotonic() - begin < 10

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from servers.nextcloud.settings import VersionName
+
 _CONTENT = b"one tulip" * 100
 _TO_TULIP = {"Destination": f"https://cloud.example{FILES}/tulip.bin"}
 
@@ -152,6 +154,31 @@ def test_partial_names_are_taken_by_29(tmp_path: Path) -> None:
     """Only ``.htaccess`` was refused then."""
     with NextcloudServer(tmp_path, version="29") as server:
         assert Client(server).send(Ask("PUT", f"{FILES}/x.part", body=b"x")).status == 201
+
+
+@pytest.mark.parametrize("version", ["34", "29"])
+@pytest.mark.parametrize("name", ["two\nlines", "n" * 251, "Gr\udcf6n"], ids=["newline", "251 bytes", "no UTF-8"])
+def test_names_that_the_database_cannot_hold_are_refused(tmp_path: Path, version: VersionName, name: str) -> None:
+    """By each version, with a 400."""
+    with NextcloudServer(tmp_path, version=version) as server:
+        client = Client(server)
+        path = f"{FILES}/{quote(name, errors='surrogateescape')}"
+        assert [client.send(Ask(method, path, body=b"x")).status for method in ("PUT", "MKCOL")] == [400, 400]
+
+
+@pytest.mark.parametrize("depth", ["0", "1", "infinity"])
+def test_what_is_missing_at_the_older_endpoint_is_a_207_with_an_error_since_33(
+    client: Client, tmp_path: Path, depth: str
+) -> None:
+    """The answer is streamed: the status has left, and a multistatus was begun, before it is known."""
+    ask = Ask("PROPFIND", "/remote.php/webdav/none", {"Depth": depth})
+    answered = client.send(ask)
+    assert answered.status == 207
+    assert b"<s:exception>Sabre\\DAV\\Exception\\NotFound</s:exception>" in answered.body
+    assert not answered.body.rstrip().endswith(b">")
+    assert client.send(Ask("PROPFIND", f"{FILES}/none", {"Depth": depth})).status == 404
+    with NextcloudServer(tmp_path, version="29") as older:
+        assert Client(older).send(ask).status == 404
 
 
 def test_a_folder_has_another_etag_when_anything_below_it_changes(server: NextcloudServer, client: Client) -> None:

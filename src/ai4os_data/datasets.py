@@ -29,9 +29,11 @@ from ai4os_data.sample import Reader, Sample
 from ai4os_data.siblings import Siblings
 from ai4os_data.splits import csv_advice, parse_split
 from ai4os_data.stores import Entry, Store, open_store
+from ai4os_data.stores.forms import Twins, in_its_form, keyed_alike, shown
 from ai4os_data.tables import ColumnTarget, Table, columns_of, targets_of
 from ai4os_data.targets import Folders, Target, Targets
 from ai4os_data.telemetry import tell_once
+from ai4os_data.unreadable import check_keys, check_pattern
 
 if TYPE_CHECKING:
     from ai4os_data.remotes import Remote
@@ -337,7 +339,7 @@ class StorageDataset(Dataset[Any]):
         """Take the samples from the index, and label them."""
         places = self._matching() if self._chosen is None else self._found(self._chosen)
         entries = ChosenEntries.at_places(self.index.entries, places)
-        target = self._target
+        target = keyed_alike(self._target, entries.keys) if isinstance(self._target, Mapping) else self._target
         targets = (
             target
             if isinstance(target, Targets)
@@ -361,6 +363,8 @@ class StorageDataset(Dataset[Any]):
 
     def _matching(self) -> list[int]:
         """The places in the index of those files that match the pattern."""
+        if not _BY_KEYS.get():
+            check_pattern(self.index.unreadable, self._pattern, self.location)
         matches: Callable[[str], bool] = (lambda _key: True) if _BY_KEYS.get() else Pattern(self._pattern)
         keys = self.index.keys
         are_wanted = list(map(matches, keys))
@@ -414,19 +418,37 @@ class StorageDataset(Dataset[Any]):
     def _found(self, keys: Sequence[str]) -> list[int]:
         """The places in the index of the files that were asked for."""
         places = self.index.entries.places_of(keys)
-        missing = [repr(key) for key, place in zip(keys, places, strict=True) if place is None]
+        missing = [key for key, place in zip(keys, places, strict=True) if place is None]
         if missing:
-            message = f"{self.location} has no {enumerated(missing)}"
-            raise errors.NotFoundError(message)
+            check_keys(self.index.unreadable, missing)
+            places = self.index.entries.places_of(self._in_their_forms(keys, missing))
         if not keys:
             message = f"{self.location}: no keys were given"
             raise errors.EmptyDatasetError(message)
         return [place for place in places if place is not None]
 
+    def _in_their_forms(self, keys: Sequence[str], missing: Sequence[str]) -> list[str]:
+        """The keys, each in the Unicode form that the location has it in.
+
+        Raises:
+            NotFoundError: one is not there in any form, or in two.
+        """
+        twins = Twins(self.index.keys)
+        found = {key: twins.of(key) for key in dict.fromkeys(missing)}
+        unclear = [
+            shown(key) + (f" (but {' and '.join(map(ascii, names))}, which look alike)" if names else "")
+            for key, names in found.items()
+            if len(names) != 1
+        ]
+        if unclear:
+            raise errors.NotFoundError(f"{self.location} has no {enumerated(unclear)}")
+        return [found[key][0] if key in found else key for key in keys]
+
     def _text_of(self, file: str | os.PathLike[str]) -> str:
         key = os.fspath(file)
-        if not isinstance(file, os.PathLike) and key in self.index.by_key:
-            content = self._beside.read(self.index.by_key[key])
+        entry = None if isinstance(file, os.PathLike) else in_its_form(key, self.index.by_key)
+        if entry is not None:
+            content = self._beside.read(entry)
         elif os.path.isfile(file):
             content = Path(file).read_bytes()
         else:
@@ -683,11 +705,11 @@ class StorageDataset(Dataset[Any]):
 
     def sibling(self, sample: Sample, key: str) -> tuple[Reader, Entry]:
         """Another file of the location and what reads it, and take in that it goes with the sample."""
-        entry = self.index.by_key.get(key)
+        entry = in_its_form(key, self.index.by_key)
         if entry is None:
-            message = f"{self.location}: {sample.key!r} has no sibling {key!r}"
+            message = f"{self.location}: {sample.key!r} has no sibling {shown(key)}"
             raise errors.NotFoundError(message)
-        self._siblings.learn(sample.key, key)
+        self._siblings.learn(sample.key, entry.key)
         return (self if self._beside is self._cached else _Beside(self, self._beside)), entry
 
     # --- the cache

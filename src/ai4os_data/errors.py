@@ -2,6 +2,7 @@
 
 StorageError
 ├── LocationError            (ValueError)         a location that cannot be understood, or names nothing
+│   └── NameRefusedError     (OSError, EINVAL)    the server stores nothing under this name
 ├── RemoteError              (LookupError)        no such remote, or one that cannot be used
 ├── AuthenticationError      (PermissionError)    401: the server does not accept the credentials
 ├── PermissionDeniedError    (PermissionError)    403: known, but not allowed
@@ -55,6 +56,12 @@ class StorageError(Exception):
 
 class LocationError(StorageError, ValueError):
     """A location cannot be understood, or there is nothing at it."""
+
+
+class NameRefusedError(LocationError, OSError):
+    """The server stores nothing under this name: ``.htaccess``, ``x.part``, a line break, 251 bytes and more."""
+
+    error_number = errno.EINVAL
 
 
 class RemoteError(StorageError, LookupError):

@@ -506,6 +506,8 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         try:
             # A write has its own tries, those of its questions among them.
             _send(cached.store.waiting(0.0), key, content, None if is_new else _file_at(cached.store, key), on_bytes)
+        except errors.NameRefusedError:
+            raise
         except errors.LocationError as error:
             raise self._in_the_way(path) from error
         cached.forget(cached.store.stat(key))
@@ -688,6 +690,8 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             checked(key)
             try:
                 cached.store.make_folder(key)
+            except errors.NameRefusedError:
+                raise
             except errors.LocationError as error:
                 raise self._in_the_way(path) from error
 

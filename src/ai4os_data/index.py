@@ -14,7 +14,7 @@ import xxhash
 from ai4os_data import errors, retries
 from ai4os_data.cache.objects import digest
 from ai4os_data.entries import ByKey, PackedEntries
-from ai4os_data.stores.base import Store, is_safe
+from ai4os_data.stores.base import Store, Unreadable, is_safe
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -22,17 +22,13 @@ if TYPE_CHECKING:
 
     from ai4os_data.cache import DiskCache
     from ai4os_data.packed import PackedList
-    from ai4os_data.stores.base import Entry
+    from ai4os_data.stores.base import Entry, Listing
 
 Drift = Literal["error", "warn", "refresh"]
 
 _SCHEMA = "ai4os-data listing 1"
-_UNREACHABLE = (
-    errors.ServerUnavailableError,
-    errors.DeadlineError,
-    errors.ThrottledError,
-    errors.StorageGoneError,
-)
+# The server or the mount cannot give a listing now: it is away, fails, or something before it answers with a page.
+_UNREACHABLE = (errors.ServerError, errors.StorageGoneError)
 _NAMED = 5
 
 
@@ -47,6 +43,7 @@ class Index:
         checked_s: when it was last compared with the storage.
         newer: the files of a lock file that have changed since it was written, as they were then.
         folders: the folders at the top, those without a file included; None where nobody has asked for them.
+        unreadable: what could not be told of; a lock file has none of it, since it says itself which files there are.
     """
 
     def __init__(
@@ -56,6 +53,8 @@ class Index:
         token: str | None = None,
         listed_s: float | None = None,
         folders: Sequence[str] | None = None,
+        *,
+        unreadable: Sequence[Unreadable] = (),
     ) -> None:
         self.entries = PackedEntries.of(entries)
         self.location = location
@@ -64,6 +63,12 @@ class Index:
         self.checked_s = self.listed_s
         self.newer: dict[str, Entry] = {}
         self.folders = folders
+        self.unreadable = list(unreadable)
+
+    @classmethod
+    def of(cls, listing: Listing, location: str, token: str | None) -> Index:
+        """The index of what a store has listed just now."""
+        return cls(listing.entries, location, token, unreadable=listing.unreadable)
 
     def __len__(self) -> int:
         """How many files there are."""
@@ -165,13 +170,27 @@ class Index:
         folders = columns.get("folders")
         if folders is not None and not (isinstance(folders, list) and all(map(is_safe, folders))):
             raise ValueError("folders")
-        return cls(entries, str(columns["location"]), columns["token"], float(columns["listed_s"]), folders)  # type: ignore[arg-type]
+        unreadable = [
+            Unreadable(key, is_folder, errors.ServerError(reason))
+            for key, is_folder, reason in columns.get("unreadable", [])  # type: ignore[attr-defined]
+        ]
+        return cls(
+            entries,
+            str(columns["location"]),
+            columns["token"],  # type: ignore[arg-type]
+            float(columns["listed_s"]),  # type: ignore[arg-type]
+            folders,
+            unreadable=unreadable,
+        )
 
     # --- kept beside the cache
 
     def to_bytes(self) -> bytes:
         """The listing with a checksum before it."""
-        data = json.dumps(self._columns(), ensure_ascii=False).encode("utf-8", "surrogateescape")
+        unreadable = [(key, is_folder, str(error)) for key, is_folder, error in self.unreadable]
+        data = json.dumps({**self._columns(), "unreadable": unreadable}, ensure_ascii=False).encode(
+            "utf-8", "surrogateescape"
+        )
         return f"{xxhash.xxh3_64_hexdigest(data)}\n".encode() + data
 
     @classmethod
@@ -234,14 +253,15 @@ def open_index(
     store = store.hurried(retries.OPENING_S, waits=kept is None)
     try:
         token = store.token()
-        if kept is not None and token is not None and token == kept.token:
+        if kept is not None and token is not None and token == kept.token and not kept.unreadable:
             return kept
-        listed = Index(store.list(), store.location, token)
+        listed = Index.of(store.listing(), store.location, token)
     except _UNREACHABLE as error:
         if kept is None:
             raise
         age = time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.listed_s))
-        tell_once(f"{store.location}: the listing of {age} is used, since the storage cannot be reached: {error}")
+        why = "gives no listing" if isinstance(error, errors.ProtocolError) else "cannot be reached"
+        tell_once(f"{store.location}: the listing of {age} is used, since the storage {why}: {error}")
         return kept
     _keep(cache, store, listed)
     return listed if lock_file is None or kept is None else _reconciled(kept, listed, on_drift, concerns)
@@ -254,7 +274,7 @@ def list_anew(store: Store, cache: DiskCache | None) -> Index:
         StorageError: it cannot be listed.
     """
     token = store.token()  # before the listing: one that is older than its listing does no harm
-    listed = Index(store.list(), store.location, token)
+    listed = Index.of(store.listing(), store.location, token)
     _keep(cache, store, listed)
     return listed
 

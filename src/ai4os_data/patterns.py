@@ -9,6 +9,7 @@ from typing import Any
 
 from ai4os_data.braces import alternatives, class_end
 from ai4os_data.junk import JunkFinder, is_junk_name
+from ai4os_data.stores.forms import forms
 
 EVERYTHING = ("**/*", "**")
 
@@ -60,7 +61,8 @@ def matcher(pattern: str | Sequence[str]) -> Matcher:
     Raises:
         ValueError: a pattern cannot be understood.
     """
-    globs = [glob for single in globs_in(pattern) for glob in alternatives(single)]
+    # A Mac types another Unicode form than Nextcloud stores.
+    globs = [form for single in globs_in(pattern) for glob in alternatives(single) for form in forms(glob)]
     if any(glob in EVERYTHING for glob in globs):
         return lambda _key: True
     if not globs:

@@ -28,6 +28,7 @@ NAMES = {
     "newline": "two\nlines",
     "nfc": "caf\u00e9",
     "nfd": "cafe\u0301",
+    "not UTF-8": "Gr\udcf6\udcdfe.bin",
     "emoji": "\U0001f33b.jpg",
     "200 bytes": "n" * 196 + ".bin",
     "200 bytes of non-ASCII": "\u00e9" * 100,
@@ -41,11 +42,18 @@ class Cannot(NamedTuple):
     reason: str
 
 
+_REFUSES = ("nextcloud-34", "nextcloud-34-legacy", "nextcloud-29", "nextcloud-29-legacy", "mount")
 CANNOT = {
     ("rclone", NAMES["newline"]): Cannot(
-        errors.NotFoundError,
-        "rclone shows control characters as symbols (U+240A): what is there under one name is listed under another",
-    )
+        errors.LocationError,
+        "rclone shows control characters as symbols (U+240A): what is made under one name is looked for under another",
+    ),
+    ("wsgidav", NAMES["not UTF-8"]): Cannot(errors.ServerError, "it hangs up on a name that is no UTF-8"),
+    **{
+        (place, NAMES[name]): Cannot(errors.LocationError, "Nextcloud refuses such a name")
+        for place in _REFUSES
+        for name in ("newline", "not UTF-8")
+    },
 }
 MERGES_NORMAL_FORMS = {"rclone", "mount"}
 """Where a file cannot be written beside one whose name is the same in Unicode: rclone's VFS takes the two for one."""

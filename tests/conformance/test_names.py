@@ -77,6 +77,6 @@ def test_many_odd_names_are_read_at_once(place: Place, store: Store) -> None:
     """In one ``read_many``, which Nextcloud answers with one archive."""
     names = [name for name in NAMES.values() if (place.name, name) not in CANNOT]
     for name in names:
-        place.put(name, name.encode())
+        place.put(name, name.encode("utf-8", "surrogateescape"))
     read = {entry.key: content(fetched) for entry, fetched in store.read_many(store.list())}
-    assert read == {name: name.encode() for name in names}
+    assert read == {name: name.encode("utf-8", "surrogateescape") for name in names}

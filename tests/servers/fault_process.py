@@ -180,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._sent_body = self.rfile.read(size_bytes)
         if len(self._sent_body) < size_bytes:
             raise ConnectionAbortedError
-        path = unquote(urlsplit(self.path).path)
+        path = unquote(urlsplit(self.path).path, errors="surrogateescape")
         key = path.strip("/")
         if self.server.habits.latency_s:
             time.sleep(self.server.habits.latency_s)
@@ -272,7 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
         return _Answer(207, {"Content-Type": "application/xml; charset=utf-8"}, body.encode())
 
     def _response(self, place: Path) -> str:
-        href = "/" + quote(place.relative_to(self.server.root).as_posix())
+        href = "/" + quote(place.relative_to(self.server.root).as_posix(), errors="surrogateescape")
         if href == "/.":
             href = "/"
         elif place.is_dir():

@@ -13,7 +13,7 @@ from ai4os_data.errors import LocationError, RemoteError
 from ai4os_data.locations import DavLocation, FsspecLocation, RemoteLocation
 from ai4os_data.remotes import Remote, configured_names, origin_of
 from ai4os_data.retries import OUTAGE_S, Patience, checked_outage_s
-from ai4os_data.stores.base import Entry, Fetched, Level, Store
+from ai4os_data.stores.base import Entry, Fetched, Level, Listing, Store, Unreadable
 from ai4os_data.stores.directory import DirectoryStore
 from ai4os_data.stores.meant import hinting_at_remote
 from ai4os_data.stores.memory import MemoryStore
@@ -22,7 +22,18 @@ from ai4os_data.stores.mounted import open_path
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Content", "DirectoryStore", "Entry", "Fetched", "Level", "MemoryStore", "Store", "open_store"]
+__all__ = [
+    "Content",
+    "DirectoryStore",
+    "Entry",
+    "Fetched",
+    "Level",
+    "Listing",
+    "MemoryStore",
+    "Store",
+    "Unreadable",
+    "open_store",
+]
 
 
 def open_store(

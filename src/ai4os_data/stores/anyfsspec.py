@@ -26,12 +26,17 @@ from ai4os_data.stores.base import (
     Entries,
     Entry,
     Fetched,
+    Listing,
     MakeBody,
     Outcome,
     Store,
+    Unreadable,
+    Unreadables,
     checked,
+    is_safe,
     memory_body,
 )
+from ai4os_data.stores.fsspec_tree import Tree, is_file, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -117,6 +122,10 @@ class FsspecStore(Store):
 
     def list(self) -> list[Entry]:
         """Every file below."""
+        return self.listing().complete()
+
+    def listing(self) -> Listing:
+        """Every file below that can be told of, and what cannot."""
         found = self._waited_out(lambda: self._find(""))
         if found is None:
             message = f"{self.location}: there is nothing at this location"
@@ -127,7 +136,8 @@ class FsspecStore(Store):
         """Every file below a folder, as the file system has it now, whatever it has listed before."""
         system, _ = self._system.get()
         system.invalidate_cache()
-        return self._waited_out(lambda: self._find(checked(folder) if folder else "")) or []
+        found = self._waited_out(lambda: self._find(checked(folder) if folder else ""))
+        return found.complete() if found is not None else []
 
     def has_folder(self, key: str) -> bool:
         """Whether there is such a folder; where there are no folders, whether a file lies below."""
@@ -154,26 +164,60 @@ class FsspecStore(Store):
             with suppress(OSError, NotImplementedError):  # there may be no folders, or somebody put a file there
                 system.rmdir(path)
 
-    def _find(self, folder: str) -> Entries | None:
+    def _find(self, folder: str) -> Listing | None:
         """The files below a folder; None where there is nothing."""
         system, root = self._system.get()
         top = _join(root, folder) if folder else root
         try:
             if not system.exists(top):
                 return None
-            found: dict[str, dict[str, Any]] = system.find(top, detail=True)
+            found = tree(system, top)
         except OSError as error:
             raise self._translated("the listing", error) from error
-        if top in found:
+        if top in found.files:
             what = f"{self.location}: {folder!r}" if folder else self.location
             raise errors.LocationError(f"{what} is a file; give the directory that it lies in")
+        return self._listing(found, root)
+
+    def _listing(self, found: Tree, root: str) -> Listing:
         prefix = root.rstrip("/") + "/"
-        entries = [
-            _entry(path[len(prefix) :] if path.startswith(prefix) else path.lstrip("/"), info)
-            for path, info in found.items()
-            if info.get("type") == "file"
+
+        def key_of(path: str) -> str:
+            return path[len(prefix) :] if path.startswith(prefix) else path.lstrip("/")
+
+        entries: Entries = []
+        unreadable: Unreadables = [
+            Unreadable(key_of(path), is_folder=None, error=self._translated(key_of(path), error))
+            for path, error in found.failures.items()
         ]
-        return sorted(entry for entry in entries if checked(entry.key))
+        for path, info in found.files.items():
+            key = key_of(path)
+            try:
+                entries.append(self._entry(key, info))
+            except errors.StorageError as error:
+                unreadable.append(Unreadable(key, is_folder=False, error=error))
+        return Listing(sorted(entries), unreadable)
+
+    def _entry(self, key: str, info: dict[str, Any]) -> Entry:
+        """A file as it was listed; one of which the listing tells no size is asked for by itself.
+
+        Raises:
+            ProtocolError: it has no name or no size that can be used.
+        """
+        where = f"{self.location}: {key!r}"
+        if not is_safe(key):
+            raise errors.ProtocolError(f"{where}: a name with an empty part, or one of dots; rename it on the storage")
+        system, root = self._system.get()
+        size = info.get("size")
+        if size is None:
+            try:
+                size = system.info(_join(root, key)).get("size")
+            except OSError as error:
+                raise self._translated(key, error) from error
+        size_bytes = _whole_number(size)
+        if size_bytes is None:
+            raise errors.ProtocolError(f"{where}: it is listed with {size!r} as its size")
+        return _entry(key, size_bytes, info)
 
     def stat(self, key: str) -> Entry:
         """One file."""
@@ -185,10 +229,10 @@ class FsspecStore(Store):
             info = system.info(_join(root, checked(key)))
         except OSError as error:
             raise self._translated(key, error) from error
-        if info.get("type") != "file":
+        if not is_file(system, _join(root, key), info):
             message = f"{self.location}: {key!r} is not a file"
             raise errors.NotFoundError(message)
-        return _entry(key, info)
+        return self._entry(key, info)
 
     def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
         """Read whole files, some at a time."""
@@ -343,7 +387,16 @@ def _join(root: str, key: str) -> str:
     return f"{root.rstrip('/')}/{key}"
 
 
-def _entry(key: str, info: dict[str, Any]) -> Entry:
+def _whole_number(value: Any) -> int | None:
+    """A size, in whatever type a file system gives it; None where it is none."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if number >= 0 and (isinstance(value, str) or number == value) else None
+
+
+def _entry(key: str, size_bytes: int, info: dict[str, Any]) -> Entry:
     etag = next((str(info[name]) for name in ("ETag", "etag", "md5", "md5Hash", "checksum") if info.get(name)), None)
     changed = next(
         (
@@ -353,7 +406,7 @@ def _entry(key: str, info: dict[str, Any]) -> Entry:
         ),
         None,
     )
-    return Entry(key, int(info.get("size") or 0), etag.strip('"') if etag else None, changed)
+    return Entry(key, size_bytes, etag.strip('"') if etag else None, changed)
 
 
 def _moment(value: object) -> str:

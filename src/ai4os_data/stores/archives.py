@@ -79,6 +79,9 @@ def groups(
     folder = ""
     held = length = 0
     for entry in sorted(entries):
+        if not _can_be_asked_for(entry.key):
+            yield Group(posixpath.dirname(entry.key), [entry])
+            continue
         above = posixpath.dirname(entry.key)
         common = _common(folder, above) if group else above
         # A higher common folder makes every name longer by what it no longer says.
@@ -289,6 +292,15 @@ def _descriptor(view: memoryview, place: int, size_bytes: int) -> tuple[int, int
 
 def _encoded(names: list[str]) -> str:
     return quote(json.dumps(names, ensure_ascii=False, separators=(",", ":")), safe="")
+
+
+def _can_be_asked_for(key: str) -> bool:
+    """Whether JSON can hold a name: one that is no UTF-8 it cannot."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _length(entry: Entry, folder: str) -> int:

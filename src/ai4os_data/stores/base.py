@@ -69,6 +69,40 @@ class Fetched(NamedTuple):
 Outcome = tuple[Entry, Fetched | errors.StorageError]
 
 
+class Unreadable(NamedTuple):
+    """What a listing has met and cannot tell: a folder that may not be looked into, a file without a size.
+
+    Attributes:
+        key: its name below the store's root.
+        is_folder: whether it is a folder, of which nothing is known that is below it; None where that is not known.
+        error: why.
+    """
+
+    key: str
+    is_folder: bool | None
+    error: errors.StorageError
+
+
+Unreadables = list[Unreadable]
+
+
+class Listing(NamedTuple):
+    """What lies below a folder: the files, and what could not be read of it. It is complete without the latter."""
+
+    entries: Entries
+    unreadable: Unreadables
+
+    def complete(self) -> Entries:
+        """The files, ordered by key, if they are all that is there.
+
+        Raises:
+            StorageError: something could not be read.
+        """
+        for _, _, error in self.unreadable:
+            raise error
+        return sorted(self.entries)
+
+
 class Store(ABC):
     """Files under keys.
 
@@ -90,7 +124,17 @@ class Store(ABC):
 
         Raises:
             LocationError: there is no such folder.
+            StorageError: something of it cannot be told; `listing` gives the rest.
         """
+
+    def listing(self) -> Listing:
+        """Every file below the root that can be told, and beside them what cannot.
+
+        Raises:
+            LocationError: there is no such folder.
+            StorageError: the root itself cannot be listed.
+        """
+        return Listing(self.list(), [])
 
     @abstractmethod
     def stat(self, key: str) -> Entry:

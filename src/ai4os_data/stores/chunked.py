@@ -13,11 +13,11 @@ import re
 import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from ai4os_data import errors
 from ai4os_data.answers import NO_ANSWER
-from ai4os_data.stores.multistatus import NotMultistatusError, resources
+from ai4os_data.stores.forms import quoted, unquoted
 from ai4os_data.transport import Request
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class ChunkedUpload:
         self._chunk_bytes = max(least, min(chunk_bytes, limits.most_bytes))
         self._in_flight = limits.parallel
         path = "/".join(part for part in (store.path, key) if part)
-        destination = f"{place.files_url}/{quote(path)}"
+        destination = f"{place.files_url}/{quoted(path)}"
         name = hashlib.sha256(f"{destination}\0{sha256}".encode()).hexdigest()[:32]
         self._url = f"{place.uploads_url}/ai4os-data-{name}"
         self._headers = {"Destination": destination, "OC-Total-Length": str(source.size_bytes)}
@@ -147,14 +147,10 @@ class ChunkedUpload:
     def _arrived(self) -> dict[str, int] | None:
         """Name and size of each chunk that the server has; None where it knows no such upload."""
         try:
-            answer = self._store.propfind(f"{self._url}/", "1")
+            found = self._store.propfind(f"{self._url}/", "1")
         except errors.NotFoundError:
             return None
-        try:
-            found = resources(answer.content)
-        except NotMultistatusError as error:
-            raise errors.ServerError(f"PROPFIND {self._url}: the server's listing cannot be used ({error})") from error
-        names = ((unquote(urlsplit(one.href).path).rpartition("/")[2], one) for one in found if not one.is_folder)
+        names = ((unquoted(urlsplit(one.href).path).rpartition("/")[2], one) for one in found if not one.is_folder)
         return {name: int(one.size or 0) for name, one in names if name != _WHOLE}
 
     def _send_missing(self, arrived: dict[str, int]) -> bool:

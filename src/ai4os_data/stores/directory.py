@@ -8,9 +8,10 @@ import os
 import secrets
 import stat
 import threading
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from typing_extensions import Self
 
@@ -25,14 +26,19 @@ from ai4os_data.stores.base import (
     Fetched,
     Keys,
     Level,
+    Listing,
     MakeBody,
     OnBytes,
     Outcome,
     Store,
+    Unreadable,
+    Unreadables,
     checked,
     memory_body,
 )
+from ai4os_data.stores.names import why_refused
 from ai4os_data.stores.writethrough import writes_through
+from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -44,13 +50,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _GONE = {errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.EHOSTDOWN, errno.ECONNABORTED}
+_UNREADABLE = (errors.PermissionDeniedError, errors.ServerError, errors.StorageGoneError)
+_MOST_VISITS = 32
+_NAMED = 5
 # What a mount says while its server is away. ENOTCONN is not among it: a mount whose process died does not come back.
 _MAY_PASS = {
     *(errno.EIO, errno.ESTALE, errno.EHOSTDOWN, errno.ECONNABORTED, errno.ETIMEDOUT),
     *(errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN),
 }
 _LISTING_DEADLINE_S = 120.0
+_Identity = tuple[int, int]
+_Gone = list[errors.StorageGoneError]
 STAGED = ".ai4os-data-"  # what is being written, and not yet there
+
+
+class _Members(NamedTuple):
+    """What lies directly in a folder: files, folders, what cannot be looked at, and the links that lead nowhere."""
+
+    files: Entries
+    folders: Keys
+    unreadable: Unreadables
+    links: Keys
 
 
 class DirectoryStore(Store):
@@ -116,23 +136,32 @@ class DirectoryStore(Store):
 
     def list(self) -> list[Entry]:
         """Every file below, within a deadline."""
+        return self.listing().complete()
+
+    def listing(self) -> Listing:
+        """Every file below that can be looked at, within a deadline, and what cannot."""
         return self._waited_out(lambda: self._within_deadline(self._walk_root))
 
     def list_below(self, folder: str) -> Entries:
         """Every file below a folder, within a deadline; none where it is missing."""
         top = f"{checked(folder)}/" if folder else ""
-        return self._waited_out(lambda: self._within_deadline(lambda: self._walk(top) if self._is_folder(top) else []))
+        found = self._waited_out(
+            lambda: self._within_deadline(lambda: self._walk(top) if self._is_folder(top) else Listing([], []))
+        )
+        return found.complete()
 
     def has_folder(self, key: str) -> bool:
         """Whether there is such a directory."""
         return self._is_folder(f"{checked(key)}/")
 
     def members(self, folder: str) -> tuple[Entries, Keys]:
-        """What lies directly in a folder."""
+        """What lies directly in a folder; what cannot be looked at is named in the log."""
         top = f"{checked(folder)}/" if folder else ""
 
         def look() -> tuple[Entries, Keys]:
-            files, folders = self._members(top)
+            files, folders, unreadable, _ = self._members(top)
+            for one in unreadable:
+                tell_once(f"left out: {one.error}")
             return sorted(files), sorted(key.rstrip("/") for key in folders)
 
         if self.is_local:
@@ -280,7 +309,7 @@ class DirectoryStore(Store):
                 raise
             return False
 
-    def _within_deadline(self, listing: Callable[[], Entries]) -> Entries:
+    def _within_deadline(self, listing: Callable[[], Listing]) -> Listing:
         if self.is_local:
             return listing()
         self._check_mounted()
@@ -293,7 +322,7 @@ class DirectoryStore(Store):
             raise errors.StorageGoneError(f"{self.location}: nothing is mounted here any more. {DEAD_MOUNT}")
         return mount
 
-    def _walk_root(self) -> Entries:
+    def _walk_root(self) -> Listing:
         if not self._is_folder(""):
             raise errors.LocationError(f"{self.location}: there is no such directory")
         return self._walk("")
@@ -314,29 +343,95 @@ class DirectoryStore(Store):
             raise errors.LocationError(f"{what} is a file; give the directory that it lies in")
         return True
 
-    def _walk(self, top: str) -> Entries:
-        """Every file below a folder that is there; what goes meanwhile is left out."""
-        entries, folders = self._members(top)
+    def _walk(self, top: str) -> Listing:
+        """Every file below a folder that is there; what goes meanwhile is left out, and so is a folder above itself."""
+        entries, folders, unreadable, links = self._members(top)
+        above: dict[str, tuple[_Identity, ...]] = {folder: (self._identity(top),) for folder in folders}
+        visits: Counter[_Identity] = Counter()
+        gone: _Gone = []  # in a row: one such folder may be broken, several are the mount
         while folders:
-            with suppress(errors.NotFoundError):
-                files, below = self._members(folders.pop())
-                entries += files
-                folders += below
-        return sorted(entries)
+            folder = folders.pop()
+            try:
+                identity = self._identity(folder)
+                if identity in (way := above.pop(folder)):
+                    links.append(f"{folder!r} (to a folder above it)")
+                    continue
+                self._check_visits(folder, visits, identity)
+                found = self._members(folder)
+            except errors.NotFoundError:
+                continue
+            except _UNREADABLE as error:
+                gone += self._gone(error)
+                unreadable.append(Unreadable(folder.rstrip("/"), is_folder=True, error=self._of_one(folder, error)))
+                continue
+            gone.clear()
+            entries += found.files
+            unreadable += found.unreadable
+            links += found.links
+            folders += found.folders
+            above.update((each, (*way, identity)) for each in found.folders)
+        if len(gone) > 1:
+            raise gone[0]
+        if links:
+            shown = ", ".join(links[:_NAMED]) + (f" and {len(links) - _NAMED} more" if len(links) > _NAMED else "")
+            tell_once(f"{self.location}: links that are not followed: {shown}")
+        return Listing(sorted(entries), unreadable)
 
-    def _members(self, folder: str) -> tuple[Entries, Keys]:
-        """The files that lie directly in a folder, and the folders."""
-        files: Entries = []
-        folders: Keys = []
-        with self._told(folder or "the directory"), os.scandir(f"{self.root}/{folder}") as found:
+    @staticmethod
+    def _gone(error: errors.StorageError) -> _Gone:
+        """The error, if it may mean the whole mount; one that can mean nothing else is raised."""
+        if not isinstance(error, errors.StorageGoneError):
+            return []
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno != errno.EIO:
+            raise error
+        return [error]
+
+    def _of_one(self, folder: str, error: errors.StorageError) -> errors.StorageError:
+        """What is wrong with one folder: a mount answers EIO to whatever its server says of it."""
+        if not isinstance(error, errors.StorageGoneError):
+            return error
+        where = f"{self.location}: {folder.rstrip('/')!r}"
+        return errors.ServerError(
+            f"{where}: the server behind the mount cannot list this folder, or does not allow it (errno {errno.EIO})"
+        )
+
+    def _check_visits(self, folder: str, visits: Counter[_Identity], identity: _Identity) -> None:
+        """Count how often a folder is reached: links between n folders make n! ways."""
+        visits[identity] += 1
+        if visits[identity] > _MOST_VISITS:
+            raise errors.ServerError(f"{self.location}: {folder!r}: more than {_MOST_VISITS} links lead to this folder")
+
+    def _identity(self, folder: str) -> _Identity:
+        """What is the same for a folder and all links to it."""
+        with self._told(folder.rstrip("/") or "the directory"):
+            found = os.stat(f"{self.root}/{folder}")
+        return found.st_dev, found.st_ino
+
+    def _members(self, folder: str) -> _Members:
+        """What lies directly in a folder."""
+        files, folders, unreadable, links = found_here = _Members([], [], [], [])
+        with self._told(folder.rstrip("/") or "the directory"), os.scandir(f"{self.root}/{folder}") as found:
             for item in found:
                 key = f"{folder}{item.name}"
-                if item.is_dir():
-                    folders.append(f"{key}/")
-                elif item.is_file() and not item.name.startswith(STAGED):
-                    with suppress(FileNotFoundError):
-                        files.append(_entry(key, item.stat()))
-        return files, folders
+                if item.name.startswith(STAGED):
+                    continue
+                try:
+                    with self._told(key):
+                        status = item.stat()
+                except errors.NotFoundError:
+                    if item.is_symlink():
+                        links.append(f"{key!r} (to nothing)")
+                except _UNREADABLE as error:
+                    if item.is_symlink() and _is_circle(error):
+                        links.append(f"{key!r} (in a circle)")
+                    else:
+                        unreadable.append(Unreadable(key, is_folder=_is_folder(item), error=error))
+                else:
+                    if stat.S_ISDIR(status.st_mode):
+                        folders.append(f"{key}/")
+                    elif _is_file(status):
+                        files.append(_entry(key, status))
+        return found_here
 
     def _read(self, entry: Entry, make: MakeBody) -> Fetched:
         body = make(entry)
@@ -354,6 +449,23 @@ class DirectoryStore(Store):
         return Fetched(after, body)
 
     def _write(self, key: str, source: Source) -> None:
+        try:
+            self._write_told(key, source)
+        except (
+            errors.PermissionDeniedError,
+            errors.NotFoundError,
+            errors.ServerError,
+            errors.StorageGoneError,
+        ) as error:
+            why = None if self.is_local else why_refused(key, is_forbidden=True)
+            if why is None:
+                raise
+            raise errors.NameRefusedError(
+                f"{self.location}: {key!r} cannot be written: the server behind the mount refuses the name, since "
+                f"{why}. Choose another name. ({error})"
+            ) from error
+
+    def _write_told(self, key: str, source: Source) -> None:
         target = self.path(key)
         with self._told(key):
             self._make_directory(key, os.path.dirname(target))
@@ -473,6 +585,15 @@ def within(deadline_s: float, work: Callable[[], T], message: str) -> T:
 
 def _entry(key: str, found: os.stat_result) -> Entry:
     return Entry(key, found.st_size, f"{found.st_mtime_ns:x}-{found.st_size:x}")
+
+
+def _is_circle(error: errors.StorageError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ELOOP
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool | None:
+    """Whether something that cannot be looked at is a folder; None for a link, which may lead to anything."""
+    return None if item.is_symlink() else item.is_dir(follow_symlinks=False)
 
 
 def _is_file(found: os.stat_result) -> bool:

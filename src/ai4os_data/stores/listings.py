@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import time
+import email.utils
+import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote, urlsplit
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 from ai4os_data import errors
 from ai4os_data.answers import host_of, plain_etag
-from ai4os_data.stores.base import Entries, Entry, Keys, is_safe
-from ai4os_data.stores.multistatus import NotMultistatusError, resources
+from ai4os_data.stores.base import Entries, Entry, Keys, Listing, Unreadable, is_safe
+from ai4os_data.stores.forms import are_alike, quoted, same_prefix, unquoted
+from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ai4os_data.stores.multistatus import Resource
     from ai4os_data.stores.webdav import WebDAVStore
 
 # Only what is needed: all properties of 2,000 files take 824 KB.
@@ -23,6 +27,34 @@ PROPFIND = (
     b"<d:getetag/><d:getlastmodified/></d:prop></d:propfind>"
 )
 _THREADS = 8
+_OF_THE_STORAGE = (
+    errors.AuthenticationError,
+    errors.DeadlineError,
+    errors.LocationError,
+    errors.ServerUnavailableError,
+    errors.ThrottledError,
+)
+_HOPELESS = (errors.AuthenticationError, errors.TLSError, errors.LocationError)
+_MEANINGS: dict[int, tuple[type[errors.StorageError], str]] = {
+    401: (errors.PermissionDeniedError, "not allowed with these credentials"),
+    403: (errors.PermissionDeniedError, "not allowed with these credentials"),
+    423: (errors.LockedError, "locked on the server"),
+    507: (errors.ServerError, "the server cuts its listing off here"),
+}
+_DIGITS = re.compile(r"\s*[0-9]{1,18}\s*")
+_HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
+_NO_ETAGS = frozenset({"", "null", "(null)", "none", "undefined"})
+
+# The servers whose answer to a Depth of infinity failed in this process, and whose Depth 1 is good: URL and user.
+_stepwise: set[tuple[str, str | None]] = set()
+
+
+class Found(NamedTuple):
+    """What one PROPFIND tells: the files, the folders without the asked one, and what it cannot tell."""
+
+    files: Entries
+    folders: Keys
+    unreadable: list[Unreadable]
 
 
 class Listings:
@@ -34,102 +66,203 @@ class Listings:
 
     def __init__(self, store: WebDAVStore) -> None:
         self._store = store
+        self._server = (store.remote.url, store.remote.user)
 
     @property
     def _where(self) -> str:
         return self._store.location
 
-    def below(self, top: str = "") -> Entries:
-        """Every file below a folder, in no order.
+    def below(self, top: str = "") -> Listing:
+        """Every file below a folder, in no order, and what cannot be read of it.
+
+        A Depth of infinity that fails in whatever way is tried once, and not again where Depth 1 then does.
 
         Raises:
             NotFoundError: there is no such folder.
         """
+        if self._server in _stepwise:
+            return self._step_by_step(top)
         try:
-            entries, folders = self.of(top, "infinity")
-        except (errors.PermissionDeniedError, errors.ProtocolError):
-            try:
-                files, folders = self.of(top, "1")
-                return files + self._by_folder(folders, {top, *folders})
-            except errors.ProtocolError:
-                # This tells where the location is a file: Apache answers 400 to a slash after one.
-                self.of(top, "0", slash=False)
-                raise
+            found = self.of(top, "infinity", tries=1)
+        except _HOPELESS:
+            raise
+        except errors.StorageError:
+            listing = self._step_by_step(top)
+            _stepwise.add(self._server)
+            return listing
         # Some servers (stock sabre) clamp infinity to 1 without a word: then no folder shows anything inside.
-        inhabited = {key.rpartition("/")[0] for key in (*folders, *(entry.key for entry in entries))}
-        empty = [folder for folder in folders if folder not in inhabited]
-        if folders and len(empty) == len(folders):
-            return entries + self._by_folder(empty, {top, *folders})
-        return entries
+        inhabited = {key.rpartition("/")[0] for key in (*found.folders, *(entry.key for entry in found.files))}
+        empty = [folder for folder in found.folders if folder not in inhabited]
+        is_clamped = len(empty) == len(found.folders)
+        return self._completed(top, found, empty if is_clamped else [])
 
-    def _by_folder(self, folders: Sequence[str], seen: set[str]) -> Entries:
-        """List folders and all below them, by a PROPFIND of Depth 1 each, some at a time."""
-        entries: Entries = []
+    def _step_by_step(self, top: str) -> Listing:
+        """The same by Depth 1, folder by folder."""
+        try:
+            found = self.of(top, "1")
+        except errors.ProtocolError:
+            # This tells where the location is a file: Apache answers 400 to a slash after one.
+            self.of(top, "0", slash=False, tries=1)
+            raise
+        return self._completed(top, found, found.folders)
+
+    def _completed(self, top: str, found: Found, folders: Sequence[str]) -> Listing:
+        """A listing with what is in these folders of it, and in those that it could not tell of."""
+        entries = list(found.files)
+        unreadable: list[Unreadable] = []
+        circles = _Circles(top, found)
+        seen = {top, *found.folders}
+        folders = [*folders, *self._to_ask(found, seen, unreadable)]
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="ai4os-data-listing") as pool:
             while folders:
-                found: Keys = []
-                for files, below in pool.map(self._members, folders):
-                    entries += files
-                    found += [folder for folder in below if folder not in seen]
-                    seen.update(below)
-                folders = found
-        return entries
+                below: Keys = []
+                for folder, members in zip(folders, pool.map(self._members, folders), strict=True):
+                    if circles.closes(folder, members):
+                        tell_once(f"{self._where}: {folder!r} is a folder above it once more (a link?): left out")
+                        continue
+                    entries += members.files
+                    below += [each for each in members.folders if each not in seen]
+                    seen.update(members.folders)
+                    below += self._to_ask(members, seen, unreadable)
+                folders = below
+        once = {entry.key: entry for entry in entries}  # what was cut off may have been told in part before
+        return Listing(list(once.values()), unreadable)
 
-    def _members(self, folder: str) -> tuple[Entries, Keys]:
+    @staticmethod
+    def _to_ask(found: Found, seen: set[str], unreadable: list[Unreadable]) -> Keys:
+        """The folders that one answer could not tell of, to be asked for each alone; the rest is unreadable."""
+        ask: Keys = []
+        for one in found.unreadable:
+            if one.is_folder is not False and one.key not in seen and is_safe(one.key):
+                seen.add(one.key)
+                ask.append(one.key)
+            else:
+                unreadable.append(one)
+        return ask
+
+    def _members(self, folder: str) -> Found:
         """What lies directly in a folder: nothing if it has gone since its parent was listed."""
         try:
             return self.of(folder, "1")
         except errors.NotFoundError:
-            return [], []
+            return Found([], [], [])
+        except _OF_THE_STORAGE:
+            raise
+        except errors.StorageError as error:
+            return Found([], [], [Unreadable(folder, is_folder=True, error=error)])
 
-    def of(self, key: str, depth: str, *, slash: bool = True) -> tuple[Entries, Keys]:
-        """The files and the folders (without the asked one) in the answer to a PROPFIND."""
-        url = self._store.base_url + (f"/{quote(key)}" if key else "") + ("/" if slash else "")
-        for attempt in range(1, self._store.patience.tries + 1):
-            response = self._store.propfind(url, depth)
-            try:
-                return self._parsed(response.content, key)
-            except NotMultistatusError as error:
-                if attempt == self._store.patience.tries:
-                    message = f"{self._where}: the server's listing cannot be used ({error}); is this a WebDAV address?"
-                    raise errors.ProtocolError(message) from error
-                if attempt == 1 and response.status_code != 207:
-                    message = f"{self._where}: not a WebDAV server (it answers PROPFIND with {response.status_code})"
-                    raise errors.ProtocolError(message) from error
-                time.sleep(self._store.patience.pause_s(attempt))
-        raise AssertionError  # the loop returns or raises
+    def of(self, key: str, depth: str, *, slash: bool = True, tries: int | None = None) -> Found:
+        """What is told in the answer to a PROPFIND.
 
-    def _parsed(self, xml: bytes, asked: str) -> tuple[Entries, Keys]:
+        Args:
+            key: what is asked for; ``""`` is the root.
+            depth: ``"0"``, ``"1"`` or ``"infinity"``.
+            slash: whether the address ends with one, as that of a folder does.
+            tries: how often it is asked, where it is not for the store to know.
+
+        Raises:
+            StorageError: it is not known of what was asked for.
+        """
+        url = self._store.base_url + (f"/{quoted(key)}" if key else "") + ("/" if slash else "")
+        return self._sorted(self._store.propfind(url, depth, tries=tries), key.strip("/"))
+
+    def _sorted(self, told: Sequence[Resource], asked: str) -> Found:
         files: Entries = []
         folders: Keys = []
+        odd: list[tuple[str, Resource]] = []
         base = self._store.base_path
-        for href, is_known, is_folder, size, etag, modified in resources(xml):
-            path = "/" + unquote(self._path_on_server(href)).strip("/")
-            if path != base and not path.startswith(base + "/"):
-                message = (
-                    f"{self._where}: the server lists {href!r}, which is not below {base!r}; check the remote's url"
-                )
-                raise errors.ProtocolError(message)
-            key = path[len(base) + 1 :]
-            if key != "" and not is_safe(key):
-                message = (
-                    f"{self._where}: the server lists {href!r}, a name that leaves its folder; nothing of "
-                    "this listing is used"
-                )
-                raise errors.ProtocolError(message)
-            if is_folder:
-                if key != asked.strip("/"):
+        for resource in told:
+            href, is_known, is_folder, size, etag, modified, status, _ = resource
+            path = "/" + unquoted(self._path_on_server(href)).strip("/")
+            key = path[len(base) + 1 :] if path.startswith(f"{base}/") else self._key(path, href)
+            if key and not is_safe(key):
+                self._refuse_leaving(key, href)
+                odd.append((key, resource))
+            elif is_folder and is_known:
+                if are_alike(key, asked):
+                    continue
+                if href.endswith("//"):
+                    odd.append((f"{key}/", resource))
+                else:
                     folders.append(key)
             elif is_known and key == "":
                 raise errors.LocationError(f"{self._where} is a file; give the folder that it lies in")
-            elif is_known:
-                files.append(Entry(key, self._size(size or "0", href), plain_etag(etag), modified))
-        return files, folders
+            elif is_known and status not in {None, 404} and href.endswith("/"):
+                odd.append((key, resource))  # a folder, most likely, whose type could not be told
+            elif is_known and size is not None and size.isascii() and _DIGITS.fullmatch(size):
+                etag = plain_etag(etag)
+                if etag is None or etag.strip().lower() in _NO_ETAGS:
+                    etag, modified = None, _plain_date(modified)
+                files.append(Entry(key, int(size), etag, modified))
+            else:
+                odd.append((key, resource))
+        return Found(files, folders, self._unreadable(odd, told, asked) if odd else [])
 
-    def _size(self, text: str, href: str) -> int:
-        if not (text.isascii() and text.isdigit()):
-            raise errors.ProtocolError(f"{self._where}: the server lists {href!r} with {text!r} as its size")
-        return int(text)
+    def _unreadable(
+        self, odd: Sequence[tuple[str, Resource]], told: Sequence[Resource], asked: str
+    ) -> list[Unreadable]:
+        """What could not be read of an answer. What is gone is not there.
+
+        Raises:
+            StorageError: it is what was asked for.
+        """
+        ends = [resource.href.endswith("/") for resource in told if resource.is_folder]
+        folders_end_with_slash = bool(ends) and all(ends)
+        unreadable = []
+        for key, resource in odd:
+            error = self._error_of(resource, key)
+            if are_alike(key, asked):
+                raise error
+            if isinstance(error, errors.NotFoundError):
+                tell_once(f"left out, though the server lists it: {error}")
+            else:
+                is_folder: bool | None = resource.is_folder or resource.href.endswith("/")
+                if not is_folder and not (resource.is_known or folders_end_with_slash):
+                    is_folder = None
+                unreadable.append(Unreadable(key, is_folder, error))
+        return unreadable
+
+    def _error_of(self, resource: Resource, key: str) -> errors.StorageError:
+        """Why something cannot be read."""
+        where = f"{self._where}: {key!r}"
+        status = resource.status
+        if key and not is_safe(key):
+            return errors.ProtocolError(
+                f"{where}: the server lists {resource.href!r}, a name with an empty part ('//'); rename it on the "
+                "storage, since no file can be asked for so"
+            )
+        if resource.is_known:
+            size = f"with {resource.size!r} as its size" if resource.size is not None else "without a size"
+            because = f" ({status} for what is missing)" if status is not None and resource.size is None else ""
+            return errors.ProtocolError(f"{where}: the server lists {resource.href!r} {size}{because}")
+        if status is None:
+            return errors.ProtocolError(f"{where}: the server names it, and says nothing of it")
+        if resource.is_gone:
+            return errors.NotFoundError(f"{where}: no such file ({status})")
+        kind, meaning = _MEANINGS.get(status, (errors.ServerError, "the server does not say what it is"))
+        return kind(f"{where}: {meaning} ({status})")
+
+    def _key(self, path: str, href: str) -> str:
+        """The key of a path on the server, which may spell our folder in its own way.
+
+        Raises:
+            ProtocolError: it is not below our folder.
+        """
+        base = self._store.base_path
+        length = same_prefix(path, base)
+        if length is None:
+            message = f"{self._where}: the server lists {href!r}, which is not below {base!r}; check the remote's url"
+            raise errors.ProtocolError(message)
+        return path[length + 1 :]
+
+    def _refuse_leaving(self, key: str, href: str) -> None:
+        """Refuse all of an answer with a name that leaves its folder; an empty part alone leads nowhere."""
+        if "\0" in key or not {".", ".."}.isdisjoint(key.split("/")):
+            message = (
+                f"{self._where}: the server lists {href!r}, a name that leaves its folder; nothing of "
+                "this listing is used"
+            )
+            raise errors.ProtocolError(message)
 
     def _path_on_server(self, href: str) -> str:
         """The path in an address of a listing, which may name our server, and no other."""
@@ -145,3 +278,47 @@ class Listings:
             )
             raise errors.ProtocolError(message)
         return path
+
+
+class _Circles:
+    """Finds folders that are one above them once more, on a server that follows links: they have no end."""
+
+    def __init__(self, top: str, found: Found) -> None:
+        self._shapes = {top: self._shape(top, found)}
+
+    def closes(self, folder: str, members: Found) -> bool:
+        """Whether a folder has just what one above it has: the same files in the same versions, the same folders."""
+        shape = self._shapes[folder] = self._shape(folder, members)
+        if shape is None:
+            return False
+        above = folder
+        while above:
+            above = above.rpartition("/")[0]
+            if self._shapes.get(above) == shape:
+                return True
+        return False
+
+    @staticmethod
+    def _shape(folder: str, members: Found) -> object:
+        """What a folder looks like; None where it could look so by chance, or has no end of its own."""
+        if not members.folders or not any(entry.etag for entry in members.files):
+            return None
+        place = len(folder) + 1 if folder else 0
+        files = frozenset((entry.key[place:], *entry[1:]) for entry in members.files)
+        return files, frozenset(key[place:] for key in members.folders)
+
+
+def _plain_date(text: str | None) -> str | None:
+    """A date as a GET has it (RFC 9110, 5.6.7), so that the two can be compared; None where it is no date."""
+    if text is None or _HTTP_DATE.fullmatch(text):
+        return text
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+        except ValueError:
+            return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return email.utils.format_datetime(moment.astimezone(timezone.utc), usegmt=True)

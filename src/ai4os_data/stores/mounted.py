@@ -18,6 +18,7 @@ from ai4os_data.remotes import Remote
 from ai4os_data.spelling import mistaken_for
 from ai4os_data.stores.base import Store
 from ai4os_data.stores.directory import DEAD_MOUNT, STAGED, DirectoryStore, nearest, told, within
+from ai4os_data.stores.forms import forms
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def open_path(
         StorageGoneError: it is on a mount that answers no more.
     """
     path = os.path.abspath(path)
+    if not create and not path.isascii():
+        path = _in_its_form(path, mounts.mount_of(path, table), deadline_s)
     mount = mounts.mount_of(path, table)
     is_network = mount is not None and mount.is_network
     is_synced = is_network or not (_is_in(storage, path) or _is_in(storage, mounts.resolved(path, table)))
@@ -93,6 +96,21 @@ def open_path(
     if direct is not None and is_same:
         return direct
     return DirectoryStore(path, counters=counters, patience=patience)
+
+
+def _in_its_form(path: str, mount: mounts.Mount | None, deadline_s: float) -> str:
+    """The path, or the one in the other Unicode form, if only that one is there: Macs type another than Linux has."""
+
+    def find() -> str:
+        there = [form for form in forms(path) if os.path.exists(form)]
+        return there[0] if len(there) == 1 else path
+
+    if mount is None or not mount.is_network:
+        return find()
+    try:
+        return within(deadline_s, find, f"{path}: {DEAD_MOUNT}")
+    except errors.StorageGoneError:  # to be told, or read around, by who looks at the path
+        return path
 
 
 def _nearest(path: str, *, is_network: bool, deadline_s: float) -> str:
@@ -138,9 +156,10 @@ def _look(path: str, mount: mounts.Mount | None, deadline_s: float) -> None:
     try:
         found = within(deadline_s, find, f"{path}: {DEAD_MOUNT}") if is_network else find()
     except errors.NotFoundError as error:
+        other = "" if path.isascii() else f" ({path!a}), nor one in the other Unicode form"
         message = (
-            f"{path}: there is no such directory. Is the storage mounted? `ls {STORAGE}` and `mount | grep rclone` tell"
-            f"{'' if is_network else _beside(path)}"
+            f"{path}: there is no such directory{other}. Is the storage mounted? `ls {STORAGE}` and "
+            f"`mount | grep rclone` tell{'' if is_network else _beside(path)}"
         )
         raise errors.LocationError(message) from error
     if not found:
@@ -256,13 +275,18 @@ def _files(path: str) -> list[tuple[str, int]]:
     folders, looked_at = [""], 0
     while folders and looked_at < _LOOKED_AT:
         folder = folders.pop(0)
-        with os.scandir(f"{path}/{folder}") as listing:
-            for item in islice(listing, _LOOKED_AT - looked_at):
-                looked_at += 1
-                if item.is_dir():
-                    folders.append(f"{folder}{item.name}/")
-                elif item.is_file():
-                    files.append((f"{folder}{item.name}", item.stat().st_size))
+        try:
+            with os.scandir(f"{path}/{folder}") as listing:
+                for item in islice(listing, _LOOKED_AT - looked_at):
+                    looked_at += 1
+                    with suppress(OSError):  # one that cannot be looked at is not the one to compare
+                        if item.is_dir():
+                            folders.append(f"{folder}{item.name}/")
+                        elif item.is_file():
+                            files.append((f"{folder}{item.name}", item.stat().st_size))
+        except OSError:
+            if not folder:
+                raise
         if any(size_bytes for _, size_bytes in files):
             break
     return files

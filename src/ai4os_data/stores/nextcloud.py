@@ -65,10 +65,7 @@ class NextcloudStore(WebDAVStore):
 
     def token(self) -> str | None:
         """The folder's ETag, by one PROPFIND of Depth 0: it changes when anything below does."""
-        try:
-            return self.folder_etag()
-        except errors.NotFoundError as error:
-            raise self.no_such_folder() from error
+        return self.folder_etag()
 
     def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
         """Read whole files: small ones as archives of many, where the server makes them; the rest by single GETs.

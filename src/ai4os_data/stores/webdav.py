@@ -10,8 +10,8 @@ import weakref
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 import webdav4.client
@@ -28,25 +28,42 @@ from ai4os_data.stores.base import (
     Entry,
     Fetched,
     Keys,
+    Listing,
     MakeBody,
     Outcome,
     Store,
     checked,
     memory_body,
 )
+from ai4os_data.stores.forms import forms, quoted, same_prefix, shown, unquoted
 from ai4os_data.stores.httpx_logs import kept_quiet
 from ai4os_data.stores.listings import PROPFIND, Listings
-from ai4os_data.stores.multistatus import NotMultistatusError, resources
+from ai4os_data.stores.multistatus import NotMultistatusError, RefusedError, Resources, resources
+from ai4os_data.stores.names import why_refused
 from ai4os_data.stores.ranges import read_ranges
+from ai4os_data.telemetry import tell_once
 from ai4os_data.transport import Request, Response, Transport, compressed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from io import FileIO
 
     from ai4os_data.remotes import Remote
 
+T = TypeVar("T")
+
 _LISTING_DEADLINE_S = 300.0
+_LISTING_TRIES = 3  # of an answer that came, and is of no use
+_INFINITY_SILENCE_S = 30.0  # then folder by folder
+_NOT_OF_A_NAME = (
+    errors.AuthenticationError,
+    errors.DeadlineError,
+    errors.LockedError,
+    errors.OutOfSpaceError,
+    errors.ServerUnavailableError,
+    errors.ThrottledError,
+    errors.LocationError,
+)
 _HTML_ENDINGS = (".html", ".htm", ".xhtml", ".php")
 _VERSION_TRIES = 3
 # Failures of a connection that do not pass by themselves.
@@ -77,15 +94,20 @@ class WebDAVStore(Store):
         if path:
             checked(path)
         self.remote = remote
-        self.path = path
         self.patience = patience or Patience()
         self.counters = counters or telemetry.Counters()
-        self.base_path = unquote(urlsplit(remote.url).path).rstrip("/") + (f"/{path}" if path else "")
-        self.base_url = remote.url + (f"/{quote(path)}" if path else "")
+        self.copy_of: Self | None = None  # the store that this one is a copy of
+        self.place_at(path)
         self.location = location or self.base_url
-        self.identity = f"webdav {remote.origin}{self.base_path} {remote.user or ''}"
         self._folders: set[str] = set()  # those that are known to be there
         self.transport = Transport(remote, patience=self.patience, counters=self.counters)
+
+    def place_at(self, path: str) -> None:
+        """Be the store of this folder below the remote's URL."""
+        self.path = path
+        self.base_path = unquoted(urlsplit(self.remote.url).path).rstrip("/") + (f"/{path}" if path else "")
+        self.base_url = self.remote.url + (f"/{quoted(path)}" if path else "")
+        self.identity = f"webdav {self.remote.origin}{self.base_path} {self.remote.user or ''}"
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle what it was made from."""
@@ -120,60 +142,102 @@ class WebDAVStore(Store):
         if patience == self.patience:
             return self
         store = object.__new__(type(self))
-        store.__dict__.update(self.__dict__, patience=patience, transport=self.transport.patient(patience))
+        store.__dict__.update(
+            self.__dict__, copy_of=self, patience=patience, transport=self.transport.patient(patience)
+        )
         return store
 
     def folder_etag(self) -> str | None:
-        """The ETag of the folder itself, by a PROPFIND of Depth 0."""
-        xml = self.propfind(self.base_url + "/", "0").content
-        return next((plain_etag(resource.etag) for resource in resources(xml)), None)
+        """The ETag of the folder itself, by a PROPFIND of Depth 0.
+
+        Raises:
+            LocationError: there is no such folder.
+        """
+        told = self._found(lambda: self.propfind(self.base_url + "/", "0"))
+        return next((plain_etag(resource.etag) for resource in told), None)
 
     def look(self) -> None:
         """Find the folder on the server, by a PROPFIND of Depth 0."""
+        self._found(lambda: Listings(self).of("", "0"))
+
+    def _found(self, ask: Callable[[], T]) -> T:
+        """What a question about the folder gives; it is asked of the other Unicode form of its name, too.
+
+        Raises:
+            LocationError: there is no such folder in any form, or in two.
+        """
         try:
-            Listings(self).of("", "0")
+            return self._found_in_some_form(ask)
         except errors.NotFoundError as error:
             raise self.no_such_folder() from error
 
+    def _found_in_some_form(self, ask: Callable[[], T]) -> T:
+        try:
+            return ask()
+        except errors.NotFoundError as error:
+            there = [path for path in forms(self.path)[1:] if self._has_collection(path)]
+            if not there:
+                raise
+            if len(there) > 1:
+                raise self.no_such_folder(there) from error
+        store: WebDAVStore | None = self
+        while store is not None:  # one that is read with another patience is of the same folder
+            store.place_at(there[0])
+            store = store.copy_of
+        return ask()
+
+    def _has_collection(self, path: str) -> bool:
+        try:
+            self.propfind(f"{self.remote.url}/{quoted(path)}/", "0")
+        except errors.NotFoundError:
+            return False
+        return True
+
     def place(self, key: str) -> str:
         """Its address."""
-        return f"{self.base_url}/{quote(key)}".rstrip("/")
+        return f"{self.base_url}/{quoted(key)}".rstrip("/")
 
     # --- reading
 
     def list(self) -> list[Entry]:
         """Every file below the folder, by Depth infinity where the server allows it, else folder by folder."""
-        try:
-            return sorted(Listings(self).below())
-        except errors.NotFoundError as error:
-            raise self.no_such_folder() from error
+        return self.listing().complete()
+
+    def listing(self) -> Listing:
+        """The same, and what could not be read, beside it."""
+        listing = self._found(lambda: Listings(self).below())
+        return Listing(sorted(listing.entries), listing.unreadable)
 
     def list_below(self, folder: str) -> Entries:
         """Every file below a folder; none where the server knows no such folder."""
         above = f"{checked(folder)}/" if folder else ""
         try:
-            return sorted(entry for entry in Listings(self).below(folder) if entry.key.startswith(above))
+            listing = self._found_in_some_form(lambda: Listings(self).below(folder))
         except errors.NotFoundError:
             return []
+        base = f"/{above}".rstrip("/")
+        return [entry for entry in listing.complete() if same_prefix(f"/{entry.key}", base) is not None]
 
     def has_folder(self, key: str) -> bool:
         """Whether there is such a folder, by a PROPFIND of Depth 0."""
         try:
-            files, _ = Listings(self).of(checked(key), "0")
+            found = Listings(self).of(checked(key), "0")
         except errors.NotFoundError:
             return False
-        return not files
+        return not found.files
 
     def members(self, folder: str) -> tuple[Entries, Keys]:
-        """What lies directly in a folder, by a PROPFIND of Depth 1."""
-        files, folders = Listings(self).of(checked(folder) if folder else "", "1")
+        """What lies directly in a folder, by a PROPFIND of Depth 1; what cannot be told of is named in the log."""
+        files, folders, unreadable = Listings(self).of(checked(folder) if folder else "", "1")
         if [entry.key for entry in files] == [folder]:  # some servers do not mind the slash after a file
             raise errors.NotFoundError(f"{self.location}: {folder!r} is a file, not a folder")
+        for one in unreadable:
+            tell_once(f"left out: {one.error}")
         return sorted(files), sorted(folders)
 
     def stat(self, key: str) -> Entry:
         """One file, by a PROPFIND of Depth 0."""
-        entries, _ = Listings(self).of(checked(key), "0", slash=False)
+        entries = Listings(self).of(checked(key), "0", slash=False).files
         if not entries:
             message = f"{self.location}: {key!r} is a folder, not a file"
             raise _FolderError(message)
@@ -220,7 +284,7 @@ class WebDAVStore(Store):
 
     def url(self, key: str) -> str:
         """Where a key is."""
-        return f"{self.base_url}/{quote(checked(key))}"
+        return f"{self.base_url}/{quoted(checked(key))}"
 
     def _settled(
         self, entry: Entry, request: Request, outcome: Response | errors.StorageError
@@ -252,8 +316,8 @@ class WebDAVStore(Store):
             except errors.StorageError as error:
                 outcome = error
         return errors.IntegrityError(
-            f"{self.location}: {entry.key!r}: the server lists {entry.size_bytes:,} bytes, and answers with "
-            f"{request.body.length:,} time and again"
+            f"{self.location}: {entry.key!r}: the server lists {_version(entry, served)}, and answers with "
+            f"{_version(served, entry)} time and again"
         )
 
     def _is_compressed(self, entry: Entry, response: Response) -> bool:
@@ -275,6 +339,32 @@ class WebDAVStore(Store):
         return self.stat(key)
 
     def upload(
+        self, key: str, source: Source, *headers: str, repeats: bool = False, before: Entry | None = None
+    ) -> Response | None:
+        """PUT a whole file, as `_upload` does, and say so where it is the name that the server refuses.
+
+        Raises:
+            NameRefusedError: the server takes no such name.
+            LocationError: there is a folder of this name.
+        """
+        try:
+            return self._upload(key, source, *headers, repeats=repeats, before=before)
+        except errors.StorageError as error:
+            self._refuse_name(key, error)
+            raise
+
+    def _refuse_name(self, key: str, error: errors.StorageError) -> None:
+        """Say that it is the name, where an answer to a PUT or MKCOL may well mean that."""
+        if isinstance(error, _NOT_OF_A_NAME):
+            return
+        why = why_refused(key, is_forbidden=isinstance(error, errors.PermissionDeniedError))
+        if why is not None:
+            raise errors.NameRefusedError(
+                f"{self.location}: {key!r} cannot be written: the server refuses the name, since {why}. Choose another "
+                f"name. ({error})"
+            ) from error
+
+    def _upload(
         self, key: str, source: Source, *headers: str, repeats: bool = False, before: Entry | None = None
     ) -> Response | None:
         """PUT a whole file, and make the folders above it where they are missing.
@@ -380,7 +470,11 @@ class WebDAVStore(Store):
         Some servers say so of one that was there.
         """
         path = "/".join(part for part in (self.path, key) if part)
-        is_new = bool(path) and self._make_collections(path)
+        try:
+            is_new = bool(path) and self._make_collections(path)
+        except errors.StorageError as error:
+            self._refuse_name(path, error)
+            raise
         self._folders.add(key)
         return is_new
 
@@ -394,7 +488,7 @@ class WebDAVStore(Store):
         return self._make_collection(path)
 
     def _make_collection(self, path: str) -> bool:
-        url = f"{self.remote.url}/{quote(path)}/"
+        url = f"{self.remote.url}/{quoted(path)}/"
         try:
             self.dav("MKCOL", url)
         except NO_ANSWER:
@@ -409,7 +503,7 @@ class WebDAVStore(Store):
             try:
                 self._look_at_collection(url)
             except errors.NotFoundError:
-                above = f"{self.remote.url}/{quote(path)}".rpartition("/")[0]
+                above = f"{self.remote.url}/{quoted(path)}".rpartition("/")[0]
                 self._look_at_collection(f"{above}/")  # a file there, or nothing, is the reason
                 raise error from None  # that it is missing is no news: what went wrong may pass
             return False
@@ -433,14 +527,9 @@ class WebDAVStore(Store):
             raise
 
     def _refuse_file(self, url: str) -> None:
-        answer = self.propfind(url, "0")
-        try:
-            is_file = any(found.is_known and not found.is_folder for found in resources(answer.content))
-        except NotMultistatusError as error:
-            raise errors.ProtocolError(f"PROPFIND {url}: the server's listing cannot be used ({error})") from error
-        if is_file:
+        if any(found.is_known and not found.is_folder for found in self.propfind(url, "0")):
             raise errors.LocationError(
-                f"{self.location}: there is a file where a folder belongs: {unquote(urlsplit(url).path)!r}"
+                f"{self.location}: there is a file where a folder belongs: {unquoted(urlsplit(url).path)!r}"
             )
 
     def delete(self, key: str) -> None:
@@ -459,16 +548,73 @@ class WebDAVStore(Store):
                     f"{self.location}: {key!r}: the server could not remove all that is in it (207)"
                 )
 
-    def no_such_folder(self) -> errors.LocationError:
-        """What to say where the server knows no such folder."""
+    def no_such_folder(self, there: Sequence[str] = ()) -> errors.LocationError:
+        """What to say where the server knows no such folder.
+
+        Args:
+            there: other forms of its name that it does know.
+        """
+        if there:
+            known = " and ".join(map(ascii, there))
+            return errors.LocationError(
+                f"{self.location}: there is no {self.path!a} on the server, but {known}, which look alike; rename "
+                "one, or give the one that is meant"
+            )
         address = "" if self.base_path else ". The files of a Nextcloud are at https://HOST/remote.php/dav/files/USER"
         return errors.LocationError(
             f"{self.location}: there is no such folder on the server; check the spelling, or list its parent{address}"
+            + ("" if self.path.isascii() else f". Looked for: {shown(self.path)}, and its other Unicode form")
         )
 
-    def propfind(self, url: str, depth: str) -> httpx.Response:
-        """Ask for what a listing needs."""
-        return self.dav("PROPFIND", url, {"Depth": depth, "Content-Type": "application/xml"}, PROPFIND)
+    def propfind(self, url: str, depth: str, *, tries: int | None = None) -> Resources:
+        """Ask for what a listing needs, until a whole answer comes; one that is torn may be chance.
+
+        Args:
+            url: percent-encoded.
+            depth: ``"0"``, ``"1"`` or ``"infinity"``.
+            tries: how often it is asked, where it is not for us to know.
+
+        Raises:
+            ProtocolError: what comes is no listing: a page, nothing at all, or time and again only a part.
+            StorageError: the server refuses it, or cannot do it.
+        """
+        most = min(tries or _LISTING_TRIES, self.patience.tries)
+        for attempt in range(1, most + 1):
+            told = self._propfind(url, depth, tries)
+            if not isinstance(told, errors.StorageError):
+                return told
+            failure = told
+            if attempt < most:
+                time.sleep(self.patience.pause_s(attempt))
+        raise failure
+
+    def _propfind(self, url: str, depth: str, tries: int | None) -> Resources | errors.StorageError:
+        """Ask once: what is told, or an error that may be chance."""
+        what = f"PROPFIND {url}"
+        headers = {"Depth": depth, "Content-Type": "application/xml"}
+        silence_s = _INFINITY_SILENCE_S if depth == "infinity" else None
+        try:
+            answer = self.dav("PROPFIND", url, headers, PROPFIND, tries=tries, silence_s=silence_s)
+            return resources(answer.content)
+        except (_TornError, httpx.DecodingError) as error:  # the latter: what calls itself compressed, and is not
+            return _unusable(self.location, error)
+        except errors.OutOfSpaceError as error:
+            raise _too_large(what, str(error)) from error
+        except RefusedError as error:
+            if error.status == 507:
+                raise _too_large(what, str(error)) from error
+            failure = error_for_status(error.status, f"{what}: {error}", {}, self.remote)
+            if error.status in RETRIED_STATUSES:
+                return failure
+            raise failure from error
+        except NotMultistatusError as error:
+            if answer.status_code == 207:
+                return _unusable(self.location, error)
+            message = (
+                f"{self.location}: not a WebDAV server (it answers PROPFIND with {answer.status_code}). Is "
+                f"{self.remote.origin} the address of the storage itself, and not of a page before it, such as a login?"
+            )
+            raise errors.ProtocolError(message) from error
 
     def dav(
         self,
@@ -479,6 +625,7 @@ class WebDAVStore(Store):
         *,
         tries: int | None = None,
         worked_bytes: int = 0,
+        silence_s: float | None = None,
     ) -> httpx.Response:
         """Send a DAV verb through webdav4, with our own deadlines, tries and errors.
 
@@ -489,8 +636,9 @@ class WebDAVStore(Store):
             content: the body.
             tries: how many, where it is not for us to know how often it may be sent.
             worked_bytes: how many bytes the server reads or moves before it answers.
+            silence_s: how long it may be silent at most.
         """
-        asking = _Asking(self, method, url, tries, worked_bytes)
+        asking = _Asking(self, method, url, tries, worked_bytes, silence_s=silence_s)
         connect_s = self.patience.connect_s
         while True:
             asking.wait_for_turn()
@@ -498,14 +646,20 @@ class WebDAVStore(Store):
             row[telemetry.REQUESTS_PROPFIND if method == "PROPFIND" else telemetry.REQUESTS_OTHER] += 1
             timeout = httpx.Timeout(_LISTING_DEADLINE_S, connect=connect_s, read=asking.silence_s())
             outcome: httpx.Response | errors.StorageError | float
+            heads: list[str] = []
             try:
                 client = self._client()
                 with kept_quiet():
                     response: httpx.Response = client.http.request(
-                        method, client.join_url(url), headers=headers, content=content, timeout=timeout
+                        method,
+                        client.join_url(url),
+                        headers=headers,
+                        content=content,
+                        timeout=timeout,
+                        extensions={"trace": partial(_note_head, heads)},
                     )
             except httpx.RequestError as error:
-                outcome = asking.pause_after(error)
+                outcome = asking.pause_after(error, has_head=bool(heads))
             except UnicodeError as error:
                 raise errors.LocationError(f"{asking.what}: this name cannot be sent") from error
             else:
@@ -534,7 +688,7 @@ class WebDAVStore(Store):
             return errors.ProtocolError(f"{what}: the body is not compressed as its head says ({error})")
         for cause in _causes(error):
             if isinstance(cause, ssl.SSLError):
-                return errors.TLSError(
+                raise errors.TLSError(
                     f"{what}: no trusted connection to {self.remote.origin} ({cause.reason or cause}). If it uses an "
                     "authority of your "
                     f"own, pass Remote(…, ca_file='authority.pem') or set SSL_CERT_FILE"
@@ -553,7 +707,16 @@ class WebDAVStore(Store):
 class _Asking:
     """One request by a DAV verb: its tries, its pauses, and what its answers mean for the next one."""
 
-    def __init__(self, store: WebDAVStore, method: str, url: str, tries: int | None, worked_bytes: int) -> None:
+    def __init__(
+        self,
+        store: WebDAVStore,
+        method: str,
+        url: str,
+        tries: int | None,
+        worked_bytes: int,
+        *,
+        silence_s: float | None,
+    ) -> None:
         self.what = f"{method} {url}"
         patience = store.patience
         self._store = store
@@ -561,7 +724,8 @@ class _Asking:
         self._tries = tries or patience.tries
         self._waits = method == "PROPFIND" and tries is None and patience.outage_s > 0
         self._is_read = method == "PROPFIND"
-        self._silence_s = max(patience.silence_s(worked_bytes), 1)
+        longest_s = max(patience.silence_s(worked_bytes), 1)
+        self._silence_s = longest_s if silence_s is None else min(longest_s, silence_s)
         self._deadline = patience.deadline(worked_bytes)
         self._wait = Wait(store.transport.connections.outage, patience)
         self._credentials = store.transport.credentials
@@ -630,8 +794,14 @@ class _Asking:
         tries = min(self._tries, LOCKED_TRIES) if status == 423 and self._is_read else self._tries
         return self._pause(failure, asked_s, is_away=status in AWAY_STATUSES, tries=tries)
 
-    def pause_after(self, cause: httpx.RequestError) -> errors.StorageError | float:
-        """The pause before the next try after one without an answer, or the error where there is none."""
+    def pause_after(self, cause: httpx.RequestError, *, has_head: bool = False) -> errors.StorageError | float:
+        """The pause before the next try after one without an answer, or the error where there is none.
+
+        Raises:
+            TornError: the head of an answer came, so the server is there, but the answer is not whole.
+        """
+        if has_head and self._is_read and not isinstance(cause, httpx.TimeoutException):
+            raise _TornError(str(cause)) from cause
         causes = list(_causes(cause))
         failure: errors.StorageError | None = descriptors.exhausted(cause)
         has_answered = self._credentials.answers > 0 or self._wait.outage.has_answered
@@ -680,6 +850,25 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 class _FolderError(errors.NotFoundError):
     """There is a folder, where a file was looked for."""
+
+
+class _TornError(Exception):
+    """The head of an answer came, and its body broke off."""
+
+
+def _note_head(heads: list[str], event: str, _info: object) -> None:
+    """Note that the head of an answer has come (https://www.encode.io/httpcore/extensions/#trace)."""
+    if event.endswith("receive_response_headers.complete"):
+        heads.append(event)
+
+
+def _unusable(location: str, error: Exception) -> errors.ProtocolError:
+    return errors.ProtocolError(f"{location}: the server's listing cannot be used ({error}); is this a WebDAV address?")
+
+
+def _too_large(what: str, said: str) -> errors.ServerError:
+    """What a 507 means in a listing: the storage itself may be as empty as can be."""
+    return errors.ServerError(f"{what}: the server cannot make a listing of this size ({said})")
 
 
 class _Client(webdav4.client.Client):  # type: ignore[misc]  # webdav4 has no types
@@ -759,6 +948,13 @@ def _served(entry: Entry, response: Response, size_bytes: int) -> Entry:
     if response.is_foreign and response.etag != entry.etag:
         return Entry(entry.key, size_bytes)
     return Entry(entry.key, size_bytes, response.etag, response.headers.get("last-modified"))
+
+
+def _version(entry: Entry, other: Entry) -> str:
+    """What tells an entry from another."""
+    if entry.size_bytes != other.size_bytes:
+        return f"{entry.size_bytes:,} bytes"
+    return f"version {entry.version!r}"
 
 
 def _changed(location: str, listed: Entry, served: Entry) -> str:

@@ -46,6 +46,7 @@ _COLLECTION = (
 _ARCHIVE_TYPES = {"zip": "application/zip", "tar": "application/x-tar"}
 _DEPTHS = {"0": 0, "1": 1, "infinity": None}
 _HASHES = ("md5", "sha1", "sha256")
+_LONGEST_NAME_BYTES = 250
 _TIMEOUT = re.compile(r"Second-\d+")
 
 
@@ -201,6 +202,8 @@ class Files:
         try:
             node = self._tree.get(key)
         except RefusalError as refusal:
+            if base.endswith("/webdav") and VERSIONS[self._settings.version].streams_legacy:
+                return properties.torn_multistatus(refusal, headers)
             refusal.headers |= headers
             raise
         depth = _DEPTHS.get(incoming.headers.get("depth", "1").lower(), 1)
@@ -357,11 +360,15 @@ class Files:
             if version.archives:
                 raise RefusalError(500, r"OCP\Files\ForbiddenException", f"Invalid path: files/{key}")
             raise forbidden()
-        for ending in version.forbidden_endings:
-            if name.endswith(ending):
-                message = f'"{ending}" is a forbidden file type.'
-                more = f'\n  <o:retry xmlns:o="o:">false</o:retry>\n  <o:reason xmlns:o="o:">{message}</o:reason>'
-                raise RefusalError(400, r"OCA\DAV\Connector\Sabre\Exception\InvalidPath", message, more=more)
+        # As Nextcloud's FilenameValidator; what it says of the last two is not recorded.
+        refused = [f'"{end}" is a forbidden file type.' for end in version.forbidden_endings if name.endswith(end)]
+        if len(name.encode("utf-8", "surrogateescape")) > _LONGEST_NAME_BYTES:
+            refused.append("Filename is too long")
+        if any(letter < " " or "\udc80" <= letter <= "\udcff" for letter in name):
+            refused.append("Filename contains at least one invalid character")
+        for message in refused:
+            more = f'\n  <o:retry xmlns:o="o:">false</o:retry>\n  <o:reason xmlns:o="o:">{message}</o:reason>'
+            raise RefusalError(400, r"OCA\DAV\Connector\Sabre\Exception\InvalidPath", message, more=more)
 
 
 def destination_key(incoming: Incoming, base: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
-from servers.nextcloud.answers import XML, Answer, bad_request
+from servers.nextcloud.answers import XML, Answer, RefusalError, bad_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -76,6 +76,12 @@ def multistatus(resources: Iterable[Resource], wanted: Wanted, headers: dict[str
     if zipped:
         return Answer(207, {**headers, "Content-Encoding": "gzip"}, gzip.compress(xml, compresslevel=6))
     return Answer(207, headers, xml)
+
+
+def torn_multistatus(refusal: RefusalError, headers: dict[str, str]) -> Answer:
+    """Return a refusal under a 207: the error, and then what was begun of a multistatus before it was known."""
+    xml = refusal.body + f'<?xml version="1.0"?>\n<d:multistatus {NAMESPACES}'.encode()
+    return Answer(207, {**headers, "Content-Type": XML, "Vary": "Brief,Prefer"}, xml)
 
 
 def quoted(etag: str) -> str:

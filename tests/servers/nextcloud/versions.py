@@ -23,6 +23,8 @@ class Version:
     tells_owner: bool
     tells_free_space: bool
     forbidden_endings: tuple[str, ...]
+    streams_legacy: bool
+    """Whether a PROPFIND at the older endpoint has its 207 before it is known whether there is anything (33.0.7 on)."""
 
 
 VERSIONS = {
@@ -37,6 +39,7 @@ VERSIONS = {
         tells_owner=True,
         tells_free_space=False,
         forbidden_endings=(".filepart", ".part"),
+        streams_legacy=True,
     ),
     "29": Version(
         number="29.0.1.1",
@@ -49,5 +52,6 @@ VERSIONS = {
         tells_owner=False,
         tells_free_space=True,
         forbidden_endings=(),
+        streams_legacy=False,
     ),
 }

@@ -1,0 +1,47 @@
+"""Names that servers refuse to store, and why: their answers (400, 403, 404, 500) do not say that it is the name."""
+
+from __future__ import annotations
+
+_MOST_BYTES = 250  # of the name, not of the path: a column of Nextcloud's database
+_KEPT_ENDINGS = (".part", ".filepart")
+_WINDOWS = frozenset('\\:*?"<>|')
+
+
+def why_refused(key: str, *, is_forbidden: bool = False) -> str | None:
+    """What is wrong with a name of a file or of a folder above it; None where nothing is known to be.
+
+    Args:
+        key: the names, with ``/`` between them.
+        is_forbidden: whether the server says that it is not allowed (403): that may have many other reasons, so only
+            a name that is refused nearly everywhere is held to be the one.
+    """
+    for part in key.split("/"):
+        why = _why(part) or (None if is_forbidden else _why_elsewhere(part))
+        if why is not None:
+            return f"{part if len(part) <= _MOST_BYTES else part[:40] + '…'!r} {why}"
+    return None
+
+
+def _why(name: str) -> str | None:
+    if name.lower().endswith(_KEPT_ENDINGS):
+        return f"ends with {name[name.rindex('.') :]!r}, which Nextcloud keeps for uploads that are under way"
+    if name.lower().startswith(".ht"):
+        return "is a name that web servers keep for their own files"
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        return "has a line break or another control character in it"
+    size_bytes = len(name.encode("utf-8", "surrogateescape"))
+    if size_bytes > _MOST_BYTES:
+        return f"is {size_bytes} bytes long, and most servers take {_MOST_BYTES}"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "is no UTF-8"
+    return None
+
+
+def _why_elsewhere(name: str) -> str | None:
+    if not _WINDOWS.isdisjoint(name):
+        return f"has one of {' '.join(sorted(_WINDOWS))} in it, which a server may refuse for the sake of Windows"
+    if name != name.strip() or name.endswith("."):
+        return "begins or ends with a blank, or ends with a dot, which a server may refuse for the sake of Windows"
+    return None
