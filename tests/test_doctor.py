@@ -24,7 +24,7 @@ from cache.disks import ext4
 from servers import PASSWORD, FaultServer, RcloneMount, make_certificates, missing_fuse, need
 from servers.fault import BROKEN_XML, LOGIN_PAGE, Fault
 from servers.rclone import obscure
-from shares import Folder
+from shares import Folder, Share
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ai4os_data.cli.finding import Finding
     from servers.base import Server
     from servers.nextcloud import NextcloudServer
-    from shares import Share
 
 
 @pytest.fixture
@@ -251,15 +250,16 @@ def test_new_folder_is_a_note_and_is_not_said_to_be_readable(
     assert "read and write" not in told
 
 
-@pytest.mark.parametrize("name", ["share", "cloud_share"])
+@pytest.mark.parametrize("name", ["wsgidav", "nextcloud", "apache", "rclone"])
+@pytest.mark.parametrize("below", ["", "/x"])
 @pytest.mark.parametrize("writes", [True, False])
 def test_a_file_is_no_folder(
-    name: str, *, writes: bool, options: doctor.Options, request: pytest.FixtureRequest
+    name: str, below: str, *, writes: bool, options: doctor.Options, request: pytest.FixtureRequest
 ) -> None:
-    """It says which folder to give."""
-    share: Share = request.getfixturevalue(name)
+    """It says which folder to give, whatever the server answers to a slash after a file."""
+    share = Share(request.getfixturevalue(name))
     share.put({"datasets/a.tar": b"1"})
-    asked = dataclasses.replace(options, location=f"rshare:{share.name}/datasets/a.tar", writes=writes)
+    asked = dataclasses.replace(options, location=f"rshare:{share.name}/datasets/a.tar{below}", writes=writes)
     found = finding(asked, share.environ(), "folder")
     assert found.state == "bad"
     assert "is a file; give the folder that it lies in" in found.told
@@ -360,6 +360,10 @@ def test_a_proxy_that_is_in_the_way_is_named(
         monkeypatch.setenv(name, quote(value, safe=":/@"))
     found = finding(options, {**at(share.server.url, share.server), **proxy}, "server")
     assert "proxy http://127.0.0.1:9, since http_proxy is set" in found.advice
+    monkeypatch.setenv("http_proxy", "http://:odd:")
+    found = finding(options, {**at(share.server.url, share.server), "http_proxy": "http://:odd:"}, "server")
+    assert found.state == "bad"
+    assert "unset the variable" in found.advice
 
 
 def test_advice_on_a_wrong_password_says_where_it_comes_from(

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data._utils import pin_memory
 
 from ai4os_data import Sample, StorageDataLoader, StorageDataset
 from ai4os_data.errors import SampleError
+from ai4os_data.work import Failed, LeftOut, Made
 from epochs import NUMBER, children, dataset_of, flat, loader_of, nothing_left_running, only_key
 
 if TYPE_CHECKING:
@@ -207,6 +209,21 @@ def test_a_bad_batch_comes_as_its_error_under_every_option(share: Share, tmp_pat
             errors.append(error)
     assert [error.key for error in errors] == ["05.bin"]
     assert sorted(flat(seen)) == [key for key in dataset.keys if not 4 <= int(key[:2]) < 8]
+
+
+def test_what_is_pinned_stays_what_it_is() -> None:
+    """A bad batch is one, with its error; of a good one the tensors are pinned, and nothing else is touched."""
+
+    class Pinned:
+        def pin_memory(self) -> str:
+            return "pinned"
+
+    pin: Any = pin_memory.pin_memory
+    error = SampleError("torn", key="a.bin")
+    for kind in (Failed, LeftOut):
+        pinned = pin(kind(7, error, "trace"))
+        assert (type(pinned), pinned.number, pinned.error) == (kind, 7, error)
+    assert pin(Made(7, {"x": [Pinned()], "y": "text"})) == Made(7, {"x": ["pinned"], "y": "text"})
 
 
 class Slow(Numbers):

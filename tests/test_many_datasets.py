@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import multiprocessing
 import os
@@ -122,6 +123,14 @@ def test_too_many_open_files_are_told_as_such(faulty: Faulty, warm: bool) -> Non
     process.join()
     assert [name for name, _ in found] == ["OpenFilesError"] * 2
     assert all("ulimit -n" in text for _, text in found)
+
+
+def test_cache_that_can_open_nothing_says_what_to_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And reading goes on without storing more."""
+    cache = DiskCache(tmp_path, "64MiB")
+    cache.trouble(OSError(errno.EMFILE, "Too many open files"))
+    assert "ulimit -n" in caplog.text
+    assert "without storing more" in caplog.text
 
 
 # --- waiting costs nothing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -189,7 +189,8 @@ def test_credentials_are_read_anew_from_where_they_were_found(tmp_path: Path) ->
 
 def test_a_token_command_may_be_given(fault: FaultServer, command: Command) -> None:
     """Without rclone."""
-    remote = Remote(fault.url, token_command=tokens.command_of(command.option))
+    remote = Remote(fault.url, token_command=command.option)
+    assert remote == Remote(fault.url, token_command=tokens.command_of(command.option))
     dataset = StorageDataset("d", remote=remote, cache=None)
     assert dataset[0] == b"1"
     assert pickle.loads(pickle.dumps(dataset))[0] == b"1"  # noqa: S301  our own
@@ -215,6 +216,14 @@ def test_headers_are_sent_as_rclone_sends_them(fault: FaultServer, tmp_path: Pat
     for request in fault.requests():
         for name in ("authorization", "x-a"):
             assert request.headers.get(name) == by_rclone.get(name)
+
+
+def test_headers_may_be_given_as_a_mapping() -> None:
+    """Or as a list of pairs; the remote stays a value that can be compared and kept as a key."""
+    given: list[Any] = [{"X-A": "1", "X-B": "2"}, [["X-A", "1"], ("X-B", "2")]]
+    assert {Remote("https://h/dav", headers=headers) for headers in given} == {
+        Remote("https://h/dav", headers=(("X-A", "1"), ("X-B", "2")))
+    }
 
 
 @pytest.mark.usefixtures("command")

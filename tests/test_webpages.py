@@ -176,9 +176,10 @@ def test_a_folder_that_looks_like_a_page_is_read_by_who_says_so(fault: FaultServ
 
 def test_an_address_without_webdav_is_told(fault: FaultServer) -> None:
     """The host alone, of a Nextcloud: what its own address is."""
-    fault.always("*", Fault(status=405), method="PROPFIND")
-    with pytest.raises(errors.ServerError, match=r"https://HOST/remote\.php/dav/files/USER"):
-        open_store(fault.url).list()
+    for status in (404, 405):
+        fault.always("*", Fault(status=status), method="PROPFIND")
+        with pytest.raises(errors.StorageError, match=r"https://HOST/remote\.php/dav/files/USER"):
+            open_store(fault.url).list()
 
 
 @pytest.mark.parametrize(

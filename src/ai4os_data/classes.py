@@ -7,6 +7,7 @@ import posixpath
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 from ai4os_data.errors import EmptyClassError, LocationError
@@ -22,12 +23,12 @@ class Classes:
 
     Attributes:
         names: in the order of the numbers.
-        numbers: from the name to the number, from 0 on without gaps.
+        numbers: from the name to the number; from 0 on without gaps, unless the user's own have some.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], numbers: Iterable[int] | None = None) -> None:
         self.names = list(names)
-        self.numbers = {name: number for number, name in enumerate(self.names)}
+        self.numbers = dict(zip(self.names, count() if numbers is None else numbers))  # noqa: B905  count has no end
         composed = Counter(map(_composed, self.names))
         self._spelling = {_composed(name): name for name in self.names if composed[_composed(name)] == 1}
 
@@ -41,14 +42,17 @@ class Classes:
 
         Raises:
             TypeError: one of them is something else.
-            ValueError: a name comes twice, numbers have gaps, or the two disagree.
+            ValueError: a name or a number comes twice, a number is none, or the two disagree.
         """
         listed = None if classes is None else cls(_names(classes))
-        numbered = None if class_to_idx is None else cls(_names_by_number(class_to_idx))
+        numbered = None
+        if class_to_idx is not None:
+            by_number = _names_by_number(class_to_idx)
+            numbered = cls(by_number.values(), by_number)
         if listed is not None and numbered is not None and listed.names != numbered.names:
             message = f"classes={listed.names!r} and class_to_idx={class_to_idx!r} disagree; give one of them"
             raise ValueError(message)
-        return listed or numbered
+        return numbered or listed
 
     def __repr__(self) -> str:
         """Show the first few."""
@@ -76,17 +80,17 @@ def _names(classes: Any) -> list[str]:
     return names
 
 
-def _names_by_number(class_to_idx: Any) -> list[str]:
+def _names_by_number(class_to_idx: Any) -> dict[int, str]:
+    """The names, in the order of their numbers."""
     if not isinstance(class_to_idx, Mapping):
         message = f"class_to_idx is a mapping from name to number, not {class_to_idx!r}"
         raise TypeError(message)
     numbers: dict[int, str] = {}
     for name in _names(list(class_to_idx)):
         number = _whole(class_to_idx[name])
-        if number is None or not 0 <= number < len(class_to_idx):
+        if number is None or number < 0:
             message = (
-                f"class_to_idx[{name!r}] is {class_to_idx[name]!r}; the numbers of {len(class_to_idx)} classes are 0 "
-                f"to {len(class_to_idx) - 1}, without gaps"
+                f"class_to_idx[{name!r}] is {class_to_idx[name]!r}, which is not the number of a class: 0, 1, 2, …"
             )
             raise ValueError(message)
         if number in numbers:
@@ -96,7 +100,7 @@ def _names_by_number(class_to_idx: Any) -> list[str]:
             )
             raise ValueError(message)
         numbers[number] = name
-    return [numbers[number] for number in range(len(numbers))]
+    return dict(sorted(numbers.items()))
 
 
 def _whole(number: Any) -> int | None:
@@ -159,13 +163,15 @@ class Wanted(NamedTuple):
         """
         if self.classes is None:
             return None
-        count = len(self.classes.names)
-        for sample, number in enumerate(numbers):
-            if not 0 <= number < count:
-                message = f"{place(sample)}: there is no class {number}: {count} are given, from 0 to {count - 1}"
-                raise LocationError(message)
+        given = sorted(self.classes.numbers.values())
         used = set(numbers)
-        self.check_filled([name for number, name in enumerate(self.classes.names) if number not in used], location)
+        if not used.issubset(given):
+            sample, number = next((at, number) for at, number in enumerate(numbers) if number not in given)
+            message = (
+                f"{place(sample)}: there is no class {number}: {len(given)} are given, from {given[0]} to {given[-1]}"
+            )
+            raise LocationError(message)
+        self.check_filled([name for name, number in self.classes.numbers.items() if number not in used], location)
         return self.classes
 
     def check_filled(self, empty: Sequence[str], location: str) -> None:
@@ -189,9 +195,10 @@ class Wanted(NamedTuple):
         """
         assert self.classes is not None
         number = self.classes.numbers.get(self.classes.spelt(label)) if isinstance(label, str) else _whole(label)
-        if number is None or not 0 <= number < len(self.classes.names):
+        if number not in self.classes.numbers.values():
             message = f"the label {label!r} is neither the name nor the number of one of classes={self.classes!r}"
             raise LocationError(message)
+        assert number is not None
         return number
 
 

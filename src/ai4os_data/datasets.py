@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from typing_extensions import Self
 
 from ai4os_data import errors, seeding, telemetry
-from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache, Held, LocalPath
+from ai4os_data.cache import IN_MEMORY_BYTES, MOST_KNOWN, CachedStore, DiskCache, Held, LocalPath
 from ai4os_data.classes import Classes, Wanted, compare
 from ai4os_data.decoding import Decoder, as_bytes, as_path, decoder
 from ai4os_data.entries import ChosenEntries
@@ -72,7 +72,7 @@ class StorageDataset(Dataset[Any]):
         target: None, ``"folder"`` (as in ImageFolder), a mapping from key to label, or a callable of a `Sample`.
         classes: the names of the classes, in the order of their numbers, such as ``train.classes`` for a validation
             split. Without it, class folders are numbered in sorted order, those that no sample lies in included.
-        class_to_idx: the same as a mapping from name to number, from 0 on without gaps.
+        class_to_idx: the same as a mapping from name to number. Numbers may have gaps; each has one name.
         allow_empty: let a class keep its number where it has no sample; otherwise that is an error.
         transform: applied to ``x``.
         target_transform: applied to ``y``.
@@ -346,7 +346,7 @@ class StorageDataset(Dataset[Any]):
         self._entries = entries
         if self._chosen is not None:
             self._chosen = self.keys
-        self._slots: list[Held | None] = []
+        self._slots: dict[int, Held] = {}  # of those that were read last
         self._known_siblings: tuple[int, Sequence[list[Entry]]] = (0, [])
         for store in (self._cached, self._beside):
             store.begin(f"{self.index.checked_s!r}", self.index.newer)
@@ -472,7 +472,7 @@ class StorageDataset(Dataset[Any]):
             SkippedError: so it is, and it is to be skipped.
         """
         if type(index) is int and self._decode is as_bytes and self._targets is None and self.transform is None:
-            held = self._slots[index] if -len(self._slots) <= index < len(self._slots) else None
+            held = self._slots.get(index)
             if held is not None and (data := self._cached.hit(held)) is not None:
                 return data
         return self.__getitems__([index])[0]
@@ -577,18 +577,19 @@ class StorageDataset(Dataset[Any]):
 
     def _hit(self, index: int) -> bytes | None:
         """The bytes of a sample that is in the cache."""
-        held = self._slots[index] if self._slots else None
+        held = self._slots.get(index)
         if held is None:
             if self._cached.cache is None or self._decode is as_path:
                 return None
             held = self._cached.known(self._entries[index])
             if held is None:
                 return None
-            self._slots = self._slots or [None] * len(self._entries)
+            if len(self._slots) >= MOST_KNOWN:
+                self._slots.clear()
             self._slots[index] = held
         data = self._cached.hit(held)
-        if data is None and self._slots:
-            self._slots[index] = None
+        if data is None:
+            self._slots.pop(index, None)
         return data
 
     def _finished(
@@ -824,7 +825,7 @@ class StorageDataset(Dataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what each process finds out by itself."""
-        return {**self.__dict__, "_slots": [], "_known_siblings": (0, [])}
+        return {**self.__dict__, "_slots": {}, "_known_siblings": (0, [])}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begin with nothing found out."""

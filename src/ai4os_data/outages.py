@@ -182,8 +182,12 @@ class Wait:
     @property
     def is_over(self) -> bool:
         """Whether it has waited for long enough, and the server is away still."""
-        since_s = self._since_s
-        return since_s is not None and since_s >= self.outage.progress_s and self._left_s(since_s) <= 0
+        return self.has_begun and self._left_s(self._since_s or 0.0) <= 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the server made no progress since a request of the call failed, or was held back."""
+        return self._since_s is not None and self._since_s >= self.outage.progress_s
 
     def hold(self) -> None:
         """Take in that the call waits for others to find the server back."""
@@ -209,7 +213,8 @@ class Wait:
         self.outage.failed(began_s, pause_s, str(error))
         if left_s <= 0:
             return None
-        self.outage.tell(self.outage_s, at_once=failures >= self._patience.tries)
+        is_news = failures >= self._patience.tries or pause_s >= _SAID_AFTER_S
+        self.outage.tell(self.outage_s, at_once=is_news)
         return pause_s
 
     def gave_up(self, error: errors.StorageError) -> errors.StorageError:

@@ -8,6 +8,7 @@ import configparser
 import csv
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from ai4os_data.spelling import nearest_first
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 # rclone's published constant: obscuring hides a password from a glance, not from a reader
 # (https://github.com/rclone/rclone/blob/master/fs/config/obscure/obscure.go).
@@ -73,9 +74,9 @@ class Remote:
         name: the name in rclone's configuration.
         vendor: rclone's word for the kind of server, ``"nextcloud"`` or ``"other"``.
         ca_file: a PEM file of the certificate authorities to trust instead of the usual ones.
-        token_command: the words of a command that prints a bearer token; it is run when the first request is to be
-            sent, and again when its token is refused.
-        headers: names and values of header lines for every request to this server.
+        token_command: a command that prints a bearer token, in one text or as its words; it is run when the first
+            request is to be sent, and again when its token is refused. No shell reads it.
+        headers: names and values of header lines for every request to this server, as pairs or as a mapping.
     """
 
     url: str
@@ -85,8 +86,8 @@ class Remote:
     name: str | None = field(default=None, kw_only=True)
     vendor: str = field(default="other", kw_only=True)
     ca_file: str | os.PathLike[str] | None = field(default=None, kw_only=True)
-    token_command: tuple[str, ...] = field(default=(), kw_only=True, repr=False)
-    headers: tuple[tuple[str, str], ...] = field(default=(), kw_only=True, repr=False)
+    token_command: tuple[str, ...] | str = field(default=(), kw_only=True, repr=False)
+    headers: tuple[tuple[str, str], ...] | Mapping[str, str] = field(default=(), kw_only=True, repr=False)
     discovered: bool = field(default=False, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
@@ -105,7 +106,13 @@ class Remote:
             object.__setattr__(self, "password", self.password or unquote(password))
         path = quote(match["path"] or "", safe=_AS_TYPED).rstrip("/")
         object.__setattr__(self, "url", f"{match['scheme'].lower()}://{match['host']}{path}")
-        _check_headers(self.headers, self.label)
+        command, headers = self.token_command, self.headers
+        object.__setattr__(
+            self, "token_command", tokens.command_of(command) if isinstance(command, str) else tuple(command)
+        )
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        object.__setattr__(self, "headers", tuple((name, value) for name, value in pairs))
+        _check_headers(self._lines, self.label)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle a discovered remote as its name."""
@@ -205,7 +212,7 @@ class Remote:
 
     def sent_headers(self) -> list[tuple[str, str]]:
         """The header lines that go with every request to this server, and to no other."""
-        own = list(self.headers)
+        own = list(self._lines)
         return (
             own
             if not self.token or self._has_header("authorization")
@@ -213,7 +220,12 @@ class Remote:
         )
 
     def _has_header(self, name: str) -> bool:
-        return any(known.lower() == name for known, _ in self.headers)
+        return any(known.lower() == name for known, _ in self._lines)
+
+    @property
+    def _lines(self) -> tuple[tuple[str, str], ...]:
+        assert isinstance(self.headers, tuple)  # since __post_init__
+        return self.headers
 
     def authorized(self) -> Remote:
         """The same remote with its token, if a command is to print it.
@@ -223,7 +235,7 @@ class Remote:
         """
         if not self.token_command or self.token:
             return self
-        return replace(self, token=tokens.token_of(self.token_command, self._whose))
+        return replace(self, token=tokens.token_of(tuple(self.token_command), self._whose))
 
     def renewed(self, environ: Mapping[str, str] | None = None) -> Remote | None:
         """The same remote with credentials read anew: from the environment, ``rclone.conf``, and the token command.
@@ -239,7 +251,7 @@ class Remote:
                 found = replace(Remote.discover(self.name, environ), ca_file=self.ca_file).at(self.url)
         try:
             if found.token_command:
-                found = replace(found, token=tokens.token_of(found.token_command, self._whose, self.token))
+                found = replace(found, token=tokens.token_of(tuple(found.token_command), self._whose, self.token))
         except RemoteError:
             return None
         return None if found == self else found

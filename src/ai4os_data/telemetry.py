@@ -310,29 +310,28 @@ def _is_locked(descriptor: int) -> bool:
 def _mapped(descriptor: int) -> memoryview:
     """The file of the rows in memory.
 
-    Not by mmap.mmap, which keeps a descriptor open (until Python 3.13): a process may have 1,024 in all.
+    Not by mmap.mmap alone, which keeps a descriptor open (until Python 3.13): a process may have 1,024 in all. So it
+    maps memory of no file, and the file takes its place; it is unmapped with the last that sees it. A finalizer would
+    be too early: in a circle of garbage it is called before a ``__del__`` that still counts.
     """
-    address = _libc.mmap(None, _FILE_BYTES, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, descriptor, 0)
-    if address in {None, _MAP_FAILED}:
+    memory = mmap.mmap(-1, _FILE_BYTES)
+    place = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    flags = mmap.MAP_SHARED | _MAP_FIXED
+    if _libc.mmap(place, _FILE_BYTES, mmap.PROT_READ | mmap.PROT_WRITE, flags, descriptor, 0) != place:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    cells = (ctypes.c_char * _FILE_BYTES).from_address(address)
-    unmap = weakref.finalize(cells, _libc.munmap, address, _FILE_BYTES)
-    unmap.atexit = False  # threads may count until the very end
-    return memoryview(cells).cast("B")  # which keeps the cells, and so the mapping
+    return memoryview(memory)
 
 
 def _system_calls() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-    libc.munmap.restype = ctypes.c_int
-    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     return libc
 
 
 _libc = _system_calls()
-_MAP_FAILED = ctypes.c_void_p(-1).value
+_MAP_FIXED = 0x10  # of Linux; the module mmap has no name for it
 
 
 def _remove(path: str, owner: int) -> None:

@@ -530,6 +530,9 @@ class _Lane:
     def _await(self, queue: _Queue, *, is_pressed: bool, has_room: bool) -> None:
         """Wait until something happens on the network, or something may be sent."""
         pause_s = queue.longest_s()
+        if pause_s and self._call.wait.has_begun:
+            self._call.wait.outage.tell(self._call.wait.outage_s)
+            pause_s = min(pause_s, LOOK_S)
         if self._active:
             # With no room for another, what waits has to wait for the end of one that is on its way.
             self._step(0.0 if is_pressed else pause_s if has_room else None)

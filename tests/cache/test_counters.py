@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -76,3 +78,27 @@ def test_numbers_of_the_killed_are_swept_up(tmp_path: Path, monkeypatch: pytest.
     assert (first.totals()["hits"], second.totals()["hits"]) == (1, 2)
     del first, second
     assert list(shm.iterdir()) == []
+
+
+_CIRCLES = """
+import gc
+from ai4os_data.telemetry import HITS, Counters
+
+class Circle:
+    def __init__(self):
+        self.counters, self.me = Counters(), self
+
+    def __del__(self):
+        self.counters.row[HITS] += 1
+        print(self.counters.totals()["hits"])
+
+for _ in range(3):
+    Circle()
+gc.collect()
+"""
+
+
+def test_what_ends_in_a_circle_of_garbage_counts_to_its_end() -> None:
+    """Such as a pass of a loader that an error keeps: it ended the process with a segmentation fault."""
+    ended = subprocess.run([sys.executable, "-c", _CIRCLES], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.split()) == (0, ["1", "1", "1"])

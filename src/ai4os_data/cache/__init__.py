@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from ai4os_data.cache.cached_store import IN_MEMORY_BYTES, CachedStore
 from ai4os_data.cache.disk_cache import DiskCache
-from ai4os_data.cache.objects import Held, LocalPath
+from ai4os_data.cache.objects import MOST_KNOWN, Held, LocalPath
 
-__all__ = ["IN_MEMORY_BYTES", "CachedStore", "DiskCache", "Held", "LocalPath"]
+__all__ = ["IN_MEMORY_BYTES", "MOST_KNOWN", "CachedStore", "DiskCache", "Held", "LocalPath"]

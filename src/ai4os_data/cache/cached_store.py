@@ -181,14 +181,10 @@ class CachedStore:
             yield entry, _joined(result)
 
     def known(self, entry: Entry) -> Held | None:
-        """The cached file of an entry, or of what it has become, as far as this process knows of it."""
+        """The cached file of an entry, or of what it has become, as far as this process has heard of it."""
         assert self.cache is not None
-        objects = self.cache.objects
         name = self.name(self._newer.get(entry.key, entry) if self._newer else entry)
-        held = objects.known.get(name)
-        if held is None and objects.newer and self._listing is not None and self.on_drift != "error":
-            held = objects.known.get(objects.newer.get(self._link(name), ""))
-        return held
+        return self.cache.objects.find(name) or self._found_newer(name)
 
     def open(self, entry: Entry) -> IO[bytes]:
         """An entry as a seekable binary file: from the cache, or, where it is large, in ranges from the store.

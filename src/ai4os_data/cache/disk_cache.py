@@ -22,6 +22,7 @@ from ai4os_data.cache.live import live_in
 from ai4os_data.cache.objects import Held, Objects, intact
 from ai4os_data.cache.record import last_limit
 from ai4os_data.cache.staged import BLOCK_BYTES, Spares, allocated
+from ai4os_data.descriptors import exhausted
 from ai4os_data.errors import CacheError
 from ai4os_data.processes import PerProcess
 from ai4os_data.telemetry import tell_once
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 Policy = Literal["auto", "lru"]
 
 _NOTE_USE_EVERY_S = 60.0
+_MOST_USED = 50_000  # to be noted: each takes 200 bytes, in every process
 _FULL_AGAIN_S = 1.0
 _PLANNED_AGAIN_S = 0.02  # with every batch that is used, something can go
 _BROKEN_AGAIN_S = 30.0
@@ -331,6 +333,7 @@ class _Process:
         self._reserved = 0  # leased, and set aside for claims
         self._stored: list[Held] = []
         self._used: dict[str, None] = {}
+        self._most_used = _MOST_USED
         self._note_use_at = time.monotonic() + _NOTE_USE_EVERY_S
         self._not_before = 0.0
         self._refused_bytes = 0
@@ -367,7 +370,7 @@ class _Process:
     def note_use(self, name: str) -> None:
         self._used.pop(name, None)  # to the end of the order
         self._used[name] = None
-        if time.monotonic() > self._note_use_at:
+        if time.monotonic() > self._note_use_at or len(self._used) > self._most_used:
             self._note_use_at = time.monotonic() + _NOTE_USE_EVERY_S
             with self._guarded():
                 if self._lock.acquire(blocking=False):
@@ -375,6 +378,7 @@ class _Process:
                         used, self._used = self._used, {}
                         if not self.ledger.note_use(list(used)):
                             self._used.update(used)
+                        self._most_used = len(self._used) + _MOST_USED
                     finally:
                         self._lock.release()
 
@@ -482,6 +486,8 @@ class _Process:
 
     def trouble(self, error: OSError) -> None:
         reason = "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else str(error.strerror or error)
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            reason = str(exhausted(error))
         tell_once(f"{self.directory}: {reason}: reading goes on without storing more in the cache")
         self._not_before, self._refused_bytes = time.monotonic() + _BROKEN_AGAIN_S, 0
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _HEAD = re.compile(rb"[0-9a-f]{16}\n")
+_NO_NEWS = (False, 0, b"")
+_LONGEST_LINE = 256  # digests, size, checksum and suffix take 130 at most
 _HEAD_BYTES = 17  # sixteen digits that change when the lines are written anew, and a line end
 
 
@@ -43,8 +45,12 @@ class Names:
         self._threads = threading.Lock()  # the parent's may be held for ever
         self._close()
 
-    def tell(self, name: str) -> None:
-        """Tell the others of an entry whose file is there. A lost name is a second fetch, no more."""
+    def tell(self, name: str) -> int | None:
+        """Tell the others of an entry whose file is there. A lost name is a second fetch, no more.
+
+        Returns:
+            Where it stands; None if it comes with the news.
+        """
         line = f"{name}\n".encode()
         with self._threads:
             try:
@@ -55,28 +61,43 @@ class Names:
                     os.write(self._opened(), line)
                 elif found.st_size == self._read_up_to + len(line):
                     self._read_up_to += len(line)  # ours alone is new
+                    return self._read_up_to - len(line)
             except OSError:
-                return
+                pass
+        return None
 
-    def news(self) -> tuple[bool, list[str]]:
+    def news(self) -> tuple[bool, int, bytes]:
         """What was appended since the last look, our own names included; nothing where it cannot be read.
 
         Returns:
-            Whether these are all names that there are now, since they were written anew; and the names.
+            Whether these are all names that there are now, since they were written anew; where they begin; and whole
+            lines.
         """
         try:
             if self._descriptor >= 0:
                 found = os.fstat(self._descriptor)
                 if found.st_size == self._read_up_to and found.st_nlink:
-                    return False, []
+                    return _NO_NEWS
             elif not os.path.exists(self.path):
-                return False, []
+                return _NO_NEWS
             with self._threads:
                 return self._read_on()
         except OSError:
-            return False, []
+            return _NO_NEWS
 
-    def _read_on(self) -> tuple[bool, list[str]]:
+    def line_at(self, place: int) -> str:
+        """The line that begins at a place; an empty one where it cannot be read."""
+        try:
+            descriptor = self._descriptor
+            if descriptor < 0:
+                with self._threads:
+                    descriptor = self._opened()
+            line, end, _ = os.pread(descriptor, _LONGEST_LINE, place).partition(b"\n")
+        except OSError:
+            return ""
+        return line.decode("ascii", "replace") if end else ""
+
+    def _read_on(self) -> tuple[bool, int, bytes]:
         descriptor = self._opened()
         head = os.pread(descriptor, _HEAD_BYTES, 0)
         length = os.fstat(descriptor).st_size
@@ -84,10 +105,11 @@ class Names:
         is_anew = is_other and self._head != b""
         if is_other:
             self._head, self._read_up_to = head, len(head)
-        data = os.pread(descriptor, length - self._read_up_to, self._read_up_to)
+        begin = self._read_up_to
+        data = os.pread(descriptor, length - begin, begin)
         complete = data.rfind(b"\n") + 1
         self._read_up_to += complete
-        return is_anew, data[:complete].decode("ascii", "replace").splitlines()
+        return is_anew, begin, data[:complete]
 
     def rewrite(self, look: Callable[[], Iterable[str]]) -> None:
         """Keep those names alone that a look at the files gives, and those that are told meanwhile.
@@ -125,13 +147,14 @@ class Names:
         """A descriptor of the file: of a new one, where somebody has removed the one that we have open."""
         if self._descriptor < 0 or os.fstat(self._descriptor).st_nlink == 0:
             self._close()
-            self._read_up_to = 0
             try:
                 self._descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
             except OSError:  # a cache that can be read, and no more
                 self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             if os.fstat(self._descriptor).st_size == 0:
                 os.write(self._descriptor, _head())
+            if os.pread(self._descriptor, _HEAD_BYTES, 0) != self._head:  # or it is the one that was read so far
+                self._read_up_to = 0
         return self._descriptor
 
     def _close(self, close: Callable[[int], None] = os.close) -> None:

@@ -13,14 +13,17 @@ import threading
 import time
 from contextlib import suppress
 from hashlib import blake2b
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import xxhash
 
 from ai4os_data.cache import placement
 from ai4os_data.cache.names import Names
 from ai4os_data.cache.pins import Pin, Receipt, pins_in
 from ai4os_data.cache.staged import STAGED_SUFFIX, Spares, Staged, is_staged, read_whole
+from ai4os_data.cache.told import Told
 from ai4os_data.processes import tell_after_fork
 
 if TYPE_CHECKING:
@@ -32,7 +35,10 @@ _PART = re.compile(r"[0-9a-f]")
 _SUFFIX = re.compile(r"(?:\.[a-z][a-z0-9_+-]{0,31}){0,3}\.[a-z0-9][a-z0-9_+-]{0,31}\Z")
 _LONGEST_SUFFIX = 64
 DIGEST_DIGITS = 32
-_MARK, _NEWER = DIGEST_DIGITS, ">"  # in the file of names: what follows is no size, but another digest
+MOST_KNOWN = 10_000
+_NEWER = ">"  # after a digest in the file of names: what follows is no size, but another digest
+_LINE_END = 10
+_MANY_BYTES = 16 * 1024  # of news
 _SHORTEST_NAME = 52  # digest, size and checksum, and a line end
 _READ_BYTES = 1 << 30
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC
@@ -60,11 +66,11 @@ class Objects:
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self.root = f"{directory}/objects"
-        self.known: dict[str, Held] = {}
-        self._told: dict[str, str] = {}  # names of files by their digests, as others have told them
+        self.known: dict[str, Held] = {}  # those that were used last, and are likely to be there
         self.newer: dict[str, str] = {}  # digests of what files had become when they were fetched
         self.removed: set[str] = set()  # found damaged by this process, and not stored again
         self.names = Names(f"{directory}/names")
+        self._told = Told(self.names.line_at)
         self._pins = pins_in(directory)
         self._threads = threading.Lock()
         tell_after_fork(self)
@@ -75,7 +81,7 @@ class Objects:
 
     def __contains__(self, name: object) -> bool:
         """Whether there was a cached file for a digest, as far as this process has heard."""
-        return name in self.known or name in self._told
+        return name in self.known or (isinstance(name, str) and self._told.line(name) is not None)
 
     def find(self, name: str) -> Held | None:
         """The cached file for a digest, whoever put it there; it may have been evicted since."""
@@ -83,26 +89,61 @@ class Objects:
         if held is not None:
             return held
         with self._threads:  # one that looked without it, while another was still reading the news, would miss them
-            is_all, news = self.names.news()
-            if is_all:  # what was evicted since the last time is forgotten
-                self._told.clear()
-                self.known.clear()
-                self.newer.clear()
-            if news:
-                self._take(news)
-            line = self._told.pop(name, None)
+            self._hear()
+            line = self._told.line(name)
             if line is not None and (held := _held(f"{self.root}/{line[:1]}/{line}")) is not None:
-                self.known[name] = held
+                self._remember(held)
             return held
 
-    def _take(self, news: list[str]) -> None:
-        """Sort out what others have told."""
-        self._told.update([(line[:DIGEST_DIGITS], line) for line in news])
-        if any(line[_MARK : _MARK + 1] == _NEWER for line in news):
-            for line in news:
-                if line[_MARK : _MARK + 1] == _NEWER and self._told.get(line[:DIGEST_DIGITS]) == line:
-                    del self._told[line[:DIGEST_DIGITS]]
-                    self.newer[line[:DIGEST_DIGITS]] = line[_MARK + 1 :]
+    def _hear(self) -> None:
+        """Read what others have told."""
+        is_all, begin, data = self.names.news()
+        if is_all:  # what was evicted since the last time is forgotten
+            self._told.clear()
+            self.known.clear()
+            self.newer.clear()
+        if data:
+            self._take(begin, data)
+
+    def _take(self, begin: int, data: bytes) -> None:
+        """Sort out lines of the file of names."""
+        if len(data) > _MANY_BYTES:
+            self._take_many(begin, data)
+            return
+        for line in data.decode("ascii", "replace").splitlines(keepends=True):
+            self._take_line(line.rstrip(), begin)
+            begin += len(line)
+
+    def _take_line(self, line: str, place: int) -> None:
+        name, mark, newer = line[:DIGEST_DIGITS], line[DIGEST_DIGITS : DIGEST_DIGITS + 1], line[DIGEST_DIGITS + 1 :]
+        if mark == _NEWER:
+            self.newer[name] = newer
+        elif mark:
+            self._told.add(name, place)
+
+    def _take_many(self, begin: int, data: bytes) -> None:
+        characters = np.frombuffer(data, np.uint8)
+        ends = np.flatnonzero(characters == _LINE_END)
+        starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
+        is_long = ends - starts > DIGEST_DIGITS  # another one is damaged, or the head
+        starts, ends = starts[is_long], ends[is_long]
+        is_newer = characters[starts + DIGEST_DIGITS] == ord(_NEWER)
+        for start, end in zip(starts[is_newer].tolist(), ends[is_newer].tolist(), strict=True):
+            self._take_line(data[start:end].decode("ascii", "replace"), begin + start)
+        self._told.add_all(data, begin, starts[~is_newer])
+
+    def _remember(self, held: Held) -> None:
+        """Keep a file at hand, and not too many: each takes half a KB, in every process."""
+        if len(self.known) >= MOST_KNOWN:
+            for name in list(islice(self.known, MOST_KNOWN // 2)):
+                self.known.pop(name, None)
+        self.known[held.name] = held
+
+    def _forget(self, name: str) -> None:
+        """Take in that a file is gone."""
+        self.known.pop(name, None)
+        with self._threads:
+            self._told.remove(name)
 
     def tell_newer(self, link: str, newer: str) -> None:
         """Tell every process the digest of what a file had become when it was fetched.
@@ -123,9 +164,9 @@ class Objects:
     def is_there(self, held: Held) -> bool:
         """Whether a file that was found has not been evicted since."""
         if os.path.exists(held.path):
-            self.known[held.name] = held
+            self._remember(held)
             return True
-        self.known.pop(held.name, None)
+        self._forget(held.name)
         return False
 
     def scan_all(self) -> dict[str, Held]:
@@ -146,7 +187,8 @@ class Objects:
             yield from here.values()
             yield from (f"{name}{_NEWER}{newer}" for name, newer in list(self.newer.items()) if newer in here)
 
-        self.find("")  # which reads what is new
+        with self._threads:
+            self._hear()
         self.names.rewrite(lines)
 
     def all_told(self, here: Mapping[str, Held]) -> bool:
@@ -212,10 +254,13 @@ class Objects:
         path = f"{self.root}/{name[:1]}/{full_name}"
         staged.cut(size_bytes)
         self._appear(staged.path, path)
-        self.names.tell(full_name)
+        place = self.names.tell(full_name)
         staged.let_go()
         held = Held(path, size_bytes, checksum, name)
-        self.known[name] = held
+        self._remember(held)
+        if place is not None:
+            with self._threads:
+                self._told.add(name, place)
         self.removed.discard(name)
         return held
 
@@ -272,7 +317,7 @@ class Objects:
         try:
             descriptor = os.open(path, _READ_FLAGS)
         except FileNotFoundError:
-            self.known.pop(held.name, None)
+            self._forget(held.name)
             raise
         except OSError:
             self.discard(held)
@@ -283,7 +328,7 @@ class Objects:
             # One more than it holds, so that a longer file shows.
             data = os.read(descriptor, size_bytes + 1) if size_bytes < _READ_BYTES else read_whole(descriptor)
         except BlockingIOError:
-            self.known.pop(held.name, None)
+            self._forget(held.name)
             raise FileNotFoundError(path) from None  # it is being evicted
         except OSError:  # a directory in its place, a broken disk
             size_bytes, data = -1, b""
@@ -292,14 +337,14 @@ class Objects:
         if len(data) == size_bytes and xxhash.xxh3_64_intdigest(data) == checksum:
             return data
         if not os.path.exists(path):  # evicted in the midst of it
-            self.known.pop(held.name, None)
+            self._forget(held.name)
             raise FileNotFoundError(path)
         self.discard(held)
         return None
 
     def discard(self, held: Held) -> None:
         """Remove a damaged file, as far as it can be removed."""
-        self.known.pop(held.name, None)
+        self._forget(held.name)
         self.removed.add(held.name)
         with suppress(OSError):
             os.unlink(held.path)

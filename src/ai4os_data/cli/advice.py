@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 import ssl
-import urllib.request
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from ai4os_data import errors, locations, tls
+from ai4os_data import errors, tls
+from ai4os_data.proxies import proxy_for
 from ai4os_data.stores.nextcloud import NextcloudStore
 from ai4os_data.stores.webdav import WebDAVStore
 
@@ -41,6 +41,8 @@ def advice_for(error: BaseException, store: Store | None, environ: Mapping[str, 
     """What to do; of a server that does not answer it is tried out where it fails, which takes some seconds."""
     remote = store.remote if isinstance(store, WebDAVStore) else None
     if remote is not None:
+        if isinstance(error, errors.RemoteError):
+            return "correct or unset the variable, or correct the remote with `rclone config`, whichever is named"
         if isinstance(error, errors.AuthenticationError):
             return _correct_credentials(remote, is_nextcloud=isinstance(store, NextcloudStore), environ=environ)
         if isinstance(error, errors.PermissionDeniedError):
@@ -56,7 +58,7 @@ def advice_for(error: BaseException, store: Store | None, environ: Mapping[str, 
 
 def about_missing_root(remote: Remote) -> str:
     """What to do where a server answers, and has nothing at the remote's own address."""
-    named = urlsplit(f"{remote.url}/").path.partition("/dav/files/")[2].partition("/")[0]
+    named = unquote(urlsplit(f"{remote.url}/").path.partition("/dav/files/")[2].partition("/")[0])
     if named and remote.user and named != remote.user:
         return f"the address names {named!r}, the credentials are of {remote.user!r}: {_where_the_url_is(remote)}"
     return _about_address(remote)
@@ -71,6 +73,8 @@ def _for_kind(error: BaseException) -> str:
 def _correct_credentials(remote: Remote, *, is_nextcloud: bool, environ: Mapping[str, str]) -> str:
     if remote.user is None and remote.token is None:
         return "set user and password of the remote (`rclone config`), or put them into the address"
+    if remote.token is not None:
+        return "get a new token, and set it where this one comes from; a token is good for a while only"
     if remote.name is None:
         return "correct user and password in the address; what means something in a URL is percent-encoded in it"
     new = (
@@ -120,9 +124,9 @@ def _about_connection(remote: Remote, environ: Mapping[str, str]) -> str | None:
     """Why there is no connection; None where there is one."""
     parts = urlsplit(remote.url)
     host = parts.hostname or ""
-    if (proxy := _proxy(parts.scheme, host, environ)) is not None:
-        variable, address = proxy
-        return f"requests go through the proxy {address}, since {variable} is set: correct it, or set NO_PROXY={host}"
+    if (proxy := proxy_for(remote.url, environ)) is not None:
+        set_by = f"requests go through the proxy {proxy.url}, since {proxy.variable} is set"
+        return f"{set_by}: correct it, or set NO_PROXY={host}"
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         socket.create_connection((host, port), timeout=_CONNECT_S).close()
@@ -138,16 +142,4 @@ def _about_connection(remote: Remote, environ: Mapping[str, str]) -> str | None:
             f"no connection to {host}, port {port} ({error.strerror or error}): is the server down, does a firewall "
             "drop the packets, or does this network need a proxy (https_proxy)?"
         )
-    return None
-
-
-def _proxy(scheme: str, host: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """The variable that names the proxy for a host, and the proxy without credentials; None where there is none."""
-    named = {name.lower(): name for name, value in environ.items() if value}
-    for variable in (f"{scheme}_proxy", "all_proxy"):
-        if variable in named:
-            bypass = environ.get(named.get("no_proxy", ""), "")
-            if urllib.request.proxy_bypass_environment(host, {"no": bypass}):  # type: ignore[attr-defined]
-                return None
-            return named[variable], locations.shown(environ[named[variable]])
     return None

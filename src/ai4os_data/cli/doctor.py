@@ -263,8 +263,11 @@ def _store(store: Store, options: Options, environ: Mapping[str, str]) -> Iterat
             is_bounded = isinstance(store, WebDAVStore)
             finding = look() if is_bounded else within(options.deadline_s * 2, look, _late(store.location))
         except (errors.StorageError, OSError) as error:
-            finding = Finding("bad", what, str(error), advice_for(error, store, environ))
-        yield finding
+            yield Finding("bad", what, str(error), advice_for(error, store, environ))
+            if isinstance(error, errors.LocationError):  # a file, in which no probe can lie
+                return
+        else:
+            yield finding
 
 
 def _ask(store: WebDAVStore) -> httpx.Response:

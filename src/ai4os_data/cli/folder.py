@@ -27,7 +27,7 @@ def folder_of(store: Store, *, writes: bool) -> Finding:
     """
     if isinstance(store, WebDAVStore) and store.path:
         top = open_dav(store.remote, "", patience=store.patience)
-        if not top.has_folder(store.path):
+        if not _is_folder(top, store.path):
             return _missing_on_server(store, top, writes=writes)
     elif isinstance(store, DirectoryStore) and not os.path.lexists(store.root):
         above = nearest(store.root)
@@ -49,7 +49,7 @@ def _contents(store: Store) -> Finding:
 def _missing_on_server(store: WebDAVStore, top: Store, *, writes: bool) -> Finding:
     parts = store.path.split("/")
     there = len(parts) - 1
-    while there and not top.has_folder("/".join(parts[:there])):
+    while there and not _is_folder(top, "/".join(parts[:there])):
         there -= 1
     above, missing = "/".join(parts[:there]), parts[there:]
     files, folders = top.members(above)
@@ -61,6 +61,13 @@ def _missing_on_server(store: WebDAVStore, top: Store, *, writes: bool) -> Findi
     shown = f"{store.remote.label}{above}" if store.remote.name else f"{store.remote.url}/{above}"
     names |= {folder.rpartition("/")[2] for folder in folders}
     return _missing(f"{shown}/" if above else shown, missing, names, writes=writes)
+
+
+def _is_folder(top: Store, path: str) -> bool:
+    try:
+        return top.has_folder(path)
+    except errors.ProtocolError:  # of a file: some servers do not understand the slash after it
+        return False
 
 
 def _missing(above: str, missing: list[str], names: Iterable[str], *, writes: bool) -> Finding:

@@ -461,8 +461,9 @@ class WebDAVStore(Store):
 
     def no_such_folder(self) -> errors.LocationError:
         """What to say where the server knows no such folder."""
+        address = "" if self.base_path else ". The files of a Nextcloud are at https://HOST/remote.php/dav/files/USER"
         return errors.LocationError(
-            f"{self.location}: there is no such folder on the server; check the spelling, or list its parent"
+            f"{self.location}: there is no such folder on the server; check the spelling, or list its parent{address}"
         )
 
     def propfind(self, url: str, depth: str) -> httpx.Response:

@@ -1,0 +1,81 @@
+"""Where names stand in their file is found by eight bytes each; a name that is lost or damaged is a second fetch."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING
+
+from ai4os_data.cache.names import Names
+from ai4os_data.cache.objects import MOST_KNOWN, Objects, digest
+from ai4os_data.cache.told import Told
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def lines(number: int) -> list[str]:
+    """Return names of files as the cache gives them."""
+    return [f"{digest(str(n))}-{n:x}-{n:016x}.bin" for n in range(number)]
+
+
+def test_every_name_is_found_however_it_came() -> None:
+    """One by one or many at once; the last of several of one digest; and none that was removed."""
+    file = "".join(f"{line}\n" for line in ["0123456789abcdef", *lines(6000)]).encode()  # it has a head
+    told = Told(lambda place: file[place : file.index(b"\n", place)].decode())
+    place = 17
+    for line in lines(6000):
+        told.add(line[:32], place)
+        place += len(line) + 1
+    assert all(told.line(line[:32]) == line for line in lines(6000))
+    assert told.line(digest("another")) is None
+    for line in lines(6000)[::7]:
+        told.remove(line[:32])
+    assert [told.line(line[:32]) is None for line in lines(6000)] == [n % 7 == 0 for n in range(6000)]
+
+
+def test_names_of_another_process_are_heard_and_the_latest_counts(tmp_path: Path) -> None:
+    """Thousands of them at once, with damaged ones between; what was told twice is found as it was told last."""
+    os.makedirs(f"{tmp_path}/objects")
+    teller, listener = Names(f"{tmp_path}/names"), Objects(str(tmp_path))
+    for line in lines(3000):
+        teller.tell(line)
+    teller.tell("no name at all")
+    teller.tell("x" * 70)
+    again = f"{digest('5')}-ff-{7:016x}.bin"
+    teller.tell(again)
+    for number in random.Random(4).sample(range(3000), 300):
+        held = listener.find(digest(str(number)))
+        assert held is not None
+        assert held.path.endswith(again if number == 5 else lines(3000)[number])
+    found = listener.find(digest("5"))
+    assert found is not None
+    assert found.size_bytes == 255
+    assert not listener.is_there(found)  # no file of the name is there
+
+
+def test_few_files_are_kept_at_hand_and_all_are_found(tmp_path: Path) -> None:
+    """More than that would be half a KB for each file, in each process."""
+    os.makedirs(f"{tmp_path}/objects")
+    teller, listener = Names(f"{tmp_path}/names"), Objects(str(tmp_path))
+    number = MOST_KNOWN + MOST_KNOWN // 2
+    for line in lines(number):
+        teller.tell(line)
+    for _ in range(2):
+        assert all(listener.find(line[:32]) is not None for line in lines(number))
+        assert len(listener.known) <= MOST_KNOWN
+
+
+def test_forked_process_goes_on_in_the_file_of_names(tmp_path: Path) -> None:
+    """It reads none of it again, and hears what is told afterwards."""
+    os.makedirs(f"{tmp_path}/objects")
+    teller, listener = Names(f"{tmp_path}/names"), Objects(str(tmp_path))
+    for line in lines(100):
+        teller.tell(line)
+    assert listener.find(digest("0")) is not None
+    if (child := os.fork()) == 0:
+        is_right = listener.names.news()[2] == b""
+        teller.tell(f"{digest('new')}-1-{1:016x}.bin")
+        is_right = is_right and listener.find(digest("new")) is not None and listener.find(digest("99")) is not None
+        os._exit(0 if is_right else 1)
+    assert os.waitpid(child, 0)[1] == 0
