@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ import pytest
 from ai4os_data import errors, proxies
 from ai4os_data.proxies import proxy_for
 from ai4os_data.remotes import Remote
+from ai4os_data.retries import Patience
 from ai4os_data.stores import Entry
 from ai4os_data.stores.webdav import WebDAVStore
 from servers import Fault, FaultServer, make_certificates, need
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ai4os_data.retries import Patience
     from servers import Certificates
 
 PROXY = "http://proxy:3128"
@@ -321,6 +323,36 @@ def test_a_socks_proxy_leads_to_the_server(
         monkeypatch.setenv("ALL_PROXY", f"{scheme}://{userinfo}{proxy.address}")
         assert read_all(WebDAVStore(Remote(NOWHERE, behind.user, behind.password))) == {"a.bin": b"1"}
         assert proxy.asked == ["storage.invalid:80"] * 2
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", None])
+def test_a_proxy_that_does_not_speak_socks_is_told(monkeypatch: pytest.MonkeyPatch, answer: bytes | None) -> None:
+    """An HTTP proxy that somebody wrote ``socks5://`` for; one that says nothing is not waited for without end."""
+    need(NO_SOCKS)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        held = []
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    if answer is None:
+                        held.append(connection)
+                        continue
+                    connection.recv(4)
+                    connection.sendall(answer)
+                    connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        monkeypatch.setenv("ALL_PROXY", f"socks5://127.0.0.1:{listening.getsockname()[1]}")
+        store = WebDAVStore(Remote(NOWHERE, "u", "p"), patience=Patience(tries=1, connect_s=0.5))
+        with pytest.raises(errors.RemoteError, match="of ALL_PROXY does not speak SOCKS 5"):
+            store.list()
+        with pytest.raises(errors.ServerError, match="ALL_PROXY"):
+            store.read_range(entry(), 0, 1)
+        listening.shutdown(socket.SHUT_RDWR)
+        for connection in held:
+            connection.close()
 
 
 def test_a_socks_proxy_without_its_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ capitals is not believed in a CGI script, where a client can set it (https://htt
 from __future__ import annotations
 
 import re
+import socket
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -77,6 +79,29 @@ def through(url: str, environ: Mapping[str, str]) -> str:
     except RemoteError:
         return ""
     return f" (It is asked through {proxy.label}; NO_PROXY names servers to ask directly.)" if proxy else ""
+
+
+def check_socks(proxy: Proxy, timeout_s: float) -> None:
+    """See that a SOCKS proxy speaks SOCKS 5 (RFC 1928, 3), before a client that waits for its answers without end.
+
+    One that cannot be connected to is left to the client, which says so, and may find it later.
+
+    Raises:
+        RemoteError: it answers something else, or nothing.
+    """
+    parts = urlsplit(proxy.url)
+    with suppress(ConnectionRefusedError, socket.gaierror):
+        with socket.create_connection((parts.hostname, parts.port), timeout_s) as connection:
+            try:
+                connection.sendall(b"\x05\x02\x00\x02")  # without credentials, or with user and password
+                answer = connection.recv(2)
+            except OSError as error:
+                answer = str(error).encode()
+        if answer[:1] != b"\x05":
+            raise RemoteError(
+                f"{proxy.label} does not speak SOCKS 5. If it is an HTTP proxy, write http://HOST:PORT into "
+                f"{proxy.variable}; NO_PROXY names servers to ask directly"
+            )
 
 
 def _spelling(name: str, environ: Mapping[str, str]) -> str | None:

@@ -55,7 +55,7 @@ _TLS_CODES = frozenset({35, 51, 53, 54, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91})
 _TLS_DISTRUST = frozenset({51, 60, 77, 82, 83, 90, 91})
 _TIMED_OUT = 28
 _ABORTED_BY_US = 23
-_AWAY_IF_IT_WORKED = frozenset({5, 6, 35})  # names that do not resolve, and TLS that does not begin
+_AWAY_IF_IT_WORKED = frozenset({5, 6, 35, 97})  # names that do not resolve; TLS, or a proxy's words, that go wrong
 _BUFFER_BYTES = 256 * 1024
 _UPLOAD_BUFFER_BYTES = 2 * 1024 * 1024
 _SUPPRESS_CONNECT_HEADERS = 265  # CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name
@@ -886,7 +886,7 @@ class _Lane:
             return self._again(transfer, tls, None, away=code in _AWAY_IF_IT_WORKED and self._has_answered)
         error: errors.StorageError
         if code == _TIMED_OUT:
-            error = errors.DeadlineError(f"{what}: {message}")
+            error = errors.DeadlineError(f"{what}: {message}{proxies.through(transfer.url, os.environ)}")
         else:
             error = errors.ServerUnavailableError(
                 f"{what}: {message}. Is {origin_of(transfer.url)} up, and reachable from this machine?"

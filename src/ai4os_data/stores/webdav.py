@@ -646,7 +646,7 @@ class WebDAVStore(Store):
             row[telemetry.REQUESTS_PROPFIND if method == "PROPFIND" else telemetry.REQUESTS_OTHER] += 1
             timeout = httpx.Timeout(_LISTING_DEADLINE_S, connect=connect_s, read=asking.silence_s())
             outcome: httpx.Response | errors.StorageError | float
-            heads: list[str] = []
+            heads = _Heads()
             try:
                 client = self._client()
                 with kept_quiet():
@@ -656,10 +656,10 @@ class WebDAVStore(Store):
                         headers=headers,
                         content=content,
                         timeout=timeout,
-                        extensions={"trace": partial(_note_head, heads)},
+                        extensions={"trace": heads.note},
                     )
             except httpx.RequestError as error:
-                outcome = asking.pause_after(error, has_head=bool(heads))
+                outcome = asking.pause_after(error, has_head=heads.has_come)
             except UnicodeError as error:
                 raise errors.LocationError(f"{asking.what}: this name cannot be sent") from error
             else:
@@ -679,7 +679,7 @@ class WebDAVStore(Store):
     def _client(self) -> _Client:
         """This process's client of the DAV verbs."""
         remote = self.transport.remote
-        client: _Client = self.transport.connections.client(partial(_new_client, remote))
+        client: _Client = self.transport.connections.client(partial(_new_client, remote, self.patience.connect_s))
         return client
 
     def transport_failure(self, what: str, error: httpx.RequestError) -> errors.StorageError:
@@ -856,10 +856,22 @@ class _TornError(Exception):
     """The head of an answer came, and its body broke off."""
 
 
-def _note_head(heads: list[str], event: str, _info: object) -> None:
-    """Note that the head of an answer has come (https://www.encode.io/httpcore/extensions/#trace)."""
-    if event.endswith("receive_response_headers.complete"):
-        heads.append(event)
+class _Heads:
+    """Notes whether the head of the server's answer has come (https://www.encode.io/httpcore/extensions/#trace).
+
+    A proxy's answer to CONNECT is none of the server's.
+    """
+
+    def __init__(self) -> None:
+        self.has_come = False
+        self._is_of_proxy = False
+
+    def note(self, event: str, info: dict[str, Any]) -> None:
+        """Note an event of a connection."""
+        if event.endswith("receive_response_headers.started"):
+            self._is_of_proxy = info["request"].method == b"CONNECT"
+        elif event.endswith("receive_response_headers.complete"):
+            self.has_come = not self._is_of_proxy
 
 
 def _unusable(location: str, error: Exception) -> errors.ProtocolError:
@@ -880,7 +892,7 @@ class _Client(webdav4.client.Client):  # type: ignore[misc]  # webdav4 has no ty
         return url
 
 
-def _new_client(remote: Remote) -> _Client:
+def _new_client(remote: Remote, connect_s: float) -> _Client:
     authentication = None
     headers = httpx.Headers({"Accept-Encoding": "identity", "User-Agent": "ai4os-data"})
     headers.update([(name.encode(), value.encode()) for name, value in remote.sent_headers()])
@@ -893,18 +905,20 @@ def _new_client(remote: Remote) -> _Client:
         headers=headers,
         verify=tls.context(remote.ca_file),
         limits=httpx.Limits(max_keepalive_connections=None),
-        proxy=_proxy(remote),
+        proxy=_proxy(remote, connect_s),
         trust_env=False,  # the variables are read by us alone, so that bytes go the same way
     )
     weakref.finalize(client, _close, client.http, os.getpid())
     return client
 
 
-def _proxy(remote: Remote) -> httpx.Proxy | None:
+def _proxy(remote: Remote, connect_s: float) -> httpx.Proxy | None:
     """The way to a server as httpx takes it."""
     proxy = proxies.proxy_for(remote.url, os.environ)
     if proxy is None:
         return None
+    if proxy.url.startswith("socks"):
+        proxies.check_socks(proxy, connect_s)
     credentials = None if proxy.user is None else (proxy.user, proxy.password or "")
     context = tls.context(remote.ca_file) if proxy.url.startswith("https") else None
     url = proxy.url.replace("socks5h:", "socks5:", 1)  # as every version of httpx spells it
