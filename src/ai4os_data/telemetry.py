@@ -8,10 +8,12 @@ import fcntl
 import logging
 import mmap
 import os
+import re
 import secrets
 import struct
 import tempfile
 import threading
+import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +48,9 @@ REQUESTS_GET, REQUESTS_ARCHIVE, REQUESTS_PROPFIND, REQUESTS_PUT, REQUESTS_OTHER 
 RETRIES, WAITED_NS, STORED, PASSED_THROUGH, DAMAGED, SKIPPED, CHANGED = range(9, 16)
 
 _PREFIX = "ai4os-data-counters-"
+_STAGED = "ai4os-data-new-"
+_IS_STAGED = re.compile(rf"{_STAGED}[0-9a-f]{{24}}")
+_STAGED_S = 60  # it takes a fraction of a millisecond
 _RANGE = struct.Struct("hhqqi4x")  # struct flock of fcntl(2), on 64-bit Linux
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  a file of random name, mode 0600
 _ROWS = 256
@@ -191,7 +196,7 @@ class _Files:
         """The path of a new file, with room behind it."""
         with self._lock:
             self._sweep()
-            staged = os.path.join(self._folder, f"ai4os-data-new-{secrets.token_hex(12)}")
+            staged = os.path.join(self._folder, f"{_STAGED}{secrets.token_hex(12)}")
             name = f"{self._stem}-{secrets.token_hex(4)}"
             descriptor = os.open(staged, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
@@ -201,7 +206,7 @@ class _Files:
                     self._locked = name, os.dup(descriptor)
                 os.rename(staged, os.path.join(self._folder, name))  # others look for the name: it is locked by now
                 self._names.add(name)
-            except OSError:
+            except BaseException:  # a signal's handler may raise, too
                 with suppress(OSError):
                     os.unlink(staged)
                 self._unlock(name)
@@ -236,12 +241,21 @@ class _Files:
 
     def _sweep(self) -> None:
         """Remove the files of owners that were killed; who still counts there has them mapped."""
+        self._sweep_staged()
         for stem, names in self._others().items():
             # Twice: the lock may have gone over to another file meanwhile.
             if not (self._lives(stem, names) or self._lives(stem, self._others().get(stem, []))):
                 for name in names:
                     with suppress(OSError):
                         os.unlink(os.path.join(self._folder, name))
+
+    def _sweep_staged(self) -> None:
+        """Remove files that had no name of their own yet when their owner was killed."""
+        for name in filter(_IS_STAGED.fullmatch, os.listdir(self._folder)):
+            path = os.path.join(self._folder, name)
+            with suppress(OSError):
+                if time.time() - os.stat(path).st_mtime > _STAGED_S:
+                    os.unlink(path)
 
     def _others(self) -> dict[str, list[str]]:
         """The names of the files of other owners, by what they begin with."""
