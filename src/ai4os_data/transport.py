@@ -32,7 +32,7 @@ from ai4os_data.answers import (
 from ai4os_data.bodies import Body, MemoryBody, Reader, Source
 from ai4os_data.connections import Connections, account, connections_to
 from ai4os_data.outages import LOOK_S, Wait
-from ai4os_data.processes import PerProcess
+from ai4os_data.processes import PerProcess, leave_to_parent
 from ai4os_data.refusals import LOOK_S as LOOK_AT_DOUBT_S
 from ai4os_data.refusals import Credentials, Refusals
 from ai4os_data.remotes import origin_of
@@ -181,11 +181,15 @@ class Transport:
             lane = connections.lanes.pop()
         except IndexError:
             lane = _new_lane(call)
+        owner = os.getpid()
         try:
             yield from lane.run(iter(requests), in_flight, call)
         finally:
-            lane.abandon()
-            connections.lanes.append(lane)
+            if os.getpid() == owner:
+                lane.abandon()
+                connections.lanes.append(lane)
+            else:  # in a forked child: the parent goes on with these sockets, and with the epoll that watches them
+                leave_to_parent(lane)
 
     def send(self, request: Request) -> Response:
         """Carry out one request, and raise its error."""
@@ -242,6 +246,7 @@ class _Transfer:
         "request",
         "resumed",
         "sent_with",
+        "share",
         "url",
     )
 
@@ -256,6 +261,7 @@ class _Transfer:
         self.failed_s = self.began_s = 0.0
         self.last_error: errors.StorageError | None = None
         self.sent_with: Remote | None = None
+        self.share: pycurl.CurlShare | None = None  # of the credentials that it was sent with
         self.length_before = 0
         self.etag: str | None = None
         self.head_lines: list[bytes] = []
@@ -503,6 +509,7 @@ class _Lane:
         """
         ready: deque[tuple[Request, Response | errors.StorageError]] = deque()
         queue = _Queue(requests, call)
+        owner = os.getpid()
         self._call = call
         self._counts_answers = in_flight is None
         while True:
@@ -516,6 +523,8 @@ class _Lane:
                     ready.append((transfer.request, error))
             if ready:
                 yield ready.popleft()
+                if os.getpid() != owner:
+                    raise RuntimeError("these requests are another process's: begin them anew after a fork")
             elif not self._active and queue.is_over:
                 return
             if len(self._active) == limit and not ready:
@@ -600,7 +609,7 @@ class _Lane:
             handle = self._new_handle(transfer.url)
         else:
             handle = self._idle.pop() if self._idle else self._own_handle()
-        patience, transfer.sent_with = self._call.patience, remote
+        patience, transfer.sent_with, transfer.share = self._call.patience, remote, self._share
         transfer.begin()
         request = transfer.request
         handle.setopt(pycurl.URL, transfer.url)
@@ -697,10 +706,12 @@ class _Lane:
         if code and (refused := handle.getinfo(pycurl.HTTP_CONNECTCODE)) >= 400:
             handle.close()
             return transfer, self._refused_by_proxy(transfer, refused)
-        if transfer.request.method == "GET" and not transfer.is_foreign:
+        if transfer.request.method == "GET" and not transfer.is_foreign and transfer.share is self._share:
             self._idle.append(handle)
         else:
-            handle.close()  # its options do not fit the next request; the connection stays with the multi handle
+            # Its options, such as a password that is good no more, do not fit the next request; the connection stays
+            # with the multi handle.
+            handle.close()
         if code and not transfer.head_lines and (out := descriptors.exhausted(error_number=error_number)) is not None:
             return transfer, self._again(transfer, out, None)
         return transfer, self._judge(transfer, code, message)
