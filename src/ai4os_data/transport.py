@@ -181,11 +181,10 @@ class Transport:
             lane = connections.lanes.pop()
         except IndexError:
             lane = _new_lane(call)
-        owner = os.getpid()
         try:
             yield from lane.run(iter(requests), in_flight, call)
         finally:
-            if os.getpid() == owner:
+            if lane.is_ours:
                 lane.abandon()
                 connections.lanes.append(lane)
             else:  # in a forked child: the parent goes on with these sockets, and with the epoll that watches them
@@ -479,6 +478,7 @@ class _Lane:
 
     def __init__(self, call: _Call) -> None:
         self._call = call
+        self._owner = os.getpid()
         self._idle: list[pycurl.Curl] = []
         self._active: dict[pycurl.Curl, _Transfer] = {}
         self._sockets = _Sockets()
@@ -487,6 +487,11 @@ class _Lane:
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._sockets.set_timer)
         self._counts_answers = True
         self._is_of(call.credentials.remote)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is of this process, and not of one that this one was forked from."""
+        return os.getpid() == self._owner
 
     def _is_of(self, remote: Remote) -> None:
         """Send these credentials from now on, and none of the cookies that came for others."""
@@ -509,7 +514,6 @@ class _Lane:
         """
         ready: deque[tuple[Request, Response | errors.StorageError]] = deque()
         queue = _Queue(requests, call)
-        owner = os.getpid()
         self._call = call
         self._counts_answers = in_flight is None
         while True:
@@ -523,8 +527,6 @@ class _Lane:
                     ready.append((transfer.request, error))
             if ready:
                 yield ready.popleft()
-                if os.getpid() != owner:
-                    raise RuntimeError("these requests are another process's: begin them anew after a fork")
             elif not self._active and queue.is_over:
                 return
             if len(self._active) == limit and not ready:
@@ -538,6 +540,8 @@ class _Lane:
 
     def _await(self, queue: _Queue, *, is_pressed: bool, has_room: bool) -> None:
         """Wait until something happens on the network, or something may be sent."""
+        if not self.is_ours:
+            raise RuntimeError("these requests are another process's: begin them anew after a fork")
         pause_s = queue.longest_s()
         if pause_s and self._call.wait.has_begun:
             self._call.wait.outage.tell(self._call.wait.outage_s)
