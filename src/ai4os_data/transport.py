@@ -32,7 +32,7 @@ from ai4os_data.answers import (
 from ai4os_data.bodies import Body, MemoryBody, Reader, Source
 from ai4os_data.connections import Connections, account, connections_to
 from ai4os_data.outages import LOOK_S, Wait
-from ai4os_data.processes import PerProcess
+from ai4os_data.processes import PerProcess, leave_to_parent
 from ai4os_data.refusals import LOOK_S as LOOK_AT_DOUBT_S
 from ai4os_data.refusals import Credentials, Refusals
 from ai4os_data.remotes import origin_of
@@ -184,8 +184,11 @@ class Transport:
         try:
             yield from lane.run(iter(requests), in_flight, call)
         finally:
-            lane.abandon()
-            connections.lanes.append(lane)
+            if lane.is_ours:
+                lane.abandon()
+                connections.lanes.append(lane)
+            else:  # in a forked child: the parent goes on with these sockets, and with the epoll that watches them
+                leave_to_parent(lane)
 
     def send(self, request: Request) -> Response:
         """Carry out one request, and raise its error."""
@@ -242,6 +245,7 @@ class _Transfer:
         "request",
         "resumed",
         "sent_with",
+        "share",
         "url",
     )
 
@@ -256,6 +260,7 @@ class _Transfer:
         self.failed_s = self.began_s = 0.0
         self.last_error: errors.StorageError | None = None
         self.sent_with: Remote | None = None
+        self.share: pycurl.CurlShare | None = None  # of the credentials that it was sent with
         self.length_before = 0
         self.etag: str | None = None
         self.head_lines: list[bytes] = []
@@ -473,6 +478,7 @@ class _Lane:
 
     def __init__(self, call: _Call) -> None:
         self._call = call
+        self._owner = os.getpid()
         self._idle: list[pycurl.Curl] = []
         self._active: dict[pycurl.Curl, _Transfer] = {}
         self._sockets = _Sockets()
@@ -481,6 +487,11 @@ class _Lane:
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._sockets.set_timer)
         self._counts_answers = True
         self._is_of(call.credentials.remote)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is of this process, and not of one that this one was forked from."""
+        return os.getpid() == self._owner
 
     def _is_of(self, remote: Remote) -> None:
         """Send these credentials from now on, and none of the cookies that came for others."""
@@ -529,6 +540,8 @@ class _Lane:
 
     def _await(self, queue: _Queue, *, is_pressed: bool, has_room: bool) -> None:
         """Wait until something happens on the network, or something may be sent."""
+        if not self.is_ours:
+            raise RuntimeError("these requests are another process's: begin them anew after a fork")
         pause_s = queue.longest_s()
         if pause_s and self._call.wait.has_begun:
             self._call.wait.outage.tell(self._call.wait.outage_s)
@@ -600,7 +613,7 @@ class _Lane:
             handle = self._new_handle(transfer.url)
         else:
             handle = self._idle.pop() if self._idle else self._own_handle()
-        patience, transfer.sent_with = self._call.patience, remote
+        patience, transfer.sent_with, transfer.share = self._call.patience, remote, self._share
         transfer.begin()
         request = transfer.request
         handle.setopt(pycurl.URL, transfer.url)
@@ -697,10 +710,12 @@ class _Lane:
         if code and (refused := handle.getinfo(pycurl.HTTP_CONNECTCODE)) >= 400:
             handle.close()
             return transfer, self._refused_by_proxy(transfer, refused)
-        if transfer.request.method == "GET" and not transfer.is_foreign:
+        if transfer.request.method == "GET" and not transfer.is_foreign and transfer.share is self._share:
             self._idle.append(handle)
         else:
-            handle.close()  # its options do not fit the next request; the connection stays with the multi handle
+            # Its options, such as a password that is good no more, do not fit the next request; the connection stays
+            # with the multi handle.
+            handle.close()
         if code and not transfer.head_lines and (out := descriptors.exhausted(error_number=error_number)) is not None:
             return transfer, self._again(transfer, out, None)
         return transfer, self._judge(transfer, code, message)
