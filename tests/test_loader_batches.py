@@ -139,9 +139,7 @@ def as_array_or_tensor(image: Image.Image) -> Any:
         (lambda _: 1j, "'daisy/img 000.jpg' comes as an object of builtins.complex"),
     ],
 )
-def test_numbers_that_torch_does_not_take_are_told(
-    pictures: Path, transform: Callable[[Any], Any], words: str
-) -> None:
+def test_numbers_that_torch_does_not_take_are_told(pictures: Path, transform: Callable[[Any], Any], words: str) -> None:
     """An array among tensors, and what Python counts among the numbers."""
     assert words in failure(open_dataset(pictures, transform=transform, target=None), TypeError)
 
