@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from ai4os_data.remotes import Remote
 
 LOCKED = (
-    "the file is locked on the server, and still so after several tries. Somebody writes to it or has it open, as the "
+    "the file is locked on the server, also after several tries. Somebody writes to it or has it open, as the "
     "server's web page shows, or a client died with it: Nextcloud drops such a lock after an hour at most. Wait, close "
     "it there, or ask the administrator to unlock it (`occ files:lock --unlock FILEID`, or its rows in oc_file_locks). "
-    "A dataset with on_error='skip' goes on without it"
+    "A dataset with on_error='skip' leaves it out"
 )
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -78,9 +78,7 @@ def error_for_status(status: int, what: str, headers: dict[str, str], remote: Re
     if status == 401:
         return errors.AuthenticationError(wrong_credentials(remote))
     if 300 <= status < 400 and not headers.get("location"):
-        return errors.ProtocolError(
-            f"{what}: the server answers as if this were elsewhere, and does not say where ({status})"
-        )
+        return errors.ProtocolError(f"{what}: the server redirects this, and does not say where to ({status})")
     if 300 <= status < 400:
         there = redirects.absolute(f"{remote.url}/", headers.get("location", ""))
         return errors.ProtocolError(

@@ -767,7 +767,7 @@ class _Lane:
         return error
 
     def _answered(self, transfer: _Transfer, status: int) -> None:
-        """Take in that the server is there, and whether it takes the credentials."""
+        """Record that the server is there, and whether it takes the credentials."""
         if status in AWAY_STATUSES:
             return
         self._call.wait.outage.answered()

@@ -360,6 +360,8 @@ def _spoil(answer: _Answer, fault: Fault) -> _Answer:
         headers, body = {}, b""
     if fault.body is not None:
         body = fault.body
+    if status == HTTPStatus.NOT_MODIFIED:  # a client reads none, and would take it for the next answer
+        body = b""
     if fault.gzip:
         body = gzip.compress(body)
         headers["Content-Encoding"] = "gzip"

@@ -316,8 +316,8 @@ class WebDAVStore(Store):
             except errors.StorageError as error:
                 outcome = error
         return errors.IntegrityError(
-            f"{self.location}: {entry.key!r}: the server lists {_version(entry, served)}, and answers with "
-            f"{_version(served, entry)} time and again"
+            f"{self.location}: {entry.key!r}: the server lists {_version(entry, served)}, and keeps answering with "
+            f"{_version(served, entry)}"
         )
 
     def _is_compressed(self, entry: Entry, response: Response) -> bool:
@@ -562,7 +562,8 @@ class WebDAVStore(Store):
             )
         address = "" if self.base_path else ". The files of a Nextcloud are at https://HOST/remote.php/dav/files/USER"
         return errors.LocationError(
-            f"{self.location}: there is no such folder on the server; check the spelling, or list its parent{address}"
+            f"{self.location}: there is no such folder on the server; check the spelling, or list its parent; "
+            f"`ai4os-data doctor LOCATION` shows similar names{address}"
             + ("" if self.path.isascii() else f". Looked for: {shown(self.path)}, and its other Unicode form")
         )
 
