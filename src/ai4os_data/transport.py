@@ -551,6 +551,8 @@ class _Lane:
             self._step(0.0 if is_pressed else pause_s if has_room else None)
         elif pause_s and not is_pressed:
             self._step(pause_s)
+        if self._call.wait.outage.is_on and any(map(_is_answered, self._active.values())):
+            self._call.wait.outage.answered()  # with the first bytes: the last ones may take minutes
 
     def _begin_in_turn(self, transfer: _Transfer, queue: _Queue) -> errors.StorageError | None:
         """Send a request, or put it back for a moment; or the error of one that is not sent at all."""
@@ -981,6 +983,14 @@ class _Lane:
             return True
         total = (content_range(headers) or (0, None))[1] if status == 206 else content_length(headers)
         return total is not None and total == transfer.request.expected_bytes
+
+
+def _is_answered(transfer: _Transfer) -> bool:
+    """Whether a request under way has brought bytes of its file from our own server."""
+    if transfer.is_foreign or not transfer.has_heard:
+        return False
+    status, _ = parse_head(transfer.head_lines)
+    return status in {200, 206}
 
 
 def compressed(kind: str) -> str:
