@@ -15,7 +15,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pycurl
 
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
     from ai4os_data.remotes import Remote
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _TLS_CODES = frozenset({35, 51, 53, 54, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91})
 _TLS_DISTRUST = frozenset({51, 60, 77, 82, 83, 90, 91})
@@ -240,6 +243,7 @@ class _Transfer:
         "last_error",
         "length_before",
         "offset",
+        "raised",
         "reader",
         "refused",
         "request",
@@ -268,6 +272,7 @@ class _Transfer:
         self.offset = 0
         self.resumed = False
         self.reader: Reader | None = None
+        self.raised: BaseException | None = None  # by what takes or gives the bytes
         self.is_redirect = False
         self.start_over()
 
@@ -310,7 +315,28 @@ class _Transfer:
         """Takes the pieces of this try's body."""
         if self.request.start is None and not self.resumed and type(self.body) is MemoryBody:
             return self.body.chunks.append  # the usual case, without a Python frame for each piece
-        return self._write
+        return self.guarded(self._write, failed=0)
+
+    def guarded(self, callback: Callable[[T], R], failed: R) -> Callable[[T], R]:
+        """The same callback for curl, which prints what one raises and calls it a broken connection."""
+
+        def call(argument: T) -> R:
+            try:
+                return callback(argument)
+            except BaseException as error:  # noqa: BLE001  it is raised when curl is left
+                self.raised = error
+                return failed
+
+        return call
+
+    def raise_again(self) -> None:
+        """Raise what a callback raised."""
+        raised, self.raised = self.raised, None
+        try:
+            if raised is not None:
+                raise raised
+        finally:
+            del raised  # an error that its own traceback leads to would keep the connections open
 
     def _write(self, chunk: bytes) -> int | None:
         if not self.judged:
@@ -551,6 +577,8 @@ class _Lane:
             self._step(0.0 if is_pressed else pause_s if has_room else None)
         elif pause_s and not is_pressed:
             self._step(pause_s)
+        if self._call.wait.outage.is_on and any(map(_is_answered, self._active.values())):
+            self._call.wait.outage.answered()  # with the first bytes: the last ones may take minutes
 
     def _begin_in_turn(self, transfer: _Transfer, queue: _Queue) -> errors.StorageError | None:
         """Send a request, or put it back for a moment; or the error of one that is not sent at all."""
@@ -636,7 +664,7 @@ class _Lane:
             handle.setopt(pycurl.UPLOAD, 1)
             handle.setopt(pycurl.INFILESIZE_LARGE, source.size_bytes)
             transfer.reader = source.open()
-            handle.setopt(pycurl.READFUNCTION, transfer.reader.read)
+            handle.setopt(pycurl.READFUNCTION, transfer.guarded(transfer.reader.read, pycurl.READFUNC_ABORT))
             silence_s = min(remaining_s, patience.silence_s(source.size_bytes))
             handle.setopt(pycurl.LOW_SPEED_TIME, max(1, int(silence_s)))
         elif request.method == "HEAD":
@@ -704,6 +732,9 @@ class _Lane:
         transfer = self._active.pop(handle)
         self._multi.remove_handle(handle)
         transfer.end()
+        if transfer.raised is not None:
+            handle.close()
+            transfer.raise_again()
         if self._counts_answers and not self._call.wait.is_held:
             self._call.concurrency.answered()
         error_number = handle.getinfo(pycurl.OS_ERRNO) if code else 0
@@ -981,6 +1012,14 @@ class _Lane:
             return True
         total = (content_range(headers) or (0, None))[1] if status == 206 else content_length(headers)
         return total is not None and total == transfer.request.expected_bytes
+
+
+def _is_answered(transfer: _Transfer) -> bool:
+    """Whether a request under way has brought bytes of its file from our own server."""
+    if transfer.is_foreign or not transfer.has_heard:
+        return False
+    status, _ = parse_head(transfer.head_lines)
+    return status in {200, 206}
 
 
 def compressed(kind: str) -> str:
