@@ -225,6 +225,8 @@ def test_blanks_around_a_size_are_none_of_it(fault: FaultServer, store: WebDAVSt
         ("", "2026-11-27T10:00:00Z", (None, "Fri, 27 Nov 2026 10:00:00 GMT")),
         ("", "Fri, 27 Nov 2026 11:00:00 +0100", (None, "Fri, 27 Nov 2026 10:00:00 GMT")),
         ("", "not a date", (None, None)),
+        ("", "0001-01-01T00:00:00+01:00", (None, None)),
+        ("", "Fri, 31 Dec 9999 23:59:59 -0100", (None, None)),
         ('"abc"', "not a date", ("abc", "not a date")),
     ],
 )

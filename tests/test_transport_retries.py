@@ -175,7 +175,10 @@ def test_retry_after_as_a_date_is_honoured(faulty: Faulty, verb: str) -> None:
     assert then <= time.time() < then + 0.8
 
 
-@pytest.mark.parametrize("value", ["soon", "", "-5", "1.5", "\u00b2", "Wed, 32 Nov 2026 25:00:00 GMT", "0"])
+@pytest.mark.parametrize(
+    "value",
+    ["soon", "", "-5", "1.5", "\u00b2", "Wed, 32 Nov 2026 25:00:00 GMT", "0", f"Tue, 24 Nov {10**30} 10:00:00 GMT"],
+)
 @pytest.mark.parametrize("verb", ["GET", "PROPFIND"])
 def test_a_retry_after_that_is_none_is_not_waited_for(faulty: Faulty, verb: str, value: str) -> None:
     """Nor does it break anything."""

@@ -32,13 +32,14 @@ def parse_head(lines: list[bytes]) -> tuple[int, dict[str, str]]:
     """Status and headers (names in lower case) of the last head among the lines; 0 where there is none."""
     status_line = ""
     headers: dict[str, str] = {}
-    for line in b"".join(lines).decode("latin-1").split("\r\n"):
+    for line in b"".join(lines).decode("latin-1").split("\n"):  # some servers end lines without a carriage return
         name, colon, value = line.partition(":")
         if line.startswith("HTTP/"):
             status_line, headers = line, {}
         elif colon:
             headers[name.lower()] = value.strip()
-    return int(status_line.split(None, 2)[1]) if status_line else 0, headers
+    status = status_line.partition(" ")[2].lstrip()[:3]  # curl takes "200OK" too
+    return int(status) if status.isascii() and status.isdigit() else 0, headers
 
 
 def plain_etag(etag: str | None) -> str | None:
