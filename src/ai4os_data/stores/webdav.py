@@ -804,7 +804,7 @@ class _Asking:
             TornError: the head of an answer came, so the server is there, but the answer is not whole.
         """
         if has_head and self._is_read and not isinstance(cause, httpx.TimeoutException):
-            raise _TornError(str(cause)) from cause
+            raise _TornError(_told(cause)) from cause
         causes = list(_causes(cause))
         failure: errors.StorageError | None = descriptors.exhausted(cause)
         has_answered = self._credentials.answers > 0 or self._wait.outage.has_answered
@@ -875,6 +875,11 @@ class _Heads:
             self._is_of_proxy = info["request"].method == b"CONNECT"
         elif event.endswith("receive_response_headers.complete"):
             self.has_come = not self._is_of_proxy
+
+
+def _told(error: httpx.RequestError) -> str:
+    """What httpx says of an answer, with what it means where it says no more than zlib does."""
+    return f"not compressed as its head says: {error}" if isinstance(error, httpx.DecodingError) else str(error)
 
 
 def _unusable(location: str, error: Exception) -> errors.ProtocolError:
