@@ -1,4 +1,4 @@
-"""Datasets over storage: every file read at network speed once, and at the speed of the local disk ever after."""
+"""Datasets over storage: a file is read over the network once, and from the local disk while the cache holds it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ class StorageDataset(Dataset[Any]):
 
     Args:
         location: a directory, ``/storage/…``, ``rshare:path`` (any rclone remote), ``ai4os://rshare/path``,
-            ``webdav(s)://…``, ``https://HOST/remote.php/dav/files/USER/…``, or any fsspec URL.
+            ``webdav(s)://…``, ``https://HOST/remote.php/dav/files/USER/…``, a public share ``https://HOST/s/TOKEN``, or
+            any fsspec URL.
         remote: a remote's name, or a `Remote`; by default the credentials are found as rclone finds them.
         pattern: which files: a glob below the location, or several in a list. ``**`` is any number of folders, and
             braces hold alternatives: ``"**/*.{jpg,png}"`` (``[{]`` is a brace itself). What systems leave behind, such
@@ -90,7 +91,7 @@ class StorageDataset(Dataset[Any]):
         on_drift: what to do about a file that is another version than the listed one: ``"error"``, ``"warn"`` and use
             it, or ``"refresh"``: use it in silence.
         outage_s: how many seconds reads wait for a storage that is away, such as a server that restarts or is in
-            maintenance; 10 minutes by default, 0 for a few tries. A line in the log tells of it. A `Store` as the
+            maintenance; 10 minutes by default, 0 for a few tries. The log says when they wait. A `Store` as the
             location keeps its own unless this is set.
 
     Attributes:
@@ -216,7 +217,7 @@ class StorageDataset(Dataset[Any]):
         """A dataset of the files that a split file lists, with lines such as ``Class/some image.jpg 0``.
 
         The label is what follows the last space, or the last tab where there is one; a path or a label with blanks may
-        stand in quotes. Lines that begin with ``#``, and what follows upon `` # ``, are comments. Labels that are all
+        stand in quotes. Lines that begin with ``#``, and what comes after `` # ``, are comments. Labels that are all
         integers are these integers; all numbers, floats; all names, classes in sorted order, or as ``classes=`` says.
 
         Args:

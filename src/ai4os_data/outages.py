@@ -60,14 +60,14 @@ class Outage:
         return self._failures >= _IN_A_ROW
 
     def answered(self) -> None:
-        """Take in that the server has answered, or sent some bytes."""
+        """Record that the server has answered, or sent some bytes."""
         self.has_answered = True
         self.progress_s = time.monotonic()
         if self._since_s is not None:
             self._end()
 
     def failed(self, since_s: float, pause_s: float, reason: str) -> None:
-        """Take in that a request found the server away.
+        """Record that a request found the server away.
 
         Args:
             since_s: when the request began.
@@ -92,7 +92,7 @@ class Outage:
             return True
 
     def asks_not(self) -> None:
-        """Take in that the caller has nothing to ask after all."""
+        """Record that the caller has nothing to ask after all."""
         with self._lock:
             self._asking_until_s = 0.0
 
@@ -111,7 +111,7 @@ class Outage:
             lasted_s, reason = now_s - self._since_s, self.reason
         if is_first:
             log.warning(
-                "%s does not answer (%s). Reading waits for it, for %s at most; what is in the cache is still given",
+                "%s does not answer (%s). Reading waits for it, for %s at most; files in the cache are still read",
                 self.where,
                 reason,
                 _spoken(longest_s),
@@ -133,7 +133,7 @@ class Outage:
             self._since_s, self._failures, self._line_s = None, 0, None
             self._next_question_s = self._asking_until_s = 0.0
         if was_told:
-            log.warning("%s answers again, after %s; reading goes on", self.where, _spoken(lasted_s))
+            log.warning("%s answers again, after %s; reading continues", self.where, _spoken(lasted_s))
 
 
 class _Outages:
@@ -190,7 +190,7 @@ class Wait:
         return self._since_s is not None and self._since_s >= self.outage.progress_s
 
     def hold(self) -> None:
-        """Take in that the call waits for others to find the server back."""
+        """Record that the call waits for others to find the server back."""
         self._begin(time.monotonic())
         self.outage.tell(self.outage_s)
 
@@ -219,7 +219,7 @@ class Wait:
 
     def gave_up(self, error: errors.StorageError) -> errors.StorageError:
         """What to raise when it waits no more."""
-        waited = f"{error} It was waited for, for {_spoken(self.outage_s)} (outage_s={self.outage_s:g})"
+        waited = f"{error} Reading waited {_spoken(self.outage_s)} for it (outage_s={self.outage_s:g})"
         return type(error)(waited)
 
     def error(self, what: str) -> errors.StorageError:

@@ -34,7 +34,7 @@ def parse_split(text: str, file: str, is_key: Callable[[str], bool]) -> Split:
     """Keys and labels from lines such as ``Class/some image.jpg 0``.
 
     The label is what follows the last tab, else the last space. Path or label may stand in quotes. A line that begins
-    with ``#``, and what follows upon `` # ``, is a comment.
+    with ``#``, and what comes after `` # ``, is a comment.
 
     Args:
         text: of the file.
@@ -91,7 +91,7 @@ def csv_advice(file: str) -> str:
 
 def _advice(line: str, file: str) -> str:
     if _COMMENT.search(line):
-        return "what follows upon ' # ' is a comment, so a path with ' # ' in it stands in quotes"
+        return "what comes after ' # ' is a comment; put a path with ' # ' in it in quotes"
     if any(separator in line for separator in ",;\t|"):
         return csv_advice(file)
     return "for files without labels use StorageDataset.from_keys(location, keys)"

@@ -177,7 +177,7 @@ class Table:
                 f"{self.file} has no column {name!r}"
                 + (f" (did you mean {meant[0]!r}?)" if meant else "")
                 + f"; its {found} columns, with {delimiter!r} between them, are {', '.join(map(repr, self.columns))}. "
-                "Without a line of names in the file, give columns=[…]; delimiter= is what stands between columns"
+                "Without a line of names in the file, give columns=[…]; delimiter= sets what separates them"
             )
             raise LocationError(message)
 

@@ -58,6 +58,7 @@ _COLUMNS = 24
 _PID = _COLUMNS - 1
 _ROW_BYTES = 8 * _COLUMNS
 _MARKS = 512
+_LOOKS = 5  # until an owner is held to be dead
 _NOTES_FROM = _ROWS * _ROW_BYTES + 8 * _MARKS
 _NOTES_BYTES = 4096  # eight of them tell how much is noted
 _FILE_BYTES = _NOTES_FROM + _NOTES_BYTES
@@ -115,13 +116,14 @@ class Counters:
         return self._path
 
     def __setstate__(self, path: str) -> None:
-        """Add to the same sum, or to one of our own when the owner is gone."""
-        if not os.path.exists(path):
+        """Add to the same sum, or to one of our own when the owner is gone, or is another user."""
+        self._path = path
+        try:
+            self._open()
+        except OSError:
             self.__init__()  # type: ignore[misc]  # the owner's file is gone, and so is its sum
             return
-        self._path = path
         self._finalizer = weakref.finalize(self, _remove, path, 0)  # it is the owner's to remove
-        self._open()
 
     def totals(self) -> dict[str, int]:
         """Each number, summed over all processes, those that have ended included."""
@@ -243,8 +245,8 @@ class _Files:
         """Remove the files of owners that were killed; who still counts there has them mapped."""
         self._sweep_staged()
         for stem, names in self._others().items():
-            # Twice: the lock may have gone over to another file meanwhile.
-            if not (self._lives(stem, names) or self._lives(stem, self._others().get(stem, []))):
+            # Again and again: the lock may have gone over to another file meanwhile.
+            if not any(self._lives(stem, self._others().get(stem, []) if look else names) for look in range(_LOOKS)):
                 for name in names:
                     with suppress(OSError):
                         os.unlink(os.path.join(self._folder, name))
@@ -328,6 +330,8 @@ def _mapped(descriptor: int) -> memoryview:
     maps memory of no file, and the file takes its place; it is unmapped with the last that sees it. A finalizer would
     be too early: in a circle of garbage it is called before a ``__del__`` that still counts.
     """
+    if os.fstat(descriptor).st_size < _FILE_BYTES:  # of another version: what is not in the file ends the process
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     memory = mmap.mmap(-1, _FILE_BYTES)
     place = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     flags = mmap.MAP_SHARED | _MAP_FIXED
