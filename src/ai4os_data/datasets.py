@@ -183,12 +183,12 @@ class StorageDataset(Dataset[Any]):
         targets: Sequence[Any] | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Self:
-        """A dataset of these files, in this order.
+        r"""A dataset of these files, in this order.
 
         Args:
             location: as for the class.
             keys: paths below the location, as in ``dataset.keys``; one may come more than once. ``./a``, ``a//b`` and
-                ``a/../b`` mean what they mean to a system, and so does ``a\\b``, unless there is a file of that name.
+                ``a/../b`` mean what they mean to a system, and so does ``a\b``, unless there is a file of that name.
             targets: a label for each key, in the same order, or a mapping from key to label.
             options: as for the class, without ``pattern``; ``target`` only where there are no ``targets``.
 
