@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from servers import RcloneMount, WsgidavServer
-    from shares import Share
     from servers.nextcloud import NextcloudServer
+    from shares import Share
 
 OBSCURED = obscure(PASSWORD)
 TOKEN = "bearer-token_1.2~3"
