@@ -18,6 +18,7 @@ RETRIED_STATUSES = frozenset({423, 429, 502, 503, 504})
 UNCERTAIN_STATUSES = frozenset({502, 503, 504})  # from a gateway, behind which the server may have done it
 AWAY_STATUSES = frozenset({429, 502, 503, 504})  # the server answers nothing else for now, maintenance among it
 LOCKED_TRIES = 3  # of a read: a lock is short, or lasts for an hour
+LONGEST_LOCK_PAUSE_S = 3.0  # whatever pause is asked for: who waits longer waits for one file
 
 _SERVER_BYTES_PER_S = 1024 * 1024
 _MOST_DOUBLINGS = 30
@@ -103,6 +104,11 @@ def checked_outage_s(outage_s: float) -> float:
         )
         raise ValueError(message)
     return outage_s
+
+
+def shortened(asked_s: float | None, longest_s: float) -> float | None:
+    """A pause that the server asks for, or none, with a limit."""
+    return None if asked_s is None else min(asked_s, longest_s)
 
 
 def retry_after_s(value: str | None) -> float | None:
