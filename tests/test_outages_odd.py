@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ai4os_data import errors, outages, transport
+from ai4os_data import errors, outages, retries, transport
+from ai4os_data.bodies import HashBody
 from ai4os_data.remotes import Remote
 from ai4os_data.retries import Patience
 from ai4os_data.stores import Entry, Fetched, webdav
@@ -225,3 +227,56 @@ def test_whole_file_that_comes_as_a_part_is_taken(patient: Faulty) -> None:
     assert patient.bytes() == DATA
     patient.server.script(KEY, Fault(status=206, headers={"Content-Range": f"bytes 0-9/{len(DATA)}"}, body=DATA[:10]))
     assert patient.bytes() == DATA
+
+
+def test_silence_is_no_longer_than_the_waiting(patient: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a few seconds does not wait for a minute because the server takes the request and says nothing."""
+    monkeypatch.setattr(retries, "_SHORTEST_SILENCE_S", 1)
+    store = WebDAVStore(patient.store.remote, patience=replace(PATIENT, stall_s=60, outage_s=2.0))
+    patient.server.always("*", Fault(stall_s=30))
+    begin = time.monotonic()
+    with pytest.raises(errors.DeadlineError, match="outage_s=2"):
+        store.read_range(patient.entry, 0, 10)
+    assert time.monotonic() - begin < 8
+
+
+def test_waiting_without_an_end_is_possible(patient: Faulty) -> None:
+    """``outage_s=inf``."""
+    patient.server.script(KEY, *[Fault(status=503)] * 3)
+    assert Faulty(patient.server, patient.store.waiting(float("inf")), patient.entry).bytes() == DATA
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_public_share_that_is_gone_is_told_at_once(patient: Faulty, verb: str) -> None:
+    """Nextcloud 29 to 34 answer 503, and take each further request for a guess, which shuts the address out."""
+    said = (
+        b'<?xml version="1.0" encoding="utf-8"?>\n<d:error xmlns:d="DAV:" xmlns:s="http://sabredav.org/ns">\n'
+        b"  <s:exception>Sabre\\DAV\\Exception\\ServiceUnavailable</s:exception>\n"
+        b"  <s:message>Sabre\\DAV\\Exception\\NotFound: </s:message>\n</d:error>\n"
+    )
+    patient.server.always("*", Fault(status=503, body=said), method="*")
+    patient.server.forget()
+    if verb == "GET":
+        assert isinstance(patient.outcome(), errors.NotFoundError)
+        body = HashBody()  # whatever takes the bytes
+        ((_, outcome),) = patient.store.read_many([patient.entry], lambda _: body)
+        assert isinstance(outcome, errors.NotFoundError)
+    else:
+        with pytest.raises(errors.NotFoundError):
+            VERBS[verb](patient)
+    assert len(patient.server.requests()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("below", "hint"),
+    [
+        ("remote.php/dav", "remote.php/dav/files/USER"),
+        ("remote.php/dav/files", "remote.php/dav/files/USER"),
+        ("public.php/dav/files/TOKEN", "expired"),
+    ],
+)
+def test_address_that_is_not_of_files_is_told(patient: Faulty, below: str, hint: str) -> None:
+    """A Nextcloud finds no such folder there; the error says where it is to be found."""
+    remote = Remote(f"{patient.server.url}{below}", patient.server.user, patient.server.password)
+    with pytest.raises(errors.LocationError, match=hint):
+        WebDAVStore(remote, "flowers", patience=PATIENT).listing()

@@ -27,6 +27,7 @@ from ai4os_data.answers import (
     error_for_status,
     parse_head,
     plain_etag,
+    status_meant,
     wrong_credentials,
 )
 from ai4os_data.bodies import Body, MemoryBody, NoBody, Reader, Source
@@ -237,6 +238,7 @@ class _Transfer:
         "etag",
         "failed_s",
         "failures",
+        "first",
         "head_lines",
         "hops",
         "is_first",
@@ -295,6 +297,7 @@ class _Transfer:
         """Forget the last try, keep what may be gone on with."""
         self.head_lines = []
         self.judged = False
+        self.first = b""
         self.resumed = self.offset > 0
         if not self.resumed:
             self.body.restart()
@@ -322,10 +325,15 @@ class _Transfer:
             return self.body.chunks.append  # the usual case, without a Python frame for each piece
         return self._write
 
+    def said(self) -> bytes:
+        """The begin of the page that came with an error."""
+        return b"".join(self.body.chunks[:1]) if type(self.body) is MemoryBody else self.first
+
     def _write(self, chunk: bytes) -> int | None:
         if not self.judged:
             self.judged = True
             status, headers = parse_head(self.head_lines)
+            self.first = chunk if status >= 400 else b""
             self.is_redirect = status in redirects.STATUSES
             if status == 206:
                 if not self.continues(headers):
@@ -633,7 +641,7 @@ class _Lane:
                 headers.append(f"If-Range: {transfer.etag}".encode("latin-1"))
         handle.setopt(pycurl.HTTPHEADER, headers)
         handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(patience.connect_s * 1000))
-        handle.setopt(pycurl.LOW_SPEED_TIME, patience.stall_s)
+        handle.setopt(pycurl.LOW_SPEED_TIME, patience.hears_within_s)
         if request.method == "PUT":
             source = request.source
             assert source is not None
@@ -724,6 +732,7 @@ class _Lane:
 
     def _judge(self, transfer: _Transfer, code: int, message: str) -> Response | errors.StorageError | float:
         status, headers = parse_head(transfer.head_lines)
+        status = status_meant(status, transfer.said()) if status == 503 else status
         if (pause := self._taken_in(transfer, code, status, headers)) is not None:
             return pause
         if code == _ABORTED_BY_US and status == 206:

@@ -19,7 +19,7 @@ import webdav4.client
 from typing_extensions import Self
 
 from ai4os_data import descriptors, errors, proxies, telemetry, tls
-from ai4os_data.answers import NO_ANSWER, error_for_status, host_of, plain_etag, wrong_credentials
+from ai4os_data.answers import NO_ANSWER, error_for_status, host_of, plain_etag, status_meant, wrong_credentials
 from ai4os_data.bodies import Content, MemoryBody, Source
 from ai4os_data.outages import FLAPPING, LOOK_S, Wait
 from ai4os_data.refusals import LOOK_S as LOOK_AT_DOUBT_S
@@ -572,7 +572,11 @@ class WebDAVStore(Store):
                 f"{self.location}: there is no {self.path!a} on the server, but {known}, which look alike; rename "
                 "one, or give the one that is meant"
             )
-        address = "" if self.base_path else ". The files of a Nextcloud are at https://HOST/remote.php/dav/files/USER"
+        address = ""
+        if not self.base_path or self.remote.url.endswith(("/remote.php/dav", "/remote.php/dav/files")):
+            address = ". The files of a Nextcloud are at https://HOST/remote.php/dav/files/USER"
+        elif "/public.php/dav/files/" in self.remote.url:
+            address = ". A public link may have expired, or been removed: ask who shared it"
         return errors.LocationError(
             f"{self.location}: there is no such folder on the server; check the spelling, or list its parent{address}"
             + ("" if self.path.isascii() else f". Looked for: {shown(self.path)}, and its other Unicode form")
@@ -792,7 +796,7 @@ class _Asking:
 
     def judged(self, response: httpx.Response) -> httpx.Response | errors.StorageError | float:
         """The answer, the error that it stands for, or the pause before the next try."""
-        status = response.status_code
+        status = status_meant(response.status_code, response.content)
         if self._waits and self._wait.outage.doubts(status):
             return self._pause(
                 _error_of(response, self.what, self._store.remote), None, is_away=True, tries=self._tries
@@ -973,7 +977,8 @@ def _error_of(response: httpx.Response, what: str, remote: Remote) -> errors.Sto
     """The error that an answer stands for."""
     if _leads_to_folder(response):
         return _FolderError(f"{what}: this is a folder, not a file ({response.status_code})")
-    return error_for_status(response.status_code, what, dict(response.headers), remote)
+    status = status_meant(response.status_code, response.content)
+    return error_for_status(status, what, dict(response.headers), remote)
 
 
 def _is_page(entry: Entry, served: Entry, response: Response) -> bool:
