@@ -161,6 +161,8 @@ def test_a_name_that_comes_twice_is_nobody_s() -> None:
     came = unpacked(archive, Group("", entries))
     assert came.files == [(entries[1], b"two"), (entries[2], b"ten")]
     assert came.rest == []
+    damaged = archive.replace(b"one", b"onE", 1)
+    assert unpacked(damaged, Group("", entries)).files == came.files
 
 
 def test_a_cut_off_archive_of_archives_has_no_members_but_its_own() -> None:

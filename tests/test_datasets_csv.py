@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -225,3 +227,88 @@ def test_options_that_make_no_sense_are_refused(folder: Folder) -> None:
         read(folder, "filename,label\n0.jpg,1\n", key=0)
     with pytest.raises(TypeError, match=r"takes no pattern="):
         read(folder, "filename,label\n0.jpg,1\n", pattern="**/*.jpg")
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix"),
+    [
+        ("images\\0.jpg", ""),
+        ("./images/0.jpg", ""),
+        ("././images//0.jpg", ""),
+        ("other/../images/0.jpg", ""),
+        (".\\images\\0.jpg", ""),
+        ("./0.jpg", "images/"),
+        ("0.jpg", "images\\"),
+        ("./0.jpg", "./images//"),
+    ],
+)
+def test_paths_mean_what_they_mean_to_a_system(folder: Folder, path: str, prefix: str) -> None:
+    """However they were put together."""
+    assert read(folder, f"filename,label\n{path},1\n", prefix=prefix).keys == ["images/0.jpg"]
+
+
+def test_name_with_a_backslash_is_that_name(folder: Folder) -> None:
+    """Where there is such a file; else it is Windows that wrote it."""
+    folder.put({"images/a\\b.jpg": "odd", "images/c/d.jpg": "usual"})
+    dataset = read(folder, "filename,label\na\\b.jpg,1\nc\\d.jpg,2\n")
+    assert everything(dataset) == [("odd", 1), ("usual", 2)]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "words"),
+    [
+        ("images", "'images/0.jpg' is there: a prefix ends with '/'"),
+        ("images/images/", "'images/0.jpg' is there: the folders before it are too many"),
+    ],
+)
+def test_prefix_that_does_not_fit_is_told(folder: Folder, prefix: str, words: str) -> None:
+    """Not as a path that stands where the label belongs, though there is such a file, too."""
+    folder.put({"0.jpg": "above"})
+    with pytest.raises(NotFoundError, match=words):
+        read(folder, "filename,label\n0.jpg,1\n", prefix=prefix)
+
+
+def test_function_of_a_row_with_a_column_twice_is_refused(folder: Folder) -> None:
+    """Which of the two is meant? Columns without a name, as pandas writes its index, do no harm."""
+    with pytest.raises(LocationError, match="the column 'x' is there twice"):
+        read(folder, "filename,x,x\n0.jpg,1,2\n", target=lambda row: row["x"])
+    dataset = read(folder, ",,filename,x\n5,6,0.jpg,1\n", target=lambda row: row["x"])
+    assert everything(dataset) == [("file 0", "1")]
+
+
+def test_field_may_be_as_long_as_a_mask(folder: Folder) -> None:
+    """The module csv takes 131,072 characters, unless it is told otherwise; then it is as it was."""
+    before = csv.field_size_limit()
+    dataset = read(folder, f"filename,mask,label\n0.jpg,{'1 2 ' * 50_000},7\n")
+    assert everything(dataset) == [("file 0", 7)]
+    assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize("first", ["sep=;\r\n", "SEP=;\n", '"sep=;"\r\n', "\ufeffsep=;\r\n"])
+def test_line_that_tells_excel_the_delimiter_is_no_row(folder: Folder, first: str) -> None:
+    """Whoever wrote it."""
+    assert everything(read(folder, f"{first}filename;label\r\n0.jpg;3\r\n")) == [("file 0", 3)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (("1,5", "2,5"), "line 2: is the label '1,5' a number? Write it with a point, '1.5'"),
+        (("2", "1,5"), "line 3: is the label '1,5' a number? Write it with a point, '1.5'"),
+        (("1.234,5", "2.234,5"), "Write it with a point, '1234.5'"),
+        (("-1,5e3", "2,5E-3"), "Write it with a point, '-1.5e3'"),
+        ((",5", ",7"), "Write it with a point, '.5'"),
+        (('"1,234.5"', '"2,234.5"'), "Write it with a point, '1234.5'"),
+    ],
+)
+def test_numbers_with_a_comma_are_no_classes(folder: Folder, labels: tuple[str, str], words: str) -> None:
+    """In whatever way a spreadsheet writes them."""
+    with pytest.raises(LocationError, match=re.escape(words)):
+        read(folder, f"filename;label\n0.jpg;{labels[0]}\n1.jpg;{labels[1]}\n")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_text_of_zero_bytes_is_told(folder: Folder, encoding: str) -> None:
+    """UTF-16 without its mark can be read as UTF-8, and makes columns of nothing that anybody wrote."""
+    with pytest.raises(LocationError, match="save the file as UTF-8"):
+        read(folder, "filename,label\n0.jpg,cat\n".encode(encoding))

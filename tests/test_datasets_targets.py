@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -350,3 +351,32 @@ def test_split_file_takes_no_pattern_and_no_target(place: Folder, option: str) -
     place.put({"train.txt": SPLIT})
     with pytest.raises(TypeError, match=f"from_split_file takes no {option}="):
         open_split(place, "train.txt", **{option: "folder"})
+
+
+def test_keys_are_given_as_paths_are_written(share: Share) -> None:
+    """Path objects, ``./`` and what Windows writes, too; an odd name that is there is that name."""
+    share.put({"a/b.txt": "1", "c\\d.txt": "2", "c/d.txt": "3"})
+    keys: list[Any] = ["./a/b.txt", "a\\b.txt", "a//b.txt", "c\\d.txt", PurePosixPath("c/d.txt")]
+    dataset = StorageDataset.from_keys(share.location, keys, [1, 2, 3, 4, 5], remote=share.remote, cache=None)
+    assert dataset.keys == ["a/b.txt"] * 3 + ["c\\d.txt", "c/d.txt"]
+    assert dataset.targets == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("keys", "targets", "words"),
+    [
+        ("a.txt", None, "keys is a list of keys, not 'a.txt'"),
+        ({"a.txt"}, None, "a set has no order"),
+        ([1], None, "a key is a path below the location, as text, not 1"),
+        ([None], None, "not None"),
+        (["a.txt", "b.txt"], {1, 2}, "targets is a list with a label for each key"),
+        (["a.txt", "b.txt"], "ab", "targets is a list"),
+        (["a.txt"], iter([1]), "targets is a list"),
+    ],
+)
+def test_keys_and_labels_without_an_order_are_refused(tmp_path: Path, keys: Any, targets: Any, words: str) -> None:
+    """Labels would go to whichever sample the moment brings."""
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(TypeError, match=words):
+        StorageDataset.from_keys(tmp_path, keys, targets)

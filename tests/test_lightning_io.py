@@ -73,6 +73,26 @@ def test_second_save_takes_the_place_of_the_first(place: Folder, tmp_path: Path)
     assert len([*place.root.rglob("MANIFEST.json")]) == 1
 
 
+def test_checkpoint_callback_numbers_a_name_whose_save_is_on_its_way(
+    share: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a local disk: as many files, and the same best one, however slow the storage is."""
+    for name, value in share.environ().items():
+        monkeypatch.setenv(name, value)
+    kept = ["test-v1.ckpt", "test-v2.ckpt", "test-v3.ckpt", "test.ckpt"]
+    for dirpath, plugins in (
+        (f"ai4os://rshare/{share.name}/run", [io_of(share, tmp_path)]),
+        (str(tmp_path / "run"), []),
+    ):
+        saver = ModelCheckpoint(dirpath, save_top_k=-1, monitor="epoch", mode="max", filename="test")
+        trainer = trainer_of(saver, max_epochs=4, limit_train_batches=1, plugins=plugins)
+        trainer.fit(Model(), loader_of(share, tmp_path))
+        assert sorted(Path(path).name for path in saver.best_k_models) == kept
+        assert Path(saver.best_model_path).name == "test-v3.ckpt"
+    assert sorted(path.name for path in (share.root / "run").iterdir()) == kept
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == kept
+
+
 def test_removal_waits_for_what_is_newer(place: Folder, tmp_path: Path) -> None:
     """And takes the folder too, so that its name is free."""
     io = io_of(place, tmp_path)

@@ -17,11 +17,11 @@ import pytest
 
 from ai4os_data import StorageDataset, errors
 from ai4os_data.index import Index
+from ai4os_data.patterns import Pattern
 from ai4os_data.remotes import Remote
 from ai4os_data.stores import DirectoryStore, open_store
 from ai4os_data.stores.anyfsspec import FsspecStore
 from ai4os_data.stores.webdav import WebDAVStore
-from ai4os_data.unreadable import reaches
 from servers import BROKEN_XML, LOGIN_PAGE, Fault
 
 if TYPE_CHECKING:
@@ -225,6 +225,8 @@ def test_blanks_around_a_size_are_none_of_it(fault: FaultServer, store: WebDAVSt
         ("", "2026-11-27T10:00:00Z", (None, "Fri, 27 Nov 2026 10:00:00 GMT")),
         ("", "Fri, 27 Nov 2026 11:00:00 +0100", (None, "Fri, 27 Nov 2026 10:00:00 GMT")),
         ("", "not a date", (None, None)),
+        ("", "0001-01-01T00:00:00+01:00", (None, None)),
+        ("", "Fri, 31 Dec 9999 23:59:59 -0100", (None, None)),
         ('"abc"', "not a date", ("abc", "not a date")),
     ],
 )
@@ -349,6 +351,19 @@ def test_lost_and_found_is_never_in_the_way(tree: Path, caplog: pytest.LogCaptur
             caplog.clear()
 
 
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", "cat/@eaDir", ".Trash-1000", "$Recycle.Bin"])
+def test_junk_that_cannot_be_listed_is_in_the_way_of_those_who_name_it(
+    fault: FaultServer, store: WebDAVStore, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No sample comes from there, unless the pattern names it."""
+    refused = resource(f"/d/{name}/", "<d:status>HTTP/1.1 403 Forbidden</d:status>")
+    answer_with(fault, refused, also=name)
+    assert StorageDataset(store, cache=None).keys == ["cat/1.jpg", "emu/1.jpg"]
+    assert name in said(caplog)
+    with pytest.raises(errors.PermissionDeniedError):
+        StorageDataset(store, pattern=f"{name}/*.jpg", cache=None)
+
+
 def test_links_in_a_circle_end(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One to its own folder, one to a folder above, two that lead to each other, one to itself, one to nothing."""
     links = {"a/here": ".", "a/up": "..", "a/b": "../b", "b/a": "../a", "a/self": "self", "a/none": "nowhere"}
@@ -407,7 +422,7 @@ def test_a_server_that_follows_links_in_a_circle_is_listed_to_an_end(
 )
 def test_what_a_pattern_reaches(pattern: str, folder: str, expected: bool) -> None:  # noqa: FBT001  a parameter
     """Whether a file in a folder, or further below, could match."""
-    assert reaches(pattern, folder) is expected
+    assert Pattern(pattern).reaches(folder) is expected
 
 
 # What is no listing at all, while one is kept.

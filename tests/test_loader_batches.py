@@ -101,6 +101,49 @@ def test_what_differs_is_found_where_it_is(
     assert words in failure(open_dataset(pictures, **options), kind)
 
 
+def first_is_a_tensor(image: Image.Image) -> Any:
+    """Forget the second picture."""
+    return to_tensor(image) if image.size[1] == 200 else image
+
+
+def first_is_there(image: Image.Image) -> Any:
+    """Give nothing for the second picture."""
+    return to_tensor(image) if image.size[1] == 200 else None
+
+
+@pytest.mark.parametrize(
+    ("transform", "words"),
+    [
+        (first_is_a_tensor, "'daisy/img 001.jpg' comes as a PIL image (mode RGB, 180 x 199), of which"),
+        (first_is_there, "'daisy/img 001.jpg' comes as None, of which no batch can be made"),
+    ],
+)
+def test_sample_that_is_no_tensor_among_tensors_is_told_in_a_worker(
+    pictures: Path, transform: Callable[[Any], Any], words: str
+) -> None:
+    """There torch asks each for its size first, and would speak of an attribute that is missing."""
+    dataset = open_dataset(pictures, transform=transform, target=None)
+    assert words in failure(dataset, AttributeError, num_workers=1)
+    assert words in failure(dataset, TypeError)
+
+
+def as_array_or_tensor(image: Image.Image) -> Any:
+    """Give a tensor for the first picture, and an array for the second."""
+    return torch.zeros(1) if image.size[1] == 200 else np.zeros(1, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("transform", "words"),
+    [
+        (as_array_or_tensor, "differ: a tensor and an array of numpy; make them alike"),
+        (lambda _: 1j, "'daisy/img 000.jpg' comes as an object of builtins.complex"),
+    ],
+)
+def test_numbers_that_torch_does_not_take_are_told(pictures: Path, transform: Callable[[Any], Any], words: str) -> None:
+    """An array among tensors, and what Python counts among the numbers."""
+    assert words in failure(open_dataset(pictures, transform=transform, target=None), TypeError)
+
+
 def test_samples_are_named_through_other_datasets(pictures: Path) -> None:
     """A subset and a concatenation lead to the file; a sample that was skipped is not counted."""
     dataset = open_dataset(pictures, transform=to_tensor)

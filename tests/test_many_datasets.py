@@ -190,6 +190,33 @@ def test_counters_of_another_container_stay(tmp_path: Path, monkeypatch: pytest.
     assert counters.totals()["hits"] == 0
 
 
+def test_counters_that_were_never_finished_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their process was killed before they had their name; what is being made now, or is not ours, stays."""
+    monkeypatch.setattr(telemetry, "_SHARED_MEMORY", str(tmp_path))
+    names = ["ai4os-data-new-" + "0" * 24, "ai4os-data-new-" + "1" * 24, "ai4os-data-new-x1y2z3w4"]
+    for name in names:
+        (tmp_path / name).touch()
+    for name in names[1:]:
+        os.utime(tmp_path / name, (time.time() - 3600,) * 2)
+    counters = Counters()
+    assert {path.name for path in tmp_path.iterdir()} == {names[0], names[2], os.path.basename(counters.__getstate__())}
+
+
+def test_counters_whose_making_is_broken_off_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal's handler may raise at any moment, such as that of a time limit."""
+    monkeypatch.setattr(telemetry, "_SHARED_MEMORY", str(tmp_path))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Counters()
+    assert list(tmp_path.iterdir()) == []
+    Counters().row[HITS] += 1
+
+
 def _elsewhere(folder: Path, *before: str) -> None:
     """Make and drop counters in another process."""
     program = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,10 @@ import pytest
 from torch.utils.data import DataLoader
 
 from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, errors, refusals
+from ai4os_data.answers import parse_head
 from ai4os_data.remotes import Remote
 from ai4os_data.retries import LOCKED_TRIES
-from ai4os_data.stores import Fetched, open_store
+from ai4os_data.stores import Entry, Fetched, open_store
 from faulty import Faulty
 from servers import Fault
 from servers.rclone import obscure
@@ -282,3 +284,27 @@ def test_credentials_that_never_worked_are_tried_once(odd: OddShare, question: s
     with pytest.raises(errors.AuthenticationError):
         QUESTIONS[question](store)
     assert [request.status for request in odd.server.requests()] == [401]
+
+
+def test_odd_status_is_read_as_curl_reads_it() -> None:
+    """One without a blank after it was a ValueError."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200OK\r\nContent-Length: 4\r\n\r\n1234")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        store = open_store("", Remote(f"http://127.0.0.1:{listening.getsockname()[1]}/dav", "alice", "secret"))
+        ((_, outcome),) = store.read_many([Entry("a.bin", 4, "e")])
+        thread.join()
+    assert isinstance(outcome, Fetched)
+    assert outcome.entry == Entry("a.bin", 4, "e")
+
+
+def test_lines_without_a_carriage_return_are_lines() -> None:
+    """Curl takes them; the ETag in them was lost, and with it that the file had changed."""
+    assert parse_head([b"HTTP/1.0 200 OK\n", b'ETag: "e"\n', b"\n"]) == (200, {"etag": '"e"'})

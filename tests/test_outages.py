@@ -19,6 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from torch.utils.data import DataLoader
 
 from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, errors, outages, retries
+from ai4os_data.bodies import NoBody
 from ai4os_data.fsspec import open_filesystem
 from ai4os_data.remotes import Remote
 from ai4os_data.retries import OUTAGE_S, Patience
@@ -323,6 +324,29 @@ def test_waiting_ends_with_its_time(patient: Faulty, verb: str) -> None:
     assert 1.5 <= time.monotonic() - begin < 4
     assert "outage_s=2" in said
     assert "503" in said
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_server_that_sends_slowly_is_back(patient: Faulty, is_large: bool) -> None:  # noqa: FBT001  a parameter
+    """Its first bytes end the waiting: the others do not give up while the one that asked is on its way."""
+    for number in range(12):
+        (patient.server.root / f"{number:02}.bin").write_bytes(b"12345")
+    patience = replace(PATIENT, stall_s=8, outage_s=2.5)
+    store = WebDAVStore(patient.store.remote, patience=patience)
+    patient.server.always("*", Fault(status=503, body=b"<html>in maintenance mode</html>"))
+
+    def come_back() -> None:
+        patient.server.heal()
+        patient.server.always("*", Fault(stall_s=4.0, stall_after_bytes=2))
+
+    timer = threading.Timer(1.0, come_back)
+    timer.start()
+    entries = [Entry(f"{number:02}.bin", 5) for number in range(12)]
+    begin = time.monotonic()
+    make = (lambda _: NoBody()) if is_large else None
+    assert all(isinstance(outcome, Fetched) for _, outcome in store.read_many(entries, make))
+    assert time.monotonic() - begin < 15
+    timer.join()
 
 
 def test_batch_ends_as_a_whole_when_the_waiting_ends(patient: Faulty) -> None:

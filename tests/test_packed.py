@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import time
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,24 @@ def test_packed_lists_read_as_lists() -> None:
         texts[3]
     with pytest.raises(IndexError):
         texts[-4]
+    wrong: Any = "a"
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        texts[wrong]
+    number: Any = np.int64(1)
+    assert texts[number] == "a"
+
+
+def test_place_of_a_key_is_found_as_in_a_list() -> None:
+    """From a beginning up to an end, and fast enough to be asked of each of many keys."""
+    keys = [f"{number:06d}" for number in range(100_000)]
+    packed = ChosenEntries.at_places(PackedEntries.of([Entry(key, 1) for key in keys]), range(len(keys))).keys
+    begin = time.process_time()
+    assert [packed.index(key) for key in keys[::100]] == list(range(0, len(keys), 100))
+    assert time.process_time() - begin < 1
+    assert (packed.index("000007", 3, 9), packed.index("000007", -99_999)) == (7, 7)
+    for wanted, among in (("x", ()), (7, ()), ("000007", (8,)), ("000007", (0, 7)), ("000007", (-5,))):
+        with pytest.raises(ValueError, match="is not in the list"):
+            packed.index(wanted, *among)
 
 
 def test_search_finds_what_is_there_and_nothing_else() -> None:
@@ -156,7 +175,10 @@ def test_chosen_keys_are_the_chosen_ones() -> None:
     assert "00003" in chosen.keys
     assert "00004" not in chosen.keys
     assert len(pickle.dumps(chosen.keys)) < 500
-    assert pickle.loads(pickle.dumps(chosen.keys)) == chosen.keys  # noqa: S301  our own
+    again = pickle.loads(pickle.dumps(chosen.keys))  # noqa: S301  our own
+    assert again == chosen.keys
+    assert all(key in again for key in chosen.keys)
+    assert [again.index(key) for key in again] == [0, 1, 1, 3]
     whole = ChosenEntries.at_places(packed, range(10_000))
     assert whole.positions == range(10_000)
     assert isinstance(whole.keys, ChosenTexts)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from servers import RcloneMount, WsgidavServer
     from servers.nextcloud import NextcloudServer
+    from shares import Share
 
 OBSCURED = obscure(PASSWORD)
 TOKEN = "bearer-token_1.2~3"
@@ -168,10 +169,10 @@ def test_a_dataset_keeps_its_secrets(deployed: str, trail: Trail, tmp_path: Path
     assert any(b"secrets" in text for _, text in trail._pieces)  # the location does stand there
 
 
-def test_a_pickle_of_what_the_user_passed_shows_nothing(wsgidav: WsgidavServer, trail: Trail) -> None:
+def test_a_pickle_of_what_the_user_passed_shows_nothing(share: Share, trail: Trail) -> None:
     """It carries the password, as the user wanted; its repr and its log do not."""
-    (wsgidav.root / "a.txt").write_text("1")
-    remote = Remote(wsgidav.url, USER, PASSWORD, name="mine")
+    share.put({"a.txt": "1"})
+    remote = Remote(share.location, USER, PASSWORD, name="mine")
     dataset = StorageDataset("", remote=remote, cache=None)
     copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301  it was made here
     assert copy[0] == dataset[0]

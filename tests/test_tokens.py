@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ai4os_data import StorageDataset, tokens
+from ai4os_data.bodies import MemoryBody
 from ai4os_data.errors import AuthenticationError, RemoteError
-from ai4os_data.remotes import Remote
-from ai4os_data.stores import open_store
+from ai4os_data.remotes import Remote, obscure
+from ai4os_data.stores import Fetched, open_store
 from ai4os_data.stores.webdav import WebDAVStore
 from servers import Fault
 from test_remotes import conf, rclone
@@ -185,6 +187,30 @@ def test_credentials_are_read_anew_from_where_they_were_found(tmp_path: Path) ->
     (tmp_path / "rclone.conf").unlink()
     assert held.renewed(environ) is None
     assert Remote("https://work.example/dav", "bob", "given").renewed(environ) is None
+
+
+def test_a_password_that_is_changed_in_a_training_is_read_anew(
+    fault: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many requests are on their way then; none of the later ones goes with the old one, and none fails."""
+    (fault.root / "d").mkdir()
+    for number in range(200):
+        (fault.root / "d" / f"{number:03}.bin").write_bytes(bytes([number]))
+    environ = configured(fault, tmp_path, f"user = {fault.user}", f"pass = {obscure(fault.password)}")
+    monkeypatch.setenv("RCLONE_CONFIG", environ["RCLONE_CONFIG"])
+    store = open_store("hifis:d")
+    entries = store.list()
+    fault.change(latency_s=0.02)
+    read = {}
+    for entry, outcome in store.read_many(entries):
+        assert isinstance(outcome, Fetched)
+        read[entry.key] = outcome.body.getvalue() if isinstance(outcome.body, MemoryBody) else None
+        if len(read) == 50:
+            changed = "another-Passw\u00f6rd#3"
+            configured(fault, tmp_path, f"user = {fault.user}", f"pass = {obscure(changed)}")
+            basic = b64encode(f"{fault.user}:{changed}".encode()).decode()
+            fault.change(authorization=f"Basic {basic}")
+    assert read == {f"{number:03}.bin": bytes([number]) for number in range(200)}
 
 
 def test_a_token_command_may_be_given(fault: FaultServer, command: Command) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from ai4os_data.bodies import NoBody, Source
 from ai4os_data.errors import DeadlineError, IntegrityError, NotFoundError, ProtocolError, ServerUnavailableError
 from ai4os_data.stores import Entry, Fetched
 from faulty import DATA, KEY, NEWER, SIZE_BYTES, Faulty
@@ -161,3 +162,56 @@ def test_slow_files_do_not_hold_up_the_others(faulty: Faulty) -> None:
     arrivals = {entry.key: time.monotonic() - begin for entry, _ in faulty.store.read_many(entries)}
     assert sorted(arrivals) == keys
     assert max(seconds for key, seconds in arrivals.items() if key != "00.bin") < 0.8 <= arrivals["00.bin"]
+
+
+class _Breaks(NoBody):
+    """Takes nothing."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self._error = error
+
+    def write(self, _: bytes) -> None:
+        """Break."""
+        raise self._error
+
+
+class _BreaksToo:
+    """Gives nothing."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def read(self, _: int) -> bytes:
+        """Break."""
+        raise self._error
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), AttributeError("a bug"), KeyboardInterrupt()], ids=repr)
+def test_what_goes_wrong_here_is_no_broken_connection(
+    faulty: Faulty, error: BaseException, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a full disk, nor a bug, nor an interrupt that comes while bytes are taken; it is raised as it is."""
+    with pytest.raises(type(error)) as raised:
+        list(faulty.store.read_many([faulty.entry] * 3, lambda _: _Breaks(error)))
+    assert raised.value is error
+    assert len(faulty.requests()) <= 3
+    assert faulty.bytes() == DATA
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [OSError(5, "broken"), KeyboardInterrupt()], ids=repr)
+def test_what_cannot_be_read_to_be_sent_is_no_broken_connection(
+    faulty: Faulty, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of a spool on a disk that breaks."""
+    source = Source(b"12345")
+    monkeypatch.setattr(source, "open", lambda: _BreaksToo(error))
+    with pytest.raises(type(error)) as raised:
+        faulty.store.upload("new.bin", source, repeats=True)
+    assert raised.value is error
+    assert len(faulty.requests("PUT")) <= 1
+    assert faulty.bytes() == DATA

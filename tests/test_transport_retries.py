@@ -89,10 +89,13 @@ def test_what_does_not_pass_is_told_with_its_type(
 def test_what_will_not_pass_costs_one_request(
     faulty: Faulty, verb: str, status: int, error: type[errors.StorageError]
 ) -> None:
-    """To ask again would only add to the load, or shut us out."""
+    """To ask again would only add to the load, or shut us out. A listing needs no space: its 507 is no full storage."""
     faulty.server.always(KEY, Fault(status=status), method=verb)
-    with pytest.raises(error, match=str(status)):
+    with pytest.raises(
+        error if (verb, status) != ("PROPFIND", 507) else errors.ServerError, match=str(status)
+    ) as raised:
         VERBS[verb](faulty.store)
+    assert isinstance(raised.value, errors.OutOfSpaceError) == (status == 507 and verb != "PROPFIND")
     assert len(faulty.requests(verb)) == 1
 
 
@@ -175,7 +178,10 @@ def test_retry_after_as_a_date_is_honoured(faulty: Faulty, verb: str) -> None:
     assert then <= time.time() < then + 0.8
 
 
-@pytest.mark.parametrize("value", ["soon", "", "-5", "1.5", "\u00b2", "Wed, 32 Nov 2026 25:00:00 GMT", "0"])
+@pytest.mark.parametrize(
+    "value",
+    ["soon", "", "-5", "1.5", "\u00b2", "Wed, 32 Nov 2026 25:00:00 GMT", "0", f"Tue, 24 Nov {10**30} 10:00:00 GMT"],
+)
 @pytest.mark.parametrize("verb", ["GET", "PROPFIND"])
 def test_a_retry_after_that_is_none_is_not_waited_for(faulty: Faulty, verb: str, value: str) -> None:
     """Nor does it break anything."""

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from ai4os_data.remotes import Remote
 
 LOCKED = (
-    "the file is locked on the server, and still so after several tries. Somebody writes to it or has it open, as the "
+    "the file is locked on the server, also after several tries. Somebody writes to it or has it open, as the "
     "server's web page shows, or a client died with it: Nextcloud drops such a lock after an hour at most. Wait, close "
     "it there, or ask the administrator to unlock it (`occ files:lock --unlock FILEID`, or its rows in oc_file_locks). "
-    "A dataset with on_error='skip' goes on without it"
+    "A dataset with on_error='skip' leaves it out"
 )
 
 _NOT_THERE = re.compile(
@@ -36,13 +36,14 @@ def parse_head(lines: list[bytes]) -> tuple[int, dict[str, str]]:
     """Status and headers (names in lower case) of the last head among the lines; 0 where there is none."""
     status_line = ""
     headers: dict[str, str] = {}
-    for line in b"".join(lines).decode("latin-1").split("\r\n"):
+    for line in b"".join(lines).decode("latin-1").split("\n"):  # some servers end lines without a carriage return
         name, colon, value = line.partition(":")
         if line.startswith("HTTP/"):
             status_line, headers = line, {}
         elif colon:
             headers[name.lower()] = value.strip()
-    return int(status_line.split(None, 2)[1]) if status_line else 0, headers
+    status = status_line.partition(" ")[2].lstrip()[:3]  # curl takes "200OK" too
+    return int(status) if status.isascii() and status.isdigit() else 0, headers
 
 
 def status_meant(status: int, body: bytes) -> int:
@@ -90,9 +91,7 @@ def error_for_status(status: int, what: str, headers: dict[str, str], remote: Re
     if status == 401:
         return errors.AuthenticationError(wrong_credentials(remote))
     if 300 <= status < 400 and not headers.get("location"):
-        return errors.ProtocolError(
-            f"{what}: the server answers as if this were elsewhere, and does not say where ({status})"
-        )
+        return errors.ProtocolError(f"{what}: the server redirects this, and does not say where to ({status})")
     if 300 <= status < 400:
         there = redirects.absolute(f"{remote.url}/", headers.get("location", ""))
         return errors.ProtocolError(

@@ -28,7 +28,7 @@ def alternatives(pattern: str) -> list[str]:
 def _bounded(globs: Iterator[str], pattern: str) -> Iterator[str]:
     for number, glob in enumerate(globs):
         if number == _MOST_ALTERNATIVES:
-            message = f"{pattern!r} stands for more than {_MOST_ALTERNATIVES:,} patterns; use * in the place of braces"
+            message = f"{pattern!r} stands for more than {_MOST_ALTERNATIVES:,} patterns; use * instead of braces"
             raise ValueError(message)
         yield glob
 

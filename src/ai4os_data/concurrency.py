@@ -41,12 +41,12 @@ class Concurrency:
         self._last_s = time.monotonic()
 
     def begin(self) -> None:
-        """Take in that there are requests again, after a time without any."""
+        """Record that there are requests again, after a time without any."""
         self._last_s = time.monotonic()
         self._was_idle = True
 
     def answered(self) -> None:
-        """Take in that a request has ended."""
+        """Record that a request has ended."""
         now_s = time.monotonic()
         seconds, self._last_s = now_s - self._last_s, now_s
         if self._to_pass > 0:

@@ -30,7 +30,7 @@ class Course:
         self._told: PerProcess[_Told] = PerProcess(_Told)
 
     def reach(self, epoch: int, place: int) -> None:
-        """Take in that an epoch is gone through up to a place in the global order."""
+        """Record that an epoch is gone through up to a place in the global order."""
         told = self._told.get()
         learned = sum(dataset.siblings_learned for dataset in self._datasets)
         if (told.epoch, told.learned) != (epoch, learned):

@@ -1,4 +1,4 @@
-"""Datasets over storage: every file read at network speed once, and at the speed of the local disk ever after."""
+"""Datasets over storage: a file is read over the network once, and from the local disk while the cache holds it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ai4os_data.packed import Grouped
 from ai4os_data.patterns import Pattern
 from ai4os_data.sample import Reader, Sample
 from ai4os_data.siblings import Siblings
-from ai4os_data.splits import csv_advice, parse_split
+from ai4os_data.splits import as_key, csv_advice, parse_split
 from ai4os_data.stores import Entry, Store, open_store
 from ai4os_data.stores.forms import Twins, in_its_form, keyed_alike, shown
 from ai4os_data.tables import ColumnTarget, Table, columns_of, targets_of
@@ -63,7 +63,8 @@ class StorageDataset(Dataset[Any]):
 
     Args:
         location: a directory, ``/storage/…``, ``rshare:path`` (any rclone remote), ``ai4os://rshare/path``,
-            ``webdav(s)://…``, ``https://HOST/remote.php/dav/files/USER/…``, or any fsspec URL.
+            ``webdav(s)://…``, ``https://HOST/remote.php/dav/files/USER/…``, a public share ``https://HOST/s/TOKEN``, or
+            any fsspec URL.
         remote: a remote's name, or a `Remote`; by default the credentials are found as rclone finds them.
         pattern: which files: a glob below the location, or several in a list. ``**`` is any number of folders, and
             braces hold alternatives: ``"**/*.{jpg,png}"`` (``[{]`` is a brace itself). What systems leave behind, such
@@ -90,7 +91,7 @@ class StorageDataset(Dataset[Any]):
         on_drift: what to do about a file that is another version than the listed one: ``"error"``, ``"warn"`` and use
             it, or ``"refresh"``: use it in silence.
         outage_s: how many seconds reads wait for a storage that is away, such as a server that restarts or is in
-            maintenance; 10 minutes by default, 0 for a few tries. A line in the log tells of it. A `Store` as the
+            maintenance; 10 minutes by default, 0 for a few tries. The log says when they wait. A `Store` as the
             location keeps its own unless this is set.
 
     Attributes:
@@ -196,14 +197,15 @@ class StorageDataset(Dataset[Any]):
         _refuse(options, "from_keys", "pattern", *(["target"] if targets is not None else []))
         wanted = _wanted_in(options)
         target: Target | Targets = options.pop("target", None)  # it concerns these keys alone
-        keys = list(keys)
+        keys = _as_paths(keys)
         if isinstance(targets, Mapping):
             target = targets
-        elif targets is not None and len(targets) != len(keys):
-            message = f"{len(keys)} keys, but {len(targets)} targets"
-            raise ValueError(message)
+        elif targets is not None:
+            _check_labels(targets, len(keys))
         with _by_keys():
             dataset = cls(location, **options)
+        is_key = dataset.index.by_key.__contains__
+        keys = [as_key(key, is_key) for key in keys]
         if targets is not None and not isinstance(targets, Mapping):
             target = Targets.of_values(list(targets), keys, dataset.location, wanted)
         dataset._choose(keys, target, wanted)
@@ -214,7 +216,7 @@ class StorageDataset(Dataset[Any]):
         """A dataset of the files that a split file lists, with lines such as ``Class/some image.jpg 0``.
 
         The label is what follows the last space, or the last tab where there is one; a path or a label with blanks may
-        stand in quotes. Lines that begin with ``#``, and what follows upon `` # ``, are comments. Labels that are all
+        stand in quotes. Lines that begin with ``#``, and what comes after `` # ``, are comments. Labels that are all
         integers are these integers; all numbers, floats; all names, classes in sorted order, or as ``classes=`` says.
 
         Args:
@@ -238,7 +240,10 @@ class StorageDataset(Dataset[Any]):
         how = "its lines are 'path label', the label after the last space"
         if any("," in label.text or ";" in label.text for label in labels):
             how = f"{how}; {csv_advice(name)}"
-        dataset._choose_listed(keys, Targets(values, classes=classes), wanted, file=name, lines=labels, how=how)
+        lines = [label.line for label in labels]
+        dataset._choose_listed(
+            keys, Targets(values, classes=classes), wanted, file=name, lines=lines, labels=labels, how=how
+        )
         return dataset
 
     @classmethod
@@ -291,10 +296,10 @@ class StorageDataset(Dataset[Any]):
             dataset = cls(location, **options)
         name = os.fspath(file)
         table = Table(dataset._text_of(file), name, needed, delimiter, columns)
-        keys = table.keys(key, prefix, suffix)
+        keys = table.keys(key, dataset.index.by_key.__contains__, prefix, suffix)
         targets = targets_of(table, target, keys, dataset.location, wanted)
         how = f"a path is prefix=, what is in the column {key!r}, and suffix="
-        dataset._choose_listed(keys, targets, wanted, file=name, lines=table.labels(key), how=how)
+        dataset._choose_listed(keys, targets, wanted, file=name, lines=table.lines, how=how)
         return dataset
 
     # --- which samples
@@ -306,7 +311,15 @@ class StorageDataset(Dataset[Any]):
         self._select()
 
     def _choose_listed(
-        self, keys: list[str], targets: Targets | None, wanted: Wanted, *, file: str, lines: Sequence[Written], how: str
+        self,
+        keys: list[str],
+        targets: Targets | None,
+        wanted: Wanted,
+        *,
+        file: str,
+        lines: Sequence[int],
+        labels: Sequence[Written] | None = None,
+        how: str,
     ) -> None:
         """Choose what a file lists.
 
@@ -315,7 +328,8 @@ class StorageDataset(Dataset[Any]):
             targets: their labels.
             wanted: what the user says of the classes.
             file: what errors call it.
-            lines: where each key stands, and what may have been meant by it.
+            lines: where each key stands.
+            labels: what stands beside it, if it may be what was meant.
             how: what its lines look like.
 
         Raises:
@@ -328,9 +342,9 @@ class StorageDataset(Dataset[Any]):
             first = next((number for number, key in enumerate(keys) if key not in by_key), None)
             if first is None:
                 raise
-            meant = nearest(keys[first], self.index.keys, lines[first].text)
+            meant = nearest(keys[first], self.index.keys, labels[first].text if labels is not None else None)
             message = (
-                f"{error}. {file!r} lists them, the first in line {lines[first].line}{f': {meant}' if meant else ''}. "
+                f"{error}. {file!r} lists them, the first in line {lines[first]}{f': {meant}' if meant else ''}. "
                 f"Paths are below the location, such as {self.index.keys[0]!r}; {how}"
             )
             raise errors.NotFoundError(message) from error
@@ -458,7 +472,10 @@ class StorageDataset(Dataset[Any]):
 
     @property
     def keys(self) -> Sequence[str]:
-        """The samples' keys, in the order of their indices; to be read as a list, in no time and no memory."""
+        """The samples' keys, in the order of their indices; to be read as a list, in no time and no memory.
+
+        What takes nothing but a list, such as ``json.dumps``, takes ``list(dataset.keys)``; so it is with ``targets``.
+        """
         return self._entries.keys
 
     def refresh(self) -> None:
@@ -881,6 +898,38 @@ def _refuse(options: Mapping[str, Any], what: str, *names: str) -> None:
         if name in options:
             message = f"{what} takes no {name}=: the samples and their labels are given already"
             raise TypeError(message)
+
+
+def _as_paths(keys: Iterable[Any]) -> list[str]:
+    """The keys that a user gives.
+
+    Raises:
+        TypeError: one is no text, or they have no order.
+    """
+    if isinstance(keys, (str, bytes, set, frozenset)):
+        message = f"keys is a list of keys, not {keys!r}; a set has no order, sorted(…) gives it one"
+        raise TypeError(message)
+    paths = [os.fspath(key) if isinstance(key, os.PathLike) else key for key in keys]
+    wrong = [path for path in paths if not isinstance(path, str)]
+    if wrong:
+        message = f"a key is a path below the location, as text, not {wrong[0]!r}"
+        raise TypeError(message)
+    return paths
+
+
+def _check_labels(targets: Any, count: int) -> None:
+    """See that labels have an order, and are as many as there are keys.
+
+    Raises:
+        TypeError: they have none.
+        ValueError: they are fewer, or more.
+    """
+    if isinstance(targets, (str, bytes, set, frozenset)) or not hasattr(targets, "__len__"):
+        message = f"targets is a list with a label for each key, or a mapping from key to label, not {targets!r}"
+        raise TypeError(message)
+    if len(targets) != count:
+        message = f"{count} keys, but {len(targets)} targets"
+        raise ValueError(message)
 
 
 def _is_of_one_file(error: Exception) -> bool:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_WITH_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+# 1,5 and 1.234,5 and -2,5e3; in 1,234.5 it is the comma that goes.
+_WITH_COMMA = re.compile(r"[+-]?[0-9]{0,3}(?:[0-9]*|(?:[. '][0-9]{3})+),[0-9]+(?:[eE][+-]?[0-9]+)?")
+_WITH_COMMAS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+\.[0-9]*")
 _INTEGERS, _NUMBERS, _NAMES = "an integer", "a number", "a name"
 
 
@@ -71,15 +73,15 @@ def typed(labels: Sequence[Written], file: str) -> list[Any]:
     """
     kinds = [_kind(label.text) for label in labels]
     if _NAMES in kinds:
-        if set(kinds) != {_NAMES}:
-            raise LocationError(_mixture(labels, kinds, file))
         for label in labels:
-            if _WITH_COMMA.fullmatch(label.text):
+            if (plain := _with_point(label.text)) is not None:
                 message = (
                     f"{file}, line {label.line}: is the label {label.text!r} a number? Write it with a point, "
-                    f"{label.text.replace(',', '.')!r}; if it is the name of a class, name all of them with classes="
+                    f"{plain!r}; if it is the name of a class, name all of them with classes="
                 )
                 raise LocationError(message)
+        if set(kinds) != {_NAMES}:
+            raise LocationError(_mixture(labels, kinds, file))
         return [label.text for label in labels]
     return [int(label.text) if set(kinds) == {_INTEGERS} else float(label.text) for label in labels]
 
@@ -105,10 +107,24 @@ def as_text(content: bytes, file: str) -> str:
     """
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.decode("utf-16" if is_wide else "utf-8-sig")
+        text = content.decode("utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        message = f"{file}: byte {error.start:,} is not UTF-8; save the file as UTF-8"
+        message = f"{file}: byte {error.start:,} is not {'UTF-16' if is_wide else 'UTF-8'}; save the file as UTF-8"
         raise LocationError(message) from error
+    if "\0" in text:
+        message = (
+            f"{file}: there is a zero byte in it, as in UTF-16 without its mark, in UTF-32, and in what is no text; "
+            "save the file as UTF-8"
+        )
+        raise LocationError(message)
+    return text
+
+
+def _with_point(text: str) -> str | None:
+    """A number that is written with a comma as Python writes it; None if it is none."""
+    if _WITH_COMMA.fullmatch(text):
+        return re.sub(r"[. ']", "", text).replace(",", ".")
+    return text.replace(",", "") if _WITH_COMMAS.fullmatch(text) else None
 
 
 def _kind(text: str) -> str:

@@ -209,7 +209,7 @@ class StorageCheckpointCallback(Checkpoint):
         self._is_validated, self._has_told = False, set()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        """Take in where the training goes on from."""
+        """Record where the training goes on from."""
         states = checkpoint.get("callbacks", {})
         without_triggers = self._generate_state_key(monitor=self.monitor, mode=self.mode)  # as it was called once
         if without_triggers in states:
@@ -525,7 +525,7 @@ class _Place(NamedTuple):
 
     @classmethod
     def of(cls, trainer: Trainer) -> _Place:
-        """Take in where a training is: a few hundred numbers."""
+        """Record where a training is: a few hundred numbers."""
         if _is_whole_epoch(trainer):
             # Lightning goes on from here with the next epoch, but lets the loaders begin before it tells them which.
             _set_epoch(trainer, trainer.current_epoch + 1)

@@ -175,10 +175,18 @@ class StorageCheckpointIO(CheckpointIO):
             if before is None:
                 run.close()
             raise
+        if before is None:
+            self._take(location)
         self._failed.pop(location, None)
         self._sending.pop(location, None)  # it is the newest now
         self._sending[location] = _Sending(run, handle, self._saves, older)
         self._numbers[location] = self._saves
+
+    def _take(self, location: str) -> None:
+        """Let a path be seen to be taken while its save is on its way: Lightning then gives the next one a version."""
+        above, name = posixpath.split(location.rstrip("/"))
+        with suppress(*PASSING):  # the save is tried again, and a name alone ends no training
+            open_store(above, self._remote, create=True, patience=Patience()).make_folder(name)
 
     def _settle(self) -> None:
         """Close what has arrived, and remove what may go."""

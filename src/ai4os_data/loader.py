@@ -36,7 +36,7 @@ _NEWER_OPTIONS = ("in_order", "pin_memory_device")  # of some versions of DataLo
 
 
 class StorageDataLoader(DataLoader[_Item_co], Accelerated):
-    """A ``DataLoader`` that fetches ahead, and can be gone on with in mid-epoch.
+    """A ``DataLoader`` that fetches ahead, and can resume in mid-epoch.
 
     While one batch is used, a thread fetches what the coming ones will miss into the cache. It sees through
     ``Subset``, ``random_split`` and ``ConcatDataset``; datasets that are none of ours are read without it.
@@ -47,7 +47,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
 
     Each pass goes through the next epoch, unless ``set_epoch`` says otherwise, of the loader or of the sampler. Passes
     are independent of each other, as in DataLoader: one may be made inside another one. With persistent workers there
-    is one at a time, and an earlier one that is gone on with raises a ``RuntimeError``.
+    is one at a time, and an earlier one raises a ``RuntimeError`` when it is used.
 
     Args:
         dataset: a map-style dataset.
@@ -453,7 +453,7 @@ class _Pass:
         return len(self._way)
 
     def __reduce__(self) -> tuple[Callable[[], object], tuple[()]]:
-        """Pickle as a pass that cannot be gone on with: workers do not travel."""
+        """Pickle as a pass that raises when it is used: workers stay behind."""
         return _PassElsewhere, ()
 
     def __next__(self) -> Any:
@@ -524,7 +524,7 @@ class _Pass:
         self._give(made.number)
 
     def _give(self, number: int) -> int:
-        """Take in that the caller has a batch; how many samples it has."""
+        """Record that the caller has a batch; how many samples it has."""
         if self._ahead is not None:
             self._ahead.given(number)
         self._order.give(self._way, number)

@@ -64,7 +64,7 @@ def _is_sequence(value: Any) -> bool:
 
 def _foreign(value: Any) -> str | None:
     """What a value is that ``default_collate`` does not take; None where it takes it."""
-    if isinstance(value, (torch.Tensor, numbers.Number, np.number, np.bool_, *_TEXT)):
+    if isinstance(value, (torch.Tensor, int, float, np.number, np.bool_, *_TEXT)):
         return None
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype.name}" if value.dtype.kind not in "biufc" else None
@@ -77,6 +77,8 @@ def _difference(one: Any, other: Any, part: str = "") -> _Difference | None:
     if isinstance(one, (torch.Tensor, np.ndarray)) and isinstance(other, (torch.Tensor, np.ndarray)):
         if tuple(one.shape) != tuple(other.shape):
             return _Difference(part, str(tuple(one.shape)), str(tuple(other.shape)), "resize them")
+        if isinstance(one, torch.Tensor) != isinstance(other, torch.Tensor):
+            return _Difference(part, _kind_of_array(one), _kind_of_array(other))
         return None if one.dtype == other.dtype else _Difference(part, str(one.dtype), str(other.dtype))
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         if one.keys() != other.keys():
@@ -97,6 +99,10 @@ def _first_difference(pairs: Sequence[tuple[Any, Any, str]]) -> _Difference | No
 
 def _kind(value: Any) -> str:
     return "a number" if isinstance(value, (numbers.Number, np.number, np.bool_)) else f"a {type(value).__name__}"
+
+
+def _kind_of_array(value: Any) -> str:
+    return "a tensor" if isinstance(value, torch.Tensor) else "an array of numpy"
 
 
 def _in_part(part: str, sample: Any) -> str:

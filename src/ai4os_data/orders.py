@@ -59,7 +59,7 @@ class Way:
         return isinstance(self.coming, list) and self.taken >= len(self.coming)
 
     def give(self, number: int) -> None:
-        """Take in that the caller was given a batch."""
+        """Record that the caller was given a batch."""
         self.taken += 1
         self._others.add(number)
         while self._below in self._others:
@@ -113,13 +113,13 @@ class Order(ABC):
         return way
 
     def give(self, way: Way, number: int) -> None:
-        """Take in that the caller was given a batch."""
+        """Record that the caller was given a batch."""
         self._notice()
         way.give(number)
         self._show(way)
 
     def end(self, way: Way) -> None:
-        """Take in that the caller was given all batches of a way: the next epoch comes next."""
+        """Record that the caller was given all batches of a way: the next epoch comes next."""
         self._notice()
         self._open.remove(way)
         self._current = None
@@ -127,7 +127,7 @@ class Order(ABC):
             self._go_to(way.epoch + 1)
 
     def leave(self, way: Way) -> None:
-        """Take in that nobody goes on with a way."""
+        """Record that nobody goes on with a way."""
         if way in self._open:
             self._notice()
             self._open.remove(way)
@@ -156,7 +156,7 @@ class Order(ABC):
 
     @abstractmethod
     def _notice(self) -> None:
-        """Take in what others have told the samplers."""
+        """Record what others have told the samplers."""
 
     @abstractmethod
     def _begun(self) -> Way:

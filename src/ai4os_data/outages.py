@@ -77,7 +77,7 @@ class Outage:
         return time.monotonic() - self._healed_s < _FLAPS_S
 
     def answered(self, *, healed: bool = False) -> None:
-        """Take in that the server has answered, or sent some bytes.
+        """Record that the server has answered, or sent some bytes.
 
         Args:
             healed: whether it was a request that had found it away.
@@ -95,7 +95,7 @@ class Outage:
             self.other_urls = (url, *self.other_urls[:1])
 
     def failed(self, since_s: float, pause_s: float, reason: str) -> None:
-        """Take in that a request found the server away.
+        """Record that a request found the server away.
 
         Args:
             since_s: when the request began.
@@ -134,7 +134,7 @@ class Outage:
             return True
 
     def asks_not(self) -> None:
-        """Take in that the caller has nothing to ask after all."""
+        """Record that the caller has nothing to ask after all."""
         with self._lock:
             self._asking_until_s = 0.0
 
@@ -153,7 +153,7 @@ class Outage:
             lasted_s, reason = now_s - self._since_s, self.reason
         if is_first:
             log.warning(
-                "%s does not answer (%s). Reading waits for it, for %s at most; what is in the cache is still given",
+                "%s does not answer (%s). Reading waits for it, for %s at most; files in the cache are still read",
                 self.where,
                 reason,
                 _spoken(longest_s),
@@ -176,7 +176,7 @@ class Outage:
             self._doubted.clear()
             self._next_question_s = self._asking_until_s = 0.0
         if was_told:
-            log.warning("%s answers again, after %s; reading goes on", self.where, _spoken(lasted_s))
+            log.warning("%s answers again, after %s; reading continues", self.where, _spoken(lasted_s))
 
 
 class _Outages:
@@ -233,7 +233,7 @@ class Wait:
         return self._since_s is not None and self._since_s >= self.outage.progress_s
 
     def hold(self) -> None:
-        """Take in that the call waits for others to find the server back."""
+        """Record that the call waits for others to find the server back."""
         self._begin(time.monotonic())
         self.outage.tell(self.outage_s)
 
@@ -263,7 +263,7 @@ class Wait:
 
     def gave_up(self, error: errors.StorageError) -> errors.StorageError:
         """What to raise when it waits no more."""
-        waited = f"{error} It was waited for, for {_spoken(self.outage_s)} (outage_s={self.outage_s:g})"
+        waited = f"{error} Reading waited {_spoken(self.outage_s)} for it (outage_s={self.outage_s:g})"
         return type(error)(waited)
 
     def error(self, what: str) -> errors.StorageError:

@@ -7,12 +7,14 @@ worker that looks. Here items are made when they are asked for, and gone when th
 from __future__ import annotations
 
 import calendar
+import operator
 import re
 import time
 from abc import abstractmethod
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import islice, pairwise
 from typing import Any, Generic, TypeVar, cast, overload
@@ -50,7 +52,8 @@ class PackedList(Sequence[T]):
         if isinstance(index, slice):
             return [self.at(place) for place in range(*index.indices(len(self)))]
         length = len(self)
-        place = index + length if index < 0 else index
+        place = operator.index(index)
+        place += length if place < 0 else 0
         if not 0 <= place < length:
             message = f"index {index} is out of range for {length} items"
             raise IndexError(message)
@@ -288,6 +291,20 @@ class ChosenTexts(Chosen[str]):
         found = self.items.find(text) if isinstance(text, str) else None
         return found is not None and self._is_chosen(found)
 
+    def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
+        """The first place of a text, without a look at all of them.
+
+        Raises:
+            ValueError: it is not among them.
+        """
+        found = self.items.find(value) if isinstance(value, str) else None
+        begin, end, _ = slice(start, stop).indices(len(self))
+        with suppress(ValueError):
+            if found is not None:
+                return begin + self.positions[begin:end].index(found)
+        message = f"{value!r} is not in the list"
+        raise ValueError(message)
+
     def _is_chosen(self, found: int) -> bool:
         positions = self.positions
         if isinstance(positions, range):
@@ -299,7 +316,10 @@ class ChosenTexts(Chosen[str]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what was chosen, and no more."""
         if 2 * len(self) < len(self.items):
-            return _all_of, (Texts.of(list(self)),)
+            chosen = sorted(set(self.positions))
+            places = {position: place for place, position in enumerate(chosen)}
+            texts = Texts.of([self.items.at(position) for position in chosen])  # sorted, as they are searched
+            return ChosenTexts, (texts, positions([places[position] for position in self.positions], len(chosen)))
         return ChosenTexts, (self.items, self.positions)
 
 
@@ -321,10 +341,6 @@ class Grouped(PackedList[list[T]]):
         """One of them."""
         begin = self._ends[place - 1] if place else 0
         return [self._items.at(number) for number in self._places[begin : self._ends[place]]]
-
-
-def _all_of(texts: Texts) -> ChosenTexts:
-    return ChosenTexts(texts, range(len(texts)))
 
 
 def positions(places: Sequence[int], among: int) -> Positions:

@@ -45,14 +45,18 @@ class Pattern:
         return self._ordinary(key) and self.is_junk(key)
 
     def reaches(self, folder: str) -> bool:
-        """Whether a file in this folder at the top of the location may be a sample, for all that its name tells."""
-        return any(reach(folder) and (names_junk or not is_junk_name(folder)) for reach, names_junk in self._tops)
+        """Whether a file in this folder, or further below, may be a sample, for all that its name tells."""
+        names = folder.split("/")
+        is_junk = any(map(is_junk_name, names))
+        return any(_is_on_the_way(parts, names) for parts, names_junk in self._ways_down if names_junk or not is_junk)
 
     @cached_property
-    def _tops(self) -> list[tuple[Matcher, bool]]:
-        """What the first part of each glob takes, and whether junk is among it."""
-        parts = {(glob.partition("/")[:2], _names_junk(glob)) for glob in self.globs}
-        return [(matcher(top), names_junk) for (top, slash), names_junk in parts if slash or top == "**"]
+    def _ways_down(self) -> list[tuple[list[Matcher | None], bool]]:
+        """For each glob, what takes each of its parts (None for ``**``), and whether it names junk."""
+        return [
+            ([None if part == "**" else matcher(part) for part in glob.split("/")], _names_junk(glob))
+            for glob in self.globs
+        ]
 
 
 def matcher(pattern: str | Sequence[str]) -> Matcher:
@@ -128,3 +132,16 @@ def _translated_class(inside: str) -> str:
 
 def _names_junk(glob: str) -> bool:
     return any(map(is_junk_name, glob.split("/")))
+
+
+def _is_on_the_way(parts: Sequence[Matcher | None], names: Sequence[str]) -> bool:
+    """Whether the folder of these names lies above something that the parts of a glob may take."""
+    for number, name in enumerate(names):
+        if number == len(parts):
+            return False
+        part = parts[number]
+        if part is None:
+            return True
+        if not part(name):
+            return False
+    return len(parts) > len(names)

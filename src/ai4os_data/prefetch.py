@@ -75,11 +75,11 @@ class LookAhead:
         self._thread.start()
 
     def handed_out(self, number: int) -> None:
-        """Take in that a worker has a batch now: what it still misses is for the worker to fetch."""
+        """Record that a worker has a batch now: what it still misses is for the worker to fetch."""
         self._walk.handed_out = max(self._walk.handed_out, number)
 
     def given(self, number: int) -> None:
-        """Take in that a batch has been used."""
+        """Record that a batch has been used."""
         self._walk.used(number)
 
     def end(self) -> None:
@@ -270,7 +270,7 @@ class _Walk:
                 self._staged_bytes -= size_bytes
 
     def used(self, number: int) -> None:
-        """Take in that a batch has been given to the caller."""
+        """Record that a batch has been given to the caller."""
         with self._changed:
             self._used_up_to = max(self._used_up_to, number)
             self._staged_bytes -= self._staged.pop(number, 0)

@@ -156,7 +156,7 @@ class Credentials:
         self.refusals.held_since, self.answers = state["held_since"], state["answers"]
 
     def accepted(self, *, was_doubted: bool) -> None:
-        """Take in that the server answered a request with them.
+        """Record that the server answered a request with them.
 
         Args:
             was_doubted: whether the request was the one that others wait for.

@@ -368,7 +368,7 @@ def _options(name: str, environ: Mapping[str, str], depth: int) -> dict[str, str
         others = ", ".join(repr(other) for other in nearest_first(name, configured_names(environ)))
         message = (
             f"no remote is called {name!r}{f'; there are {others}' if others else ''}: "
-            f"{'write one of these, ' if others else ''}link the storage to the deployment, which sets {prefix}URL, "
+            f"{'write one of these, or ' if others else ''}link the storage to the deployment, which sets {prefix}URL, "
             f"_USER and _PASS, or add it with `rclone config` ({config_file(environ)})"
         )
         raise RemoteError(message)

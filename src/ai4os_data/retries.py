@@ -124,7 +124,7 @@ def retry_after_s(value: str | None) -> float | None:
     if value.isascii() and value.strip().isdigit():
         return float(value)
     try:
-        then = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+        then_s = email.utils.parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):  # the latter of the years 1 and 9999, in some time zones
         return None
-    return max(0.0, then.timestamp() - time.time())
+    return max(0.0, then_s - time.time())

@@ -110,7 +110,7 @@ class StorageSampler(DistributedSampler[int]):
         return _share(rest[: self.total_size], self.num_replicas, self.rank, self.run_length)
 
     def give(self, samples: int) -> None:
-        """Take in that so many more samples of this pass have been given."""
+        """Record that so many more samples of this pass have been given."""
         self._given += samples
 
     def stand(self, epoch: int, start: int, given: int) -> None:

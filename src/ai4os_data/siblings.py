@@ -58,7 +58,7 @@ class Siblings:
         self._noted_bytes = 0
 
     def learn(self, key: str, sibling: str) -> None:
-        """Take in that a sample asked for a sibling."""
+        """Record that a sample asked for a sibling."""
         rule = _rule(key, sibling)
         if rule is not None and self.count < _MOST_RULES and rule not in self._rules:
             self._rules[rule] = None

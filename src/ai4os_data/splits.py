@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _QUOTED_KEY = re.compile(r"""(?:"((?:[^"]|"")*)"|'([^']*)')\s+(\S.*)""", re.DOTALL)
 _QUOTED_LABEL = re.compile(r"""(\S.*?)\s+(?:"((?:[^"]|"")*)"|'([^']*)')""", re.DOTALL)
+_ODD = re.compile(r"\\|//|/\.{1,2}(?:/|$)")
 _COMMENT = re.compile(r"\s#\s.*", re.DOTALL)
 
 
@@ -32,7 +34,7 @@ def parse_split(text: str, file: str, is_key: Callable[[str], bool]) -> Split:
     """Keys and labels from lines such as ``Class/some image.jpg 0``.
 
     The label is what follows the last tab, else the last space. Path or label may stand in quotes. A line that begins
-    with ``#``, and what follows upon `` # ``, is a comment.
+    with ``#``, and what comes after `` # ``, is a comment.
 
     Args:
         text: of the file.
@@ -50,18 +52,19 @@ def parse_split(text: str, file: str, is_key: Callable[[str], bool]) -> Split:
             continue
         is_comment = line.lstrip().startswith("#")
         parts = _parts(line.strip())
-        if is_comment and (parts is None or not is_key(as_key(parts[0]))):
+        key = as_key(parts[0].strip(), is_key) if parts is not None else ""
+        if is_comment and not is_key(key):
             continue
         where = f"{file}, line {number}"
         if is_comment:
             message = f"{where}: {line!r} is a comment, but there is such a file; write './#…' if it is meant"
             raise LocationError(message)
-        if parts is None or not parts[0] or (parts[0].endswith((",", ";")) and not is_key(as_key(parts[0]))):
+        if parts is None or not parts[0] or (parts[0].endswith((",", ";")) and not is_key(key)):
             raise LocationError(f"{where}: {line!r} is not 'path label'; {_advice(line, file)}")
         if _are_numbers(parts[1]):
             message = f"{where}: {parts[1]!r} is more than one label; from_csv(…, target=[…]) takes several columns"
             raise LocationError(message)
-        found.keys.append(as_key(parts[0]))
+        found.keys.append(key)
         found.labels.append(Written(number, parts[1]))
     if not found.keys:
         message = f"{file}: no line says 'path label'"
@@ -69,9 +72,16 @@ def parse_split(text: str, file: str, is_key: Callable[[str], bool]) -> Split:
     return found
 
 
-def as_key(path: str) -> str:
-    """A path below the location, as Windows may have written it, as a key."""
-    return path.strip().replace("\\", "/").removeprefix("./")
+def as_key(path: str, is_key: Callable[[str], bool]) -> str:
+    """The key that a path below the location means, as Windows may have written it, or with ``./``, ``..`` and ``//``.
+
+    Args:
+        path: as it was written.
+        is_key: tells whether there is a file of this key; then it is that.
+    """
+    if _ODD.search(f"/{path}") is None or is_key(path):
+        return path
+    return posixpath.normpath(path.replace("\\", "/"))
 
 
 def csv_advice(file: str) -> str:
@@ -81,7 +91,7 @@ def csv_advice(file: str) -> str:
 
 def _advice(line: str, file: str) -> str:
     if _COMMENT.search(line):
-        return "what follows upon ' # ' is a comment, so a path with ' # ' in it stands in quotes"
+        return "what comes after ' # ' is a comment; put a path with ' # ' in it in quotes"
     if any(separator in line for separator in ",;\t|"):
         return csv_advice(file)
     return "for files without labels use StorageDataset.from_keys(location, keys)"

@@ -7,6 +7,7 @@ import difflib
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ai4os_data.errors import EmptyDatasetError, LocationError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 ColumnTarget = str | Sequence[str] | Callable[[Mapping[str, str]], Any] | None
 
 _DELIMITERS = (",", ";", "\t", "|")
-_EXCEL = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # a first line by which Excel tells the delimiter
+_EXCEL = re.compile(r'("?)sep=(.)\1(?:\r\n|\r|\n)', re.IGNORECASE)  # a first line by which Excel tells the delimiter
 
 
 class Row(NamedTuple):
@@ -57,22 +58,32 @@ class Table:
     ) -> None:
         self.file = file
         if (excel := _EXCEL.match(text)) is not None:
-            delimiter = delimiter or excel[1]
+            delimiter = delimiter or excel[2]
         self._skipped = 0 if excel is None else 1
         text = text if excel is None else text[excel.end() :]
         delimiters = _DELIMITERS if delimiter is None else (delimiter,)
+        with _long_fields(len(text)):
+            self._read(text, delimiters, wanted, columns)
+
+    def _read(self, text: str, delimiters: Sequence[str], wanted: Sequence[str], columns: Sequence[str] | None) -> None:
         heads = self._heads(text, delimiters)
         if not any(heads.values()):
-            raise EmptyDatasetError(f"{file} is empty; it should have a line for each sample")
+            raise EmptyDatasetError(f"{self.file} is empty; it should have a line for each sample")
         likely = max(heads, key=lambda option: (_fits(heads[option], wanted, columns), len(heads[option])))
         self.columns = list(columns) if columns is not None else heads[likely]
         self._check_columns(wanted, len(heads[likely]), likely)
         self.rows = [self._fitted(row) for row in self._rows(text, likely)][0 if columns is not None else 1 :]
         if not self.rows:
-            raise EmptyDatasetError(f"{file}: there is no row below the line with the columns")
+            raise EmptyDatasetError(f"{self.file}: there is no row below the line with the columns")
 
-    def keys(self, column: str, prefix: str = "", suffix: str = "") -> list[str]:
+    def keys(self, column: str, is_key: Callable[[str], bool], prefix: str = "", suffix: str = "") -> list[str]:
         """The key in each row.
+
+        Args:
+            column: where they stand.
+            is_key: tells whether there is a file of this key.
+            prefix: what comes before them.
+            suffix: what comes after them.
 
         Raises:
             LocationError: there is none in one.
@@ -82,7 +93,12 @@ class Table:
             if not row.fields[place]:
                 message = f"{self.file}, line {row.line}: there is nothing in the column {column!r}"
                 raise LocationError(message)
-        return [as_key(f"{prefix}{as_key(row.fields[place])}{suffix}") for row in self.rows]
+        return [as_key(f"{prefix}{row.fields[place].removeprefix('./')}{suffix}", is_key) for row in self.rows]
+
+    @property
+    def lines(self) -> list[int]:
+        """Where each row stands in the file."""
+        return [row.line for row in self.rows]
 
     def labels(self, column: str) -> list[Written]:
         """What stands in a column."""
@@ -90,7 +106,13 @@ class Table:
         return [Written(row.line, row.fields[place]) for row in self.rows]
 
     def mappings(self) -> Iterator[dict[str, str]]:
-        """Each row as a mapping from column to text."""
+        """Each row as a mapping from column to text.
+
+        Raises:
+            LocationError: a column is there twice, so that its name says nothing.
+        """
+        for name in filter(None, self.columns):
+            self._check_once(name)
         for row in self.rows:
             yield dict(zip(self.columns, row.fields, strict=True))
 
@@ -140,21 +162,35 @@ class Table:
             raise LocationError(message)
         return Row(row.line, fields)
 
+    def _check_once(self, name: str) -> None:
+        if self.columns.count(name) > 1:
+            raise LocationError(f"{self.file}: the column {name!r} is there twice; rename one of them")
+
     def _check_columns(self, wanted: Sequence[str], found: int, delimiter: str) -> None:
         for name in wanted:
-            if self.columns.count(name) == 1:
-                continue
             if name in self.columns:
-                raise LocationError(f"{self.file}: the column {name!r} is there twice; rename one of them")
+                self._check_once(name)
+                continue
             close = difflib.get_close_matches(name.lower(), [column.lower() for column in self.columns], n=1)
             meant = [column for column in self.columns if [column.lower()] == close]
             message = (
                 f"{self.file} has no column {name!r}"
                 + (f" (did you mean {meant[0]!r}?)" if meant else "")
                 + f"; its {found} columns, with {delimiter!r} between them, are {', '.join(map(repr, self.columns))}. "
-                "Without a line of names in the file, give columns=[…]; delimiter= is what stands between columns"
+                "Without a line of names in the file, give columns=[…]; delimiter= sets what separates them"
             )
             raise LocationError(message)
+
+
+@contextmanager
+def _long_fields(length: int) -> Iterator[None]:
+    """Let a field be as long as the file: the module csv takes 131,072 characters, and a mask may have more."""
+    before = csv.field_size_limit()
+    csv.field_size_limit(max(before, length))
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _fits(head: Sequence[str], wanted: Sequence[str], columns: Sequence[str] | None) -> bool:

@@ -8,10 +8,12 @@ import fcntl
 import logging
 import mmap
 import os
+import re
 import secrets
 import struct
 import tempfile
 import threading
+import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +48,9 @@ REQUESTS_GET, REQUESTS_ARCHIVE, REQUESTS_PROPFIND, REQUESTS_PUT, REQUESTS_OTHER 
 RETRIES, WAITED_NS, STORED, PASSED_THROUGH, DAMAGED, SKIPPED, CHANGED = range(9, 16)
 
 _PREFIX = "ai4os-data-counters-"
+_STAGED = "ai4os-data-new-"
+_IS_STAGED = re.compile(rf"{_STAGED}[0-9a-f]{{24}}")
+_STAGED_S = 60  # it takes a fraction of a millisecond
 _RANGE = struct.Struct("hhqqi4x")  # struct flock of fcntl(2), on 64-bit Linux
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  a file of random name, mode 0600
 _ROWS = 256
@@ -53,6 +58,7 @@ _COLUMNS = 24
 _PID = _COLUMNS - 1
 _ROW_BYTES = 8 * _COLUMNS
 _MARKS = 512
+_LOOKS = 5  # until an owner is held to be dead
 _NOTES_FROM = _ROWS * _ROW_BYTES + 8 * _MARKS
 _NOTES_BYTES = 4096  # eight of them tell how much is noted
 _FILE_BYTES = _NOTES_FROM + _NOTES_BYTES
@@ -110,13 +116,14 @@ class Counters:
         return self._path
 
     def __setstate__(self, path: str) -> None:
-        """Add to the same sum, or to one of our own when the owner is gone."""
-        if not os.path.exists(path):
+        """Add to the same sum, or to one of our own when the owner is gone, or is another user."""
+        self._path = path
+        try:
+            self._open()
+        except OSError:
             self.__init__()  # type: ignore[misc]  # the owner's file is gone, and so is its sum
             return
-        self._path = path
         self._finalizer = weakref.finalize(self, _remove, path, 0)  # it is the owner's to remove
-        self._open()
 
     def totals(self) -> dict[str, int]:
         """Each number, summed over all processes, those that have ended included."""
@@ -191,7 +198,7 @@ class _Files:
         """The path of a new file, with room behind it."""
         with self._lock:
             self._sweep()
-            staged = os.path.join(self._folder, f"ai4os-data-new-{secrets.token_hex(12)}")
+            staged = os.path.join(self._folder, f"{_STAGED}{secrets.token_hex(12)}")
             name = f"{self._stem}-{secrets.token_hex(4)}"
             descriptor = os.open(staged, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
@@ -201,7 +208,7 @@ class _Files:
                     self._locked = name, os.dup(descriptor)
                 os.rename(staged, os.path.join(self._folder, name))  # others look for the name: it is locked by now
                 self._names.add(name)
-            except OSError:
+            except BaseException:  # a signal's handler may raise, too
                 with suppress(OSError):
                     os.unlink(staged)
                 self._unlock(name)
@@ -236,12 +243,21 @@ class _Files:
 
     def _sweep(self) -> None:
         """Remove the files of owners that were killed; who still counts there has them mapped."""
+        self._sweep_staged()
         for stem, names in self._others().items():
-            # Twice: the lock may have gone over to another file meanwhile.
-            if not (self._lives(stem, names) or self._lives(stem, self._others().get(stem, []))):
+            # Again and again: the lock may have gone over to another file meanwhile.
+            if not any(self._lives(stem, self._others().get(stem, []) if look else names) for look in range(_LOOKS)):
                 for name in names:
                     with suppress(OSError):
                         os.unlink(os.path.join(self._folder, name))
+
+    def _sweep_staged(self) -> None:
+        """Remove files that had no name of their own yet when their owner was killed."""
+        for name in filter(_IS_STAGED.fullmatch, os.listdir(self._folder)):
+            path = os.path.join(self._folder, name)
+            with suppress(OSError):
+                if time.time() - os.stat(path).st_mtime > _STAGED_S:
+                    os.unlink(path)
 
     def _others(self) -> dict[str, list[str]]:
         """The names of the files of other owners, by what they begin with."""
@@ -314,6 +330,8 @@ def _mapped(descriptor: int) -> memoryview:
     maps memory of no file, and the file takes its place; it is unmapped with the last that sees it. A finalizer would
     be too early: in a circle of garbage it is called before a ``__del__`` that still counts.
     """
+    if os.fstat(descriptor).st_size < _FILE_BYTES:  # of another version: what is not in the file ends the process
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     memory = mmap.mmap(-1, _FILE_BYTES)
     place = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     flags = mmap.MAP_SHARED | _MAP_FIXED

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pycurl
 
@@ -33,7 +33,7 @@ from ai4os_data.answers import (
 from ai4os_data.bodies import Body, MemoryBody, NoBody, Reader, Source
 from ai4os_data.connections import Connections, account, connections_to
 from ai4os_data.outages import FLAPPING, LOOK_S, Wait
-from ai4os_data.processes import PerProcess
+from ai4os_data.processes import PerProcess, leave_to_parent
 from ai4os_data.refusals import LOOK_S as LOOK_AT_DOUBT_S
 from ai4os_data.refusals import Credentials, Refusals
 from ai4os_data.remotes import origin_of
@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
     from ai4os_data.remotes import Remote
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _TLS_CODES = frozenset({35, 51, 53, 54, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91})
 _TLS_DISTRUST = frozenset({51, 60, 77, 82, 83, 90, 91})
@@ -194,8 +197,11 @@ class Transport:
         try:
             yield from lane.run(iter(requests), in_flight, call)
         finally:
-            lane.abandon()
-            connections.lanes.append(lane)
+            if lane.is_ours:
+                lane.abandon()
+                connections.lanes.append(lane)
+            else:  # in a forked child: the parent goes on with these sockets, and with the epoll that watches them
+                leave_to_parent(lane)
 
     def send(self, request: Request) -> Response:
         """Carry out one request, and raise its error."""
@@ -249,11 +255,13 @@ class _Transfer:
         "last_error",
         "length_before",
         "offset",
+        "raised",
         "reader",
         "refused",
         "request",
         "resumed",
         "sent_with",
+        "share",
         "url",
     )
 
@@ -269,6 +277,7 @@ class _Transfer:
         self.failed_s = self.began_s = 0.0
         self.last_error: errors.StorageError | None = None
         self.sent_with: Remote | None = None
+        self.share: pycurl.CurlShare | None = None  # of the credentials that it was sent with
         self.length_before = 0
         self.etag: str | None = None
         self.head_lines: list[bytes] = []
@@ -276,6 +285,7 @@ class _Transfer:
         self.offset = 0
         self.resumed = False
         self.reader: Reader | None = None
+        self.raised: BaseException | None = None  # by what takes or gives the bytes
         self.is_redirect = False
         self.start_over()
 
@@ -323,7 +333,28 @@ class _Transfer:
         """Takes the pieces of this try's body."""
         if self.request.start is None and not self.resumed and type(self.body) is MemoryBody:
             return self.body.chunks.append  # the usual case, without a Python frame for each piece
-        return self._write
+        return self.guarded(self._write, failed=0)
+
+    def guarded(self, callback: Callable[[T], R], failed: R) -> Callable[[T], R]:
+        """The same callback for curl, which prints what one raises and calls it a broken connection."""
+
+        def call(argument: T) -> R:
+            try:
+                return callback(argument)
+            except BaseException as error:  # noqa: BLE001  it is raised when curl is left
+                self.raised = error
+                return failed
+
+        return call
+
+    def raise_again(self) -> None:
+        """Raise what a callback raised."""
+        raised, self.raised = self.raised, None
+        try:
+            if raised is not None:
+                raise raised
+        finally:
+            del raised  # an error that its own traceback leads to would keep the connections open
 
     def said(self) -> bytes:
         """The begin of the page that came with an error."""
@@ -498,6 +529,7 @@ class _Lane:
 
     def __init__(self, call: _Call) -> None:
         self._call = call
+        self._owner = os.getpid()
         self._idle: list[pycurl.Curl] = []
         self._active: dict[pycurl.Curl, _Transfer] = {}
         self._sockets = _Sockets()
@@ -506,6 +538,11 @@ class _Lane:
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._sockets.set_timer)
         self._counts_answers = True
         self._is_of(call.credentials.remote)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is of this process, and not of one that this one was forked from."""
+        return os.getpid() == self._owner
 
     def _is_of(self, remote: Remote) -> None:
         """Send these credentials from now on, and none of the cookies that came for others."""
@@ -554,6 +591,8 @@ class _Lane:
 
     def _await(self, queue: _Queue, *, is_pressed: bool, has_room: bool) -> None:
         """Wait until something happens on the network, or something may be sent."""
+        if not self.is_ours:
+            raise RuntimeError("these requests are another process's: begin them anew after a fork")
         pause_s = queue.longest_s()
         if pause_s and self._call.wait.has_begun:
             self._call.wait.outage.tell(self._call.wait.outage_s)
@@ -563,6 +602,8 @@ class _Lane:
             self._step(0.0 if is_pressed else pause_s if has_room else None)
         elif pause_s and not is_pressed:
             self._step(pause_s)
+        if self._call.wait.outage.is_on and any(map(_is_answered, self._active.values())):
+            self._call.wait.outage.answered()  # with the first bytes: the last ones may take minutes
 
     def _begin_in_turn(self, transfer: _Transfer, queue: _Queue) -> errors.StorageError | None:
         """Send a request, or put it back for a moment; or the error of one that is not sent at all."""
@@ -625,7 +666,7 @@ class _Lane:
             handle = self._new_handle(transfer.url)
         else:
             handle = self._idle.pop() if self._idle else self._own_handle()
-        patience, transfer.sent_with = self._call.patience, remote
+        patience, transfer.sent_with, transfer.share = self._call.patience, remote, self._share
         transfer.begin()
         request = transfer.request
         handle.setopt(pycurl.URL, transfer.url)
@@ -648,7 +689,7 @@ class _Lane:
             handle.setopt(pycurl.UPLOAD, 1)
             handle.setopt(pycurl.INFILESIZE_LARGE, source.size_bytes)
             transfer.reader = source.open()
-            handle.setopt(pycurl.READFUNCTION, transfer.reader.read)
+            handle.setopt(pycurl.READFUNCTION, transfer.guarded(transfer.reader.read, pycurl.READFUNC_ABORT))
             silence_s = min(remaining_s, patience.silence_s(source.size_bytes))
             handle.setopt(pycurl.LOW_SPEED_TIME, max(1, int(silence_s)))
         elif request.method == "HEAD":
@@ -714,16 +755,21 @@ class _Lane:
         transfer = self._active.pop(handle)
         self._multi.remove_handle(handle)
         transfer.end()
+        if transfer.raised is not None:
+            handle.close()
+            transfer.raise_again()
         if self._counts_answers and not self._call.wait.is_held:
             self._call.concurrency.answered()
         error_number = handle.getinfo(pycurl.OS_ERRNO) if code else 0
         if code and (refused := handle.getinfo(pycurl.HTTP_CONNECTCODE)) >= 400:
             handle.close()
             return transfer, self._refused_by_proxy(transfer, refused)
-        if transfer.request.method == "GET" and not transfer.is_foreign:
+        if transfer.request.method == "GET" and not transfer.is_foreign and transfer.share is self._share:
             self._idle.append(handle)
         else:
-            handle.close()  # its options do not fit the next request; the connection stays with the multi handle
+            # Its options, such as a password that is good no more, do not fit the next request; the connection stays
+            # with the multi handle.
+            handle.close()
         if code and not transfer.head_lines and (out := descriptors.exhausted(error_number=error_number)) is not None:
             return transfer, self._again(transfer, out, None)
         return transfer, self._judge(transfer, code, message)
@@ -788,7 +834,7 @@ class _Lane:
         return 0.0 if transfer.is_probe else None
 
     def _answered(self, transfer: _Transfer, status: int) -> None:
-        """Take in that the server is there, and whether it takes the credentials."""
+        """Record that the server is there, and whether it takes the credentials."""
         if status in AWAY_STATUSES:
             return
         self._call.wait.outage.answered(healed=bool(transfer.away) and status < 300)
@@ -1021,6 +1067,14 @@ class _Lane:
             return True
         total = (content_range(headers) or (0, None))[1] if status == 206 else content_length(headers)
         return total is not None and total == transfer.request.expected_bytes
+
+
+def _is_answered(transfer: _Transfer) -> bool:
+    """Whether a request under way has brought bytes of its file from our own server."""
+    if transfer.is_foreign or not transfer.has_heard:
+        return False
+    status, _ = parse_head(transfer.head_lines)
+    return status in {200, 206}
 
 
 def compressed(kind: str) -> str:

@@ -1,13 +1,11 @@
-"""What a listing could not tell, held against what a dataset wants: it is named, and never left out in silence."""
+"""What a listing could not read, compared with what a dataset wants: it is named, and never left out in silence."""
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from ai4os_data.braces import alternatives
 from ai4os_data.index import enumerated
-from ai4os_data.patterns import matcher
+from ai4os_data.patterns import Pattern
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -15,44 +13,21 @@ if TYPE_CHECKING:
 
     from ai4os_data.stores.base import Unreadable
 
-# What file systems and servers keep for themselves: no data of a user is in it.
-_OF_THE_SYSTEM = (
-    "lost+found",
-    ".Trash",
-    ".Trash-*",
-    ".Trashes",
-    ".snapshot",
-    ".snapshots",
-    ".zfs",
-    ".Spotlight-V100",
-    ".fseventsd",
-    ".TemporaryItems",
-    ".DocumentRevisions-V100",
-    "System Volume Information",
-    "$RECYCLE.BIN",
-    "#recycle",
-    "@eaDir",
-)
-
 
 def check_pattern(unreadable: Sequence[Unreadable], pattern: str | Sequence[str], location: str) -> None:
-    """See that nothing that cannot be read matches a pattern, or may hold what does. The rest is named in the log.
+    """Check that nothing unreadable is a sample of a pattern, or may hold one. The rest is named in the log.
 
     Raises:
-        StorageError: something does; it is of the kind of the first one's error.
+        StorageError: something is; it is of the kind of the first one's error.
     """
     if not unreadable:
         return
-    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    matches = matcher(patterns)
+    samples = Pattern(pattern)
     wanted = [
         one
         for one in unreadable
-        if not _is_of_the_system(one.key)
-        and (
-            (one.is_folder is not True and matches(_plain(one.key)))
-            or (one.is_folder is not False and any(reaches(each, _plain(one.key)) for each in patterns))
-        )
+        if (one.is_folder is not True and samples(_plain(one.key)))
+        or (one.is_folder is not False and samples.reaches(_plain(one.key)))
     ]
     if wanted:
         raise type(wanted[0].error)(
@@ -64,10 +39,10 @@ def check_pattern(unreadable: Sequence[Unreadable], pattern: str | Sequence[str]
 
 
 def check_keys(unreadable: Iterable[Unreadable], keys: Iterable[str]) -> None:
-    """See that none of some keys that are not listed is, or lies in, what cannot be read.
+    """Check that no key of some is unreadable, or lies in an unreadable folder.
 
     Raises:
-        StorageError: one does.
+        StorageError: one is, or does.
     """
     by_key = {one.key: one for one in unreadable}
     for key in keys if by_key else ():
@@ -78,25 +53,6 @@ def check_keys(unreadable: Iterable[Unreadable], keys: Iterable[str]) -> None:
                 raise type(one.error)(f"{key!r} cannot be read: {one.error}")
 
 
-def reaches(pattern: str, folder: str) -> bool:
-    """Whether something in a folder, or further below, could match a pattern."""
-    return any(_reach(glob.split("/"), folder.split("/")) for glob in alternatives(pattern))
-
-
-def _reach(pattern: Sequence[str], folder: Sequence[str]) -> bool:
-    if not folder:
-        return bool(pattern)
-    if not pattern:
-        return False
-    if pattern[0] == "**":
-        return True
-    return matcher(pattern[0])(folder[0]) and _reach(pattern[1:], folder[1:])
-
-
 def _plain(key: str) -> str:
     """A key without its empty parts: S3 has keys such as ``a//b.jpg``, which somebody means by ``a/b.jpg``."""
     return "/".join(part for part in key.split("/") if part)
-
-
-def _is_of_the_system(key: str) -> bool:
-    return any(fnmatchcase(part, name) for part in key.split("/") for name in _OF_THE_SYSTEM)

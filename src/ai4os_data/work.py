@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ai4os_data.datasets import StorageDataset
 
 
-_OF_TORCH = {TypeError, RuntimeError, KeyError, ValueError}  # what `default_collate` raises
+# What `default_collate` raises; the last only in a worker, where it asks every sample for its size.
+_OF_TORCH = (TypeError, RuntimeError, KeyError, ValueError, AttributeError)
 
 
 class Wanted(NamedTuple):
@@ -107,7 +108,7 @@ class Work(Dataset[Any]):
         seeding.plant(seeding.batch_seed(wanted.seed, wanted.epoch, wanted.indices[0]))
         try:
             return self._collate(items)
-        except (TypeError, RuntimeError, KeyError, ValueError) as error:
+        except _OF_TORCH as error:
             # An error of the user's own function is the user's own; torch's names no sample.
             if self._collate is not default_collate or type(error) not in _OF_TORCH:
                 raise

@@ -102,3 +102,25 @@ def test_what_ends_in_a_circle_of_garbage_counts_to_its_end() -> None:
     """Such as a pass of a loader that an error keeps: it ended the process with a segmentation fault."""
     ended = subprocess.run([sys.executable, "-c", _CIRCLES], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout.split()) == (0, ["1", "1", "1"])
+
+
+@dataclass
+class Unpickle:
+    """Counts into a file that somebody else is said to have."""
+
+    path: str
+
+    def __call__(self) -> int:
+        """Do it; how many hits there are."""
+        counters = Counters.__new__(Counters)
+        counters.__setstate__(self.path)
+        counters.row[HITS] += 1
+        return counters.totals()["hits"]
+
+
+def test_counters_whose_file_is_gone_or_another_one_are_new(tmp_path: Path) -> None:
+    """A file that is too short would end the process with the first number behind its end."""
+    (tmp_path / "short").write_bytes(bytes(10))
+    (tmp_path / "folder").mkdir()
+    paths = [str(tmp_path / name) for name in ("short", "folder", "gone")]
+    assert together([Unpickle(path) for path in paths]) == [1, 1, 1]

@@ -93,6 +93,7 @@ class Habits:
         latency_s: How long each request waits before it is answered.
         expired: Whether every request is answered 401.
         public: Whether whoever asks is let in, as on the host that a signed address leads to.
+        authorization: The ``Authorization`` that alone is accepted, in the place of those from the start.
     """
 
     depth_infinity: Literal["listed", "refused", "clamped"] = "listed"
@@ -101,6 +102,7 @@ class Habits:
     latency_s: float = 0.0
     expired: bool = False
     public: bool = False
+    authorization: str | None = None
 
 
 class FaultServer(Server):

@@ -206,8 +206,10 @@ class _Handler(BaseHTTPRequestHandler):
     # What a healthy server would answer.
 
     def _healthy(self, key: str) -> _Answer:
-        is_known = self.server.habits.public or self.headers.get("Authorization") in self.server.accepted
-        if self.server.habits.expired or not is_known:
+        habits = self.server.habits
+        accepted = self.server.accepted if habits.authorization is None else [habits.authorization]
+        is_known = habits.public or self.headers.get("Authorization") in accepted
+        if habits.expired or not is_known:
             return _Answer(401, {"WWW-Authenticate": 'Basic realm="fault", charset="UTF-8"'})
         place = self.server.root / key
         if ".." in key.split("/"):
@@ -358,6 +360,8 @@ def _spoil(answer: _Answer, fault: Fault) -> _Answer:
         headers, body = {}, b""
     if fault.body is not None:
         body = fault.body
+    if status == HTTPStatus.NOT_MODIFIED:  # a client reads none, and would take it for the next answer
+        body = b""
     if fault.gzip:
         body = gzip.compress(body)
         headers["Content-Encoding"] = "gzip"

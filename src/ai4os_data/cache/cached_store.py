@@ -616,8 +616,8 @@ class CachedStore:
         self.counters.row[telemetry.CHANGED] += 1
         if self.on_drift == "warn" and self.counters.is_first("a file changed"):  # of all files, in all processes
             log.warning(
-                "%s. The new version is used, and so is that of any other file that changed; stats()['changed'] "
-                "counts them, refresh() lists anew",
+                "%s. The new version is used. Other files that changed are not logged: stats()['changed'] counts them, "
+                "refresh() lists anew",
                 what,
             )
         self._newer[listed.key] = served

@@ -105,8 +105,8 @@ class DiskCache:
             gc.collect()  # one that nobody has any more, as in a notebook whose cell runs a second time
         if unlike := self._unlike():
             tell_once(
-                f"{self.directory}: caches of this process have unlike limits, {_both(self, unlike[0])}: the smaller "
-                "one holds for both. Give one DiskCache to all datasets, or the same size_limit"
+                f"{self.directory}: caches of this process have different limits, {_both(self, unlike[0])}: the "
+                "smaller one holds for both. Give one DiskCache to all datasets, or the same size_limit"
             )
         elif self._is_given and before not in {None, self.size_limit} and self._is_used_elsewhere():
             tell_once(

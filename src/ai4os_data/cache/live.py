@@ -36,7 +36,7 @@ class Live:
         self._plans: PerProcess[weakref.WeakSet[Plan]] = PerProcess(weakref.WeakSet)
 
     def keep_together(self, digests: Digests) -> None:
-        """Take in what must not evict each other while the object whose method this is lives."""
+        """Record what must not evict each other while the object whose method this is lives."""
         self._together = [reference for reference in self._together if reference() is not None]
         self._together.append(weakref.WeakMethod(digests))
 

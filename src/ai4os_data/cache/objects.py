@@ -140,7 +140,7 @@ class Objects:
         self.known[held.name] = held
 
     def _forget(self, name: str) -> None:
-        """Take in that a file is gone."""
+        """Record that a file is gone."""
         self.known.pop(name, None)
         with self._threads:
             self._told.remove(name)

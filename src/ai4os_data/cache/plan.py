@@ -59,7 +59,7 @@ class Plan:
         return self._position
 
     def advance(self, position: int) -> None:
-        """Take in that all turns before a place are past. It never goes back."""
+        """Record that all turns before a place are past. It never goes back."""
         self._position = max(self._position, position)
 
     @property
@@ -110,7 +110,7 @@ class Plan:
             before = found
 
     def keep(self, name: str) -> None:
-        """Take in that a victim could not be evicted."""
+        """Record that a victim could not be evicted."""
         if self._places is not None and (number := self._places.number(name)) is not None:
             self._push(self._places.ranked(np.array([number]), self._position))
 

@@ -99,7 +99,7 @@ class SaveHandle:
         return level
 
     def reach(self, level: Level) -> None:
-        """Take in that it has come so far."""
+        """Record that it has come so far."""
         with self._changed:
             if not reaches(self._level, level):
                 self._level = level
@@ -107,13 +107,13 @@ class SaveHandle:
             self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """Take in that it goes no further."""
+        """Record that it goes no further."""
         with self._changed:
             self._error = error
             self._changed.notify_all()
 
     def drop(self, newer: int) -> None:
-        """Take in that a newer one takes its place, so that it is nowhere."""
+        """Record that a newer one takes its place, so that it is nowhere."""
         with self._changed:
             self._level = None
             self._error = errors.DroppedError(

@@ -423,7 +423,7 @@ class StorageCheckpoint:
                 self._is_reading = False
 
     def go_on_from(self, name: CheckpointName) -> None:
-        """Take in that the training goes on from a checkpoint of this run that was restored elsewhere.
+        """Record that the training goes on from a checkpoint of this run that was restored elsewhere.
 
         It stays, and what is saved afterwards belongs to a new attempt, whose parent it is.
         """

@@ -43,11 +43,11 @@ class Pruning:
         self._confirmed: set[CheckpointName] = set()
 
     def know(self, history: History) -> None:
-        """Take in what lies there before this process adds to it."""
+        """Record what lies there before this process adds to it."""
         self._known.update(history.seen)
 
     def own(self, attempt: AttemptName) -> None:
-        """Take in that an attempt is this process's."""
+        """Record that an attempt is this process's."""
         self._own.add(attempt)
 
     def prune(

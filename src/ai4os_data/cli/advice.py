@@ -23,22 +23,22 @@ _DAV_ADDRESS = "https://HOST/remote.php/dav/files/USER for Nextcloud, whose web 
 
 _BY_KIND: dict[type[BaseException], str] = {
     errors.StorageGoneError: "a mount that is dead does not come back by itself: restart the deployment; with the "
-    "remote's credentials (RCLONE_CONFIG_* or `rclone config`), 'rshare:path' reads past it",
+    "remote's credentials (RCLONE_CONFIG_* or `rclone config`), 'rshare:path' works without it",
     errors.OutOfSpaceError: "remove what is not needed any more, the trash bin included, or ask for a larger quota",
-    errors.ThrottledError: "ask nothing for some minutes: who goes on asking stays shut out; if the password was wrong "
-    "before, correct it first",
+    errors.ThrottledError: "ask nothing for some minutes, since further requests prolong this; if the password was "
+    "wrong, correct it first",
     errors.LockedError: "wait some minutes; Nextcloud keeps a dead lock for up to an hour",
     errors.DeadlineError: "the server is up and slow, or a firewall drops the packets: try again later, or with a "
     "longer --deadline-s",
     errors.NotFoundError: "check the spelling, or list the folder above it",
-    errors.LocationError: "check the spelling: README lists what a location can be",
-    errors.RemoteError: "correct the remote with `rclone config`, or in the variables RCLONE_CONFIG_<NAME>_*",
+    errors.LocationError: "README lists what a location can be",
+    errors.RemoteError: "check the name, or correct the remote with `rclone config` or in RCLONE_CONFIG_<NAME>_*",
     errors.IntegrityError: "do not train from it: something between here and the disk of the server changes bytes",
 }
 
 
 def advice_for(error: BaseException, store: Store | None, environ: Mapping[str, str]) -> str:
-    """What to do; of a server that does not answer it is tried out where it fails, which takes some seconds."""
+    """What to do. If a server does not answer, this tries out why, which takes some seconds."""
     remote = store.remote if isinstance(store, WebDAVStore) else None
     if remote is not None:
         if isinstance(error, errors.RemoteError):
@@ -57,7 +57,7 @@ def advice_for(error: BaseException, store: Store | None, environ: Mapping[str, 
 
 
 def about_missing_root(remote: Remote) -> str:
-    """What to do where a server answers, and has nothing at the remote's own address."""
+    """What to do if a server answers, and has nothing at the remote's own address."""
     named = unquote(urlsplit(f"{remote.url}/").path.partition("/dav/files/")[2].partition("/")[0])
     if named and remote.user and named != remote.user:
         return f"the address names {named!r}, the credentials are of {remote.user!r}: {_where_the_url_is(remote)}"
@@ -74,9 +74,9 @@ def _correct_credentials(remote: Remote, *, is_nextcloud: bool, environ: Mapping
     if remote.user is None and remote.token is None:
         return "set user and password of the remote (`rclone config`), or put them into the address"
     if remote.token is not None:
-        return "get a new token, and set it where this one comes from; a token is good for a while only"
+        return "get a new token, and set it where this one comes from; tokens expire"
     if remote.name is None:
-        return "correct user and password in the address; what means something in a URL is percent-encoded in it"
+        return "correct user and password in the address; special characters are percent-encoded there"
     new = (
         "make a new app password in Nextcloud (Settings, Security), and"
         if is_nextcloud
@@ -134,8 +134,8 @@ def _about_connection(remote: Remote, environ: Mapping[str, str]) -> str | None:
         return f"no host is called {host!r}, as far as this machine can find out: check the spelling, and its network"
     except ConnectionRefusedError:
         return (
-            f"nobody listens at {host}, port {port}: is the server down, or the port another? Try again later; what is "
-            "cached can be read"
+            f"nobody listens at {host}, port {port}: is the server down, or the port wrong? Try again later; cached "
+            "files can be read"
         )
     except OSError as error:
         return (

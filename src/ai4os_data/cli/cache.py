@@ -80,15 +80,15 @@ def _clear(directory: str, options: Options) -> int:
     after = report(directory)
     stays = f"; {after.entries:,} entries are in use, and stay" if after.entries else ""
     gone = before.entries - after.entries
-    freed = shown_size(max(0, before.used_bytes - after.used_bytes))
-    say(f"{directory}: {gone:,} entries removed, {freed} freed{stays}")
+    size = shown_size(before.entries_bytes - after.entries_bytes)
+    say(f"{directory}: {gone:,} entries removed ({size}){stays}")
     return 0
 
 
 def _is_confirmed(found: Report) -> bool:
     question = f"Remove {found.entries:,} entries ({shown_size(found.entries_bytes)}) from {found.directory}?"
     if not sys.stdin.isatty():
-        print(f"{question} Say --yes where nobody can be asked. Nothing was removed.", file=sys.stderr)
+        print(f"{question} Give --yes if nobody can be asked. Nothing was removed.", file=sys.stderr)
         return False
     try:
         answer = input(f"{question} [y/N] ")

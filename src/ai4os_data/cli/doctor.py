@@ -168,7 +168,7 @@ def _spool(environ: Mapping[str, str]) -> Finding:
         return Finding("bad", "spool", f"{told}; no checkpoint can be saved", elsewhere)
     free += sum(_cached_bytes(cache) for cache in DiskCache.all_on_disk_of(top))
     if free <= reserve:
-        told = f"{free >> 20:,} MiB free for {directory}, of which {reserve >> 20:,} MiB stay so"
+        told = f"{free >> 20:,} MiB free for {directory}, of which {reserve >> 20:,} MiB are kept free"
         return Finding("bad", "spool", f"{told}; no checkpoint can be saved", elsewhere)
     few = "little room: it takes two to three checkpoints; delete what is not needed" if free < _FEW_BYTES else ""
     return Finding(
@@ -207,14 +207,14 @@ def _mounted(options: Options, mount: mounts.Mount | None, *, has_remote: bool) 
         told = f"{storage} is a mount of {mount.source}, and dead ({error})"
         if has_remote:
             return Finding(
-                "fair", "mounted", told, "restart the deployment to have it back; 'rshare:path' reads past it"
+                "fair", "mounted", told, "restart the deployment to have it back; 'rshare:path' works without it"
             )
         return Finding(
             "bad",
             "mounted",
             told,
             "restart the deployment: it does not come back by itself; with the credentials of the remote, which "
-            "`rclone config` can set, 'rshare:path' reads past it",
+            "`rclone config` can set, 'rshare:path' works without it",
         )
     return Finding("good", "mounted", f"{storage} shows {mount.source} ({mount.kind}), {len(names)} names at its top")
 
@@ -336,7 +336,7 @@ def _quota(store: WebDAVStore, answer: httpx.Response) -> Finding:
     used = f", {shown_size(found['used'])} used{of_folder}" if "used" in found else ""
     stale = "; Nextcloud's figures can be minutes old" if isinstance(store, NextcloudStore) and found else ""
     if free < 0:  # Nextcloud: -1 not computed, -2 unknown, -3 unlimited
-        return Finding("good", "quota", f"the server tells no limit{used}{stale}")
+        return Finding("good", "quota", f"the server sets no limit, or does not say{used}{stale}")
     few = "remove what is not needed, or let keep_last be smaller" if free < _FEW_BYTES else ""
     return Finding("fair" if few else "good", "quota", f"{shown_size(free)} free{used}{stale}", few)
 

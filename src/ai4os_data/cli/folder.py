@@ -43,7 +43,7 @@ def _contents(store: Store) -> Finding:
     told = f"{len(files) + len(folders)} names at its top"
     if files or folders:
         return Finding("good", "folder", told)
-    return Finding("fair", "folder", told, "nothing can be read from it yet; check the spelling if that is not right")
+    return Finding("fair", "folder", told, "nothing can be read from it yet; check the spelling if you expect files")
 
 
 def _missing_on_server(store: WebDAVStore, top: Store, *, writes: bool) -> Finding:
@@ -84,9 +84,7 @@ def _missing(above: str, missing: list[str], names: Iterable[str], *, writes: bo
     if near:
         meant = f"{above}{'/'.join([near[0], *missing[1:]])}"
         told = f"{told}, which has {', '.join(map(repr, near))}"
-        return Finding(
-            "bad", "folder", told, f"write {meant} if that is meant; a folder of this name has to be made first"
-        )
+        return Finding("bad", "folder", told, f"write {meant} if you mean that; to use a new folder, make it first")
     if writes:
-        return Finding("fair", "folder", told, "nothing can be read there yet; what is written first makes it")
+        return Finding("fair", "folder", told, "nothing can be read there yet; the first write makes the folder")
     return Finding("bad", "folder", told, "check the spelling, or list what is in it")

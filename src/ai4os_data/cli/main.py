@@ -75,24 +75,24 @@ def _parser() -> argparse.ArgumentParser:
         "--latency-ms",
         type=_number(float, lambda time_ms: 0 <= time_ms < math.inf, "at least 0"),
         default=20.0,
-        help="how long the server lets each request wait",
+        help="how many milliseconds the server waits before each answer",
     )
     demo.add_argument("--cache-size", default="16MiB", help="the cache's limit; at 4MiB only part of the images fit")
     demo.set_defaults(run=_demo)
     doctor = commands.add_parser(
         "doctor",
-        help="look whether the storage is linked, mounted and fast, and say what to do",
+        help="check whether the storage is linked, mounted and fast, and say what to do",
         description="Sends some twenty small requests and one probe of 1 MiB, which is removed again. The exit code "
-        "is 1 where something does not work.",
+        "is 1 if something does not work.",
     )
-    doctor.add_argument("location", nargs="?", help="what to look at; the linked storage where nothing is said")
+    doctor.add_argument("location", nargs="?", help="what to check; by default the linked storage")
     doctor.add_argument(
         "--deadline-s",
         type=_number(float, lambda time_s: 0 < time_s < math.inf, "more than 0"),
         default=20.0,
-        help="how long each look may take (default: %(default)g)",
+        help="how many seconds each check may take (default: %(default)g)",
     )
-    doctor.add_argument("--read-only", action="store_true", help="write nothing: look what the folder shows")
+    doctor.add_argument("--read-only", action="store_true", help="write nothing; check what the folder shows")
     doctor.set_defaults(run=_doctor)
     _add_cache(commands)
     return parser
@@ -101,14 +101,14 @@ def _parser() -> argparse.ArgumentParser:
 def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     cache = commands.add_parser(
         "cache",
-        help="look at the cache on this machine's disk, check it, or empty it",
-        description="The training that uses the cache meanwhile goes on.",
+        help="show the cache on this machine's disk, check it, or empty it",
+        description="A training may use the cache meanwhile.",
     )
     actions = cache.add_subparsers(title="actions", required=True)
     for action, help_ in (
-        ("info", "its limit, what it holds, and what makes it small"),
+        ("info", "show its limit, what it holds, and why it is small"),
         ("verify", "read every entry, and remove those that are damaged; the exit code is 1 if there were some"),
-        ("clear", "remove every entry, those in use as a local path excepted, and the kept listings"),
+        ("clear", "remove every entry that is not in use as a local path, and the kept listings"),
     ):
         one = actions.add_parser(action, help=help_, description=f"{help_[0].upper()}{help_[1:]}.")
         one.add_argument("directory", nargs="?", help='by default those that cache="auto" uses on this machine')

@@ -118,7 +118,7 @@ def unpacked(archive: bytes, group: Group) -> Unpacked:
     wanted = {name.encode(): entry for name, entry in zip(group.names, group.entries, strict=True)}
     places = {entry: place for place, entry in enumerate(group.entries)}
     found: dict[bytes, tuple[Entry, bytes]] = {}
-    twice = set()
+    seen, twice = set(), set()
     reached = -1  # the place in the group of the last one of which the end was seen
     for name, data in _members(archive, {name: entry.size_bytes for name, entry in wanted.items()}):
         if name is None:
@@ -126,10 +126,11 @@ def unpacked(archive: bytes, group: Group) -> Unpacked:
             break
         entry = wanted[name]
         reached = max(reached, places[entry])
-        if name in found:
+        if name in seen:
             twice.add(name)
         elif data is not None:
             found[name] = entry, data
+        seen.add(name)
     files = [came for name, came in found.items() if name not in twice]
     return Unpacked(files, group.entries[reached + 2 :])
 

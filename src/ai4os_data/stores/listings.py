@@ -314,11 +314,14 @@ def _plain_date(text: str | None) -> str | None:
         return text
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         try:
             moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
         except ValueError:
             return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
-    return email.utils.format_datetime(moment.astimezone(timezone.utc), usegmt=True)
+    try:
+        return email.utils.format_datetime(moment.astimezone(timezone.utc), usegmt=True)
+    except OverflowError:  # of the years 1 and 9999, in some time zones
+        return None

@@ -45,7 +45,7 @@ def hinting_at_remote(path: str, environ: Mapping[str, str]) -> Iterator[Callabl
         if meant is not None and store.is_local:
             tell_once(
                 f"{path!r} is a directory of this machine, {os.path.abspath(path)}, which goes with the deployment. "
-                f"Write {meant!r} for the storage; './{path}' means this machine, and is taken without a word"
+                f"Write {meant!r} for the storage; write './{path}' to mean this machine"
             )
 
     try:

@@ -104,7 +104,7 @@ class _Front:
         self._complete: dict[int, int] = {}
 
     def advance(self, body: _RangeBody) -> None:
-        """Take in that a range is complete, and hash what follows on from what was hashed."""
+        """Record that a range is complete, and hash what follows on from what was hashed."""
         self._complete[body.start] = body.start + body.length
         while (stop := self._complete.pop(self._place, None)) is not None:
             while self._place < stop:

@@ -328,8 +328,8 @@ class WebDAVStore(Store):
             except errors.StorageError as error:
                 outcome = error
         return errors.IntegrityError(
-            f"{self.location}: {entry.key!r}: the server lists {_version(entry, served)}, and answers with "
-            f"{_version(served, entry)} time and again"
+            f"{self.location}: {entry.key!r}: the server lists {_version(entry, served)}, and keeps answering with "
+            f"{_version(served, entry)}"
         )
 
     def _is_compressed(self, entry: Entry, response: Response) -> bool:
@@ -578,7 +578,8 @@ class WebDAVStore(Store):
         elif "/public.php/dav/files/" in self.remote.url:
             address = ". A public link may have expired, or been removed: ask who shared it"
         return errors.LocationError(
-            f"{self.location}: there is no such folder on the server; check the spelling, or list its parent{address}"
+            f"{self.location}: there is no such folder on the server; check the spelling, or list its parent; "
+            f"`ai4os-data doctor LOCATION` shows similar names{address}"
             + ("" if self.path.isascii() else f". Looked for: {shown(self.path)}, and its other Unicode form")
         )
 
@@ -622,7 +623,9 @@ class WebDAVStore(Store):
         except (_TornError, httpx.DecodingError) as error:  # the latter: what calls itself compressed, and is not
             return _unusable(self.location, error)
         except errors.OutOfSpaceError as error:
-            raise _too_large(what, str(error)) from error
+            if depth == "0":  # of one file there is no listing that could be too large
+                raise
+            raise _too_large(what, "507") from error
         except RefusedError as error:
             if error.status == 507:
                 raise _too_large(what, str(error)) from error
@@ -831,7 +834,7 @@ class _Asking:
             TornError: the head of an answer came, so the server is there, but the answer is not whole.
         """
         if has_head and self._is_read and not isinstance(cause, httpx.TimeoutException):
-            raise _TornError(str(cause)) from cause
+            raise _TornError(_told(cause)) from cause
         causes = list(_causes(cause))
         failure: errors.StorageError | None = descriptors.exhausted(cause)
         has_answered = self._credentials.answers > 0 or self._wait.outage.has_answered
@@ -902,6 +905,11 @@ class _Heads:
             self._is_of_proxy = info["request"].method == b"CONNECT"
         elif event.endswith("receive_response_headers.complete"):
             self.has_come = not self._is_of_proxy
+
+
+def _told(error: httpx.RequestError) -> str:
+    """What httpx says of an answer, with what it means where it says no more than zlib does."""
+    return f"not compressed as its head says: {error}" if isinstance(error, httpx.DecodingError) else str(error)
 
 
 def _unusable(location: str, error: Exception) -> errors.ProtocolError:
