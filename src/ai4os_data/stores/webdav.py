@@ -10,7 +10,6 @@ import weakref
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -597,7 +596,9 @@ class WebDAVStore(Store):
         """
         most = min(tries or _LISTING_TRIES, self.patience.tries)
         until_s = time.monotonic() + (self.patience.outage_s if tries is None else 0.0)
-        for attempt in count(1):
+        attempt = 0
+        while True:
+            attempt += 1
             told = self._propfind(url, depth, tries)
             if not isinstance(told, errors.StorageError):
                 return told
@@ -608,7 +609,6 @@ class WebDAVStore(Store):
             if attempt == most:
                 log.warning("%s: the server cannot tell for now, and is waited for (%s)", self.location, told)
             time.sleep(min(pause_s, _ERROR_PAUSE_S))
-        raise AssertionError
 
     def _propfind(self, url: str, depth: str, tries: int | None) -> Resources | errors.StorageError:
         """Ask once: what is told, or an error that may be chance."""
