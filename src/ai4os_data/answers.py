@@ -19,6 +19,10 @@ LOCKED = (
     "A dataset with on_error='skip' leaves it out"
 )
 
+_NOT_THERE = re.compile(
+    rb"<s:exception>Sabre\\DAV\\Exception\\ServiceUnavailable</s:exception>\s*"
+    rb"<s:message>Sabre\\DAV\\Exception\\NotFound\b"
+)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _ALSO_OF_PROXIES = frozenset({407, 502, 504})
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
@@ -40,6 +44,14 @@ def parse_head(lines: list[bytes]) -> tuple[int, dict[str, str]]:
             headers[name.lower()] = value.strip()
     status = status_line.partition(" ")[2].lstrip()[:3]  # curl takes "200OK" too
     return int(status) if status.isascii() and status.isdigit() else 0, headers
+
+
+def status_meant(status: int, body: bytes) -> int:
+    """The status that an answer should have had: of a public share that is not there, Nextcloud says 503.
+
+    To ask again would count there as one more guess of a link, and soon shut the address out.
+    """
+    return 404 if status == 503 and _NOT_THERE.search(body) is not None else status
 
 
 def plain_etag(etag: str | None) -> str | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ai4os_data import errors
 from ai4os_data.processes import PerProcess
+from ai4os_data.retries import shortened
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -24,11 +25,18 @@ T = TypeVar("T")
 
 LOOK_S = 0.25  # how often those who wait look whether it is over
 
+FLAPPING = 5  # times as many tries, at a server that fails at one request or the other
+
 _IN_A_ROW = 3  # failures, of whatever requests, that make an outage
 _SAID_AFTER_S = 3.0  # what is shorter is no news
 _LINE_EVERY_S = 60.0
 _LONGEST_PAUSE_S = 3.0  # a server that restarts is met soon after it is back
+_LONGEST_ASKED_S = 15.0  # Nextcloud asks for 120 in each maintenance, however short; 429 means what it asks for
 _QUESTION_LASTS_S = 15.0  # then another request may ask: this one may hang on a connection that is dead
+_FLAPS_S = 60.0
+_DOUBTFUL = frozenset({401, 403, 404, 500})
+_DOUBT_LASTS_S = 10.0
+_DOUBTED_401 = 2
 _LAST_TRY_S = 0.5  # before the end of the waiting
 
 
@@ -41,12 +49,14 @@ class Outage:
     Attributes:
         has_answered: whether it ever did, in this process.
         progress_s: when it last did, on the monotonic clock.
+        other_urls: two files, to ask for where a third one does not come.
     """
 
     def __init__(self, where: str) -> None:
         self.where = where
         self.has_answered = False
         self.progress_s = time.monotonic()
+        self.other_urls: tuple[str, ...] = ()
         self.reason = ""
         self._lock = threading.Lock()
         self._since_s: float | None = None
@@ -54,18 +64,36 @@ class Outage:
         self._next_question_s = 0.0
         self._asking_until_s = 0.0
         self._line_s: float | None = None  # when the last line was written
+        self._healed_s = -_FLAPS_S
+        self._doubted: dict[int, tuple[float, int]] = {}
 
     @property
     def is_on(self) -> bool:
         """Whether the server seems to be away."""
         return self._failures >= _IN_A_ROW
 
-    def answered(self) -> None:
-        """Record that the server has answered, or sent some bytes."""
+    @property
+    def flaps(self) -> bool:
+        """Whether it fails at one request or the other, and not at some that are broken themselves."""
+        return time.monotonic() - self._healed_s < _FLAPS_S
+
+    def answered(self, *, healed: bool = False) -> None:
+        """Record that the server has answered, or sent some bytes.
+
+        Args:
+            healed: whether it was a request that had found it away.
+        """
         self.has_answered = True
         self.progress_s = time.monotonic()
+        if healed:
+            self._healed_s = self.progress_s
         if self._since_s is not None:
             self._end()
+
+    def came(self, url: str) -> None:
+        """Take in that a file has come."""
+        if url not in self.other_urls:
+            self.other_urls = (url, *self.other_urls[:1])
 
     def failed(self, since_s: float, pause_s: float, reason: str) -> None:
         """Record that a request found the server away.
@@ -82,6 +110,20 @@ class Outage:
             self.reason = reason
             self._next_question_s = time.monotonic() + pause_s
             self._asking_until_s = 0.0
+
+    def doubts(self, status: int) -> bool:
+        """Whether an answer may be of a server that is not yet itself again, after an outage: nobody believes it yet.
+
+        Whatever stands before a server says 404 until the server is there, and the server 401 or 500 until its own
+        parts are. Of wrong passwords it takes a few only.
+        """
+        with self._lock:
+            if not self.is_on or status not in _DOUBTFUL:
+                return False
+            now_s = time.monotonic()
+            since_s, times = self._doubted.get(status, (now_s, 0))
+            self._doubted[status] = since_s, times + 1
+            return now_s - since_s < _DOUBT_LASTS_S and (status != 401 or times < _DOUBTED_401)
 
     def may_ask(self) -> bool:
         """Whether the caller is the one to ask now whether the server is back."""
@@ -132,6 +174,7 @@ class Outage:
                 return
             lasted_s, was_told = time.monotonic() - self._since_s, self._line_s is not None
             self._since_s, self._failures, self._line_s = None, 0, None
+            self._doubted.clear()
             self._next_question_s = self._asking_until_s = 0.0
         if was_told:
             log.warning("%s answers again, after %s; reading continues", self.where, _spoken(lasted_s))
@@ -207,14 +250,15 @@ class Wait:
             failures: how often it failed so far.
         """
         left_s = self._left_s(self._begin(began_s))
-        pause_s = self._patience.pause_s(failures, asked_s)
-        if asked_s is None and not isinstance(error, errors.ThrottledError):
+        is_throttled = isinstance(error, errors.ThrottledError)
+        pause_s = self._patience.pause_s(failures, asked_s if is_throttled else shortened(asked_s, _LONGEST_ASKED_S))
+        if asked_s is None and not is_throttled:
             pause_s = min(pause_s, _LONGEST_PAUSE_S)
         pause_s = max(0.0, min(pause_s, left_s - _LAST_TRY_S)) if left_s > _LAST_TRY_S else max(0.0, left_s)
         self.outage.failed(began_s, pause_s, str(error))
         if left_s <= 0 or _is_orphan():
             return None
-        is_news = failures >= self._patience.tries or pause_s >= _SAID_AFTER_S
+        is_news = failures >= self._patience.tries or pause_s > _SAID_AFTER_S
         self.outage.tell(self.outage_s, at_once=is_news)
         return pause_s
 

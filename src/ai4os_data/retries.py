@@ -18,7 +18,9 @@ RETRIED_STATUSES = frozenset({423, 429, 502, 503, 504})
 UNCERTAIN_STATUSES = frozenset({502, 503, 504})  # from a gateway, behind which the server may have done it
 AWAY_STATUSES = frozenset({429, 502, 503, 504})  # the server answers nothing else for now, maintenance among it
 LOCKED_TRIES = 3  # of a read: a lock is short, or lasts for an hour
+LONGEST_LOCK_PAUSE_S = 3.0  # whatever pause is asked for: who waits longer waits for one file
 
+_SHORTEST_SILENCE_S = 10  # a server that works may take as long
 _SERVER_BYTES_PER_S = 1024 * 1024
 _MOST_DOUBLINGS = 30
 
@@ -80,6 +82,11 @@ class Patience:
         longest = min(self.longest_pause_s, self.first_pause_s * 2 ** min(failures - 1, _MOST_DOUBLINGS))
         return random.uniform(longest / 2, longest)
 
+    @property
+    def hears_within_s(self) -> int:
+        """The longest silence in an answer: no longer than who waits for less waits for a server that is away."""
+        return int(min(self.stall_s, max(_SHORTEST_SILENCE_S, self.outage_s))) if self.outage_s else self.stall_s
+
     def silence_s(self, size_bytes: int) -> float:
         """How long a server may be silent while it works through what was sent to it."""
         return self.stall_s + size_bytes / _SERVER_BYTES_PER_S
@@ -103,6 +110,11 @@ def checked_outage_s(outage_s: float) -> float:
         )
         raise ValueError(message)
     return outage_s
+
+
+def shortened(asked_s: float | None, longest_s: float) -> float | None:
+    """A pause that the server asks for, or none, with a limit."""
+    return None if asked_s is None else min(asked_s, longest_s)
 
 
 def retry_after_s(value: str | None) -> float | None:

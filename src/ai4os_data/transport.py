@@ -8,13 +8,13 @@ new ones as old ones end, tries again what may be tried again, and goes on with 
 from __future__ import annotations
 
 import heapq
+import itertools
 import os
 import select
 import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 import pycurl
@@ -27,11 +27,12 @@ from ai4os_data.answers import (
     error_for_status,
     parse_head,
     plain_etag,
+    status_meant,
     wrong_credentials,
 )
-from ai4os_data.bodies import Body, MemoryBody, Reader, Source
+from ai4os_data.bodies import Body, MemoryBody, NoBody, Reader, Source
 from ai4os_data.connections import Connections, account, connections_to
-from ai4os_data.outages import LOOK_S, Wait
+from ai4os_data.outages import FLAPPING, LOOK_S, Wait
 from ai4os_data.processes import PerProcess, leave_to_parent
 from ai4os_data.refusals import LOOK_S as LOOK_AT_DOUBT_S
 from ai4os_data.refusals import Credentials, Refusals
@@ -39,10 +40,12 @@ from ai4os_data.remotes import origin_of
 from ai4os_data.retries import (
     AWAY_STATUSES,
     LOCKED_TRIES,
+    LONGEST_LOCK_PAUSE_S,
     RETRIED_STATUSES,
     UNCERTAIN_STATUSES,
     Patience,
     retry_after_s,
+    shortened,
 )
 from ai4os_data.tls import ca_file
 
@@ -63,6 +66,8 @@ _BUFFER_BYTES = 256 * 1024
 _UPLOAD_BUFFER_BYTES = 2 * 1024 * 1024
 _SUPPRESS_CONNECT_HEADERS = 265  # CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name
 _PLAIN_HEADERS = (b"Accept-Encoding: identity", b"Expect:", b"Accept: */*")
+_ALONE_AFTER = 2  # failures, then the server is asked for something else
+_PROBE_S = 5.0
 _KEPT_WARM_S = 55  # servers close idle connections after 5 to 60 s
 
 
@@ -163,6 +168,11 @@ class Transport:
             held[remote] = found
         return found
 
+    @property
+    def answers_others(self) -> bool:
+        """Whether the server answers, although some request has failed as it does where the server is away."""
+        return not self.connections.outage.is_on
+
     def patient(self, patience: Patience) -> Transport:
         """The same with another patience."""
         other = Transport(self.remote, patience=patience, counters=self.counters)
@@ -234,10 +244,12 @@ class _Transfer:
         "etag",
         "failed_s",
         "failures",
+        "first",
         "head_lines",
         "hops",
         "is_first",
         "is_foreign",
+        "is_probe",
         "is_redirect",
         "judged",
         "last_error",
@@ -261,6 +273,7 @@ class _Transfer:
         self.away = 0  # tries that found the server away
         self.refused = 0  # tries that were answered with 401
         self.is_first = False  # others wait for the answer to it
+        self.is_probe = False  # only whether an answer comes is of interest
         self.failed_s = self.began_s = 0.0
         self.last_error: errors.StorageError | None = None
         self.sent_with: Remote | None = None
@@ -294,11 +307,16 @@ class _Transfer:
         """Forget the last try, keep what may be gone on with."""
         self.head_lines = []
         self.judged = False
+        self.first = b""
         self.resumed = self.offset > 0
         if not self.resumed:
             self.body.restart()
         self.began_s = time.monotonic()
         self.length_before = self.body.length
+
+    def waits(self, patience: Patience) -> bool:
+        """Whether it waits for a server that is away."""
+        return patience.outage_s > 0 and self.request.method == "GET" and not self.is_foreign
 
     @property
     def has_heard(self) -> bool:
@@ -338,10 +356,15 @@ class _Transfer:
         finally:
             del raised  # an error that its own traceback leads to would keep the connections open
 
+    def said(self) -> bytes:
+        """The begin of the page that came with an error."""
+        return b"".join(self.body.chunks[:1]) if type(self.body) is MemoryBody else self.first
+
     def _write(self, chunk: bytes) -> int | None:
         if not self.judged:
             self.judged = True
             status, headers = parse_head(self.head_lines)
+            self.first = chunk if status >= 400 else b""
             self.is_redirect = status in redirects.STATUSES
             if status == 206:
                 if not self.continues(headers):
@@ -364,7 +387,9 @@ class _Transfer:
         if served is None or served[0] != (self.request.start or 0) + self.offset:
             return False
         # A server may send 206 whatever If-Range says; RFC 9110, 15.3.7, has it tell the ETag.
-        return headers.get("etag") == self.etag if self.resumed else self.request.start is not None
+        if self.resumed:
+            return headers.get("etag") == self.etag
+        return self.request.start is not None or served[1] is not None  # all of it, as a part
 
     def _from_wanted_start(self, chunk: bytes) -> bool:
         """Cut the wanted range out of what comes; False when it is complete."""
@@ -417,7 +442,7 @@ class _Queue:
         self._call = call
         self._paused: list[tuple[float, int, _Transfer]] = []
         self._held: deque[_Transfer] = deque()
-        self._order = count()
+        self._order = itertools.count()
         self._is_exhausted = False
         self._planned: Request | None = None
         self._plans = False
@@ -659,7 +684,7 @@ class _Lane:
                 headers.append(f"If-Range: {transfer.etag}".encode("latin-1"))
         handle.setopt(pycurl.HTTPHEADER, headers)
         handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(patience.connect_s * 1000))
-        handle.setopt(pycurl.LOW_SPEED_TIME, patience.stall_s)
+        handle.setopt(pycurl.LOW_SPEED_TIME, patience.hears_within_s)
         if request.method == "PUT":
             source = request.source
             assert source is not None
@@ -721,10 +746,8 @@ class _Lane:
         """Each transfer that has ended: with its answer, its error, or the pause before it is tried again."""
         while True:
             queued, good, bad = self._multi.info_read()
-            for handle in good:
-                yield self._end(handle, 0, "")
-            for handle, code, message in bad:
-                yield self._end(handle, code, message)
+            ended = [(handle, 0, "") for handle in good] + bad
+            yield from (each for each in itertools.starmap(self._end, ended) if not each[0].is_probe)
             if not queued:
                 return
 
@@ -757,8 +780,9 @@ class _Lane:
 
     def _judge(self, transfer: _Transfer, code: int, message: str) -> Response | errors.StorageError | float:
         status, headers = parse_head(transfer.head_lines)
-        if not transfer.is_foreign and (not code or status >= 400 or transfer.has_heard):
-            self._answered(transfer, status)
+        status = status_meant(status, transfer.said()) if status == 503 else status
+        if (pause := self._taken_in(transfer, code, status, headers)) is not None:
+            return pause
         if code == _ABORTED_BY_US and status == 206:
             return self._other_range(transfer, headers)
         if code == _ABORTED_BY_US and status == 200 and transfer.request.start is not None:
@@ -799,11 +823,23 @@ class _Lane:
             return self._again(transfer, error, asked_s, away=status in AWAY_STATUSES)
         return error
 
+    def _taken_in(
+        self, transfer: _Transfer, code: int, status: int, headers: dict[str, str]
+    ) -> errors.StorageError | float | None:
+        """What an answer tells of the server; the outcome where it counts for nothing else, or is not yet believed."""
+        if not code and transfer.waits(self._call.patience) and self._call.wait.outage.doubts(status):
+            transfer.offset = 0
+            error = error_for_status(status, self._what(transfer), headers, self._remote)
+            return 0.0 if transfer.is_probe else self._again(transfer, error, None, away=True)
+        if not transfer.is_foreign and (not code or status >= 400 or transfer.has_heard):
+            self._answered(transfer, status)
+        return 0.0 if transfer.is_probe else None
+
     def _answered(self, transfer: _Transfer, status: int) -> None:
         """Record that the server is there, and whether it takes the credentials."""
         if status in AWAY_STATUSES:
             return
-        self._call.wait.outage.answered()
+        self._call.wait.outage.answered(healed=bool(transfer.away) and status < 300)
         if status != 401:
             self._call.credentials.accepted(was_doubted=transfer.is_first)
             transfer.is_first = False
@@ -828,7 +864,7 @@ class _Lane:
         """A lock concerns one file, and lasts for a moment or for an hour: a few tries tell."""
         if transfer.request.is_archive or transfer.failures + 1 >= LOCKED_TRIES:
             return error
-        return self._again(transfer, error, asked_s)
+        return self._again(transfer, error, shortened(asked_s, LONGEST_LOCK_PAUSE_S))
 
     def _complete(
         self, transfer: _Transfer, status: int, headers: dict[str, str]
@@ -855,6 +891,8 @@ class _Lane:
                 return errors.ProtocolError(f"{self._what(transfer)}: {compressed(kind)}")
             return self._short(transfer, promised)
         total = received if request.start is None else total
+        if not (transfer.is_foreign or request.is_archive):
+            self._call.wait.outage.came(request.url)
         return Response(status, headers, total, received, transfer.is_foreign)
 
     def _redirected(self, transfer: _Transfer, headers: dict[str, str]) -> errors.StorageError | float:
@@ -903,6 +941,7 @@ class _Lane:
     ) -> errors.StorageError | float:
         """A try that broke off: keep what came of it if it can be gone on with, and try again if that may help."""
         what = self._what(transfer)
+        message = message or f"the connection fails (curl {code})"
         progressed = False
         if status in {200, 206} and transfer.request.start is None:
             length = transfer.body.length
@@ -968,7 +1007,7 @@ class _Lane:
         """
         patience = self._call.patience
         outcome: errors.StorageError | float
-        if away and patience.outage_s > 0 and transfer.request.method == "GET" and not transfer.is_foreign:
+        if away and transfer.waits(patience):
             outcome = self._wait_out(transfer, error, asked_s)
         else:
             transfer.failures += 1
@@ -991,17 +1030,33 @@ class _Lane:
         patience, wait = self._call.patience, self._call.wait
         if transfer.away == 0 or wait.outage.progress_s > transfer.failed_s:
             transfer.failures += 1
+            transfer.away = 0
         transfer.failed_s = time.monotonic()
         transfer.away += 1
         transfer.last_error = error
-        if transfer.failures >= max(2, patience.tries):
+        if transfer.failures >= max(2, patience.tries) * (FLAPPING if wait.outage.flaps else 1):
             return error
-        pause_s = wait.failed(transfer.began_s, error, asked_s=asked_s, failures=transfer.away)
+        pause_s = wait.failed(transfer.began_s, error, asked_s=asked_s, failures=max(transfer.away, transfer.failures))
         if pause_s is None:
             return wait.gave_up(error)
+        if transfer.away + transfer.failures > _ALONE_AFTER and not self._active:
+            probe = self._probe(transfer)
+            if probe is not None:
+                self._begin(probe)
         # What is waited for does not count against the time that the transfer itself may take.
         transfer.deadline = max(transfer.deadline, patience.deadline(transfer.request.expected_bytes) + pause_s)
         return pause_s
+
+    def _probe(self, transfer: _Transfer) -> _Transfer | None:
+        """A question for a byte of another file, whose answer tells that it is this file alone that fails."""
+        others = self._call.wait.outage.other_urls
+        url = next((url for url in others if url != transfer.request.url), None)
+        if url is None:
+            return None
+        request = Request(url, NoBody(), start=0, stop=1, expected_bytes=0)
+        probe = _Transfer(request, self._call.patience)
+        probe.is_probe, probe.deadline = True, time.monotonic() + _PROBE_S
+        return probe
 
     def _what(self, transfer: _Transfer) -> str:
         moved = f" (redirected to {redirects.shown(transfer.url)})" if transfer.hops else ""

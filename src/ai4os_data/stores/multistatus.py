@@ -114,6 +114,7 @@ def resources(xml: bytes) -> Resources:
         RefusedError: it is an error of the server.
     """
     reader = _Reader()
+    xml = xml.lstrip()  # a blank line before PHP's first mark goes before every answer
     try:
         _parse(reader.parser, xml)
         if not reader.found:

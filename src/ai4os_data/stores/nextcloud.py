@@ -14,6 +14,7 @@ from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, memory_bod
 from ai4os_data.stores.capabilities import ChunkLimits, chunk_limits
 from ai4os_data.stores.chunked import CHUNK_BYTES, ChunkedUpload, UnsupportedError, UploadPlace
 from ai4os_data.stores.webdav import WebDAVStore
+from ai4os_data.telemetry import tell_once
 from ai4os_data.transport import Request, Response
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ai4os_data.remotes import Remote
 
 _DAV_ROOT = re.compile(r"/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?:/|$)")
+_QUERY = re.compile(r"\?\S+(?=:)")
 _ARCHIVES_IN_FLIGHT = 2
 _HASH_TRIES = 2  # a proxy that has no patience with a large file will not have it the next time
 _OF_A_MEMBER = (errors.NotFoundError, errors.LockedError)
@@ -158,7 +160,7 @@ class NextcloudStore(WebDAVStore):
             if isinstance(outcome, errors.StorageError):
                 if request.body.length:
                     yield from self._unpacked(request.body.getvalue(), group, make, plan)
-                elif isinstance(outcome, _HOPELESS):
+                elif isinstance(outcome, _HOPELESS) and not self._is_of_archives(outcome):
                     yield from ((entry, outcome) for entry in group.entries)
                 elif isinstance(outcome, _OF_A_MEMBER):
                     plan.halve(group)
@@ -168,6 +170,21 @@ class NextcloudStore(WebDAVStore):
                 yield from self._unpacked(request.body.getvalue(), group, make, plan)
             else:
                 plan.alone.extend(group.entries)
+
+    def _is_of_archives(self, error: errors.StorageError) -> bool:
+        """Whether a server that answers other requests fails at an archive alone, as before a proxy of no patience.
+
+        Then no more are asked for: each would take all its tries.
+        """
+        if isinstance(error, errors.AuthenticationError) or not self.patience.outage_s:
+            return False
+        if not self.transport.answers_others:
+            return False
+        if self._archives:
+            said = _QUERY.sub("", str(error))
+            tell_once(f"{self.location}: files come one by one, since the server fails at archives of many: {said}")
+        self._archives = False
+        return True
 
     def _is_archive(self, response: Response) -> bool:
         """Whether the server makes archives at all: before version 31 it answers the same request with a page."""

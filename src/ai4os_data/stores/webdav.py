@@ -18,11 +18,19 @@ import webdav4.client
 from typing_extensions import Self
 
 from ai4os_data import descriptors, errors, proxies, telemetry, tls
-from ai4os_data.answers import NO_ANSWER, error_for_status, host_of, plain_etag, wrong_credentials
+from ai4os_data.answers import NO_ANSWER, error_for_status, host_of, plain_etag, status_meant, wrong_credentials
 from ai4os_data.bodies import Content, MemoryBody, Source
-from ai4os_data.outages import LOOK_S, Wait
+from ai4os_data.outages import FLAPPING, LOOK_S, Wait
 from ai4os_data.refusals import LOOK_S as LOOK_AT_DOUBT_S
-from ai4os_data.retries import AWAY_STATUSES, LOCKED_TRIES, RETRIED_STATUSES, Patience, retry_after_s
+from ai4os_data.retries import (
+    AWAY_STATUSES,
+    LOCKED_TRIES,
+    LONGEST_LOCK_PAUSE_S,
+    RETRIED_STATUSES,
+    Patience,
+    retry_after_s,
+    shortened,
+)
 from ai4os_data.stores.base import (
     Entries,
     Entry,
@@ -41,7 +49,7 @@ from ai4os_data.stores.listings import PROPFIND, Listings
 from ai4os_data.stores.multistatus import NotMultistatusError, RefusedError, Resources, resources
 from ai4os_data.stores.names import why_refused
 from ai4os_data.stores.ranges import read_ranges
-from ai4os_data.telemetry import tell_once
+from ai4os_data.telemetry import log, tell_once
 from ai4os_data.transport import Request, Response, Transport, compressed
 
 if TYPE_CHECKING:
@@ -54,6 +62,7 @@ T = TypeVar("T")
 
 _LISTING_DEADLINE_S = 300.0
 _LISTING_TRIES = 3  # of an answer that came, and is of no use
+_ERROR_PAUSE_S = 3.0  # between two questions to a server that says under the status of a success that it is away
 _INFINITY_SILENCE_S = 30.0  # then folder by folder
 _NOT_OF_A_NAME = (
     errors.AuthenticationError,
@@ -206,7 +215,9 @@ class WebDAVStore(Store):
     def listing(self) -> Listing:
         """The same, and what could not be read, beside it."""
         listing = self._found(lambda: Listings(self).below())
-        return Listing(sorted(listing.entries), listing.unreadable)
+        entries = sorted(listing.entries)
+        self.transport.connections.outage.other_urls = tuple(self.url(entry.key) for entry in entries[:2])
+        return Listing(entries, listing.unreadable)
 
     def list_below(self, folder: str) -> Entries:
         """Every file below a folder; none where the server knows no such folder."""
@@ -560,7 +571,11 @@ class WebDAVStore(Store):
                 f"{self.location}: there is no {self.path!a} on the server, but {known}, which look alike; rename "
                 "one, or give the one that is meant"
             )
-        address = "" if self.base_path else ". The files of a Nextcloud are at https://HOST/remote.php/dav/files/USER"
+        address = ""
+        if not self.base_path or self.remote.url.endswith(("/remote.php/dav", "/remote.php/dav/files")):
+            address = ". The files of a Nextcloud are at https://HOST/remote.php/dav/files/USER"
+        elif "/public.php/dav/files/" in self.remote.url:
+            address = ". A public link may have expired, or been removed: ask who shared it"
         return errors.LocationError(
             f"{self.location}: there is no such folder on the server; check the spelling, or list its parent; "
             f"`ai4os-data doctor LOCATION` shows similar names{address}"
@@ -580,14 +595,20 @@ class WebDAVStore(Store):
             StorageError: the server refuses it, or cannot do it.
         """
         most = min(tries or _LISTING_TRIES, self.patience.tries)
-        for attempt in range(1, most + 1):
+        until_s = time.monotonic() + (self.patience.outage_s if tries is None else 0.0)
+        attempt = 0
+        while True:
+            attempt += 1
             told = self._propfind(url, depth, tries)
             if not isinstance(told, errors.StorageError):
                 return told
-            failure = told
-            if attempt < most:
-                time.sleep(self.patience.pause_s(attempt))
-        raise failure
+            pause_s = self.patience.pause_s(attempt)
+            is_away = isinstance(told, errors.ServerUnavailableError | errors.ThrottledError)
+            if attempt >= most and not (is_away and time.monotonic() + min(pause_s, _ERROR_PAUSE_S) < until_s):
+                raise told
+            if attempt == most:
+                log.warning("%s: the server cannot tell for now, and is waited for (%s)", self.location, told)
+            time.sleep(min(pause_s, _ERROR_PAUSE_S))
 
     def _propfind(self, url: str, depth: str, tries: int | None) -> Resources | errors.StorageError:
         """Ask once: what is told, or an error that may be chance."""
@@ -596,7 +617,9 @@ class WebDAVStore(Store):
         silence_s = _INFINITY_SILENCE_S if depth == "infinity" else None
         try:
             answer = self.dav("PROPFIND", url, headers, PROPFIND, tries=tries, silence_s=silence_s)
-            return resources(answer.content)
+            told = resources(answer.content)
+            if len(told) == 1 and not told[0].is_known and (status := told[0].status) in AWAY_STATUSES:
+                return error_for_status(status or 0, f"{what}, in a multistatus", {}, self.remote)
         except (_TornError, httpx.DecodingError) as error:  # the latter: what calls itself compressed, and is not
             return _unusable(self.location, error)
         except errors.OutOfSpaceError as error:
@@ -616,6 +639,7 @@ class WebDAVStore(Store):
                 f"{self.remote.origin} the address of the storage itself, and not of a page before it, such as a login?"
             )
             raise errors.ProtocolError(message) from error
+        return told
 
     def dav(
         self,
@@ -773,7 +797,11 @@ class _Asking:
 
     def judged(self, response: httpx.Response) -> httpx.Response | errors.StorageError | float:
         """The answer, the error that it stands for, or the pause before the next try."""
-        status = response.status_code
+        status = status_meant(response.status_code, response.content)
+        if self._waits and self._wait.outage.doubts(status):
+            return self._pause(
+                _error_of(response, self.what, self._store.remote), None, is_away=True, tries=self._tries
+            )
         if status not in AWAY_STATUSES:
             self._wait.outage.answered()
             if status != 401:
@@ -792,7 +820,9 @@ class _Asking:
         if status not in RETRIED_STATUSES:
             return failure
         asked_s = retry_after_s(response.headers.get("retry-after"))
-        tries = min(self._tries, LOCKED_TRIES) if status == 423 and self._is_read else self._tries
+        tries = self._tries
+        if status == 423 and self._is_read:
+            tries, asked_s = min(tries, LOCKED_TRIES), shortened(asked_s, LONGEST_LOCK_PAUSE_S)
         return self._pause(failure, asked_s, is_away=status in AWAY_STATUSES, tries=tries)
 
     def pause_after(self, cause: httpx.RequestError, *, has_head: bool = False) -> errors.StorageError | float:
@@ -833,7 +863,7 @@ class _Asking:
         self._failed_s = time.monotonic()
         self._away += 1
         self._last = failure
-        if self._failures >= max(2, self._tries):
+        if self._failures >= max(2, self._tries) * (FLAPPING if self._wait.outage.flaps else 1):
             return failure
         pause_s = self._wait.failed(self._began_s, failure, asked_s=asked_s, failures=self._away)
         if pause_s is None:
@@ -953,7 +983,8 @@ def _error_of(response: httpx.Response, what: str, remote: Remote) -> errors.Sto
     """The error that an answer stands for."""
     if _leads_to_folder(response):
         return _FolderError(f"{what}: this is a folder, not a file ({response.status_code})")
-    return error_for_status(response.status_code, what, dict(response.headers), remote)
+    status = status_meant(response.status_code, response.content)
+    return error_for_status(status, what, dict(response.headers), remote)
 
 
 def _is_page(entry: Entry, served: Entry, response: Response) -> bool:
