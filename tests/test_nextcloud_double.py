@@ -157,13 +157,19 @@ def test_partial_names_are_taken_by_29(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["34", "29"])
-@pytest.mark.parametrize("name", ["two\nlines", "n" * 251, "Gr\udcf6n"], ids=["newline", "251 bytes", "no UTF-8"])
+@pytest.mark.parametrize("name", ["two\nlines", "n" * 251, "back\\slash"], ids=["newline", "251 bytes", "backslash"])
 def test_names_that_the_database_cannot_hold_are_refused(tmp_path: Path, version: VersionName, name: str) -> None:
     """By each version, with a 400."""
     with NextcloudServer(tmp_path, version=version) as server:
         client = Client(server)
-        path = f"{FILES}/{quote(name, errors='surrogateescape')}"
+        path = f"{FILES}/{quote(name)}"
         assert [client.send(Ask(method, path, body=b"x")).status for method in ("PUT", "MKCOL")] == [400, 400]
+
+
+def test_a_name_that_is_no_utf_8_is_read_as_latin_1(server: NextcloudServer, client: Client) -> None:
+    """As sabre reads it; seen on a live 32 and 29."""
+    assert client.send(Ask("PUT", f"{FILES}/Gr%F6n.txt", body=b"x")).status == 201
+    assert (server.root / "Grön.txt").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize("depth", ["0", "1", "infinity"])

@@ -52,7 +52,7 @@ CANNOT = {
     **{
         (place, NAMES[name]): Cannot(errors.LocationError, "Nextcloud refuses such a name")
         for place in _REFUSES
-        for name in ("newline", "not UTF-8")
+        for name in ("newline", "not UTF-8", "backslash")
     },
 }
 MERGES_NORMAL_FORMS = {"rclone", "mount"}

@@ -101,7 +101,7 @@ def test_odd_names_come_back_as_they_were_written(cloud: Cloud) -> None:
         assert store.read(name) == data, name
     together = {entry.key: outcome for entry, outcome in store.read_many(listed.values())}
     assert not [outcome for outcome in together.values() if isinstance(outcome, errors.StorageError)]
-    assert len(kept) >= len(NAMES) - 6
+    assert len(kept) >= len(NAMES) - 5
 
 
 def test_a_missing_path_is_missing_at_the_old_address_too(cloud: Cloud) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _MOST_BYTES = 250  # of the name, not of the path: a column of Nextcloud's database
 _KEPT_ENDINGS = (".part", ".filepart")
-_WINDOWS = frozenset('\\:*?"<>|')
+_WINDOWS = frozenset(':*?"<>|')
 
 
 def why_refused(key: str, *, is_forbidden: bool = False) -> str | None:
@@ -22,21 +22,28 @@ def why_refused(key: str, *, is_forbidden: bool = False) -> str | None:
     return None
 
 
+def is_utf_8(name: str) -> bool:
+    """Whether the bytes of a name are UTF-8; those that are not stand in it as surrogates (PEP 383)."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _why(name: str) -> str | None:
     if name.lower().endswith(_KEPT_ENDINGS):
         return f"ends with {name[name.rindex('.') :]!r}, which Nextcloud keeps for uploads that are under way"
     if name.lower().startswith(".ht"):
         return "is a name that web servers keep for their own files"
+    if "\\" in name:
+        return "has a backslash in it, which Nextcloud does not take"
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
         return "has a line break or another control character in it"
     size_bytes = len(name.encode("utf-8", "surrogateescape"))
     if size_bytes > _MOST_BYTES:
         return f"is {size_bytes} bytes long, and most servers take {_MOST_BYTES}"
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return "is no UTF-8"
-    return None
+    return None if is_utf_8(name) else "is no UTF-8"
 
 
 def _why_elsewhere(name: str) -> str | None:

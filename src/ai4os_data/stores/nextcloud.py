@@ -13,6 +13,7 @@ from ai4os_data.stores import archives
 from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, memory_body
 from ai4os_data.stores.capabilities import ChunkLimits, chunk_limits
 from ai4os_data.stores.chunked import CHUNK_BYTES, ChunkedUpload, UnsupportedError, UploadPlace
+from ai4os_data.stores.names import is_utf_8
 from ai4os_data.stores.webdav import WebDAVStore
 from ai4os_data.telemetry import tell_once
 from ai4os_data.transport import Request, Response
@@ -103,8 +104,33 @@ class NextcloudStore(WebDAVStore):
         kind, _, found = answer.headers.get("oc-checksum", "").partition(":")
         return found.lower() if kind == "SHA256" else super().sha256_of(self.stat(entry.key))
 
+    def upload(
+        self, key: str, source: Source, *headers: str, repeats: bool = False, before: Entry | None = None
+    ) -> Response | None:
+        """PUT a whole file."""
+        self._check_utf_8(key)
+        return super().upload(key, source, *headers, repeats=repeats, before=before)
+
+    def make_folder(self, key: str) -> bool:
+        """Make a folder below the root, and those above it, where they are missing."""
+        self._check_utf_8(key)
+        return super().make_folder(key)
+
+    def _check_utf_8(self, key: str) -> None:
+        """Refuse a name that the server would store as another one: it reads what is no UTF-8 as Latin-1.
+
+        Raises:
+            NameRefusedError: the name is no UTF-8.
+        """
+        if not is_utf_8(key):
+            raise errors.NameRefusedError(
+                f"{self.location}: {key!r} cannot be written: it is no UTF-8, and a Nextcloud would store it under "
+                "another name. Choose another name."
+            )
+
     def _before(self, key: str) -> Entry | None:
         """What an earlier try has left at a key; in a folder that is new there is nothing to look for."""
+        self._check_utf_8(key)
         return None if self.make_parent(key) else super()._before(key)
 
     def _store_new(self, key: str, source: Source, sha256: str, before: Entry | None) -> str:

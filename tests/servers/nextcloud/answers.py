@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
@@ -11,6 +12,15 @@ if TYPE_CHECKING:
 
 HTML = "text/html; charset=UTF-8"
 XML = "application/xml; charset=utf-8"
+
+
+def decoded(path: str) -> str:
+    """Return the path of an address as sabre reads it: what is no UTF-8 as Latin-1."""
+    data = unquote_to_bytes(path)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import re
 import secrets
 from email.utils import formatdate
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from servers.nextcloud import archive, properties
 from servers.nextcloud.answers import (
@@ -20,6 +20,7 @@ from servers.nextcloud.answers import (
     bad_request,
     conflict,
     created,
+    decoded,
     forbidden,
     insufficient_storage,
     not_found,
@@ -364,7 +365,7 @@ class Files:
         refused = [f'"{end}" is a forbidden file type.' for end in version.forbidden_endings if name.endswith(end)]
         if len(name.encode("utf-8", "surrogateescape")) > _LONGEST_NAME_BYTES:
             refused.append("Filename is too long")
-        if any(letter < " " or "\udc80" <= letter <= "\udcff" for letter in name):
+        if any(letter < " " or letter == "\\" for letter in name):
             refused.append("Filename contains at least one invalid character")
         for message in refused:
             more = f'\n  <o:retry xmlns:o="o:">false</o:retry>\n  <o:reason xmlns:o="o:">{message}</o:reason>'
@@ -377,7 +378,7 @@ def destination_key(incoming: Incoming, base: str) -> str:
     if header is None:
         message = "The destination header was not supplied"
         raise bad_request(message)
-    path = unquote(urlsplit(header).path, errors="surrogateescape")
+    path = decoded(urlsplit(header).path)
     if not path.startswith(f"{base}/"):
         message = f"Requested uri ({header}) is out of base uri ({base}/)"
         raise forbidden(message)

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
-from servers.nextcloud.answers import Answer, Slice, TornError
+from servers.nextcloud.answers import Answer, Slice, TornError, decoded
 
 if TYPE_CHECKING:
     import socket
@@ -137,7 +136,7 @@ class Connection:
         refused = None
         if len(request_line) > _REQUEST_LINE_LIMIT:
             refused = Answer(414, {"Content-Type": "text/html; charset=iso-8859-1", "Connection": "close"}, _TOO_LONG)
-        return Incoming(method, unquote(target, errors="surrogateescape"), query, headers, body, refused)
+        return Incoming(method, decoded(target), query, headers, body, refused)
 
     def send(self, answer: Answer, incoming: Incoming) -> bool:
         """Send an answer, and say whether the connection goes on."""
