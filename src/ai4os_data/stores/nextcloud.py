@@ -173,7 +173,7 @@ class NextcloudStore(WebDAVStore):
                 plan.alone.extend(group.entries)
 
     def _take_in(self, request: Request, error: errors.StorageError) -> None:
-        """Ask for no more archives where they alone fail, as behind a proxy of no patience: each takes all its tries."""
+        """Ask for no more archives where they alone fail, as behind some proxies: each takes all its tries."""
         if not request.fails_alone:
             return
         if self._archives:
