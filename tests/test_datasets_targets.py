@@ -262,7 +262,7 @@ def test_file_whose_name_looks_like_a_comment_is_not_lost(share: Share) -> None:
     share.put({"train.txt": './#1.jpg 1\n"a # b.jpg" 0\n'})
     assert everything(open_split(share, "train.txt")) == [("odd", 1), ("odder", 0)]
     share.put({"train.txt": "a # b.jpg 0\n"})
-    with pytest.raises(LocationError, match=r"line 1: .* a path with ' # ' in it stands in quotes"):
+    with pytest.raises(LocationError, match=r"line 1: .* put a path with ' # ' in it in quotes"):
         open_split(share, "train.txt")
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import fsspec
@@ -31,7 +32,6 @@ from shares import Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from ai4os_data.stores import Store
     from servers import FaultServer, Server
@@ -403,6 +403,40 @@ def test_forked_child_waits_by_itself(patient: Faulty) -> None:
 
 
 # --- where it is set
+
+
+def _be_killed(store: Store, told: Any) -> None:
+    """Be a trainer with a worker that reads."""
+    worker = multiprocessing.get_context("fork").Process(target=store.read, args=(Faulty.listed().key,))
+    worker.start()
+    told.send(worker.pid)
+    time.sleep(60)
+
+
+def test_worker_whose_trainer_is_killed_waits_no_more(patient: Faulty) -> None:
+    """Nobody takes what it reads; it went on for ten minutes."""
+    patient.server.always("*", Fault(status=503), method="*")
+    context = multiprocessing.get_context("fork")
+    heard, told = context.Pipe(duplex=False)
+    trainer = context.Process(target=_be_killed, args=(patient.store, told))
+    trainer.start()
+    worker = heard.recv()
+    time.sleep(1)
+    assert _runs(worker)
+    trainer.kill()
+    trainer.join()
+    until = time.monotonic() + 10
+    while _runs(worker) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not _runs(worker)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process has not ended, whoever is to take note of that."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.parametrize("wrong", [-1, float("nan"), "600", None.__class__, True])

@@ -183,11 +183,12 @@ class StorageDataset(Dataset[Any]):
         targets: Sequence[Any] | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Self:
-        """A dataset of these files, in this order.
+        r"""A dataset of these files, in this order.
 
         Args:
             location: as for the class.
-            keys: below the location; one may come more than once.
+            keys: paths below the location, as in ``dataset.keys``; one may come more than once. ``./a``, ``a//b`` and
+                ``a/../b`` mean what they mean to a system, and so does ``a\b``, unless there is a file of that name.
             targets: a label for each key, in the same order, or a mapping from key to label.
             options: as for the class, without ``pattern``; ``target`` only where there are no ``targets``.
 
@@ -268,7 +269,7 @@ class StorageDataset(Dataset[Any]):
         Args:
             location: as for the class.
             file: a key below the location, or a local file.
-            key: the column with the file's path below the location.
+            key: the column with the file's path below the location; what Windows writes is understood, too.
             target: the column with the label; several for a tuple of labels, whose names stay text; a function of a
                 row, which gets it as a mapping from column to text; or None.
             prefix: what comes before what is in ``key``, such as ``"images/"``.

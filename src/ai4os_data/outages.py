@@ -6,6 +6,7 @@ a line when the waiting begins, one each minute, and one when it ends.
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
@@ -224,8 +225,8 @@ class Wait:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has waited for long enough, and the server is away still."""
-        return self.has_begun and self._left_s(self._since_s or 0.0) <= 0
+        """Whether it has waited for long enough, or for nobody, and the server is away still."""
+        return self.has_begun and (self._left_s(self._since_s or 0.0) <= 0 or _is_orphan())
 
     @property
     def has_begun(self) -> bool:
@@ -255,7 +256,7 @@ class Wait:
             pause_s = min(pause_s, _LONGEST_PAUSE_S)
         pause_s = max(0.0, min(pause_s, left_s - _LAST_TRY_S)) if left_s > _LAST_TRY_S else max(0.0, left_s)
         self.outage.failed(began_s, pause_s, str(error))
-        if left_s <= 0:
+        if left_s <= 0 or _is_orphan():
             return None
         is_news = failures >= self._patience.tries or pause_s > _SAID_AFTER_S
         self.outage.tell(self.outage_s, at_once=is_news)
@@ -306,6 +307,12 @@ def waited_out(work: Callable[[], T], passes: Callable[[errors.StorageError], bo
         else:
             wait.outage.answered()
             return result
+
+
+def _is_orphan() -> bool:
+    """Whether this is a worker whose trainer was killed: nobody takes what it reads."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
 
 
 def _spoken(seconds: float) -> str:

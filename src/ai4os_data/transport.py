@@ -659,8 +659,10 @@ class _Lane:
 
     def _begin(self, transfer: _Transfer) -> None:
         remote = self._call.credentials.remote
-        if remote is not self._remote and account(remote) != self._account:
-            self._is_of(remote)
+        if remote is not self._remote:
+            if account(remote) != self._account:
+                self._is_of(remote)
+            self._remote = remote  # that of another store, maybe: its requests need no comparison from now on
         if transfer.is_foreign:
             handle = self._new_handle(transfer.url)
         else:

@@ -623,8 +623,6 @@ class WebDAVStore(Store):
         except (_TornError, httpx.DecodingError) as error:  # the latter: what calls itself compressed, and is not
             return _unusable(self.location, error)
         except errors.OutOfSpaceError as error:
-            if depth == "0":  # of one file there is no listing that could be too large
-                raise
             raise _too_large(what, "507") from error
         except RefusedError as error:
             if error.status == 507:
