@@ -89,6 +89,9 @@ class Request:
         repeats: whether it is sent again after a try that may have succeeded all the same, such as one whose answer
             was lost; if not, the caller looks first.
         tag: the caller's own.
+
+    Attributes:
+        fails_alone: whether it failed as it does where the server is away, while the server answered others.
     """
 
     url: str
@@ -102,6 +105,7 @@ class Request:
     is_archive: bool = False
     repeats: bool = True
     tag: object = None
+    fails_alone: bool = field(default=False, init=False)
 
 
 @dataclass(slots=True)
@@ -167,11 +171,6 @@ class Transport:
             held.clear()  # of credentials that were read anew since
             held[remote] = found
         return found
-
-    @property
-    def answers_others(self) -> bool:
-        """Whether the server answers, although some request has failed as it does where the server is away."""
-        return not self.connections.outage.is_on
 
     def patient(self, patience: Patience) -> Transport:
         """The same with another patience."""
@@ -1035,6 +1034,7 @@ class _Lane:
         transfer.away += 1
         transfer.last_error = error
         if transfer.failures >= max(2, patience.tries) * (FLAPPING if wait.outage.flaps else 1):
+            transfer.request.fails_alone = True
             return error
         pause_s = wait.failed(transfer.began_s, error, asked_s=asked_s, failures=max(transfer.away, transfer.failures))
         if pause_s is None:

@@ -186,31 +186,26 @@ class NextcloudStore(WebDAVStore):
             if isinstance(outcome, errors.StorageError):
                 if request.body.length:
                     yield from self._unpacked(request.body.getvalue(), group, make, plan)
-                elif isinstance(outcome, _HOPELESS) and not self._is_of_archives(outcome):
+                elif isinstance(outcome, _HOPELESS) and not request.fails_alone:
                     yield from ((entry, outcome) for entry in group.entries)
                 elif isinstance(outcome, _OF_A_MEMBER):
                     plan.halve(group)
                 else:
+                    self._take_in(request, outcome)
                     plan.alone.extend(group.entries)
             elif self._is_archive(outcome):
                 yield from self._unpacked(request.body.getvalue(), group, make, plan)
             else:
                 plan.alone.extend(group.entries)
 
-    def _is_of_archives(self, error: errors.StorageError) -> bool:
-        """Whether a server that answers other requests fails at an archive alone, as before a proxy of no patience.
-
-        Then no more are asked for: each would take all its tries.
-        """
-        if isinstance(error, errors.AuthenticationError) or not self.patience.outage_s:
-            return False
-        if not self.transport.answers_others:
-            return False
+    def _take_in(self, request: Request, error: errors.StorageError) -> None:
+        """Ask for no more archives where they alone fail, as behind some proxies: each takes all its tries."""
+        if not request.fails_alone:
+            return
         if self._archives:
             said = _QUERY.sub("", str(error))
             tell_once(f"{self.location}: files come one by one, since the server fails at archives of many: {said}")
         self._archives = False
-        return True
 
     def _is_archive(self, response: Response) -> bool:
         """Whether the server makes archives at all: before version 31 it answers the same request with a page."""
