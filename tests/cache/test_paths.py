@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from ai4os_data import StorageDataLoader, StorageDataset
 from ai4os_data.cache import CachedStore, DiskCache, LocalPath, pins, temporaries
 from ai4os_data.cache.pins import pins_in
-from cache.crowd import Worker, together, wrong_keys
+from cache.crowd import Worker, together, wait_for, wrong_keys
 from cache.disks import allocated_bytes, cached_files
 from cache.sources import content, source
 
@@ -228,9 +228,15 @@ def test_file_that_never_arrived_is_swept_up(pictures: Share, tmp_path: Path, te
     )
     batches = iter(DataLoader(dataset, batch_size=1, num_workers=2, collate_fn=plain_batch))
     (used,) = next(batches)
+
+    def ready() -> list[Path]:
+        found = [path for path in temporary.glob("ai4os-data-path-*") if str(path) != used]
+        return [path for path in found if path.stat().st_size == 9 * MiB]
+
+    wait_for(lambda: len(ready()) >= 2)
     del batches
     gc.collect()
-    left = [path for path in temporary.glob("ai4os-data-path-*") if str(path) != used]
+    left = ready()
     assert left
     (temporary / "ai4os-data-path-1-foreign").write_text("of a living process")
     for path in temporary.iterdir():
