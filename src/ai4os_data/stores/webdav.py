@@ -205,6 +205,10 @@ class WebDAVStore(Store):
         """Its address."""
         return f"{self.base_url}/{quoted(key)}".rstrip("/")
 
+    def below_remote(self, key: str) -> str:
+        """The path of a key below the remote's URL, not percent-encoded."""
+        return "/".join(part for part in (self.path, key) if part)
+
     # --- reading
 
     def list(self) -> list[Entry]:
