@@ -54,6 +54,7 @@ FLOORS = {
     "checkpoint": 3,
     "prefetch": 3,
     "progress": 3,
+    "rest": 3,
     "sampling": 3,
     "seeding": 3,
     "orders": 3,
