@@ -21,6 +21,7 @@ FLOORS = {
     "errors": 0,
     "locations": 0,
     "mounts": 0,
+    "ownership": 0,
     "packed": 0,
     "processes": 0,
     "proxies": 0,
