@@ -44,6 +44,7 @@ FLOORS = {
     "readfile": 1,
     "refusals": 1,
     "retries": 1,
+    "statuses": 1,
     "stores": 1,
     "tls": 1,
     "transport": 1,
