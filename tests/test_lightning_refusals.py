@@ -28,20 +28,18 @@ def test_a_lasting_refusal_ends_the_training_with_its_reason(
     """It says what limits the state, and where it is meanwhile."""
     share = Share(fault)
     loader = loader_of(Folder(tmp_path / "data"), tmp_path)
+    for name, value in share.environ().items():
+        monkeypatch.setenv(name, value)
+    run, spool = f"ai4os://rshare/{share.name}/run", tmp_path / "spool"
+    if how == "callback":
+        trainer = trainer_of(StorageCheckpointCallback(run, every_n_train_steps=4, spool=spool), max_epochs=1)
+    else:
+        keeper = ModelCheckpoint(run, every_n_train_steps=4)
+        trainer = trainer_of(keeper, plugins=[StorageCheckpointIO(spool=spool)], max_epochs=1)
     fault.always("*", Fault(status=413, kept_bytes=0), method="PUT")
     try:
         with pytest.raises(errors.ServerError, match=r"\(413\): it limits the body of a request"):
-            if how == "callback":
-                callback = StorageCheckpointCallback(
-                    f"{share.location}/run", remote=share.remote, every_n_train_steps=4, spool=tmp_path / "spool"
-                )
-                trainer_of(callback, max_epochs=1).fit(Model(), loader)
-            else:
-                for name, value in share.environ().items():
-                    monkeypatch.setenv(name, value)
-                io = StorageCheckpointIO(spool=tmp_path / "spool")
-                keeper = ModelCheckpoint(f"ai4os://rshare/{share.name}/run", every_n_train_steps=4)
-                trainer_of(keeper, plugins=[io], max_epochs=1).fit(Model(), loader)
+            trainer.fit(Model(), loader)
     finally:
         fault.heal()
     assert [*(tmp_path / "spool").rglob("state-*.pt")], "the next start sends it"

@@ -138,7 +138,7 @@ class NextcloudStore(WebDAVStore):
     def _is_full(self, path: str) -> bool:
         """Whether no byte is left of the quota, as far as the server tells.
 
-        It remembers for five minutes what it has told of a folder, so the one above is asked that others hardly ask for.
+        It remembers for five minutes what it has told of a folder, so one is asked that others hardly ask for.
         """
         headers = {"Depth": "0", "Content-Type": "application/xml"}
         while path:
