@@ -121,7 +121,7 @@ def test_metric_that_decides_has_to_be_given(tmp_path: Path) -> None:
         pytest.raises(ValueError, match="loss"),
     ):
         run.save(state_of(1), 1)
-    assert Retention(monitor="x").kept([], {}) == set()
+    assert Retention(monitor="x").kept([], [], {}) == set()
 
 
 def test_same_step_again_replaces_the_one_before(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors
+from ai4os_data.checkpoint.names import CheckpointName
 from ai4os_data.checkpoint.serialisation import load_state, sha256_of
 from ai4os_data.checkpoint.spool import is_intact
 from ai4os_data.checkpoint.staging import with_arrays
@@ -56,12 +57,14 @@ class Restoring:
         self._room_for = room_for
 
     @contextmanager
-    def chosen(self, look: Callable[[], History] | None, step: int | None) -> Iterator[Chosen | None]:
+    def chosen(
+        self, look: Callable[[], History] | None, wanted: CheckpointName | int | None
+    ) -> Iterator[Chosen | None]:
         """The checkpoint that rank 0 chooses, for all ranks; its file stays while the ``with`` lasts.
 
         Args:
             look: finds out what is there, on rank 0.
-            step: of the checkpoint; None for the newest.
+            wanted: the name or the step of the checkpoint; None for the newest.
 
         Raises:
             DamagedError: there are some, and none is intact.
@@ -71,7 +74,7 @@ class Restoring:
         failed: Exception | None = None
         if look is not None:
             try:
-                outcome = self._choose(look(), step)
+                outcome = self._choose(look(), wanted)
             except Exception as error:  # noqa: BLE001  the other ranks wait for an answer
                 failed = error
                 told = errors.CheckpointError(f"rank 0 cannot restore: {error!r}")
@@ -113,9 +116,9 @@ class Restoring:
         state.update(own["state"])
         return state, own["random"]
 
-    def _choose(self, history: History, step: int | None) -> Chosen | None:
+    def _choose(self, history: History, wanted: CheckpointName | int | None) -> Chosen | None:
         skipped: dict[str, str] = {}
-        for seen in _candidates(history, step):
+        for seen in _candidates(history, wanted):
             try:
                 manifest = history.manifest(seen)
                 file, scratch = self._fetched(seen, manifest)
@@ -124,8 +127,8 @@ class Restoring:
                 log.warning("%s: the checkpoint %s is skipped: %s", self._store.location, seen.name, error)
             else:
                 return Chosen(manifest, file, scratch, skipped)
-        if step is not None:
-            raise self._no_such_step(history, step, skipped)
+        if wanted is not None:
+            raise self._not_found(history, wanted, skipped)
         self._refuse_to_begin_anew(history, skipped)
         return None
 
@@ -152,13 +155,18 @@ class Restoring:
             raise
         return scratch / file, scratch
 
-    def _no_such_step(self, history: History, step: int, skipped: dict[str, str]) -> errors.StorageError:
+    def _not_found(
+        self, history: History, wanted: CheckpointName | int, skipped: dict[str, str]
+    ) -> errors.StorageError:
+        where = self._store.location
         if skipped:
-            return errors.DamagedError(f"{self._store.location}: step {step} is damaged: {_listed(skipped)}")
-        there = sorted({seen.name.step for seen in history.committed()})
-        return errors.CheckpointError(
-            f"{self._store.location} has no checkpoint of step {step}, but of {there or 'none'}"
-        )
+            step = wanted.step if isinstance(wanted, CheckpointName) else wanted
+            return errors.DamagedError(f"{where}: step {step} is damaged: {_listed(skipped)}")
+        if isinstance(wanted, CheckpointName):
+            there = [str(seen.name) for seen in history.committed()]
+            return errors.CheckpointError(f"{where} has no checkpoint {wanted}, but {', '.join(there) or 'none'}")
+        steps = sorted({seen.name.step for seen in history.committed()})
+        return errors.CheckpointError(f"{where} has no checkpoint of step {wanted}, but of {steps or 'none'}")
 
     def _refuse_to_begin_anew(self, history: History, skipped: dict[str, str]) -> None:
         """Make sure that a run which has checkpoints never starts from scratch."""
@@ -176,10 +184,15 @@ class Restoring:
             log.warning("%s has no checkpoint, only uploads that were cut off: %s", where, _listed(skipped))
 
 
-def _candidates(history: History, step: int | None) -> list[Seen]:
-    if step is None:
+def _candidates(history: History, wanted: CheckpointName | int | None) -> list[Seen]:
+    """What is tried, best first; of a step first what belongs to the branch that a restore would go on with."""
+    if wanted is None:
         return history.lineage()
-    return [seen for seen in history.committed() if seen.name.step == step]
+    if isinstance(wanted, CheckpointName):
+        return [seen for seen in history.committed() if seen.name == wanted]
+    line = [seen for seen in history.lineage() if seen.is_committed]
+    others = [seen for seen in history.committed() if seen not in line]
+    return [seen for seen in (*line, *others) if seen.name.step == wanted]
 
 
 def _payload(path: Path, map_location: Any, *, weights_only: bool) -> dict[str, Any]:
