@@ -87,6 +87,7 @@ FLOORS = {
     "lightning_flavour": 5,
     "lightning_io": 5,
     "lightning_moments": 5,
+    "lightning_best": 5,
     "lightning_options": 5,
     # what a person starts
     "cli": 6,

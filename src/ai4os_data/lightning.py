@@ -12,9 +12,10 @@ import math
 import os
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -25,8 +26,9 @@ from ai4os_data.checkpoint.manager import BUDGET_S, RANK_TIMEOUT_S
 from ai4os_data.checkpoint.names import CheckpointName
 from ai4os_data.checkpoint.randomness import set_random_states
 from ai4os_data.checkpoint.ranks import Ranks
-from ai4os_data.checkpoint.retention import Retention
+from ai4os_data.checkpoint.retention import Retention, chosen_mode
 from ai4os_data.checkpoint.staging import Staging
+from ai4os_data.lightning_best import Best
 from ai4os_data.lightning_flavour import (
     FLAVOUR,
     Checkpoint,
@@ -42,7 +44,7 @@ from ai4os_data.lightning_options import OPTIONS, check_options
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from lightning.pytorch import LightningModule, Trainer
@@ -73,7 +75,8 @@ class StorageCheckpointCallback(Checkpoint):
         every_n_epochs: save at the end of the epochs whose number, counted from 1, is a multiple of it.
         train_time_interval: save when so much time has passed since the last time.
         monitor: the logged metric that says which are the best.
-        mode: ``"min"`` or ``"max"``.
+        mode: ``"max"`` if high values of it are good, ``"min"`` if low ones are. It may be left out where its name says
+            that it is a loss or an error.
         save_top_k: how many of the best stay; -1 for all. Without ``monitor`` it is -1, 0 or 1. With 0 it still saves,
             and the newest stay.
         keep_last: how many of the newest stay beside them.
@@ -96,7 +99,7 @@ class StorageCheckpointCallback(Checkpoint):
         every_n_epochs: int | None = None,
         train_time_interval: timedelta | None = None,
         monitor: str | None = None,
-        mode: Mode = "min",
+        mode: Mode | None = None,
         save_top_k: int = 1,
         keep_last: int = 2,
         keep_every: int | None = None,
@@ -113,8 +116,7 @@ class StorageCheckpointCallback(Checkpoint):
         _check_counts(every_n_train_steps, every_n_epochs, save_top_k, monitor)
         self.location = os.fspath(location)
         self.monitor = monitor
-        self.mode: Mode = mode
-        self.best_model_score: float | None = None
+        self.mode: Mode = mode or "min" if monitor is None else chosen_mode(monitor, mode)
         self._every_n_train_steps = every_n_train_steps
         self._every_n_epochs = every_n_epochs
         self._train_time_interval = train_time_interval
@@ -122,13 +124,13 @@ class StorageCheckpointCallback(Checkpoint):
         self._save_on_train_end = save_on_train_end
         self._remote = remote
         keep_best = max(0, save_top_k) if monitor else 0
-        retention = Retention(keep_last, keep_best, 1 if save_top_k == -1 else keep_every, monitor, mode)
+        retention = Retention(keep_last, keep_best, 1 if save_top_k == -1 else keep_every, monitor, self.mode)
         self._options = {
             **options,
             **asdict(retention),
             "save_random_states": False,  # they go where Lightning hands them back to us
         }
-        self._before: _Best | None = None  # the best one of another location
+        self._best = Best(monitor, self.mode)
         self._moment: Moment | None = None
         self._random: list[Any] | None = None
         self._is_due = False
@@ -144,6 +146,7 @@ class StorageCheckpointCallback(Checkpoint):
     def _forget(self) -> None:
         """Have nothing that belongs to a process."""
         self._run: StorageCheckpoint | None = None
+        self._is_fitting = False
         self._ranks: Ranks | None = None
         self._hurried_ranks: Ranks | None = None
         self._files: dict[CheckpointName, Path] = {}
@@ -172,6 +175,20 @@ class StorageCheckpointCallback(Checkpoint):
         return _agreed(f"best {self.location}", self._best_file) or ""
 
     @property
+    def best_model_score(self) -> float | None:
+        """The metric of the best checkpoint that is there, whatever attempt it is of; None if none was measured.
+
+        During a training, and on several ranks, it is what all of them knew at the last save. Otherwise the storage is
+        looked at now; if that fails, a warning says so, and it is what was known last.
+        """
+        if not self._is_fitting and not _has_others():
+            try:
+                self._look_for_best()
+            except errors.StorageError as error:
+                log.warning("best_model_score is what was known before: %s", error)
+        return self._best.score
+
+    @property
     def last_model_path(self) -> str:
         """A local file with the newest checkpoint; fetched now. Empty if there is none.
 
@@ -182,13 +199,20 @@ class StorageCheckpointCallback(Checkpoint):
     @property
     def state_key(self) -> str:
         """What tells it from other callbacks of its kind, wherever they save."""
-        return self._generate_state_key(
-            monitor=self.monitor,
-            mode=self.mode,
-            every_n_train_steps=self._every_n_train_steps,
-            every_n_epochs=self._every_n_epochs,
-            train_time_interval=self._train_time_interval,
-        )
+        return self._generate_state_key(monitor=self.monitor, mode=self.mode, **self._triggers())
+
+    def _triggers(self) -> dict[str, Any]:
+        return {
+            "every_n_train_steps": self._every_n_train_steps,
+            "every_n_epochs": self._every_n_epochs,
+            "train_time_interval": self._train_time_interval,
+        }
+
+    def _former_keys(self) -> Iterator[str]:
+        """What it was called once: without its triggers, and "min" where nobody had said a mode."""
+        yield self._generate_state_key(monitor=self.monitor, mode=self.mode)
+        yield self._generate_state_key(monitor=self.monitor, mode="min", **self._triggers())
+        yield self._generate_state_key(monitor=self.monitor, mode="min")
 
     # --- Lightning's hooks
 
@@ -205,23 +229,26 @@ class StorageCheckpointCallback(Checkpoint):
             self._run = None
         if self._run is None:
             self._run = self._opened()
+        self._is_fitting = True
         self._moment, self._is_due, self._saved_step, self._measured_step = None, False, 0, None
         self._is_validated, self._has_told = False, set()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         """Record where the training goes on from."""
         states = checkpoint.get("callbacks", {})
-        without_triggers = self._generate_state_key(monitor=self.monitor, mode=self.mode)  # as it was called once
-        if without_triggers in states:
-            states.setdefault(self.state_key, states[without_triggers])
+        for former in self._former_keys():
+            if former in states:
+                states.setdefault(self.state_key, states[former])
         ours = checkpoint.get(_OURS)
         if ours is None or self._run is None or self._ranks is None or trainer.state.fn != "fit":
             return
         self._random = ours["random"]
-        self._saved_step = int(checkpoint["global_step"])
         name = CheckpointName.parse(ours.get("name", ""))
-        if self._ranks.writes and name is not None and name in {found.name for found in self._run.list()}:
+        is_of_this_run = self._ranks.writes and name in {found.name for found in self._run.list()}
+        if is_of_this_run and name is not None:
             self._run.go_on_from(name)
+        # The same step of another run is not here yet.
+        self._saved_step = int(checkpoint["global_step"]) if self._ranks.broadcast(is_of_this_run) else 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with the random states, before the loaders draw from them; tell now what would fail, or be forgotten.
@@ -230,6 +257,8 @@ class StorageCheckpointCallback(Checkpoint):
             StateError: the hyperparameters cannot be saved.
         """
         _check_hyperparameters(pl_module, getattr(trainer, "datamodule", None))
+        if _is_training(trainer):
+            self._agree_on_best()
         if _is_training(trainer) and trainer.ckpt_path is None and trainer.global_step == 0:
             self._warn_of_what_is_there()
         self._set_random_states()
@@ -324,6 +353,7 @@ class StorageCheckpointCallback(Checkpoint):
                 self._save(trainer, self._hurried_ranks)
         except errors.StorageError as error:
             log.error("the %s has ended the training, and no checkpoint of it: %s", type(exception).__name__, error)
+        self._is_fitting = False
         is_killed = isinstance(exception, SIGTERMException)
         left_s = max(0.0, BUDGET_S - (time.monotonic() - begun_s)) if is_killed else None
         try:
@@ -338,25 +368,28 @@ class StorageCheckpointCallback(Checkpoint):
         Raises:
             StorageError: what failed.
         """
-        run, self._run = self._run, None
+        run, self._run, self._is_fitting = self._run, None, False
         if run is not None:
             run.close()
 
     def state_dict(self) -> dict[str, Any]:
         """What it knows; its checkpoints know the rest."""
-        before = None if self._before is None else list(self._before)
-        return {"location": self.location, "score": self.best_model_score, "before": before}
+        return self._best.state_dict(self.location)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on, here or at another location, where the best one may still be that of before."""
-        self.best_model_score = state_dict["score"]
-        self._before = None if state_dict["before"] is None else _Best(*state_dict["before"])
-        if state_dict["location"] != self.location and self.best_model_score is not None:
-            self._before = _Best(state_dict["location"], self.best_model_score)
+        self._best.load_state_dict(state_dict, self.location)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what belongs to this process."""
-        return {**self.__dict__, "_run": None, "_ranks": None, "_hurried_ranks": None, "_files": {}}
+        ours: dict[str, Any] = {
+            "_run": None,
+            "_is_fitting": False,
+            "_ranks": None,
+            "_hurried_ranks": None,
+            "_files": {},
+        }
+        return {**self.__dict__, **ours}
 
     # --- saving
 
@@ -380,11 +413,13 @@ class StorageCheckpointCallback(Checkpoint):
         if moment is None or ranks is None or moment.step == self._saved_step:
             return
         everywhere = ranks.gather((moment.step, moment.random))
-        if not ranks.broadcast(len({step for step, _ in everywhere}) == 1):
-            raise errors.CheckpointError(f"step {moment.step} of rank {ranks.rank} is not where the other ranks are")
         self._warn_of_monitor(trainer)
         metrics = self._metrics(trainer)
-        self._note_best(metrics)
+        if ranks.writes:
+            self._best.note([*self._run.known().values(), metrics])
+        is_same, self._best.score = ranks.broadcast((len({step for step, _ in everywhere}) == 1, self._best.score))
+        if not is_same:
+            raise errors.CheckpointError(f"step {moment.step} of rank {ranks.rank} is not where the other ranks are")
         # What Trainer.save_checkpoint() writes; the public way to it leads over a file.
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         checkpoint.update({"loops": moment.loops, "global_step": moment.step})
@@ -414,17 +449,6 @@ class StorageCheckpointCallback(Checkpoint):
         if text not in self._has_told and self._ranks is not None and self._ranks.writes:
             self._has_told.add(text)
             log.warning("%s", text)
-
-    def _note_best(self, metrics: Mapping[str, float]) -> None:
-        score = metrics.get(self.monitor or "", math.nan)
-        if not math.isnan(score) and (
-            self.best_model_score is None or self._rank(score) <= self._rank(self.best_model_score)
-        ):
-            self.best_model_score = score
-
-    def _rank(self, score: float) -> float:
-        """The lower the better."""
-        return score if self.mode == "min" else -score
 
     # --- reading
 
@@ -458,37 +482,59 @@ class StorageCheckpointCallback(Checkpoint):
         restored = self._run.restore()
         return None if restored is None else self._written(self._run, restored)
 
+    @contextmanager
+    def _read(self, location: str) -> Iterator[StorageCheckpoint]:
+        """A run to look into; during a training its own, which knows what is on its way."""
+        if location == self.location and self._run is not None:
+            yield self._run
+        else:
+            with self._opened(location, alone=True) as run:
+                yield run
+
+    def _look_for_best(self) -> tuple[str, Found] | None:
+        """The best one that is there, and its location; here, of equals, rather than where it was before."""
+        if self.monitor is None:
+            return None
+        found: dict[str, list[Found]] = {}
+        for location in (self.location, *self._best.earlier):
+            with self._read(location) as run:
+                found[location] = run.list()
+        here = found[self.location]
+        everything = [one for of_location in found.values() for one in of_location]
+        self._best.earlier_score = self._best.among(one.metrics for one in everything[len(here) :])
+        self._best.note(one.metrics for one in here)
+        best = self._best.of(everything)
+        location = next((location for location, of_location in found.items() if best in of_location), self.location)
+        return None if best is None else (location, best)
+
+    def _agree_on_best(self) -> None:
+        """Let every rank know the best one that is there before the training."""
+        assert self._ranks is not None
+        if self._ranks.writes:
+            try:
+                self._look_for_best()
+            except errors.StorageError as error:
+                self._warn_once(f"best_model_score is what was known before: {error}")
+        self._best.score = self._ranks.broadcast(self._best.score)
+
     def _best_file(self) -> str | None:
-        with self._opened(alone=True) as run:
-            best = self._best_of(run.list())
-            before = self._before
-            if before is None or (best is not None and self._score(best) <= self._rank(before.score)):
-                return None if best is None else self._file_of(run, best)
-        with self._opened(before.location, alone=True) as run:
-            best = self._best_of(run.list())
-            return None if best is None else self._file_of(run, best)
+        if self.monitor is None:
+            return self._last_file()
+        if (best := self._look_for_best()) is None:
+            return None
+        location, found = best
+        with self._read(location) as run:
+            return self._file_of(run, found)
 
     def _last_file(self) -> str | None:
         with self._opened(alone=True) as run:
             restored = run.restore()
             return None if restored is None else self._written(run, restored)
 
-    def _best_of(self, found: list[Found]) -> Found | None:
-        """The best one, of equals the newest; without a metric the newest."""
-        if self.monitor is None:
-            return found[0] if found else None
-        measured = [one for one in found if not math.isnan(one.metrics.get(self.monitor, math.nan))]
-        return min(measured, key=self._score, default=None)
-
-    def _score(self, found: Found) -> float:
-        return self._rank(found.metrics[self.monitor or ""])
-
     def _file_of(self, run: StorageCheckpoint, found: Found) -> str:
         if found.name in self._files:
             return str(self._files[found.name])
-        restored = run.restore(step=found.step)
-        assert restored is not None
-        return self._written(run, restored)
+        return self._written(run, run.read_named(found.name))
 
     def _written(self, run: StorageCheckpoint, restored: Restored) -> str:
         """A local file as Lightning loads it; it goes with this process."""
@@ -504,13 +550,6 @@ class StorageCheckpointCallback(Checkpoint):
     def _set_random_states(self) -> None:
         if self._random is not None and self._ranks is not None and self._ranks.rank < len(self._random):
             set_random_states(self._random[self._ranks.rank])
-
-
-class _Best(NamedTuple):
-    """The best checkpoint of a location that was left."""
-
-    location: str
-    score: float
 
 
 def _is_training(trainer: Trainer) -> bool:
