@@ -138,7 +138,7 @@ class Uploads:
             try:
                 self._send(upload)
             except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
-                self._fail(upload, error)
+                self._end(upload, error)
             finally:
                 with self._changed:
                     self._in_flight = None
@@ -161,6 +161,8 @@ class Uploads:
             try:
                 level = self._deliver(upload)
             except PASSING as error:
+                if not upload.spooled.is_whole:
+                    raise
                 failures += 1
                 if not self._pause(upload, error, failures):
                     return
@@ -233,6 +235,22 @@ class Uploads:
         log.info("step %d was not sent: step %d took its place", upload.spooled.name.step, newer.spooled.name.step)
         if upload.handle is not None:
             upload.handle.drop(newer.spooled.name.step)
+
+    def _end(self, upload: Upload, error: BaseException) -> None:
+        """Give one up for an error: it stays in the spool for the next start, unless somebody has removed it there."""
+        if upload.spooled.is_whole or not isinstance(error, (OSError, errors.StorageError)):
+            self._fail(upload, error)
+            return
+        lost = errors.LostError(
+            f"step {upload.spooled.name.step} is lost: somebody has removed its files from the spool, "
+            f"{upload.spooled.folder}, before it was on the storage. Save again; if something cleans that place, give "
+            "StorageCheckpoint another, as spool= or AI4OS_DATA_SPOOL"
+        )
+        self.error = lost
+        log.error("%s", lost)
+        self._failed(upload, lost)
+        if upload.handle is not None:
+            upload.handle.lose(lost)
 
     def _fail(self, upload: Upload, error: BaseException) -> None:
         self.error = error
