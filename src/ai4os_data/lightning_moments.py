@@ -35,7 +35,7 @@ class Moment(NamedTuple):
         random: the random states.
         updates: what Lightning does to the learning rate between here and the next batch: schedulers by their number,
             each with the metric that it gets.
-        scheduled: how many updates of the learning rate there had been.
+        scheduled: how often each scheduler had been updated.
         awaits: what comes next: a batch, a validation, the end of the epoch, or another epoch.
         sample: a few elements of each weight; None where nobody else has an occasion to change them.
     """
@@ -44,13 +44,13 @@ class Moment(NamedTuple):
     loops: dict[str, Any]
     random: dict[str, Any]
     updates: list[tuple[int, Any]]
-    scheduled: int
+    scheduled: list[int]
     awaits: Awaited
     sample: torch.Tensor | None = None
 
     def updates_left(self, trainer: Trainer) -> list[list[Any]]:
         """The updates of the learning rate that have not been made until now."""
-        return [list(update) for update in self.updates[_scheduled(trainer) - self.scheduled :]]
+        return [list(update) for update in _left(self.updates, self.scheduled, trainer)]
 
 
 class Moments:
@@ -149,7 +149,7 @@ class Moments:
             return False
         if is_by_hand and is_cut_off:
             raise _half_done("in a training_step that had stepped an optimizer already", self.last)
-        left = _updates_of_batch(trainer)[_scheduled(trainer) - self._scheduled_before :]
+        left = _left(_updates_of_batch(trainer), self._scheduled_before, trainer)
         moment = _at_end_of_batch(trainer)
         self._take(trainer, moment._replace(updates=left + moment.updates))
         return True
@@ -205,8 +205,16 @@ def _turn_to(loops: dict[str, Any], awaits: Awaited) -> None:
         counts["completed"] = counts["processed"] - (awaits == "batch")
 
 
-def _scheduled(trainer: Trainer) -> int:
-    return trainer.fit_loop.epoch_loop.scheduler_progress.total.completed
+def _scheduled(trainer: Trainer) -> list[int]:
+    """How often each scheduler has been updated; of one that does not count it, how often any has."""
+    total = trainer.fit_loop.epoch_loop.scheduler_progress.total.completed
+    return [getattr(config.scheduler, "last_epoch", total) for config in trainer.lr_scheduler_configs]
+
+
+def _left(updates: list[tuple[int, Any]], before: list[int], trainer: Trainer) -> list[tuple[int, Any]]:
+    """Those of some updates that have not been made since."""
+    now = _scheduled(trainer)
+    return [(number, metric) for number, metric in updates if now[number] == before[number]]
 
 
 def _updates(trainer: Trainer, interval: str, *, of_plateaus: bool) -> list[int]:

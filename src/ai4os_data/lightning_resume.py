@@ -26,8 +26,12 @@ def make_up(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     trainer._logger_connector._callback_metrics.update(ours.get("metrics", {}))
     for number, metric in ours.get("updates", []):
         _update(trainer, number, metric)
-    loop = trainer.fit_loop.epoch_loop
-    if ours.get("awaits") == "validation" and loop.restarting:
+    fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    if ours.get("awaits") == "epoch" and fit.restarting:  # as it is with max_steps: the epoch would end a second time
+        fit.epoch_progress.increment_completed()
+        fit._restarting, loop.restarting = False, False
+        fit.reset_restart_stage()
+    elif ours.get("awaits") == "validation" and loop.restarting:
         loop.val_loop.restarting = False  # it begins anew
         loop.val_loop._restart_stage = "restarted_mid_evaluation"  # and before the next batch
         if getattr(trainer, "_val_check_time_interval", None) is not None:
