@@ -39,8 +39,10 @@ from ai4os_data.lightning_flavour import (
     Strategy,
 )
 from ai4os_data.lightning_io import StorageCheckpointIO
-from ai4os_data.lightning_moments import Moment, is_whole_epoch, set_epoch
+from ai4os_data.lightning_kept import Kept, suspects
+from ai4os_data.lightning_moments import Moment, Moments, is_about_to_end, is_whole_epoch, set_epoch
 from ai4os_data.lightning_options import OPTIONS, check_options
+from ai4os_data.lightning_resume import end_first_epoch, make_up
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -131,8 +133,8 @@ class StorageCheckpointCallback(Checkpoint):
             "save_random_states": False,  # they go where Lightning hands them back to us
         }
         self._best = Best(monitor, self.mode)
-        self._moment: Moment | None = None
         self._random: list[Any] | None = None
+        self._resumed: Mapping[str, Any] | None = None  # our part of the checkpoint that was loaded
         self._is_due = False
         self._saved_step = 0  # a model without a step is no progress
         self._measured_step: int | None = None
@@ -150,6 +152,8 @@ class StorageCheckpointCallback(Checkpoint):
         self._ranks: Ranks | None = None
         self._hurried_ranks: Ranks | None = None
         self._files: dict[CheckpointName, Path] = {}
+        self._moments: Moments | None = None
+        self._kept = Kept()
 
     # --- what users ask for
 
@@ -229,8 +233,9 @@ class StorageCheckpointCallback(Checkpoint):
             self._run = None
         if self._run is None:
             self._run = self._opened()
+        self._forget_moments()
         self._is_fitting = True
-        self._moment, self._is_due, self._saved_step, self._measured_step = None, False, 0, None
+        self._is_due, self._saved_step, self._measured_step, self._resumed = False, 0, None, None
         self._is_validated, self._has_told = False, set()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
@@ -242,13 +247,16 @@ class StorageCheckpointCallback(Checkpoint):
         ours = checkpoint.get(_OURS)
         if ours is None or self._run is None or self._ranks is None or trainer.state.fn != "fit":
             return
-        self._random = ours["random"]
+        self._random, self._resumed = ours["random"], ours
+        awaits = ours.get("awaits") in {"validation", "end of epoch"}
+        self._is_due = self._is_due or awaits  # it is saved again, when that is done
         name = CheckpointName.parse(ours.get("name", ""))
         is_of_this_run = self._ranks.writes and name in {found.name for found in self._run.list()}
         if is_of_this_run and name is not None:
             self._run.go_on_from(name)
         # The same step of another run is not here yet.
-        self._saved_step = int(checkpoint["global_step"]) if self._ranks.broadcast(is_of_this_run) else 0
+        is_here = self._ranks.broadcast(is_of_this_run)
+        self._saved_step = int(checkpoint["global_step"]) if is_here and not awaits else 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with the random states, before the loaders draw from them; tell now what would fail, or be forgotten.
@@ -264,9 +272,19 @@ class StorageCheckpointCallback(Checkpoint):
         self._set_random_states()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Measure the time and count the steps from here."""
+        """Measure the time and count the steps from here; make up what the training had still to do."""
         self._last_s = time.monotonic()
         self._counted_step = trainer.global_step
+        self._moments = Moments(trainer)
+        if self._resumed is None:
+            return
+        make_up(trainer, self._resumed)
+        if self._resumed.get("awaits") in {"validation", "end of epoch"}:
+            if not is_whole_epoch(trainer):
+                self._warn_of_loaders(trainer)
+            self._set_random_states()
+            self._random = None
+            self._moments.resume(trainer, self._resumed["awaits"])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Where a new epoch begins after a resume, let the loaders begin it once more.
@@ -285,6 +303,15 @@ class StorageCheckpointCallback(Checkpoint):
             self._warn_of_loaders(trainer)
             self._set_random_states()
         self._random = None
+        if self._moments is not None:
+            self._moments.begin_batch(trainer)
+            self._save_late(trainer)
+            self._kept.drop()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:  # noqa: ARG002
+        """Note that a step of an optimizer begins."""
+        if self._moments is not None:
+            self._moments.begin_step(optimizer)
 
     def on_train_batch_end(
         self,
@@ -298,19 +325,32 @@ class StorageCheckpointCallback(Checkpoint):
         if not _is_training(trainer):
             return
         self._is_due = self._is_due or self._is_time(trainer)
-        loop = trainer.fit_loop.epoch_loop
-        if loop._should_accumulate():
+        if self._moments is None or not self._moments.end_batch(trainer):
             return
-        self._moment = Moment.of(trainer)
-        fetcher = trainer.fit_loop._data_fetcher
-        # After the validation its metrics are known; and Lightning does not make up for it when it goes on from here.
-        is_validated = fetcher is not None and loop._should_check_val_fx(fetcher)
-        if self._is_due and not is_validated and not is_whole_epoch(trainer):
+        assert self._moments.last is not None
+        awaits = self._moments.last.awaits
+        if awaits == "validation":  # after it its metrics are known
+            self._keep(trainer, "on_validation_start", "on_validation_epoch_start", "on_validation_model_eval")
+        elif awaits == "end of epoch":
+            self._keep_for_end(trainer)
+        elif self._is_due:
             self._save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Remember the metric as it was, to tell a new one from an old one."""
         self._metric_before = trainer.callback_metrics.get(self.monitor or "")
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Look once whether the weights have been swapped."""
+        if batch_idx == dataloader_idx == 0 and _is_training(trainer) and self._moments is not None:
+            self._kept.note_validation(is_swapped=self._moments.has_other_weights(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Save what had to wait for the validation."""
@@ -319,27 +359,40 @@ class StorageCheckpointCallback(Checkpoint):
         self._is_validated = True
         if trainer.callback_metrics.get(self.monitor or "") is not self._metric_before:
             self._measured_step = trainer.global_step
-        if trainer.fit_loop.epoch_loop._should_accumulate():
+        if self._moments is None or not self._moments.end_validation(trainer):
             return
-        self._moment = Moment.of(trainer)
-        if self._is_due and not is_whole_epoch(trainer):
-            self._save(trainer)
+        if is_whole_epoch(trainer):
+            self._keep_for_end(trainer)
+        elif self._is_due:
+            self._save_now_or_late(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Save if this epoch is one to be saved."""
-        if not _is_training(trainer):
+        """Save if this epoch is one to be saved, or the training ends with it: later, weights may be swapped."""
+        if not _is_training(trainer) or self._moments is None:
             return
+        if self._resumed is not None:
+            end_first_epoch(trainer)
+            self._resumed = None
+        is_end = is_about_to_end(trainer)
         if is_whole_epoch(trainer):  # otherwise it was stopped, and goes on in its middle
-            self._moment = Moment.of(trainer)
+            self._moments.end_epoch(trainer)
             every = self._every_n_epochs
             self._is_due = self._is_due or (every is not None and (trainer.current_epoch + 1) % every == 0)
+        else:
+            is_end = True
+        self._is_due = self._is_due or (is_end and self._save_on_train_end)
         if self._is_due:
-            self._save(trainer)
+            self._save_now_or_late(trainer, is_end=is_end)
+        if is_end:
+            self._moments.note_weights(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Save the end."""
+        """Save the end, where the last epoch has not been it."""
         if self._save_on_train_end and _is_training(trainer):
-            self._save(trainer)
+            try:
+                self._save_what_was_trained(trainer)
+            except errors.CheckpointError as error:
+                log.error("the end of the training is not saved: %s", error)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """Save the last moment at which everything fitted together, and let nothing hide the exception."""
@@ -347,10 +400,14 @@ class StorageCheckpointCallback(Checkpoint):
             return
         begun_s = time.monotonic()
         try:
-            if self._save_on_exception and _is_training(trainer) and self._moment is not None:
-                if self._moment.step != trainer.global_step:
-                    self._moment = Moment.of(trainer)
-                self._save(trainer, self._hurried_ranks)
+            if self._save_on_exception and _is_training(trainer) and self._moments is not None:
+                if self._moments.catch_up(trainer):
+                    log.warning(
+                        "the %s came between the optimizer's step and the end of its batch: the batch counts as "
+                        "trained, and what on_train_batch_end had still to do in callbacks is not made up",
+                        type(exception).__name__,
+                    )
+                self._save_what_was_trained(trainer, self._hurried_ranks)
         except errors.StorageError as error:
             log.error("the %s has ended the training, and no checkpoint of it: %s", type(exception).__name__, error)
         self._is_fitting = False
@@ -361,6 +418,7 @@ class StorageCheckpointCallback(Checkpoint):
         except errors.StorageError as error:
             log.error("%s", error)
         self._run = None
+        self._forget_moments()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Wait for the last upload.
@@ -368,6 +426,7 @@ class StorageCheckpointCallback(Checkpoint):
         Raises:
             StorageError: what failed.
         """
+        self._forget_moments()
         run, self._run, self._is_fitting = self._run, None, False
         if run is not None:
             run.close()
@@ -388,6 +447,7 @@ class StorageCheckpointCallback(Checkpoint):
             "_ranks": None,
             "_hurried_ranks": None,
             "_files": {},
+            "_moments": None,
         }
         return {**self.__dict__, **ours}
 
@@ -405,11 +465,50 @@ class StorageCheckpointCallback(Checkpoint):
             is_time = is_time or is_late
         return is_time
 
-    def _save(self, trainer: Trainer, ranks: Ranks | None = None) -> None:
-        """Save the place, on every rank, unless that has been done."""
+    def _save_now_or_late(self, trainer: Trainer, *, is_end: bool = False) -> None:
+        """Save, or wait for the next batch where somebody has changed the weights, and may change them back."""
+        assert self._moments is not None
+        if not self._moments.has_other_weights(trainer) or self._kept.is_change_for_good:
+            self._save(trainer)
+        elif self._kept.moment is not None:
+            self._save_what_was_trained(trainer)
+        elif is_end:
+            self._save(trainer)  # no callback could have: the model itself has changed its weights
+        else:
+            self._kept.is_late = True
+
+    def _save_late(self, trainer: Trainer) -> None:
+        """Save what had to wait until nobody but the training changes the weights."""
+        if self._kept.is_late and self._moments is not None:
+            self._kept.note_late(is_swapped_back=not self._moments.has_other_weights(trainer))
+            self._save(trainer)
+
+    def _save_what_was_trained(self, trainer: Trainer, ranks: Ranks | None = None) -> None:
+        """Save the last moment, from the copy that was kept of it, or if the weights are still those of then.
+
+        Raises:
+            CheckpointError: the weights are others, and there is no copy.
+        """
+        assert self._moments is not None
+        last, kept = self._moments.last, self._kept.moment
+        if last is None or last.step == self._saved_step:
+            return
+        is_kept = kept is not None and kept.step == last.step
+        is_swapped = self._moments.has_other_weights(trainer)
+        if is_swapped and not is_kept:
+            names = ", ".join(suspects(trainer, "on_validation_start", "on_validation_epoch_start", "on_train_end"))
+            raise errors.CheckpointError(
+                f"the weights of step {last.step} have been swapped for others ({names or 'by the model itself'}), and "
+                "there is no copy of what was trained; resume_path() gives the last checkpoint"
+            )
+        self._save(trainer, ranks, is_kept=is_kept and (is_swapped or kept is last))
+
+    def _save(self, trainer: Trainer, ranks: Ranks | None = None, *, is_kept: bool = False) -> None:
+        """Save the last moment, on every rank, unless that has been done."""
         assert self._run is not None
-        self._is_due = False
-        ranks, moment = ranks or self._ranks, self._moment
+        assert self._moments is not None
+        self._is_due = self._kept.is_late = False
+        ranks, moment = ranks or self._ranks, self._kept.moment if is_kept else self._moments.last
         if moment is None or ranks is None or moment.step == self._saved_step:
             return
         everywhere = ranks.gather((moment.step, moment.random))
@@ -420,12 +519,45 @@ class StorageCheckpointCallback(Checkpoint):
         is_same, self._best.score = ranks.broadcast((len({step for step, _ in everywhere}) == 1, self._best.score))
         if not is_same:
             raise errors.CheckpointError(f"step {moment.step} of rank {ranks.rank} is not where the other ranks are")
-        # What Trainer.save_checkpoint() writes; the public way to it leads over a file.
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        checkpoint.update({"loops": moment.loops, "global_step": moment.step})
-        checkpoint[_OURS] = {"random": [random for _, random in everywhere]}
+        checkpoint = self._kept.take() if is_kept else self._checkpoint(trainer, moment)
+        checkpoint[_OURS]["random"] = [random for _, random in everywhere]
         self._run.save(checkpoint, moment.step, metrics)
         self._saved_step = moment.step
+
+    def _checkpoint(self, trainer: Trainer, moment: Moment) -> dict[str, Any]:
+        """What Trainer.save_checkpoint() writes, of a moment; the public way to it leads over a file."""
+        assert self._moments is not None
+        with self._moments.buffers():
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        checkpoint.update({"loops": moment.loops, "global_step": moment.step})
+        checkpoint[_OURS] = {
+            "random": [],
+            "awaits": moment.awaits,
+            "updates": moment.updates_left(trainer),
+            "metrics": dict(trainer.callback_metrics),
+        }
+        return checkpoint
+
+    def _keep(self, trainer: Trainer, *hooks: str) -> None:
+        """Keep a copy of the last moment, if one of these hooks may swap the weights."""
+        assert self._moments is not None
+        assert self._moments.last is not None
+        assert self._ranks is not None
+        if self._kept.is_needed(suspects(trainer, *hooks)):
+            checkpoint = self._checkpoint(trainer, self._moments.last)
+            self._kept.keep(self._moments.last, checkpoint if self._ranks.writes else {_OURS: {}})
+
+    def _keep_for_end(self, trainer: Trainer) -> None:
+        """Keep a copy of the last epoch: after it no batch comes that shows which weights were trained."""
+        self._kept.drop()
+        if is_about_to_end(trainer):
+            self._keep(trainer, "on_train_epoch_end")
+
+    def _forget_moments(self) -> None:
+        if self._moments is not None:
+            self._moments.close()
+        self._moments = None
+        self._kept.drop()
 
     def _metrics(self, trainer: Trainer) -> dict[str, float]:
         """What was logged; the metric that decides only where it was measured at this step."""
