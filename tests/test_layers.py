@@ -30,6 +30,7 @@ FLOORS = {
     "spelling": 0,
     "telemetry": 0,
     "tokens": 0,
+    "underway": 0,
     "webpages": 0,
     # bytes over HTTP, and the places where they lie
     "answers": 1,
