@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.levels import lower
 from ai4os_data.checkpoint.manifest import attempt_mark
 from ai4os_data.checkpoint.names import MANIFEST
+from ai4os_data.checkpoint.lifetimes import without_locals
 from ai4os_data.checkpoint.serialisation import sha256_of
 from ai4os_data.retries import Patience
 from ai4os_data.telemetry import log
@@ -50,14 +51,16 @@ class Upload:
     Attributes:
         spooled: where its bytes are.
         handle: who waits for it; None for what an earlier process has left.
+        owner: what has to live until it is sent.
     """
 
     spooled: Spooled
     handle: SaveHandle | None
+    owner: object = field(default=None, compare=False, repr=False)
 
 
 class Uploads:
-    """A thread that sends checkpoints.
+    """A thread that sends checkpoints, and ends when there are none.
 
     Args:
         store: where to.
@@ -93,6 +96,11 @@ class Uploads:
         self._in_flight: Upload | None = None
         self._thread: threading.Thread | None = None
         self._closing_at: float | None = None
+        self._is_ending = False  # with the process
+        self._is_quiet = False  # whoever ends it logs what is left
+        self._is_abandoned = False
+        self._left: list[Upload] = []  # given up while it was quiet
+        self._has_arrived = False  # what is in flight: what follows is going on
         self._last_progress_at = 0.0
         self._sent_bytes = 0  # of the upload in flight, in this try
         self._most_sent_bytes = 0  # in any of its tries
@@ -104,9 +112,11 @@ class Uploads:
         with self._changed:
             displaced = self._displaced([*self._pending, upload])
             self._pending = [*(older for older in self._pending if older not in displaced), upload]
-            self._closing_at = None
+            self._closing_at = time.monotonic() if self._is_ending else None
+            self._is_abandoned = False
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="ai4os-data-uploads", daemon=True)
+                # Once the process ends, its last wait is over, and the interpreter waits for other threads only.
+                self._thread = threading.Thread(target=self._run, name="ai4os-data-uploads", daemon=not self._is_ending)
                 self._thread.start()
             self._changed.notify_all()
         for older in displaced:
@@ -116,6 +126,12 @@ class Uploads:
         """What is in flight and what waits, in this order."""
         with self._changed:
             return [*([self._in_flight] if self._in_flight else []), *self._pending]
+
+    def on_the_way(self) -> list[Upload]:
+        """What has not arrived, in the same order; what has may still be unsent while older ones are removed for it."""
+        with self._changed:
+            is_sent = self._in_flight is None or self._has_arrived
+            return [*([] if is_sent else [self._in_flight]), *self._pending]  # type: ignore[list-item]  # it is none
 
     def remaining_bytes(self) -> int:
         """What is still to be sent."""
@@ -128,10 +144,46 @@ class Uploads:
         with self._changed:
             self._closing_at = time.monotonic()
             self._changed.notify_all()
+        return self.wait(timeout_s)
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait until the thread has ended, for want of work; False when the time is over."""
+        with self._changed:
             thread = self._thread
         if thread is not None:
             thread.join(timeout_s)
         return thread is None or not thread.is_alive()
+
+    @property
+    def closing_s(self) -> float:
+        """How long a close waits without any progress."""
+        return self._closing_s
+
+    @property
+    def give_up_at(self) -> float:
+        """When a close has waited long enough without any progress, on the monotonic clock."""
+        with self._changed:
+            return self._give_up_at(self._closing_at if self._closing_at is not None else time.monotonic())
+
+    def _give_up_at(self, closing_at: float) -> float:
+        return max(closing_at, self._last_progress_at) + self._closing_s
+
+    def end(self) -> list[Upload]:
+        """Give up what makes no progress, as `close` does, and log no failure; what is to be sent."""
+        with self._changed:
+            self._is_ending = self._is_quiet = True
+            self._closing_at = time.monotonic()
+            self._changed.notify_all()
+        return self.on_the_way()
+
+    def abandon(self) -> tuple[list[Upload], BaseException | None]:
+        """Wait for nothing any more; what is not on the store, and why, where that is known."""
+        with self._changed:
+            left = [*self._left, *self.on_the_way()]
+            self._is_abandoned, self._is_quiet = bool(left), False
+            self._left = []
+            self._changed.notify_all()
+        return left, self.error
 
     def _run(self) -> None:
         while (upload := self._next()) is not None:
@@ -146,13 +198,11 @@ class Uploads:
 
     def _next(self) -> Upload | None:
         with self._changed:
-            while not self._pending:
-                if self._closing_at is not None:
-                    self._thread = None
-                    return None
-                self._changed.wait()
+            if not self._pending or self._is_abandoned:
+                self._thread = None
+                return None
             self._in_flight = self._pending.pop()
-            self._sent_bytes = 0
+            self._sent_bytes, self._has_arrived = 0, False
             return self._in_flight
 
     def _send(self, upload: Upload) -> None:
@@ -165,9 +215,20 @@ class Uploads:
                 if not self._pause(upload, error, failures):
                     return
             else:
-                self.error = None
-                self._sent(upload, level)
+                self._arrive(upload, level)
                 return
+
+    def _arrive(self, upload: Upload, level: Level) -> None:
+        """Record that it has arrived. From here on nobody says that it has not, whatever fails."""
+        with self._changed:
+            self.error, self._has_arrived = None, True
+            self._last_progress_at = time.monotonic()
+        try:
+            self._sent(upload, level)
+        except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
+            log.error("step %d is on the storage; what was to follow has failed: %r", upload.spooled.name.step, error)
+            self._failed(upload, error)
+            without_locals(error)
 
     def _deliver(self, upload: Upload) -> Level:
         """Send the data, then the manifest, and mark the attempt; the level that all have reached."""
@@ -202,20 +263,21 @@ class Uploads:
     def _pause(self, upload: Upload, error: errors.StorageError, failures: int) -> bool:
         """Wait before the next try; False where there is none: a newer one displaces it, or the run is closed."""
         self.error = error
-        log.warning("step %d is not on the server yet (try %d): %s", upload.spooled.name.step, failures, error)
+        if not self._is_abandoned:
+            log.warning("step %d is not on the server yet (try %d): %s", upload.spooled.name.step, failures, error)
         until = time.monotonic() + self._patience.pause_s(failures)
         with self._changed:
             newer = self._newer_than(upload)
             while newer is None and (left_s := until - time.monotonic()) > 0:
                 if self._closing_at is not None:
-                    give_up_at = max(self._closing_at, self._last_progress_at) + self._closing_s
-                    if time.monotonic() >= give_up_at:
+                    give_up_at = self._give_up_at(self._closing_at)
+                    if time.monotonic() >= give_up_at or self._is_abandoned:
                         break
                     left_s = min(left_s, give_up_at - time.monotonic())
                 self._changed.wait(left_s)
                 newer = self._newer_than(upload)
             is_over = self._closing_at is not None and (
-                time.monotonic() >= max(self._closing_at, self._last_progress_at) + self._closing_s
+                self._is_abandoned or time.monotonic() >= self._give_up_at(self._closing_at)
             )
         if newer is not None:
             self._drop(upload, newer)
@@ -236,11 +298,17 @@ class Uploads:
 
     def _fail(self, upload: Upload, error: BaseException) -> None:
         self.error = error
-        log.error(
-            "step %d is kept in the spool and not on the server, where the next start of the run will send it: %s",
-            upload.spooled.name.step,
-            error,
-        )
+        with self._changed:
+            is_quiet = self._is_quiet or self._is_abandoned
+            if self._is_quiet:
+                self._left.append(upload)
+        if not is_quiet:
+            log.error(
+                "step %d is kept in the spool and not on the server, where the next start of the run will send it: %s",
+                upload.spooled.name.step,
+                error,
+            )
         self._failed(upload, error)
         if upload.handle is not None:
             upload.handle.fail(error)
+        without_locals(error)
