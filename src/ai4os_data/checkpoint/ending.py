@@ -56,7 +56,7 @@ class Ending:
     def begin(self) -> list[Upload]:
         """Let nothing more be waited for than needs be; what is on its way, once all is in the spool."""
         self._staging.wait_until_free(None)
-        return self._uploads.end()
+        return self._uploads.begin_exit()
 
     @property
     def patience_s(self) -> float:
@@ -74,7 +74,7 @@ class Ending:
         Args:
             why: what has ended the wait, where nothing has failed.
         """
-        left, error = self._uploads.abandon()
+        left, error = self._uploads.leave()
         if not left:
             if self._uploads.wait(0.0):
                 self._spool.unlock()

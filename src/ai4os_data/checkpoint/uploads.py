@@ -1,7 +1,7 @@
 """Uploads behind the training: one in flight, the newest one pending beside what is to stay, and no error forgotten.
 
-While the server is down, or full, it is tried again for as long as the process lives; what was not sent then is found
-in the spool by the next start.
+While the server is down, or full, it is tried again for as long as the process lives. What it refuses is tried a few
+times, and then fails. What was not sent is found in the spool by the next start.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.levels import lower
+from ai4os_data.checkpoint.lifetimes import without_locals
 from ai4os_data.checkpoint.manifest import attempt_mark
 from ai4os_data.checkpoint.names import MANIFEST
-from ai4os_data.checkpoint.lifetimes import without_locals
 from ai4os_data.checkpoint.serialisation import sha256_of
+from ai4os_data.checkpoint.tries import Tries
 from ai4os_data.retries import Patience
 from ai4os_data.telemetry import log
 
@@ -28,17 +29,6 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint.names import AttemptName
     from ai4os_data.checkpoint.spool import Spooled
     from ai4os_data.stores import Level, Store
-
-# What may pass by itself: a server that is down, busy or full, a mount that is gone, bytes damaged on their way, and
-# what somebody has removed or changed in between.
-PASSING = (
-    errors.ServerError,
-    errors.OutOfSpaceError,
-    errors.StorageGoneError,
-    errors.IntegrityError,
-    errors.NotFoundError,
-    errors.ChangedError,
-)
 
 _PATIENCE = Patience(first_pause_s=1.0, longest_pause_s=30.0)
 _CLOSING_S = 60.0  # how long after the last sign of life a close gives up
@@ -90,15 +80,16 @@ class Uploads:
         self._dropped = dropped
         self._failed = failed
         self._patience = patience
+        self._tries: Tries | None = None
         self._closing_s = closing_s
         self._changed = threading.Condition()
         self._pending: list[Upload] = []  # newest last
         self._in_flight: Upload | None = None
         self._thread: threading.Thread | None = None
         self._closing_at: float | None = None
-        self._is_ending = False  # with the process
+        self._is_exiting = False  # with the process
         self._is_quiet = False  # whoever ends it logs what is left
-        self._is_abandoned = False
+        self._is_left = False  # nobody waits any more, and what was not sent has been logged
         self._left: list[Upload] = []  # given up while it was quiet
         self._has_arrived = False  # what is in flight: what follows is going on
         self._last_progress_at = 0.0
@@ -112,11 +103,13 @@ class Uploads:
         with self._changed:
             displaced = self._displaced([*self._pending, upload])
             self._pending = [*(older for older in self._pending if older not in displaced), upload]
-            self._closing_at = time.monotonic() if self._is_ending else None
-            self._is_abandoned = False
+            self._closing_at = time.monotonic() if self._is_exiting else None
+            self._is_left = False
             if self._thread is None:
                 # Once the process ends, its last wait is over, and the interpreter waits for other threads only.
-                self._thread = threading.Thread(target=self._run, name="ai4os-data-uploads", daemon=not self._is_ending)
+                self._thread = threading.Thread(
+                    target=self._run, name="ai4os-data-uploads", daemon=not self._is_exiting
+                )
                 self._thread.start()
             self._changed.notify_all()
         for older in displaced:
@@ -159,28 +152,19 @@ class Uploads:
         """How long a close waits without any progress."""
         return self._closing_s
 
-    @property
-    def give_up_at(self) -> float:
-        """When a close has waited long enough without any progress, on the monotonic clock."""
-        with self._changed:
-            return self._give_up_at(self._closing_at if self._closing_at is not None else time.monotonic())
-
-    def _give_up_at(self, closing_at: float) -> float:
-        return max(closing_at, self._last_progress_at) + self._closing_s
-
-    def end(self) -> list[Upload]:
+    def begin_exit(self) -> list[Upload]:
         """Give up what makes no progress, as `close` does, and log no failure; what is to be sent."""
         with self._changed:
-            self._is_ending = self._is_quiet = True
+            self._is_exiting = self._is_quiet = True
             self._closing_at = time.monotonic()
             self._changed.notify_all()
         return self.on_the_way()
 
-    def abandon(self) -> tuple[list[Upload], BaseException | None]:
+    def leave(self) -> tuple[list[Upload], BaseException | None]:
         """Wait for nothing any more; what is not on the store, and why, where that is known."""
         with self._changed:
             left = [*self._left, *self.on_the_way()]
-            self._is_abandoned, self._is_quiet = bool(left), False
+            self._is_left, self._is_quiet = bool(left), False
             self._left = []
             self._changed.notify_all()
         return left, self.error
@@ -190,7 +174,7 @@ class Uploads:
             try:
                 self._send(upload)
             except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
-                self._fail(upload, error)
+                self._end(upload, error)
             finally:
                 with self._changed:
                     self._in_flight = None
@@ -198,7 +182,7 @@ class Uploads:
 
     def _next(self) -> Upload | None:
         with self._changed:
-            if not self._pending or self._is_abandoned:
+            if not self._pending or self._is_left:
                 self._thread = None
                 return None
             self._in_flight = self._pending.pop()
@@ -206,15 +190,31 @@ class Uploads:
             return self._in_flight
 
     def _send(self, upload: Upload) -> None:
-        failures = self._most_sent_bytes = 0
+        self._most_sent_bytes = 0
+        if self._tries is None:
+            self._tries = Tries(self._patience)
+        tries = self._tries
+        tries.begin()
+        if (full_for_s := tries.full_for_s) and not self._waited(upload, full_for_s, is_tried=False):
+            return
         while True:
             try:
                 level = self._deliver(upload)
-            except PASSING as error:
-                failures += 1
-                if not self._pause(upload, error, failures):
+            except errors.StorageError as error:
+                if not upload.spooled.is_whole:
+                    raise
+                pause_s = tries.failed(error)
+                if pause_s is None:
+                    self._abandon(upload)
+                    raise
+                self.error = error
+                step = upload.spooled.name.step
+                if not self._is_left:
+                    log.warning("step %d is not on the server yet (try %d): %s", step, tries.failures, error)
+                if not self._waited(upload, pause_s):
                     return
             else:
+                tries.arrived()
                 self._arrive(upload, level)
                 return
 
@@ -229,6 +229,11 @@ class Uploads:
             log.error("step %d is on the storage; what was to follow has failed: %r", upload.spooled.name.step, error)
             self._failed(upload, error)
             without_locals(error)
+
+    def _abandon(self, upload: Upload) -> None:
+        """Leave nothing on the server of what will not be sent: no part of a file counts there."""
+        for file, facts in upload.spooled.manifest.files.items():
+            self._store.abandon(f"{upload.spooled.name}/{file}", facts.size_bytes, facts.sha256)
 
     def _deliver(self, upload: Upload) -> Level:
         """Send the data, then the manifest, and mark the attempt; the level that all have reached."""
@@ -260,30 +265,52 @@ class Uploads:
             self._most_sent_bytes = self._sent_bytes
             self._last_progress_at = time.monotonic()
 
-    def _pause(self, upload: Upload, error: errors.StorageError, failures: int) -> bool:
-        """Wait before the next try; False where there is none: a newer one displaces it, or the run is closed."""
-        self.error = error
-        if not self._is_abandoned:
-            log.warning("step %d is not on the server yet (try %d): %s", upload.spooled.name.step, failures, error)
-        until = time.monotonic() + self._patience.pause_s(failures)
+    def _waited(self, upload: Upload, pause_s: float, *, is_tried: bool = True) -> bool:
+        """Wait before a try; False where there is none: a newer one displaces it, or the run is closed.
+
+        Args:
+            upload: what is to be sent.
+            pause_s: for how long.
+            is_tried: whether it was sent before; if not, it is sent once when the run is closed.
+        """
+        begun = time.monotonic()
+        until = begun + pause_s
         with self._changed:
             newer = self._newer_than(upload)
-            while newer is None and (left_s := until - time.monotonic()) > 0:
-                if self._closing_at is not None:
-                    give_up_at = self._give_up_at(self._closing_at)
-                    if time.monotonic() >= give_up_at or self._is_abandoned:
-                        break
-                    left_s = min(left_s, give_up_at - time.monotonic())
+            while (
+                newer is None and (is_tried or self._closing_at is None) and (left_s := self._left_s(begun, until)) > 0
+            ):
                 self._changed.wait(left_s)
                 newer = self._newer_than(upload)
-            is_over = self._closing_at is not None and (
-                self._is_abandoned or time.monotonic() >= self._give_up_at(self._closing_at)
-            )
+            is_over = is_tried and self._gives_up
         if newer is not None:
+            self._abandon(upload)
             self._drop(upload, newer)
         elif is_over:
-            self._fail(upload, error)
+            assert self.error is not None
+            self._fail(upload, self.error)
         return newer is None and not is_over
+
+    def _left_s(self, begun_s: float, until_s: float) -> float:
+        """How long to wait still: while the run is being closed, no pause is longer than the usual ones."""
+        if self._closing_at is None:
+            return until_s - time.monotonic()
+        if self._gives_up:
+            return 0.0
+        longest_s = max(begun_s, self._closing_at) + self._patience.longest_pause_s
+        until_s = min(until_s, longest_s, self.give_up_at)
+        return until_s - time.monotonic()
+
+    @property
+    def give_up_at(self) -> float:
+        """When a close has waited long enough without any progress, on the monotonic clock."""
+        assert self._closing_at is not None
+        return max(self._closing_at, self._last_progress_at) + self._closing_s
+
+    @property
+    def _gives_up(self) -> bool:
+        """Whether the run is being closed, and nothing has arrived for long."""
+        return self._closing_at is not None and (self._is_left or time.monotonic() >= self.give_up_at)
 
     def _newer_than(self, upload: Upload) -> Upload | None:
         """One that waits and displaces the one in flight."""
@@ -296,10 +323,26 @@ class Uploads:
         if upload.handle is not None:
             upload.handle.drop(newer.spooled.name.step)
 
+    def _end(self, upload: Upload, error: BaseException) -> None:
+        """Give one up for an error: it stays in the spool for the next start, unless somebody has removed it there."""
+        if upload.spooled.is_whole or not isinstance(error, (OSError, errors.StorageError)):
+            self._fail(upload, error)
+            return
+        lost = errors.LostError(
+            f"step {upload.spooled.name.step} is lost: somebody has removed its files from the spool, "
+            f"{upload.spooled.folder}, before it was on the storage. Save again; if something cleans that place, give "
+            "StorageCheckpoint another, as spool= or AI4OS_DATA_SPOOL"
+        )
+        self.error = lost
+        log.error("%s", lost)
+        self._failed(upload, lost)
+        if upload.handle is not None:
+            upload.handle.lose(lost)
+
     def _fail(self, upload: Upload, error: BaseException) -> None:
         self.error = error
         with self._changed:
-            is_quiet = self._is_quiet or self._is_abandoned
+            is_quiet = self._is_quiet or self._is_left
             if self._is_quiet:
                 self._left.append(upload)
         if not is_quiet:
