@@ -23,6 +23,7 @@ from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, chec
 from ai4os_data.checkpoint.ending import Ending, daemons
 from ai4os_data.checkpoint.handle import SaveHandle
 from ai4os_data.checkpoint.history import History, Seen
+from ai4os_data.checkpoint.launchers import check_group
 from ai4os_data.checkpoint.levels import LEVELS, Durability, reaches
 from ai4os_data.checkpoint.lifetimes import weakly, without_locals
 from ai4os_data.checkpoint.loading import check_into, load_checkpoint
@@ -91,6 +92,7 @@ class StorageCheckpoint:
         alone: this process saves and restores by itself, whatever other ranks there are.
 
     Raises:
+        CheckpointError: a launcher has started several processes, and there is no process group yet.
         DurabilityError: the store cannot reach the level.
         StorageError: the location cannot be listed.
     """
@@ -119,6 +121,8 @@ class StorageCheckpoint:
         if cache is not None and cache != "auto" and not isinstance(cache, DiskCache):
             raise TypeError(f"cache is a DiskCache, 'auto' or None, not {cache!r}")
         limit_bytes = parse_limit(spool_limit)
+        if not alone:
+            check_group(os.environ)
         self._store = open_store(location, remote, create=True, patience=Patience())
         self._monitor = monitor if keep_best else None
         self._save_random_states = save_random_states
