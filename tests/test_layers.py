@@ -44,6 +44,7 @@ FLOORS = {
     "readfile": 1,
     "refusals": 1,
     "retries": 1,
+    "statuses": 1,
     "stores": 1,
     "tls": 1,
     "transport": 1,
@@ -55,6 +56,7 @@ FLOORS = {
     "checkpoint": 3,
     "prefetch": 3,
     "progress": 3,
+    "rest": 3,
     "sampling": 3,
     "seeding": 3,
     "orders": 3,
@@ -84,6 +86,7 @@ FLOORS = {
     "lightning": 5,
     "lightning_flavour": 5,
     "lightning_io": 5,
+    "lightning_moments": 5,
     "lightning_options": 5,
     # what a person starts
     "cli": 6,

@@ -45,9 +45,14 @@ from typing import ClassVar
 
 
 class StorageError(Exception):
-    """Something between the caller and the stored bytes went wrong."""
+    """Something between the caller and the stored bytes went wrong.
+
+    Attributes:
+        status: the HTTP status that it stands for; None where no answer of a server led to it.
+    """
 
     error_number: ClassVar[int | None] = None
+    status: int | None = None
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)

@@ -36,9 +36,10 @@ from ai4os_data.checkpoint.restoring import Restoring
 from ai4os_data.checkpoint.retention import Mode, Retention
 from ai4os_data.checkpoint.spool import Spool, Spooled, is_intact, parse_limit, usable_directory
 from ai4os_data.checkpoint.staging import Staging
-from ai4os_data.checkpoint.uploads import PASSING, Upload, Uploads
+from ai4os_data.checkpoint.uploads import Upload, Uploads
 from ai4os_data.processes import tell_after_fork
 from ai4os_data.retries import Patience
+from ai4os_data.statuses import passes
 from ai4os_data.stores import open_store
 from ai4os_data.telemetry import log
 
@@ -345,13 +346,13 @@ class StorageCheckpoint:
         self._spool.remove(upload.spooled)
 
     def _failed(self, upload: Upload, error: BaseException) -> None:
-        if upload.handle is None and isinstance(error, (*PASSING, errors.LostError)):
+        if upload.handle is None and (passes(error) or isinstance(error, errors.LostError)):
             self._left_error = error
         self._note_failure(error)
 
     def _note_failure(self, error: BaseException) -> None:
         """Keep an error for the next save, unless it may pass; then the newest handle has it, and `close` raises it."""
-        if not isinstance(error, (*PASSING, errors.LostError)):  # of one that is lost, the log has told
+        if not (passes(error) or isinstance(error, errors.LostError)):  # of one that is lost, the log has told
             self._unraised.append(error)
 
     def _raise_what_failed(self, failed: list[BaseException]) -> None:
