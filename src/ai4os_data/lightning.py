@@ -46,7 +46,7 @@ from ai4os_data.lightning_resume import end_first_epoch, make_up
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from lightning.pytorch import LightningModule, Trainer

@@ -299,11 +299,7 @@ class StorageCheckpointIO(CheckpointIO):
         above, name = posixpath.split(location.rstrip("/"))
         store = open_store(above, self._remote, create=True, patience=Patience())
         entries = store.list_below(name)
-        for entry in entries:
-            if posixpath.basename(entry.key) == MANIFEST:
-                with suppress(errors.NotFoundError):
-                    store.delete(entry.key)
-        store.remove_tree(name)
+        store.expunge(name, first=[one.key for one in entries if posixpath.basename(one.key) == MANIFEST])
         log.info("removed the checkpoint %s", location)
 
 

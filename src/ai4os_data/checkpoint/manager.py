@@ -6,7 +6,6 @@ and is verified there; the manifest comes last, and only then may an older check
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
@@ -21,9 +20,12 @@ from torch.utils.data import DataLoader, Sampler
 from ai4os_data import errors
 from ai4os_data.cache import DiskCache
 from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step
+from ai4os_data.checkpoint.ending import Ending, daemons
 from ai4os_data.checkpoint.handle import SaveHandle
 from ai4os_data.checkpoint.history import History, Seen
+from ai4os_data.checkpoint.launchers import check_group
 from ai4os_data.checkpoint.levels import LEVELS, Durability, reaches
+from ai4os_data.checkpoint.lifetimes import weakly, without_locals
 from ai4os_data.checkpoint.loading import check_into, load_checkpoint
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
@@ -91,6 +93,7 @@ class StorageCheckpoint:
         alone: this process saves and restores by itself, whatever other ranks there are.
 
     Raises:
+        CheckpointError: a launcher has started several processes, and there is no process group yet.
         DurabilityError: the store cannot reach the level.
         StorageError: the location cannot be listed.
     """
@@ -119,6 +122,8 @@ class StorageCheckpoint:
         if cache is not None and cache != "auto" and not isinstance(cache, DiskCache):
             raise TypeError(f"cache is a DiskCache, 'auto' or None, not {cache!r}")
         limit_bytes = parse_limit(spool_limit)
+        if not alone:
+            check_group(os.environ)
         self._store = open_store(location, remote, create=True, patience=Patience())
         self._monitor = monitor if keep_best else None
         self._save_random_states = save_random_states
@@ -140,7 +145,7 @@ class StorageCheckpoint:
         self._is_reading = False
         self._pid = os.getpid()
         self._wanted: Level = "local"
-        self._restoring = Restoring(self._store, self._ranks, self.room_for)
+        self._restoring = Restoring(self._store, self._ranks, weakly(self.room_for))
         if not self._ranks.writes:
             return
         self.best_level = self._store.best_level
@@ -149,9 +154,12 @@ class StorageCheckpoint:
         self._spool = Spool(directory.absolute(), self._store.identity, limit_bytes)
         self._spool.sweep()
         self._pruning = Pruning(self._store, self._retention)
-        self._uploads = Uploads(self._store, self._displaced, self._sent, self._dropped, self._failed)
+        # Each upload keeps this object for as long as it is sent, and nothing else does.
+        told = weakly(self._displaced), weakly(self._sent), weakly(self._dropped), weakly(self._failed)
+        self._uploads = Uploads(self._store, *told)
+        self._ending = Ending(self._store.location, self._staging, self._spool, self._uploads)
+        weakref.finalize(self, _unlock, self._spool, self._pid).atexit = False
         tell_after_fork(self)
-        _write_out_at_exit(self)
         left = self._spool.adopt()
         self._pruning.know(self._look())
         self._send_what_was_left(left)
@@ -209,7 +217,7 @@ class StorageCheckpoint:
                 target=self._write_out,
                 args=(payload, staged.size_bytes, handle, metrics),
                 name="ai4os-data-spool",
-                daemon=True,
+                daemon=daemons(),
             ).start()
         except BaseException:
             self._staging.release()
@@ -234,9 +242,10 @@ class StorageCheckpoint:
         try:
             spooled = self._spooled(payload, size_bytes, handle.name, metrics)
             handle.reach("local")
-            self._uploads.submit(Upload(spooled, handle))
+            self._uploads.submit(Upload(spooled, handle, self))
         except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
             log.error("step %d could not be saved: %s", handle.step, error)
+            without_locals(error)
             self._note_failure(error)
             handle.fail(error)
         finally:
@@ -300,7 +309,7 @@ class StorageCheckpoint:
         level = max(self.best_level, "mount", key=LEVELS.index)
         unsent = [spooled for spooled in left if not reaches(spooled.level, level)]
         intact = [spooled for spooled in unsent if _is_sound(spooled)]
-        uploads = [Upload(spooled, None) for spooled in intact]
+        uploads = [Upload(spooled, None, self) for spooled in intact]
         displaced = self._displaced(uploads) if uploads else []
         for upload in uploads:
             if upload not in displaced:
@@ -592,10 +601,7 @@ class StorageCheckpoint:
             raise errors.DeadlineError(f"the spool is still being written to after {timeout_s:g} s")
         left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - begun))
         if not self._uploads.close(left_s):
-            raise errors.DeadlineError(
-                f"{len(self._busy())} checkpoints are not on the server after {timeout_s:g} s; they are in the spool, "
-                "and the next start sends them"
-            )
+            raise self._late(timeout_s)
         self._is_closed = True
         self._spool.let_go()
         self._store.close()
@@ -608,6 +614,17 @@ class StorageCheckpoint:
             raise self._newest.error
         if self._newest is None and self._left_error is not None:
             raise self._left_error
+
+    def _late(self, timeout_s: float | None) -> errors.DeadlineError:
+        """What a close says that has no more time."""
+        after = "" if timeout_s is None else f" after {timeout_s:g} s"
+        if not (left := self._uploads.on_the_way()):
+            return errors.DeadlineError(f"all is on the storage{after}, and older checkpoints are still being removed")
+        steps = ", ".join(str(upload.spooled.name.step) for upload in left)
+        return errors.DeadlineError(
+            f"{len(left)} checkpoints are not on the server{after} (of step {steps}); they are in the spool, and the "
+            "next start sends them"
+        )
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -692,12 +709,7 @@ def _differs_by_rank(value: object) -> bool:
     return isinstance(value, (DataLoader, Sampler)) or bool(getattr(value, "differs_by_rank", False))
 
 
-def _write_out_at_exit(run: StorageCheckpoint) -> None:
-    """Let a process that forgets to close bring its last save to the disk."""
-    reference = weakref.ref(run)
-
-    def write_out() -> None:
-        if (run := reference()) is not None:
-            run.write_out()
-
-    atexit.register(write_out)
+def _unlock(spool: Spool, pid: int) -> None:
+    """Let the next start have what is in the spool, when a run is dropped that nobody has closed."""
+    if os.getpid() == pid:
+        spool.unlock()

@@ -117,13 +117,7 @@ class Pruning:
 
     def _remove(self, name: CheckpointName) -> None:
         self._confirmed.discard(name)
-        manifest = f"{name}/{MANIFEST}"
-        try:
-            if self._store.exists(manifest):
-                self._store.delete(manifest)
-        except errors.NotFoundError:
-            pass  # somebody else was faster
-        self._store.remove_tree(str(name))
+        self._store.expunge(str(name), first=[f"{name}/{MANIFEST}"])
         log.info("removed the checkpoint %s", name)
 
 

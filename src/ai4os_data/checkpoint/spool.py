@@ -96,6 +96,7 @@ class Spool:
         self.limit_bytes = limit_bytes
         self.folder = self.directory / hashlib.sha256(run.encode("utf-8", "surrogateescape")).hexdigest()[:24]
         self._locks: dict[AttemptName, int] = {}  # the attempts of this process, and those of the dead
+        self._current: AttemptName | None = None  # the one that this process saves under
         self._entries: dict[CheckpointName, Spooled] = {}
         self._guard = threading.RLock()
         make_run_folder(self.folder)
@@ -118,6 +119,7 @@ class Spool:
             raise errors.CheckpointError(f"{self.directory} cannot be used as a spool: {error.strerror}") from error
         with self._guard:
             self._locks[attempt] = lock
+            self._current = attempt
 
     def _opened(self, attempt: AttemptName) -> int:
         make_run_folder(self.folder)  # somebody may have removed it
@@ -133,8 +135,8 @@ class Spool:
         _sync_folder(self.folder)
         return lock
 
-    def _make_anew(self, attempt: AttemptName | None = None) -> None:
-        """Make sure that the folders of the run and of an attempt are there, also after somebody has removed them.
+    def _make_anew(self) -> None:
+        """Make sure that the folders of the run and of its attempt are there, also after somebody has removed them.
 
         Raises:
             CheckpointError: there is something else in their place.
@@ -143,6 +145,7 @@ class Spool:
         with self._guard:
             is_there = self.folder.exists()
             make_run_folder(self.folder)
+            attempt = self._current
             lock = self._locks.get(attempt) if attempt is not None else None
             if attempt is not None and lock is not None and not is_at(lock, self.folder / str(attempt)):
                 is_there = False
@@ -199,7 +202,7 @@ class Spool:
             OutOfSpaceError: the disk is full. What was written of it is gone again.
         """
         for tries_left in reversed(range(_TRIES)):
-            self._make_anew(name.attempt)
+            self._make_anew()
             try:
                 return self._written(name, payload, facts)
             except FileNotFoundError:  # somebody removes it just now
@@ -315,6 +318,12 @@ class Spool:
 
     def let_go(self) -> None:
         """Close the locks, so that the next start may take over."""
+        self.unlock()
+        with suppress(OSError):  # something is left in it
+            self.folder.rmdir()
+
+    def unlock(self) -> None:
+        """Close the locks, and leave the folder of the run, which another object of this process may use."""
         with self._guard:
             for attempt, lock in self._locks.items():
                 if not any(name.attempt == attempt for name in self._entries) and is_at(
@@ -323,8 +332,6 @@ class Spool:
                     shutil.rmtree(self.folder / str(attempt), ignore_errors=True)
                 os.close(lock)
             self._locks.clear()
-            with suppress(OSError):  # something is left in it
-                self.folder.rmdir()
 
     def after_fork(self) -> None:
         """Close a child's copies of the locks, which would outlive the parent; the parent's own stay locked."""
