@@ -54,7 +54,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         batch_size: as in DataLoader, like all others that are not named here.
         shuffle: in another order each epoch.
         sampler: any sampler. One that is no `StorageSampler` draws while the global generators are seeded with seed
-            and epoch, and is gone through anew to go on in mid-epoch.
+            and epoch. It is gone through anew to resume in mid-epoch, and has to give the same order.
         batch_sampler: the same.
         num_workers: as in DataLoader.
         collate_fn: as in DataLoader.
@@ -194,11 +194,15 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next pass be exactly the rest of the saved epoch.
 
-        The number of workers may be another, and under a `StorageSampler` that of the ranks too.
+        The number of workers may be another, and the batch size; under a `StorageSampler` the number of ranks too.
+        With ``drop_last=True`` samples of the rest that fill no batch are left out.
+
+        Another sampler is drawn from at once, and has to give the order that the state was saved in. It is compared
+        again at the first batch if its length or ranks have changed until then.
 
         Raises:
-            ValueError: it is the state of another order, or of other files. Where only their versions are others, that
-                is told and gone on with.
+            ValueError: it is the state of another order, or of other files. The loader stays as it was. Where only the
+                versions of files are others, that is told and gone on with.
         """
         check_state(state)
         if "samples" in state and (ours := self._samples()):

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import BatchSampler, DistributedSampler
 
 from ai4os_data import seeding
-from ai4os_data.rest import PLAIN, POSITION, BatchedRest, DealtRest, EndlessRest, Position, Rest, digest, kind_of
+from ai4os_data.rest import POSITION, BatchedRest, DealtRest, EndlessRest, Position, Rest, digest, is_plain, kind_of
 from ai4os_data.sampling import OF_ANOTHER_KIND, StorageSampler, dealt, derived_seed, group
 from ai4os_data.telemetry import tell_once
 
@@ -417,13 +417,15 @@ class ForeignOrder(Order):
         self._is_set = True
         self._current = None
         self._tell()
+        is_loaded = False
         try:
             self._compare_early()
-        except ValueError:  # the loader stays as it was
-            self.__dict__.update(before)
-            self._tell()
-            self._set_states(stood)
-            raise
+            is_loaded = True
+        finally:
+            if not is_loaded:  # the loader stays as it was
+                self.__dict__.update(before)
+                self._tell()
+                self._set_states(stood)
 
     def _compare_early(self) -> None:
         """Draw what was loaded, if that can be done by now, so that an error comes where the state was loaded."""
@@ -450,7 +452,7 @@ class ForeignOrder(Order):
         return self.rank, length, dealing
 
     def _refuse_other_ranks(self) -> None:
-        ranks = [sampler.num_replicas for sampler in self._samplers if type(sampler) is DistributedSampler]
+        ranks = [sampler.num_replicas for sampler in self._samplers if _is_torchs(sampler)]
         saved = self._position.get("rank")
         if saved is not None and ranks and saved[1] != ranks[0]:
             raise ValueError(
@@ -487,6 +489,17 @@ class ForeignOrder(Order):
         Raises:
             ValueError: it is not the order that was loaded.
         """
+        try:
+            return self._drawn_from_begin()
+        except ValueError:
+            # The own state of some samplers is that of the last epoch, until they are gone through.
+            without = [{name: kept for name, kept in state.items() if name != "own"} for state in self._at_begin]
+            if [len(state) for state in without] == [len(state) for state in self._at_begin]:
+                raise
+        self._at_begin = without
+        return self._drawn_from_begin()
+
+    def _drawn_from_begin(self) -> Rest:
         if self._at_begin:
             self._set_states(self._at_begin)
         else:
@@ -494,7 +507,7 @@ class ForeignOrder(Order):
         position = Position(*self._loaded, self._position, self.rank, kind_of(self._source))
         if not _has_end(self._source):
             rest: Rest = EndlessRest(self._drawn_one_by_one(), position)
-        elif type(self._source) in PLAIN or not self._is_batched:
+        elif is_plain(self._source) or not self._is_batched:
             rest = self._dealt_rest(position)
         else:
             rest = BatchedRest(self._all_batches(), position)
@@ -625,6 +638,10 @@ def _states_for(ours: list[dict[str, Any]], state: Mapping[str, Any]) -> list[di
     if "samplers" not in state or "order" not in state or len(filled) != sum(map(bool, ours)):
         raise ValueError(OF_ANOTHER_KIND)
     return [filled.pop(0) if own else {} for own in ours]  # a BatchSampler more, or less: the order will be compared
+
+
+def _is_torchs(sampler: Any) -> bool:
+    return isinstance(sampler, DistributedSampler) and not isinstance(sampler, StorageSampler)
 
 
 class _Ready(NamedTuple):
