@@ -31,7 +31,7 @@ from ai4os_data.checkpoint.loading import check_into, load_checkpoint
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
 from ai4os_data.checkpoint.preemption import PreemptionGuard
-from ai4os_data.checkpoint.pruning import Pruning
+from ai4os_data.checkpoint.pruning import Pruning, on_store
 from ai4os_data.checkpoint.randomness import random_states, set_random_states
 from ai4os_data.checkpoint.ranks import Ranks
 from ai4os_data.checkpoint.restored import Checkpoint, Restored
@@ -47,7 +47,7 @@ from ai4os_data.stores import open_store
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -81,7 +81,8 @@ class StorageCheckpoint:
         keep_best: how many of the best by ``monitor`` stay beside them.
         keep_every: checkpoints whose step is a multiple of it stay too.
         monitor: the metric that says how good one is.
-        mode: ``"min"`` or ``"max"``.
+        mode: ``"max"`` if high values of it are good, ``"min"`` if low ones are. It may be left out where its name says
+            that it is a loss or an error.
         spool: a directory on the local disk; by default ``$AI4OS_DATA_SPOOL``, or one beside the cache's.
         spool_limit: the most that the spool may take, in bytes or as ``"20GiB"``; by default what the disk has.
         durability: the level that ``wait()`` waits for and `close` insists on; ``"best"`` is the highest that the store
@@ -107,7 +108,7 @@ class StorageCheckpoint:
         keep_best: int = 0,
         keep_every: int | None = None,
         monitor: str | None = None,
-        mode: Mode = "min",
+        mode: Mode | None = None,
         spool: str | os.PathLike[str] | None = None,
         spool_limit: int | str | None = None,
         durability: Durability = "best",
@@ -132,6 +133,7 @@ class StorageCheckpoint:
         self._ranks = Ranks(rank_timeout_s, alone=alone)
         self._staging = Staging()
         self._manifests: dict[CheckpointName, Manifest] = {}
+        self._there: dict[CheckpointName, dict[str, float]] = {}  # the metrics of what the store had at the last look
         self._attempt: AttemptName | None = None
         self._source: CheckpointName | None = None  # what this attempt was resumed from
         self._highest_attempt = 0
@@ -321,32 +323,45 @@ class StorageCheckpoint:
 
     def _displaced(self, uploads: Sequence[Upload]) -> list[Upload]:
         """Those that need not be sent, since the last one is there, and no rule would keep them beside it."""
-        waiting = {upload.spooled.name: upload.spooled.manifest for upload in uploads}
-        attempts = {name.attempt for name in waiting}
-        known = {name: manifest for name, manifest in self._manifests.items() if name.attempt in attempts}
-        metrics = {name: manifest.metrics for name, manifest in {**known, **waiting}.items()}
-        newest_first = sorted(metrics, key=lambda name: (name.order, name), reverse=True)
-        kept = self._retention.kept_for_good(newest_first, metrics)
+        kept = self._kept_for_good(upload.spooled for upload in uploads)
         return [upload for upload in uploads[:-1] if upload.spooled.name not in kept]
+
+    def _kept_for_good(self, spooled: Iterable[Spooled]) -> set[CheckpointName]:
+        """The best and the milestones of the whole run: of what the store has, and of some in the spool."""
+        metrics = {**self._there, **{one.name: one.manifest.metrics for one in spooled}}
+        newest_first = sorted(metrics, key=lambda name: (name.order, name), reverse=True)
+        return self._retention.kept_for_good(newest_first, metrics)
 
     def _sent(self, upload: Upload, level: Level) -> None:
         spooled = upload.spooled
         self._manifests[spooled.name] = spooled.manifest
+        self._there = {**self._there, spooled.name: spooled.manifest.metrics}
         self._spool.note(spooled, level)
         self._count(sent=1)
         if upload.handle is not None:
             upload.handle.reach(level)
         with self._reading:
-            for older in self._spool.entries():
-                if older.name.is_older_than(spooled.name) and older.name not in self._busy():
-                    self._spool.remove(older)
+            for older in self._superseded(spooled.name):
+                self._spool.remove(older)
             if reaches(level, "mount"):  # a mount that caches may lose it yet: nothing on the store may go for it
                 self._prune(spooled.name)
+
+    def _superseded(self, sent: CheckpointName) -> Iterator[Spooled]:
+        """What the spool need not hold any more; what could not be sent and is to stay waits for the next start."""
+        entries, busy = self._spool.entries(), self._busy()
+        kept = self._kept_for_good(entries)
+        for spooled in entries:
+            is_unsent = spooled.name not in self._there and not reaches(spooled.level, "mount")
+            is_idle = spooled.name not in busy and not (is_unsent and spooled.name in kept)
+            if spooled.name.is_older_than(sent) and is_idle:
+                yield spooled
 
     def _prune(self, confirmed: CheckpointName) -> None:
         try:
             history = History(self._store, self._spool, self._manifests)
+            self._there = on_store(history)
             removed = self._pruning.prune(history, confirmed, self._source, self._busy)
+            self._there = {name: metrics for name, metrics in self._there.items() if name not in removed}
             self._count(removed=len(removed))
         except errors.StorageError as error:
             log.warning("older checkpoints stay for now: %s", error)
@@ -402,7 +417,8 @@ class StorageCheckpoint:
 
         Args:
             into: objects to load, by the names that they were saved under; the random states are set then too.
-            step: this step instead of the newest one.
+            step: this step instead of the newest one. Of several with it, the newest of the branch that ``restore()``
+                goes on with, before those of abandoned branches.
             map_location: where tensors go, as in `torch.load`.
             weights_only: as in `torch.load`; no code of the file is run.
 
@@ -431,6 +447,24 @@ class StorageCheckpoint:
                 set_random_states(random)
         return restored
 
+    def read_named(self, name: CheckpointName, map_location: Any = "cpu", *, weights_only: bool = True) -> Restored:
+        """Read exactly one checkpoint as `list` names it, whatever others have its step; on rank 0 alone.
+
+        What is saved afterwards goes on from where it did.
+
+        Raises:
+            DamagedError: it is not intact.
+            CheckpointError: it is not there.
+            StorageError: the store cannot be listed or read.
+        """
+        self._check_usable()
+        restoring = Restoring(self._store, Ranks(0.0, alone=True), self.room_for)
+        with self._read(), restoring.chosen(self._look, name) as chosen:
+            assert chosen is not None  # where there is none it raises
+            state, _ = restoring.of_this_rank(restoring.payload(chosen, map_location, weights_only=weights_only))
+        manifest = chosen.manifest
+        return Restored(manifest.name, dict(manifest.metrics), chosen.skipped, state, manifest.size_bytes)
+
     @contextmanager
     def _read(self) -> Iterator[None]:
         with self._reading:
@@ -449,6 +483,10 @@ class StorageCheckpoint:
 
     # --- looking
 
+    def known(self) -> dict[CheckpointName, dict[str, float]]:
+        """The metrics of what is there, as far as this process knows without asking the store."""
+        return {**self._there, **{spooled.name: spooled.manifest.metrics for spooled in self._spool.entries()}}
+
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that `restore` would try first; None where there is none."""
         history = self._look()
@@ -460,6 +498,7 @@ class StorageCheckpoint:
     def list(self) -> list[Checkpoint]:
         """Every checkpoint with a readable manifest, on the store and in the spool, newest first."""
         history = self._look()
+        self._there = on_store(history)
         described = (self._described(history, seen) for seen in history.committed())
         return [checkpoint for checkpoint in described if checkpoint is not None]
 

@@ -100,6 +100,7 @@ class Spool:
         self.limit_bytes = limit_bytes
         self.folder = self.directory / hashlib.sha256(run.encode("utf-8", "surrogateescape")).hexdigest()[:24]
         self._locks: dict[AttemptName, int] = {}  # the attempts of this process, and those of the dead
+        self._current: AttemptName | None = None  # the one that this process saves under
         self._entries: dict[CheckpointName, Spooled] = {}
         self._aside: dict[CheckpointName, Path] = {}  # removed on the storage, and kept for a while all the same
         self._guard = threading.RLock()
@@ -123,6 +124,7 @@ class Spool:
             raise errors.CheckpointError(f"{self.directory} cannot be used as a spool: {error.strerror}") from error
         with self._guard:
             self._locks[attempt] = lock
+            self._current = attempt
 
     def _opened(self, attempt: AttemptName) -> int:
         make_run_folder(self.folder)  # somebody may have removed it
@@ -138,8 +140,8 @@ class Spool:
         _sync_folder(self.folder)
         return lock
 
-    def _make_anew(self, attempt: AttemptName | None = None) -> None:
-        """Make sure that the folders of the run and of an attempt are there, also after somebody has removed them.
+    def _make_anew(self) -> None:
+        """Make sure that the folders of the run and of its attempt are there, also after somebody has removed them.
 
         Raises:
             CheckpointError: there is something else in their place.
@@ -148,6 +150,7 @@ class Spool:
         with self._guard:
             is_there = self.folder.exists()
             make_run_folder(self.folder)
+            attempt = self._current
             lock = self._locks.get(attempt) if attempt is not None else None
             if attempt is not None and lock is not None and not is_at(lock, self.folder / str(attempt)):
                 is_there = False
@@ -204,7 +207,7 @@ class Spool:
             OutOfSpaceError: the disk is full. What was written of it is gone again.
         """
         for tries_left in reversed(range(_TRIES)):
-            self._make_anew(name.attempt)
+            self._make_anew()
             try:
                 return self._written(name, payload, facts)
             except FileNotFoundError:  # somebody removes it just now
