@@ -521,7 +521,9 @@ class StorageCheckpointCallback(Checkpoint):
             raise errors.CheckpointError(f"step {moment.step} of rank {ranks.rank} is not where the other ranks are")
         checkpoint = self._kept.take() if is_kept else self._checkpoint(trainer, moment)
         checkpoint[_OURS]["random"] = [random for _, random in everywhere]
-        self._run.save(checkpoint, moment.step, metrics)
+        # At an exception what failed before is left to close: it is no failure of this one.
+        save = self._run.save if ranks is not self._hurried_ranks else self._run.save_anyhow
+        save(checkpoint, moment.step, metrics)
         self._saved_step = moment.step
 
     def _checkpoint(self, trainer: Trainer, moment: Moment) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import fsspec.core
 import torch
+import torch.distributed as dist
 
 from ai4os_data import errors, locations
 from ai4os_data.checkpoint import StorageCheckpoint
+from ai4os_data.checkpoint.ending import finish_runs
 from ai4os_data.checkpoint.levels import reaches
 from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.lightning_flavour import CheckpointIO, TorchCheckpointIO, Trainer
@@ -127,7 +129,8 @@ class StorageCheckpointIO(CheckpointIO):
         if os.path.isfile(location):
             return TorchCheckpointIO().load_checkpoint(location, map_location, weights_only)
         self._finish(_target(location))
-        with self._opened(location) as run:
+        # Where ranks have not found each other yet, each reads for itself.
+        with self._opened(location, alone=not (dist.is_available() and dist.is_initialized())) as run:
             restored = run.restore(
                 map_location="cpu" if map_location is None else map_location,
                 weights_only=weights_only is not False,
@@ -408,10 +411,10 @@ def _finish_at_exit(io: StorageCheckpointIO) -> None:
     def finish() -> None:
         if (io := reference()) is None or os.getpid() != pid:
             return
-        try:
-            io.teardown()
-        except errors.StorageError as error:
-            log.error("%s", error)
+        finish_runs()
+        if all(sending.is_through for sending in io._sending.values()):  # noqa: SLF001  of this module
+            with suppress(errors.StorageError):  # each is in the log
+                io.teardown()
 
     # Not atexit: it comes after the pools of threads that listings use have ended.
     threading._register_atexit(finish)  # type: ignore[attr-defined]  # noqa: SLF001  as concurrent.futures does
