@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import BatchSampler, DistributedSampler
 
 from ai4os_data import seeding
-from ai4os_data.rest import PLAIN, POSITION, BatchedRest, DealtRest, EndlessRest, Position, Rest, kind_of
+from ai4os_data.rest import PLAIN, POSITION, BatchedRest, DealtRest, EndlessRest, Position, Rest, digest, kind_of
 from ai4os_data.sampling import OF_ANOTHER_KIND, StorageSampler, dealt, derived_seed, group
 from ai4os_data.telemetry import tell_once
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Batch = list[int]
 Batches = list[tuple[int, Batch]]
 
+_SHAPE = ("world", "batch_size", "run_length")
 _PREDICTED = "_IndexBatchSamplerWrapper"  # what Lightning wraps a batch sampler in when it predicts
 _A_LOOK = 1  # so many batches of a pass inside another one, and it was no more than a look
 
@@ -195,7 +196,7 @@ class OwnWay(Way):
         self.samples = 0  # that this rank was given
         self._sizes = {number: len(batch) for number, batch in batches}
         self._sampler = sampler
-        self._order = {**sampler.state_dict(), **order.shape}
+        self._order = order.description
 
     def _passed(self, number: int) -> None:
         self.samples += self._sizes[number]
@@ -221,6 +222,7 @@ class OwnOrder(Order):
         self._batch_size = batch_size
         self._drop_last = drop_last
         self._loaded_at = (sampler.epoch, sampler.start)
+        self._digest: tuple[Any, str] = (None, "")  # of the order that a subclass makes, and of which
         self._changes = sampler.changes  # when we last had a hand in it
 
     def dealt(self) -> list[Batch]:
@@ -230,7 +232,24 @@ class OwnOrder(Order):
     @property
     def shape(self) -> dict[str, int]:
         """What the numbers of batches depend on."""
-        return {"world": self.sampler.ranks, "batch_size": self._batch_size or 0}
+        run = {} if self.sampler.run_length == 1 else {"run_length": self.sampler.run_length}
+        return {"world": self.sampler.ranks, "batch_size": self._batch_size or 0, **run}
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a state tells of the order."""
+        return {**self.sampler.state_dict(), **self.shape, "own_order": self._kind}
+
+    @property
+    def _kind(self) -> str:
+        """Empty for an order that follows from seed and epoch alone; a digest of one that a subclass makes."""
+        sampler = self.sampler
+        if type(sampler).order is StorageSampler.order:
+            return ""
+        at = sampler.seed, sampler.epoch, sampler.length, sampler.shuffle
+        if self._digest[0] != at:
+            self._digest = at, digest(sampler.order(sampler.epoch))
+        return self._digest[1]
 
     def set_epoch(self, epoch: int) -> None:
         """Set that of the sampler."""
@@ -244,13 +263,20 @@ class OwnOrder(Order):
         """
         check_state(state)
         others = frozenset(map(int, state["others"]))
-        if others and any(state.get(name) != ours for name, ours in self.shape.items()):
+        if others and any(state.get(name, 1) != self.shape.get(name, 1) for name in _SHAPE):
             message = (
                 "this state was saved under in_order=False, with batches given out of their order: it can be gone on "
                 "with by as many ranks and with the batch size that it was saved with, and by no others"
             )
             raise ValueError(message)
+        before = dict(self.sampler.__dict__)
         self.sampler.load_state_dict(state)
+        if state.get("own_order", self._kind) != self._kind:
+            self.sampler.__dict__.update(before)
+            raise ValueError(
+                "cannot resume: the sampler gives the samples in another order than the one that the state was saved "
+                "with. Use the same class of sampler, or begin anew without load_state_dict"
+            )
         self._loaded = int(state["batches"]), others
         self._loaded_at = (self.sampler.epoch, self.sampler.start)
 
@@ -285,7 +311,7 @@ class OwnOrder(Order):
         self._changes = self.sampler.changes
 
     def _next_state(self) -> dict[str, Any]:
-        return {**self.sampler.state_dict(), **self._loaded_state(), **self.shape}
+        return {**self.description, **self._loaded_state()}
 
 
 class ForeignWay(Way):
@@ -380,12 +406,8 @@ class ForeignOrder(Order):
         """
         check_state(state)
         others = frozenset(map(int, state["others"]))
-        samplers = list(state.get("samplers", ()))
-        if len(samplers) != len(self._samplers):
-            if "order" not in state or any(samplers) or any(self._states()):
-                raise ValueError(OF_ANOTHER_KIND)
-            samplers = [{} for _ in self._samplers]  # none has a state: whether the order is the same will be seen
         before, stood = dict(self.__dict__), self._states()
+        samplers = _states_for(stood, state)
         self._loaded = int(state["batches"]), others
         self._position = {name: state[name] for name in POSITION if name in state}
         self.seed = int(state["seed"])
@@ -588,6 +610,21 @@ class ForeignOrder(Order):
                 except StopIteration:
                     return
             yield list(drawn) if self._is_batched else [drawn]
+
+
+def _states_for(ours: list[dict[str, Any]], state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The saved states of samplers, each for one that has a state.
+
+    Raises:
+        ValueError: they are others.
+    """
+    saved = list(state.get("samplers", ()))
+    if len(saved) == len(ours):
+        return saved
+    filled = [own for own in saved if own]
+    if "samplers" not in state or "order" not in state or len(filled) != sum(map(bool, ours)):
+        raise ValueError(OF_ANOTHER_KIND)
+    return [filled.pop(0) if own else {} for own in ours]  # a BatchSampler more, or less: the order will be compared
 
 
 class _Ready(NamedTuple):

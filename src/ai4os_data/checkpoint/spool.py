@@ -327,6 +327,12 @@ class Spool:
 
     def let_go(self) -> None:
         """Close the locks, so that the next start may take over."""
+        self.unlock()
+        with suppress(OSError):  # something is left in it
+            self.folder.rmdir()
+
+    def unlock(self) -> None:
+        """Close the locks, and leave the folder of the run, which another object of this process may use."""
         with self._guard:
             for attempt, lock in self._locks.items():
                 if not any(name.attempt == attempt for name in self._entries) and is_at(
@@ -335,8 +341,6 @@ class Spool:
                     shutil.rmtree(self.folder / str(attempt), ignore_errors=True)
                 os.close(lock)
             self._locks.clear()
-            with suppress(OSError):  # something is left in it
-                self.folder.rmdir()
 
     def after_fork(self) -> None:
         """Close a child's copies of the locks, which would outlive the parent; the parent's own stay locked."""

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 from ai4os_data import errors
 from ai4os_data.bodies import CappedBody, MemoryBody
 from ai4os_data.stores import archives
-from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, memory_body
+from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, checked, memory_body
 from ai4os_data.stores.capabilities import ChunkLimits, chunk_limits
 from ai4os_data.stores.chunked import CHUNK_BYTES, LEAST_CHUNK_BYTES, ChunkedUpload, UnsupportedError, UploadPlace
 from ai4os_data.stores.names import is_utf_8
-from ai4os_data.stores.webdav import WebDAVStore
+from ai4os_data.stores.trashbin import SKIP, TrashBin
+from ai4os_data.stores.webdav import Span, WebDAVStore
 from ai4os_data.telemetry import tell_once
 from ai4os_data.transport import Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ai4os_data.bodies import Source
     from ai4os_data.remotes import Remote
@@ -195,6 +196,18 @@ class NextcloudStore(WebDAVStore):
             self._was_full = True
             raise
         return self._chunks
+
+    def expunge(self, folder: str, first: Sequence[str] = ()) -> None:
+        """Remove a folder for good, past the trash bin, or out of it by its own name."""
+        place = UploadPlace.of(self.remote)
+        headers = SKIP if place is not None else None
+        gone: dict[str, Span | None] = {}
+        for key in first:
+            with suppress(errors.NotFoundError):  # somebody else was faster
+                gone[self.below_remote(key)] = self._delete_file(key, headers)
+        gone[self.below_remote(folder)] = self._delete_folder(checked(folder), headers)
+        if place is not None:
+            TrashBin(self, place).expunge(gone)
 
     # --- archives
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from servers.nextcloud.faults import Faults
     from servers.nextcloud.settings import Settings
+    from servers.nextcloud.trashbin import TrashBin
     from servers.nextcloud.wire import Incoming
 
 _COLLECTION = (
@@ -54,8 +55,9 @@ _TIMEOUT = re.compile(r"Second-\d+")
 class Files:
     """What is below ``/remote.php/dav/files/USER/`` and ``/remote.php/webdav/``."""
 
-    def __init__(self, tree: Tree, settings: Settings, faults: Faults) -> None:
+    def __init__(self, tree: Tree, settings: Settings, faults: Faults, trash: TrashBin) -> None:
         self._tree = tree
+        self._trash = trash
         self._settings = settings
         self._faults = faults
         self.verbs: dict[str, Callable[[Incoming, str, str], Answer]] = {
@@ -269,11 +271,15 @@ class Files:
         self._check_name(key)
         return created(**{"OC-FileId": file_id(self._tree.make_folder(key))})
 
-    def _delete(self, _: Incoming, __: str, key: str) -> Answer:
+    def _delete(self, incoming: Incoming, _: str, key: str) -> Answer:
         self._tree.get(key)
         if not key:
             raise forbidden()
-        self._tree.remove(key)
+        is_skipped = incoming.headers.get("x-nc-skip-trashbin") == "true"
+        if is_skipped and VERSIONS[self._settings.version].skips_trash:
+            self._tree.remove(key)
+        else:
+            self._trash.take(os.fsdecode(self._tree.path(key)), key)
         return Answer(204)
 
     def _move(self, incoming: Incoming, base: str, key: str) -> Answer:

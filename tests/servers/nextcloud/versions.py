@@ -23,6 +23,8 @@ class Version:
     tells_owner: bool
     tells_free_space: bool
     forbidden_endings: tuple[str, ...]
+    skips_trash: bool
+    """Whether ``X-NC-Skip-Trashbin: true`` lets a DELETE go past the trash bin (tried on 32.0.1, and on 29.0.6 not)."""
     streams_legacy: bool
     """Whether a PROPFIND at the older endpoint has its 207 before it is known whether there is anything (33.0.7 on)."""
 
@@ -39,6 +41,7 @@ VERSIONS = {
         tells_owner=True,
         tells_free_space=False,
         forbidden_endings=(".filepart", ".part"),
+        skips_trash=True,
         streams_legacy=True,
     ),
     "29": Version(
@@ -52,6 +55,7 @@ VERSIONS = {
         tells_owner=False,
         tells_free_space=True,
         forbidden_endings=(),
+        skips_trash=False,
         streams_legacy=False,
     ),
 }
