@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from ai4os_data import Remote
 from ai4os_data.stores import Fetched, Store, open_store
@@ -20,7 +21,8 @@ from servers import missing_fuse
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # the benchmarks are not installed
 
-from benchmarks import bare_curl, corpus
+from benchmarks import bare_curl, corpus, gpu, gpu_training
+from benchmarks.command import Options
 from benchmarks.report import Report, at_least, at_most
 from benchmarks.static_server import StaticServer
 
@@ -64,6 +66,7 @@ RATIOS = {
         "restore_vs_curl",
     },
     "peers": {"cold_vs_best_peer", "warm_vs_best_peer"},
+    "gpu": {"loader_vs_plain", "stall_vs_copy_1gib", "stall_vs_copy_4gib"},
 }
 
 
@@ -98,6 +101,32 @@ def test_benchmark_reports_environment_cases_and_ratios(name: str, tmp_path: Pat
     for name_ in expected:
         assert name_ in done.stdout
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it measures where there is a card")
+def test_benchmark_of_a_card_says_that_there_is_none() -> None:
+    """Without a card nothing is measured, and the exit code tells."""
+    done = run("-m", "benchmarks.gpu")
+    assert done.returncode == 1
+    assert "no CUDA device" in done.stderr
+    assert not done.stdout
+
+
+def test_benchmark_of_a_card_fails_if_what_was_saved_is_not_what_stood_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One bit of one tensor ends the proof with an error that names the tensor."""
+    expected = gpu_training.Training.expected
+
+    def flipped(training: gpu_training.Training) -> dict[str, torch.Tensor]:
+        found = expected(training)
+        found["/ballast"].view(torch.uint8)[17] ^= 1
+        return found
+
+    monkeypatch.setattr(gpu_training.Training, "expected", flipped)
+    options = Options(quick=True, tiny=True, directory=tmp_path)
+    with pytest.raises(gpu.ProofError, match="ballast"):
+        gpu.prove_saves(Report("gpu", {}, {}), options, "cpu")
 
 
 def test_benchmark_runs_as_a_script_too(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -24,7 +24,7 @@ from ai4os_data import errors
 from ai4os_data.checkpoint import StorageCheckpoint
 from ai4os_data.checkpoint.manager import BUDGET_S, RANK_TIMEOUT_S
 from ai4os_data.checkpoint.names import CheckpointName
-from ai4os_data.checkpoint.randomness import random_states, set_random_states
+from ai4os_data.checkpoint.randomness import set_random_states
 from ai4os_data.checkpoint.ranks import Ranks
 from ai4os_data.checkpoint.retention import Retention, chosen_mode
 from ai4os_data.checkpoint.staging import Staging
@@ -39,8 +39,8 @@ from ai4os_data.lightning_flavour import (
     Strategy,
 )
 from ai4os_data.lightning_io import StorageCheckpointIO
+from ai4os_data.lightning_moments import Moment, is_whole_epoch, set_epoch
 from ai4os_data.lightning_options import OPTIONS, check_options
-from ai4os_data.loader import StorageDataLoader
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class StorageCheckpointCallback(Checkpoint):
             "save_random_states": False,  # they go where Lightning hands them back to us
         }
         self._best = Best(monitor, self.mode)
-        self._place: _Place | None = None
+        self._moment: Moment | None = None
         self._random: list[Any] | None = None
         self._is_due = False
         self._saved_step = 0  # a model without a step is no progress
@@ -230,7 +230,7 @@ class StorageCheckpointCallback(Checkpoint):
         if self._run is None:
             self._run = self._opened()
         self._is_fitting = True
-        self._place, self._is_due, self._saved_step, self._measured_step = None, False, 0, None
+        self._moment, self._is_due, self._saved_step, self._measured_step = None, False, 0, None
         self._is_validated, self._has_told = False, set()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
@@ -275,7 +275,7 @@ class StorageCheckpointCallback(Checkpoint):
         """
         ready, fetcher = trainer.fit_loop.epoch_loop.batch_progress.current.ready, trainer.fit_loop._data_fetcher
         if self._random is not None and fetcher is not None and not 0 < ready < trainer.num_training_batches:
-            _set_epoch(trainer, trainer.current_epoch)
+            set_epoch(trainer, trainer.current_epoch)
             self._set_random_states()
             iter(fetcher)
 
@@ -301,11 +301,11 @@ class StorageCheckpointCallback(Checkpoint):
         loop = trainer.fit_loop.epoch_loop
         if loop._should_accumulate():
             return
-        self._place = _Place.of(trainer)
+        self._moment = Moment.of(trainer)
         fetcher = trainer.fit_loop._data_fetcher
         # After the validation its metrics are known; and Lightning does not make up for it when it goes on from here.
         is_validated = fetcher is not None and loop._should_check_val_fx(fetcher)
-        if self._is_due and not is_validated and not _is_whole_epoch(trainer):
+        if self._is_due and not is_validated and not is_whole_epoch(trainer):
             self._save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -321,16 +321,16 @@ class StorageCheckpointCallback(Checkpoint):
             self._measured_step = trainer.global_step
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
-        self._place = _Place.of(trainer)
-        if self._is_due and not _is_whole_epoch(trainer):
+        self._moment = Moment.of(trainer)
+        if self._is_due and not is_whole_epoch(trainer):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Save if this epoch is one to be saved."""
         if not _is_training(trainer):
             return
-        if _is_whole_epoch(trainer):  # otherwise it was stopped, and goes on in its middle
-            self._place = _Place.of(trainer)
+        if is_whole_epoch(trainer):  # otherwise it was stopped, and goes on in its middle
+            self._moment = Moment.of(trainer)
             every = self._every_n_epochs
             self._is_due = self._is_due or (every is not None and (trainer.current_epoch + 1) % every == 0)
         if self._is_due:
@@ -347,9 +347,9 @@ class StorageCheckpointCallback(Checkpoint):
             return
         begun_s = time.monotonic()
         try:
-            if self._save_on_exception and _is_training(trainer) and self._place is not None:
-                if self._place.step != trainer.global_step:
-                    self._place = _Place.of(trainer)
+            if self._save_on_exception and _is_training(trainer) and self._moment is not None:
+                if self._moment.step != trainer.global_step:
+                    self._moment = Moment.of(trainer)
                 self._save(trainer, self._hurried_ranks)
         except errors.StorageError as error:
             log.error("the %s has ended the training, and no checkpoint of it: %s", type(exception).__name__, error)
@@ -409,23 +409,23 @@ class StorageCheckpointCallback(Checkpoint):
         """Save the place, on every rank, unless that has been done."""
         assert self._run is not None
         self._is_due = False
-        ranks, place = ranks or self._ranks, self._place
-        if place is None or ranks is None or place.step == self._saved_step:
+        ranks, moment = ranks or self._ranks, self._moment
+        if moment is None or ranks is None or moment.step == self._saved_step:
             return
-        everywhere = ranks.gather((place.step, place.random))
+        everywhere = ranks.gather((moment.step, moment.random))
         self._warn_of_monitor(trainer)
         metrics = self._metrics(trainer)
         if ranks.writes:
             self._best.note([*self._run.known().values(), metrics])
         is_same, self._best.score = ranks.broadcast((len({step for step, _ in everywhere}) == 1, self._best.score))
         if not is_same:
-            raise errors.CheckpointError(f"step {place.step} of rank {ranks.rank} is not where the other ranks are")
+            raise errors.CheckpointError(f"step {moment.step} of rank {ranks.rank} is not where the other ranks are")
         # What Trainer.save_checkpoint() writes; the public way to it leads over a file.
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-        checkpoint.update({"loops": place.loops, "global_step": place.step})
+        checkpoint.update({"loops": moment.loops, "global_step": moment.step})
         checkpoint[_OURS] = {"random": [random for _, random in everywhere]}
-        self._run.save(checkpoint, place.step, metrics)
-        self._saved_step = place.step
+        self._run.save(checkpoint, moment.step, metrics)
+        self._saved_step = moment.step
 
     def _metrics(self, trainer: Trainer) -> dict[str, float]:
         """What was logged; the metric that decides only where it was measured at this step."""
@@ -437,7 +437,7 @@ class StorageCheckpointCallback(Checkpoint):
 
     def _warn_of_monitor(self, trainer: Trainer) -> None:
         """Tell that there will be no best one, where whatever is logged has had its occasion."""
-        epoch_is_over = _is_whole_epoch(trainer) or trainer.num_training_batches == math.inf
+        epoch_is_over = is_whole_epoch(trainer) or trainer.num_training_batches == math.inf
         is_complete = epoch_is_over and (self._is_validated or not trainer.enable_validation)
         if self.monitor is not None and self.monitor not in trainer.callback_metrics and is_complete:
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
@@ -552,44 +552,9 @@ class StorageCheckpointCallback(Checkpoint):
             set_random_states(self._random[self._ranks.rank])
 
 
-class _Place(NamedTuple):
-    """A moment at which all gradients have been applied, so that the training can be gone on with from it.
-
-    The weights are not in it: they stay as they are until the next such moment.
-    """
-
-    step: int
-    loops: dict[str, Any]
-    random: dict[str, Any]
-
-    @classmethod
-    def of(cls, trainer: Trainer) -> _Place:
-        """Record where a training is: a few hundred numbers."""
-        if _is_whole_epoch(trainer):
-            # Lightning goes on from here with the next epoch, but lets the loaders begin before it tells them which.
-            _set_epoch(trainer, trainer.current_epoch + 1)
-        loops = {
-            name: getattr(trainer, name).state_dict()
-            for name in ("fit_loop", "validate_loop", "test_loop", "predict_loop")
-        }
-        return cls(trainer.global_step, loops, random_states())
-
-
 def _is_training(trainer: Trainer) -> bool:
     is_rehearsal: bool = trainer.sanity_checking or trainer.fast_dev_run  # type: ignore[attr-defined]  # set elsewhere
     return trainer.state.fn == "fit" and not is_rehearsal
-
-
-def _is_whole_epoch(trainer: Trainer) -> bool:
-    progress = trainer.fit_loop.epoch_loop.batch_progress
-    return progress.is_last_batch or progress.current.ready >= trainer.num_training_batches
-
-
-def _set_epoch(trainer: Trainer, epoch: int) -> None:
-    combined = trainer.fit_loop._combined_loader
-    for loader in combined.flattened if combined is not None else ():
-        if isinstance(loader, StorageDataLoader):
-            loader.set_epoch(epoch)
 
 
 def _check_counts(

@@ -17,11 +17,11 @@ from ai4os_data import errors
 from ai4os_data.checkpoint import StorageCheckpoint
 from ai4os_data.checkpoint.levels import reaches
 from ai4os_data.checkpoint.names import MANIFEST
-from ai4os_data.checkpoint.uploads import PASSING
 from ai4os_data.lightning_flavour import CheckpointIO, TorchCheckpointIO, Trainer
 from ai4os_data.lightning_options import OPTIONS, check_options
 from ai4os_data.remotes import Remote
 from ai4os_data.retries import Patience
+from ai4os_data.statuses import PASSING, passes
 from ai4os_data.stores import open_store
 from ai4os_data.telemetry import log
 
@@ -135,7 +135,7 @@ class StorageCheckpointIO(CheckpointIO):
             return
         with self._guard:
             self._doomed[location] = max(self._saves, self._numbers.get(location, 0) + 1)
-            if isinstance(self._failed.get(location), PASSING):
+            if location in self._failed and passes(self._failed[location]):
                 del self._failed[location]  # nobody misses it
             self._settle()
 
@@ -212,7 +212,7 @@ class StorageCheckpointIO(CheckpointIO):
         try:
             run.close()
         except errors.StorageError as error:
-            if location not in self._doomed or not isinstance(error, PASSING):
+            if location not in self._doomed or not passes(error):
                 self._failed[location] = error
         if reaches(handle.level, "mount"):  # a mount that caches may lose it yet: nothing goes for it
             self._safe = max(self._safe, sending.number)
@@ -235,7 +235,7 @@ class StorageCheckpointIO(CheckpointIO):
             lasting: leave those that may pass.
         """
         failed = [*self._failed.items()]
-        told = [location for location, error in failed if not (lasting and isinstance(error, PASSING))]
+        told = [location for location, error in failed if not (lasting and passes(error))]
         raised = [self._failed.pop(location) for location in told]
         if raised:
             raise raised[0]  # each of them is in the log

@@ -24,7 +24,7 @@ from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, chec
 from ai4os_data.checkpoint.handle import SaveHandle
 from ai4os_data.checkpoint.history import History, Seen
 from ai4os_data.checkpoint.levels import LEVELS, Durability, reaches
-from ai4os_data.checkpoint.loading import load_into
+from ai4os_data.checkpoint.loading import check_into, load_checkpoint
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
 from ai4os_data.checkpoint.preemption import PreemptionGuard
@@ -34,11 +34,12 @@ from ai4os_data.checkpoint.ranks import Ranks
 from ai4os_data.checkpoint.restored import Checkpoint, Restored
 from ai4os_data.checkpoint.restoring import Restoring
 from ai4os_data.checkpoint.retention import Mode, Retention
-from ai4os_data.checkpoint.spool import Spool, Spooled, default_directory, is_intact, parse_limit
+from ai4os_data.checkpoint.spool import Spool, Spooled, is_intact, parse_limit, usable_directory
 from ai4os_data.checkpoint.staging import Staging
-from ai4os_data.checkpoint.uploads import PASSING, Upload, Uploads
+from ai4os_data.checkpoint.uploads import Upload, Uploads
 from ai4os_data.processes import tell_after_fork
 from ai4os_data.retries import Patience
+from ai4os_data.statuses import passes
 from ai4os_data.stores import open_store
 from ai4os_data.telemetry import log
 
@@ -144,8 +145,9 @@ class StorageCheckpoint:
             return
         self.best_level = self._store.best_level
         self._wanted = _wanted(durability, self.best_level, self._store)
-        directory = Path(spool) if spool is not None else default_directory(os.environ)
+        directory = Path(spool) if spool is not None else usable_directory(os.environ)
         self._spool = Spool(directory.absolute(), self._store.identity, limit_bytes)
+        self._spool.sweep()
         self._pruning = Pruning(self._store, self._retention)
         self._uploads = Uploads(self._store, self._displaced, self._sent, self._dropped, self._failed)
         tell_after_fork(self)
@@ -359,13 +361,13 @@ class StorageCheckpoint:
         self._spool.remove(upload.spooled)
 
     def _failed(self, upload: Upload, error: BaseException) -> None:
-        if upload.handle is None and isinstance(error, PASSING):
+        if upload.handle is None and (passes(error) or isinstance(error, errors.LostError)):
             self._left_error = error
         self._note_failure(error)
 
     def _note_failure(self, error: BaseException) -> None:
         """Keep an error for the next save, unless it may pass; then the newest handle has it, and `close` raises it."""
-        if not isinstance(error, PASSING):
+        if not (passes(error) or isinstance(error, errors.LostError)):  # of one that is lost, the log has told
             self._unraised.append(error)
 
     def _raise_what_failed(self, failed: list[BaseException]) -> None:
@@ -409,10 +411,13 @@ class StorageCheckpoint:
 
         Raises:
             DamagedError: there are checkpoints, and none of them is intact.
-            StateMismatchError: ``into`` does not fit.
+            StateMismatchError: ``into`` does not fit, or holds what nothing can be loaded into, on a new run too.
+            TypeError: ``into`` has no names.
             StorageError: the store cannot be listed or read.
         """
         self._check_usable()
+        if into is not None:
+            check_into(into)
         look = self._look_again if self._ranks.writes else None
         with self._read(), self._restoring.chosen(look, step) as chosen:
             if chosen is None:
@@ -424,7 +429,7 @@ class StorageCheckpoint:
         state, random = self._restoring.of_this_rank(payload)
         restored = Restored(manifest.name, dict(manifest.metrics), chosen.skipped, state, manifest.size_bytes)
         if into is not None:
-            load_into(into, state)
+            load_checkpoint(into, state, manifest.name)
             if random is not None:
                 set_random_states(random)
         return restored

@@ -97,6 +97,9 @@ class Staging:
     def _copied(self, sources: list[torch.Tensor]) -> list[torch.Tensor]:
         """A copy of each tensor, in the buffers of the last time where they fit."""
         groups = _by_storage(sources)
+        devices = {source.device for source in sources if source.device.type == "cuda"}
+        for device in devices:
+            torch.cuda.synchronize(device)  # other streams than the current one may still write to them
         old = self._buffers
         self._buffers = [
             old[number] if number < len(old) and old[number].fits(group) else _Buffer(group)
@@ -105,7 +108,7 @@ class Staging:
         copies: dict[int, torch.Tensor] = {}
         for buffer, group in zip(self._buffers, groups, strict=True):
             copies.update(zip(group.numbers, buffer.take(group), strict=True))
-        for device in {source.device for source in sources if source.device.type == "cuda"}:
+        for device in devices:
             torch.cuda.current_stream(device).synchronize()
         return [copies[number] for number in range(len(sources))]
 
@@ -173,12 +176,13 @@ class _Buffer:
         """Copy the tensors; the copies."""
         if not self._copies:
             return [tensor.detach().clone().cpu() for tensor in group.tensors]
+        first = group.tensors[0]
+        is_cuda = first.device.type == "cuda"  # of other accelerators nobody waits for a copy afterwards
         if self._span is None:
-            self._copies[0].copy_(group.tensors[0], non_blocking=True)
+            self._copies[0].copy_(first, non_blocking=is_cuda)
         else:
-            first = group.tensors[0]
             source = first.as_strided((self._span.numel(),), (1,), _begin(group.tensors))
-            self._span.copy_(source, non_blocking=True)
+            self._span.copy_(source, non_blocking=is_cuda)
         return self._copies
 
 
