@@ -90,6 +90,7 @@ FLOORS = {
     "lightning_kept": 5,
     "lightning_moments": 5,
     "lightning_best": 5,
+    "lightning_moments": 5,
     "lightning_options": 5,
     "lightning_resume": 5,
     "lightning_weights": 5,
