@@ -86,6 +86,7 @@ FLOORS = {
     "fsspec": 5,
     "lightning": 5,
     "lightning_flavour": 5,
+    "lightning_hparams": 5,
     "lightning_io": 5,
     "lightning_moments": 5,
     "lightning_options": 5,
