@@ -40,7 +40,7 @@ from ai4os_data.lightning_flavour import (
 from ai4os_data.lightning_hparams import check_hyperparameters, plain_hyperparameters
 from ai4os_data.lightning_io import StorageCheckpointIO
 from ai4os_data.lightning_kept import Kept, suspects
-from ai4os_data.lightning_moments import Moment, Moments, is_about_to_end, is_whole_epoch, set_epoch
+from ai4os_data.lightning_moments import Moment, Moments, is_about_to_end, is_stopping, is_whole_epoch, set_epoch
 from ai4os_data.lightning_options import checked_options, numbers_in
 from ai4os_data.lightning_resume import end_first_epoch, make_up
 from ai4os_data.telemetry import log
@@ -344,10 +344,15 @@ class StorageCheckpointCallback(Checkpoint):
         if not _is_training(trainer):
             return
         self._is_due = self._is_due or self._is_time(trainer)
-        if self._moments is None or not self._moments.end_batch(trainer):
+        if self._moments is None:
             return
-        assert self._moments.last is not None
-        awaits = self._moments.last.awaits
+        is_whole = self._moments.end_batch(trainer)
+        awaits = self._moments.last.awaits if self._moments.last is not None else None
+        if is_stopping(trainer) and awaits == "batch":
+            self._moments.note_weights(trainer)
+            self._keep(trainer, "on_train_epoch_end")
+        if not is_whole:
+            return
         if awaits == "validation":  # after it its metrics are known
             self._keep(trainer, "on_validation_start", "on_validation_epoch_start", "on_validation_model_eval")
         elif awaits == "end of epoch":
@@ -384,7 +389,10 @@ class StorageCheckpointCallback(Checkpoint):
             return
         if is_whole_epoch(trainer):
             self._keep_for_end(trainer)
-        elif self._is_due:
+            return
+        if is_stopping(trainer):
+            self._keep(trainer, "on_train_epoch_end")
+        if self._is_due:
             self._save_now_or_late(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002

@@ -253,10 +253,15 @@ def is_whole_epoch(trainer: Trainer) -> bool:
 
 def is_about_to_end(trainer: Trainer) -> bool:
     """Whether the training ends with this epoch."""
+    epochs = -1 if trainer.fit_loop.max_epochs is None else trainer.fit_loop.max_epochs
+    return is_stopping(trainer) or (epochs != -1 and trainer.current_epoch + 1 >= epochs)
+
+
+def is_stopping(trainer: Trainer) -> bool:
+    """Whether no other batch comes, be it in the middle of an epoch."""
     fit = trainer.fit_loop
-    epochs, steps = fit.max_epochs, fit.max_steps
-    is_last = epochs not in (None, -1) and trainer.current_epoch + 1 >= epochs
-    return trainer.should_stop or is_last or (steps != -1 and trainer.global_step >= steps)
+    is_stopped: bool = trainer.should_stop and fit._can_stop_early
+    return is_stopped or (fit.max_steps != -1 and trainer.global_step >= fit.max_steps)
 
 
 def set_epoch(trainer: Trainer, epoch: int) -> None:
