@@ -37,6 +37,7 @@ from ai4os_data.lightning_flavour import (
     Strategy,
 )
 from ai4os_data.lightning_io import StorageCheckpointIO
+from ai4os_data.lightning_loaders import load_left_states
 from ai4os_data.lightning_options import OPTIONS, check_options
 from ai4os_data.loader import StorageDataLoader
 from ai4os_data.telemetry import log
@@ -235,7 +236,8 @@ class StorageCheckpointCallback(Checkpoint):
         self._set_random_states()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Measure the time and count the steps from here."""
+        """Measure the time and count the steps from here; let the loaders go on where they were."""
+        load_left_states(trainer)
         self._last_s = time.monotonic()
         self._counted_step = trainer.global_step
 
