@@ -190,7 +190,7 @@ def alone(tmp_path: Path, loaders: Any, *, asks: bool = False, **options: Any) -
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["own", "foreign"])
 @pytest.mark.parametrize("mode", ["max_size_cycle", "max_size", "min_size"])
-def test_several_loaders_go_on_together(tmp_path: Path, mode: str, kind: str, workers: int) -> None:
+def test_several_loaders_go_on_together(tmp_path: Path, mode: Any, kind: str, workers: int) -> None:
     """Whichever passes were under way in each, also after a second interruption."""
 
     def loaders() -> Any:

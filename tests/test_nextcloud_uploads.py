@@ -360,3 +360,76 @@ def test_refused_credentials_are_one_request(cloud: Cloud) -> None:
         store.write_confirmed(KEY, LARGE, sha256(LARGE))
     cloud.server.open_again()
     assert [one.status for one in cloud.server.requests()] == [401]
+
+
+# --- a full server, and one that takes less at a time
+
+
+def test_chunks_that_arrived_stay_while_the_server_is_full(cloud: Cloud) -> None:
+    """The next try sends the rest alone."""
+    store = cloud.store()
+    store._limits = ChunkLimits(parallel=1)
+    cloud.server.answer_next(1, 507, method="PUT", within="/00003")
+    with pytest.raises(errors.OutOfSpaceError):
+        store.write_confirmed(KEY, LARGE, sha256(LARGE))
+    assert cloud.chunks() == ["00001", "00002"]
+    cloud.server.forget()
+    assert cloud.store().write_confirmed(KEY, LARGE, sha256(LARGE)) == "confirmed"
+    assert cloud.chunks() == ["00003"]
+    assert cloud.files() == {KEY: LARGE}
+    assert cloud.uploads() == []
+
+
+def test_a_full_server_is_asked_with_one_chunk(cloud: Cloud) -> None:
+    """Once it was full: the others wait for the answer to the first one."""
+    store = cloud.store()
+    cloud.server.set_quota(1000)
+    for tried in range(5):
+        cloud.server.forget()
+        with pytest.raises(errors.OutOfSpaceError):
+            store.write_confirmed(KEY, LARGE, sha256(LARGE))
+        if tried:
+            assert len(cloud.requests("PUT")) == 1
+    cloud.server.set_quota(None)
+    assert store.write_confirmed(KEY, LARGE, sha256(LARGE)) == "confirmed"
+
+
+def test_the_server_says_how_much_is_lacking(cloud: Cloud) -> None:
+    """Its own words stand in the error, and no advice to empty a trash bin that does not count."""
+    cloud.server.set_quota(1000)
+    with pytest.raises(errors.OutOfSpaceError, match=r"The server says: Insufficient space in /place-") as raised:
+        cloud.store().write_confirmed(KEY, SMALL, sha256(SMALL))
+    assert "trash bin does not count against the quota" in str(raised.value)
+
+
+def test_an_upload_that_is_given_up_leaves_nothing(cloud: Cloud) -> None:
+    """Whoever knows that it will not be resumed says so."""
+    store = cloud.store()
+    store._limits = ChunkLimits(parallel=1)
+    cloud.server.answer_next(1, 507, method="PUT", within="/00002")
+    with pytest.raises(errors.OutOfSpaceError):
+        store.write_confirmed(KEY, LARGE, sha256(LARGE))
+    assert len(cloud.uploads()) == 1
+    store.abandon(KEY, len(LARGE), sha256(LARGE))
+    assert cloud.uploads() == []
+    store.abandon(KEY, len(LARGE), sha256(LARGE))  # there is nothing more, and nothing is said
+
+
+def test_a_proxy_that_limits_bodies_gets_smaller_ones(cloud: Cloud) -> None:
+    """A single PUT becomes chunks, and chunks become smaller, once for all files."""
+    store = cloud.store()
+    store.single_put_bytes, store.chunk_bytes = 64 * MIB, 32 * MIB
+    cloud.server.answer_next(1, 413, method="PUT")
+    assert store.write_confirmed(KEY, LARGE, sha256(LARGE)) == "confirmed"
+    assert cloud.chunks() == ["00001", "00002", "00003"]
+    cloud.server.forget()
+    assert store.write_confirmed("b.bin", LARGE, sha256(LARGE)) == "confirmed"
+    assert cloud.chunks() == ["00001", "00002", "00003"]
+    assert cloud.files() == {KEY: LARGE, "b.bin": LARGE}
+
+
+def test_a_body_that_cannot_be_smaller_is_refused(cloud: Cloud) -> None:
+    """The error says what limits it."""
+    cloud.server.answer_next(9, 413, method="PUT")
+    with pytest.raises(errors.ServerError, match=r"\(413\): it limits the body of a request \(client_max_body_size"):
+        cloud.store().write_confirmed(KEY, LARGE, sha256(LARGE))

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ai4os_data import errors, proxies, redirects
+from ai4os_data.statuses import status_of
 
 if TYPE_CHECKING:
     from ai4os_data.remotes import Remote
-
-LOCKED = (
-    "the file is locked on the server, also after several tries. Somebody writes to it or has it open, as the "
-    "server's web page shows, or a client died with it: Nextcloud drops such a lock after an hour at most. Wait, close "
-    "it there, or ask the administrator to unlock it (`occ files:lock --unlock FILEID`, or its rows in oc_file_locks). "
-    "A dataset with on_error='skip' leaves it out"
-)
+    from ai4os_data.statuses import Status
 
 _NOT_THERE = re.compile(
     rb"<s:exception>Sabre\\DAV\\Exception\\ServiceUnavailable</s:exception>\s*"
     rb"<s:message>Sabre\\DAV\\Exception\\NotFound\b"
 )
+_SAID = re.compile(rb"<s:message>([^<]{1,300})</s:message>")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_ALSO_OF_PROXIES = frozenset({407, 502, 504})
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
 
 
@@ -86,59 +82,50 @@ def wrong_credentials(remote: Remote) -> str:
     )
 
 
-def error_for_status(status: int, what: str, headers: dict[str, str], remote: Remote) -> errors.StorageError:
-    """The error that an HTTP status stands for."""
+def error_for_status(
+    status: int, what: str, headers: dict[str, str], remote: Remote, *, is_upload: bool = False, page: bytes = b""
+) -> errors.StorageError:
+    """The error that an HTTP status stands for, as the table of statuses has it.
+
+    Args:
+        status: the answer's.
+        what: what was asked for.
+        headers: the answer's, in lower case.
+        remote: who was asked.
+        is_upload: whether something was to be stored: then the message says what to do about that.
+        page: the begin of what came with it.
+    """
+    row = status_of(status)
+    meaning = f"{what}: {_meaning(status, row, headers, remote)}"
     if status == 401:
-        return errors.AuthenticationError(wrong_credentials(remote))
+        meaning = wrong_credentials(remote)
+    if status == 507 and (said := _SAID.search(page)) is not None:
+        meaning = f"{meaning}. The server says: {html.unescape(said[1].decode('utf-8', 'replace'))}"
+    if is_upload and row.advice:
+        meaning = f"{meaning}: {row.advice}"
+    error = row.error(meaning)
+    error.status = status
+    return error
+
+
+def _meaning(status: int, row: Status, headers: dict[str, str], remote: Remote) -> str:
     if 300 <= status < 400 and not headers.get("location"):
-        return errors.ProtocolError(f"{what}: the server redirects this, and does not say where to ({status})")
+        return f"the server redirects this, and does not say where to ({status})"
     if 300 <= status < 400:
         there = redirects.absolute(f"{remote.url}/", headers.get("location", ""))
-        return errors.ProtocolError(
-            f"{what}: the server says that this is now at {redirects.shown(there)} ({status}). If the data is there, "
+        return (
+            f"the server says that this is now at {redirects.shown(there)} ({status}). If the data is there, "
             "give that as the location, or as the remote's url; if it is a page to log in, this is not the WebDAV "
             "address"
         )
-    if status == 429:
+    hint = ""
+    if status == 429 and "retry-after" not in headers:
         hint = (
-            ""
-            if "retry-after" in headers
-            else " Without a Retry-After this may be the lock-out after wrong passwords, which holds for some "
-            "minutes and for the right password too."
+            ". Without a Retry-After this may be the lock-out after wrong passwords, which holds for some minutes and "
+            "for the right password too."
         )
-        return errors.ThrottledError(f"{what}: too many requests (429).{hint}")
-    kind, meaning = _MEANINGS.get(
-        status,
-        (errors.ServerError if status >= 400 else errors.ProtocolError, "an answer that is not understood"),
-    )
-    way = proxies.through(remote.url, os.environ) if status in _ALSO_OF_PROXIES else ""
-    return kind(f"{what}: {meaning} ({status}){way}")
-
-
-_MEANINGS: dict[int, tuple[type[errors.StorageError], str]] = {
-    400: (errors.ProtocolError, "the server does not understand the request"),
-    403: (errors.PermissionDeniedError, "not allowed with these credentials"),
-    404: (errors.NotFoundError, "no such file"),
-    405: (
-        errors.ServerError,
-        "not possible there. Is it a WebDAV address? Nextcloud's is https://HOST/remote.php/dav/files/USER",
-    ),
-    407: (
-        errors.PermissionDeniedError,
-        "the proxy asks for credentials: put them into the variable that names it, as http://USER:PASSWORD@HOST:PORT",
-    ),
-    410: (errors.NotFoundError, "no such file any more"),
-    409: (errors.NotFoundError, "its folder does not exist"),
-    412: (errors.ChangedError, "the file is not the version that was asked for"),
-    413: (errors.ServerError, "larger than the server takes"),
-    416: (errors.ChangedError, "the file is shorter than it was listed"),
-    423: (errors.LockedError, LOCKED),
-    500: (errors.ServerError, "the server failed"),
-    502: (errors.ServerUnavailableError, "a gateway does not reach the server"),
-    503: (errors.ServerUnavailableError, "the server is in maintenance or overloaded"),
-    504: (errors.ServerUnavailableError, "a gateway waits too long for the server"),
-    507: (errors.OutOfSpaceError, "the storage is full: delete files there, and empty its trash bin"),
-}
+    way = proxies.through(remote.url, os.environ) if row.of_proxy else ""
+    return f"{row.meaning} ({status}){way}{hint}"
 
 
 def host_of(authority: str) -> str | None:

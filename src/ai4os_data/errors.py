@@ -27,6 +27,7 @@ StorageError
 │   ├── StateMismatchError   (LookupError)        what is to be loaded into does not fit what was saved
 │   ├── DurabilityError      (ValueError)         a level that the store cannot reach
 │   ├── DroppedError                              a newer checkpoint took the place of one not yet sent
+│   ├── LostError                                 a checkpoint was removed from the spool before it had arrived
 │   └── DamagedError                              there are checkpoints, and none of them is intact
 ├── EmptyDatasetError        (ValueError)         nothing matches
 │   └── EmptyClassError      (FileNotFoundError)  a class has no sample
@@ -44,9 +45,14 @@ from typing import ClassVar
 
 
 class StorageError(Exception):
-    """Something between the caller and the stored bytes went wrong."""
+    """Something between the caller and the stored bytes went wrong.
+
+    Attributes:
+        status: the HTTP status that it stands for; None where no answer of a server led to it.
+    """
 
     error_number: ClassVar[int | None] = None
+    status: int | None = None
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
@@ -197,6 +203,10 @@ class DurabilityError(CheckpointError, ValueError):
 
 class DroppedError(CheckpointError):
     """A checkpoint was dropped before its upload began, because a newer one had come."""
+
+
+class LostError(CheckpointError):
+    """The files of a checkpoint were removed from the spool by somebody else, before they had arrived."""
 
 
 class DamagedError(CheckpointError):

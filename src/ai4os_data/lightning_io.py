@@ -11,22 +11,24 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import fsspec.core
 import torch
 
-from ai4os_data import errors
+from ai4os_data import errors, locations
 from ai4os_data.checkpoint import StorageCheckpoint
 from ai4os_data.checkpoint.levels import reaches
 from ai4os_data.checkpoint.names import MANIFEST
-from ai4os_data.checkpoint.uploads import PASSING
 from ai4os_data.lightning_flavour import CheckpointIO, TorchCheckpointIO, Trainer
 from ai4os_data.lightning_options import OPTIONS, check_options
 from ai4os_data.remotes import Remote
 from ai4os_data.retries import Patience
+from ai4os_data.statuses import PASSING, passes
 from ai4os_data.stores import open_store
 from ai4os_data.telemetry import log
+from ai4os_data.underway import Underway
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ai4os_data.checkpoint import SaveHandle
     from ai4os_data.checkpoint.names import CheckpointName
@@ -37,6 +39,7 @@ _MOST_IN_FLIGHT = 2
 _USUALLY_ARRIVED_S = 20.0  # when so much time has passed, closing decides how long to wait
 # A Path makes one slash of two.
 _COLLAPSED = re.compile(r"^(?P<scheme>ai4os|webdavs?|davs?|https?):/(?!/)")
+_OURS = "ai4os://"
 _PARTS_OF_RANKS = ("DTensor", "ShardedTensor")  # by name: each is imported from elsewhere in each torch
 # The second one alone runs where Lightning spawns processes.
 _FITS = {Trainer.fit.__code__, Trainer._fit_impl.__code__}  # noqa: SLF001  there is no public name for it
@@ -70,6 +73,8 @@ class StorageCheckpointIO(CheckpointIO):
         """Have nothing on its way."""
         self._sending: dict[str, _Sending] = {}
         self._failed: dict[str, errors.StorageError] = {}
+        self._unseen: list[errors.StorageError] = []  # of names that could not be taken, so that they may come again
+        self._underway = Underway()
         self._guard = threading.RLock()  # an AsyncCheckpointIO saves in one thread and removes in another
         _finish_at_exit(self)
 
@@ -93,8 +98,13 @@ class StorageCheckpointIO(CheckpointIO):
             while len(self._sending) >= _MOST_IN_FLIGHT and location not in self._sending:
                 self._finish(next(iter(self._sending)))
             self._doomed.pop(location, None)
+            self._show()
             self._saves += 1  # also if it fails: then what is older stays until another one is through
             self._send(checkpoint, location)
+            self._show()
+            if not self._take(location):
+                self._finish(location)
+                self._unseen += [self._failed[location]] if location in self._failed else []
         if not _is_fitting():
             self._finish(location)
             with self._guard:
@@ -116,7 +126,7 @@ class StorageCheckpointIO(CheckpointIO):
         location = _location(path)
         if os.path.isfile(location):
             return TorchCheckpointIO().load_checkpoint(location, map_location, weights_only)
-        self._finish(location)
+        self._finish(_target(location))
         with self._opened(location) as run:
             restored = run.restore(
                 map_location="cpu" if map_location is None else map_location,
@@ -124,7 +134,7 @@ class StorageCheckpointIO(CheckpointIO):
             )
         if restored is None:
             raise errors.NotFoundError(f"there is no checkpoint at {location}")
-        self._loaded[location] = restored.name
+        self._loaded[location] = self._loaded[_target(location)] = restored.name
         return dict(restored)
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
@@ -135,8 +145,9 @@ class StorageCheckpointIO(CheckpointIO):
             return
         with self._guard:
             self._doomed[location] = max(self._saves, self._numbers.get(location, 0) + 1)
-            if isinstance(self._failed.get(location), PASSING):
+            if location in self._failed and passes(self._failed[location]):
                 del self._failed[location]  # nobody misses it
+            self._show()
             self._settle()
 
     def teardown(self) -> None:
@@ -149,11 +160,14 @@ class StorageCheckpointIO(CheckpointIO):
             for location in [*self._sending]:
                 self._finish(location)
             self._settle()
+            self._underway = Underway()  # what has not gone by now stays, and is shown again
+            for location in self._failed:
+                _remove_if_empty(location)
             self._raise_what_failed(lasting=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what belongs to this process."""
-        ours = {"_sending", "_failed", "_guard"}
+        ours = {"_sending", "_failed", "_unseen", "_underway", "_guard"}
         return {name: value for name, value in self.__dict__.items() if name not in ours}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -175,18 +189,42 @@ class StorageCheckpointIO(CheckpointIO):
             if before is None:
                 run.close()
             raise
-        if before is None:
-            self._take(location)
         self._failed.pop(location, None)
         self._sending.pop(location, None)  # it is the newest now
         self._sending[location] = _Sending(run, handle, self._saves, older)
         self._numbers[location] = self._saves
 
-    def _take(self, location: str) -> None:
-        """Let a path be seen to be taken while its save is on its way: Lightning then gives the next one a version."""
+    def _take(self, location: str) -> bool:
+        """Let a path be seen to be taken while its save is on its way: Lightning then gives the next one a version.
+
+        Returns:
+            Whether Lightning sees it; if not, the save has to arrive first.
+        """
+        kind = locations.parse(location)
+        if isinstance(kind, locations.DirectoryLocation):
+            return _is_folder_made(location)
+        if isinstance(kind, locations.FsspecLocation):
+            return self._is_url_taken(location)
+        if "://" in location and not location.startswith(_OURS):
+            log.warning(
+                "Lightning cannot look at %s, so names that repeat take each other's place: write ai4os://REMOTE/PATH",
+                locations.shown(location),
+            )
+        return True
+
+    def _is_url_taken(self, location: str) -> bool:
+        """Whether a folder could be made that shows in the file system that Lightning asks."""
         above, name = posixpath.split(location.rstrip("/"))
-        with suppress(*PASSING):  # the save is tried again, and a name alone ends no training
+        with suppress(*PASSING):
             open_store(above, self._remote, create=True, patience=Patience()).make_folder(name)
+        files, path = fsspec.core.url_to_fs(location)
+        files.invalidate_cache()
+        return bool(files.exists(path))
+
+    def _show(self) -> None:
+        """Let the file systems of this process show what is on its way, and not what is to go."""
+        self._underway.going = frozenset(_paths(self._doomed))
+        self._underway.coming = frozenset(_paths([*self._sending, *self._failed])) - self._underway.going
 
     def _settle(self) -> None:
         """Close what has arrived, and remove what may go."""
@@ -198,6 +236,7 @@ class StorageCheckpointIO(CheckpointIO):
                 self._failed.pop(location, None)
                 self._numbers.pop(location, None)
                 del self._doomed[location]
+        self._show()
 
     def _finish(self, location: str) -> None:
         """Wait until a save has arrived, or has failed."""
@@ -212,7 +251,7 @@ class StorageCheckpointIO(CheckpointIO):
         try:
             run.close()
         except errors.StorageError as error:
-            if location not in self._doomed or not isinstance(error, PASSING):
+            if location not in self._doomed or not passes(error):
                 self._failed[location] = error
         if reaches(handle.level, "mount"):  # a mount that caches may lose it yet: nothing goes for it
             self._safe = max(self._safe, sending.number)
@@ -222,6 +261,7 @@ class StorageCheckpointIO(CheckpointIO):
                 self._remove_if_possible(f"{location}/{name.attempt}")
         if self._sending.get(location) is sending:
             del self._sending[location]
+        self._show()
 
     def _drop_late(self, location: str) -> None:
         """Take from the spool what arrived while its run was being closed."""
@@ -235,8 +275,10 @@ class StorageCheckpointIO(CheckpointIO):
             lasting: leave those that may pass.
         """
         failed = [*self._failed.items()]
-        told = [location for location, error in failed if not (lasting and isinstance(error, PASSING))]
+        told = [location for location, error in failed if not (lasting and passes(error))]
         raised = [self._failed.pop(location) for location in told]
+        if not lasting:
+            raised, self._unseen = raised + self._unseen, []
         if raised:
             raise raised[0]  # each of them is in the log
 
@@ -250,7 +292,10 @@ class StorageCheckpointIO(CheckpointIO):
         return True
 
     def _remove(self, location: str) -> None:
-        """Take a folder away: the manifest first, so that nothing half removed looks whole."""
+        """Take a folder away: the manifest first, so that nothing half removed looks whole. Of a link only itself."""
+        if os.path.islink(location):
+            os.unlink(location)
+            return
         above, name = posixpath.split(location.rstrip("/"))
         store = open_store(above, self._remote, create=True, patience=Patience())
         entries = store.list_below(name)
@@ -284,6 +329,31 @@ def _is_fitting() -> bool:
 def _location(path: str | os.PathLike[str]) -> str:
     """A path as it was meant: also of ``Path("ai4os://rshare/x")``."""
     return _COLLAPSED.sub(r"\g<scheme>://", os.fspath(path))
+
+
+def _paths(places: Iterable[str]) -> Iterator[str]:
+    """Those that a file system ``ai4os://`` shows, as it calls them."""
+    return (place.removeprefix(_OURS).strip("/") for place in places if place.startswith(_OURS))
+
+
+def _target(location: str) -> str:
+    """What a link of this machine leads to, as ``save_last="link"`` makes one; any other location as it is."""
+    return os.path.realpath(location) if os.path.islink(location) else location
+
+
+def _is_folder_made(path: str) -> bool:
+    """Whether there is a directory now, as this machine sees it: a mount's own listing may be minutes old."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError:  # the save itself tells of it
+        return os.path.exists(path)
+    return True
+
+
+def _remove_if_empty(path: str) -> None:
+    """Leave no empty directory of a save that failed."""
+    with suppress(OSError):
+        os.rmdir(path)
 
 
 def _refuse_local(location: str, remote: str | Remote | None) -> None:

@@ -481,13 +481,7 @@ class _Pass:
             raise RuntimeError(message)
         if self._batches is None:
             raise StopIteration
-        if self._parts is not None:
-            self._confirm()
-        if self._failed is not None:  # the caller goes on after it
-            self._give(self._failed)
-            self._failed = None
-        if self._prepared is not None:
-            self._prepared.begin()
+        self._go_on()
         begun_s = time.perf_counter()
         try:
             made = next(self._batches)
@@ -513,6 +507,16 @@ class _Pass:
         self._has_given = True
         self._progress.given(self._give(number), waited_s)
         return data if self._prepared is None else self._prepared.placed(data, is_last=self._way.is_through)
+
+    def _go_on(self) -> None:
+        """Be ready for the next batch."""
+        if self._parts is not None:
+            self._confirm()
+        if self._failed is not None:  # the caller goes on after it
+            self._give(self._failed)
+            self._failed = None
+        if self._prepared is not None:
+            self._prepared.begin()
 
     def give_way(self) -> None:
         """Leave it to another pass."""

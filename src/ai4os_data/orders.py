@@ -5,13 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from copy import copy
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch.utils.data import DistributedSampler
+from torch.utils.data import BatchSampler, DistributedSampler
 
 from ai4os_data import seeding
-from ai4os_data.sampling import OF_ANOTHER_KIND, StorageSampler, dealt, derived_seed
+from ai4os_data.rest import PLAIN, POSITION, BatchedRest, DealtRest, EndlessRest, Position, Rest, digest, kind_of
+from ai4os_data.sampling import OF_ANOTHER_KIND, StorageSampler, dealt, derived_seed, group
+from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 Batch = list[int]
 Batches = list[tuple[int, Batch]]
 
+_SHAPE = ("world", "batch_size", "run_length")
 _PREDICTED = "_IndexBatchSamplerWrapper"  # what Lightning wraps a batch sampler in when it predicts
 _A_LOOK = 1  # so many batches of a pass inside another one, and it was no more than a look
 
@@ -248,6 +253,7 @@ class Order(ABC):
     def _go_to(self, epoch: int) -> None:
         """Let an epoch be the next, by our own choice."""
 
+    @abstractmethod
     def _stand_before(self, way: Way) -> None:
         """Let the next way be one that was begun, and given up, once more."""
 
@@ -272,7 +278,7 @@ class OwnWay(Way):
         self.samples = 0  # that this rank was given
         self._sizes = {number: len(batch) for number, batch in batches}
         self._sampler = sampler
-        self._order = {**sampler.state_dict(), **order.shape}
+        self._order = order.description
 
     def _passed(self, number: int) -> None:
         self.samples += self._sizes[number]
@@ -298,6 +304,7 @@ class OwnOrder(Order):
         self._batch_size = batch_size
         self._drop_last = drop_last
         self._loaded_at = (sampler.epoch, sampler.start)
+        self._digest: tuple[Any, str] = (None, "")  # of the order that a subclass makes, and of which
         self._changes = sampler.changes  # when we last had a hand in it
 
     def dealt(self) -> list[Batch]:
@@ -307,7 +314,24 @@ class OwnOrder(Order):
     @property
     def shape(self) -> dict[str, int]:
         """What the numbers of batches depend on."""
-        return {"world": self.sampler.ranks, "batch_size": self._batch_size or 0}
+        run = {} if self.sampler.run_length == 1 else {"run_length": self.sampler.run_length}
+        return {"world": self.sampler.ranks, "batch_size": self._batch_size or 0, **run}
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a state tells of the order."""
+        return {**self.sampler.state_dict(), **self.shape, "own_order": self._kind}
+
+    @property
+    def _kind(self) -> str:
+        """Empty for an order that follows from seed and epoch alone; a digest of one that a subclass makes."""
+        sampler = self.sampler
+        if type(sampler).order is StorageSampler.order:
+            return ""
+        at = sampler.seed, sampler.epoch, sampler.length, sampler.shuffle
+        if self._digest[0] != at:
+            self._digest = at, digest(sampler.order(sampler.epoch))
+        return self._digest[1]
 
     def set_epoch(self, epoch: int) -> None:
         """Set that of the sampler."""
@@ -321,13 +345,20 @@ class OwnOrder(Order):
         """
         check_state(state)
         others = frozenset(map(int, state["others"]))
-        if others and any(state.get(name) != ours for name, ours in self.shape.items()):
+        if others and any(state.get(name, 1) != self.shape.get(name, 1) for name in _SHAPE):
             message = (
                 "this state was saved under in_order=False, with batches given out of their order: it can be gone on "
                 "with by as many ranks and with the batch size that it was saved with, and by no others"
             )
             raise ValueError(message)
+        before = dict(self.sampler.__dict__)
         self.sampler.load_state_dict(state)
+        if state.get("own_order", self._kind) != self._kind:
+            self.sampler.__dict__.update(before)
+            raise ValueError(
+                "cannot resume: the sampler gives the samples in another order than the one that the state was saved "
+                "with. Use the same class of sampler, or begin anew without load_state_dict"
+            )
         self._note(state)
         self._loaded = int(state["batches"]), others
         self._loaded_at = (self.sampler.epoch, self.sampler.start)
@@ -366,8 +397,11 @@ class OwnOrder(Order):
         self.sampler.told = told
         self._changes = self.sampler.changes
 
+    def _stand_before(self, way: Way) -> None:
+        """It follows from the epoch alone."""
+
     def _next_state(self) -> dict[str, Any]:
-        return {**self.sampler.state_dict(), **self._loaded_state(), **self.shape}
+        return {**self.description, **self._loaded_state()}
 
 
 class ForeignWay(Way):
@@ -376,32 +410,34 @@ class ForeignWay(Way):
     Args:
         epoch: as for a `Way`.
         seed: as for a `Way`.
-        coming: as for a `Way`.
-        given: as for a `Way`.
+        rest: what is still to come.
+        others: the numbers of batches that had been given out of their order, when the way began.
         at_begin: how the samplers stood when the epoch began.
     """
 
     def __init__(
-        self,
-        epoch: int,
-        seed: int,
-        coming: Iterable[tuple[int, Batch]],
-        given: tuple[int, frozenset[int]],
-        at_begin: list[dict[str, Any]],
+        self, epoch: int, seed: int, rest: Rest, others: frozenset[int], at_begin: list[dict[str, Any]]
     ) -> None:
-        super().__init__(epoch, seed, coming, given)
+        super().__init__(epoch, seed, rest.coming, (rest.first, others))
         self.at_begin = at_begin
+        self._rest = rest
+
+    def _passed(self, number: int) -> None:
+        self._rest.passed(number)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches of which epoch, and how the samplers stood when it began."""
-        return {"seed": self.seed, "epoch": self.epoch, "samplers": self.at_begin, **super().state_dict()}
+        """How many batches and samples of which epoch, of which order, and how the samplers stood when it began."""
+        named = {"seed": self.seed, "epoch": self.epoch, "samplers": self.at_begin}
+        return {**named, **super().state_dict(), **self._rest.state_dict()}
 
 
 class ForeignOrder(Order):
     """That of anybody's sampler: it is gone through anew up to where the caller was.
 
     It draws its batches while the global random generators are seeded with seed and epoch; a generator of its own, and
-    what it has to save by itself, are set back to where they were when the epoch began.
+    what it has to save by itself, are set back to where they were when the epoch began. A state tells which order it
+    is, so that another one is not taken for it. What is loaded is drawn at once and compared, and the next pass goes
+    through what was drawn.
 
     Args:
         source: gives batches of indices, or indices.
@@ -420,33 +456,100 @@ class ForeignOrder(Order):
         self._epoch = next((int(epoch) for epoch in self._told if epoch is not None), 0)
         self._is_begun = False
         self._at_begin: list[dict[str, Any]] = []
+        self._position: dict[str, Any] = {}  # what was loaded of the next pass: it is compared with what is drawn
+        self._ready: _Ready | None = None  # what was loaded, drawn and compared
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without what was drawn."""
+        return {**super().__getstate__(), "_ready": None}
+
+    @property
+    def rank(self) -> list[int]:
+        """Which part of how many the samplers give: as they say themselves, or as the process group does."""
+        world, rank = group()
+        for sampler in self._samplers:
+            ranks = getattr(sampler, "ranks", getattr(sampler, "num_replicas", None))
+            own = getattr(sampler, "rank", None)
+            if isinstance(ranks, int) and isinstance(own, int):
+                return [own, ranks]
+        return [rank, world]
 
     def set_epoch(self, epoch: int) -> None:
         """Go there, and tell the samplers."""
         if epoch != self._epoch:
             self._loaded_told = (None, False)
+        self._warn_of_lost_position(epoch)
         self._go_to(epoch)
         self._note_told(epoch)
+
+    def _warn_of_lost_position(self, epoch: int) -> None:
+        if epoch != self._epoch and not self._is_begun and self._loaded[0]:
+            tell_once(
+                f"set_epoch({epoch}) gives up the position that was loaded: epoch {self._epoch}, after "
+                f"{self._loaded[0]} batches. To resume there, set the loader to that epoch, or to none"
+            )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on there.
 
         Raises:
-            ValueError: it is the state of other samplers.
+            ValueError: it is the state of other samplers, or of the same ones in another order.
         """
         check_state(state)
         others = frozenset(map(int, state["others"]))
-        if len(state.get("samplers", ())) != len(self._samplers):
-            raise ValueError(OF_ANOTHER_KIND)
+        before, stood = dict(self.__dict__), self._states()
+        samplers = _states_for(stood, state)
         self._loaded = int(state["batches"]), others
+        self._position = {name: state[name] for name in POSITION if name in state}
         self.seed = int(state["seed"])
-        self._at_begin = list(state["samplers"])
+        self._at_begin = samplers
         self._epoch = int(state["epoch"])
         self._is_begun = False
         self._is_set = True
         self._current = None
         self._note(state)
         self._tell()
+        try:
+            self._compare_early()
+        except ValueError:  # the loader stays as it was
+            self.__dict__.update(before)
+            self._tell()
+            self._set_states(stood)
+            raise
+
+    def _compare_early(self) -> None:
+        """Draw what was loaded, if that can be done by now, so that an error comes where the state was loaded."""
+        if self._ready is not None and self._ready.wanted == self._wanted:
+            return  # it was loaded before, and is at hand: some samplers give another order each time
+        self._ready = None
+        self._refuse_other_ranks()
+        may_have_more_ranks = self._position.get("rank", [0, 1])[1] > self.rank[1]  # a group may be made later
+        if may_have_more_ranks or any(isinstance(sampler, StorageSampler) for sampler in self._samplers):
+            return
+        if self._loaded != (0, frozenset()) or "order" in self._position:
+            self._ready = _Ready(self._wanted, self._settings, self._drawn())
+
+    @property
+    def _wanted(self) -> tuple[Any, ...]:
+        """What was loaded, in brief."""
+        return self.seed, self._epoch, self._loaded, self._position
+
+    @property
+    def _settings(self) -> tuple[Any, ...]:
+        """What may be changed between a load and the first batch."""
+        length = len(self._source) if _has_end(self._source) else None  # type: ignore[arg-type]  # it has one
+        dealing = getattr(self._source, "batch_size", None), getattr(self._source, "drop_last", None)
+        return self.rank, length, dealing
+
+    def _refuse_other_ranks(self) -> None:
+        ranks = [sampler.num_replicas for sampler in self._samplers if type(sampler) is DistributedSampler]
+        saved = self._position.get("rank")
+        if saved is not None and ranks and saved[1] != ranks[0]:
+            raise ValueError(
+                f"cannot resume: a DistributedSampler shared out the samples among {saved[1]} ranks when the state "
+                f"was saved, and does so among {ranks[0]} now. Start {saved[1]} ranks; or begin anew without "
+                "load_state_dict, and leave out sampler=: the loader's own order resumes with any number of ranks"
+            )
 
     @property
     def _next_epoch(self) -> int:
@@ -462,23 +565,33 @@ class ForeignOrder(Order):
     def _begun(self) -> Way:
         if self._is_begun:
             self._go_to(self._epoch + 1)
-        self._is_begun = True
         self._tell(only_to_know=True)
+        ready = self._ready
+        rest = ready.rest if ready is not None and ready.settings == self._settings else self._drawn()
+        way = ForeignWay(self._epoch, self.seed, rest, self._loaded[1], self._at_begin)
+        self._is_begun = True
+        self._have_nothing_loaded()
+        return way
+
+    def _drawn(self) -> Rest:
+        """Draw the next pass, and leave out what was given of it before.
+
+        Raises:
+            ValueError: it is not the order that was loaded.
+        """
         if self._at_begin:
-            for sampler, state in zip(self._samplers, self._at_begin, strict=True):
-                _set_state(sampler, state)
+            self._set_states(self._at_begin)
         else:
             self._at_begin = self._states()
-        below, others = self._loaded
-        coming: Iterable[tuple[int, Batch]]
-        if _has_end(self._source):
-            coming = [item for item in self._all_drawn() if item[0] >= below and item[0] not in others]
+        position = Position(*self._loaded, self._position, self.rank, kind_of(self._source))
+        if not _has_end(self._source):
+            rest: Rest = EndlessRest(self._drawn_one_by_one(), position)
+        elif type(self._source) in PLAIN or not self._is_batched:
+            rest = self._dealt_rest(position)
         else:
-            coming = (item for item in self._drawn_one_by_one() if item[0] >= below and item[0] not in others)
-        way = ForeignWay(self._epoch, self.seed, coming, self._loaded, self._at_begin)
+            rest = BatchedRest(self._all_batches(), position)
         self._told = self._epochs()  # some count by themselves
-        self._at_begin = []
-        return way
+        return rest
 
     def _show(self, way: Way) -> None:
         self._current = way
@@ -489,7 +602,7 @@ class ForeignOrder(Order):
     def _go_to(self, epoch: int) -> None:
         if epoch != self._epoch or self._is_begun:
             self._loaded = (0, frozenset())
-            self._at_begin = []
+            self._have_nothing_loaded()
         self._epoch = epoch
         self._is_begun = False
         self._tell()
@@ -498,9 +611,15 @@ class ForeignOrder(Order):
         assert isinstance(way, ForeignWay)
         self._at_begin = way.at_begin
 
+    def _have_nothing_loaded(self) -> None:
+        self._at_begin = []
+        self._position = {}
+        self._ready = None
+
     def _next_state(self) -> dict[str, Any]:
         samplers = self._at_begin or self._states()
-        return {"seed": self.seed, "epoch": self._epoch, "samplers": samplers, **self._loaded_state()}
+        named = {"seed": self.seed, "epoch": self._epoch, "samplers": samplers}
+        return {**named, **self._position, **self._loaded_state()}
 
     def _tell(self, *, only_to_know: bool = False) -> None:
         """Tell the samplers of the next epoch.
@@ -526,10 +645,43 @@ class ForeignOrder(Order):
     def _states(self) -> list[dict[str, Any]]:
         return [_state(sampler) for sampler in self._samplers]
 
-    def _all_drawn(self) -> Batches:
+    def _set_states(self, states: list[dict[str, Any]]) -> None:
+        for sampler, state in zip(self._samplers, states, strict=True):
+            _set_state(sampler, state)
+
+    def _dealt_rest(self, position: Position) -> DealtRest:
+        dealer = self._source if isinstance(self._source, BatchSampler) and self._is_batched else None
+        samples = self._all_samples(self._source if dealer is None else dealer.sampler)
+        return DealtRest(
+            samples,
+            None if dealer is None else dealer.batch_size,
+            position,
+            drop_last=dealer is not None and dealer.drop_last,
+            compared=samples if position.is_of_this_rank else self._samples_of_rank(position),
+        )
+
+    def _samples_of_rank(self, position: Position) -> list[Any] | None:
+        """What the rank that saved a position would draw; None if that is not known."""
+        inner = getattr(self._source, "sampler", None) if self._is_batched else self._source
+        if type(inner) is not DistributedSampler or "order" not in position.saved:
+            return None
+        other = copy(inner)
+        other.rank = position.saved["rank"][0]
+        return self._all_samples(other)
+
+    def _all_samples(self, sampler: Iterable[Any]) -> list[Any]:
+        with self._seeded():
+            return list(sampler)
+
+    def _all_batches(self) -> list[Batch]:
+        with self._seeded():
+            return [list(batch) for batch in self._source]
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
         with seeding.kept_states(), self.drawn_as_wanted():
             seeding.plant(derived_seed(self.seed, self._epoch))
-            return [(number, self._batch(drawn)) for number, drawn in enumerate(self._source)]
+            yield
 
     @contextmanager
     def drawn_as_wanted(self) -> Iterator[None]:
@@ -541,24 +693,48 @@ class ForeignOrder(Order):
                         stack.enter_context(sampler.unrepeated())
             yield
 
-    def _drawn_one_by_one(self) -> Iterator[tuple[int, Batch]]:
+    def _drawn_one_by_one(self) -> Iterator[Batch]:
         """An endless sampler's batches, each drawn when it is needed, and always from its own random numbers."""
         seed = derived_seed(self.seed, self._epoch)
         source = None
-        number = 0
-        while True:
+        for number in count():
             with seeding.kept_states():
                 seeding.plant(derived_seed(seed, number))
                 source = source or iter(self._source)
                 try:
-                    batch = self._batch(next(source))
+                    drawn = next(source)
                 except StopIteration:
                     return
-            yield number, batch
-            number += 1
+            yield list(drawn) if self._is_batched else [drawn]
 
-    def _batch(self, drawn: Any) -> Batch:
-        return list(drawn) if self._is_batched else [drawn]
+
+def _states_for(ours: list[dict[str, Any]], state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The saved states of samplers, each for one that has a state.
+
+    Raises:
+        ValueError: they are others.
+    """
+    saved = list(state.get("samplers", ()))
+    if len(saved) == len(ours):
+        return saved
+    filled = [own for own in saved if own]
+    if "samplers" not in state or "order" not in state or len(filled) != sum(map(bool, ours)):
+        raise ValueError(OF_ANOTHER_KIND)
+    return [filled.pop(0) if own else {} for own in ours]  # a BatchSampler more, or less: the order will be compared
+
+
+class _Ready(NamedTuple):
+    """What was loaded, and its rest.
+
+    Args:
+        wanted: what was loaded, in brief.
+        settings: those that the rest was drawn with.
+        rest: of what was loaded.
+    """
+
+    wanted: tuple[Any, ...]
+    settings: tuple[Any, ...]
+    rest: Rest
 
 
 class _Epoch(int):

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from ai4os_data import errors
+from ai4os_data import errors, statuses
 from ai4os_data.processes import PerProcess
 from ai4os_data.retries import shortened
 from ai4os_data.telemetry import log
@@ -34,7 +34,6 @@ _LONGEST_PAUSE_S = 3.0  # a server that restarts is met soon after it is back
 _LONGEST_ASKED_S = 15.0  # Nextcloud asks for 120 in each maintenance, however short; 429 means what it asks for
 _QUESTION_LASTS_S = 15.0  # then another request may ask: this one may hang on a connection that is dead
 _FLAPS_S = 60.0
-_DOUBTFUL = frozenset({401, 403, 404, 500})
 _DOUBT_LASTS_S = 10.0
 _DOUBTED_401 = 2
 _LAST_TRY_S = 0.5  # before the end of the waiting
@@ -118,7 +117,7 @@ class Outage:
         parts are. Of wrong passwords it takes a few only.
         """
         with self._lock:
-            if not self.is_on or status not in _DOUBTFUL:
+            if not self.is_on or status not in statuses.DOUBTFUL:
                 return False
             now_s = time.monotonic()
             since_s, times = self._doubted.get(status, (now_s, 0))

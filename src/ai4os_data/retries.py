@@ -14,9 +14,6 @@ OUTAGE_S = 600.0
 OPENING_S = 30.0
 """How long it is waited where something is opened: then what is known from before serves, or the error comes."""
 
-RETRIED_STATUSES = frozenset({423, 429, 502, 503, 504})
-UNCERTAIN_STATUSES = frozenset({502, 503, 504})  # from a gateway, behind which the server may have done it
-AWAY_STATUSES = frozenset({429, 502, 503, 504})  # the server answers nothing else for now, maintenance among it
 LOCKED_TRIES = 3  # of a read: a lock is short, or lasts for an hour
 LONGEST_LOCK_PAUSE_S = 3.0  # whatever pause is asked for: who waits longer waits for one file
 

@@ -58,7 +58,7 @@ class StorageSampler(DistributedSampler[int]):
         *,
         even_batches: bool = True,
     ) -> None:
-        replicas, own = _group()
+        replicas, own = group()
         self._own_replicas, self._own_rank = num_replicas, rank
         super().__init__(
             dataset,  # type: ignore[arg-type]  # its length alone counts
@@ -224,7 +224,7 @@ class StorageSampler(DistributedSampler[int]):
 
     def _deal(self) -> None:
         """Find out how the samples are dealt out: the process group may have been made after us."""
-        replicas, rank = _group()
+        replicas, rank = group()
         self.num_replicas = replicas if self._own_replicas is None else self._own_replicas
         self.rank = rank if self._own_rank is None else self._own_rank
         rest = self.length - self.start
@@ -271,7 +271,7 @@ def _share(order: list[int], ranks: int, rank: int, run_length: int) -> list[int
     return part
 
 
-def _group() -> tuple[int, int]:
+def group() -> tuple[int, int]:
     """The number of ranks, and which of them this is."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_world_size(), distributed.get_rank()
@@ -280,7 +280,7 @@ def _group() -> tuple[int, int]:
 
 def in_group() -> bool:
     """Whether there are other ranks."""
-    return _group()[0] > 1
+    return group()[0] > 1
 
 
 def dealt(indices: Sequence[int], batch_size: int | None, *, drop_last: bool) -> list[list[int]]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pycurl
 
-from ai4os_data import descriptors, errors, proxies, redirects, telemetry
+from ai4os_data import descriptors, errors, proxies, redirects, statuses, telemetry
 from ai4os_data.answers import (
     compression,
     content_length,
@@ -38,11 +38,8 @@ from ai4os_data.refusals import LOOK_S as LOOK_AT_DOUBT_S
 from ai4os_data.refusals import Credentials, Refusals
 from ai4os_data.remotes import origin_of
 from ai4os_data.retries import (
-    AWAY_STATUSES,
     LOCKED_TRIES,
     LONGEST_LOCK_PAUSE_S,
-    RETRIED_STATUSES,
-    UNCERTAIN_STATUSES,
     Patience,
     retry_after_s,
     shortened,
@@ -809,17 +806,24 @@ class _Lane:
 
     def _judge_status(self, transfer: _Transfer, status: int, headers: dict[str, str]) -> errors.StorageError | float:
         """What an answer that is an error means: the error, or the pause before another try."""
-        error = error_for_status(status, self._what(transfer), headers, self._remote)
+        error = error_for_status(
+            status,
+            self._what(transfer),
+            headers,
+            self._remote,
+            is_upload=transfer.request.method == "PUT",
+            page=transfer.said(),
+        )
         transfer.offset = 0
         transfer.body.restart()
         asked_s = retry_after_s(headers.get("retry-after"))
-        if status in UNCERTAIN_STATUSES and not transfer.request.repeats:
+        if status in statuses.UNCERTAIN and not transfer.request.repeats:
             error.retry_after_s = asked_s  # type: ignore[attr-defined]  # these three are ServerUnavailableError
             return error
         if status == 423 and transfer.request.method == "GET":
             return self._locked(transfer, error, asked_s)
-        if status in RETRIED_STATUSES:
-            return self._again(transfer, error, asked_s, away=status in AWAY_STATUSES)
+        if status in statuses.RETRIED:
+            return self._again(transfer, error, asked_s, away=status in statuses.AWAY)
         return error
 
     def _taken_in(
@@ -836,7 +840,7 @@ class _Lane:
 
     def _answered(self, transfer: _Transfer, status: int) -> None:
         """Record that the server is there, and whether it takes the credentials."""
-        if status in AWAY_STATUSES:
+        if status in statuses.AWAY:
             return
         self._call.wait.outage.answered(healed=bool(transfer.away) and status < 300)
         if status != 401:
@@ -914,7 +918,7 @@ class _Lane:
         """What it means that a proxy opens no way to the server."""
         way = proxies.through(transfer.url, os.environ)
         what = f"{self._what(transfer)}: the proxy opens no connection ({status}){way}"
-        if status in RETRIED_STATUSES:
+        if status in statuses.RETRIED:
             return self._again(transfer, errors.ServerUnavailableError(what), None)
         transfer.body.restart()
         if status == 407:

@@ -9,7 +9,7 @@ import tempfile
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ai4os_data import mounts
+from ai4os_data import mounts, ownership
 from ai4os_data.cache.names import is_ours
 from ai4os_data.errors import CacheError, CacheLimitError
 
@@ -106,21 +106,39 @@ def candidates(environ: Mapping[str, str]) -> Iterator[str]:
     """Directories that may serve for ``"auto"``, the best first."""
     if environ.get("AI4OS_DATA_CACHE"):
         yield environ["AI4OS_DATA_CACHE"]
-    base = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".cache")
-    yield os.path.join(base, "ai4os-data")
-    yield os.path.join(tempfile.gettempdir(), f"ai4os-data-cache-{os.getuid()}")
+    if (base := _base(environ)) is not None:
+        yield os.path.join(base, "ai4os-data")
+    yield fallback("cache")
 
 
-def spool_directory(environ: Mapping[str, str]) -> str:
-    """Where checkpoints wait to be sent if nobody says: on a local disk, beside where the cache goes."""
+def fallback(what: str) -> str:
+    """Where something of this user's goes if its own place cannot be used; anybody can guess the name."""
+    return os.path.join(tempfile.gettempdir(), f"ai4os-data-{what}-{os.getuid()}")
+
+
+def spool_candidates(environ: Mapping[str, str]) -> Iterator[str]:
+    """Where checkpoints may wait to be sent if nobody says, the best first: on a local disk, beside the cache."""
     if environ.get("AI4OS_DATA_SPOOL"):
-        return environ["AI4OS_DATA_SPOOL"]
-    base = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".cache")
-    path = os.path.join(base, "ai4os-data-spool")
-    mount = mounts.mount_of(path)
-    if mount is not None and (mount.is_network or mount.is_memory):
-        return os.path.join(tempfile.gettempdir(), f"ai4os-data-spool-{os.getuid()}")
-    return path
+        yield environ["AI4OS_DATA_SPOOL"]
+        return
+    if (base := _base(environ)) is not None:
+        path = os.path.join(base, "ai4os-data-spool")
+        mount = mounts.mount_of(path)
+        if mount is None or not (mount.is_network or mount.is_memory):
+            yield path
+    yield fallback("spool")
+
+
+def _base(environ: Mapping[str, str]) -> str | None:
+    """The user's folder for what can be made anew; None where nothing tells which it is.
+
+    A path that is not absolute says nothing (https://specifications.freedesktop.org/basedir-spec/latest/).
+    """
+    told = environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(told):
+        return told
+    home = ownership.home(environ)
+    return None if home is None else os.path.join(home, ".cache")
 
 
 def spool_room(directory: str | os.PathLike[str]) -> tuple[int, int]:

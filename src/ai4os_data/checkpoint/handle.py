@@ -112,6 +112,12 @@ class SaveHandle:
             self._error = error
             self._changed.notify_all()
 
+    def lose(self, error: errors.LostError) -> None:
+        """Record that it is nowhere any more."""
+        with self._changed:
+            self._level, self._error = None, error
+            self._changed.notify_all()
+
     def drop(self, newer: int) -> None:
         """Record that a newer one takes its place, so that it is nowhere."""
         with self._changed:

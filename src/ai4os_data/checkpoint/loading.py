@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch.utils.data import DataLoader, Sampler
 from ai4os_data import errors
 from ai4os_data.telemetry import log
 
+if TYPE_CHECKING:
+    from ai4os_data.checkpoint.names import CheckpointName
+
 _EXTRA_STATE = "_extra_state"  # what Module.get_extra_state returns is under this name, and of any form
 
 
@@ -23,6 +26,63 @@ class _Load(NamedTuple):
     place: str
     run: Callable[[], object]
     goes_first: bool = False
+
+
+def check_into(into: Any) -> None:
+    """Refuse what nothing can be loaded into, before anybody looks for a checkpoint: also where there is none yet.
+
+    Raises:
+        TypeError: it is no mapping.
+        StateMismatchError: something in it takes no state.
+    """
+    if not isinstance(into, Mapping):
+        raise TypeError(
+            f"into has names, and this is a {type(into).__name__}: write restore(into={{'model': model}}), with the "
+            "names that save() is given"
+        )
+    _check_targets(into, "", frozenset())
+
+
+def _check_targets(target: Any, place: str, above: frozenset[int]) -> None:
+    if not isinstance(target, type) and callable(getattr(target, "load_state_dict", None)):
+        return
+    if isinstance(target, (torch.Tensor, np.ndarray)):
+        return
+    if not isinstance(target, (Mapping, list, tuple)) or id(target) in above:
+        raise errors.StateMismatchError(_takes_nothing(target, place, above))
+    for key, item in target.items() if isinstance(target, Mapping) else enumerate(target):
+        _check_targets(item, f"{place}.{key}" if place else str(key), above | {id(target)})
+
+
+def _takes_nothing(target: Any, place: str, above: Iterable[int] = ()) -> str:
+    """What to say of a target that nothing can be loaded into."""
+    if id(target) in above:
+        return f"{place} contains itself, so nothing can be loaded into it"
+    if isinstance(target, type):
+        return f"{place} is the class {target.__name__}: give an object of it"
+    if callable(getattr(target, "state_dict", None)):
+        return f"{place} is a {type(target).__name__}, which has a state_dict() and no load_state_dict(): give it one"
+    kind = "None" if target is None else f"a {type(target).__name__}"
+    code = f" ({place} = restored[{place!r}])" if place.isidentifier() else ""
+    return (
+        f"{place} is {kind}, which nothing can be loaded into: leave it out of into=, and take it{code} from what "
+        "restore() returns, unless that is None, as on a new run"
+    )
+
+
+def load_checkpoint(into: Mapping[str, Any], state: Mapping[str, Any], name: CheckpointName) -> None:
+    """The same as `load_into`, for the state of a checkpoint; an error names it, and what else can be done.
+
+    Raises:
+        StateMismatchError: something does not fit.
+    """
+    try:
+        load_into(into, state)
+    except errors.StateMismatchError as error:
+        raise errors.StateMismatchError(
+            f"the checkpoint {name} does not fit: {error}. Build the objects as they were when it was saved; "
+            f"restore(step=…) takes another step than {name.step}, and a location of its own begins a new run"
+        ) from error
 
 
 def load_into(into: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -88,9 +148,7 @@ def _loads(target: Any, saved: Any, place: str) -> list[_Load]:
         return [load for number, pair in pairs for load in _loads(*pair, f"{place}.{number}")]
     if isinstance(target, (Mapping, list, tuple)):
         raise errors.StateMismatchError(f"{place} is a {type(target).__name__}, and was saved as {_described(saved)}")
-    raise errors.StateMismatchError(
-        f"{place} is a {type(target).__name__}, which nothing can be loaded into: take it from what restore() returns"
-    )
+    raise errors.StateMismatchError(_takes_nothing(target, place))
 
 
 def _check_tensor(target: torch.Tensor, saved: Any, place: str) -> None:

@@ -24,26 +24,27 @@ from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, chec
 from ai4os_data.checkpoint.handle import SaveHandle
 from ai4os_data.checkpoint.history import History, Seen
 from ai4os_data.checkpoint.levels import LEVELS, Durability, reaches
-from ai4os_data.checkpoint.loading import load_into
+from ai4os_data.checkpoint.loading import check_into, load_checkpoint
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
 from ai4os_data.checkpoint.preemption import PreemptionGuard
-from ai4os_data.checkpoint.pruning import Pruning
+from ai4os_data.checkpoint.pruning import Pruning, on_store
 from ai4os_data.checkpoint.randomness import random_states, set_random_states
 from ai4os_data.checkpoint.ranks import Ranks
 from ai4os_data.checkpoint.restored import Checkpoint, Restored
 from ai4os_data.checkpoint.restoring import Restoring
 from ai4os_data.checkpoint.retention import Mode, Retention
-from ai4os_data.checkpoint.spool import Spool, Spooled, default_directory, is_intact, parse_limit
+from ai4os_data.checkpoint.spool import Spool, Spooled, is_intact, parse_limit, usable_directory
 from ai4os_data.checkpoint.staging import Staging
-from ai4os_data.checkpoint.uploads import PASSING, Upload, Uploads
+from ai4os_data.checkpoint.uploads import Upload, Uploads
 from ai4os_data.processes import tell_after_fork
 from ai4os_data.retries import Patience
+from ai4os_data.statuses import passes
 from ai4os_data.stores import open_store
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -77,7 +78,8 @@ class StorageCheckpoint:
         keep_best: how many of the best by ``monitor`` stay beside them.
         keep_every: checkpoints whose step is a multiple of it stay too.
         monitor: the metric that says how good one is.
-        mode: ``"min"`` or ``"max"``.
+        mode: ``"max"`` if high values of it are good, ``"min"`` if low ones are. It may be left out where its name says
+            that it is a loss or an error.
         spool: a directory on the local disk; by default ``$AI4OS_DATA_SPOOL``, or one beside the cache's.
         spool_limit: the most that the spool may take, in bytes or as ``"20GiB"``; by default what the disk has.
         durability: the level that ``wait()`` waits for and `close` insists on; ``"best"`` is the highest that the store
@@ -102,7 +104,7 @@ class StorageCheckpoint:
         keep_best: int = 0,
         keep_every: int | None = None,
         monitor: str | None = None,
-        mode: Mode = "min",
+        mode: Mode | None = None,
         spool: str | os.PathLike[str] | None = None,
         spool_limit: int | str | None = None,
         durability: Durability = "best",
@@ -125,6 +127,7 @@ class StorageCheckpoint:
         self._ranks = Ranks(rank_timeout_s, alone=alone)
         self._staging = Staging()
         self._manifests: dict[CheckpointName, Manifest] = {}
+        self._there: dict[CheckpointName, dict[str, float]] = {}  # the metrics of what the store had at the last look
         self._attempt: AttemptName | None = None
         self._source: CheckpointName | None = None  # what this attempt was resumed from
         self._highest_attempt = 0
@@ -142,8 +145,9 @@ class StorageCheckpoint:
             return
         self.best_level = self._store.best_level
         self._wanted = _wanted(durability, self.best_level, self._store)
-        directory = Path(spool) if spool is not None else default_directory(os.environ)
+        directory = Path(spool) if spool is not None else usable_directory(os.environ)
         self._spool = Spool(directory.absolute(), self._store.identity, limit_bytes)
+        self._spool.sweep()
         self._pruning = Pruning(self._store, self._retention)
         self._uploads = Uploads(self._store, self._displaced, self._sent, self._dropped, self._failed)
         tell_after_fork(self)
@@ -306,32 +310,45 @@ class StorageCheckpoint:
 
     def _displaced(self, uploads: Sequence[Upload]) -> list[Upload]:
         """Those that need not be sent, since the last one is there, and no rule would keep them beside it."""
-        waiting = {upload.spooled.name: upload.spooled.manifest for upload in uploads}
-        attempts = {name.attempt for name in waiting}
-        known = {name: manifest for name, manifest in self._manifests.items() if name.attempt in attempts}
-        metrics = {name: manifest.metrics for name, manifest in {**known, **waiting}.items()}
-        newest_first = sorted(metrics, key=lambda name: (name.order, name), reverse=True)
-        kept = self._retention.kept_for_good(newest_first, metrics)
+        kept = self._kept_for_good(upload.spooled for upload in uploads)
         return [upload for upload in uploads[:-1] if upload.spooled.name not in kept]
+
+    def _kept_for_good(self, spooled: Iterable[Spooled]) -> set[CheckpointName]:
+        """The best and the milestones of the whole run: of what the store has, and of some in the spool."""
+        metrics = {**self._there, **{one.name: one.manifest.metrics for one in spooled}}
+        newest_first = sorted(metrics, key=lambda name: (name.order, name), reverse=True)
+        return self._retention.kept_for_good(newest_first, metrics)
 
     def _sent(self, upload: Upload, level: Level) -> None:
         spooled = upload.spooled
         self._manifests[spooled.name] = spooled.manifest
+        self._there = {**self._there, spooled.name: spooled.manifest.metrics}
         self._spool.note(spooled, level)
         self._count(sent=1)
         if upload.handle is not None:
             upload.handle.reach(level)
         with self._reading:
-            for older in self._spool.entries():
-                if older.name.is_older_than(spooled.name) and older.name not in self._busy():
-                    self._spool.remove(older)
+            for older in self._superseded(spooled.name):
+                self._spool.remove(older)
             if reaches(level, "mount"):  # a mount that caches may lose it yet: nothing on the store may go for it
                 self._prune(spooled.name)
+
+    def _superseded(self, sent: CheckpointName) -> Iterator[Spooled]:
+        """What the spool need not hold any more; what could not be sent and is to stay waits for the next start."""
+        entries, busy = self._spool.entries(), self._busy()
+        kept = self._kept_for_good(entries)
+        for spooled in entries:
+            is_unsent = spooled.name not in self._there and not reaches(spooled.level, "mount")
+            is_idle = spooled.name not in busy and not (is_unsent and spooled.name in kept)
+            if spooled.name.is_older_than(sent) and is_idle:
+                yield spooled
 
     def _prune(self, confirmed: CheckpointName) -> None:
         try:
             history = History(self._store, self._spool, self._manifests)
+            self._there = on_store(history)
             removed = self._pruning.prune(history, confirmed, self._source, self._busy)
+            self._there = {name: metrics for name, metrics in self._there.items() if name not in removed}
             self._count(removed=len(removed))
         except errors.StorageError as error:
             log.warning("older checkpoints stay for now: %s", error)
@@ -344,13 +361,13 @@ class StorageCheckpoint:
         self._spool.remove(upload.spooled)
 
     def _failed(self, upload: Upload, error: BaseException) -> None:
-        if upload.handle is None and isinstance(error, PASSING):
+        if upload.handle is None and (passes(error) or isinstance(error, errors.LostError)):
             self._left_error = error
         self._note_failure(error)
 
     def _note_failure(self, error: BaseException) -> None:
         """Keep an error for the next save, unless it may pass; then the newest handle has it, and `close` raises it."""
-        if not isinstance(error, PASSING):
+        if not (passes(error) or isinstance(error, errors.LostError)):  # of one that is lost, the log has told
             self._unraised.append(error)
 
     def _raise_what_failed(self, failed: list[BaseException]) -> None:
@@ -387,16 +404,20 @@ class StorageCheckpoint:
 
         Args:
             into: objects to load, by the names that they were saved under; the random states are set then too.
-            step: this step instead of the newest one.
+            step: this step instead of the newest one. Of several with it, the newest of the branch that ``restore()``
+                goes on with, before those of abandoned branches.
             map_location: where tensors go, as in `torch.load`.
             weights_only: as in `torch.load`; no code of the file is run.
 
         Raises:
             DamagedError: there are checkpoints, and none of them is intact.
-            StateMismatchError: ``into`` does not fit.
+            StateMismatchError: ``into`` does not fit, or holds what nothing can be loaded into, on a new run too.
+            TypeError: ``into`` has no names.
             StorageError: the store cannot be listed or read.
         """
         self._check_usable()
+        if into is not None:
+            check_into(into)
         look = self._look_again if self._ranks.writes else None
         with self._read(), self._restoring.chosen(look, step) as chosen:
             if chosen is None:
@@ -408,10 +429,28 @@ class StorageCheckpoint:
         state, random = self._restoring.of_this_rank(payload)
         restored = Restored(manifest.name, dict(manifest.metrics), chosen.skipped, state, manifest.size_bytes)
         if into is not None:
-            load_into(into, state)
+            load_checkpoint(into, state, manifest.name)
             if random is not None:
                 set_random_states(random)
         return restored
+
+    def read_named(self, name: CheckpointName, map_location: Any = "cpu", *, weights_only: bool = True) -> Restored:
+        """Read exactly one checkpoint as `list` names it, whatever others have its step; on rank 0 alone.
+
+        What is saved afterwards goes on from where it did.
+
+        Raises:
+            DamagedError: it is not intact.
+            CheckpointError: it is not there.
+            StorageError: the store cannot be listed or read.
+        """
+        self._check_usable()
+        restoring = Restoring(self._store, Ranks(0.0, alone=True), self.room_for)
+        with self._read(), restoring.chosen(self._look, name) as chosen:
+            assert chosen is not None  # where there is none it raises
+            state, _ = restoring.of_this_rank(restoring.payload(chosen, map_location, weights_only=weights_only))
+        manifest = chosen.manifest
+        return Restored(manifest.name, dict(manifest.metrics), chosen.skipped, state, manifest.size_bytes)
 
     @contextmanager
     def _read(self) -> Iterator[None]:
@@ -431,6 +470,10 @@ class StorageCheckpoint:
 
     # --- looking
 
+    def known(self) -> dict[CheckpointName, dict[str, float]]:
+        """The metrics of what is there, as far as this process knows without asking the store."""
+        return {**self._there, **{spooled.name: spooled.manifest.metrics for spooled in self._spool.entries()}}
+
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that `restore` would try first; None where there is none."""
         history = self._look()
@@ -442,6 +485,7 @@ class StorageCheckpoint:
     def list(self) -> list[Checkpoint]:
         """Every checkpoint with a readable manifest, on the store and in the spool, newest first."""
         history = self._look()
+        self._there = on_store(history)
         described = (self._described(history, seen) for seen in history.committed())
         return [checkpoint for checkpoint in described if checkpoint is not None]
 

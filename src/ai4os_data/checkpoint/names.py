@@ -14,8 +14,8 @@ COMMITTED = "COMMITTED.json"
 
 _NONCE_BYTES = 4
 _NUMBERS = 0x1000000
-_ATTEMPT = re.compile(r"(\d{6,})-([0-9a-f]{8})")
-_STEP = re.compile(r"step-(\d{9,})-([0-9a-f]{8})")
+_ATTEMPT = re.compile(r"([0-9]{6,100})-([0-9a-f]{8})")
+_STEP = re.compile(r"step-([0-9]{9,200})-([0-9a-f]{8})")
 
 
 class AttemptName(NamedTuple):
@@ -31,9 +31,10 @@ class AttemptName(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> AttemptName | None:
-        """What a folder's name says; None where it is no attempt's."""
+        """What a folder's name says; None where it is not written as an attempt's is."""
         match = _ATTEMPT.fullmatch(text)
-        return cls(int(match[1]), match[2]) if match else None
+        name = cls(int(match[1]), match[2]) if match else None
+        return name if str(name) == text else None  # another spelling would be another folder
 
     @property
     def mark(self) -> str:
@@ -59,10 +60,11 @@ class CheckpointName(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> CheckpointName | None:
-        """What the path of a folder says; None where it is no checkpoint's."""
+        """What the path of a folder says; None where it is not written as a checkpoint's is."""
         first, _, second = text.partition("/")
         attempt, match = AttemptName.parse(first), _STEP.fullmatch(second)
-        return cls(attempt, int(match[1]), match[2]) if attempt and match else None
+        name = cls(attempt, int(match[1]), match[2]) if attempt and match else None
+        return name if str(name) == text else None
 
     @property
     def order(self) -> tuple[int, int]:
@@ -74,6 +76,10 @@ class CheckpointName(NamedTuple):
         if self.attempt == other.attempt:
             return self.nonce < other.nonce
         return self.order < other.order
+
+    def leads_to(self, other: CheckpointName) -> bool:
+        """Whether a training that goes on from the other one has it behind itself, or goes on from it."""
+        return self.attempt == other.attempt and (self.step, self.nonce) <= (other.step, other.nonce)
 
     @property
     def folder(self) -> str:

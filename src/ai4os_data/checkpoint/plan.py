@@ -24,6 +24,7 @@ Place = tuple[Any, ...]  # the keys and indices that lead to a value
 _PRIMITIVES = frozenset({bool, int, float, complex, str, bytes, type(None)})
 _AS_THEY_ARE = (torch.Size, torch.dtype, torch.device)
 _LAYOUTS = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+_COPIED_SCHEMES = (torch.per_tensor_affine, torch.per_channel_affine)
 _PRIMITIVE_BYTES = 5  # of a number, or before the characters of a string
 _PLAIN_NUMPY_KINDS = "biufcSU"
 _INT_BITS = 2039  # what takes more is pickled by an instruction that weights_only=True does not know
@@ -231,6 +232,16 @@ def _check_tensor(tensor: torch.Tensor, place: Place) -> None:
         raise errors.StateError(f"{shown(place)} is on the meta device: it has a shape and no values")
     if tensor.layout not in _LAYOUTS:
         raise errors.StateError(f"{shown(place)} has the layout {tensor.layout}: save x.to_dense()")
+    if tensor.is_quantized and tensor.qscheme() not in _COPIED_SCHEMES:
+        raise errors.StateError(
+            f"{shown(place)} is quantized by {tensor.qscheme()}, which torch does not copy: save x.dequantize(), or "
+            "what it was quantized from"
+        )
+    if not tensor.is_quantized and not _keeps(tensor.dtype):
+        raise errors.StateError(
+            f"{shown(place)} is of the type {tensor.dtype}, which this torch does not copy or save: save "
+            f"x.view(torch.uint8), and make it anew with .view({tensor.dtype}) when it is restored"
+        )
 
 
 def _is_wrapper(tensor: torch.Tensor) -> bool:
@@ -271,6 +282,19 @@ def _is_tensor_like(array: np.ndarray[Any, Any]) -> bool:
 
 def _named(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+@functools.cache
+def _keeps(dtype: torch.dtype) -> bool:
+    """Whether this torch copies tensors of a type, and saves and loads them: of the types below a byte, few."""
+    file = io.BytesIO()
+    try:
+        torch.save(torch.empty(2, dtype=dtype, device="cpu").copy_(torch.empty(2, dtype=dtype, device="cpu")), file)
+        file.seek(0)
+        loaded = torch.load(file, weights_only=True)
+    except (NotImplementedError, RuntimeError, KeyError, AttributeError, pickle.UnpicklingError):
+        return False
+    return isinstance(loaded, torch.Tensor) and loaded.dtype == dtype
 
 
 @functools.cache

@@ -5,23 +5,26 @@ from __future__ import annotations
 import shutil
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors
+from ai4os_data.checkpoint.names import CheckpointName
 from ai4os_data.checkpoint.serialisation import load_state, sha256_of
 from ai4os_data.checkpoint.spool import is_intact
 from ai4os_data.checkpoint.staging import with_arrays
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ai4os_data.checkpoint.history import History, Seen
     from ai4os_data.checkpoint.manifest import Manifest
     from ai4os_data.checkpoint.ranks import Ranks
     from ai4os_data.stores import Store
+
+_LOOKS = 10  # until what another process removes while it is read is taken for damaged
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,14 @@ class Restoring:
         self._room_for = room_for
 
     @contextmanager
-    def chosen(self, look: Callable[[], History] | None, step: int | None) -> Iterator[Chosen | None]:
+    def chosen(
+        self, look: Callable[[], History] | None, wanted: CheckpointName | int | None
+    ) -> Iterator[Chosen | None]:
         """The checkpoint that rank 0 chooses, for all ranks; its file stays while the ``with`` lasts.
 
         Args:
             look: finds out what is there, on rank 0.
-            step: of the checkpoint; None for the newest.
+            wanted: the name or the step of the checkpoint; None for the newest.
 
         Raises:
             DamagedError: there are some, and none is intact.
@@ -71,7 +76,7 @@ class Restoring:
         failed: Exception | None = None
         if look is not None:
             try:
-                outcome = self._choose(look(), step)
+                outcome = self._choose(look, wanted)
             except Exception as error:  # noqa: BLE001  the other ranks wait for an answer
                 failed = error
                 told = errors.CheckpointError(f"rank 0 cannot restore: {error!r}")
@@ -84,8 +89,8 @@ class Restoring:
         try:
             yield outcome
         finally:
-            if outcome is not None and outcome.scratch is not None and self._ranks.writes:
-                shutil.rmtree(outcome.scratch, ignore_errors=True)
+            if self._ranks.writes:
+                _remove_scratch(outcome)
 
     def payload(self, chosen: Chosen, map_location: Any, *, weights_only: bool) -> dict[str, Any]:
         """What was saved."""
@@ -113,24 +118,48 @@ class Restoring:
         state.update(own["state"])
         return state, own["random"]
 
-    def _choose(self, history: History, step: int | None) -> Chosen | None:
-        skipped: dict[str, str] = {}
-        for seen in _candidates(history, step):
+    def _choose(self, look: Callable[[], History], wanted: CheckpointName | int | None) -> Chosen | None:
+        """The best checkpoint that is intact; looked for again as long as what was found wanting is gone meanwhile."""
+        history = look()
+        for _ in range(_LOOKS):
+            chosen, skipped = self._first_intact(history, wanted)
+            if _is_clear(history, chosen, skipped):
+                break
+            before, history = history, look()
+            if not _has_moved(before, history, skipped):
+                break
+            _remove_scratch(chosen)
+        else:
+            chosen, skipped = self._first_intact(history, wanted)
+        for name, reason in skipped.items():
+            log.warning("%s: the checkpoint %s is skipped: %s", self._store.location, name, reason)
+        told = {str(name): reason for name, reason in skipped.items()}
+        if chosen is not None:
+            return replace(chosen, skipped=told)
+        if wanted is not None:
+            raise self._not_found(history, wanted, told)
+        self._refuse_to_begin_anew(history, told)
+        return None
+
+    def _first_intact(
+        self, history: History, wanted: CheckpointName | int | None
+    ) -> tuple[Chosen | None, dict[CheckpointName, str]]:
+        """The first candidate that is intact, if any, and those before it, each with what is wrong with it."""
+        skipped: dict[CheckpointName, str] = {}
+        for seen in _candidates(history, wanted):
             try:
                 manifest = history.manifest(seen)
                 file, scratch = self._fetched(seen, manifest)
             except (errors.IntegrityError, errors.NotFoundError, errors.ChangedError) as error:
-                skipped[str(seen.name)] = str(error)
-                log.warning("%s: the checkpoint %s is skipped: %s", self._store.location, seen.name, error)
+                skipped[seen.name] = str(error)
             else:
-                return Chosen(manifest, file, scratch, skipped)
-        if step is not None:
-            raise self._no_such_step(history, step, skipped)
-        self._refuse_to_begin_anew(history, skipped)
-        return None
+                return Chosen(manifest, file, scratch, {}), skipped
+        return None, skipped
 
     def _fetched(self, seen: Seen, manifest: Manifest) -> tuple[Path, Path | None]:
         """The file of a state on the local disk, verified; and the folder that goes when it has been read."""
+        if len(manifest.files) != 1:
+            raise errors.IntegrityError(f"its manifest names {len(manifest.files)} files, where one is written")
         (file,) = manifest.files
         if seen.spooled is not None and is_intact(seen.spooled):
             return seen.spooled.folder / file, None
@@ -152,13 +181,18 @@ class Restoring:
             raise
         return scratch / file, scratch
 
-    def _no_such_step(self, history: History, step: int, skipped: dict[str, str]) -> errors.StorageError:
+    def _not_found(
+        self, history: History, wanted: CheckpointName | int, skipped: dict[str, str]
+    ) -> errors.StorageError:
+        where = self._store.location
         if skipped:
-            return errors.DamagedError(f"{self._store.location}: step {step} is damaged: {_listed(skipped)}")
-        there = sorted({seen.name.step for seen in history.committed()})
-        return errors.CheckpointError(
-            f"{self._store.location} has no checkpoint of step {step}, but of {there or 'none'}"
-        )
+            step = wanted.step if isinstance(wanted, CheckpointName) else wanted
+            return errors.DamagedError(f"{where}: step {step} is damaged: {_listed(skipped)}")
+        if isinstance(wanted, CheckpointName):
+            there = [str(seen.name) for seen in history.committed()]
+            return errors.CheckpointError(f"{where} has no checkpoint {wanted}, but {', '.join(there) or 'none'}")
+        steps = sorted({seen.name.step for seen in history.committed()})
+        return errors.CheckpointError(f"{where} has no checkpoint of step {wanted}, but of {steps or 'none'}")
 
     def _refuse_to_begin_anew(self, history: History, skipped: dict[str, str]) -> None:
         """Make sure that a run which has checkpoints never starts from scratch."""
@@ -176,10 +210,37 @@ class Restoring:
             log.warning("%s has no checkpoint, only uploads that were cut off: %s", where, _listed(skipped))
 
 
-def _candidates(history: History, step: int | None) -> list[Seen]:
-    if step is None:
+def _remove_scratch(chosen: Chosen | None) -> None:
+    if chosen is not None and chosen.scratch is not None:
+        shutil.rmtree(chosen.scratch, ignore_errors=True)
+
+
+def _committed(history: History) -> set[CheckpointName]:
+    return {seen.name for seen in history.committed()}
+
+
+def _is_clear(history: History, chosen: Chosen | None, skipped: Iterable[CheckpointName]) -> bool:
+    """Whether a look needs no second one: a checkpoint was found, and none before it is damaged, or there is none."""
+    if chosen is None:
+        return not [*skipped] and not history.marked
+    return _committed(history).isdisjoint(skipped)
+
+
+def _has_moved(before: History, after: History, skipped: Iterable[CheckpointName]) -> bool:
+    """Whether another process has added or removed checkpoints between two looks, so that a verdict would be early."""
+    old, new = _committed(before), _committed(after)
+    return bool(new - old) or bool((old - new).intersection(skipped))
+
+
+def _candidates(history: History, wanted: CheckpointName | int | None) -> list[Seen]:
+    """What is tried, best first; of a step first what belongs to the branch that a restore would go on with."""
+    if wanted is None:
         return history.lineage()
-    return [seen for seen in history.committed() if seen.name.step == step]
+    if isinstance(wanted, CheckpointName):
+        return [seen for seen in history.committed() if seen.name == wanted]
+    line = [seen for seen in history.lineage() if seen.is_committed]
+    others = [seen for seen in history.committed() if seen not in line]
+    return [seen for seen in (*line, *others) if seen.name.step == wanted]
 
 
 def _payload(path: Path, map_location: Any, *, weights_only: bool) -> dict[str, Any]:

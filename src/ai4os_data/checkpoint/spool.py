@@ -1,7 +1,9 @@
 """The spool: checkpoints on the local disk, whole and fsynced, until they are on the server.
 
-Each attempt has a folder of its own with a lock that lives as long as its process. What a dead one has left is taken
-over by the next start of the same run: complete checkpoints are sent, incomplete ones removed.
+Each attempt has a folder of its own, on which a lock lies for as long as its process lives. What a dead one has left is
+taken over by the next start of the same run: complete checkpoints are sent, incomplete ones removed.
+
+Nothing is removed or read but by the names that this module gives, in folders of this user, through no link.
 """
 
 from __future__ import annotations
@@ -9,32 +11,49 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import secrets
 import shutil
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ai4os_data import errors, mounts
-from ai4os_data.cache.placement import SMALLEST_BYTES, is_size, parse_size, spool_directory, spool_room
-from ai4os_data.checkpoint.levels import LEVELS, reaches
+from ai4os_data import errors, ownership
+from ai4os_data.cache.placement import SMALLEST_BYTES, is_size, parse_size, spool_room
+from ai4os_data.checkpoint import leftovers
+from ai4os_data.checkpoint.attempts import (
+    MOST_BYTES,
+    NEW,
+    is_at,
+    levels_in,
+    note_level,
+    read_file,
+    remove_if_abandoned,
+    try_lock,
+    turn,
+    write_all,
+)
+from ai4os_data.checkpoint.levels import reaches
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
 from ai4os_data.checkpoint.serialisation import sha256_of, write_state
+from ai4os_data.checkpoint.spool_directory import default_directory, make_run_folder, prepared, usable_directory
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
+    from pathlib import Path
 
     from ai4os_data.stores import Level
 
-_NEW = ".new"
-_LOCK = "lock"
-_JOURNAL = "journal"
+__all__ = ["Spool", "Spooled", "default_directory", "is_intact", "parse_limit", "usable_directory"]
+
+_TURN_S = 10.0  # the longest wait for another process that looks through the run's folder
+_TRIES = 3
+
+# The folders for downloads of this process, each with the descriptor that has its lock: some are read until it ends.
+_scratches: dict[Path, int] = {}
 
 
 @dataclass
@@ -56,6 +75,12 @@ class Spooled:
         """What it is called."""
         return self.manifest.name
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its files are all there; what is in them was not looked at."""
+        files = (MANIFEST, *self.manifest.files)
+        return ownership.is_own_folder(self.folder) and all(ownership.is_own_file(self.folder / file) for file in files)
+
 
 class Spool:
     """The checkpoints of one run on this machine.
@@ -67,13 +92,13 @@ class Spool:
     """
 
     def __init__(self, directory: Path, run: str, limit_bytes: int | None = None) -> None:
-        self.directory = directory
+        self.directory = prepared(directory)
         self.limit_bytes = limit_bytes
-        self.folder = directory / hashlib.sha256(run.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+        self.folder = self.directory / hashlib.sha256(run.encode("utf-8", "surrogateescape")).hexdigest()[:24]
         self._locks: dict[AttemptName, int] = {}  # the attempts of this process, and those of the dead
         self._entries: dict[CheckpointName, Spooled] = {}
         self._guard = threading.RLock()
-        _make_private(self.folder)
+        make_run_folder(self.folder)
 
     def open_attempt(self, attempt: AttemptName) -> None:
         """Make the folder of an attempt; it is this process's until that ends.
@@ -95,23 +120,57 @@ class Spool:
             self._locks[attempt] = lock
 
     def _opened(self, attempt: AttemptName) -> int:
-        _make_private(self.folder)  # somebody may have removed it
-        beside = self.folder / f"{attempt}{_NEW}-{secrets.token_hex(4)}"
+        make_run_folder(self.folder)  # somebody may have removed it
+        beside = self.folder / f"{attempt}{NEW}-{secrets.token_hex(4)}"
         beside.mkdir(mode=0o700)
-        lock = os.open(beside / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        beside.rename(self.folder / str(attempt))
+        lock = ownership.open_folder(beside)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            beside.rename(self.folder / str(attempt))
+        except BaseException:
+            os.close(lock)
+            raise
         _sync_folder(self.folder)
         return lock
 
+    def _make_anew(self, attempt: AttemptName | None = None) -> None:
+        """Make sure that the folders of the run and of an attempt are there, also after somebody has removed them.
+
+        Raises:
+            CheckpointError: there is something else in their place.
+            OSError: they cannot be made.
+        """
+        with self._guard:
+            is_there = self.folder.exists()
+            make_run_folder(self.folder)
+            lock = self._locks.get(attempt) if attempt is not None else None
+            if attempt is not None and lock is not None and not is_at(lock, self.folder / str(attempt)):
+                is_there = False
+                self._locks[attempt] = self._opened(attempt)
+                os.close(lock)
+            if not is_there:
+                self._tell_removed()
+
+    def _tell_removed(self) -> None:
+        gone = [spooled for spooled in self._entries.values() if not spooled.is_whole]
+        for spooled in gone:
+            del self._entries[spooled.name]
+        lost = [str(spooled.name.step) for spooled in gone if not reaches(spooled.level, "mount")]
+        log.warning(
+            "%s was removed while the run goes on, and is made anew; saving goes on. %sIf something cleans that place, "
+            "give StorageCheckpoint another, as spool= or AI4OS_DATA_SPOOL",
+            self.folder,
+            f"What was not on the storage yet is lost: step {', '.join(lost)}. " if lost else "",
+        )
+
     def adopt(self) -> list[Spooled]:
         """Take over what dead attempts have left, and remove what they had only begun; newest last."""
-        with self._guard:
+        with self._guard, turn(self.folder, _TURN_S):
             for path in sorted(self.folder.glob("*")):
-                if path.name.startswith("restore-") or _NEW in path.name:
-                    _remove_if_dead(path)
-                elif (attempt := AttemptName.parse(path.name)) and attempt not in self._locks:
+                if (attempt := AttemptName.parse(path.name)) and attempt not in self._locks:
                     self._adopt(attempt, path)
+                else:
+                    remove_if_abandoned(path)
             return self.entries()
 
     def entries(self) -> list[Spooled]:
@@ -139,13 +198,25 @@ class Spool:
         Raises:
             OutOfSpaceError: the disk is full. What was written of it is gone again.
         """
+        for tries_left in reversed(range(_TRIES)):
+            self._make_anew(name.attempt)
+            try:
+                return self._written(name, payload, facts)
+            except FileNotFoundError:  # somebody removes it just now
+                if not tries_left:
+                    raise
+        raise AssertionError
+
+    def _written(
+        self, name: CheckpointName, payload: Any, facts: Callable[[dict[str, FileFacts]], Manifest]
+    ) -> Spooled:
         final = self.folder / str(name)
-        beside = final.with_name(f"{final.name}{_NEW}")
+        beside = final.with_name(f"{final.name}{NEW}")
         try:
             beside.mkdir(mode=0o700)
-            written = write_state(payload, beside / _NEW)
+            written = write_state(payload, beside / NEW)
             file = state_file(written.sha256)
-            (beside / _NEW).rename(beside / file)
+            (beside / NEW).rename(beside / file)
             self._check_limit(0)
             manifest = facts({file: FileFacts(written.size_bytes, written.sha256)})
             _write_file(beside / MANIFEST, manifest.to_json())
@@ -164,9 +235,10 @@ class Spool:
     def note(self, spooled: Spooled, level: Level) -> None:
         """Write down that a checkpoint has reached a level on the server."""
         spooled.level = level
-        line = json.dumps({"checkpoint": str(spooled.name), "level": level}) + "\n"
         try:
-            _append(spooled.folder.parent / _JOURNAL, line.encode())
+            note_level(spooled.folder.parent, spooled.name, level)
+        except FileNotFoundError:  # somebody has removed all of it
+            log.debug("%s is gone", spooled.folder.parent)
         except OSError as error:  # a full disk: then the next start looks once more whether it is there
             log.warning("%s: %s", spooled.folder, error.strerror)
 
@@ -175,20 +247,17 @@ class Spool:
         with self._guard:
             self._entries.pop(spooled.name, None)
             with suppress(FileNotFoundError):
-                doomed = spooled.folder.with_name(f"{spooled.folder.name}{_NEW}")
+                doomed = spooled.folder.with_name(f"{spooled.folder.name}{NEW}")
                 spooled.folder.rename(doomed)  # from here on it is incomplete
                 shutil.rmtree(doomed)
 
     def drop_sent_of_others(self) -> None:
         """Remove what other runs have left here that is on their stores."""
-        for run in self.directory.iterdir():
-            attempts = [path for path in run.glob("*") if AttemptName.parse(path.name)]
-            for folder in attempts if run != self.folder else []:
-                if (lock := _try_lock(folder / _LOCK)) is not None:
-                    for name, level in _levels(folder / _JOURNAL).items():
-                        if reaches(level, "mount"):
-                            shutil.rmtree(run / name, ignore_errors=True)
-                    os.close(lock)
+        leftovers.drop_all(self.directory, self.folder)
+
+    def sweep(self) -> None:
+        """Remove what closed runs have left here that is on their stores, by age and by share of the disk."""
+        leftovers.sweep(self.directory, self.folder, self.limit_bytes)
 
     def check_room(self, size_bytes: int) -> None:
         """Make sure that so much more may be written.
@@ -205,6 +274,7 @@ class Spool:
         Raises:
             OutOfSpaceError: the disk has too little.
         """
+        self._make_anew()
         free, reserve = spool_room(self.folder)
         if size_bytes + reserve > free:
             raise self._full(f"{free:,} bytes are free on its disk")
@@ -215,6 +285,7 @@ class Spool:
 
     def lacking_on_disk(self, size_bytes: int) -> int:
         """How much has to become free on the disk before so much more may be written."""
+        self._make_anew()
         free, reserve = spool_room(self.folder)
         return max(0, size_bytes + reserve - free)
 
@@ -229,15 +300,26 @@ class Spool:
 
     def scratch(self) -> Path:
         """A new folder for a download, which the caller removes; that of a dead process goes with the next start."""
-        path = self.folder / f"restore-{os.getpid()}-{secrets.token_hex(4)}"
-        path.mkdir(mode=0o700, parents=True)
-        return path
+        self._make_anew()
+        _close_gone()
+        while True:
+            path = self.folder / f"restore-{os.getpid()}-{secrets.token_hex(4)}"
+            path.mkdir(mode=0o700)
+            with suppress(FileNotFoundError):  # taken for abandoned before it was locked
+                descriptor = ownership.open_folder(path)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if is_at(descriptor, path):
+                    _scratches[path] = descriptor
+                    return path
+                os.close(descriptor)
 
     def let_go(self) -> None:
         """Close the locks, so that the next start may take over."""
         with self._guard:
             for attempt, lock in self._locks.items():
-                if not any(name.attempt == attempt for name in self._entries):
+                if not any(name.attempt == attempt for name in self._entries) and is_at(
+                    lock, self.folder / str(attempt)
+                ):
                     shutil.rmtree(self.folder / str(attempt), ignore_errors=True)
                 os.close(lock)
             self._locks.clear()
@@ -251,19 +333,25 @@ class Spool:
         self._locks = {}
 
     def _adopt(self, attempt: AttemptName, path: Path) -> None:
-        lock = _try_lock(path / _LOCK)
+        if not ownership.is_own_folder(path):
+            log.warning("%s is no folder of %s, and is left alone", path, ownership.user(os.geteuid()))
+            return
+        lock = try_lock(path)
         if lock is None:
             log.info("%s belongs to another process of this machine that lives: what it holds is left to it", path)
             return
         self._locks[attempt] = lock
-        levels = _levels(path / _JOURNAL)
+        levels = levels_in(path)
         for folder in sorted(path.iterdir()):
-            if folder.name.endswith(_NEW):
+            name = CheckpointName.parse(f"{attempt}/{folder.name.removesuffix(NEW)}")
+            if name is None or not ownership.is_own_folder(folder):
+                continue
+            if folder.name.endswith(NEW):
                 shutil.rmtree(folder, ignore_errors=True)
-            elif name := CheckpointName.parse(f"{attempt}/{folder.name}"):
-                with suppress(errors.IntegrityError, FileNotFoundError):
-                    manifest = Manifest.from_json((folder / MANIFEST).read_bytes(), name)
-                    self._entries[name] = Spooled(manifest, folder, levels.get(str(name), "local"))
+            else:
+                with suppress(errors.IntegrityError, OSError):
+                    manifest = Manifest.from_json(read_file(folder / MANIFEST, MOST_BYTES), name)
+                    self._entries[name] = Spooled(manifest, folder, levels.get(name, "local"))
 
     def _full(self, why: str) -> errors.OutOfSpaceError:
         return errors.OutOfSpaceError(
@@ -275,18 +363,13 @@ class Spool:
 def is_intact(spooled: Spooled) -> bool:
     """Whether every byte is as the manifest says."""
     try:
-        return all(
+        return spooled.is_whole and all(
             (spooled.folder / file).stat().st_size == facts.size_bytes
             and sha256_of(spooled.folder / file) == facts.sha256
             for file, facts in spooled.manifest.files.items()
         )
     except OSError:
         return False
-
-
-def default_directory(environ: Mapping[str, str]) -> Path:
-    """Where checkpoints are spooled if nobody says: on a local disk, beside where the cache goes."""
-    return Path(spool_directory(environ))
 
 
 def parse_limit(limit: int | str | None) -> int | None:
@@ -311,86 +394,25 @@ def _is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and not is_ours and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
-def _make_private(folder: Path) -> None:
-    mount = mounts.mount_of(folder)
-    if mount is not None and mount.is_network:
-        raise errors.CheckpointError(
-            f"{folder.parent} is on {mount.kind} ({mount.source}): a spool belongs on a local disk; give "
-            "StorageCheckpoint another"
-        )
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise errors.CheckpointError(
-            f"{folder.parent} cannot be used as a spool: {error.strerror}; give StorageCheckpoint another"
-        ) from error
-
-
 def _write_file(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
-        _write_all(descriptor, data)
+        write_all(descriptor, data)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _append(path: Path, line: bytes) -> None:
-    descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    try:
-        _write_all(descriptor, line)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = ownership.open_folder(folder)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _try_lock(path: Path) -> int | None:
-    """The lock of a dead process; None where its owner lives."""
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None  # removed just now, by its owner
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
-
-
-def _remove_if_dead(path: Path) -> None:
-    """Remove what was begun and never became a folder of its own, if nobody is at it."""
-    if path.name.startswith("restore-"):
-        if not os.path.exists(f"/proc/{path.name.split('-')[1]}"):
-            shutil.rmtree(path, ignore_errors=True)
-        return
-    lock = _try_lock(path / _LOCK)
-    if lock is not None:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(lock)
-
-
-def _levels(journal: Path) -> dict[str, Level]:
-    """What a journal says, but for a line that its process died in."""
-    levels: dict[str, Level] = {}
-    with suppress(FileNotFoundError):
-        for line in journal.read_bytes().splitlines():
-            with suppress(ValueError, KeyError, TypeError):
-                record = json.loads(line)
-                if record["level"] in LEVELS:
-                    levels[record["checkpoint"]] = record["level"]
-    return levels
+def _close_gone() -> None:
+    """Let go of the downloads that were removed."""
+    for path, descriptor in list(_scratches.items()):
+        if not is_at(descriptor, path):
+            os.close(_scratches.pop(path))

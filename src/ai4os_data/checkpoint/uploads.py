@@ -1,7 +1,7 @@
 """Uploads behind the training: one in flight, the newest one pending beside what is to stay, and no error forgotten.
 
-While the server is down, or full, it is tried again for as long as the process lives; what was not sent then is found
-in the spool by the next start.
+While the server is down, or full, it is tried again for as long as the process lives. What it refuses is tried a few
+times, and then fails. What was not sent is found in the spool by the next start.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ai4os_data.checkpoint.levels import lower
 from ai4os_data.checkpoint.manifest import attempt_mark
 from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.checkpoint.serialisation import sha256_of
+from ai4os_data.checkpoint.tries import Tries
 from ai4os_data.retries import Patience
 from ai4os_data.telemetry import log
 
@@ -27,17 +28,6 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint.names import AttemptName
     from ai4os_data.checkpoint.spool import Spooled
     from ai4os_data.stores import Level, Store
-
-# What may pass by itself: a server that is down, busy or full, a mount that is gone, bytes damaged on their way, and
-# what somebody has removed or changed in between.
-PASSING = (
-    errors.ServerError,
-    errors.OutOfSpaceError,
-    errors.StorageGoneError,
-    errors.IntegrityError,
-    errors.NotFoundError,
-    errors.ChangedError,
-)
 
 _PATIENCE = Patience(first_pause_s=1.0, longest_pause_s=30.0)
 _CLOSING_S = 60.0  # how long after the last sign of life a close gives up
@@ -87,6 +77,7 @@ class Uploads:
         self._dropped = dropped
         self._failed = failed
         self._patience = patience
+        self._tries: Tries | None = None
         self._closing_s = closing_s
         self._changed = threading.Condition()
         self._pending: list[Upload] = []  # newest last
@@ -138,7 +129,7 @@ class Uploads:
             try:
                 self._send(upload)
             except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
-                self._fail(upload, error)
+                self._end(upload, error)
             finally:
                 with self._changed:
                     self._in_flight = None
@@ -156,18 +147,38 @@ class Uploads:
             return self._in_flight
 
     def _send(self, upload: Upload) -> None:
-        failures = self._most_sent_bytes = 0
+        self._most_sent_bytes = 0
+        if self._tries is None:
+            self._tries = Tries(self._patience)
+        tries = self._tries
+        tries.begin()
+        if (full_for_s := tries.full_for_s) and not self._waited(upload, full_for_s, is_tried=False):
+            return
         while True:
             try:
                 level = self._deliver(upload)
-            except PASSING as error:
-                failures += 1
-                if not self._pause(upload, error, failures):
+            except errors.StorageError as error:
+                if not upload.spooled.is_whole:
+                    raise
+                pause_s = tries.failed(error)
+                if pause_s is None:
+                    self._abandon(upload)
+                    raise
+                self.error = error
+                step = upload.spooled.name.step
+                log.warning("step %d is not on the server yet (try %d): %s", step, tries.failures, error)
+                if not self._waited(upload, pause_s):
                     return
             else:
                 self.error = None
+                tries.arrived()
                 self._sent(upload, level)
                 return
+
+    def _abandon(self, upload: Upload) -> None:
+        """Leave nothing on the server of what will not be sent: no part of a file counts there."""
+        for file, facts in upload.spooled.manifest.files.items():
+            self._store.abandon(f"{upload.spooled.name}/{file}", facts.size_bytes, facts.sha256)
 
     def _deliver(self, upload: Upload) -> Level:
         """Send the data, then the manifest, and mark the attempt; the level that all have reached."""
@@ -199,29 +210,51 @@ class Uploads:
             self._most_sent_bytes = self._sent_bytes
             self._last_progress_at = time.monotonic()
 
-    def _pause(self, upload: Upload, error: errors.StorageError, failures: int) -> bool:
-        """Wait before the next try; False where there is none: a newer one displaces it, or the run is closed."""
-        self.error = error
-        log.warning("step %d is not on the server yet (try %d): %s", upload.spooled.name.step, failures, error)
-        until = time.monotonic() + self._patience.pause_s(failures)
+    def _waited(self, upload: Upload, pause_s: float, *, is_tried: bool = True) -> bool:
+        """Wait before a try; False where there is none: a newer one displaces it, or the run is closed.
+
+        Args:
+            upload: what is to be sent.
+            pause_s: for how long.
+            is_tried: whether it was sent before; if not, it is sent once when the run is closed.
+        """
+        begun = time.monotonic()
+        until = begun + pause_s
         with self._changed:
             newer = self._newer_than(upload)
-            while newer is None and (left_s := until - time.monotonic()) > 0:
-                if self._closing_at is not None:
-                    give_up_at = max(self._closing_at, self._last_progress_at) + self._closing_s
-                    if time.monotonic() >= give_up_at:
-                        break
-                    left_s = min(left_s, give_up_at - time.monotonic())
+            while (
+                newer is None and (is_tried or self._closing_at is None) and (left_s := self._left_s(begun, until)) > 0
+            ):
                 self._changed.wait(left_s)
                 newer = self._newer_than(upload)
-            is_over = self._closing_at is not None and (
-                time.monotonic() >= max(self._closing_at, self._last_progress_at) + self._closing_s
-            )
+            is_over = is_tried and self._gives_up
         if newer is not None:
+            self._abandon(upload)
             self._drop(upload, newer)
         elif is_over:
-            self._fail(upload, error)
+            assert self.error is not None
+            self._fail(upload, self.error)
         return newer is None and not is_over
+
+    def _left_s(self, begun_s: float, until_s: float) -> float:
+        """How long to wait still: while the run is being closed, no pause is longer than the usual ones."""
+        if self._closing_at is None:
+            return until_s - time.monotonic()
+        if self._gives_up:
+            return 0.0
+        longest_s = max(begun_s, self._closing_at) + self._patience.longest_pause_s
+        until_s = min(until_s, longest_s, self._give_up_at)
+        return until_s - time.monotonic()
+
+    @property
+    def _give_up_at(self) -> float:
+        assert self._closing_at is not None
+        return max(self._closing_at, self._last_progress_at) + self._closing_s
+
+    @property
+    def _gives_up(self) -> bool:
+        """Whether the run is being closed, and nothing has arrived for long."""
+        return self._closing_at is not None and time.monotonic() >= self._give_up_at
 
     def _newer_than(self, upload: Upload) -> Upload | None:
         """One that waits and displaces the one in flight."""
@@ -233,6 +266,22 @@ class Uploads:
         log.info("step %d was not sent: step %d took its place", upload.spooled.name.step, newer.spooled.name.step)
         if upload.handle is not None:
             upload.handle.drop(newer.spooled.name.step)
+
+    def _end(self, upload: Upload, error: BaseException) -> None:
+        """Give one up for an error: it stays in the spool for the next start, unless somebody has removed it there."""
+        if upload.spooled.is_whole or not isinstance(error, (OSError, errors.StorageError)):
+            self._fail(upload, error)
+            return
+        lost = errors.LostError(
+            f"step {upload.spooled.name.step} is lost: somebody has removed its files from the spool, "
+            f"{upload.spooled.folder}, before it was on the storage. Save again; if something cleans that place, give "
+            "StorageCheckpoint another, as spool= or AI4OS_DATA_SPOOL"
+        )
+        self.error = lost
+        log.error("%s", lost)
+        self._failed(upload, lost)
+        if upload.handle is not None:
+            upload.handle.lose(lost)
 
     def _fail(self, upload: Upload, error: BaseException) -> None:
         self.error = error

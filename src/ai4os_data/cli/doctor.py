@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from ai4os_data import errors, mounts
 from ai4os_data.bodies import MemoryBody
 from ai4os_data.cache import DiskCache, placement
-from ai4os_data.cache.placement import shown_size, spool_directory, spool_room
+from ai4os_data.cache.placement import shown_size, spool_candidates, spool_room
 from ai4os_data.cache.report import report
 from ai4os_data.cli.advice import about_missing_root, advice_for
 from ai4os_data.cli.finding import Finding
@@ -150,7 +150,7 @@ def _full_disk(directory: str) -> str:
 
 def _spool(environ: Mapping[str, str]) -> Finding:
     """Whether checkpoints can wait on the local disk; caches on it give way to them, and so count as free."""
-    directory = spool_directory(environ)
+    directory = next(spool_candidates(environ))
     elsewhere = "free some space, or say where: AI4OS_DATA_SPOOL=/directory, on a local disk"
     mount = mounts.mount_of(directory)
     if mount is not None and mount.is_network:

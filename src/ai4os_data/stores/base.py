@@ -298,6 +298,15 @@ class Store(ABC):
                 )
         return self.best_level
 
+    def abandon(self, key: str, size_bytes: int, sha256: str) -> None:  # noqa: B027  most keep nothing of it
+        """Remove what is left of an upload that broke off and will not be resumed; errors are no news.
+
+        Args:
+            key: where it was to go.
+            size_bytes: its length.
+            sha256: of the content, in hexadecimal.
+        """
+
     def sha256_of(self, entry: Entry) -> str:
         """The sha256 of a file as the store holds it, computed by the server or from the bytes that are read back.
 

@@ -4,6 +4,9 @@
 (https://docs.nextcloud.com/server/latest/developer_manual/client_apis/WebDAV/chunking.html). The ID is made of the key
 and the content's hash, so a process that starts anew finds what the last one has sent. The MOVE can outlast the
 patience of a proxy and still succeed, so the destination is looked at before anything is sent again.
+
+What has arrived stays while the server is full, and where an upload goes on, one chunk shows whether it takes any: the
+others follow only then.
 """
 
 from __future__ import annotations
@@ -30,12 +33,12 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 32 * 1024 * 1024
 
-_LEAST_CHUNK_BYTES = 5 * 1024 * 1024
+LEAST_CHUNK_BYTES = 5 * 1024 * 1024
 _MOST_CHUNKS = 10_000
 _DAV_URL = re.compile(r"(?P<server>.*)/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?P<below>(?:/.*)?)")
 _UNSUPPORTED = (errors.NotFoundError, errors.PermissionDeniedError, errors.ProtocolError)
 # These do not pass by themselves, so nobody will come back for what was sent.
-_HOPELESS = (errors.PermissionDeniedError, errors.ProtocolError, errors.OutOfSpaceError)
+_HOPELESS = (errors.PermissionDeniedError, errors.ProtocolError)
 _ROUNDS = 3
 _LOOKS = 3
 _WHOLE = ".file"
@@ -66,6 +69,15 @@ class UploadPlace(NamedTuple):
         dav = f"{match['server']}/remote.php/dav"
         return cls(match["server"], f"{dav}/uploads/{user}", f"{dav}/files/{user}{match['below']}")
 
+    def destination(self, path: str) -> str:
+        """Where a file belongs, by its path below the remote's folder."""
+        return f"{self.files_url}/{quoted(path)}"
+
+    def upload_url(self, destination: str, sha256: str) -> str:
+        """Where the chunks of a content go that belongs to a destination: its name tells both."""
+        name = hashlib.sha256(f"{destination}\0{sha256}".encode()).hexdigest()[:32]
+        return f"{self.uploads_url}/ai4os-data-{name}"
+
 
 class UnsupportedError(Exception):
     """The server takes no chunked uploads here."""
@@ -82,6 +94,7 @@ class ChunkedUpload:
         sha256: of these bytes.
         limits: what the server allows.
         chunk_bytes: the size of a chunk, within these.
+        was_full: whether the server had no room when it was asked last.
     """
 
     def __init__(
@@ -94,17 +107,17 @@ class ChunkedUpload:
         *,
         limits: ChunkLimits,
         chunk_bytes: int = CHUNK_BYTES,
+        was_full: bool = False,
     ) -> None:
         self._store = store
         self._key = key
         self._source = source
-        least = max(_LEAST_CHUNK_BYTES, -(-source.size_bytes // _MOST_CHUNKS))
+        least = max(LEAST_CHUNK_BYTES, -(-source.size_bytes // _MOST_CHUNKS))
         self._chunk_bytes = max(least, min(chunk_bytes, limits.most_bytes))
         self._in_flight = limits.parallel
-        path = "/".join(part for part in (store.path, key) if part)
-        destination = f"{place.files_url}/{quoted(path)}"
-        name = hashlib.sha256(f"{destination}\0{sha256}".encode()).hexdigest()[:32]
-        self._url = f"{place.uploads_url}/ai4os-data-{name}"
+        self._one_first = was_full
+        destination = place.destination(store.below_remote(key))
+        self._url = place.upload_url(destination, sha256)
         self._headers = {"Destination": destination, "OC-Total-Length": str(source.size_bytes)}
 
     def send(self) -> None:
@@ -122,7 +135,11 @@ class ChunkedUpload:
                 arrived = self._begin()  # the server clears away what is old
             raise errors.ServerError(f"{self._what}: the server loses the chunks of this upload again and again")
         except _HOPELESS:
-            self._discard()
+            self.discard()
+            raise
+        except errors.OutOfSpaceError:
+            if not self._arrived():
+                self.discard()
             raise
 
     @property
@@ -141,6 +158,7 @@ class ChunkedUpload:
             arrived = self._arrived()
             if arrived is None:
                 raise
+            self._one_first = True
             return arrived
         return {}
 
@@ -157,9 +175,14 @@ class ChunkedUpload:
         """PUT what has not arrived yet, some at a time; False where the upload is gone meanwhile."""
         chunks = list(self._chunks())
         if not arrived.keys() <= {chunk.name for chunk in chunks}:
-            self._discard()  # it was begun with smaller chunks, and all that is there would be joined
+            self.discard()  # it was begun with smaller chunks, and all that is there would be joined
             return False
         missing = [chunk for chunk in chunks if arrived.get(chunk.name) != chunk.source.size_bytes]
+        first = missing[: 1 if self._one_first else 0]
+        return self._are_sent(first) and self._are_sent(missing[len(first) :])
+
+    def _are_sent(self, chunks: list[_Chunk]) -> bool:
+        """PUT chunks; False where the upload is gone meanwhile."""
         lines = tuple(f"{name}: {value}" for name, value in self._headers.items())
         requests = (
             Request(
@@ -169,7 +192,7 @@ class ChunkedUpload:
                 headers=lines,
                 expected_bytes=chunk.source.size_bytes,
             )
-            for chunk in missing
+            for chunk in chunks
         )
         with closing(self._store.transport.fetch(requests, self._in_flight)) as answers:
             for _, outcome in answers:
@@ -219,7 +242,8 @@ class ChunkedUpload:
     def _is_there(self) -> bool:
         return self._store.size_of(self._key) == self._source.size_bytes
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
+        """Remove what the server has of it."""
         with suppress(errors.StorageError):
             self._store.dav("DELETE", self._url)
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from ai4os_data import errors
 from ai4os_data.answers import host_of, plain_etag
+from ai4os_data.statuses import status_of
 from ai4os_data.stores.base import Entries, Entry, Keys, Listing, Unreadable, is_safe
 from ai4os_data.stores.forms import are_alike, quoted, same_prefix, unquoted
 from ai4os_data.telemetry import tell_once
@@ -35,12 +36,6 @@ _OF_THE_STORAGE = (
     errors.ThrottledError,
 )
 _HOPELESS = (errors.AuthenticationError, errors.TLSError, errors.LocationError)
-_MEANINGS: dict[int, tuple[type[errors.StorageError], str]] = {
-    401: (errors.PermissionDeniedError, "not allowed with these credentials"),
-    403: (errors.PermissionDeniedError, "not allowed with these credentials"),
-    423: (errors.LockedError, "locked on the server"),
-    507: (errors.ServerError, "the server cuts its listing off here"),
-}
 _DIGITS = re.compile(r"\s*[0-9]{1,18}\s*")
 _HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
 _NO_ETAGS = frozenset({"", "null", "(null)", "none", "undefined"})
@@ -239,7 +234,7 @@ class Listings:
             return errors.ProtocolError(f"{where}: the server names it, and says nothing of it")
         if resource.is_gone:
             return errors.NotFoundError(f"{where}: no such file ({status})")
-        kind, meaning = _MEANINGS.get(status, (errors.ServerError, "the server does not say what it is"))
+        kind, meaning = status_of(status).of_member or (errors.ServerError, "the server does not say what it is")
         return kind(f"{where}: {meaning} ({status})")
 
     def _key(self, path: str, href: str) -> str:

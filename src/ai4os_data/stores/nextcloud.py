@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from ai4os_data.bodies import CappedBody, MemoryBody
 from ai4os_data.stores import archives
 from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, memory_body
 from ai4os_data.stores.capabilities import ChunkLimits, chunk_limits
-from ai4os_data.stores.chunked import CHUNK_BYTES, ChunkedUpload, UnsupportedError, UploadPlace
+from ai4os_data.stores.chunked import CHUNK_BYTES, LEAST_CHUNK_BYTES, ChunkedUpload, UnsupportedError, UploadPlace
 from ai4os_data.stores.names import is_utf_8
 from ai4os_data.stores.webdav import WebDAVStore
 from ai4os_data.telemetry import tell_once
@@ -57,6 +58,7 @@ class NextcloudStore(WebDAVStore):
     single_put_bytes = SINGLE_PUT_BYTES
     chunk_bytes = CHUNK_BYTES
     _chunks = True
+    _was_full = False
     _limits: ChunkLimits | None = None
     _archives = True
     _longest_query = archives.LONGEST_QUERY
@@ -133,13 +135,39 @@ class NextcloudStore(WebDAVStore):
         self._check_utf_8(key)
         return None if self.make_parent(key) else super()._before(key)
 
+    def abandon(self, key: str, size_bytes: int, sha256: str) -> None:
+        """Remove the chunks of an upload that broke off."""
+        place = UploadPlace.of(self.remote) if self._chunks and size_bytes > self.single_put_bytes else None
+        if place is not None:
+            with suppress(errors.StorageError):  # the server removes them after a day
+                self.dav("DELETE", place.upload_url(place.destination(self.below_remote(key)), sha256), tries=1)
+
     def _store_new(self, key: str, source: Source, sha256: str, before: Entry | None) -> str:
+        """Store it, in smaller pieces where a proxy limits the body of a request."""
+        while True:
+            try:
+                return self._store_in_pieces(key, source, sha256, before)
+            except errors.StorageError as error:
+                if error.status != 413 or not self._take_smaller_pieces(source.size_bytes):
+                    raise
+                tell_once(f"{self.location}: files go in chunks of {self.chunk_bytes >> 20} MiB, since {error}")
+
+    def _store_in_pieces(self, key: str, source: Source, sha256: str, before: Entry | None) -> str:
         """PUT it whole and let the server hash it on its way, or in chunks and let the server hash the result."""
         if source.size_bytes <= self.single_put_bytes or not self._upload_in_chunks(key, source, sha256):
             answer = self.upload(key, source, "X-Hash: sha256", before=before)
             if answer is not None and (found := answer.headers.get("x-hash-sha256")):
                 return found.lower()
         return self.sha256_of(Entry(key, source.size_bytes))
+
+    def _take_smaller_pieces(self, size_bytes: int) -> bool:
+        """Send less at a time from now on, if that is possible for a file of this size."""
+        piece_bytes = size_bytes if size_bytes <= self.single_put_bytes else min(size_bytes, self.chunk_bytes)
+        smaller_bytes = max(LEAST_CHUNK_BYTES, min(self.chunk_bytes, piece_bytes // 4))
+        if not self._chunks or smaller_bytes >= piece_bytes:
+            return False
+        self.single_put_bytes = self.chunk_bytes = smaller_bytes
+        return True
 
     def _upload_in_chunks(self, key: str, source: Source, sha256: str) -> bool:
         """Whether the file could be sent so; if not, the server takes no chunks, and none are tried again."""
@@ -148,11 +176,24 @@ class NextcloudStore(WebDAVStore):
             return False
         if self._limits is None:
             self._limits = chunk_limits(self.transport, place.server_url)
-        upload = ChunkedUpload(self, place, key, source, sha256, limits=self._limits, chunk_bytes=self.chunk_bytes)
+        upload = ChunkedUpload(
+            self,
+            place,
+            key,
+            source,
+            sha256,
+            limits=self._limits,
+            chunk_bytes=self.chunk_bytes,
+            was_full=self._was_full,
+        )
         try:
             upload.send()
+            self._was_full = False
         except UnsupportedError:
             self._chunks = False
+        except errors.OutOfSpaceError:
+            self._was_full = True
+            raise
         return self._chunks
 
     # --- archives

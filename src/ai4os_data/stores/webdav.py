@@ -17,16 +17,14 @@ import httpx
 import webdav4.client
 from typing_extensions import Self
 
-from ai4os_data import descriptors, errors, proxies, telemetry, tls
+from ai4os_data import descriptors, errors, proxies, statuses, telemetry, tls
 from ai4os_data.answers import NO_ANSWER, error_for_status, host_of, plain_etag, status_meant, wrong_credentials
 from ai4os_data.bodies import Content, MemoryBody, Source
 from ai4os_data.outages import FLAPPING, LOOK_S, Wait
 from ai4os_data.refusals import LOOK_S as LOOK_AT_DOUBT_S
 from ai4os_data.retries import (
-    AWAY_STATUSES,
     LOCKED_TRIES,
     LONGEST_LOCK_PAUSE_S,
-    RETRIED_STATUSES,
     Patience,
     retry_after_s,
     shortened,
@@ -73,6 +71,7 @@ _NOT_OF_A_NAME = (
     errors.ThrottledError,
     errors.LocationError,
 )
+_READING = frozenset({"PROPFIND", "DELETE"})
 _HTML_ENDINGS = (".html", ".htm", ".xhtml", ".php")
 _VERSION_TRIES = 3
 # Failures of a connection that do not pass by themselves.
@@ -205,6 +204,10 @@ class WebDAVStore(Store):
     def place(self, key: str) -> str:
         """Its address."""
         return f"{self.base_url}/{quoted(key)}".rstrip("/")
+
+    def below_remote(self, key: str) -> str:
+        """The path of a key below the remote's URL, not percent-encoded."""
+        return "/".join(part for part in (self.path, key) if part)
 
     # --- reading
 
@@ -618,7 +621,7 @@ class WebDAVStore(Store):
         try:
             answer = self.dav("PROPFIND", url, headers, PROPFIND, tries=tries, silence_s=silence_s)
             told = resources(answer.content)
-            if len(told) == 1 and not told[0].is_known and (status := told[0].status) in AWAY_STATUSES:
+            if len(told) == 1 and not told[0].is_known and (status := told[0].status) in statuses.AWAY:
                 return error_for_status(status or 0, f"{what}, in a multistatus", {}, self.remote)
         except (_TornError, httpx.DecodingError) as error:  # the latter: what calls itself compressed, and is not
             return _unusable(self.location, error)
@@ -628,7 +631,7 @@ class WebDAVStore(Store):
             if error.status == 507:
                 raise _too_large(what, str(error)) from error
             failure = error_for_status(error.status, f"{what}: {error}", {}, self.remote)
-            if error.status in RETRIED_STATUSES:
+            if error.status in statuses.RETRIED:
                 return failure
             raise failure from error
         except NotMultistatusError as error:
@@ -802,7 +805,7 @@ class _Asking:
             return self._pause(
                 _error_of(response, self.what, self._store.remote), None, is_away=True, tries=self._tries
             )
-        if status not in AWAY_STATUSES:
+        if status not in statuses.AWAY:
             self._wait.outage.answered()
             if status != 401:
                 self._credentials.accepted(was_doubted=self._is_first)
@@ -817,13 +820,13 @@ class _Asking:
                 return failure
             self._is_first, pause_s = again
             return pause_s
-        if status not in RETRIED_STATUSES:
+        if status not in statuses.RETRIED:
             return failure
         asked_s = retry_after_s(response.headers.get("retry-after"))
         tries = self._tries
         if status == 423 and self._is_read:
             tries, asked_s = min(tries, LOCKED_TRIES), shortened(asked_s, LONGEST_LOCK_PAUSE_S)
-        return self._pause(failure, asked_s, is_away=status in AWAY_STATUSES, tries=tries)
+        return self._pause(failure, asked_s, is_away=status in statuses.AWAY, tries=tries)
 
     def pause_after(self, cause: httpx.RequestError, *, has_head: bool = False) -> errors.StorageError | float:
         """The pause before the next try after one without an answer, or the error where there is none.
@@ -984,7 +987,8 @@ def _error_of(response: httpx.Response, what: str, remote: Remote) -> errors.Sto
     if _leads_to_folder(response):
         return _FolderError(f"{what}: this is a folder, not a file ({response.status_code})")
     status = status_meant(response.status_code, response.content)
-    return error_for_status(status, what, dict(response.headers), remote)
+    is_upload = response.request.method not in _READING
+    return error_for_status(status, what, dict(response.headers), remote, is_upload=is_upload, page=response.content)
 
 
 def _is_page(entry: Entry, served: Entry, response: Response) -> bool:

@@ -1,0 +1,148 @@
+"""The folders of attempts in a spool: whether their processes live, and how far their checkpoints have come.
+
+A lock lies on a folder for as long as the process lives that made it; the kernel takes it back. It is on the folder and
+not on a file in it: what cleans a place for temporary files removes old files, and leaves a locked folder alone
+(https://www.freedesktop.org/software/systemd/man/tmpfiles.d.html).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from ai4os_data import ownership
+from ai4os_data.checkpoint.levels import LEVELS
+from ai4os_data.checkpoint.names import AttemptName, CheckpointName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ai4os_data.stores import Level
+
+NEW = ".new"
+JOURNAL = "journal"
+MOST_BYTES = 16 * 1024 * 1024  # of a journal, or a manifest
+_BEGUN = re.compile(r"(?P<attempt>[^.]+)\.new-[0-9a-f]{8}")  # an attempt's folder, before its lock is on it
+_SCRATCH = re.compile(r"restore-[0-9]+-[0-9a-f]{8}")
+_PAUSE_S = 0.02
+
+
+@contextmanager
+def turn(folder: Path, longest_s: float = 0.0) -> Iterator[bool]:
+    """Look through the folder of a run while no other process does; whether this one may.
+
+    Who looks for what can go locks each attempt that it looks at, and a run that starts meanwhile would take it for one
+    that lives. After the longest wait, it may all the same: a run has to start.
+    """
+    try:
+        descriptor = ownership.open_folder(folder)
+    except OSError:  # somebody has removed it
+        yield longest_s > 0
+        return
+    try:
+        until = time.monotonic() + longest_s
+        while not (is_ours := _is_free(descriptor)) and time.monotonic() < until:
+            time.sleep(_PAUSE_S)
+        yield is_ours or longest_s > 0
+    finally:
+        unlock(descriptor)
+
+
+def try_lock(folder: Path) -> int | None:
+    """The lock of a dead process on its folder; None if its owner lives, or has removed it just now."""
+    try:
+        lock = ownership.open_folder(folder)
+    except OSError:
+        return None
+    if _is_free(lock):
+        return lock
+    os.close(lock)
+    return None
+
+
+def unlock(lock: int) -> None:
+    """Give a lock back, also where a child that was forked meanwhile has a copy of it."""
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    os.close(lock)
+
+
+def remove_if_abandoned(path: Path) -> None:
+    """Remove what an attempt or a download has only begun, if nobody is at it; nothing that is called otherwise."""
+    begun = _BEGUN.fullmatch(path.name)
+    is_begun = begun is not None and AttemptName.parse(begun["attempt"]) is not None
+    if (is_begun or _SCRATCH.fullmatch(path.name)) and (lock := try_lock(path)) is not None:
+        shutil.rmtree(path, ignore_errors=True)
+        unlock(lock)
+
+
+def levels_in(attempt: Path) -> dict[CheckpointName, Level]:
+    """How far the checkpoints of an attempt's folder have come, as its journal says.
+
+    What it says of anything else than these is passed over, and so is a line that its process died in.
+    """
+    levels: dict[CheckpointName, Level] = {}
+    try:
+        data = read_file(attempt / JOURNAL, MOST_BYTES)
+    except OSError:  # none was written, or it is something else
+        return levels
+    for line in data.splitlines():
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
+            record = json.loads(line)
+            name = CheckpointName.parse(str(record["checkpoint"]))
+            if name is not None and str(name.attempt) == attempt.name and record["level"] in LEVELS:
+                levels[name] = record["level"]
+    return levels
+
+
+def note_level(attempt: Path, name: CheckpointName, level: Level) -> None:
+    """Write into the journal of an attempt's folder how far a checkpoint has come.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    line = json.dumps({"checkpoint": str(name), "level": level}) + "\n"
+    descriptor = ownership.open_file(attempt / JOURNAL, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    try:
+        write_all(descriptor, line.encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_file(path: Path, most_bytes: int) -> bytes:
+    """The first bytes of a regular file."""
+    with open(ownership.open_file(path, os.O_RDONLY), "rb") as file:
+        return file.read(most_bytes)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of some bytes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _is_free(descriptor: int) -> bool:
+    """Whether nobody else has a lock; then we have it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether a folder that is open is still the one at its path."""
+    ours = os.fstat(descriptor)
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return (ours.st_dev, ours.st_ino) == (found.st_dev, found.st_ino)

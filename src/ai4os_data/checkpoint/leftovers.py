@@ -1,0 +1,154 @@
+"""What closed runs have left in a directory of spools, and when it goes.
+
+Only what has arrived on a storage goes, by age and by share of the disk: there it is safe, and the copy here merely
+makes the next restore of its run faster. Attempts of living processes are left alone, and so is everything under
+another name.
+See docs/decisions/2026-11-28-what-closed-runs-leave.md.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from ai4os_data import ownership
+from ai4os_data.checkpoint.attempts import JOURNAL, NEW, levels_in, remove_if_abandoned, try_lock, turn, unlock
+from ai4os_data.checkpoint.levels import reaches
+from ai4os_data.checkpoint.names import AttemptName, CheckpointName
+from ai4os_data.checkpoint.spool_directory import run_folders
+from ai4os_data.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+NEWEST_STAYS_S = 7 * 86400.0  # of each run
+OTHERS_STAY_S = 86400.0
+SHARE_OF_DISK = 0.1
+SHARE_OF_LIMIT = 0.5
+
+
+class _Arrived(NamedTuple):
+    """A checkpoint of a closed run that is on its storage too. The first in order is the first to go."""
+
+    is_newest: bool
+    written_at: float
+    size_bytes: int
+    run: Path
+    name: CheckpointName
+
+    def is_old(self, now: float) -> bool:
+        return now - self.written_at > (NEWEST_STAYS_S if self.is_newest else OTHERS_STAY_S)
+
+
+def drop_all(directory: Path, own: Path) -> None:
+    """Remove everything that has arrived, of all runs but one: its room is needed."""
+    for run in _others(directory, own):
+        _remove(run, {arrived.name for arrived in _found(run)})
+
+
+def sweep(directory: Path, own: Path, limit_bytes: int | None = None) -> None:
+    """Remove what is old, and then the oldest of what takes more than its share; of all runs but one.
+
+    Args:
+        directory: with the folders of runs.
+        own: the folder of the run that sweeps, which looks after itself.
+        limit_bytes: what the spools may take.
+    """
+    runs = _others(directory, own)
+    doomed = _doomed([arrived for run in runs for arrived in _found(run)], _share_bytes(directory, limit_bytes))
+    for run in runs:
+        _remove(run, {arrived.name for arrived in doomed if arrived.run == run})
+
+
+def _others(directory: Path, own: Path) -> list[Path]:
+    return [run for run in run_folders(directory) if run != own]
+
+
+def _doomed(found: Iterable[_Arrived], share_bytes: int) -> list[_Arrived]:
+    now = time.time()
+    doomed: list[_Arrived] = []
+    kept: list[_Arrived] = []
+    for arrived in found:
+        (doomed if arrived.is_old(now) else kept).append(arrived)
+    left_bytes = sum(arrived.size_bytes for arrived in kept)
+    for arrived in sorted(kept):
+        if left_bytes > share_bytes:
+            doomed.append(arrived)
+            left_bytes -= arrived.size_bytes
+    return doomed
+
+
+def _share_bytes(directory: Path, limit_bytes: int | None) -> int:
+    disk = os.statvfs(directory)
+    share_bytes = int(SHARE_OF_DISK * disk.f_blocks * disk.f_frsize)
+    return share_bytes if limit_bytes is None else min(share_bytes, int(SHARE_OF_LIMIT * limit_bytes))
+
+
+@contextmanager
+def _closed(run: Path) -> Iterator[list[Path]]:
+    """The attempts of a run whose processes are dead, which no other process takes over meanwhile."""
+    with turn(run) as is_ours, ExitStack() as locks:
+        dead: list[Path] = []
+        for folder in sorted(run.iterdir()) if is_ours else ():
+            is_attempt = AttemptName.parse(folder.name) is not None and ownership.is_own_folder(folder)
+            if is_attempt and (lock := try_lock(folder)) is not None:
+                locks.callback(unlock, lock)
+                dead.append(folder)
+        yield dead
+
+
+def _found(run: Path) -> list[_Arrived]:
+    """The checkpoints of a run that have arrived, and whose processes are dead."""
+    facts: dict[CheckpointName, tuple[float, int]] = {}
+    with suppress(FileNotFoundError), _closed(run) as attempts:
+        for attempt in attempts:
+            for name, folder in _arrived(attempt):
+                facts[name] = folder.stat().st_mtime, _disk_bytes(folder)
+    newest = max(facts, key=lambda name: (name.order, name), default=None)
+    return [_Arrived(name == newest, at, size_bytes, run, name) for name, (at, size_bytes) in facts.items()]
+
+
+def _arrived(attempt: Path) -> Iterator[tuple[CheckpointName, Path]]:
+    for name, level in levels_in(attempt).items():
+        folder = attempt / name.folder
+        if reaches(level, "mount") and ownership.is_own_folder(folder):
+            yield name, folder
+
+
+def _remove(run: Path, doomed: set[CheckpointName]) -> None:
+    """Remove some checkpoints, if they may still go, what was only begun, and what is empty then."""
+    with suppress(FileNotFoundError), _closed(run) as attempts:
+        for attempt in attempts:
+            for name, folder in _arrived(attempt):
+                if name in doomed:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    log.info("removed %s from the spool: it is on its storage", folder)
+            _remove_if_empty(attempt)
+        for path in run.iterdir():
+            remove_if_abandoned(path)
+        with suppress(OSError):  # something is left in it
+            run.rmdir()
+
+
+def _remove_if_empty(attempt: Path) -> None:
+    """Remove the folder of a dead attempt that has no checkpoint any more."""
+    for path in attempt.iterdir():
+        name = CheckpointName.parse(f"{attempt.name}/{path.name.removesuffix(NEW)}")
+        if name is not None and not path.name.endswith(NEW):
+            return
+    for path in attempt.iterdir():
+        is_begun = CheckpointName.parse(f"{attempt.name}/{path.name.removesuffix(NEW)}") is not None
+        if is_begun and ownership.is_own_folder(path):
+            shutil.rmtree(path, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        (attempt / JOURNAL).unlink()
+    with suppress(OSError):  # there is something that is none of ours
+        attempt.rmdir()
+
+
+def _disk_bytes(folder: Path) -> int:
+    return sum(path.lstat().st_blocks * 512 for path in folder.iterdir())

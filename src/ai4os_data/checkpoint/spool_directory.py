@@ -1,0 +1,107 @@
+"""The directory that spools lie in: on a local disk, and nobody else's.
+
+Checkpoints in it are restored and sent, so whoever can write to it could put others in their place; and what is removed
+in it must not lie somewhere else. See docs/decisions/2026-11-28-whose-a-spool-is.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ai4os_data import errors, mounts, ownership
+from ai4os_data.cache.placement import fallback, spool_candidates
+from ai4os_data.telemetry import tell_once
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_RUN = re.compile(r"[0-9a-f]{24}")
+_ELSEWHERE = "give StorageCheckpoint another, as spool= or AI4OS_DATA_SPOOL"
+
+
+def default_directory(environ: Mapping[str, str]) -> Path:
+    """Where checkpoints are spooled if nobody says: on a local disk, beside where the cache goes."""
+    return Path(next(spool_candidates(environ)))
+
+
+def usable_directory(environ: Mapping[str, str]) -> Path:
+    """The same, or the one for temporary files if this one cannot be made or written, or is another user's.
+
+    Raises:
+        CheckpointError: neither can be used.
+    """
+    reasons: list[str] = []
+    for candidate in spool_candidates(environ):
+        try:
+            directory = prepared(Path(os.path.abspath(candidate)))
+        except errors.CheckpointError as error:
+            reasons.append(str(error))
+        else:
+            if reasons:
+                tell_once(f"{reasons[0]}. Until then checkpoints wait in {directory}")
+            return directory
+    raise errors.CheckpointError("; ".join(reasons))
+
+
+def prepared(directory: Path) -> Path:
+    """A directory for spools, made if it is missing; a link of the user's own is followed now, and no more later.
+
+    Raises:
+        CheckpointError: it cannot be made or written, is another user's, or is not on a local disk.
+    """
+    mount = mounts.mount_of(directory)
+    if mount is not None and mount.is_network:
+        raise errors.CheckpointError(
+            f"{directory} is on {mount.kind} ({mount.source}): a spool belongs on a local disk; {_ELSEWHERE}"
+        )
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        reason = ownership.refusal(directory, is_fallback=str(directory) == os.path.abspath(fallback("spool")))
+    except OSError as error:
+        raise errors.CheckpointError(
+            f"{directory} cannot be used as a spool: {error.strerror}; {_ELSEWHERE}"
+        ) from error
+    if reason is not None:
+        raise errors.CheckpointError(
+            f"{directory} cannot be used as a spool: it {reason}, so that others could put checkpoints there, or move "
+            f"yours; {_ELSEWHERE}: a folder that this process makes, such as {directory}-{os.geteuid()}"
+        )
+    if not os.access(directory, os.W_OK | os.X_OK):
+        number = errno.EROFS if os.statvfs(directory).f_flag & os.ST_RDONLY else errno.EACCES
+        raise errors.CheckpointError(f"{directory} cannot be used as a spool: {os.strerror(number)}; {_ELSEWHERE}")
+    return directory.resolve()
+
+
+def make_run_folder(folder: Path) -> None:
+    """Make the folder of a run in the directory, unless it is there.
+
+    Raises:
+        CheckpointError: there is something else, or it cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.CheckpointError(
+            f"{folder.parent} cannot be used as a spool: {error.strerror}; {_ELSEWHERE}"
+        ) from error
+    if not ownership.is_own_folder(folder):
+        raise errors.CheckpointError(f"{folder} cannot be used as a spool: {_described(folder)}; {_ELSEWHERE}")
+
+
+def run_folders(directory: Path) -> Iterator[Path]:
+    """The folders of runs in a directory, by their names, which are this user's."""
+    with suppress(FileNotFoundError):
+        for folder in sorted(directory.iterdir()):
+            if _RUN.fullmatch(folder.name) and ownership.is_own_folder(folder):
+                yield folder
+
+
+def _described(path: Path) -> str:
+    found = os.lstat(path)
+    kind = "a symbolic link" if path.is_symlink() else "a folder" if path.is_dir() else "no folder"
+    return f"it is {kind} of {ownership.user(found.st_uid)}"

@@ -1,0 +1,84 @@
+"""How often an upload is tried, and how long it waits in between: it depends on what the server says."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ai4os_data import errors
+from ai4os_data.statuses import Place, place_of
+
+if TYPE_CHECKING:
+    from ai4os_data.retries import Patience
+
+REFUSED_TRIES = 3
+"""How often an upload is tried whose answer lasts: the first refusal may be a mistake of a proxy."""
+
+_BACK_FOR_S = 30.0  # so long after an outage refusals may be of what stands before the server
+_FULL_TIMES = 5  # a full server has room after minutes, if at all
+_FULL_LONGEST_TIMES = 10
+
+
+class Tries:
+    """The tries of the uploads of one run: those of the upload under way, and whether the server is full.
+
+    Args:
+        patience: the pauses between tries.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._full = 0  # times in a row, over all uploads
+        self._full_until_s = 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Count the tries of another upload."""
+        self.failures = 0
+        self._refused = 0  # in a row
+        self._away_s = -_BACK_FOR_S
+
+    def arrived(self) -> None:
+        """Record that an upload is through: the server has room."""
+        self._full, self._full_until_s = 0, 0.0
+
+    @property
+    def full_for_s(self) -> float:
+        """How long nothing should be sent, since the server was full."""
+        return max(0.0, self._full_until_s - time.monotonic())
+
+    def failed(self, error: errors.StorageError) -> float | None:
+        """The pause before the next try; None where there is none, since the error will not pass.
+
+        Args:
+            error: what this try failed with.
+        """
+        self.failures += 1
+        place = place_of(error)
+        if place is Place.PASSING:
+            return self._passing(error)
+        if place is Place.CREDENTIALS or error.status is None:
+            return None
+        self._refused += 1
+        if self._refused >= REFUSED_TRIES and time.monotonic() - self._away_s >= _BACK_FOR_S:
+            return None
+        return self._patience.pause_s(self._refused)
+
+    def _passing(self, error: errors.StorageError) -> float:
+        self._refused = 0
+        if not isinstance(error, errors.OutOfSpaceError):
+            self._away_s = time.monotonic()
+            return self._patience.pause_s(self.failures)
+        self._full += 1
+        pause_s = self._full_patience.pause_s(self._full)
+        self._full_until_s = time.monotonic() + pause_s
+        return pause_s
+
+    @property
+    def _full_patience(self) -> Patience:
+        return replace(
+            self._patience,
+            first_pause_s=_FULL_TIMES * self._patience.first_pause_s,
+            longest_pause_s=_FULL_LONGEST_TIMES * self._patience.longest_pause_s,
+        )

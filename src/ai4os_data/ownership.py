@@ -1,0 +1,127 @@
+"""Whose a folder or a file on the local disk is: nothing of ours goes through what another user has put there.
+
+A name in a folder that everybody may write to, such as the one for temporary files, can be taken by anybody first: by a
+folder of their own, or by a symbolic link to somewhere else. So a folder is looked at before anything is written below
+it, and files in it are opened without following links, and without waiting for the other end of a pipe.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import stat
+import tempfile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_BY_OTHERS = 0o022  # may be written by the group, or by everybody
+_BY_EVERYBODY = 0o002
+_NO_DETOUR = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def user(number: int) -> str:
+    """A user for people to read: the number, and the name where there is one."""
+    try:
+        return f"user {number} ({pwd.getpwuid(number).pw_name})"
+    except KeyError:
+        return f"user {number}"
+
+
+def refusal(path: str | os.PathLike[str], *, is_fallback: bool = False) -> str | None:
+    """Why a folder is not to be used for what is ours, as the end of a sentence; None if it can be.
+
+    One that the user has named may belong to root, and may be a link of the user's own, or in a place that only its
+    owner writes to. On a file system that gives every file to one user, it belongs to that one.
+
+    Args:
+        path: the folder.
+        is_fallback: nobody has named it, and its name can be guessed: it has to be ours alone, and no link.
+
+    Raises:
+        OSError: it is not there, or cannot be looked at.
+    """
+    found = os.lstat(path)
+    if stat.S_ISLNK(found.st_mode):
+        if is_fallback or (_is_open(os.path.dirname(os.path.abspath(path))) and found.st_uid != os.geteuid()):
+            return f"is a symbolic link of {user(found.st_uid)}"
+        found = os.stat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        return "is no folder"
+    if found.st_uid == os.geteuid():
+        is_loose = is_fallback and found.st_mode & _BY_OTHERS
+        return f"can be written by others (mode {stat.S_IMODE(found.st_mode):04o})" if is_loose else None
+    if not is_fallback and (found.st_uid == 0 or _gives_all_to(path, found.st_uid)):
+        return None
+    return f"belongs to {user(found.st_uid)}, and this process runs as {user(os.geteuid())}"
+
+
+def is_own_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a folder of this user's at a path itself, and no link to one."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and _is_ours(path, found)
+
+
+def is_own_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a regular file at a path itself, and no link to one."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def open_file(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a regular file, made with mode 0600 if flags say so; a link is not followed, a pipe not waited for.
+
+    Raises:
+        OSError: there is something else (``ELOOP`` for a link, ``EINVAL`` for others), or what `os.open` says.
+    """
+    descriptor = os.open(path, flags | _NO_DETOUR, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+    return descriptor
+
+
+def open_folder(path: str | os.PathLike[str]) -> int:
+    """Open a folder itself; a link to one is not followed.
+
+    Raises:
+        OSError: there is something else (``ENOTDIR``), or what `os.open` says.
+    """
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | _NO_DETOUR)
+
+
+def home(environ: Mapping[str, str]) -> str | None:
+    """The user's own folder: ``$HOME``, or what the table of users says; None where nothing tells."""
+    told = environ.get("HOME", "")
+    if os.path.isabs(told):
+        return told
+    try:
+        told = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:  # a container's user of any number
+        return None
+    return told if os.path.isabs(told) else None
+
+
+def _is_ours(path: str | os.PathLike[str], found: os.stat_result) -> bool:
+    return found.st_uid == os.geteuid() or _gives_all_to(path, found.st_uid)
+
+
+def _is_open(folder: str) -> bool:
+    """Whether anybody may have put something there."""
+    return bool(os.stat(folder).st_mode & _BY_EVERYBODY)
+
+
+def _gives_all_to(folder: str | os.PathLike[str], owner: int) -> bool:
+    """Whether the file system of a folder gives what we make there to its owner too: it knows one user alone."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:  # it has no name, and leaves nothing
+            return os.fstat(file.fileno()).st_uid == owner
+    except OSError:
+        return False
