@@ -89,6 +89,7 @@ FLOORS = {
     "lightning_hparams": 5,
     "lightning_io": 5,
     "lightning_kept": 5,
+    "lightning_loaders": 5,
     "lightning_moments": 5,
     "lightning_best": 5,
     "lightning_options": 5,

@@ -40,7 +40,8 @@ from ai4os_data.lightning_flavour import (
 from ai4os_data.lightning_hparams import check_hyperparameters, plain_hyperparameters
 from ai4os_data.lightning_io import StorageCheckpointIO
 from ai4os_data.lightning_kept import Kept, suspects
-from ai4os_data.lightning_moments import Moment, Moments, is_about_to_end, is_stopping, is_whole_epoch, set_epoch
+from ai4os_data.lightning_loaders import LoaderStates
+from ai4os_data.lightning_moments import Moment, Moments, is_about_to_end, is_stopping, is_whole_epoch
 from ai4os_data.lightning_options import checked_options, numbers_in
 from ai4os_data.lightning_resume import end_first_epoch, make_up
 from ai4os_data.telemetry import log
@@ -153,6 +154,7 @@ class StorageCheckpointCallback(Checkpoint):
         }
         self._best = Best(monitor, self.mode)
         self._random: list[Any] | None = None
+        self._loaders = LoaderStates()
         self._resumed: Mapping[str, Any] | None = None  # our part of the checkpoint that was loaded
         self._is_due = False
         self._saved_step = 0  # a model without a step is no progress
@@ -263,6 +265,8 @@ class StorageCheckpointCallback(Checkpoint):
         for former in self._former_keys():
             if former in states:
                 states.setdefault(self.state_key, states[former])
+        if trainer.state.fn == "fit":
+            self._loaders.note(checkpoint)
         ours = checkpoint.get(_OURS)
         if ours is None or self._run is None or self._ranks is None or trainer.state.fn != "fit":
             return
@@ -291,7 +295,8 @@ class StorageCheckpointCallback(Checkpoint):
         self._set_random_states()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Measure the time and count the steps from here; make up what the training had still to do."""
+        """Let the loaders go on where they were, and make up what the training had still to do."""
+        self._loaders.load(trainer)
         self._last_s = time.monotonic()
         self._counted_step = trainer.global_step
         self._moments = Moments(trainer)
@@ -312,7 +317,6 @@ class StorageCheckpointCallback(Checkpoint):
         """
         ready, fetcher = trainer.fit_loop.epoch_loop.batch_progress.current.ready, trainer.fit_loop._data_fetcher
         if self._random is not None and fetcher is not None and not 0 < ready < trainer.num_training_batches:
-            set_epoch(trainer, trainer.current_epoch)
             self._set_random_states()
             iter(fetcher)
 
