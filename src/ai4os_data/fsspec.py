@@ -29,7 +29,7 @@ from fsspec.compression import compr
 from fsspec.spec import AbstractBufferedFile
 from fsspec.utils import infer_compression, other_paths
 
-from ai4os_data import errors, locations
+from ai4os_data import errors, locations, underway
 from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache
 from ai4os_data.newfile import NewFile, NewTextFile
 from ai4os_data.readfile import LargeFile, SmallFile
@@ -117,6 +117,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     protocol = "ai4os"
     root_marker = ""
     _arguments: tuple[str, ...] = ("cache", "outage_s")
+    _begins_with_remote = True  # so do the paths that `underway` knows
 
     def __init__(self, cache: Cache = "auto", outage_s: float | None = None, **storage_options: Any) -> None:
         if unknown := sorted(storage_options.keys() - _OPTIONS_OF_FSSPEC):
@@ -184,28 +185,53 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         if not path and (roots := self._roots()) is not None:
             found = [_folder(root) for root in roots]
         else:
-            cached, key = self._find(path)
-            if not is_safe(key) and key:
-                raise _nothing_at(cached.store, key)
-            try:
-                files, folders = cached.store.members(key)
-                found = [_file(self._name(path, entry.key), entry) for entry in files]
-                found += [_folder(self._name(path, folder)) for folder in folders]
-            except (errors.NotFoundError, errors.LocationError):
-                if not key:
-                    raise
-                found = [_file(path, cached.store.stat(key))]
-            except errors.ServerError:  # a slash after a file is a bad request to some servers
-                if not key or (entry := _file_at(cached.store, key)) is None:
-                    raise
-                found = [_file(path, entry)]
+            found = self._listed_with_underway(path)
         return found if detail else sorted(info["name"] for info in found)
+
+    def _listed(self, path: str) -> list[Info]:
+        """What the storage shows directly in a folder."""
+        cached, key = self._find(path)
+        if not is_safe(key) and key:
+            raise _nothing_at(cached.store, key)
+        try:
+            files, folders = cached.store.members(key)
+            found = [_file(self._name(path, entry.key), entry) for entry in files]
+            found += [_folder(self._name(path, folder)) for folder in folders]
+        except (errors.NotFoundError, errors.LocationError):
+            if not key:
+                raise
+            found = [_file(path, cached.store.stat(key))]
+        except errors.ServerError:  # a slash after a file is a bad request to some servers
+            if not key or (entry := _file_at(cached.store, key)) is None:
+                raise
+            found = [_file(path, entry)]
+        return found
+
+    def _listed_with_underway(self, path: str) -> list[Info]:
+        """What lies in a folder, with what this process has on its way there, without what it is about to remove."""
+        if not self._begins_with_remote:
+            return self._listed(path)
+        coming = underway.coming_in(path)
+        if underway.is_going(path):
+            raise _about_to_go(path)
+        try:
+            found = self._listed(path)
+        except FileNotFoundError:
+            if not coming and not underway.is_coming(path):
+                raise
+            found = []
+        shown = [info for info in found if not underway.is_going(info["name"])]
+        return shown + [_folder(name) for name in sorted(coming - {info["name"] for info in shown})]
 
     def info(self, path: str, **_: Any) -> Info:
         """Name, size and type; of a file its ETag and when it was changed, as the server tells them."""
         path = self._strip_protocol(path)
         if not path and self._roots() is not None:
             return _folder("")
+        if self._begins_with_remote and underway.is_coming(path):  # also while the server does not answer
+            return _folder(path)
+        if self._begins_with_remote and underway.is_going(path):
+            raise _about_to_go(path)
         cached, key = self._find(path)
         if not key:
             self._look_at_root(cached.store)
@@ -770,6 +796,7 @@ class RootedFileSystem(StorageFileSystem):
     """
 
     _arguments = ("location", "remote", "cache", "create", "outage_s")
+    _begins_with_remote = False
     cachable = False  # fsspec tells instances apart by the repr of their arguments, in which no password shows
 
     def __init__(
@@ -842,6 +869,10 @@ def _file(name: str, entry: Entry) -> Info:
 
 def _folder(name: str) -> Info:
     return {"name": name, "size": 0, "type": "directory"}
+
+
+def _about_to_go(path: str) -> errors.NotFoundError:
+    return errors.NotFoundError(f"ai4os://{path} was removed by this process, and goes once a newer one is stored")
 
 
 def _nothing_at(store: Store, key: str) -> errors.NotFoundError:

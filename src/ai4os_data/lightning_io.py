@@ -9,26 +9,34 @@ import threading
 import traceback
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import fsspec.core
 import torch
+import torch.distributed as dist
 
-from ai4os_data import errors
+from ai4os_data import errors, locations
 from ai4os_data.checkpoint import StorageCheckpoint
+from ai4os_data.checkpoint.ending import finish_runs
 from ai4os_data.checkpoint.levels import reaches
+from ai4os_data.checkpoint.manager import RANK_TIMEOUT_S
 from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.lightning_flavour import CheckpointIO, TorchCheckpointIO, Trainer
-from ai4os_data.lightning_options import OPTIONS, check_options
+from ai4os_data.lightning_hparams import with_opened, with_pickled
+from ai4os_data.lightning_options import checked_options
 from ai4os_data.remotes import Remote
 from ai4os_data.retries import Patience
 from ai4os_data.statuses import PASSING, passes
 from ai4os_data.stores import open_store
 from ai4os_data.telemetry import log
+from ai4os_data.underway import Underway
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from ai4os_data.cache import DiskCache
     from ai4os_data.checkpoint import SaveHandle
+    from ai4os_data.checkpoint.levels import Durability
     from ai4os_data.checkpoint.names import CheckpointName
 
 __all__ = ["StorageCheckpointIO"]
@@ -37,6 +45,8 @@ _MOST_IN_FLIGHT = 2
 _USUALLY_ARRIVED_S = 20.0  # when so much time has passed, closing decides how long to wait
 # A Path makes one slash of two.
 _COLLAPSED = re.compile(r"^(?P<scheme>ai4os|webdavs?|davs?|https?):/(?!/)")
+_OURS = "ai4os://"
+_SCRATCH = re.compile(r"\.(lr_find|scale_batch_size)_[0-9a-f-]{36}\.ckpt")
 _PARTS_OF_RANKS = ("DTensor", "ShardedTensor")  # by name: each is imported from elsewhere in each torch
 # The second one alone runs where Lightning spawns processes.
 _FITS = {Trainer.fit.__code__, Trainer._fit_impl.__code__}  # noqa: SLF001  there is no public name for it
@@ -52,11 +62,33 @@ class StorageCheckpointIO(CheckpointIO):
 
     Args:
         remote: a remote's name, or a `Remote`.
-        **options: ``spool``, ``spool_limit``, ``durability``, ``cache`` and ``rank_timeout_s`` of `StorageCheckpoint`.
+        spool: as in `StorageCheckpoint`.
+        spool_limit: as in `StorageCheckpoint`.
+        durability: as in `StorageCheckpoint`.
+        cache: as in `StorageCheckpoint`.
+        rank_timeout_s: as in `StorageCheckpoint`.
+        **unknown: those of ``ModelCheckpoint``, say: the error tells what there is in their place.
     """
 
-    def __init__(self, remote: str | Remote | None = None, **options: Any) -> None:
-        check_options(type(self).__name__, options, OPTIONS)
+    def __init__(
+        self,
+        remote: str | Remote | None = None,
+        *,
+        spool: str | os.PathLike[str] | None = None,
+        spool_limit: int | str | None = None,
+        durability: Durability = "best",
+        cache: DiskCache | Literal["auto"] | None = "auto",
+        rank_timeout_s: float = RANK_TIMEOUT_S,
+        **unknown: Any,
+    ) -> None:
+        options = checked_options(
+            *(self, unknown),
+            spool=spool,
+            spool_limit=spool_limit,
+            durability=durability,
+            cache=cache,
+            rank_timeout_s=rank_timeout_s,
+        )
         self._remote = remote
         self._options = {**options, "keep_last": 1, "save_random_states": False}
         self._doomed: dict[str, int] = {}  # paths that go, each once so many saves are through
@@ -70,6 +102,8 @@ class StorageCheckpointIO(CheckpointIO):
         """Have nothing on its way."""
         self._sending: dict[str, _Sending] = {}
         self._failed: dict[str, errors.StorageError] = {}
+        self._unseen: list[errors.StorageError] = []  # of names that could not be taken, so that they may come again
+        self._underway = Underway()
         self._guard = threading.RLock()  # an AsyncCheckpointIO saves in one thread and removes in another
         _finish_at_exit(self)
 
@@ -85,16 +119,25 @@ class StorageCheckpointIO(CheckpointIO):
         if storage_options is not None:
             raise TypeError(f"{type(self).__name__} has no storage_options: give it what it needs when it is made")
         location = _location(path)
+        if _is_scratch(location):
+            TorchCheckpointIO().save_checkpoint(checkpoint, location)
+            return
         _refuse_local(location, self._remote)
         _refuse_shards(checkpoint, ())
+        checkpoint = with_pickled(checkpoint)
         with self._guard:
             self._settle()
             self._raise_what_failed(lasting=True)
             while len(self._sending) >= _MOST_IN_FLIGHT and location not in self._sending:
                 self._finish(next(iter(self._sending)))
             self._doomed.pop(location, None)
+            self._show()
             self._saves += 1  # also if it fails: then what is older stays until another one is through
             self._send(checkpoint, location)
+            self._show()
+            if not self._take(location):
+                self._finish(location)
+                self._unseen += [self._failed[location]] if location in self._failed else []
         if not _is_fitting():
             self._finish(location)
             with self._guard:
@@ -114,22 +157,26 @@ class StorageCheckpointIO(CheckpointIO):
             DamagedError: it is not intact.
         """
         location = _location(path)
-        if os.path.isfile(location):
+        if os.path.isfile(location) or _is_scratch(location):
             return TorchCheckpointIO().load_checkpoint(location, map_location, weights_only)
-        self._finish(location)
-        with self._opened(location) as run:
+        self._finish(_target(location))
+        # Where ranks have not found each other yet, each reads for itself.
+        with self._opened(location, alone=not (dist.is_available() and dist.is_initialized())) as run:
             restored = run.restore(
                 map_location="cpu" if map_location is None else map_location,
                 weights_only=weights_only is not False,
             )
         if restored is None:
             raise errors.NotFoundError(f"there is no checkpoint at {location}")
-        self._loaded[location] = restored.name
-        return dict(restored)
+        self._loaded[location] = self._loaded[_target(location)] = restored.name
+        return with_opened(dict(restored), location, weights_only=weights_only is not False, map_location=map_location)
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Remove what lies under a path, as soon as something that was saved later is confirmed."""
         location = _location(path)
+        if _is_scratch(location) or os.path.isfile(location):
+            TorchCheckpointIO().remove_checkpoint(location)
+            return
         if location in self._loaded:
             log.info("%s stays: the training goes on from it", location)
             return
@@ -137,6 +184,7 @@ class StorageCheckpointIO(CheckpointIO):
             self._doomed[location] = max(self._saves, self._numbers.get(location, 0) + 1)
             if location in self._failed and passes(self._failed[location]):
                 del self._failed[location]  # nobody misses it
+            self._show()
             self._settle()
 
     def teardown(self) -> None:
@@ -149,11 +197,14 @@ class StorageCheckpointIO(CheckpointIO):
             for location in [*self._sending]:
                 self._finish(location)
             self._settle()
+            self._underway = Underway()  # what has not gone by now stays, and is shown again
+            for location in self._failed:
+                _remove_if_empty(location)
             self._raise_what_failed(lasting=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what belongs to this process."""
-        ours = {"_sending", "_failed", "_guard"}
+        ours = {"_sending", "_failed", "_unseen", "_underway", "_guard"}
         return {name: value for name, value in self.__dict__.items() if name not in ours}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -175,18 +226,42 @@ class StorageCheckpointIO(CheckpointIO):
             if before is None:
                 run.close()
             raise
-        if before is None:
-            self._take(location)
         self._failed.pop(location, None)
         self._sending.pop(location, None)  # it is the newest now
         self._sending[location] = _Sending(run, handle, self._saves, older)
         self._numbers[location] = self._saves
 
-    def _take(self, location: str) -> None:
-        """Let a path be seen to be taken while its save is on its way: Lightning then gives the next one a version."""
+    def _take(self, location: str) -> bool:
+        """Let a path be seen to be taken while its save is on its way: Lightning then gives the next one a version.
+
+        Returns:
+            Whether Lightning sees it; if not, the save has to arrive first.
+        """
+        kind = locations.parse(location)
+        if isinstance(kind, locations.DirectoryLocation):
+            return _is_folder_made(location)
+        if isinstance(kind, locations.FsspecLocation):
+            return self._is_url_taken(location)
+        if "://" in location and not location.startswith(_OURS):
+            log.warning(
+                "Lightning cannot look at %s, so names that repeat take each other's place: write ai4os://REMOTE/PATH",
+                locations.shown(location),
+            )
+        return True
+
+    def _is_url_taken(self, location: str) -> bool:
+        """Whether a folder could be made that shows in the file system that Lightning asks."""
         above, name = posixpath.split(location.rstrip("/"))
-        with suppress(*PASSING):  # the save is tried again, and a name alone ends no training
+        with suppress(*PASSING):
             open_store(above, self._remote, create=True, patience=Patience()).make_folder(name)
+        files, path = fsspec.core.url_to_fs(location)
+        files.invalidate_cache()
+        return bool(files.exists(path))
+
+    def _show(self) -> None:
+        """Let the file systems of this process show what is on its way, and not what is to go."""
+        self._underway.going = frozenset(_paths(self._doomed))
+        self._underway.coming = frozenset(_paths([*self._sending, *self._failed])) - self._underway.going
 
     def _settle(self) -> None:
         """Close what has arrived, and remove what may go."""
@@ -198,6 +273,7 @@ class StorageCheckpointIO(CheckpointIO):
                 self._failed.pop(location, None)
                 self._numbers.pop(location, None)
                 del self._doomed[location]
+        self._show()
 
     def _finish(self, location: str) -> None:
         """Wait until a save has arrived, or has failed."""
@@ -222,6 +298,7 @@ class StorageCheckpointIO(CheckpointIO):
                 self._remove_if_possible(f"{location}/{name.attempt}")
         if self._sending.get(location) is sending:
             del self._sending[location]
+        self._show()
 
     def _drop_late(self, location: str) -> None:
         """Take from the spool what arrived while its run was being closed."""
@@ -237,6 +314,8 @@ class StorageCheckpointIO(CheckpointIO):
         failed = [*self._failed.items()]
         told = [location for location, error in failed if not (lasting and passes(error))]
         raised = [self._failed.pop(location) for location in told]
+        if not lasting:
+            raised, self._unseen = raised + self._unseen, []
         if raised:
             raise raised[0]  # each of them is in the log
 
@@ -250,7 +329,10 @@ class StorageCheckpointIO(CheckpointIO):
         return True
 
     def _remove(self, location: str) -> None:
-        """Take a folder away: the manifest first, so that nothing half removed looks whole."""
+        """Take a folder away: the manifest first, so that nothing half removed looks whole. Of a link only itself."""
+        if os.path.islink(location):
+            os.unlink(location)
+            return
         above, name = posixpath.split(location.rstrip("/"))
         store = open_store(above, self._remote, create=True, patience=Patience())
         entries = store.list_below(name)
@@ -280,6 +362,36 @@ def _is_fitting() -> bool:
 def _location(path: str | os.PathLike[str]) -> str:
     """A path as it was meant: also of ``Path("ai4os://rshare/x")``."""
     return _COLLAPSED.sub(r"\g<scheme>://", os.fspath(path))
+
+
+def _paths(places: Iterable[str]) -> Iterator[str]:
+    """Those that a file system ``ai4os://`` shows, as it calls them."""
+    return (place.removeprefix(_OURS).strip("/") for place in places if place.startswith(_OURS))
+
+
+def _is_scratch(location: str) -> bool:
+    """Whether Lightning's tuner saves it for itself, to remove it when it has tried what it wanted to."""
+    return _SCRATCH.fullmatch(posixpath.basename(location)) is not None
+
+
+def _target(location: str) -> str:
+    """What a link of this machine leads to, as ``save_last="link"`` makes one; any other location as it is."""
+    return os.path.realpath(location) if os.path.islink(location) else location
+
+
+def _is_folder_made(path: str) -> bool:
+    """Whether there is a directory now, as this machine sees it: a mount's own listing may be minutes old."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError:  # the save itself tells of it
+        return os.path.exists(path)
+    return True
+
+
+def _remove_if_empty(path: str) -> None:
+    """Leave no empty directory of a save that failed."""
+    with suppress(OSError):
+        os.rmdir(path)
 
 
 def _refuse_local(location: str, remote: str | Remote | None) -> None:
@@ -338,10 +450,10 @@ def _finish_at_exit(io: StorageCheckpointIO) -> None:
     def finish() -> None:
         if (io := reference()) is None or os.getpid() != pid:
             return
-        try:
-            io.teardown()
-        except errors.StorageError as error:
-            log.error("%s", error)
+        finish_runs()
+        if all(sending.is_through for sending in io._sending.values()):  # noqa: SLF001  of this module
+            with suppress(errors.StorageError):  # each is in the log
+                io.teardown()
 
     # Not atexit: it comes after the pools of threads that listings use have ended.
     threading._register_atexit(finish)  # type: ignore[attr-defined]  # noqa: SLF001  as concurrent.futures does
