@@ -88,8 +88,13 @@ FLOORS = {
     "lightning_flavour": 5,
     "lightning_hparams": 5,
     "lightning_io": 5,
+    "lightning_kept": 5,
+    "lightning_loaders": 5,
     "lightning_moments": 5,
+    "lightning_best": 5,
     "lightning_options": 5,
+    "lightning_resume": 5,
+    "lightning_weights": 5,
     # what a person starts
     "cli": 6,
     # the front door, which names what lies behind it; nobody inside goes through it

@@ -170,7 +170,7 @@ def test_last_model_path_is_the_newest(folder: Folder, tmp_path: Path) -> None:
         def validation_step(self, batch: torch.Tensor, _: int) -> None:  # noqa: ARG002
             self.log("score", float(self.current_epoch))
 
-    own = callback_of(folder, tmp_path, monitor="score")
+    own = callback_of(folder, tmp_path, monitor="score", mode="min")
     assert own.last_model_path == ""
     loader = loader_of(folder, tmp_path)
     trainer_of(Patient(), own).fit(Measured(), loader, loader)
@@ -294,7 +294,7 @@ def test_monitor_that_is_never_logged_is_told_once(
     options: dict[str, Any] = {"validation": loader, "max_epochs": 2}
     fit(callback_of(folder, tmp_path, "one", monitor="val_loss"), loader, check_val_every_n_epoch=2, **options)
     assert told(caplog, "is not logged") == []
-    fit(callback_of(folder, tmp_path, "two", monitor="val_los", every_n_train_steps=4), loader, **options)
+    fit(callback_of(folder, tmp_path, "two", monitor="val_los", mode="min", every_n_train_steps=4), loader, **options)
     (text,) = told(caplog, "is not logged")
     assert "monitor='val_los'" in text
     assert "loss, val_loss" in text

@@ -12,9 +12,10 @@ import math
 import os
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -25,7 +26,8 @@ from ai4os_data.checkpoint.manager import BUDGET_S, RANK_TIMEOUT_S
 from ai4os_data.checkpoint.names import CheckpointName
 from ai4os_data.checkpoint.randomness import set_random_states
 from ai4os_data.checkpoint.ranks import Ranks
-from ai4os_data.checkpoint.retention import Retention
+from ai4os_data.checkpoint.retention import Retention, chosen_mode
+from ai4os_data.lightning_best import Best
 from ai4os_data.lightning_flavour import (
     FLAVOUR,
     Checkpoint,
@@ -37,12 +39,15 @@ from ai4os_data.lightning_flavour import (
 )
 from ai4os_data.lightning_hparams import check_hyperparameters, plain_hyperparameters
 from ai4os_data.lightning_io import StorageCheckpointIO
-from ai4os_data.lightning_moments import Moment, is_whole_epoch, set_epoch
+from ai4os_data.lightning_kept import Kept, suspects
+from ai4os_data.lightning_loaders import LoaderStates
+from ai4os_data.lightning_moments import Moment, Moments, is_about_to_end, is_stopping, is_whole_epoch
 from ai4os_data.lightning_options import checked_options, numbers_in
+from ai4os_data.lightning_resume import end_first_epoch, make_up
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from lightning.pytorch import LightningModule, Trainer
@@ -75,7 +80,8 @@ class StorageCheckpointCallback(Checkpoint):
         every_n_epochs: save at the end of the epochs whose number, counted from 1, is a multiple of it.
         train_time_interval: save when so much time has passed since the last time.
         monitor: the logged metric that says which are the best.
-        mode: ``"min"`` or ``"max"``.
+        mode: ``"max"`` if high values of it are good, ``"min"`` if low ones are. It may be left out where its name says
+            that it is a loss or an error.
         save_top_k: how many of the best stay; -1 for all. Without ``monitor`` it is -1, 0 or 1. With 0 it still saves,
             and the newest stay.
         keep_last: how many of the newest stay beside them.
@@ -103,7 +109,7 @@ class StorageCheckpointCallback(Checkpoint):
         every_n_epochs: int | None = None,
         train_time_interval: timedelta | None = None,
         monitor: str | None = None,
-        mode: Mode = "min",
+        mode: Mode | None = None,
         save_top_k: int = 1,
         keep_last: int = 2,
         keep_every: int | None = None,
@@ -132,8 +138,7 @@ class StorageCheckpointCallback(Checkpoint):
         _check_counts(every_n_train_steps, every_n_epochs, save_top_k, monitor)
         self.location = os.fspath(location)
         self.monitor = monitor
-        self.mode: Mode = mode
-        self.best_model_score: float | None = None
+        self.mode: Mode = mode or "min" if monitor is None else chosen_mode(monitor, mode)
         self._every_n_train_steps = every_n_train_steps
         self._every_n_epochs = every_n_epochs
         self._train_time_interval = train_time_interval
@@ -141,15 +146,16 @@ class StorageCheckpointCallback(Checkpoint):
         self._save_on_train_end = save_on_train_end
         self._remote = remote
         keep_best = max(0, save_top_k) if monitor else 0
-        retention = Retention(keep_last, keep_best, 1 if save_top_k == -1 else keep_every, monitor, mode)
+        retention = Retention(keep_last, keep_best, 1 if save_top_k == -1 else keep_every, monitor, self.mode)
         self._options = {
             **options,
             **asdict(retention),
             "save_random_states": False,  # they go where Lightning hands them back to us
         }
-        self._before: _Best | None = None  # the best one of another location
-        self._moment: Moment | None = None
+        self._best = Best(monitor, self.mode)
         self._random: list[Any] | None = None
+        self._loaders = LoaderStates()
+        self._resumed: Mapping[str, Any] | None = None  # our part of the checkpoint that was loaded
         self._is_due = False
         self._saved_step = 0  # a model without a step is no progress
         self._measured_step: int | None = None
@@ -163,9 +169,12 @@ class StorageCheckpointCallback(Checkpoint):
     def _forget(self) -> None:
         """Have nothing that belongs to a process."""
         self._run: StorageCheckpoint | None = None
+        self._is_fitting = False
         self._ranks: Ranks | None = None
         self._hurried_ranks: Ranks | None = None
         self._files: dict[CheckpointName, Path] = {}
+        self._moments: Moments | None = None
+        self._kept = Kept()
 
     # --- what users ask for
 
@@ -191,6 +200,20 @@ class StorageCheckpointCallback(Checkpoint):
         return _agreed(f"best {self.location}", self._best_file) or ""
 
     @property
+    def best_model_score(self) -> float | None:
+        """The metric of the best checkpoint that is there, whatever attempt it is of; None if none was measured.
+
+        During a training, and on several ranks, it is what all of them knew at the last save. Otherwise the storage is
+        looked at now; if that fails, a warning says so, and it is what was known last.
+        """
+        if not self._is_fitting and not _has_others():
+            try:
+                self._look_for_best()
+            except errors.StorageError as error:
+                log.warning("best_model_score is what was known before: %s", error)
+        return self._best.score
+
+    @property
     def last_model_path(self) -> str:
         """A local file with the newest checkpoint; fetched now. Empty if there is none.
 
@@ -201,13 +224,20 @@ class StorageCheckpointCallback(Checkpoint):
     @property
     def state_key(self) -> str:
         """What tells it from other callbacks of its kind, wherever they save."""
-        return self._generate_state_key(
-            monitor=self.monitor,
-            mode=self.mode,
-            every_n_train_steps=self._every_n_train_steps,
-            every_n_epochs=self._every_n_epochs,
-            train_time_interval=self._train_time_interval,
-        )
+        return self._generate_state_key(monitor=self.monitor, mode=self.mode, **self._triggers())
+
+    def _triggers(self) -> dict[str, Any]:
+        return {
+            "every_n_train_steps": self._every_n_train_steps,
+            "every_n_epochs": self._every_n_epochs,
+            "train_time_interval": self._train_time_interval,
+        }
+
+    def _former_keys(self) -> Iterator[str]:
+        """What it was called once: without its triggers, and "min" where nobody had said a mode."""
+        yield self._generate_state_key(monitor=self.monitor, mode=self.mode)
+        yield self._generate_state_key(monitor=self.monitor, mode="min", **self._triggers())
+        yield self._generate_state_key(monitor=self.monitor, mode="min")
 
     # --- Lightning's hooks
 
@@ -224,23 +254,32 @@ class StorageCheckpointCallback(Checkpoint):
             self._run = None
         if self._run is None:
             self._run = self._opened()
-        self._moment, self._is_due, self._saved_step, self._measured_step = None, False, 0, None
+        self._forget_moments()
+        self._is_fitting = True
+        self._is_due, self._saved_step, self._measured_step, self._resumed = False, 0, None, None
         self._is_validated, self._has_told = False, set()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         """Record where the training goes on from."""
         states = checkpoint.get("callbacks", {})
-        without_triggers = self._generate_state_key(monitor=self.monitor, mode=self.mode)  # as it was called once
-        if without_triggers in states:
-            states.setdefault(self.state_key, states[without_triggers])
+        for former in self._former_keys():
+            if former in states:
+                states.setdefault(self.state_key, states[former])
+        if trainer.state.fn == "fit":
+            self._loaders.note(checkpoint)
         ours = checkpoint.get(_OURS)
         if ours is None or self._run is None or self._ranks is None or trainer.state.fn != "fit":
             return
-        self._random = ours["random"]
-        self._saved_step = int(checkpoint["global_step"])
+        self._random, self._resumed = ours["random"], ours
+        awaits = ours.get("awaits") in {"validation", "end of epoch"}
+        self._is_due = self._is_due or awaits  # it is saved again, when that is done
         name = CheckpointName.parse(ours.get("name", ""))
-        if self._ranks.writes and name is not None and name in {found.name for found in self._run.list()}:
+        is_of_this_run = self._ranks.writes and name in {found.name for found in self._run.list()}
+        if is_of_this_run and name is not None:
             self._run.go_on_from(name)
+        # The same step of another run is not here yet.
+        is_here = self._ranks.broadcast(is_of_this_run)
+        self._saved_step = int(checkpoint["global_step"]) if is_here and not awaits else 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with the random states, before the loaders draw from them; tell now what would fail, or be forgotten.
@@ -249,14 +288,27 @@ class StorageCheckpointCallback(Checkpoint):
             StateError: the hyperparameters cannot be saved.
         """
         check_hyperparameters(pl_module, getattr(trainer, "datamodule", None))
+        if _is_training(trainer):
+            self._agree_on_best()
         if _is_training(trainer) and trainer.ckpt_path is None and trainer.global_step == 0:
             self._warn_of_what_is_there()
         self._set_random_states()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Measure the time and count the steps from here."""
+        """Let the loaders go on where they were, and make up what the training had still to do."""
+        self._loaders.load(trainer)
         self._last_s = time.monotonic()
         self._counted_step = trainer.global_step
+        self._moments = Moments(trainer)
+        if self._resumed is None:
+            return
+        make_up(trainer, self._resumed)
+        if self._resumed.get("awaits") in {"validation", "end of epoch"}:
+            if not is_whole_epoch(trainer):
+                self._warn_of_loaders(trainer)
+            self._set_random_states()
+            self._random = None
+            self._moments.resume(trainer, self._resumed["awaits"])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Where a new epoch begins after a resume, let the loaders begin it once more.
@@ -265,7 +317,6 @@ class StorageCheckpointCallback(Checkpoint):
         """
         ready, fetcher = trainer.fit_loop.epoch_loop.batch_progress.current.ready, trainer.fit_loop._data_fetcher
         if self._random is not None and fetcher is not None and not 0 < ready < trainer.num_training_batches:
-            set_epoch(trainer, trainer.current_epoch)
             self._set_random_states()
             iter(fetcher)
 
@@ -275,6 +326,15 @@ class StorageCheckpointCallback(Checkpoint):
             self._warn_of_loaders(trainer)
             self._set_random_states()
         self._random = None
+        if self._moments is not None:
+            self._moments.begin_batch(trainer)
+            self._save_late(trainer)
+            self._kept.drop()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:  # noqa: ARG002
+        """Note that a step of an optimizer begins."""
+        if self._moments is not None:
+            self._moments.begin_step(optimizer)
 
     def on_train_batch_end(
         self,
@@ -288,19 +348,37 @@ class StorageCheckpointCallback(Checkpoint):
         if not _is_training(trainer):
             return
         self._is_due = self._is_due or self._is_time(trainer)
-        loop = trainer.fit_loop.epoch_loop
-        if loop._should_accumulate():
+        if self._moments is None:
             return
-        self._moment = Moment.of(trainer)
-        fetcher = trainer.fit_loop._data_fetcher
-        # After the validation its metrics are known; and Lightning does not make up for it when it goes on from here.
-        is_validated = fetcher is not None and loop._should_check_val_fx(fetcher)
-        if self._is_due and not is_validated and not is_whole_epoch(trainer):
+        is_whole = self._moments.end_batch(trainer)
+        awaits = self._moments.last.awaits if self._moments.last is not None else None
+        if is_stopping(trainer) and awaits == "batch":
+            self._moments.note_weights(trainer)
+            self._keep(trainer, "on_train_epoch_end")
+        if not is_whole:
+            return
+        if awaits == "validation":  # after it its metrics are known
+            self._keep(trainer, "on_validation_start", "on_validation_epoch_start", "on_validation_model_eval")
+        elif awaits == "end of epoch":
+            self._keep_for_end(trainer)
+        elif self._is_due:
             self._save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Remember the metric as it was, to tell a new one from an old one."""
         self._metric_before = trainer.callback_metrics.get(self.monitor or "")
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Look once whether the weights have been swapped."""
+        if batch_idx == dataloader_idx == 0 and _is_training(trainer) and self._moments is not None:
+            self._kept.note_validation(is_swapped=self._moments.has_other_weights(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Save what had to wait for the validation."""
@@ -311,27 +389,43 @@ class StorageCheckpointCallback(Checkpoint):
         # A number that somebody has put there may be the same object as before.
         if metric is not self._metric_before or isinstance(metric, (int, float)):
             self._measured_step = trainer.global_step
-        if trainer.fit_loop.epoch_loop._should_accumulate():
+        if self._moments is None or not self._moments.end_validation(trainer):
             return
-        self._moment = Moment.of(trainer)
-        if self._is_due and not is_whole_epoch(trainer):
-            self._save(trainer)
+        if is_whole_epoch(trainer):
+            self._keep_for_end(trainer)
+            return
+        if is_stopping(trainer):
+            self._keep(trainer, "on_train_epoch_end")
+        if self._is_due:
+            self._save_now_or_late(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Save if this epoch is one to be saved."""
-        if not _is_training(trainer):
+        """Save if this epoch is one to be saved, or the training ends with it: later, weights may be swapped."""
+        if not _is_training(trainer) or self._moments is None:
             return
+        if self._resumed is not None:
+            end_first_epoch(trainer)
+            self._resumed = None
+        is_end = is_about_to_end(trainer)
         if is_whole_epoch(trainer):  # otherwise it was stopped, and goes on in its middle
-            self._moment = Moment.of(trainer)
+            self._moments.end_epoch(trainer)
             every = self._every_n_epochs
             self._is_due = self._is_due or (every is not None and (trainer.current_epoch + 1) % every == 0)
+        else:
+            is_end = True
+        self._is_due = self._is_due or (is_end and self._save_on_train_end)
         if self._is_due:
-            self._save(trainer)
+            self._save_now_or_late(trainer, is_end=is_end)
+        if is_end:
+            self._moments.note_weights(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Save the end."""
+        """Save the end, where the last epoch has not been it."""
         if self._save_on_train_end and _is_training(trainer):
-            self._save(trainer)
+            try:
+                self._save_what_was_trained(trainer)
+            except errors.CheckpointError as error:
+                log.error("the end of the training is not saved: %s", error)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """Save the last moment at which everything fitted together, and let nothing hide the exception."""
@@ -339,12 +433,17 @@ class StorageCheckpointCallback(Checkpoint):
             return
         begun_s = time.monotonic()
         try:
-            if self._save_on_exception and _is_training(trainer) and self._moment is not None:
-                if self._moment.step != trainer.global_step:
-                    self._moment = Moment.of(trainer)
-                self._save(trainer, self._hurried_ranks)
+            if self._save_on_exception and _is_training(trainer) and self._moments is not None:
+                if self._moments.catch_up(trainer):
+                    log.warning(
+                        "the %s came between the optimizer's step and the end of its batch: the batch counts as "
+                        "trained, and what on_train_batch_end had still to do in callbacks is not made up",
+                        type(exception).__name__,
+                    )
+                self._save_what_was_trained(trainer, self._hurried_ranks)
         except errors.StorageError as error:
             log.error("the %s has ended the training, and no checkpoint of it: %s", type(exception).__name__, error)
+        self._is_fitting = False
         is_killed = isinstance(exception, SIGTERMException)
         left_s = max(0.0, BUDGET_S - (time.monotonic() - begun_s)) if is_killed else None
         try:
@@ -352,6 +451,7 @@ class StorageCheckpointCallback(Checkpoint):
         except errors.StorageError as error:
             log.error("%s", error)
         self._run = None
+        self._forget_moments()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Wait for the last upload.
@@ -359,25 +459,30 @@ class StorageCheckpointCallback(Checkpoint):
         Raises:
             StorageError: what failed.
         """
-        run, self._run = self._run, None
+        self._forget_moments()
+        run, self._run, self._is_fitting = self._run, None, False
         if run is not None:
             run.close()
 
     def state_dict(self) -> dict[str, Any]:
         """What it knows; its checkpoints know the rest."""
-        before = None if self._before is None else list(self._before)
-        return {"location": self.location, "score": self.best_model_score, "before": before}
+        return self._best.state_dict(self.location)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on, here or at another location, where the best one may still be that of before."""
-        self.best_model_score = state_dict["score"]
-        self._before = None if state_dict["before"] is None else _Best(*state_dict["before"])
-        if state_dict["location"] != self.location and self.best_model_score is not None:
-            self._before = _Best(state_dict["location"], self.best_model_score)
+        self._best.load_state_dict(state_dict, self.location)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what belongs to this process."""
-        return {**self.__dict__, "_run": None, "_ranks": None, "_hurried_ranks": None, "_files": {}}
+        ours: dict[str, Any] = {
+            "_run": None,
+            "_is_fitting": False,
+            "_ranks": None,
+            "_hurried_ranks": None,
+            "_files": {},
+            "_moments": None,
+        }
+        return {**self.__dict__, **ours}
 
     # --- saving
 
@@ -393,25 +498,101 @@ class StorageCheckpointCallback(Checkpoint):
             is_time = is_time or is_late
         return is_time
 
-    def _save(self, trainer: Trainer, ranks: Ranks | None = None) -> None:
-        """Save the place, on every rank, unless that has been done."""
+    def _save_now_or_late(self, trainer: Trainer, *, is_end: bool = False) -> None:
+        """Save, or wait for the next batch where somebody has changed the weights, and may change them back."""
+        assert self._moments is not None
+        if not self._moments.has_other_weights(trainer) or self._kept.is_change_for_good:
+            self._save(trainer)
+        elif self._kept.moment is not None:
+            self._save_what_was_trained(trainer)
+        elif is_end:
+            self._save(trainer)  # no callback could have: the model itself has changed its weights
+        else:
+            self._kept.is_late = True
+
+    def _save_late(self, trainer: Trainer) -> None:
+        """Save what had to wait until nobody but the training changes the weights."""
+        if self._kept.is_late and self._moments is not None:
+            self._kept.note_late(is_swapped_back=not self._moments.has_other_weights(trainer))
+            self._save(trainer)
+
+    def _save_what_was_trained(self, trainer: Trainer, ranks: Ranks | None = None) -> None:
+        """Save the last moment, from the copy that was kept of it, or if the weights are still those of then.
+
+        Raises:
+            CheckpointError: the weights are others, and there is no copy.
+        """
+        assert self._moments is not None
+        last, kept = self._moments.last, self._kept.moment
+        if last is None or last.step == self._saved_step:
+            return
+        is_kept = kept is not None and kept.step == last.step
+        is_swapped = self._moments.has_other_weights(trainer)
+        if is_swapped and not is_kept:
+            names = ", ".join(suspects(trainer, "on_validation_start", "on_validation_epoch_start", "on_train_end"))
+            raise errors.CheckpointError(
+                f"the weights of step {last.step} have been swapped for others ({names or 'by the model itself'}), and "
+                "there is no copy of what was trained; resume_path() gives the last checkpoint"
+            )
+        self._save(trainer, ranks, is_kept=is_kept and (is_swapped or kept is last))
+
+    def _save(self, trainer: Trainer, ranks: Ranks | None = None, *, is_kept: bool = False) -> None:
+        """Save the last moment, on every rank, unless that has been done."""
         assert self._run is not None
-        self._is_due = False
-        ranks, moment = ranks or self._ranks, self._moment
+        assert self._moments is not None
+        self._is_due = self._kept.is_late = False
+        ranks, moment = ranks or self._ranks, self._kept.moment if is_kept else self._moments.last
         if moment is None or ranks is None or moment.step == self._saved_step:
             return
         everywhere = ranks.gather((moment.step, moment.random))
-        if not ranks.broadcast(len({step for step, _ in everywhere}) == 1):
-            raise errors.CheckpointError(f"step {moment.step} of rank {ranks.rank} is not where the other ranks are")
         self._warn_of_monitor(trainer)
         metrics = self._metrics(trainer)
-        self._note_best(metrics)
-        # What Trainer.save_checkpoint() writes; the public way to it leads over a file.
-        checkpoint = plain_hyperparameters(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
-        checkpoint.update({"loops": moment.loops, "global_step": moment.step})
-        checkpoint[_OURS] = {"random": [random for _, random in everywhere]}
-        self._run.save(checkpoint, moment.step, metrics)
+        if ranks.writes:
+            self._best.note([*self._run.known().values(), metrics])
+        is_same, self._best.score = ranks.broadcast((len({step for step, _ in everywhere}) == 1, self._best.score))
+        if not is_same:
+            raise errors.CheckpointError(f"step {moment.step} of rank {ranks.rank} is not where the other ranks are")
+        checkpoint = self._kept.take() if is_kept else self._checkpoint(trainer, moment)
+        checkpoint[_OURS]["random"] = [random for _, random in everywhere]
+        # At an exception what failed before is left to close: it is no failure of this one.
+        save = self._run.save if ranks is not self._hurried_ranks else self._run.save_anyhow
+        save(checkpoint, moment.step, metrics)
         self._saved_step = moment.step
+
+    def _checkpoint(self, trainer: Trainer, moment: Moment) -> dict[str, Any]:
+        """What Trainer.save_checkpoint() writes, of a moment; the public way to it leads over a file."""
+        assert self._moments is not None
+        with self._moments.buffers():
+            checkpoint = plain_hyperparameters(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
+        checkpoint.update({"loops": moment.loops, "global_step": moment.step})
+        checkpoint[_OURS] = {
+            "random": [],
+            "awaits": moment.awaits,
+            "updates": moment.updates_left(trainer),
+            "metrics": dict(trainer.callback_metrics),
+        }
+        return checkpoint
+
+    def _keep(self, trainer: Trainer, *hooks: str) -> None:
+        """Keep a copy of the last moment, if one of these hooks may swap the weights."""
+        assert self._moments is not None
+        assert self._moments.last is not None
+        assert self._ranks is not None
+        if self._kept.is_needed(suspects(trainer, *hooks)):
+            checkpoint = self._checkpoint(trainer, self._moments.last)
+            self._kept.keep(self._moments.last, checkpoint if self._ranks.writes else {_OURS: {}})
+
+    def _keep_for_end(self, trainer: Trainer) -> None:
+        """Keep a copy of the last epoch: after it no batch comes that shows which weights were trained."""
+        self._kept.drop()
+        if is_about_to_end(trainer):
+            self._keep(trainer, "on_train_epoch_end")
+
+    def _forget_moments(self) -> None:
+        if self._moments is not None:
+            self._moments.close()
+        self._moments = None
+        self._kept.drop()
 
     def _metrics(self, trainer: Trainer) -> dict[str, float]:
         """What was logged; the metric that decides only where it was measured at this step."""
@@ -435,17 +616,6 @@ class StorageCheckpointCallback(Checkpoint):
         if text not in self._has_told and self._ranks is not None and self._ranks.writes:
             self._has_told.add(text)
             log.warning("%s", text)
-
-    def _note_best(self, metrics: Mapping[str, float]) -> None:
-        score = metrics.get(self.monitor or "", math.nan)
-        if not math.isnan(score) and (
-            self.best_model_score is None or self._rank(score) <= self._rank(self.best_model_score)
-        ):
-            self.best_model_score = score
-
-    def _rank(self, score: float) -> float:
-        """The lower the better."""
-        return score if self.mode == "min" else -score
 
     # --- reading
 
@@ -479,37 +649,59 @@ class StorageCheckpointCallback(Checkpoint):
         restored = self._run.restore()
         return None if restored is None else self._written(self._run, restored)
 
+    @contextmanager
+    def _read(self, location: str) -> Iterator[StorageCheckpoint]:
+        """A run to look into; during a training its own, which knows what is on its way."""
+        if location == self.location and self._run is not None:
+            yield self._run
+        else:
+            with self._opened(location, alone=True) as run:
+                yield run
+
+    def _look_for_best(self) -> tuple[str, Found] | None:
+        """The best one that is there, and its location; here, of equals, rather than where it was before."""
+        if self.monitor is None:
+            return None
+        found: dict[str, list[Found]] = {}
+        for location in (self.location, *self._best.earlier):
+            with self._read(location) as run:
+                found[location] = run.list()
+        here = found[self.location]
+        everything = [one for of_location in found.values() for one in of_location]
+        self._best.earlier_score = self._best.among(one.metrics for one in everything[len(here) :])
+        self._best.note(one.metrics for one in here)
+        best = self._best.of(everything)
+        location = next((location for location, of_location in found.items() if best in of_location), self.location)
+        return None if best is None else (location, best)
+
+    def _agree_on_best(self) -> None:
+        """Let every rank know the best one that is there before the training."""
+        assert self._ranks is not None
+        if self._ranks.writes:
+            try:
+                self._look_for_best()
+            except errors.StorageError as error:
+                self._warn_once(f"best_model_score is what was known before: {error}")
+        self._best.score = self._ranks.broadcast(self._best.score)
+
     def _best_file(self) -> str | None:
-        with self._opened(alone=True) as run:
-            best = self._best_of(run.list())
-            before = self._before
-            if before is None or (best is not None and self._score(best) <= self._rank(before.score)):
-                return None if best is None else self._file_of(run, best)
-        with self._opened(before.location, alone=True) as run:
-            best = self._best_of(run.list())
-            return None if best is None else self._file_of(run, best)
+        if self.monitor is None:
+            return self._last_file()
+        if (best := self._look_for_best()) is None:
+            return None
+        location, found = best
+        with self._read(location) as run:
+            return self._file_of(run, found)
 
     def _last_file(self) -> str | None:
         with self._opened(alone=True) as run:
             restored = run.restore()
             return None if restored is None else self._written(run, restored)
 
-    def _best_of(self, found: list[Found]) -> Found | None:
-        """The best one, of equals the newest; without a metric the newest."""
-        if self.monitor is None:
-            return found[0] if found else None
-        measured = [one for one in found if not math.isnan(one.metrics.get(self.monitor, math.nan))]
-        return min(measured, key=self._score, default=None)
-
-    def _score(self, found: Found) -> float:
-        return self._rank(found.metrics[self.monitor or ""])
-
     def _file_of(self, run: StorageCheckpoint, found: Found) -> str:
         if found.name in self._files:
             return str(self._files[found.name])
-        restored = run.restore(step=found.step)
-        assert restored is not None
-        return self._written(run, restored)
+        return self._written(run, run.read_named(found.name))
 
     def _written(self, run: StorageCheckpoint, restored: Restored) -> str:
         """A local file as Lightning loads it; it goes with this process."""
@@ -525,13 +717,6 @@ class StorageCheckpointCallback(Checkpoint):
     def _set_random_states(self) -> None:
         if self._random is not None and self._ranks is not None and self._ranks.rank < len(self._random):
             set_random_states(self._random[self._ranks.rank])
-
-
-class _Best(NamedTuple):
-    """The best checkpoint of a location that was left."""
-
-    location: str
-    score: float
 
 
 def _is_training(trainer: Trainer) -> bool:

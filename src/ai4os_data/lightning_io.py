@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import fsspec.core
 import torch
+import torch.distributed as dist
 
 from ai4os_data import errors, locations
 from ai4os_data.checkpoint import StorageCheckpoint
+from ai4os_data.checkpoint.ending import finish_runs
 from ai4os_data.checkpoint.levels import reaches
 from ai4os_data.checkpoint.manager import RANK_TIMEOUT_S
 from ai4os_data.checkpoint.names import MANIFEST
@@ -158,7 +160,8 @@ class StorageCheckpointIO(CheckpointIO):
         if os.path.isfile(location) or _is_scratch(location):
             return TorchCheckpointIO().load_checkpoint(location, map_location, weights_only)
         self._finish(_target(location))
-        with self._opened(location) as run:
+        # Where ranks have not found each other yet, each reads for itself.
+        with self._opened(location, alone=not (dist.is_available() and dist.is_initialized())) as run:
             restored = run.restore(
                 map_location="cpu" if map_location is None else map_location,
                 weights_only=weights_only is not False,
@@ -333,11 +336,7 @@ class StorageCheckpointIO(CheckpointIO):
         above, name = posixpath.split(location.rstrip("/"))
         store = open_store(above, self._remote, create=True, patience=Patience())
         entries = store.list_below(name)
-        for entry in entries:
-            if posixpath.basename(entry.key) == MANIFEST:
-                with suppress(errors.NotFoundError):
-                    store.delete(entry.key)
-        store.remove_tree(name)
+        store.expunge(name, first=[one.key for one in entries if posixpath.basename(one.key) == MANIFEST])
         log.info("removed the checkpoint %s", location)
 
 
@@ -451,10 +450,10 @@ def _finish_at_exit(io: StorageCheckpointIO) -> None:
     def finish() -> None:
         if (io := reference()) is None or os.getpid() != pid:
             return
-        try:
-            io.teardown()
-        except errors.StorageError as error:
-            log.error("%s", error)
+        finish_runs()
+        if all(sending.is_through for sending in io._sending.values()):  # noqa: SLF001  of this module
+            with suppress(errors.StorageError):  # each is in the log
+                io.teardown()
 
     # Not atexit: it comes after the pools of threads that listings use have ended.
     threading._register_atexit(finish)  # type: ignore[attr-defined]  # noqa: SLF001  as concurrent.futures does

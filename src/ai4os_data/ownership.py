@@ -55,7 +55,7 @@ def refusal(path: str | os.PathLike[str], *, is_fallback: bool = False) -> str |
         return f"can be written by others (mode {stat.S_IMODE(found.st_mode):04o})" if is_loose else None
     if not is_fallback and (found.st_uid == 0 or _gives_all_to(path, found.st_uid)):
         return None
-    return f"belongs to {user(found.st_uid)}, and this process runs as {user(os.geteuid())}"
+    return f"belongs to another user ({user(found.st_uid)}; this process runs as {user(os.geteuid())})"
 
 
 def is_own_folder(path: str | os.PathLike[str]) -> bool:
@@ -65,6 +65,15 @@ def is_own_folder(path: str | os.PathLike[str]) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(found.st_mode) and _is_ours(path, found)
+
+
+def own_file(path: str | os.PathLike[str]) -> os.stat_result | None:
+    """What is known of a regular file of this user's at a path itself; None if there is none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() else None
 
 
 def is_own_file(path: str | os.PathLike[str]) -> bool:
@@ -107,6 +116,22 @@ def home(environ: Mapping[str, str]) -> str | None:
     except KeyError:  # a container's user of any number
         return None
     return told if os.path.isabs(told) else None
+
+
+def foreign(path: str | os.PathLike[str]) -> str | None:
+    """Why something in a folder of ours is not to be used, as the end of a sentence; None if it can be, or is missing.
+
+    What root has made can be: it may be read.
+    """
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    if stat.S_ISLNK(found.st_mode):
+        return f"is a symbolic link of {user(found.st_uid)}"
+    if found.st_uid == 0 or _is_ours(os.path.dirname(path), found):
+        return None
+    return f"belongs to another user ({user(found.st_uid)}; this process runs as {user(os.geteuid())})"
 
 
 def _is_ours(path: str | os.PathLike[str], found: os.stat_result) -> bool:

@@ -8,6 +8,7 @@ the asking ends. Some time later one may try again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -15,6 +16,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from ai4os_data import ownership
 
 if TYPE_CHECKING:
     from ai4os_data.remotes import Remote
@@ -43,7 +46,7 @@ class Refusals:
         """Let everyone who holds these credentials know that they were refused."""
         with suppress(OSError):  # without the mark each process finds out by itself
             self._make_folder()
-            descriptor = os.open(self._mark, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            descriptor = ownership.open_file(self._mark, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             try:
                 os.write(descriptor, b"-")
             finally:
@@ -79,11 +82,8 @@ class Refusals:
 
     def in_doubt(self) -> bool:
         """Whether some request is trying these credentials once more."""
-        try:
-            doubted = os.stat(self._doubt)
-        except OSError:
-            return False
-        return doubted.st_uid == os.getuid() and time.time() - doubted.st_mtime < _DOUBT_LASTS_S
+        doubted = ownership.own_file(self._doubt)
+        return doubted is not None and time.time() - doubted.st_mtime < _DOUBT_LASTS_S
 
     def claim_second_try(self) -> bool:
         """Whether the caller is the one, among all processes, to try these credentials once more."""
@@ -102,15 +102,13 @@ class Refusals:
 
     def _confirm_doubt(self) -> None:
         """Let the one who tries once more know that others were refused too."""
-        with suppress(OSError), open(self._doubt, "ab", buffering=0) as file:
+        with suppress(OSError), open(self._doubt, "ab", buffering=0, opener=ownership.open_file) as file:
             file.write(b"-")
 
     def is_confirmed(self) -> bool:
         """Whether others were refused while one waits to try once more: that is no odd answer any more."""
-        try:
-            return os.stat(self._doubt).st_size > 0
-        except OSError:
-            return False
+        doubted = ownership.own_file(self._doubt)
+        return doubted is not None and doubted.st_size > 0
 
     def end_doubt(self) -> None:
         """Let the others go on."""
@@ -118,17 +116,17 @@ class Refusals:
             os.unlink(self._doubt)
 
     def _refusal(self) -> Literal["none", "refused", "old"]:
-        try:
-            refused = os.stat(self._mark)
-        except OSError:
-            return "none"
-        if refused.st_uid != os.getuid() or refused.st_mtime < self.held_since:
+        refused = ownership.own_file(self._mark)
+        if refused is None or refused.st_mtime < self.held_since:
             return "none"
         stands_s = _STANDS_S * 2 ** min(max(0, refused.st_size - 1), _MOST_DOUBLINGS)
         return "refused" if time.time() - refused.st_mtime < stands_s else "old"
 
     def _make_folder(self) -> None:
-        os.makedirs(os.path.dirname(self._mark), mode=0o700, exist_ok=True)
+        folder = os.path.dirname(self._mark)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        if ownership.refusal(folder, is_fallback=True) is not None:
+            raise PermissionError(errno.EACCES, "another user has made it", folder)
 
 
 class Credentials:

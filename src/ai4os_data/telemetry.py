@@ -20,6 +20,7 @@ from pathlib import Path
 
 import xxhash
 
+from ai4os_data import ownership
 from ai4os_data.descriptors import exhausted
 from ai4os_data.processes import PerProcess, tell_after_fork
 
@@ -256,7 +257,8 @@ class _Files:
         for name in filter(_IS_STAGED.fullmatch, os.listdir(self._folder)):
             path = os.path.join(self._folder, name)
             with suppress(OSError):
-                if time.time() - os.stat(path).st_mtime > _STAGED_S:
+                found = ownership.own_file(path)
+                if found is not None and time.time() - found.st_mtime > _STAGED_S:
                     os.unlink(path)
 
     def _others(self) -> dict[str, list[str]]:
@@ -264,7 +266,8 @@ class _Files:
         found: dict[str, list[str]] = {}
         for name in os.listdir(self._folder):
             stem = name.rpartition("-")[0]
-            if name.startswith(_PREFIX) and "-" in stem.removeprefix(_PREFIX) and stem != self._stem:
+            is_another = name.startswith(_PREFIX) and "-" in stem.removeprefix(_PREFIX) and stem != self._stem
+            if is_another and ownership.own_file(os.path.join(self._folder, name)) is not None:
                 found.setdefault(stem, []).append(name)
         return found
 
@@ -273,10 +276,10 @@ class _Files:
         seen = self._seen.get(stem)
         for name in [seen, *names] if seen in names and seen is not None else names:
             try:
-                descriptor = os.open(os.path.join(self._folder, name), os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = ownership.open_file(os.path.join(self._folder, name), os.O_RDONLY)
             except FileNotFoundError:
                 continue
-            except OSError:  # another user's
+            except OSError:  # it cannot be looked at
                 return True
             try:
                 if _is_locked(descriptor):

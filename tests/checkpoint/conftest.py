@@ -13,4 +13,4 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a small state be a large one, which a Nextcloud gets in chunks; its manifest still goes in one piece."""
     monkeypatch.setattr(NextcloudStore, "single_put_bytes", 2000)
     monkeypatch.setattr(NextcloudStore, "chunk_bytes", 2000)
-    monkeypatch.setattr(chunked, "_LEAST_CHUNK_BYTES", 1)
+    monkeypatch.setattr(chunked, "LEAST_CHUNK_BYTES", 1)

@@ -497,6 +497,49 @@ def test_best_one_waits_beside_the_newest(held: Held, tmp_path: Path) -> None:
         assert steps_of(again) == [6, 4, 2]
 
 
+def test_what_waits_is_weighed_against_the_whole_run(held: Held, tmp_path: Path) -> None:
+    """Of an earlier attempt a better one makes it wait in vain, but not one that somebody has removed."""
+    options: dict[str, Any] = {"keep_last": 1, "keep_best": 1, "monitor": "loss"}
+    held.gate.set()
+    with open_run(held, tmp_path, **options) as run:
+        save_steps(run, 1, loss=0.1)
+    for is_removed in (False, True):
+        run = open_run(held, tmp_path, **options)
+        if is_removed:
+            for folder in (tmp_path / "held").glob("000001-*"):
+                shutil.rmtree(folder)
+        save_steps(run, 2, loss=0.9)
+        held.gate.clear()
+        held.asked.clear()
+        handles = [run.save(state_of(3), 3, {"loss": 0.8})]
+        wait_for(lambda: bool(held.asked))
+        handles += [run.save(state_of(step), step, {"loss": loss}) for step, loss in ((4, 0.3), (5, 0.7))]
+        run.write_out()
+        held.gate.set()
+        run.close()
+        assert [handle.level for handle in handles] == ["confirmed", "confirmed" if is_removed else None, "confirmed"]
+
+
+def test_best_one_that_could_not_be_sent_waits_for_the_next_start(held: Held, tmp_path: Path) -> None:
+    """What is newer and worse arrives, and does not take it out of the spool; the rest goes."""
+    options: dict[str, Any] = {"keep_last": 1, "keep_best": 1, "monitor": "loss"}
+    held.failures = [errors.PermissionDeniedError("403"), errors.PermissionDeniedError("403")]
+    held.gate.set()
+    with open_run(held, tmp_path, **options) as run:
+        for step, loss in ((1, 0.5), (2, 0.1)):
+            handle = run.save_anyhow(state_of(step), step, {"loss": loss})
+            with pytest.raises(errors.PermissionDeniedError):
+                handle.wait(timeout_s=20)
+        with pytest.raises(errors.PermissionDeniedError):
+            run.save(state_of(3), 3, {"loss": 0.7})
+        wait_for(lambda: run.stats()["sent"] == 1 and not run._uploads.unsent())
+        assert steps_of(run) == [3, 2]
+    with open_run(held, tmp_path, **options) as run:
+        wait_for(lambda: run.stats()["sent"] == 1)
+    with open_run(held, tmp_path, "other") as elsewhere:
+        assert steps_of(elsewhere) == [3, 2]
+
+
 def test_nothing_goes_while_a_checkpoint_is_read(held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even for a newer one that is confirmed meanwhile: what is read becomes what the run goes on from."""
     held.gate.set()

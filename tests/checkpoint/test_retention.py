@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import random
+import shutil
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ai4os_data import errors
 from ai4os_data.checkpoint.names import MANIFEST
-from ai4os_data.checkpoint.retention import Retention
+from ai4os_data.checkpoint.retention import Retention, chosen_mode
 from ai4os_data.stores import DirectoryStore
 from cache.crowd import wait_for
 from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ai4os_data.checkpoint import StorageCheckpoint
 
 
 def test_keep_last_keeps_the_newest(tmp_path: Path) -> None:
@@ -121,7 +127,7 @@ def test_metric_that_decides_has_to_be_given(tmp_path: Path) -> None:
         pytest.raises(ValueError, match="loss"),
     ):
         run.save(state_of(1), 1)
-    assert Retention(monitor="x").kept([], {}) == set()
+    assert Retention(monitor="x").kept([], [], {}) == set()
 
 
 def test_same_step_again_replaces_the_one_before(tmp_path: Path) -> None:
@@ -160,3 +166,221 @@ def test_manifest_that_a_listing_misses_is_no_remains(tmp_path: Path, monkeypatc
         monkeypatch.undo()
         assert steps_of(run) == [3, 2, 1]
         assert run.verify() == {}
+
+
+# --- over the whole run
+
+
+BEST: dict[str, Any] = {"keep_last": 1, "keep_best": 1, "monitor": "acc", "mode": "max"}
+
+
+def measured(run: StorageCheckpoint) -> list[tuple[int, int, float]]:
+    """Return attempt, step and metric of each checkpoint, newest first."""
+    return [(one.attempt, one.step, one.metrics["acc"]) for one in run.list()]
+
+
+def save_measured(run: StorageCheckpoint, *scores: float, begin: int = 0) -> None:
+    """Save one step for each score."""
+    for step, acc in enumerate(scores, start=begin):
+        save_steps(run, step, acc=acc)
+
+
+@pytest.mark.parametrize("restart", ["anew", "from a place of its own", "from itself", "from an old one"])
+def test_best_stays_through_every_restart(tmp_path: Path, restart: str) -> None:
+    """Wherever the state came from that is gone on with, and through a second restart."""
+    with open_run(tmp_path / "run", tmp_path, **BEST) as run:
+        save_measured(run, 0.5, 0.9, 0.6, 0.7)
+    for score in (0.4, 0.3):
+        with open_run(tmp_path / "run", tmp_path, **BEST) as run:
+            if restart == "from itself":
+                assert run.restore() is not None
+            elif restart == "from an old one":
+                run.go_on_from(run.list()[-1].name)
+            elif restart == "from a place of its own":
+                with open_run(tmp_path / "other", tmp_path) as other:
+                    save_steps(other, 3)
+                    assert restored_step(other) == 3
+            save_measured(run, score, score - 0.1, begin=4)
+            found = measured(run)
+            assert found[0] == (found[0][0], 5, score - 0.1)
+            assert (1, 1, 0.9) in found
+
+
+def test_best_of_a_line_gives_way_to_the_best_of_the_run(tmp_path: Path) -> None:
+    """As many as keep_best says in all, of equals the newest; what was never measured is not among them."""
+    for scores in ((0.5, 0.95, 0.6), (0.8, float("nan"), 0.7), (0.95, 0.9, 0.1)):
+        with open_run(tmp_path / "run", tmp_path, **{**BEST, "keep_best": 2}) as run:
+            save_measured(run, *scores)
+    with open_run(tmp_path / "run", tmp_path) as run:
+        assert measured(run) == [(3, 2, 0.1), (3, 0, 0.95), (2, 2, 0.7), (1, 2, 0.6), (1, 1, 0.95)]
+    with open_run(tmp_path / "run", tmp_path, **BEST) as run:
+        save_measured(run, 0.3, 0.2)
+        assert measured(run)[:3] == [(4, 1, 0.2), (3, 2, 0.1), (3, 0, 0.95)]
+        assert (1, 1, 0.95) not in measured(run)
+
+
+@pytest.mark.parametrize("lost", ["manifest", "state", "all"])
+def test_best_stays_where_the_line_is_broken(tmp_path: Path, lost: str) -> None:
+    """What an attempt was resumed from is damaged, or gone, and with it what leads from there to the best."""
+    for scores in ((0.9, 0.5), (0.4, 0.3), (0.35, 0.25)):
+        with open_run(tmp_path / "run", tmp_path, **BEST) as run:
+            run.restore()
+            save_measured(run, *scores)
+    for folder in (tmp_path / "run").glob("000002-*/step-*"):
+        if lost == "all":
+            shutil.rmtree(folder)
+        for path in folder.glob({"manifest": "MANIFEST.json", "state": "state-*", "all": "x"}[lost]):
+            path.write_bytes(b"?")
+    with open_run(tmp_path / "run", tmp_path, "other", **BEST) as run:
+        run.restore()
+        save_measured(run, 0.2, 0.1)
+        assert (1, 0, 0.9) in measured(run)
+        assert measured(run)[0] == (4, 1, 0.1)
+
+
+def test_damaged_one_is_not_the_best(tmp_path: Path) -> None:
+    """Cut off on the storage, it takes the place of none that is whole; and it is left for whoever looks into it."""
+    with open_run(tmp_path / "run", tmp_path, **BEST) as run:
+        save_measured(run, 0.9, 0.8)
+        (state,) = (tmp_path / "run").glob("*/step-000000000-*/state-*")
+        state.write_bytes(state.read_bytes()[:-1])
+        save_measured(run, 0.7, 0.6, begin=2)
+        assert measured(run) == [(1, 3, 0.6), (1, 1, 0.8), (1, 0, 0.9)]
+
+
+def test_milestones_stay_whatever_attempt(tmp_path: Path) -> None:
+    """Each of keep_every; all of them where it is 1."""
+    for steps in ((1, 2, 3), (4, 5, 6)):
+        with open_run(tmp_path / "run", tmp_path, keep_last=1, keep_every=2) as run:
+            save_steps(run, *steps)
+    with open_run(tmp_path / "run", tmp_path, keep_last=1, keep_every=2) as run:
+        save_steps(run, 7)
+        assert steps_of(run) == [7, 6, 4, 3, 2]
+    for _ in range(3):
+        with open_run(tmp_path / "all", tmp_path, keep_last=1, keep_every=1) as run:
+            save_steps(run, 1, 2)
+    with open_run(tmp_path / "all", tmp_path) as run:
+        assert len(run.list()) == 6
+
+
+def test_best_of_two_writers_stays(tmp_path: Path) -> None:
+    """Both save at once, and each removes what it may: the best of all that there ever were is there in the end."""
+    begun = threading.Barrier(2)
+
+    def write(number: int) -> None:
+        chance = random.Random(number)
+        with open_run(tmp_path / "run", tmp_path, f"spool-{number}", **{**BEST, "keep_best": 2}) as run:
+            begun.wait(20)
+            for step in range(12):
+                score = chance.random()
+                scores.append(score)
+                save_steps(run, step, acc=score)
+
+    scores: list[float] = []
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    with open_run(tmp_path / "run", tmp_path) as run:
+        assert set(sorted(scores)[-2:]) <= {score for _, _, score in measured(run)}
+        assert run.verify() == {}
+
+
+def test_later_one_of_the_step_that_was_gone_on_from_is_abandoned(tmp_path: Path) -> None:
+    """A step may be saved twice: what a training goes on from is a checkpoint, not a step."""
+    with open_run(tmp_path / "run", tmp_path, keep_last=9) as run:
+        for value in (1, 2):
+            run.save({"value": value}, 5).wait(timeout_s=20)
+            wait_for(lambda: not run._uploads.unsent())
+        second, first = run.list()
+    with open_run(tmp_path / "run", tmp_path, keep_last=9) as run:
+        assert run.read_named(first.name)["value"] == 1
+        assert run.read_named(second.name)["value"] == 2
+        run.go_on_from(first.name)
+        run.save({"value": 3}, 6).wait(timeout_s=20)
+        wait_for(lambda: not run._uploads.unsent())
+        assert [one.name for one in run.list()][1:] == [first.name]
+
+
+def test_restored_is_the_first_of_its_step_where_that_was_gone_on_from(tmp_path: Path) -> None:
+    """Though a later one of the step is there, when what came after it is damaged."""
+    with open_run(tmp_path / "run", tmp_path, keep_every=5) as run:
+        for value in (1, 2):
+            run.save({"value": value}, 5).wait(timeout_s=20)
+            wait_for(lambda: not run._uploads.unsent())
+        first = run.list()[1].name
+    with open_run(tmp_path / "run", tmp_path, keep_every=5) as run:
+        run.go_on_from(first)
+        run.save({"value": 3}, 6).wait(timeout_s=20)
+    for state in (tmp_path / "run").glob("000002-*/*/state-*"):
+        state.write_bytes(b"?")
+    with open_run(tmp_path / "run", tmp_path, "other") as run:
+        restored = run.restore()
+        assert restored is not None
+        assert (restored.name, restored["value"]) == (first, 1)
+
+
+def test_step_is_that_of_the_branch_that_is_gone_on_with(tmp_path: Path) -> None:
+    """Before those of abandoned ones, however new; of the step twice in an attempt the later one."""
+    options: dict[str, Any] = {"keep_every": 1}
+    with open_run(tmp_path / "run", tmp_path, **options) as run:
+        for step, value in ((1, "a"), (4, "b"), (4, "c"), (5, "d")):
+            run.save({"value": value}, step).wait(timeout_s=20)
+    with open_run(tmp_path / "run", tmp_path, **options) as run:
+        run.restore(step=1)
+        for step, value in ((4, "e"), (7, "f")):
+            run.save({"value": value}, step).wait(timeout_s=20)
+    with open_run(tmp_path / "run", tmp_path, **options) as run:
+        run.restore()
+        first = next(one.name for one in run.list() if (one.attempt, one.step) == (1, 5))
+        run.go_on_from(first)
+        run.save({"value": "g"}, 8).wait(timeout_s=20)
+    with open_run(tmp_path / "run", tmp_path) as run:
+        found = [run.restore(step=step) for step in (4, 5, 7, 8)]
+        assert [one and one["value"] for one in found] == ["c", "d", "f", "g"]
+
+
+def test_reading_one_by_name_changes_nothing(tmp_path: Path) -> None:
+    """What is saved afterwards belongs to the attempt that it did; one that is not there is told by its name."""
+    with open_run(tmp_path / "run", tmp_path, keep_last=9) as run:
+        save_steps(run, 1, 2)
+        oldest = run.list()[-1].name
+        assert run.read_named(oldest).step == 1
+        save_steps(run, 3)
+        assert [(one.attempt, one.parent) for one in run.list()] == [(1, None)] * 3
+        shutil.rmtree(tmp_path / "run" / str(oldest))
+        shutil.rmtree(tmp_path / "spool")
+    with (
+        open_run(tmp_path / "run", tmp_path) as run,
+        pytest.raises(errors.CheckpointError, match=f"no checkpoint {oldest}"),
+    ):
+        run.read_named(oldest)
+
+
+# --- whether high is good
+
+
+@pytest.mark.parametrize(
+    "monitor",
+    ["loss", "val_loss", "val/loss", "valLoss", "MSELoss", "LOSS", "loss/dataloader_idx_0", "val-error.1", "error2"],
+)
+def test_loss_or_error_is_good_when_it_is_low(tmp_path: Path, monitor: str) -> None:
+    """Its name says so; mode="max" still has its way."""
+    assert chosen_mode(monitor, None) == "min"
+    assert chosen_mode(monitor, "max") == "max"
+    with open_run(tmp_path / monitor.replace("/", "-"), tmp_path, keep_last=1, keep_best=1, monitor=monitor) as run:
+        for step, value in enumerate((0.9, 0.2, 0.5)):
+            save_steps(run, step, **{monitor: value})
+        assert steps_of(run) == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "monitor", ["acc", "score", "val_map", "val_los", "lossless", "terror", "neg_mean_squared_error", "", "val_f1"]
+)
+def test_other_metric_needs_a_mode(tmp_path: Path, monitor: str) -> None:
+    """At construction, with both ways to write it; not where nothing is kept by it."""
+    with pytest.raises(ValueError, match=rf"monitor='{monitor}' needs a mode.*mode='max'.*mode='min'"):
+        open_run(tmp_path / "run", tmp_path, keep_best=1, monitor=monitor)
+    with open_run(tmp_path / "run", tmp_path, monitor=monitor) as run:
+        save_steps(run, 1)

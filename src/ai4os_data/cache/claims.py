@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
+from ai4os_data import ownership
 from ai4os_data.bodies import LargeBody
 from ai4os_data.cache.staged import BLOCK_BYTES, allocated, read_whole
 from ai4os_data.processes import tell_after_fork
@@ -67,7 +68,7 @@ class Claims:
             if name in self._names:
                 return False
             if self._descriptor < 0:
-                self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+                self._descriptor = ownership.open_file(self._path, os.O_CREAT | os.O_RDWR)
             try:
                 self._set(name, fcntl.F_WRLCK)
             except BlockingIOError:

@@ -14,6 +14,7 @@ from functools import partial
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Literal
 
+from ai4os_data import ownership
 from ai4os_data.cache import placement
 from ai4os_data.cache.claims import Claim, Claims, Waiting
 from ai4os_data.cache.leases import living
@@ -598,7 +599,7 @@ def _disk_of(directory: str) -> int | None:
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    return ownership.open_file(path, flags)
 
 
 def _auto_directory(*, with_limit: bool) -> str:

@@ -13,6 +13,7 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ai4os_data import ownership
 from ai4os_data.cache.objects import identity
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Lease:
             self._prepare()
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
             self._path = f"{self.directory}/{os.getpid()}-{secrets.token_hex(4)}"
-            self._descriptor = _last_to_close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            self._descriptor = _last_to_close(ownership.open_file(self._path, os.O_CREAT | os.O_RDWR))
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.pwrite(self._descriptor, _LEASE.pack(size_bytes, size_bytes, size_bytes), 0)
 
@@ -101,7 +102,7 @@ def living(directory: str) -> set[int]:
 
 def _is_held(path: str) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = ownership.open_file(path, os.O_RDONLY)
     except OSError:  # gone by now
         return False
     try:
@@ -116,7 +117,7 @@ def _is_held(path: str) -> bool:
 def _read(path: str) -> int | None:
     """What a living process has leased; None for a dead one."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = ownership.open_file(path, os.O_RDWR)
     except OSError:  # gone by now, or nothing of ours
         return 0
     try:

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
+from ai4os_data import ownership
 from ai4os_data.cache import placement
 from ai4os_data.cache.claims import FULL_FOR_S, Waiting
 from ai4os_data.cache.leases import Lease
@@ -247,7 +248,7 @@ class Ledger:
         for folder in (self._rows.directory, self._lease.directory):
             os.makedirs(folder, mode=0o700, exist_ok=True)
         self._objects.make_root()
-        self._lock = os.open(f"{self._directory}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._lock = ownership.open_file(f"{self._directory}/lock", os.O_CREAT | os.O_RDWR)
 
     def _mended(self, work: Callable[[], R]) -> R:
         """The result of some work; a damaged index is made anew from the files, and the work done again.

@@ -14,6 +14,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ai4os_data import ownership
 from ai4os_data.processes import tell_after_fork
 
 if TYPE_CHECKING:
@@ -123,7 +124,9 @@ class Names:
         with self._threads:
             old = self._opened()
             begin = os.fstat(old).st_size
-            new = os.open(self.beside, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            new = os.open(
+                self.beside, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+            )
             try:
                 os.write(new, _head() + "".join(f"{name}\n" for name in look()).encode())
                 os.rename(self.beside, self.path)
@@ -148,9 +151,9 @@ class Names:
         if self._descriptor < 0 or os.fstat(self._descriptor).st_nlink == 0:
             self._close()
             try:
-                self._descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                self._descriptor = ownership.open_file(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND)
             except OSError:  # a cache that can be read, and no more
-                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                self._descriptor = ownership.open_file(self.path, os.O_RDONLY)
             if os.fstat(self._descriptor).st_size == 0:
                 os.write(self._descriptor, _head())
             if os.pread(self._descriptor, _HEAD_BYTES, 0) != self._head:  # or it is the one that was read so far

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xxhash
 
+from ai4os_data import ownership
 from ai4os_data.cache import placement
 from ai4os_data.cache.names import Names
 from ai4os_data.cache.pins import Pin, Receipt, pins_in
@@ -41,7 +42,7 @@ _LINE_END = 10
 _MANY_BYTES = 16 * 1024  # of news
 _SHORTEST_NAME = 52  # digest, size and checksum, and a line end
 _READ_BYTES = 1 << 30
-_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LONG_READ_BYTES = 1024 * 1024
 _TRIES, _PAUSE_S = 5, 0.001
 
@@ -280,7 +281,7 @@ class Objects:
         """
         path = held.path
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = ownership.open_file(path, os.O_RDWR)
         except FileNotFoundError:
             raise
         except OSError:  # nothing of ours

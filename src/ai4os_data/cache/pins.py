@@ -20,6 +20,7 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from ai4os_data import ownership
 from ai4os_data.processes import no_fork, tell_after_fork
 
 if TYPE_CHECKING:
@@ -297,6 +298,6 @@ def _set(descriptor: int, kind: int, place: int, length: int = 1) -> None:
 
 def _opened(path: str) -> int:
     try:
-        return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        return ownership.open_file(path, os.O_CREAT | os.O_RDWR)
     except OSError:  # a cache that can be read, and no more
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return ownership.open_file(path, os.O_RDONLY)

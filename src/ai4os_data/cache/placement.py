@@ -25,6 +25,7 @@ _SPOOL_RESERVE_BYTES = 64 * 1024 * 1024
 _SPOOL_RESERVED_PART = 0.05
 
 MARKER = ".ai4os-data-cache"
+_OUR_FOLDERS = ("objects", "listings")
 _OUR_NAMES = ("index", "leases", "lock")  # in "objects" and "listings" only files named as ours are touched
 
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # FS_IOC_GETFLAGS and FS_IOC_SETFLAGS of linux/fs.h, on 64-bit
@@ -167,30 +168,48 @@ def usable(directory: str, *, memory_too: bool) -> str:
         raise CacheError(message)
     try:
         try:
-            found = _tried(directory)
+            _try(directory)
         except FileNotFoundError:  # somebody removes it just now
-            found = _tried(directory)
+            _try(directory)
     except OSError as error:
         message = (
             f"{directory} cannot be used as a cache: {error.strerror}; give DiskCache a directory on a local "
             "disk that you can write to"
         )
         raise CacheError(message) from error
-    if found.st_uid not in {os.getuid(), 0}:
-        message = f"{directory} belongs to another user; give DiskCache a directory of your own"
-        raise CacheError(message)
     return directory
 
 
-def _tried(directory: str) -> os.stat_result:
-    """Make a directory if it is missing, mark it as ours, and try to write there."""
+def _try(directory: str) -> None:
+    """Make a directory if it is missing, mark it as ours, and try to write there.
+
+    Raises:
+        CacheError: it, or something in it that we use, is another user's, or a link.
+    """
     os.makedirs(directory, mode=0o700, exist_ok=True)
+    _refuse_what_is_not_ours(directory)
     _claim_directory(directory)
     probe = f"{directory}/.ai4os-data-probe"  # always the same: one that a death has left goes with the next
-    os.close(os.open(probe, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    os.close(ownership.open_file(probe, os.O_CREAT | os.O_WRONLY))
     with suppress(FileNotFoundError):  # of another process, which has looked too
         os.unlink(probe)
-    return os.stat(directory)
+
+
+def _refuse_what_is_not_ours(directory: str) -> None:
+    """Refuse a directory through which another user could have our files written, or read, elsewhere.
+
+    Raises:
+        CacheError: it is one.
+    """
+    advice = "give DiskCache a directory of your own, as AI4OS_DATA_CACHE or as its first argument"
+    reason = ownership.refusal(directory, is_fallback=directory == fallback("cache"))
+    if reason is not None:
+        message = f"{directory} {reason}; {advice}"
+        raise CacheError(message)
+    for name in (MARKER, *_OUR_NAMES, *_OUR_FOLDERS, "names"):
+        if (reason := ownership.foreign(f"{directory}/{name}")) is not None:
+            message = f"{directory} cannot be used as a cache: its {name!r} {reason}; {advice}"
+            raise CacheError(message)
 
 
 def _claim_directory(directory: str) -> None:
@@ -220,7 +239,7 @@ def is_cache(directory: str) -> bool:
 
 def mark(directory: str) -> None:
     """Say in a directory that it is a cache of ours."""
-    os.close(os.open(f"{directory}/{MARKER}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    os.close(ownership.open_file(f"{directory}/{MARKER}", os.O_CREAT | os.O_WRONLY))
 
 
 def spread_below(directory: str) -> None:

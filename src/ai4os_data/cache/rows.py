@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import diskcache
 
+from ai4os_data import ownership
 from ai4os_data.cache.claims import Waiting
 from ai4os_data.cache.objects import Held, Objects, identity, relative_name
 from ai4os_data.cache.staged import allocated
@@ -257,7 +258,7 @@ class Rows:
             self._objects.prepare()
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
             self.remove()
-            os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            os.close(ownership.open_file(path, os.O_CREAT | os.O_WRONLY))
         self._index = _Index(
             self.directory,
             disk=_NamesOnly,

@@ -12,6 +12,7 @@ import secrets
 from contextlib import suppress
 from itertools import count
 
+from ai4os_data import ownership
 from ai4os_data.processes import PerProcess, tell_after_fork
 
 BLOCK_BYTES = 4096
@@ -137,7 +138,7 @@ def _new_path(folder: str) -> str:
 def remove_if_abandoned(path: str) -> None:
     """Remove a staged file that belongs to no living process."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = ownership.open_file(path, os.O_RDWR)
     except OSError:
         return
     try:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ai4os_data import mounts
+from ai4os_data import mounts, ownership
 from ai4os_data.bodies import write_whole
 from ai4os_data.cache.objects import suffix_of
 
@@ -121,9 +121,10 @@ def _sweep_now_and_then() -> None:
 
 
 def _remove_unless_used(path: str) -> None:
-    if time.time() - os.stat(path).st_mtime < _UNTOUCHED_S:
+    found = ownership.own_file(path)  # anybody may have put something of that name there
+    if found is None or time.time() - found.st_mtime < _UNTOUCHED_S:
         return
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = ownership.open_file(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(path)

@@ -14,8 +14,9 @@ from ai4os_data.checkpoint.manifest import Manifest
 from ai4os_data.checkpoint.names import COMMITTED, MANIFEST, AttemptName, CheckpointName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from ai4os_data.checkpoint.manifest import FileFacts
     from ai4os_data.checkpoint.spool import Spool, Spooled
     from ai4os_data.stores import Entry, Store
 
@@ -38,6 +39,11 @@ class Seen:
     def is_committed(self) -> bool:
         """Whether it has a manifest, be it a good one."""
         return self.spooled is not None or MANIFEST in self.files
+
+    def has(self, files: Mapping[str, FileFacts]) -> bool:
+        """Whether the store lists each of these files with its size."""
+        listed = {file: entry.size_bytes for file, entry in self.files.items()}
+        return all(listed.get(file) == facts.size_bytes for file, facts in files.items())
 
     @property
     def signature(self) -> tuple[tuple[str, int, str], ...]:
@@ -147,22 +153,17 @@ class History:
         """What is left once an attempt has been looked through."""
         if parent is None:
             return rest  # it began anew, or nobody can tell: what is older is better than nothing
-        return [
-            seen
-            for seen in rest
-            if seen.name.attempt.number < parent.attempt.number
-            or (seen.name.attempt == parent.attempt and seen.name.step <= parent.step)
-        ]
+        return [seen for seen in rest if seen.name.attempt.number < parent.attempt.number or seen.name.leads_to(parent)]
 
     @staticmethod
     def _newest_first(seen: Iterable[Seen]) -> list[Seen]:
         return sorted(seen, key=lambda one: (one.name.order, one.name), reverse=True)
 
 
-def ancestors(history: History, parent: CheckpointName | None) -> dict[AttemptName, int]:
-    """The attempts that lead up to a checkpoint, each with the last of its steps that counts."""
-    found: dict[AttemptName, int] = {}
+def ancestors(history: History, parent: CheckpointName | None) -> dict[AttemptName, CheckpointName]:
+    """The attempts that lead up to a checkpoint, each with the last of its checkpoints that counts."""
+    found: dict[AttemptName, CheckpointName] = {}
     while parent is not None and parent.attempt not in found:
-        found[parent.attempt] = parent.step
+        found[parent.attempt] = parent
         parent = history.parent_of(seen for seen in history.committed() if seen.name.attempt == parent.attempt)
     return found

@@ -1,8 +1,8 @@
 """What closed runs have left in a directory of spools, and when it goes.
 
-Only what has arrived on a storage goes, by age and by share of the disk: there it is safe, and the copy here merely
-makes the next restore of its run faster. Attempts of living processes are left alone, and so is everything under
-another name.
+Only what has arrived on a storage goes, by age, by share of the disk and by the number of runs: there it is safe, and
+the copy here merely makes the next restore of its run faster. Attempts of living processes are left alone, and so is
+everything under another name.
 See docs/decisions/2026-11-28-what-closed-runs-leave.md.
 """
 
@@ -29,6 +29,7 @@ NEWEST_STAYS_S = 7 * 86400.0  # of each run
 OTHERS_STAY_S = 86400.0
 SHARE_OF_DISK = 0.1
 SHARE_OF_LIMIT = 0.5
+MOST_RUNS = 4
 
 
 class _Arrived(NamedTuple):
@@ -51,7 +52,9 @@ def drop_all(directory: Path, own: Path) -> None:
 
 
 def sweep(directory: Path, own: Path, limit_bytes: int | None = None) -> None:
-    """Remove what is old, and then the oldest of what takes more than its share; of all runs but one.
+    """Remove what is old, and then the oldest of what takes more than its share, or is of too many runs.
+
+    It looks at all runs but one.
 
     Args:
         directory: with the folders of runs.
@@ -74,11 +77,12 @@ def _doomed(found: Iterable[_Arrived], share_bytes: int) -> list[_Arrived]:
     kept: list[_Arrived] = []
     for arrived in found:
         (doomed if arrived.is_old(now) else kept).append(arrived)
-    left_bytes = sum(arrived.size_bytes for arrived in kept)
-    for arrived in sorted(kept):
-        if left_bytes > share_bytes:
+    left_bytes, left_runs = sum(arrived.size_bytes for arrived in kept), len({arrived.run for arrived in kept})
+    for arrived in sorted(kept):  # of each run the newest comes last
+        if left_bytes > share_bytes or (arrived.is_newest and left_runs > MOST_RUNS):
             doomed.append(arrived)
             left_bytes -= arrived.size_bytes
+            left_runs -= arrived.is_newest
     return doomed
 
 

@@ -6,7 +6,6 @@ and is verified there; the manifest comes last, and only then may an older check
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
@@ -21,14 +20,18 @@ from torch.utils.data import DataLoader, Sampler
 from ai4os_data import errors
 from ai4os_data.cache import DiskCache
 from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step
+from ai4os_data.checkpoint.deleted import set_aside_deleted
+from ai4os_data.checkpoint.ending import Ending, daemons
 from ai4os_data.checkpoint.handle import SaveHandle
 from ai4os_data.checkpoint.history import History, Seen
+from ai4os_data.checkpoint.launchers import check_group
 from ai4os_data.checkpoint.levels import LEVELS, Durability, reaches
+from ai4os_data.checkpoint.lifetimes import weakly, without_locals
 from ai4os_data.checkpoint.loading import check_into, load_checkpoint
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
 from ai4os_data.checkpoint.preemption import PreemptionGuard
-from ai4os_data.checkpoint.pruning import Pruning
+from ai4os_data.checkpoint.pruning import Pruning, on_store
 from ai4os_data.checkpoint.randomness import random_states, set_random_states
 from ai4os_data.checkpoint.ranks import Ranks
 from ai4os_data.checkpoint.restored import Checkpoint, Restored
@@ -44,7 +47,7 @@ from ai4os_data.stores import open_store
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -78,7 +81,8 @@ class StorageCheckpoint:
         keep_best: how many of the best by ``monitor`` stay beside them.
         keep_every: checkpoints whose step is a multiple of it stay too.
         monitor: the metric that says how good one is.
-        mode: ``"min"`` or ``"max"``.
+        mode: ``"max"`` if high values of it are good, ``"min"`` if low ones are. It may be left out where its name says
+            that it is a loss or an error.
         spool: a directory on the local disk; by default ``$AI4OS_DATA_SPOOL``, or one beside the cache's.
         spool_limit: the most that the spool may take, in bytes or as ``"20GiB"``; by default what the disk has.
         durability: the level that ``wait()`` waits for and `close` insists on; ``"best"`` is the highest that the store
@@ -90,6 +94,7 @@ class StorageCheckpoint:
         alone: this process saves and restores by itself, whatever other ranks there are.
 
     Raises:
+        CheckpointError: a launcher has started several processes, and there is no process group yet.
         DurabilityError: the store cannot reach the level.
         StorageError: the location cannot be listed.
     """
@@ -103,7 +108,7 @@ class StorageCheckpoint:
         keep_best: int = 0,
         keep_every: int | None = None,
         monitor: str | None = None,
-        mode: Mode = "min",
+        mode: Mode | None = None,
         spool: str | os.PathLike[str] | None = None,
         spool_limit: int | str | None = None,
         durability: Durability = "best",
@@ -118,6 +123,8 @@ class StorageCheckpoint:
         if cache is not None and cache != "auto" and not isinstance(cache, DiskCache):
             raise TypeError(f"cache is a DiskCache, 'auto' or None, not {cache!r}")
         limit_bytes = parse_limit(spool_limit)
+        if not alone:
+            check_group(os.environ)
         self._store = open_store(location, remote, create=True, patience=Patience())
         self._monitor = monitor if keep_best else None
         self._save_random_states = save_random_states
@@ -126,6 +133,7 @@ class StorageCheckpoint:
         self._ranks = Ranks(rank_timeout_s, alone=alone)
         self._staging = Staging()
         self._manifests: dict[CheckpointName, Manifest] = {}
+        self._there: dict[CheckpointName, dict[str, float]] = {}  # the metrics of what the store had at the last look
         self._attempt: AttemptName | None = None
         self._source: CheckpointName | None = None  # what this attempt was resumed from
         self._highest_attempt = 0
@@ -138,7 +146,7 @@ class StorageCheckpoint:
         self._is_reading = False
         self._pid = os.getpid()
         self._wanted: Level = "local"
-        self._restoring = Restoring(self._store, self._ranks, self.room_for)
+        self._restoring = Restoring(self._store, self._ranks, weakly(self.room_for))
         if not self._ranks.writes:
             return
         self.best_level = self._store.best_level
@@ -147,12 +155,18 @@ class StorageCheckpoint:
         self._spool = Spool(directory.absolute(), self._store.identity, limit_bytes)
         self._spool.sweep()
         self._pruning = Pruning(self._store, self._retention)
-        self._uploads = Uploads(self._store, self._displaced, self._sent, self._dropped, self._failed)
+        # Each upload keeps this object for as long as it is sent, and nothing else does.
+        told = weakly(self._displaced), weakly(self._sent), weakly(self._dropped), weakly(self._failed)
+        self._uploads = Uploads(self._store, *told)
+        self._ending = Ending(self._store.location, self._staging, self._spool, self._uploads)
+        weakref.finalize(self, _unlock, self._spool, self._pid).atexit = False
         tell_after_fork(self)
-        _write_out_at_exit(self)
-        left = self._spool.adopt()
-        self._pruning.know(self._look())
-        self._send_what_was_left(left)
+        self._spool.adopt()
+        history = self._look()
+        if set_aside_deleted(self._store, self._spool, history):
+            history = self._look()
+        self._pruning.know(history)
+        self._send_what_was_left(self._spool.entries())
 
     # --- saving
 
@@ -207,7 +221,7 @@ class StorageCheckpoint:
                 target=self._write_out,
                 args=(payload, staged.size_bytes, handle, metrics),
                 name="ai4os-data-spool",
-                daemon=True,
+                daemon=daemons(),
             ).start()
         except BaseException:
             self._staging.release()
@@ -232,9 +246,10 @@ class StorageCheckpoint:
         try:
             spooled = self._spooled(payload, size_bytes, handle.name, metrics)
             handle.reach("local")
-            self._uploads.submit(Upload(spooled, handle))
+            self._uploads.submit(Upload(spooled, handle, self))
         except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
             log.error("step %d could not be saved: %s", handle.step, error)
+            without_locals(error)
             self._note_failure(error)
             handle.fail(error)
         finally:
@@ -298,7 +313,7 @@ class StorageCheckpoint:
         level = max(self.best_level, "mount", key=LEVELS.index)
         unsent = [spooled for spooled in left if not reaches(spooled.level, level)]
         intact = [spooled for spooled in unsent if _is_sound(spooled)]
-        uploads = [Upload(spooled, None) for spooled in intact]
+        uploads = [Upload(spooled, None, self) for spooled in intact]
         displaced = self._displaced(uploads) if uploads else []
         for upload in uploads:
             if upload not in displaced:
@@ -308,32 +323,45 @@ class StorageCheckpoint:
 
     def _displaced(self, uploads: Sequence[Upload]) -> list[Upload]:
         """Those that need not be sent, since the last one is there, and no rule would keep them beside it."""
-        waiting = {upload.spooled.name: upload.spooled.manifest for upload in uploads}
-        attempts = {name.attempt for name in waiting}
-        known = {name: manifest for name, manifest in self._manifests.items() if name.attempt in attempts}
-        metrics = {name: manifest.metrics for name, manifest in {**known, **waiting}.items()}
-        newest_first = sorted(metrics, key=lambda name: (name.order, name), reverse=True)
-        kept = self._retention.kept_for_good(newest_first, metrics)
+        kept = self._kept_for_good(upload.spooled for upload in uploads)
         return [upload for upload in uploads[:-1] if upload.spooled.name not in kept]
+
+    def _kept_for_good(self, spooled: Iterable[Spooled]) -> set[CheckpointName]:
+        """The best and the milestones of the whole run: of what the store has, and of some in the spool."""
+        metrics = {**self._there, **{one.name: one.manifest.metrics for one in spooled}}
+        newest_first = sorted(metrics, key=lambda name: (name.order, name), reverse=True)
+        return self._retention.kept_for_good(newest_first, metrics)
 
     def _sent(self, upload: Upload, level: Level) -> None:
         spooled = upload.spooled
         self._manifests[spooled.name] = spooled.manifest
+        self._there = {**self._there, spooled.name: spooled.manifest.metrics}
         self._spool.note(spooled, level)
         self._count(sent=1)
         if upload.handle is not None:
             upload.handle.reach(level)
         with self._reading:
-            for older in self._spool.entries():
-                if older.name.is_older_than(spooled.name) and older.name not in self._busy():
-                    self._spool.remove(older)
+            for older in self._superseded(spooled.name):
+                self._spool.remove(older)
             if reaches(level, "mount"):  # a mount that caches may lose it yet: nothing on the store may go for it
                 self._prune(spooled.name)
+
+    def _superseded(self, sent: CheckpointName) -> Iterator[Spooled]:
+        """What the spool need not hold any more; what could not be sent and is to stay waits for the next start."""
+        entries, busy = self._spool.entries(), self._busy()
+        kept = self._kept_for_good(entries)
+        for spooled in entries:
+            is_unsent = spooled.name not in self._there and not reaches(spooled.level, "mount")
+            is_idle = spooled.name not in busy and not (is_unsent and spooled.name in kept)
+            if spooled.name.is_older_than(sent) and is_idle:
+                yield spooled
 
     def _prune(self, confirmed: CheckpointName) -> None:
         try:
             history = History(self._store, self._spool, self._manifests)
+            self._there = on_store(history)
             removed = self._pruning.prune(history, confirmed, self._source, self._busy)
+            self._there = {name: metrics for name, metrics in self._there.items() if name not in removed}
             self._count(removed=len(removed))
         except errors.StorageError as error:
             log.warning("older checkpoints stay for now: %s", error)
@@ -389,7 +417,8 @@ class StorageCheckpoint:
 
         Args:
             into: objects to load, by the names that they were saved under; the random states are set then too.
-            step: this step instead of the newest one.
+            step: this step instead of the newest one. Of several with it, the newest of the branch that ``restore()``
+                goes on with, before those of abandoned branches.
             map_location: where tensors go, as in `torch.load`.
             weights_only: as in `torch.load`; no code of the file is run.
 
@@ -418,6 +447,24 @@ class StorageCheckpoint:
                 set_random_states(random)
         return restored
 
+    def read_named(self, name: CheckpointName, map_location: Any = "cpu", *, weights_only: bool = True) -> Restored:
+        """Read exactly one checkpoint as `list` names it, whatever others have its step; on rank 0 alone.
+
+        What is saved afterwards goes on from where it did.
+
+        Raises:
+            DamagedError: it is not intact.
+            CheckpointError: it is not there.
+            StorageError: the store cannot be listed or read.
+        """
+        self._check_usable()
+        restoring = Restoring(self._store, Ranks(0.0, alone=True), self.room_for)
+        with self._read(), restoring.chosen(self._look, name) as chosen:
+            assert chosen is not None  # where there is none it raises
+            state, _ = restoring.of_this_rank(restoring.payload(chosen, map_location, weights_only=weights_only))
+        manifest = chosen.manifest
+        return Restored(manifest.name, dict(manifest.metrics), chosen.skipped, state, manifest.size_bytes)
+
     @contextmanager
     def _read(self) -> Iterator[None]:
         with self._reading:
@@ -436,6 +483,10 @@ class StorageCheckpoint:
 
     # --- looking
 
+    def known(self) -> dict[CheckpointName, dict[str, float]]:
+        """The metrics of what is there, as far as this process knows without asking the store."""
+        return {**self._there, **{spooled.name: spooled.manifest.metrics for spooled in self._spool.entries()}}
+
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that `restore` would try first; None where there is none."""
         history = self._look()
@@ -447,6 +498,7 @@ class StorageCheckpoint:
     def list(self) -> list[Checkpoint]:
         """Every checkpoint with a readable manifest, on the store and in the spool, newest first."""
         history = self._look()
+        self._there = on_store(history)
         described = (self._described(history, seen) for seen in history.committed())
         return [checkpoint for checkpoint in described if checkpoint is not None]
 
@@ -553,10 +605,7 @@ class StorageCheckpoint:
             raise errors.DeadlineError(f"the spool is still being written to after {timeout_s:g} s")
         left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - begun))
         if not self._uploads.close(left_s):
-            raise errors.DeadlineError(
-                f"{len(self._busy())} checkpoints are not on the server after {timeout_s:g} s; they are in the spool, "
-                "and the next start sends them"
-            )
+            raise self._late(timeout_s)
         self._is_closed = True
         self._spool.let_go()
         self._store.close()
@@ -569,6 +618,17 @@ class StorageCheckpoint:
             raise self._newest.error
         if self._newest is None and self._left_error is not None:
             raise self._left_error
+
+    def _late(self, timeout_s: float | None) -> errors.DeadlineError:
+        """What a close says that has no more time."""
+        after = "" if timeout_s is None else f" after {timeout_s:g} s"
+        if not (left := self._uploads.on_the_way()):
+            return errors.DeadlineError(f"all is on the storage{after}, and older checkpoints are still being removed")
+        steps = ", ".join(str(upload.spooled.name.step) for upload in left)
+        return errors.DeadlineError(
+            f"{len(left)} checkpoints are not on the server{after} (of step {steps}); they are in the spool, and the "
+            "next start sends them"
+        )
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -598,6 +658,7 @@ class StorageCheckpoint:
         for spooled in self._spool.entries():
             if reaches(spooled.level, "mount") and not self._is_reading:
                 self._spool.remove(spooled)
+        self._spool.drop_set_aside()
 
     def write_out(self) -> None:
         """Wait until what was saved is in the spool."""
@@ -653,12 +714,7 @@ def _differs_by_rank(value: object) -> bool:
     return isinstance(value, (DataLoader, Sampler)) or bool(getattr(value, "differs_by_rank", False))
 
 
-def _write_out_at_exit(run: StorageCheckpoint) -> None:
-    """Let a process that forgets to close bring its last save to the disk."""
-    reference = weakref.ref(run)
-
-    def write_out() -> None:
-        if (run := reference()) is not None:
-            run.write_out()
-
-    atexit.register(write_out)
+def _unlock(spool: Spool, pid: int) -> None:
+    """Let the next start have what is in the spool, when a run is dropped that nobody has closed."""
+    if os.getpid() == pid:
+        spool.unlock()

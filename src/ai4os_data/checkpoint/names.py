@@ -77,6 +77,10 @@ class CheckpointName(NamedTuple):
             return self.nonce < other.nonce
         return self.order < other.order
 
+    def leads_to(self, other: CheckpointName) -> bool:
+        """Whether a training that goes on from the other one has it behind itself, or goes on from it."""
+        return self.attempt == other.attempt and (self.step, self.nonce) <= (other.step, other.nonce)
+
     @property
     def folder(self) -> str:
         """Its folder within the attempt's."""

@@ -147,3 +147,11 @@ class PreemptionGuard:
     ) -> None:
         """Put the handlers back."""
         self.restore()
+
+
+def end_guards() -> None:
+    """Put the handlers back that were there before any guard, since nobody looks at them any more."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            while isinstance(guard := getattr(signal.getsignal(number), "__self__", None), PreemptionGuard):
+                guard.restore()

@@ -25,7 +25,8 @@ class Pruning:
     """What this process may remove, and what it has to leave.
 
     It touches its own checkpoints, and what lay there when it began to work: what another writer adds later is not its
-    business, and neither is the newest checkpoint of an attempt that this one does not go back to.
+    business, and neither is the newest checkpoint of an attempt that this one does not go back to. The newest are kept
+    by the line of descent; the best and the milestones over the whole run, wherever a restart came from.
 
     Args:
         store: of the run.
@@ -79,25 +80,20 @@ class Pruning:
     def _doomed(
         self, history: History, confirmed: CheckpointName, source: CheckpointName | None
     ) -> list[CheckpointName]:
-        readable = [seen for seen in history.committed() if MANIFEST in seen.files and self._is_readable(history, seen)]
-        metrics = {seen.name: history.manifest(seen).metrics for seen in readable}
-        line = ancestors(history, confirmed)
-        own = [seen.name.step for seen in readable if seen.name.attempt == confirmed.attempt]
-        line[confirmed.attempt] = max([confirmed.step, *own])  # it may be sent after newer ones
-        on_line = [seen.name for seen in readable if seen.name.step <= line.get(seen.name.attempt, -1)]
-        newest = {seen.name.attempt: seen.name for seen in reversed(readable)}
-        others = {name for attempt, name in newest.items() if attempt not in line}
-        kept = {confirmed, source, *others, *self._retention.kept(on_line, metrics)}
-        mine = [seen.name for seen in readable if seen.name.attempt in self._own or seen.name in self._known]
+        metrics = on_store(history)
+        last = ancestors(history, confirmed)  # of each attempt that leads up to it
+        line = [
+            name
+            for name in metrics
+            # Of its own attempt all: it may be sent after newer ones.
+            if name.attempt == confirmed.attempt or (name.attempt in last and name.leads_to(last[name.attempt]))
+        ]
+        newest = {name.attempt: name for name in reversed(metrics)}
+        others = {name for attempt, name in newest.items() if attempt not in {confirmed.attempt, *last}}
+        kept = {confirmed, source, *others, *self._retention.kept(line, [*metrics], metrics)}
+        mine = [name for name in metrics if name.attempt in self._own or name in self._known]
         # Newer than what was confirmed: another writer's, or one that is confirmed just now.
         return [name for name in mine if name not in kept and name.is_older_than(confirmed)]
-
-    def _is_readable(self, history: History, seen: Seen) -> bool:
-        try:
-            history.manifest(seen)
-        except errors.IntegrityError:
-            return False  # a damaged one is left for whoever looks into it
-        return True
 
     def _remains(self, history: History, confirmed: CheckpointName, busy: set[CheckpointName]) -> Iterable[Seen]:
         """Folders without a manifest: our own once we have given them up, others' after the grace period.
@@ -121,14 +117,24 @@ class Pruning:
 
     def _remove(self, name: CheckpointName) -> None:
         self._confirmed.discard(name)
-        manifest = f"{name}/{MANIFEST}"
-        try:
-            if self._store.exists(manifest):
-                self._store.delete(manifest)
-        except errors.NotFoundError:
-            pass  # somebody else was faster
-        self._store.remove_tree(str(name))
+        self._store.expunge(str(name), first=[f"{name}/{MANIFEST}"])
         log.info("removed the checkpoint %s", name)
+
+
+def on_store(history: History) -> dict[CheckpointName, dict[str, float]]:
+    """What the store has whole, by its listing, newest first; each with its metrics.
+
+    A damaged one does not count, and is left for whoever looks into it.
+    """
+    metrics: dict[CheckpointName, dict[str, float]] = {}
+    for seen in history.committed():
+        try:
+            manifest = history.manifest(seen) if MANIFEST in seen.files else None
+        except errors.IntegrityError:
+            continue
+        if manifest is not None and seen.has(manifest.files):
+            metrics[seen.name] = manifest.metrics
+    return metrics
 
 
 def _stored_at(seen: Seen | None) -> float | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors
+from ai4os_data.checkpoint.names import CheckpointName
 from ai4os_data.checkpoint.serialisation import load_state, sha256_of
 from ai4os_data.checkpoint.spool import is_intact
 from ai4os_data.checkpoint.staging import with_arrays
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from ai4os_data.checkpoint.history import History, Seen
     from ai4os_data.checkpoint.manifest import Manifest
-    from ai4os_data.checkpoint.names import CheckpointName
     from ai4os_data.checkpoint.ranks import Ranks
     from ai4os_data.stores import Store
 
@@ -59,12 +59,14 @@ class Restoring:
         self._room_for = room_for
 
     @contextmanager
-    def chosen(self, look: Callable[[], History] | None, step: int | None) -> Iterator[Chosen | None]:
+    def chosen(
+        self, look: Callable[[], History] | None, wanted: CheckpointName | int | None
+    ) -> Iterator[Chosen | None]:
         """The checkpoint that rank 0 chooses, for all ranks; its file stays while the ``with`` lasts.
 
         Args:
             look: finds out what is there, on rank 0.
-            step: of the checkpoint; None for the newest.
+            wanted: the name or the step of the checkpoint; None for the newest.
 
         Raises:
             DamagedError: there are some, and none is intact.
@@ -74,7 +76,7 @@ class Restoring:
         failed: Exception | None = None
         if look is not None:
             try:
-                outcome = self._choose(look, step)
+                outcome = self._choose(look, wanted)
             except Exception as error:  # noqa: BLE001  the other ranks wait for an answer
                 failed = error
                 told = errors.CheckpointError(f"rank 0 cannot restore: {error!r}")
@@ -116,11 +118,11 @@ class Restoring:
         state.update(own["state"])
         return state, own["random"]
 
-    def _choose(self, look: Callable[[], History], step: int | None) -> Chosen | None:
+    def _choose(self, look: Callable[[], History], wanted: CheckpointName | int | None) -> Chosen | None:
         """The best checkpoint that is intact; looked for again as long as what was found wanting is gone meanwhile."""
         history = look()
         for _ in range(_LOOKS):
-            chosen, skipped = self._first_intact(history, step)
+            chosen, skipped = self._first_intact(history, wanted)
             if _is_clear(history, chosen, skipped):
                 break
             before, history = history, look()
@@ -128,21 +130,23 @@ class Restoring:
                 break
             _remove_scratch(chosen)
         else:
-            chosen, skipped = self._first_intact(history, step)
+            chosen, skipped = self._first_intact(history, wanted)
         for name, reason in skipped.items():
             log.warning("%s: the checkpoint %s is skipped: %s", self._store.location, name, reason)
         told = {str(name): reason for name, reason in skipped.items()}
         if chosen is not None:
             return replace(chosen, skipped=told)
-        if step is not None:
-            raise self._no_such_step(history, step, told)
+        if wanted is not None:
+            raise self._not_found(history, wanted, told)
         self._refuse_to_begin_anew(history, told)
         return None
 
-    def _first_intact(self, history: History, step: int | None) -> tuple[Chosen | None, dict[CheckpointName, str]]:
+    def _first_intact(
+        self, history: History, wanted: CheckpointName | int | None
+    ) -> tuple[Chosen | None, dict[CheckpointName, str]]:
         """The first candidate that is intact, if any, and those before it, each with what is wrong with it."""
         skipped: dict[CheckpointName, str] = {}
-        for seen in _candidates(history, step):
+        for seen in _candidates(history, wanted):
             try:
                 manifest = history.manifest(seen)
                 file, scratch = self._fetched(seen, manifest)
@@ -177,13 +181,18 @@ class Restoring:
             raise
         return scratch / file, scratch
 
-    def _no_such_step(self, history: History, step: int, skipped: dict[str, str]) -> errors.StorageError:
+    def _not_found(
+        self, history: History, wanted: CheckpointName | int, skipped: dict[str, str]
+    ) -> errors.StorageError:
+        where = self._store.location
         if skipped:
-            return errors.DamagedError(f"{self._store.location}: step {step} is damaged: {_listed(skipped)}")
-        there = sorted({seen.name.step for seen in history.committed()})
-        return errors.CheckpointError(
-            f"{self._store.location} has no checkpoint of step {step}, but of {there or 'none'}"
-        )
+            step = wanted.step if isinstance(wanted, CheckpointName) else wanted
+            return errors.DamagedError(f"{where}: step {step} is damaged: {_listed(skipped)}")
+        if isinstance(wanted, CheckpointName):
+            there = [str(seen.name) for seen in history.committed()]
+            return errors.CheckpointError(f"{where} has no checkpoint {wanted}, but {', '.join(there) or 'none'}")
+        steps = sorted({seen.name.step for seen in history.committed()})
+        return errors.CheckpointError(f"{where} has no checkpoint of step {wanted}, but of {steps or 'none'}")
 
     def _refuse_to_begin_anew(self, history: History, skipped: dict[str, str]) -> None:
         """Make sure that a run which has checkpoints never starts from scratch."""
@@ -223,10 +232,15 @@ def _has_moved(before: History, after: History, skipped: Iterable[CheckpointName
     return bool(new - old) or bool((old - new).intersection(skipped))
 
 
-def _candidates(history: History, step: int | None) -> list[Seen]:
-    if step is None:
+def _candidates(history: History, wanted: CheckpointName | int | None) -> list[Seen]:
+    """What is tried, best first; of a step first what belongs to the branch that a restore would go on with."""
+    if wanted is None:
         return history.lineage()
-    return [seen for seen in history.committed() if seen.name.step == step]
+    if isinstance(wanted, CheckpointName):
+        return [seen for seen in history.committed() if seen.name == wanted]
+    line = [seen for seen in history.lineage() if seen.is_committed]
+    others = [seen for seen in history.committed() if seen not in line]
+    return [seen for seen in (*line, *others) if seen.name.step == wanted]
 
 
 def _payload(path: Path, map_location: Any, *, weights_only: bool) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.levels import lower
+from ai4os_data.checkpoint.lifetimes import without_locals
 from ai4os_data.checkpoint.manifest import attempt_mark
 from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.checkpoint.serialisation import sha256_of
@@ -40,14 +41,16 @@ class Upload:
     Attributes:
         spooled: where its bytes are.
         handle: who waits for it; None for what an earlier process has left.
+        owner: what has to live until it is sent.
     """
 
     spooled: Spooled
     handle: SaveHandle | None
+    owner: object = field(default=None, compare=False, repr=False)
 
 
 class Uploads:
-    """A thread that sends checkpoints.
+    """A thread that sends checkpoints, and ends when there are none.
 
     Args:
         store: where to.
@@ -84,6 +87,11 @@ class Uploads:
         self._in_flight: Upload | None = None
         self._thread: threading.Thread | None = None
         self._closing_at: float | None = None
+        self._is_exiting = False  # with the process
+        self._is_quiet = False  # whoever ends it logs what is left
+        self._is_left = False  # nobody waits any more, and what was not sent has been logged
+        self._left: list[Upload] = []  # given up while it was quiet
+        self._has_arrived = False  # what is in flight: what follows is going on
         self._last_progress_at = 0.0
         self._sent_bytes = 0  # of the upload in flight, in this try
         self._most_sent_bytes = 0  # in any of its tries
@@ -95,9 +103,13 @@ class Uploads:
         with self._changed:
             displaced = self._displaced([*self._pending, upload])
             self._pending = [*(older for older in self._pending if older not in displaced), upload]
-            self._closing_at = None
+            self._closing_at = time.monotonic() if self._is_exiting else None
+            self._is_left = False
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="ai4os-data-uploads", daemon=True)
+                # Once the process ends, its last wait is over, and the interpreter waits for other threads only.
+                self._thread = threading.Thread(
+                    target=self._run, name="ai4os-data-uploads", daemon=not self._is_exiting
+                )
                 self._thread.start()
             self._changed.notify_all()
         for older in displaced:
@@ -107,6 +119,12 @@ class Uploads:
         """What is in flight and what waits, in this order."""
         with self._changed:
             return [*([self._in_flight] if self._in_flight else []), *self._pending]
+
+    def on_the_way(self) -> list[Upload]:
+        """What has not arrived, in the same order; what has may still be unsent while older ones are removed for it."""
+        with self._changed:
+            is_sent = self._in_flight is None or self._has_arrived
+            return [*([] if is_sent else [self._in_flight]), *self._pending]  # type: ignore[list-item]  # it is none
 
     def remaining_bytes(self) -> int:
         """What is still to be sent."""
@@ -119,10 +137,37 @@ class Uploads:
         with self._changed:
             self._closing_at = time.monotonic()
             self._changed.notify_all()
+        return self.wait(timeout_s)
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait until the thread has ended, for want of work; False when the time is over."""
+        with self._changed:
             thread = self._thread
         if thread is not None:
             thread.join(timeout_s)
         return thread is None or not thread.is_alive()
+
+    @property
+    def closing_s(self) -> float:
+        """How long a close waits without any progress."""
+        return self._closing_s
+
+    def begin_exit(self) -> list[Upload]:
+        """Give up what makes no progress, as `close` does, and log no failure; what is to be sent."""
+        with self._changed:
+            self._is_exiting = self._is_quiet = True
+            self._closing_at = time.monotonic()
+            self._changed.notify_all()
+        return self.on_the_way()
+
+    def leave(self) -> tuple[list[Upload], BaseException | None]:
+        """Wait for nothing any more; what is not on the store, and why, where that is known."""
+        with self._changed:
+            left = [*self._left, *self.on_the_way()]
+            self._is_left, self._is_quiet = bool(left), False
+            self._left = []
+            self._changed.notify_all()
+        return left, self.error
 
     def _run(self) -> None:
         while (upload := self._next()) is not None:
@@ -137,13 +182,11 @@ class Uploads:
 
     def _next(self) -> Upload | None:
         with self._changed:
-            while not self._pending:
-                if self._closing_at is not None:
-                    self._thread = None
-                    return None
-                self._changed.wait()
+            if not self._pending or self._is_left:
+                self._thread = None
+                return None
             self._in_flight = self._pending.pop()
-            self._sent_bytes = 0
+            self._sent_bytes, self._has_arrived = 0, False
             return self._in_flight
 
     def _send(self, upload: Upload) -> None:
@@ -166,14 +209,26 @@ class Uploads:
                     raise
                 self.error = error
                 step = upload.spooled.name.step
-                log.warning("step %d is not on the server yet (try %d): %s", step, tries.failures, error)
+                if not self._is_left:
+                    log.warning("step %d is not on the server yet (try %d): %s", step, tries.failures, error)
                 if not self._waited(upload, pause_s):
                     return
             else:
-                self.error = None
                 tries.arrived()
-                self._sent(upload, level)
+                self._arrive(upload, level)
                 return
+
+    def _arrive(self, upload: Upload, level: Level) -> None:
+        """Record that it has arrived. From here on nobody says that it has not, whatever fails."""
+        with self._changed:
+            self.error, self._has_arrived = None, True
+            self._last_progress_at = time.monotonic()
+        try:
+            self._sent(upload, level)
+        except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
+            log.error("step %d is on the storage; what was to follow has failed: %r", upload.spooled.name.step, error)
+            self._failed(upload, error)
+            without_locals(error)
 
     def _abandon(self, upload: Upload) -> None:
         """Leave nothing on the server of what will not be sent: no part of a file counts there."""
@@ -243,18 +298,19 @@ class Uploads:
         if self._gives_up:
             return 0.0
         longest_s = max(begun_s, self._closing_at) + self._patience.longest_pause_s
-        until_s = min(until_s, longest_s, self._give_up_at)
+        until_s = min(until_s, longest_s, self.give_up_at)
         return until_s - time.monotonic()
 
     @property
-    def _give_up_at(self) -> float:
+    def give_up_at(self) -> float:
+        """When a close has waited long enough without any progress, on the monotonic clock."""
         assert self._closing_at is not None
         return max(self._closing_at, self._last_progress_at) + self._closing_s
 
     @property
     def _gives_up(self) -> bool:
         """Whether the run is being closed, and nothing has arrived for long."""
-        return self._closing_at is not None and time.monotonic() >= self._give_up_at
+        return self._closing_at is not None and (self._is_left or time.monotonic() >= self.give_up_at)
 
     def _newer_than(self, upload: Upload) -> Upload | None:
         """One that waits and displaces the one in flight."""
@@ -285,11 +341,17 @@ class Uploads:
 
     def _fail(self, upload: Upload, error: BaseException) -> None:
         self.error = error
-        log.error(
-            "step %d is kept in the spool and not on the server, where the next start of the run will send it: %s",
-            upload.spooled.name.step,
-            error,
-        )
+        with self._changed:
+            is_quiet = self._is_quiet or self._is_left
+            if self._is_quiet:
+                self._left.append(upload)
+        if not is_quiet:
+            log.error(
+                "step %d is kept in the spool and not on the server, where the next start of the run will send it: %s",
+                upload.spooled.name.step,
+                error,
+            )
         self._failed(upload, error)
         if upload.handle is not None:
             upload.handle.fail(error)
+        without_locals(error)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -248,6 +248,23 @@ class Store(ABC):
         for entry in self.list_below(checked(key)):
             with suppress(errors.NotFoundError):  # somebody else removes it too
                 self.delete(entry.key)
+
+    def expunge(self, folder: str, first: Sequence[str] = ()) -> None:
+        """Remove a folder and all below it for good; a missing one is no error.
+
+        Where the store has a trash bin nothing of it stays there, as far as that is possible; that it does is no error.
+
+        Args:
+            folder: its key.
+            first: keys of files in it that go before all others.
+
+        Raises:
+            LocationError: the key is empty: the root is never removed.
+        """
+        for key in first:
+            with suppress(errors.NotFoundError):  # somebody else was faster
+                self.delete(key)
+        self.remove_tree(folder)
 
     # --- files that are verified
 

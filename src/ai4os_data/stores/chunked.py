@@ -51,11 +51,15 @@ class UploadPlace(NamedTuple):
         server_url: the server.
         uploads_url: the user's chunked uploads.
         files_url: the remote's folder, at the endpoint that uploads are moved to.
+        trash_url: the user's trash bin.
+        below: the path of the remote's folder below the user's files, decoded, without a slash at its begin or end.
     """
 
     server_url: str
     uploads_url: str
     files_url: str
+    trash_url: str
+    below: str
 
     @classmethod
     def of(cls, remote: Remote) -> UploadPlace | None:
@@ -67,7 +71,13 @@ class UploadPlace(NamedTuple):
         if user is None:
             return None
         dav = f"{match['server']}/remote.php/dav"
-        return cls(match["server"], f"{dav}/uploads/{user}", f"{dav}/files/{user}{match['below']}")
+        return cls(
+            match["server"],
+            f"{dav}/uploads/{user}",
+            f"{dav}/files/{user}{match['below']}",
+            f"{dav}/trashbin/{user}/trash",
+            unquoted(match["below"]).strip("/"),
+        )
 
     def destination(self, path: str) -> str:
         """Where a file belongs, by its path below the remote's folder."""

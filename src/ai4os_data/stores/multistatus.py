@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from xml.parsers import expat
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _RESPONSE, _HREF, _PROPSTAT, _STATUS = "DAV: response", "DAV: href", "DAV: propstat", "DAV: status"
 _COLLECTION, _MULTISTATUS, _ERROR = "DAV: collection", "DAV: multistatus", "DAV: error"
@@ -125,6 +128,63 @@ def resources(xml: bytes) -> Resources:
             raise
         raise refused from None
     return reader.found
+
+
+def properties(xml: bytes, names: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """The address of each resource of a multistatus, and the text of those properties that came with status 200.
+
+    Args:
+        xml: the multistatus.
+        names: of properties, each with its namespace and a space before it.
+
+    Raises:
+        NotMultistatusError: it is something else, or ends before its end.
+    """
+    reader = _PropertyReader(frozenset(names))
+    _parse(reader.parser, xml.lstrip())
+    return reader.found
+
+
+class _PropertyReader:
+    """Reads some properties of each resource."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self.parser = _new_parser()
+        self.parser.StartElementHandler = self._start
+        self.parser.EndElementHandler = self._end
+        self.parser.CharacterDataHandler = self._take
+        self.found: list[tuple[str, dict[str, str]]] = []
+        self._names = names
+        self._text = self._href = ""
+        self._status = ""
+        self._some: dict[str, str] = {}
+        self._good: dict[str, str] = {}
+        self._is_inside = False
+
+    def _start(self, name: str, _attributes: object) -> None:
+        self._text = ""
+        if not self._is_inside and name != _MULTISTATUS:
+            raise NotMultistatusError(f"a {name.rpartition(' ')[2]} element instead of a multistatus")
+        self._is_inside = True
+        if name == _RESPONSE:
+            self._href, self._good = "", {}
+        elif name == _PROPSTAT:
+            self._some, self._status = {}, ""
+
+    def _take(self, text: str) -> None:
+        self._text += text
+
+    def _end(self, name: str) -> None:
+        if name == _HREF:
+            self._href = self._href or self._text.strip()
+        elif name in self._names:
+            self._some[name] = self._text
+        elif name == _STATUS:
+            self._status = self._text
+        elif name == _PROPSTAT:
+            self._good |= self._some if " 200" in self._status else {}
+        elif name == _RESPONSE:
+            self.found.append((self._href, self._good))
 
 
 def _parse(parser: expat.XMLParserType, xml: bytes) -> None:

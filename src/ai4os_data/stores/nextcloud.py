@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING
 from ai4os_data import errors
 from ai4os_data.bodies import CappedBody, MemoryBody
 from ai4os_data.stores import archives
-from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, memory_body
+from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, checked, memory_body
 from ai4os_data.stores.capabilities import ChunkLimits, chunk_limits
 from ai4os_data.stores.chunked import CHUNK_BYTES, LEAST_CHUNK_BYTES, ChunkedUpload, UnsupportedError, UploadPlace
+from ai4os_data.stores.multistatus import NotMultistatusError, properties
 from ai4os_data.stores.names import is_utf_8
-from ai4os_data.stores.webdav import WebDAVStore
+from ai4os_data.stores.trashbin import SKIP, TrashBin
+from ai4os_data.stores.webdav import Span, WebDAVStore
 from ai4os_data.telemetry import tell_once
 from ai4os_data.transport import Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ai4os_data.bodies import Source
     from ai4os_data.remotes import Remote
 
 _DAV_ROOT = re.compile(r"/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?:/|$)")
+_AVAILABLE = "DAV: quota-available-bytes"
+_QUOTA = b'<?xml version="1.0"?><d:propfind xmlns:d="DAV:"><d:prop><d:quota-available-bytes/></d:prop></d:propfind>'
 _QUERY = re.compile(r"\?\S+(?=:)")
 _ARCHIVES_IN_FLIGHT = 2
 _HASH_TRIES = 2  # a proxy that has no patience with a large file will not have it the next time
@@ -114,9 +118,30 @@ class NextcloudStore(WebDAVStore):
         return super().upload(key, source, *headers, repeats=repeats, before=before)
 
     def make_folder(self, key: str) -> bool:
-        """Make a folder below the root, and those above it, where they are missing."""
+        """Make a folder below the root, and those above it, where they are missing.
+
+        Raises:
+            OutOfSpaceError: the quota is used up: before version 30 or so that is a 403 like any other.
+        """
         self._check_utf_8(key)
-        return super().make_folder(key)
+        try:
+            return super().make_folder(key)
+        except errors.PermissionDeniedError as error:
+            if not self._is_full():
+                raise
+            raise errors.OutOfSpaceError(
+                f"{self.location}: {key!r} cannot be made: the account's quota is used up. Remove what is not needed "
+                "on the storage, or ask for a larger quota; what lies in the trash bin does not count"
+            ) from error
+
+    def _is_full(self) -> bool:
+        """Whether no byte is left of the quota, as far as the server tells."""
+        with suppress(errors.StorageError, NotMultistatusError):
+            headers = {"Depth": "0", "Content-Type": "application/xml"}
+            answer = self.dav("PROPFIND", f"{self.remote.url}/", headers, _QUOTA, tries=1)
+            told = properties(answer.content, [_AVAILABLE])
+            return any(texts.get(_AVAILABLE) == "0" for _, texts in told)
+        return False
 
     def _check_utf_8(self, key: str) -> None:
         """Refuse a name that the server would store as another one: it reads what is no UTF-8 as Latin-1.
@@ -195,6 +220,18 @@ class NextcloudStore(WebDAVStore):
             self._was_full = True
             raise
         return self._chunks
+
+    def expunge(self, folder: str, first: Sequence[str] = ()) -> None:
+        """Remove a folder for good, past the trash bin, or out of it by its own name."""
+        place = UploadPlace.of(self.remote)
+        headers = SKIP if place is not None else None
+        gone: dict[str, Span | None] = {}
+        for key in first:
+            with suppress(errors.NotFoundError):  # somebody else was faster
+                gone[self.below_remote(key)] = self._delete_file(key, headers)
+        gone[self.below_remote(folder)] = self._delete_folder(checked(folder), headers)
+        if place is not None:
+            TrashBin(self, place).expunge(gone)
 
     # --- archives
 

@@ -9,6 +9,7 @@ import time
 import weakref
 from contextlib import suppress
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from ai4os_data.remotes import Remote
 
 T = TypeVar("T")
+Span = tuple[float, float]
+"""When something began and ended, in seconds of the epoch."""
 
 _LISTING_DEADLINE_S = 300.0
 _LISTING_TRIES = 3  # of an answer that came, and is of no use
@@ -548,19 +551,32 @@ class WebDAVStore(Store):
 
     def delete(self, key: str) -> None:
         """Remove a file, and never a folder: a DELETE would take all that is in it."""
+        self._delete_file(key)
+
+    def _delete_file(self, key: str, headers: dict[str, str] | None = None) -> Span | None:
+        """Remove a file; when that was, None where it was not there or the server tells no time."""
         self.stat(key)
+        begun_s = time.monotonic()
         with suppress(errors.NotFoundError):  # a first try whose answer was lost may have removed it
-            self.dav("DELETE", self.url(key))
+            return _span(self.dav("DELETE", self.url(key), headers), begun_s)
+        return None
 
     def remove_tree(self, key: str) -> None:
         """Remove a folder and all below it, by one DELETE."""
+        self._delete_folder(key)
+
+    def _delete_folder(self, key: str, headers: dict[str, str] | None = None) -> Span | None:
+        """Remove a folder; when that was, None where it was not there or the server tells no time."""
+        begun_s = time.monotonic()
         self._folders = {folder for folder in self._folders if not f"{folder}/".startswith(f"{key}/")}
         with suppress(errors.NotFoundError):
-            answer = self.dav("DELETE", f"{self.url(key)}/")
+            answer = self.dav("DELETE", f"{self.url(key)}/", headers)
             if answer.status_code == 207:  # RFC 4918, 9.6.1: it tells what could not be removed
                 raise errors.ServerError(
                     f"{self.location}: {key!r}: the server could not remove all that is in it (207)"
                 )
+            return _span(answer, begun_s)
+        return None
 
     def no_such_folder(self, there: Sequence[str] = ()) -> errors.LocationError:
         """What to say where the server knows no such folder.
@@ -873,6 +889,15 @@ class _Asking:
             return self._wait.gave_up(failure)
         self._deadline = max(self._deadline, self._patience.deadline() + pause_s)
         return pause_s
+
+
+def _span(response: httpx.Response, begun_s: float) -> Span | None:
+    """When the server worked on a request, by its own clock; None where it does not tell."""
+    try:
+        answered_s = parsedate_to_datetime(response.headers.get("date", "")).timestamp()
+    except ValueError:
+        return None
+    return answered_s - (time.monotonic() - begun_s), answered_s
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

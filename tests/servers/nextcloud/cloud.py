@@ -9,6 +9,7 @@ from servers.nextcloud.answers import HTML, Answer, RefusalError, not_found
 from servers.nextcloud.files import Files
 from servers.nextcloud.gate import Gate
 from servers.nextcloud.properties import DAV, Resource, multistatus, read_wanted
+from servers.nextcloud.trashbin import TrashBin
 from servers.nextcloud.tree import Tree
 from servers.nextcloud.uploads import Uploads
 from servers.nextcloud.versions import VERSIONS
@@ -32,7 +33,8 @@ class Cloud:
         self._settings = settings
         self._faults = faults
         self.gate = Gate(settings)
-        self._files = Files(Tree(root, workspace / "notes.jsonl"), settings, faults)
+        self._trash = TrashBin(workspace / "trash")
+        self._files = Files(Tree(root, workspace / "notes.jsonl"), settings, faults, self._trash)
         self._uploads = Uploads(workspace / "uploads", self._files, settings, faults)
 
     def answer(self, incoming: Incoming) -> Answer:
@@ -64,9 +66,12 @@ class Cloud:
         user = self._settings.user
         files = f"{_DAV}/files/{user}"
         uploads = f"{_DAV}/uploads/{user}"
-        for base in (files, uploads, _LEGACY):
+        trash = f"{_DAV}/trashbin/{user}/trash"
+        for base in (files, uploads, trash, _LEGACY):
             if incoming.path == base or incoming.path.startswith(f"{base}/"):
                 key = "/".join(part for part in incoming.path[len(base) :].split("/") if part)
+                if base == trash:
+                    return self._trash.answer(incoming, base, key)
                 if base == uploads:
                     return self._uploads.answer(incoming, base, key, files)
                 return self._files.answer(incoming, base, key)

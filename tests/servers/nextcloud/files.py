@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from servers.nextcloud.faults import Faults
     from servers.nextcloud.settings import Settings
+    from servers.nextcloud.trashbin import TrashBin
     from servers.nextcloud.wire import Incoming
 
 _COLLECTION = (
@@ -47,6 +48,7 @@ _COLLECTION = (
 _ARCHIVE_TYPES = {"zip": "application/zip", "tar": "application/x-tar"}
 _DEPTHS = {"0": 0, "1": 1, "infinity": None}
 _HASHES = ("md5", "sha1", "sha256")
+_FOLDER_BYTES = 4096
 _LONGEST_NAME_BYTES = 250
 _TIMEOUT = re.compile(r"Second-\d+")
 
@@ -54,8 +56,9 @@ _TIMEOUT = re.compile(r"Second-\d+")
 class Files:
     """What is below ``/remote.php/dav/files/USER/`` and ``/remote.php/webdav/``."""
 
-    def __init__(self, tree: Tree, settings: Settings, faults: Faults) -> None:
+    def __init__(self, tree: Tree, settings: Settings, faults: Faults, trash: TrashBin) -> None:
         self._tree = tree
+        self._trash = trash
         self._settings = settings
         self._faults = faults
         self.verbs: dict[str, Callable[[Incoming, str, str], Answer]] = {
@@ -267,13 +270,28 @@ class Files:
             message = "Parent node does not exist"
             raise conflict(message)
         self._check_name(key)
+        self._check_room_for_folder(key)
         return created(**{"OC-FileId": file_id(self._tree.make_folder(key))})
 
-    def _delete(self, _: Incoming, __: str, key: str) -> Answer:
+    def _check_room_for_folder(self, key: str) -> None:
+        """Refuse a folder on a full account: tried on 32.0.1 and on 29.0.6, which calls it forbidden."""
+        quota_bytes = self._settings.quota_bytes
+        version = VERSIONS[self._settings.version]
+        if version.checks_folders:
+            self.check_space(_parent(key), _FOLDER_BYTES)
+        elif quota_bytes is not None and self._tree.used_bytes() >= quota_bytes:
+            message = f"Could not create directory //{key}"
+            raise forbidden(message)
+
+    def _delete(self, incoming: Incoming, _: str, key: str) -> Answer:
         self._tree.get(key)
         if not key:
             raise forbidden()
-        self._tree.remove(key)
+        is_skipped = incoming.headers.get("x-nc-skip-trashbin") == "true"
+        if is_skipped and VERSIONS[self._settings.version].skips_trash:
+            self._tree.remove(key)
+        else:
+            self._trash.take(os.fsdecode(self._tree.path(key)), key)
         return Answer(204)
 
     def _move(self, incoming: Incoming, base: str, key: str) -> Answer:

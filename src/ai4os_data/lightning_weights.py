@@ -1,0 +1,133 @@
+"""The weights and buffers of a model between two moments: whether they were swapped, and what they were before."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SAMPLED = 4  # elements of each weight; averaged weights differ from trained ones in nearly all
+_LARGE = 65_536  # elements of a buffer that is copied only where its version has changed; running means are shorter
+
+
+@torch.no_grad()
+def sample_of(module: torch.nn.Module) -> torch.Tensor:
+    """A few elements of each weight, by which weights that were swapped are told from those that were trained."""
+    samples = [_few(weight).to(torch.float64) for weight in module.parameters() if weight.numel()]
+    if not samples:
+        return torch.empty(0, device="cpu")
+    device = samples[0].device
+    return torch.nan_to_num(torch.cat([sample.to(device) for sample in samples])).cpu()
+
+
+def _few(weight: torch.Tensor) -> torch.Tensor:
+    flat = weight.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // _SAMPLED)][:_SAMPLED]
+
+
+class Buffers:
+    """A copy of what a forward pass changes in a model: buffers, states of metrics, and extra states."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._slots = [
+            (owner, name)
+            for owner in module.modules()
+            for name in owner._buffers
+            if name not in owner._non_persistent_buffers_set
+        ]
+        self._others = [other for other in map(_state_of, module.modules()) if other is not None]
+        self._copies: dict[int, torch.Tensor] = {}
+        self._seen: dict[int, tuple[int, int]] = {}
+        self._states: list[Any] = []
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Copy them."""
+        targets, sources = [], []
+        for number, (owner, name) in enumerate(self._slots):
+            buffer = owner._buffers.get(name)
+            if buffer is None:
+                self._copies.pop(number, None)
+                continue
+            copy = self._copies.get(number)
+            if copy is None or not _is_alike(copy, buffer):
+                self._copies[number] = buffer.detach().clone()
+            elif buffer.numel() < _LARGE or self._seen.get(number) != _version(buffer):
+                targets.append(copy)
+                sources.append(buffer)
+            if buffer.numel() >= _LARGE:
+                self._seen[number] = _version(buffer)
+        if targets:
+            torch._foreach_copy_(targets, sources)
+        self._states = [other.get() for other in self._others]
+
+    @contextmanager
+    def of_then(self) -> Iterator[None]:
+        """Have them in their places for a while; those of now come back."""
+        now = [(owner, name, owner._buffers.get(name)) for owner, name in self._slots]
+        states = [other.get() for other in self._others]
+        for number, copy in self._copies.items():
+            owner, name = self._slots[number]
+            owner._buffers[name] = copy
+        for other, state in zip(self._others, self._states, strict=False):
+            other.set(state)
+        try:
+            yield
+        finally:
+            for owner, name, buffer in now:
+                owner._buffers[name] = buffer
+            for other, state in zip(self._others, states, strict=True):
+                other.set(state)
+
+
+class _Extra:
+    """What a module keeps beside its tensors."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+
+    def get(self) -> Any:
+        return deepcopy(self._module.get_extra_state())
+
+    def set(self, state: Any) -> None:
+        self._module.set_extra_state(deepcopy(state))
+
+
+class _OfMetric:
+    """What a metric of torchmetrics saves of what it has gathered."""
+
+    def __init__(self, metric: Any) -> None:
+        self._metric = metric
+        self._names = [name for name, is_saved in metric._persistent.items() if is_saved]
+
+    def get(self) -> dict[str, Any]:
+        return {name: _copied(getattr(self._metric, name)) for name in self._names}
+
+    def set(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self._metric, name, _copied(value))
+
+
+def _copied(value: Any) -> Any:
+    return list(value) if isinstance(value, list) else value.detach().clone()
+
+
+def _state_of(module: Any) -> _Extra | _OfMetric | None:
+    if type(module).get_extra_state is not torch.nn.Module.get_extra_state:
+        return _Extra(module)
+    if any(getattr(module, "_persistent", {}).values()) and hasattr(module, "_defaults"):
+        return _OfMetric(module)
+    return None
+
+
+def _is_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
+
+
+def _version(buffer: torch.Tensor) -> tuple[int, int]:
+    return id(buffer), buffer._version

@@ -1,0 +1,239 @@
+"""A script that ends without `close` has its last checkpoint on the server, or is told once where it lies."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ai4os_data import Remote
+from cache.crowd import wait_for
+from checkpoint.runs import open_run, restored_step
+from servers import ShapedProxy
+from shares import Share
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from servers import WsgidavServer
+
+RTT_S = 0.1  # so that an upload of some requests outlives its script by far
+
+BEGIN = """
+import logging, multiprocessing, os, sys, threading, time
+import torch
+from ai4os_data import Remote, StorageCheckpoint
+
+torch.set_num_threads(1)
+logging.basicConfig(level=logging.INFO)
+
+
+def opened(name="run"):
+    place = os.environ["PLACE"] + "/" + name
+    return StorageCheckpoint(place, remote=Remote(os.environ["URL"], "alice", os.environ["SECRET"]), spool="spool")
+
+
+def state(step):
+    return {"weights": torch.full((1000,), float(step)), "more": [step, {"name": f"step {step}"}]}
+"""
+
+SAVE = """
+run = opened()
+run.save(state(1), 1)
+run.save(state(2), 2)
+"""
+
+ENDS = {
+    "end of the script": (SAVE, 0),
+    "sys.exit": (SAVE + "sys.exit(3)", 3),
+    "an error": (SAVE + "raise ValueError('of the user')", 1),
+    "dropped": (SAVE + "del run", 0),
+    "in a function": ("def main():\n    run = opened()\n    run.save(state(2), 2)\nmain()", 0),
+    "two runs": (SAVE + "other = opened('other')\nother.save(state(5), 5)", 0),
+    "a thread that trains on": (
+        """
+def train():
+    run = opened()
+    run.save(state(1), 1)
+    time.sleep(1.0)
+    run.save(state(2), 2)
+
+thread = threading.Thread(target=train)
+thread.start()
+time.sleep(0.5)
+""",
+        0,
+    ),
+    "a child": (
+        """
+def train():
+    run = opened()
+    run.save(state(2), 2)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("fork").Process(target=train).start()
+""",
+        0,
+    ),
+    "a child that is spawned": (
+        """
+def train():
+    run = opened()
+    run.save(state(2), 2)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=train).start()
+""",
+        0,
+    ),
+    "atexit": (SAVE + "import atexit\natexit.register(run.close)", 0),
+    "a guard": (SAVE + "guard = run.preemption_guard()", 0),
+    "closed": (SAVE + "run.close()", 0),
+}
+
+
+class Scripts:
+    """Scripts that save to a server behind a line with some latency, each in a process of its own."""
+
+    def __init__(self, server: WsgidavServer, proxy: ShapedProxy, tmp_path: Path) -> None:
+        self._share = Share(server)
+        self.proxy = proxy
+        self._tmp_path = tmp_path
+        near, far = f":{server.port}/", f":{proxy.port}/"
+        self._environ = {
+            **os.environ,
+            "PLACE": self._share.location.replace(near, far),
+            "URL": server.url.replace(near, far),
+            "SECRET": server.password or "",
+        }
+
+    def start(self, script: str) -> subprocess.Popen[str]:
+        """Start one; it reads a line where it wants to wait for the test."""
+        (self._tmp_path / "script.py").write_text(BEGIN + script)
+        return subprocess.Popen(
+            [sys.executable, "script.py"],
+            cwd=self._tmp_path,
+            env=self._environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, script: str) -> tuple[int, str]:
+        """Run one; its exit code, and what it has logged."""
+        process = self.start(script)
+        _, logged = process.communicate(timeout=120)
+        return process.returncode, logged
+
+    def step(self, spool: str = "another machine", name: str = "run") -> int | None:
+        """Return the step that a machine restores."""
+        remote = Remote(self._environ["URL"], "alice", self._environ["SECRET"])
+        with open_run(f"{self._environ['PLACE']}/{name}", self._tmp_path, spool, remote=remote) as run:
+            return restored_step(run)
+
+
+@pytest.fixture
+def scripts(wsgidav: WsgidavServer, tmp_path: Path) -> Iterator[Scripts]:
+    """Scripts, and a server 0.1 s away."""
+    with ShapedProxy("127.0.0.1", wsgidav.port, rtt_s=RTT_S) as proxy:
+        yield Scripts(wsgidav, proxy, tmp_path)
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_last_checkpoint_is_there_however_a_script_ends(how: str, scripts: Scripts) -> None:
+    """With the code that it ends with, and without a word about what has arrived."""
+    script, code = ENDS[how]
+    found, logged = scripts.run(script)
+    assert found == code, logged
+    assert scripts.step() == 2, logged
+    if how == "two runs":
+        assert scripts.step("a third machine", "other") == 5
+    assert not re.search(r"not on the (server|storage)|in the spool|Traceback(?!.*of the user)", logged, re.DOTALL)
+    assert ("waiting up to 60 s" in logged) == (how != "closed")
+
+
+LATE = """
+run = opened()
+run.save(state(1), 1).wait()
+run._uploads._closing_s = {closing_s}
+print("ready", flush=True)
+input()
+run.save(state(2), 2).wait("local")
+print("saved", flush=True)
+"""
+
+
+@pytest.mark.parametrize("is_silent", [False, True], ids=["refuses", "silent"])
+def test_server_that_is_away_does_not_hold_up_the_end(is_silent: bool, scripts: Scripts, tmp_path: Path) -> None:  # noqa: FBT001
+    """One message has the step and where it lies, and the next start on that machine sends it."""
+    process = scripts.start(LATE.format(closing_s=2.0))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert scripts.proxy._child is not None
+    if is_silent:
+        os.kill(scripts.proxy._child.pid, signal.SIGSTOP)
+    else:
+        scripts.proxy.stop()
+    try:
+        _, logged = process.communicate("\n", timeout=30)
+    finally:
+        if is_silent:
+            os.kill(scripts.proxy._child.pid, signal.SIGCONT)
+        else:
+            scripts.proxy.start()
+    assert process.returncode == 0, logged
+    (message,) = (line for line in logged.splitlines() if "in the spool" in line or "from the spool" in line)
+    assert "step 2 is not on the storage" in message
+    (folder,) = tmp_path.glob("spool/*/*/step-000000002-*")
+    assert str(folder) in message
+    assert scripts.step() == 1
+    assert scripts.step("spool") == 2
+
+
+def test_interrupt_ends_the_wait(scripts: Scripts) -> None:
+    """With the one message, and the code of the script."""
+    process = scripts.start("guard = opened('other').preemption_guard()\n" + LATE.format(closing_s=600.0))
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "ready\n"
+    scripts.proxy.stop()
+    process.stdin.write("\n")
+    process.stdin.flush()
+    logged = ""
+    while "waiting up to" not in logged:
+        logged += process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, more = process.communicate(timeout=30)
+    assert process.returncode == 0, logged + more
+    assert (logged + more).count("not on the storage") == 1
+    assert "Traceback" not in more
+
+
+def test_run_is_freed_when_its_last_upload_is_through(tmp_path: Path) -> None:
+    """With its buffers and its thread, though nobody has closed it; a handle goes on by itself."""
+    import gc
+    import threading
+    import weakref
+
+    gc.disable()
+    try:
+        threads = threading.active_count()
+        run = open_run(tmp_path / "run", tmp_path)
+        handle = run.save({"weights": [1.0]}, 1)
+        reference = weakref.ref(run)
+        del run
+        assert handle.wait(timeout_s=20) == "confirmed"
+        wait_for(lambda: reference() is None)
+        wait_for(lambda: threading.active_count() == threads)
+    finally:
+        gc.enable()
+    with open_run(tmp_path / "run", tmp_path) as again:
+        assert [one.in_spool for one in again.list()] == [True], "it was taken over from the one that is gone"

@@ -1,0 +1,75 @@
+"""Processes that a launcher has started, and that have not found each other, write no attempts side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch.distributed as dist
+
+from ai4os_data import errors
+from ai4os_data.checkpoint.launchers import launched
+from checkpoint.runs import open_run, restored_step, save_steps
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CERTAIN = {
+    "torchrun": {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "none"},
+    "another rank": {"RANK": "1", "WORLD_SIZE": "2"},
+    "mpirun": {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4"},
+    "mpiexec": {"PMI_RANK": "3", "PMI_SIZE": "4"},
+    "srun": {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_NAME": "train"},
+    "another task of srun": {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
+}
+
+NOT_CERTAIN = {
+    "nothing": {},
+    "one process": {"RANK": "0", "WORLD_SIZE": "1"},
+    "a size alone": {"WORLD_SIZE": "8"},
+    "a rank alone": {"RANK": "0"},
+    "no numbers": {"RANK": "first", "WORLD_SIZE": "two"},
+    "sbatch": {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_NAME": "train"},
+    "salloc": {"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "interactive"},
+    "a shell of srun": {
+        "SLURM_PROCID": "0",
+        "SLURM_NTASKS": "8",
+        "SLURM_STEP_NUM_TASKS": "8",
+        "SLURM_PTY_PORT": "40001",
+        "SLURM_JOB_NAME": "bash",
+    },
+}
+
+
+@pytest.mark.parametrize("who", CERTAIN)
+def test_process_among_others_is_refused_without_a_group(
+    who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says what to do; alone it may save, and nothing was written before."""
+    for name, value in CERTAIN[who].items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(errors.CheckpointError, match=r"init_process_group.*alone=True"):
+        open_run(tmp_path / "run", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with open_run(tmp_path / "run", tmp_path, alone=True) as run:
+        save_steps(run, 1)
+        assert restored_step(run) == 1
+
+
+@pytest.mark.parametrize("who", NOT_CERTAIN)
+def test_variables_that_are_no_proof_refuse_nobody(who: str) -> None:
+    """A shell in an allocation has the number of its tasks, and is one process."""
+    assert launched(NOT_CERTAIN[who]) is None
+
+
+def test_group_that_is_there_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the variables say."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        with open_run(tmp_path / "run", tmp_path) as run:
+            save_steps(run, 1)
+            assert restored_step(run) == 1
+    finally:
+        dist.destroy_process_group()
