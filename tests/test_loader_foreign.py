@@ -18,11 +18,12 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from ai4os_data import StorageDataLoader, StorageSampler
+from ai4os_data import StorageDataLoader, StorageDataset, StorageSampler
 from epochs import as_list, flat, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from torch.utils.data import Dataset
 
@@ -592,3 +593,64 @@ def test_an_error_of_the_sampler_leaves_the_loader_as_it_was() -> None:
         loader.load_state_dict(saved.state_dict())
     sampler.is_broken = False
     assert flat(list(loader)) == list(range(NUMBER))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [("length", "its length was 42, and is 44"), ("seed", "its seed was 0")]
+)
+def test_the_loaders_own_order_is_compared_again_at_the_first_batch(change: str, message: str) -> None:
+    """A dataset that has grown since the load has another order; each time, and not once another epoch is set."""
+    dataset = list(range(NUMBER))
+
+    def made() -> StorageDataLoader:
+        return StorageDataLoader(dataset, batch_size=4, shuffle=True, collate_fn=as_list)  # type: ignore[arg-type]
+
+    saved = made()
+    taken(saved, 3)
+    loader = loader_with(made(), saved.state_dict())
+    if change == "length":
+        dataset += [42, 43]
+    else:
+        assert isinstance(loader.sampler, StorageSampler)
+        loader.sampler.seed = 1
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            iter(loader)
+    loader.set_epoch(1)
+    assert sorted(flat(list(loader))) == dataset
+
+
+def test_a_sampler_that_is_restored_besides_its_loader_is_set_back() -> None:
+    """A checkpoint may hold both; the sampler then stands in mid-epoch when the loader begins."""
+    whole = flat(list(loader_of(sampler=Yielding())))
+    sampler = Yielding()
+    saved = loader_of(sampler=sampler)
+    seen = flat(taken(saved, 3))
+    state = through({"loader": saved.state_dict(), "sampler": {"given": 12}})
+    sampler = Yielding()
+    loader = loader_of(sampler=sampler)
+    loader.load_state_dict(state["loader"])
+    sampler.load_state_dict(state["sampler"])
+    assert seen + flat(list(loader)) == whole
+    assert flat(list(loader)) == whole
+
+
+@pytest.mark.parametrize("options", [{"shuffle": True}, {"sampler": SequentialSampler(range(NUMBER))}])
+def test_files_are_compared_again_at_the_first_batch(tmp_path: Path, options: dict[str, Any]) -> None:
+    """A dataset that was listed anew since the load has other samples, of the same number."""
+    for number in range(NUMBER):
+        (tmp_path / f"{number:02}.txt").write_text(str(number))
+    dataset = StorageDataset(str(tmp_path), decode="text", cache=None)
+
+    def made() -> StorageDataLoader:
+        return StorageDataLoader(dataset, batch_size=4, collate_fn=as_list, **options)
+
+    saved = made()
+    taken(saved, 3)
+    loader = loader_with(made(), saved.state_dict())
+    (tmp_path / "00.txt").rename(tmp_path / "99.txt")
+    dataset.refresh()
+    with pytest.raises(ValueError, match="the samples are not those that it was saved with"):
+        iter(loader)
+    loader.set_epoch(3)
+    assert len(flat(list(loader))) == NUMBER
