@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,11 @@ from ai4os_data import errors, ownership
 from ai4os_data.cache.placement import SMALLEST_BYTES, is_size, parse_size, spool_room
 from ai4os_data.checkpoint import leftovers
 from ai4os_data.checkpoint.attempts import (
+    DELETED,
+    JOURNAL,
     MOST_BYTES,
     NEW,
+    deleted_in,
     is_at,
     levels_in,
     note_level,
@@ -98,6 +102,7 @@ class Spool:
         self._locks: dict[AttemptName, int] = {}  # the attempts of this process, and those of the dead
         self._current: AttemptName | None = None  # the one that this process saves under
         self._entries: dict[CheckpointName, Spooled] = {}
+        self._aside: dict[CheckpointName, Path] = {}  # removed on the storage, and kept for a while all the same
         self._guard = threading.RLock()
         make_run_folder(self.folder)
 
@@ -202,12 +207,12 @@ class Spool:
             OutOfSpaceError: the disk is full. What was written of it is gone again.
         """
         for tries_left in reversed(range(_TRIES)):
-            self._make_anew()
             try:
+                self._make_anew()
                 return self._written(name, payload, facts)
-            except FileNotFoundError:  # somebody removes it just now
+            except FileNotFoundError as error:  # somebody removes it just now
                 if not tries_left:
-                    raise
+                    raise self._always_removed() from error
         raise AssertionError
 
     def _written(
@@ -262,6 +267,21 @@ class Spool:
         """Remove what closed runs have left here that is on their stores, by age and by share of the disk."""
         leftovers.sweep(self.directory, self.folder, self.limit_bytes)
 
+    def set_aside(self, spooled: Spooled) -> None:
+        """Leave alone what somebody has removed on the storage: from now on it is no checkpoint of the run."""
+        with self._guard:
+            self._aside[spooled.name] = spooled.folder
+            self._entries.pop(spooled.name, None)
+            with suppress(OSError):  # a full disk: then the next start finds it out once more
+                note_level(spooled.folder.parent, spooled.name, DELETED)
+
+    def drop_set_aside(self) -> None:
+        """Remove what was set aside."""
+        with self._guard:
+            for folder in self._aside.values():
+                shutil.rmtree(folder, ignore_errors=True)
+            self._aside.clear()
+
     def check_room(self, size_bytes: int) -> None:
         """Make sure that so much more may be written.
 
@@ -277,8 +297,7 @@ class Spool:
         Raises:
             OutOfSpaceError: the disk has too little.
         """
-        self._make_anew()
-        free, reserve = spool_room(self.folder)
+        free, reserve = self._room()
         if size_bytes + reserve > free:
             raise self._full(f"{free:,} bytes are free on its disk")
 
@@ -286,10 +305,20 @@ class Spool:
         if self.limit_bytes is not None and (used := self.used_bytes()) + size_bytes > self.limit_bytes:
             raise self._full(f"{used:,} bytes of {self.limit_bytes:,} are taken")
 
+    def _room(self) -> tuple[int, int]:
+        """What is free on the disk, and what of it is to stay so."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                self._make_anew()
+                return spool_room(self.folder)
+            except FileNotFoundError as error:  # somebody removes it just now
+                if not tries_left:
+                    raise self._always_removed() from error
+        raise AssertionError
+
     def lacking_on_disk(self, size_bytes: int) -> int:
         """How much has to become free on the disk before so much more may be written."""
-        self._make_anew()
-        free, reserve = spool_room(self.folder)
+        free, reserve = self._room()
         return max(0, size_bytes + reserve - free)
 
     def used_bytes(self) -> int:
@@ -326,9 +355,8 @@ class Spool:
         """Close the locks, and leave the folder of the run, which another object of this process may use."""
         with self._guard:
             for attempt, lock in self._locks.items():
-                if not any(name.attempt == attempt for name in self._entries) and is_at(
-                    lock, self.folder / str(attempt)
-                ):
+                is_empty = not any(name.attempt == attempt for name in (*self._entries, *self._aside))
+                if is_empty and is_at(lock, self.folder / str(attempt)):
                     shutil.rmtree(self.folder / str(attempt), ignore_errors=True)
                 os.close(lock)
             self._locks.clear()
@@ -348,17 +376,32 @@ class Spool:
             log.info("%s belongs to another process of this machine that lives: what it holds is left to it", path)
             return
         self._locks[attempt] = lock
-        levels = levels_in(path)
+        levels, deleted = levels_in(path), deleted_in(path)
         for folder in sorted(path.iterdir()):
             name = CheckpointName.parse(f"{attempt}/{folder.name.removesuffix(NEW)}")
             if name is None or not ownership.is_own_folder(folder):
                 continue
             if folder.name.endswith(NEW):
                 shutil.rmtree(folder, ignore_errors=True)
+            elif name in deleted:
+                self._keep_aside(name, folder)
             else:
                 with suppress(errors.IntegrityError, OSError):
                     manifest = Manifest.from_json(read_file(folder / MANIFEST, MOST_BYTES), name)
                     self._entries[name] = Spooled(manifest, folder, levels.get(name, "local"))
+
+    def _keep_aside(self, name: CheckpointName, folder: Path) -> None:
+        """Leave alone what an earlier start has set aside, until its time is over."""
+        if time.time() - (folder.parent / JOURNAL).stat().st_mtime > leftovers.NEWEST_STAYS_S:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            self._aside[name] = folder
+
+    def _always_removed(self) -> errors.CheckpointError:
+        return errors.CheckpointError(
+            f"{self.folder} is removed as often as it is made, so that nothing can be saved there; give "
+            "StorageCheckpoint another spool, as spool= or AI4OS_DATA_SPOOL"
+        )
 
     def _full(self, why: str) -> errors.OutOfSpaceError:
         return errors.OutOfSpaceError(
