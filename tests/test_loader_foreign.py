@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -654,3 +655,44 @@ def test_files_are_compared_again_at_the_first_batch(tmp_path: Path, options: di
         iter(loader)
     loader.set_epoch(3)
     assert len(flat(list(loader))) == NUMBER
+
+
+class Sharded(Sampler[int]):
+    """One that asks for the number of ranks whenever it is gone through, as one that waits for a process group."""
+
+    world = 1
+
+    def __iter__(self) -> Iterator[int]:
+        """The part of rank 0."""
+        return iter(range(0, NUMBER, self.world))
+
+    def __len__(self) -> int:
+        """Of that part."""
+        return len(range(0, NUMBER, self.world))
+
+
+def test_a_group_that_is_made_after_the_load_is_waited_for() -> None:
+    """A state of several ranks is compared at the first batch, where the sampler knows how many there are."""
+    sampler = Sharded()
+    sampler.world = 2
+    saved = loader_of(sampler=sampler)
+    seen = flat(taken(saved, 2))
+    state = {**through(saved.state_dict()), "rank": [0, 2]}  # as in a process group of two
+    sampler = Sharded()
+    loader = loader_of(sampler=sampler, batch_size=3)
+    loader.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"Sharded gave 21 samples .* gives 42"):
+        iter(loader)
+    sampler.world = 2
+    assert seen + flat(list(loader)) == list(range(0, NUMBER, 2))
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_loader_that_has_loaded_may_be_pickled(kind: str) -> None:
+    """Its copy goes on where it would."""
+    saved = loader_of(sampler=[3, 1, 2, 0] * 10 if kind == "without a length" else PLAIN[kind]())
+    list(saved)
+    seen = taken(saved, 2)
+    loader = loader_with(loader_of(sampler=saved.sampler), saved.state_dict())
+    assert list(pickle.loads(pickle.dumps(loader))) == list(loader)  # noqa: S301  our own
+    assert seen
