@@ -290,6 +290,30 @@ def test_full_disk_fails_for_spool_and_cache_in_mib(
                 assert "free some space" in found.advice
 
 
+def test_spool_that_another_user_could_change_fails(options: doctor.Options, tmp_path: Path) -> None:
+    """A link that leads nowhere, and a file in its place, too."""
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    (tmp_path / "file").write_bytes(b"")
+    for name, told in (("link", "No such file"), ("file", "is no folder")):
+        found = finding(options, {"RCLONE_CONFIG": os.devnull, "AI4OS_DATA_SPOOL": str(tmp_path / name)}, "spool")
+        assert (found.state, told in found.told) == ("bad", True)
+    if os.geteuid() == 0:
+        (tmp_path / "theirs").mkdir()
+        os.chown(tmp_path / "theirs", 65534, 65534)
+        found = finding(options, {"RCLONE_CONFIG": os.devnull, "AI4OS_DATA_SPOOL": str(tmp_path / "theirs")}, "spool")
+        assert (found.state, "belongs to another user" in found.told) == ("bad", True)
+
+
+def test_spool_goes_where_it_can_be_written(
+    options: doctor.Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As checkpoints do: among temporary files, where the user's own place is none."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "file").write_bytes(b"")
+    found = finding(options, {"RCLONE_CONFIG": os.devnull, "XDG_CACHE_HOME": str(tmp_path / "file")}, "spool")
+    assert (found.state, str(tmp_path / f"ai4os-data-spool-{os.getuid()}") in found.told) == ("good", True)
+
+
 def test_spool_on_a_network_share_fails(mount: RcloneMount, options: doctor.Options) -> None:
     """It has to be local."""
     environ = {"RCLONE_CONFIG": os.devnull, "AI4OS_DATA_SPOOL": str(mount.path / "spool")}

@@ -259,3 +259,76 @@ def test_keys_of_any_class_can_be_left_out() -> None:
     target = torch.zeros(1)
     load_into({1: target}, {1: torch.ones(1), 2: {}, "a": {}})  # type: ignore[dict-item]
     assert target.item() == 1
+
+
+@pytest.mark.parametrize(
+    ("into", "message"),
+    [
+        ({"model": torch.nn.Linear(1, 1), "epoch": 0}, r"epoch is a int, .*leave it out of into=.*restored\['epoch'\]"),
+        ({"best": 0.5}, "best is a float"),
+        ({"name": "x"}, "name is a str"),
+        ({"nothing": None}, "nothing is None"),
+        ({"nets": {"g": 3}}, r"nets\.g is a int"),
+        ({"list": [torch.zeros(1), 3]}, r"list\.1 is a int"),
+        ({"set": {1}}, "set is a set"),
+        ({"number": np.float64(1)}, "number is a float64"),
+        ({"class": Counting}, "class is the class Counting: give an object of it"),
+        ({"function": print}, "function is a builtin_function_or_method"),
+    ],
+)
+def test_what_takes_no_state_is_refused_at_the_first_start_too(
+    into: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """On a new run, where there is nothing to load yet, as after a restart; nothing is changed."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        with pytest.raises(errors.StateMismatchError, match=message):
+            run.restore(into=into)
+        run.save(dict.fromkeys(into, 1), 1)
+        with pytest.raises(errors.StateMismatchError, match=message):
+            run.restore(into=into)
+
+
+def test_into_without_names_is_refused(tmp_path: Path) -> None:
+    """With what to write."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        with pytest.raises(TypeError, match=r"write restore\(into=\{'model': model\}\)"):
+            run.restore(into=torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+        assert run.restore(into={}) is None
+
+
+def test_list_that_contains_itself_takes_no_state(tmp_path: Path) -> None:
+    """It is told, and no endless walk."""
+    circle: list[Any] = []
+    circle.append(circle)
+    with (
+        open_run(tmp_path / "run", tmp_path) as run,
+        pytest.raises(errors.StateMismatchError, match=r"circle\.0 contains itself"),
+    ):
+        run.restore(into={"circle": circle})
+
+
+def test_object_that_only_gives_its_state_takes_none(tmp_path: Path) -> None:
+    """Half of what is needed is told as such."""
+
+    class Half:
+        def state_dict(self) -> dict[str, int]:
+            return {}
+
+    with (
+        open_run(tmp_path / "run", tmp_path) as run,
+        pytest.raises(errors.StateMismatchError, match=r"half is a Half, which has a state_dict\(\) and no load_state"),
+    ):
+        run.restore(into={"half": Half()})
+
+
+def test_misfit_names_the_checkpoint_and_what_else_can_be_done(tmp_path: Path) -> None:
+    """Which one it is, that another step can be asked for, and how to begin anew."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        name = run.save({"model": torch.nn.Linear(2, 2)}, 7).name
+        with pytest.raises(errors.StateMismatchError) as caught:
+            run.restore(into={"model": torch.nn.Linear(2, 3)})
+        said = str(caught.value)
+        assert str(name) in said
+        assert "model.weight is (3, 2), and was saved as (2, 2)" in said
+        assert "restore(step=…) takes another step than 7" in said
+        assert "a location of its own begins a new run" in said

@@ -17,6 +17,7 @@ from ai4os_data.checkpoint.staging import Staged, Staging, with_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 Pair = namedtuple("Pair", "a b")  # noqa: PYI024  as users still write them
 
@@ -377,3 +378,49 @@ def test_size_counts_what_is_no_tensor() -> None:
     file = io.BytesIO()
     torch.save(staged.state, file)
     assert 0.7 < staged.size_bytes / file.tell() < 1.3
+
+
+@pytest.mark.parametrize("bits", range(1, 8))
+@pytest.mark.parametrize("sign", ["int", "uint"])
+def test_types_below_a_byte_that_torch_does_not_copy_are_named(sign: str, bits: int) -> None:
+    """By their place, with what to save instead; also where there is nothing in them."""
+    dtype = getattr(torch, f"{sign}{bits}")
+    for size in (0, 6):
+        weight = torch.zeros(size, dtype=torch.uint8).view(dtype)
+        with pytest.raises(errors.StateError, match=rf"state\['w'\]\[1\] is of the type {dtype}.*view\(torch.uint8\)"):
+            Staging().stage({"w": [1, weight]})
+        with pytest.raises(errors.StateError, match="is of the type"):
+            Staging().stage({"w": torch.nn.ParameterList([torch.nn.Parameter(weight, requires_grad=False)])})
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float4_e2m1fn_x2, torch.float8_e8m0fnu, torch.bits8, torch.bits4x2, torch.bits1x8, torch.bits2x4]
+)
+@pytest.mark.parametrize("shape", ["whole", "part", "turned", "spread"])
+def test_packed_types_that_torch_copies_come_back(dtype: torch.dtype, shape: str, tmp_path: Path) -> None:
+    """To the byte, as parts and in other orders too."""
+    whole = torch.arange(24, dtype=torch.uint8).reshape(4, 6)
+    bytes_ = {"whole": whole, "part": whole[1:, ::2], "turned": whole.t(), "spread": whole[0].expand(3, 6)}[shape]
+    staged = Staging().stage({"w": whole.view(dtype) if shape == "whole" else bytes_.view(dtype)})
+    torch.save(staged.state, tmp_path / "x.pt")
+    loaded = torch.load(tmp_path / "x.pt", weights_only=True)["w"]
+    assert loaded.dtype == dtype
+    assert torch.equal(loaded.view(torch.uint8), bytes_)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_quantized_tensors_come_back_or_are_named() -> None:
+    """Those that torch copies, and those that it does not."""
+    values = torch.randn(4, 6)
+    scales, zeros = torch.ones(4).double(), torch.zeros(4).long()
+    for good in (
+        torch.quantize_per_tensor(values, 0.1, 3, torch.quint8),
+        torch.quantize_per_channel(values, scales, zeros, 0, torch.qint8),
+    ):
+        assert torch.equal(Staging().stage({"q": good}).state["q"].int_repr(), good.int_repr())
+    for bad in (
+        torch.quantize_per_channel(values, torch.ones(4), torch.zeros(4), 0, torch.quint8),
+        torch.quantize_per_channel(values, torch.ones(4), torch.zeros(4), 0, torch.quint4x2),
+    ):
+        with pytest.raises(errors.StateError, match=r"state\['q'\] is quantized by .*save x.dequantize\(\)"):
+            Staging().stage({"q": bad})

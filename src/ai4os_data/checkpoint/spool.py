@@ -207,12 +207,12 @@ class Spool:
             OutOfSpaceError: the disk is full. What was written of it is gone again.
         """
         for tries_left in reversed(range(_TRIES)):
-            self._make_anew()
             try:
+                self._make_anew()
                 return self._written(name, payload, facts)
-            except FileNotFoundError:  # somebody removes it just now
+            except FileNotFoundError as error:  # somebody removes it just now
                 if not tries_left:
-                    raise
+                    raise self._always_removed() from error
         raise AssertionError
 
     def _written(
@@ -297,8 +297,7 @@ class Spool:
         Raises:
             OutOfSpaceError: the disk has too little.
         """
-        self._make_anew()
-        free, reserve = spool_room(self.folder)
+        free, reserve = self._room()
         if size_bytes + reserve > free:
             raise self._full(f"{free:,} bytes are free on its disk")
 
@@ -306,10 +305,20 @@ class Spool:
         if self.limit_bytes is not None and (used := self.used_bytes()) + size_bytes > self.limit_bytes:
             raise self._full(f"{used:,} bytes of {self.limit_bytes:,} are taken")
 
+    def _room(self) -> tuple[int, int]:
+        """What is free on the disk, and what of it is to stay so."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                self._make_anew()
+                return spool_room(self.folder)
+            except FileNotFoundError as error:  # somebody removes it just now
+                if not tries_left:
+                    raise self._always_removed() from error
+        raise AssertionError
+
     def lacking_on_disk(self, size_bytes: int) -> int:
         """How much has to become free on the disk before so much more may be written."""
-        self._make_anew()
-        free, reserve = spool_room(self.folder)
+        free, reserve = self._room()
         return max(0, size_bytes + reserve - free)
 
     def used_bytes(self) -> int:
@@ -387,6 +396,12 @@ class Spool:
             shutil.rmtree(folder, ignore_errors=True)
         else:
             self._aside[name] = folder
+
+    def _always_removed(self) -> errors.CheckpointError:
+        return errors.CheckpointError(
+            f"{self.folder} is removed as often as it is made, so that nothing can be saved there; give "
+            "StorageCheckpoint another spool, as spool= or AI4OS_DATA_SPOOL"
+        )
 
     def _full(self, why: str) -> errors.OutOfSpaceError:
         return errors.OutOfSpaceError(

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ai4os_data import errors, mounts
+from ai4os_data import errors, mounts, ownership
 from ai4os_data.bodies import MemoryBody
 from ai4os_data.cache import DiskCache, placement
 from ai4os_data.cache.placement import shown_size, spool_candidates, spool_room
@@ -150,12 +150,14 @@ def _full_disk(directory: str) -> str:
 
 def _spool(environ: Mapping[str, str]) -> Finding:
     """Whether checkpoints can wait on the local disk; caches on it give way to them, and so count as free."""
-    directory = next(spool_candidates(environ))
+    directory = _spool_directory(environ)
     elsewhere = "free some space, or say where: AI4OS_DATA_SPOOL=/directory, on a local disk"
     mount = mounts.mount_of(directory)
     if mount is not None and mount.is_network:
         told = f"{directory} is on {mount.kind} ({mount.source}), and a spool belongs on a local disk"
         return Finding("bad", "spool", told, elsewhere)
+    if (reason := _refusal_of_spool(directory)) is not None:
+        return Finding("bad", "spool", f"{directory} {reason}; no checkpoint can be saved", elsewhere)
     try:
         top = nearest(os.path.abspath(directory))
         free, reserve = spool_room(top)
@@ -174,6 +176,27 @@ def _spool(environ: Mapping[str, str]) -> Finding:
     return Finding(
         "fair" if few else "good", "spool", f"{shown_size(free - reserve)} for checkpoints in {directory}", few
     )
+
+
+def _spool_directory(environ: Mapping[str, str]) -> str:
+    """Where checkpoints will wait: the first place that can be used, or the first of all if none can."""
+    places = [*spool_candidates(environ)]
+    usable = (place for place in places if _refusal_of_spool(place) is None and _may_write(place))
+    return next(usable, places[0])
+
+
+def _refusal_of_spool(directory: str) -> str | None:
+    if not os.path.lexists(directory):
+        return None
+    path = os.path.abspath(directory)
+    try:
+        return ownership.refusal(path, is_fallback=path == os.path.abspath(placement.fallback("spool")))
+    except OSError as error:  # a link to nothing
+        return f"cannot be used: {error.strerror}"
+
+
+def _may_write(directory: str) -> bool:
+    return os.access(nearest(os.path.abspath(directory)), os.W_OK | os.X_OK)
 
 
 def _cached_bytes(cache: DiskCache) -> int:

@@ -1,0 +1,173 @@
+"""What closed runs leave in a spool goes by age, share and number, and only what has arrived on a storage."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ai4os_data.checkpoint import leftovers
+from ai4os_data.checkpoint.attempts import turn
+from ai4os_data.checkpoint.names import AttemptName
+from ai4os_data.checkpoint.spool import Spool
+from checkpoint.runs import open_run, save_steps
+from checkpoint.test_spool import ATTEMPT, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ai4os_data.stores import Level
+
+DAY_S = 86400.0
+
+
+def closed_run(tmp_path: Path, run: str, *steps: int, age_s: float = 0.0, level: Level = "confirmed") -> Path:
+    """Leave what a closed run leaves, all of it as old as that; the folder of its attempt."""
+    spool = Spool(tmp_path, run)
+    spool.open_attempt(ATTEMPT)
+    for step in steps:
+        spooled = write(spool, step)
+        spool.note(spooled, level)
+        os.utime(spooled.folder, (time.time() - age_s,) * 2)
+    spool.let_go()
+    return spool.folder / str(ATTEMPT)
+
+
+def steps_in(attempt: Path) -> list[int]:
+    """Return the steps of the checkpoints that are left of an attempt."""
+    return sorted(int(path.name.split("-")[1]) for path in attempt.glob("step-*"))
+
+
+def swept(tmp_path: Path, limit_bytes: int | None = None) -> None:
+    """Sweep as the start of another run does."""
+    Spool(tmp_path, "mine", limit_bytes).sweep()
+
+
+def test_what_has_arrived_goes_when_it_is_old(tmp_path: Path) -> None:
+    """After a day; the newest of each run, which makes a restore faster, after a week. Empty folders go with it."""
+    fresh = closed_run(tmp_path, "fresh", 1, 2)
+    older = closed_run(tmp_path, "older", 1, 2, age_s=2 * DAY_S)
+    oldest = closed_run(tmp_path, "oldest", 1, 2, age_s=8 * DAY_S)
+    swept(tmp_path)
+    assert (steps_in(fresh), steps_in(older)) == ([1, 2], [2])
+    assert not oldest.parent.exists()
+
+
+@pytest.mark.parametrize("age_s", [0.0, 1000 * DAY_S])
+def test_what_has_not_arrived_stays(tmp_path: Path, age_s: float) -> None:
+    """However old: the next start of its run sends it. So does what a mount that caches may lose."""
+    attempt = closed_run(tmp_path, "run", 1, 2, age_s=age_s, level="local")
+    for number in range(9):
+        closed_run(tmp_path, f"other {number}", 1)
+    swept(tmp_path, 1024 * 1024)
+    assert steps_in(attempt) == [1, 2]
+
+
+def test_what_takes_more_than_its_share_goes_oldest_first(tmp_path: Path) -> None:
+    """Half of a limit, or a tenth of the disk; the newest of each run goes last."""
+    first = closed_run(tmp_path, "first", 1, 2, age_s=200)
+    second = closed_run(tmp_path, "second", 1, 2, age_s=100)
+    one_bytes = sum(path.lstat().st_blocks * 512 for path in next(first.glob("step-000000001-*")).iterdir())
+    swept(tmp_path, 6 * one_bytes)
+    assert (steps_in(first), steps_in(second)) == ([2], [1, 2])
+    swept(tmp_path, 4 * one_bytes)
+    assert (steps_in(first), steps_in(second)) == ([2], [2])
+    swept(tmp_path, 2 * one_bytes)
+    assert not first.exists()
+    assert steps_in(second) == [2]
+
+
+def test_runs_that_are_too_many_go_oldest_first(tmp_path: Path) -> None:
+    """Twelve small runs, each confirmed and closed, do not leave twelve."""
+    for number in range(12):
+        with open_run(tmp_path / f"run {number}", tmp_path) as run:
+            save_steps(run, 1, 2)
+    swept(tmp_path / "spool")
+    left = [path for path in (tmp_path / "spool").iterdir() if any(path.glob("*/step-*"))]
+    assert len(left) == leftovers.MOST_RUNS
+    with open_run(tmp_path / "run 0", tmp_path) as run:
+        restored = run.restore()
+        assert restored is not None
+        assert restored.step == 2
+
+
+def test_living_run_is_left_alone(tmp_path: Path) -> None:
+    """Also what it has taken over from a dead process."""
+    attempt = closed_run(tmp_path, "run", 1, age_s=30 * DAY_S)
+    living = Spool(tmp_path, "run")
+    assert len(living.adopt()) == 1
+    swept(tmp_path)
+    assert steps_in(attempt) == [1]
+    living.let_go()
+    swept(tmp_path)
+    assert not attempt.exists()
+
+
+def test_own_run_looks_after_itself(tmp_path: Path) -> None:
+    """What a run is about to restore from is not swept by its own start."""
+    attempt = closed_run(tmp_path, "mine", 1, age_s=30 * DAY_S)
+    swept(tmp_path)
+    assert steps_in(attempt) == [1]
+
+
+def test_what_has_another_name_stays(tmp_path: Path) -> None:
+    """In the directory, beside the attempts of a run, and beside checkpoints."""
+    attempt = closed_run(tmp_path, "run", 1, age_s=30 * DAY_S)
+    foreign = [tmp_path / "notes", attempt.parent / "restore-me", attempt / "mine.new", tmp_path / ("0" * 25)]
+    for folder in foreign:
+        folder.mkdir()
+        (folder / "file").write_bytes(b"mine")
+    swept(tmp_path)
+    assert all((folder / "file").exists() for folder in foreign)
+    assert steps_in(attempt) == []
+
+
+def test_what_was_only_begun_goes_with_its_process(tmp_path: Path) -> None:
+    """Downloads and half-written checkpoints of runs that are never started again; not those of the living."""
+    living = Spool(tmp_path, "living").scratch()
+    child = os.fork()
+    if child == 0:
+        spool = Spool(tmp_path, "dead")
+        spool.scratch()
+        spool.open_attempt(ATTEMPT)
+        (spool.folder / str(ATTEMPT) / "step-000000001-00000000.new").mkdir()
+        os._exit(0)
+    os.waitpid(child, 0)
+    dead = Spool(tmp_path, "dead").folder
+    assert len([*dead.iterdir()]) == 2
+    swept(tmp_path)
+    assert not dead.exists()
+    assert living.exists()
+
+
+def test_run_that_starts_during_a_sweep_takes_over_what_was_left(tmp_path: Path) -> None:
+    """It waits for the other process, and does not take the attempt for one that lives."""
+    closed_run(tmp_path, "run", 1, level="local")
+    run = Spool(tmp_path, "run")
+    with turn(run.folder) as is_ours:
+        assert is_ours
+        with turn(run.folder) as is_ours_too:
+            assert not is_ours_too
+        left: list[int] = []
+        starting = threading.Thread(target=lambda: left.extend(one.name.step for one in run.adopt()))
+        starting.start()
+        time.sleep(0.2)
+        assert starting.is_alive()
+    starting.join(20)
+    assert left == [1]
+
+
+def test_attempts_in_one_run_are_one_run(tmp_path: Path) -> None:
+    """The newest is that of the last attempt, whatever the steps are."""
+    first = closed_run(tmp_path, "run", 9, age_s=2 * DAY_S)
+    spool = Spool(tmp_path, "run")
+    second = AttemptName(2, "0123abcd")
+    spool.open_attempt(second)
+    spool.note(write(spool, 1, second), "confirmed")
+    spool.let_go()
+    swept(tmp_path)
+    assert not first.exists()
+    assert steps_in(spool.folder / str(second)) == [1]
