@@ -164,6 +164,25 @@ def test_last_checkpoint_is_there_however_a_script_ends(how: str, scripts: Scrip
     assert ("waiting up to 60 s" in logged) == (how != "closed")
 
 
+def test_daemon_that_saves_for_ever_does_not_hold_up_the_end(scripts: Scripts) -> None:
+    """What was on its way is waited for, and not what comes after."""
+    found, logged = scripts.run("""
+run = opened()
+
+def train():
+    for step in range(1, 10**6):
+        run.save({"weights": [1.0, 2.0], "more": step}, step)
+        time.sleep(0.02)
+
+threading.Thread(target=train, daemon=True).start()
+time.sleep(2.0)
+""")
+    assert found == 0, logged
+    assert "Traceback" not in logged
+    assert "not on the storage" not in logged
+    assert logged.count("waiting up to") == 1
+
+
 LATE = """
 run = opened()
 run.save(state(1), 1).wait()
