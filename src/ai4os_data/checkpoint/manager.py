@@ -587,7 +587,7 @@ class StorageCheckpoint:
         """Wait for the last upload.
 
         While the server is down it is tried for another minute. What is not sent then lies in the spool, and the next
-        start of the run sends it.
+        start of the run sends it. A process that ends without this waits as well, and logs what cannot be sent.
 
         Args:
             timeout_s: the longest wait; for as long as bytes arrive by default.
