@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ai4os_data import errors
+from ai4os_data import errors, mounts
+from ai4os_data.checkpoint import StorageCheckpoint
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.spool import Spool, usable_directory
+from cache.disks import make_read_only, tmpfs
 from checkpoint.runs import open_run, save_steps
 from checkpoint.test_spool import ATTEMPT, write
 
@@ -288,3 +290,23 @@ def test_another_spelling_of_a_name_is_no_name(text: str) -> None:
     assert CheckpointName.parse(f"{ATTEMPT}/step-{text}") is None
     assert CheckpointName.parse(f"{ATTEMPT}/step-0{10**9}-00000000") is None
     assert CheckpointName.parse(f"{ATTEMPT}/step-{10**9}-00000000") is not None
+
+
+def test_spool_may_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an argument and in the environment, which no shell has expanded."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with StorageCheckpoint(tmp_path / "run", spool="~/mine") as run:
+        assert run._spool.directory == tmp_path / "mine"
+    assert usable_directory({"AI4OS_DATA_SPOOL": "~/told"}) == tmp_path / "told"
+
+
+def test_read_only_disk_is_passed_over(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the directory is there already, and one could believe that it can be written; named, it is an error."""
+    with tmpfs(tmp_path / "disk", 2**20) as disk:
+        (disk / "ai4os-data-spool").mkdir()
+        make_read_only(disk)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
+        monkeypatch.setattr(mounts.Mount, "is_memory", property(lambda _: False))
+        assert usable_directory(os.environ).parent == temporary
+        with pytest.raises(errors.CheckpointError, match=r"Read-only file system.*AI4OS_DATA_SPOOL"):
+            Spool(disk / "ai4os-data-spool", "run")

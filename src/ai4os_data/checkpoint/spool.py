@@ -188,7 +188,8 @@ class Spool:
     def find(self, name: CheckpointName) -> Spooled | None:
         """A checkpoint, if it lies here."""
         with self._guard:
-            return self._entries.get(name)
+            spooled = self._entries.get(name)
+            return spooled if spooled is not None and spooled.folder.exists() else None
 
     def write(self, name: CheckpointName, payload: Any, facts: Callable[[dict[str, FileFacts]], Manifest]) -> Spooled:
         """Serialise a state; when this returns, it survives the end of the process.

@@ -24,6 +24,15 @@ _RUN = re.compile(r"[0-9a-f]{24}")
 _ELSEWHERE = "give StorageCheckpoint another, as spool= or AI4OS_DATA_SPOOL"
 
 
+def named_directory(spool: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path:
+    """The directory that a ``spool=`` argument means: as it is written, or one that can be used.
+
+    Raises:
+        CheckpointError: nothing is said, and no place can be used.
+    """
+    return usable_directory(environ) if spool is None else Path(os.path.abspath(os.path.expanduser(spool)))
+
+
 def default_directory(environ: Mapping[str, str]) -> Path:
     """Where checkpoints are spooled if nobody says: on a local disk, beside where the cache goes."""
     return Path(next(spool_candidates(environ)))
@@ -38,7 +47,7 @@ def usable_directory(environ: Mapping[str, str]) -> Path:
     reasons: list[str] = []
     for candidate in spool_candidates(environ):
         try:
-            directory = prepared(Path(os.path.abspath(candidate)))
+            directory = prepared(Path(os.path.abspath(os.path.expanduser(candidate))))
         except errors.CheckpointError as error:
             reasons.append(str(error))
         else:
