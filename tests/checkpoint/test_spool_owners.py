@@ -145,6 +145,41 @@ def test_link_that_is_put_in_the_place_of_a_folder_later_is_refused(tmp_path: Pa
         run.close()
 
 
+def test_directory_that_becomes_a_link_later_is_refused(tmp_path: Path) -> None:
+    """The link of its start was followed then; another one is not."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    spool = Spool(tmp_path / "spool", "run")
+    spool.open_attempt(ATTEMPT)
+    spool.directory.rename(tmp_path / "moved")
+    (tmp_path / "spool").symlink_to(elsewhere)
+    with pytest.raises(errors.CheckpointError, match="it is a symbolic link of user"):
+        write(spool, 1)
+    assert [*elsewhere.iterdir()] == []
+
+
+def test_removed_directory_is_private_again(tmp_path: Path) -> None:
+    """What is made anew has the mode that it had."""
+    spool = Spool(tmp_path / "spool", "run")
+    spool.open_attempt(ATTEMPT)
+    shutil.rmtree(spool.directory)
+    write(spool, 1)
+    assert {path.stat().st_mode & 0o777 for path in [spool.directory, *spool.directory.rglob("*")]} == {0o700, 0o600}
+
+
+@as_root
+def test_directory_that_another_user_makes_after_a_removal_is_refused(tmp_path: Path) -> None:
+    """While the run goes on, as at its start."""
+    spool = Spool(tmp_path / "spool", "run")
+    spool.open_attempt(ATTEMPT)
+    shutil.rmtree(spool.directory)
+    spool.directory.mkdir()
+    os.chown(spool.directory, NOBODY, NOBODY)
+    with pytest.raises(errors.CheckpointError, match="belongs to another user"):
+        write(spool, 1)
+    assert [*spool.directory.iterdir()] == []
+
+
 def test_pipe_in_the_place_of_a_journal_is_not_waited_for(tmp_path: Path, closed: Path) -> None:
     """It says nothing, and a note into it is a warning."""
     (closed / "journal").unlink()

@@ -30,6 +30,7 @@ from ai4os_data.checkpoint.attempts import (
     note_level,
     read_file,
     remove_if_abandoned,
+    remove_if_begun,
     try_lock,
     turn,
     write_all,
@@ -143,7 +144,8 @@ class Spool:
             OSError: they cannot be made.
         """
         with self._guard:
-            is_there = self.folder.exists()
+            # A run that has nothing here yet misses nothing: who closes last removes the empty folder.
+            is_there = self.folder.exists() or (self._current is None and not self._entries)
             make_run_folder(self.folder)
             attempt = self._current
             lock = self._locks.get(attempt) if attempt is not None else None
@@ -251,9 +253,9 @@ class Spool:
         with self._guard:
             self._entries.pop(spooled.name, None)
             with suppress(FileNotFoundError):
-                doomed = spooled.folder.with_name(f"{spooled.folder.name}{NEW}")
-                spooled.folder.rename(doomed)  # from here on it is incomplete
-                shutil.rmtree(doomed)
+                # From here on it is incomplete. No rename: of a folder that came with a container's image, it fails.
+                (spooled.folder / MANIFEST).unlink(missing_ok=True)
+                shutil.rmtree(spooled.folder)
 
     def drop_sent_of_others(self) -> None:
         """Remove what other runs have left here that is on their stores."""
@@ -360,12 +362,8 @@ class Spool:
         self._locks[attempt] = lock
         levels = levels_in(path)
         for folder in sorted(path.iterdir()):
-            name = CheckpointName.parse(f"{attempt}/{folder.name.removesuffix(NEW)}")
-            if name is None or not ownership.is_own_folder(folder):
-                continue
-            if folder.name.endswith(NEW):
-                shutil.rmtree(folder, ignore_errors=True)
-            else:
+            name = CheckpointName.parse(f"{attempt}/{folder.name}")
+            if not remove_if_begun(folder) and name is not None and ownership.is_own_folder(folder):
                 with suppress(errors.IntegrityError, OSError):
                     manifest = Manifest.from_json(read_file(folder / MANIFEST, MOST_BYTES), name)
                     self._entries[name] = Spooled(manifest, folder, levels.get(name, "local"))

@@ -69,12 +69,20 @@ def prepared(directory: Path) -> Path:
             f"{directory} is on {mount.kind} ({mount.source}): a spool belongs on a local disk; {_ELSEWHERE}"
         )
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        reason = ownership.refusal(directory, is_fallback=str(directory) == os.path.abspath(fallback("spool")))
+        try:
+            _prepare(directory)
+        except FileNotFoundError:  # somebody removes it just now
+            _prepare(directory)
     except OSError as error:
         raise errors.CheckpointError(
             f"{directory} cannot be used as a spool: {error.strerror}; {_ELSEWHERE}"
         ) from error
+    return directory.resolve()
+
+
+def _prepare(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    reason = ownership.refusal(directory, is_fallback=str(directory) == os.path.abspath(fallback("spool")))
     if reason is not None:
         raise errors.CheckpointError(
             f"{directory} cannot be used as a spool: it {reason}, so that others could put checkpoints there, or move "
@@ -82,24 +90,25 @@ def prepared(directory: Path) -> Path:
         )
     if not os.access(directory, os.W_OK | os.X_OK):
         number = errno.EROFS if os.statvfs(directory).f_flag & os.ST_RDONLY else errno.EACCES
-        raise errors.CheckpointError(f"{directory} cannot be used as a spool: {os.strerror(number)}; {_ELSEWHERE}")
-    return directory.resolve()
+        raise OSError(number, os.strerror(number))
 
 
 def make_run_folder(folder: Path) -> None:
-    """Make the folder of a run in the directory, unless it is there.
+    """Make the folder of a run in the directory, which `prepared` has given, unless it is there.
 
     Raises:
         CheckpointError: there is something else, or it cannot be made.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if prepared(folder.parent) == folder.parent:
+            folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise errors.CheckpointError(
             f"{folder.parent} cannot be used as a spool: {error.strerror}; {_ELSEWHERE}"
         ) from error
-    if not ownership.is_own_folder(folder):
-        raise errors.CheckpointError(f"{folder} cannot be used as a spool: {_described(folder)}; {_ELSEWHERE}")
+    for path in (folder.parent, folder):
+        if path.is_symlink() or (path == folder and not ownership.is_own_folder(path)):
+            raise errors.CheckpointError(f"{path} cannot be used as a spool: {_described(path)}; {_ELSEWHERE}")
 
 
 def run_folders(directory: Path) -> Iterator[Path]:
