@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -239,3 +241,22 @@ def test_a_loader_that_nobody_prepares_is_as_it_was(folder: Any) -> None:
         assert batch.device.type == "cpu"
         assert accelerator.gradient_state.active_dataloader is None
     assert os.environ.get("RANK") is None
+
+
+def let_go_of(samples: int) -> list[Any]:
+    """Leave a pass of a prepared loader, and tell what is left of it."""
+    accelerator = accelerate.Accelerator(cpu=True)
+    loader = accelerator.prepare(StorageDataLoader(range(samples), batch_size=4))  # type: ignore[arg-type]
+    coming = iter(loader)
+    next(coming)
+    state = loader.gradient_state
+    is_known = state.active_dataloader is loader
+    refs = [weakref.ref(loader), weakref.ref(accelerator)]
+    del coming, loader, accelerator
+    gc.collect()
+    return [is_known, state.active_dataloader, *(ref() is None for ref in refs)]
+
+
+def test_a_prepared_loader_is_freed_with_its_pass() -> None:
+    """It shows the gradient state as Accelerate's own loaders do, which holds on to nothing once it is let go of."""
+    assert run_by_ranks(let_go_of, 16, ranks=1) == [[True, None, True, True]]

@@ -143,8 +143,8 @@ def test_storage_options_are_refused(tmp_path: Path) -> None:
 
 def test_state_that_is_not_plain_is_named(tmp_path: Path) -> None:
     """Where it stands, so that it can be taken out."""
-    with pytest.raises(errors.StateError, match="hyper_parameters"):
-        StorageCheckpointIO(spool=tmp_path / "s").save_checkpoint({"hyper_parameters": {"f": print}}, tmp_path / "a")
+    with pytest.raises(errors.StateError, match="mine"):
+        StorageCheckpointIO(spool=tmp_path / "s").save_checkpoint({"mine": {"f": print}}, tmp_path / "a")
 
 
 def test_model_checkpoint_keeps_top_k_and_last(tmp_path: Path) -> None:
@@ -475,4 +475,4 @@ def test_two_ranks_save_once_and_go_on(tmp_path: Path) -> None:
 def test_option_that_is_none_is_refused_at_once(name: str) -> None:
     """By the class that was asked."""
     with pytest.raises(TypeError, match=f"StorageCheckpointIO has no {name}: "):
-        StorageCheckpointIO(None, **{name: 1})
+        StorageCheckpointIO(None, **{name: 1})  # type: ignore[arg-type]  # it is none of those that are known

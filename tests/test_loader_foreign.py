@@ -122,6 +122,28 @@ class Counting(Sampler[int]):
         return NUMBER
 
 
+class Yielding(Counting):
+    """One that saves how much it has given, and keeps that number from the end of an epoch to the next one."""
+
+    given = 0
+    skipped = 0
+
+    def __iter__(self) -> Iterator[int]:
+        """From where it was, if that was loaded."""
+        self.given, self.skipped = self.skipped, 0
+        for number in range(self.given, NUMBER):
+            self.given += 1
+            yield number * 5 % NUMBER
+
+    def state_dict(self) -> dict[str, int]:
+        """As torchdata's samplers do."""
+        return {"given": self.given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on there."""
+        self.skipped = state["given"]
+
+
 class OwnDraws(Sampler[int]):
     """One with a generator that nobody else can reach."""
 
@@ -504,3 +526,69 @@ def test_an_order_of_a_subclass_is_not_that_of_the_class() -> None:
         taken(first, 2)
         with pytest.raises(ValueError, match="in another order"):
             loader_of(sampler=loaded(range(NUMBER))).load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_sampler_that_saves_what_it_has_given_is_resumed_in_each_epoch(epochs: int) -> None:
+    """Its state before an epoch may still tell of the end of the one before."""
+    whole = flat(list(loader_of(sampler=Yielding())))
+    loader = loader_of(sampler=Yielding())
+    for _ in range(epochs):
+        assert flat(list(loader)) == whole
+    seen: list[int] = []
+    for size in (4, 6, 3):
+        seen += flat(taken(loader, 2))
+        state = through(loader.state_dict())
+        loader = loader_of(sampler=Yielding(), batch_size=size)
+        loader.load_state_dict(state)
+    assert seen + flat(list(loader)) == whole
+    assert flat(list(loader)) == whole
+
+
+def test_endless_batches_that_overtook_others_are_not_given_again() -> None:
+    """They count once those before them have been given."""
+    whole = taken(loader_of(sampler=Unsized(endless())), 9)
+    saved = loader_of(sampler=Unsized(endless()))
+    seen = taken(saved, 2)
+    state = {**saved.state_dict(), "others": [3, 4]}
+    loader = loader_with(loader_of(sampler=Unsized(endless())), state)
+    seen += taken(loader, 1)
+    assert loader.state_dict()["given"] == 20
+    again = loader_with(loader_of(sampler=Unsized(endless())), loader.state_dict())
+    assert seen + taken(again, 4) == [*whole[:3], *whole[5:]]
+
+
+def test_a_subclass_that_only_deals_out_may_deal_out_in_another_size() -> None:
+    """Torch's way of making batches is known under another name too."""
+
+    class Batches(BatchSampler):
+        pass
+
+    def made(size: int) -> StorageDataLoader:
+        return loader_of(batch_sampler=Batches(PLAIN["random"](), size, drop_last=False))
+
+    whole = flat(list(made(4)))
+    seen, rest = left(made(4), made(7))
+    assert seen + flat(rest) == whole
+
+
+def test_an_error_of_the_sampler_leaves_the_loader_as_it_was() -> None:
+    """What a sampler raises while it is compared is not of ours, and nothing was loaded."""
+
+    class Broken(Growing):
+        is_broken = False
+
+        def __iter__(self) -> Iterator[int]:
+            if self.is_broken:
+                raise LookupError("no such list")
+            return super().__iter__()
+
+    saved = loader_of(sampler=Growing())
+    taken(saved, 3)
+    sampler = Broken()
+    loader = loader_of(sampler=sampler)
+    sampler.is_broken = True
+    with pytest.raises(LookupError, match="no such list"):
+        loader.load_state_dict(saved.state_dict())
+    sampler.is_broken = False
+    assert flat(list(loader)) == list(range(NUMBER))

@@ -58,6 +58,10 @@ class Cloud:
         top = self.server.root / self.folder
         return {path.relative_to(top).as_posix(): path.read_bytes() for path in top.rglob("*") if path.is_file()}
 
+    def server_bytes(self) -> int:
+        """What all tests so far have left on the server."""
+        return sum(path.stat().st_size for path in self.server.root.rglob("*") if path.is_file())
+
     def requests(self, method: str, within: str = "") -> list[Request]:
         """What was asked with a method."""
         return [one for one in self.server.requests() if one.method == method and within in one.path]
@@ -383,7 +387,7 @@ def test_chunks_that_arrived_stay_while_the_server_is_full(cloud: Cloud) -> None
 def test_a_full_server_is_asked_with_one_chunk(cloud: Cloud) -> None:
     """Once it was full: the others wait for the answer to the first one."""
     store = cloud.store()
-    cloud.server.set_quota(1000)
+    cloud.server.set_quota(cloud.server_bytes() + 10_000)
     for tried in range(5):
         cloud.server.forget()
         with pytest.raises(errors.OutOfSpaceError):
@@ -396,10 +400,31 @@ def test_a_full_server_is_asked_with_one_chunk(cloud: Cloud) -> None:
 
 def test_the_server_says_how_much_is_lacking(cloud: Cloud) -> None:
     """Its own words stand in the error, and no advice to empty a trash bin that does not count."""
-    cloud.server.set_quota(1000)
+    cloud.server.set_quota(cloud.server_bytes() + 10_000)
     with pytest.raises(errors.OutOfSpaceError, match=r"The server says: Insufficient space in /place-") as raised:
         cloud.store().write_confirmed(KEY, SMALL, sha256(SMALL))
     assert "trash bin does not count against the quota" in str(raised.value)
+
+
+@pytest.mark.parametrize("version", ["34", "29"])
+def test_a_folder_that_a_full_account_cannot_have_is_out_of_space(
+    version: str, request: pytest.FixtureRequest, patience: Patience
+) -> None:
+    """Version 29 says 403, as to whoever may not write: then the quota is asked for."""
+    server = request.getfixturevalue("nextcloud" if version == "34" else "nextcloud_29")
+    cloud = Cloud(server, patience)
+    store = cloud.store()
+    store.write("first", b"1")
+    server.set_quota(1)
+    try:
+        with pytest.raises(errors.OutOfSpaceError, match="quota is used up"):
+            store.write_confirmed(KEY, SMALL, sha256(SMALL))
+        server.set_quota(None)
+        server.answer_next(1, 403, method="MKCOL")
+        with pytest.raises(errors.PermissionDeniedError):
+            store.write_confirmed(KEY, SMALL, sha256(SMALL))
+    finally:
+        server.set_quota(None)
 
 
 def test_an_upload_that_is_given_up_leaves_nothing(cloud: Cloud) -> None:

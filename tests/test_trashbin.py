@@ -78,12 +78,12 @@ def test_removed_checkpoints_leave_the_bin_empty(bin_: Bin, tmp_path: Path) -> N
 
 
 def test_nothing_else_leaves_the_bin(bin_: Bin) -> None:
-    """Neither what somebody else deleted, nor what has the same name elsewhere, nor a part of the folder."""
-    for key in ("run/a/m", "run/a/s", "run/b/m", "other/a/m", "run/a/by-hand"):
+    """Neither what somebody else deleted, nor what lay elsewhere, nor a part of the folder."""
+    for key in ("run/a/m", "run/a/s", "run/b/n", "other/a2/m", "run/a/by-hand"):
         bin_.store.write(key, b"1")
-    for key in ("run/a/by-hand", "other/a", "run/b/m"):
+    for key in ("run/a/by-hand", "other/a2", "run/b/n"):
         bin_.delete_by_hand(key)
-    before = ["other/a", "run/a/by-hand", "run/b/m"]
+    before = ["other/a2", "run/a/by-hand", "run/b/n"]
     assert bin_.locations() == before
     bin_.store.expunge("run/a", first=["run/a/m", "run/a/missing"])
     assert bin_.locations() == before

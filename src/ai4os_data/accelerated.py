@@ -50,6 +50,17 @@ class Accelerated:
         return len(self.dataset)
 
     @property
+    def gradient_state(self) -> Any:
+        """What accelerators know about the loaders that are being gone through, as Accelerate's own loaders show it.
+
+        Raises:
+            AttributeError: Accelerate is not in use.
+        """
+        if "accelerate" not in sys.modules:
+            raise AttributeError("gradient_state")
+        return _gradient_state()
+
+    @property
     def _is_accelerate_prepared(self) -> bool:
         """Whether Accelerate leaves the loader alone; an attribute for its eyes only.
 

@@ -15,7 +15,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,6 @@ from ai4os_data.checkpoint.names import CheckpointName
 from ai4os_data.checkpoint.randomness import set_random_states
 from ai4os_data.checkpoint.ranks import Ranks
 from ai4os_data.checkpoint.retention import Retention, chosen_mode
-from ai4os_data.checkpoint.staging import Staging
 from ai4os_data.lightning_best import Best
 from ai4os_data.lightning_flavour import (
     FLAVOUR,
@@ -38,10 +37,12 @@ from ai4os_data.lightning_flavour import (
     SingleDeviceStrategy,
     Strategy,
 )
+from ai4os_data.lightning_hparams import check_hyperparameters, plain_hyperparameters
 from ai4os_data.lightning_io import StorageCheckpointIO
 from ai4os_data.lightning_kept import Kept, suspects
-from ai4os_data.lightning_moments import Moment, Moments, is_about_to_end, is_whole_epoch, set_epoch
-from ai4os_data.lightning_options import OPTIONS, check_options
+from ai4os_data.lightning_loaders import LoaderStates
+from ai4os_data.lightning_moments import Moment, Moments, is_about_to_end, is_stopping, is_whole_epoch
+from ai4os_data.lightning_options import checked_options, numbers_in
 from ai4os_data.lightning_resume import end_first_epoch, make_up
 from ai4os_data.telemetry import log
 
@@ -51,7 +52,9 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import LightningModule, Trainer
 
+    from ai4os_data.cache import DiskCache
     from ai4os_data.checkpoint import Restored
+    from ai4os_data.checkpoint.levels import Durability
     from ai4os_data.checkpoint.restored import Checkpoint as Found
     from ai4os_data.checkpoint.retention import Mode
     from ai4os_data.remotes import Remote
@@ -85,7 +88,12 @@ class StorageCheckpointCallback(Checkpoint):
         keep_every: checkpoints whose step is a multiple of it stay too.
         save_on_exception: save too when training ends with an exception, Ctrl-C or SIGTERM.
         save_on_train_end: save too when training ends, be it by ``max_time`` in the middle of an epoch.
-        **options: ``spool``, ``spool_limit``, ``durability``, ``cache`` and ``rank_timeout_s`` of `StorageCheckpoint`.
+        spool: as in `StorageCheckpoint`.
+        spool_limit: as in `StorageCheckpoint`.
+        durability: as in `StorageCheckpoint`.
+        cache: as in `StorageCheckpoint`.
+        rank_timeout_s: as in `StorageCheckpoint`.
+        **unknown: those of ``ModelCheckpoint``, say: the error tells what there is in their place.
 
     Raises:
         TypeError: an option is none, or of another kind.
@@ -107,10 +115,22 @@ class StorageCheckpointCallback(Checkpoint):
         keep_every: int | None = None,
         save_on_exception: bool = True,
         save_on_train_end: bool = True,
-        **options: Any,
+        spool: str | os.PathLike[str] | None = None,
+        spool_limit: int | str | None = None,
+        durability: Durability = "best",
+        cache: DiskCache | Literal["auto"] | None = "auto",
+        rank_timeout_s: float = RANK_TIMEOUT_S,
+        **unknown: Any,
     ) -> None:
         super().__init__()
-        check_options(type(self).__name__, options, OPTIONS)
+        options = checked_options(
+            *(self, unknown),
+            spool=spool,
+            spool_limit=spool_limit,
+            durability=durability,
+            cache=cache,
+            rank_timeout_s=rank_timeout_s,
+        )
         if train_time_interval is not None and not isinstance(train_time_interval, timedelta):
             raise TypeError(f"train_time_interval is a datetime.timedelta, not {train_time_interval!r}")
         if every_n_train_steps is None and every_n_epochs is None and train_time_interval is None:
@@ -134,6 +154,7 @@ class StorageCheckpointCallback(Checkpoint):
         }
         self._best = Best(monitor, self.mode)
         self._random: list[Any] | None = None
+        self._loaders = LoaderStates()
         self._resumed: Mapping[str, Any] | None = None  # our part of the checkpoint that was loaded
         self._is_due = False
         self._saved_step = 0  # a model without a step is no progress
@@ -244,6 +265,8 @@ class StorageCheckpointCallback(Checkpoint):
         for former in self._former_keys():
             if former in states:
                 states.setdefault(self.state_key, states[former])
+        if trainer.state.fn == "fit":
+            self._loaders.note(checkpoint)
         ours = checkpoint.get(_OURS)
         if ours is None or self._run is None or self._ranks is None or trainer.state.fn != "fit":
             return
@@ -264,7 +287,7 @@ class StorageCheckpointCallback(Checkpoint):
         Raises:
             StateError: the hyperparameters cannot be saved.
         """
-        _check_hyperparameters(pl_module, getattr(trainer, "datamodule", None))
+        check_hyperparameters(pl_module, getattr(trainer, "datamodule", None))
         if _is_training(trainer):
             self._agree_on_best()
         if _is_training(trainer) and trainer.ckpt_path is None and trainer.global_step == 0:
@@ -272,7 +295,8 @@ class StorageCheckpointCallback(Checkpoint):
         self._set_random_states()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Measure the time and count the steps from here; make up what the training had still to do."""
+        """Let the loaders go on where they were, and make up what the training had still to do."""
+        self._loaders.load(trainer)
         self._last_s = time.monotonic()
         self._counted_step = trainer.global_step
         self._moments = Moments(trainer)
@@ -293,7 +317,6 @@ class StorageCheckpointCallback(Checkpoint):
         """
         ready, fetcher = trainer.fit_loop.epoch_loop.batch_progress.current.ready, trainer.fit_loop._data_fetcher
         if self._random is not None and fetcher is not None and not 0 < ready < trainer.num_training_batches:
-            set_epoch(trainer, trainer.current_epoch)
             self._set_random_states()
             iter(fetcher)
 
@@ -325,10 +348,15 @@ class StorageCheckpointCallback(Checkpoint):
         if not _is_training(trainer):
             return
         self._is_due = self._is_due or self._is_time(trainer)
-        if self._moments is None or not self._moments.end_batch(trainer):
+        if self._moments is None:
             return
-        assert self._moments.last is not None
-        awaits = self._moments.last.awaits
+        is_whole = self._moments.end_batch(trainer)
+        awaits = self._moments.last.awaits if self._moments.last is not None else None
+        if is_stopping(trainer) and awaits == "batch":
+            self._moments.note_weights(trainer)
+            self._keep(trainer, "on_train_epoch_end")
+        if not is_whole:
+            return
         if awaits == "validation":  # after it its metrics are known
             self._keep(trainer, "on_validation_start", "on_validation_epoch_start", "on_validation_model_eval")
         elif awaits == "end of epoch":
@@ -357,13 +385,18 @@ class StorageCheckpointCallback(Checkpoint):
         if not _is_training(trainer):
             return
         self._is_validated = True
-        if trainer.callback_metrics.get(self.monitor or "") is not self._metric_before:
+        metric = trainer.callback_metrics.get(self.monitor or "")
+        # A number that somebody has put there may be the same object as before.
+        if metric is not self._metric_before or isinstance(metric, (int, float)):
             self._measured_step = trainer.global_step
         if self._moments is None or not self._moments.end_validation(trainer):
             return
         if is_whole_epoch(trainer):
             self._keep_for_end(trainer)
-        elif self._is_due:
+            return
+        if is_stopping(trainer):
+            self._keep(trainer, "on_train_epoch_end")
+        if self._is_due:
             self._save_now_or_late(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -521,14 +554,16 @@ class StorageCheckpointCallback(Checkpoint):
             raise errors.CheckpointError(f"step {moment.step} of rank {ranks.rank} is not where the other ranks are")
         checkpoint = self._kept.take() if is_kept else self._checkpoint(trainer, moment)
         checkpoint[_OURS]["random"] = [random for _, random in everywhere]
-        self._run.save(checkpoint, moment.step, metrics)
+        # At an exception what failed before is left to close: it is no failure of this one.
+        save = self._run.save if ranks is not self._hurried_ranks else self._run.save_anyhow
+        save(checkpoint, moment.step, metrics)
         self._saved_step = moment.step
 
     def _checkpoint(self, trainer: Trainer, moment: Moment) -> dict[str, Any]:
         """What Trainer.save_checkpoint() writes, of a moment; the public way to it leads over a file."""
         assert self._moments is not None
         with self._moments.buffers():
-            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            checkpoint = plain_hyperparameters(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
         checkpoint.update({"loops": moment.loops, "global_step": moment.step})
         checkpoint[_OURS] = {
             "random": [],
@@ -561,7 +596,7 @@ class StorageCheckpointCallback(Checkpoint):
 
     def _metrics(self, trainer: Trainer) -> dict[str, float]:
         """What was logged; the metric that decides only where it was measured at this step."""
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
+        metrics = numbers_in(trainer.callback_metrics)
         if self.monitor is not None:
             is_old = self._measured_step is not None and self._measured_step != trainer.global_step
             metrics[self.monitor] = math.nan if is_old else metrics.get(self.monitor, math.nan)
@@ -697,21 +732,6 @@ def _check_counts(
             raise ValueError(f"{name} is at least 1, or None, not {count}")
     if save_top_k < -1 or (monitor is None and save_top_k > 1):
         raise ValueError(f"save_top_k={save_top_k} is a number from -1 up, and needs monitor where it is more than 1")
-
-
-def _check_hyperparameters(*objects: Any) -> None:
-    """Refuse what Lightning puts into every checkpoint and no checkpoint can hold, before an epoch was trained for it.
-
-    Raises:
-        StateError: there is such.
-    """
-    for one in objects:
-        if not isinstance(hparams := getattr(one, "hparams", None), dict):
-            continue
-        try:
-            Staging().stage({one.CHECKPOINT_HYPER_PARAMS_KEY: dict(hparams)})
-        except errors.StateError as error:
-            raise errors.StateError(f"{error}; or leave it out, with save_hyperparameters(ignore=[…])") from error
 
 
 def _refuse_other_flavour(strategy: Any) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "Strategy",
     "TorchCheckpointIO",
     "Trainer",
+    "WeightAveraging",
 ]
 
 
@@ -39,12 +40,13 @@ FLAVOUR, _FABRIC = _chosen()
 if TYPE_CHECKING:
     from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
     from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import Checkpoint
+    from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
     from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 else:
     Trainer = import_module(FLAVOUR).Trainer
     Checkpoint = import_module(f"{FLAVOUR}.callbacks").Checkpoint
+    WeightAveraging = getattr(import_module(f"{FLAVOUR}.callbacks"), "WeightAveraging", ())  # older ones have none
     SIGTERMException = import_module(f"{FLAVOUR}.utilities.exceptions").SIGTERMException
     _strategies = import_module(f"{FLAVOUR}.strategies")
     DDPStrategy, DeepSpeedStrategy = _strategies.DDPStrategy, _strategies.DeepSpeedStrategy

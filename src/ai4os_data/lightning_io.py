@@ -9,17 +9,21 @@ import threading
 import traceback
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import fsspec.core
 import torch
+import torch.distributed as dist
 
 from ai4os_data import errors, locations
 from ai4os_data.checkpoint import StorageCheckpoint
+from ai4os_data.checkpoint.ending import finish_runs
 from ai4os_data.checkpoint.levels import reaches
+from ai4os_data.checkpoint.manager import RANK_TIMEOUT_S
 from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.lightning_flavour import CheckpointIO, TorchCheckpointIO, Trainer
-from ai4os_data.lightning_options import OPTIONS, check_options
+from ai4os_data.lightning_hparams import with_opened, with_pickled
+from ai4os_data.lightning_options import checked_options
 from ai4os_data.remotes import Remote
 from ai4os_data.retries import Patience
 from ai4os_data.statuses import PASSING, passes
@@ -30,7 +34,9 @@ from ai4os_data.underway import Underway
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from ai4os_data.cache import DiskCache
     from ai4os_data.checkpoint import SaveHandle
+    from ai4os_data.checkpoint.levels import Durability
     from ai4os_data.checkpoint.names import CheckpointName
 
 __all__ = ["StorageCheckpointIO"]
@@ -40,6 +46,7 @@ _USUALLY_ARRIVED_S = 20.0  # when so much time has passed, closing decides how l
 # A Path makes one slash of two.
 _COLLAPSED = re.compile(r"^(?P<scheme>ai4os|webdavs?|davs?|https?):/(?!/)")
 _OURS = "ai4os://"
+_SCRATCH = re.compile(r"\.(lr_find|scale_batch_size)_[0-9a-f-]{36}\.ckpt")
 _PARTS_OF_RANKS = ("DTensor", "ShardedTensor")  # by name: each is imported from elsewhere in each torch
 # The second one alone runs where Lightning spawns processes.
 _FITS = {Trainer.fit.__code__, Trainer._fit_impl.__code__}  # noqa: SLF001  there is no public name for it
@@ -55,11 +62,33 @@ class StorageCheckpointIO(CheckpointIO):
 
     Args:
         remote: a remote's name, or a `Remote`.
-        **options: ``spool``, ``spool_limit``, ``durability``, ``cache`` and ``rank_timeout_s`` of `StorageCheckpoint`.
+        spool: as in `StorageCheckpoint`.
+        spool_limit: as in `StorageCheckpoint`.
+        durability: as in `StorageCheckpoint`.
+        cache: as in `StorageCheckpoint`.
+        rank_timeout_s: as in `StorageCheckpoint`.
+        **unknown: those of ``ModelCheckpoint``, say: the error tells what there is in their place.
     """
 
-    def __init__(self, remote: str | Remote | None = None, **options: Any) -> None:
-        check_options(type(self).__name__, options, OPTIONS)
+    def __init__(
+        self,
+        remote: str | Remote | None = None,
+        *,
+        spool: str | os.PathLike[str] | None = None,
+        spool_limit: int | str | None = None,
+        durability: Durability = "best",
+        cache: DiskCache | Literal["auto"] | None = "auto",
+        rank_timeout_s: float = RANK_TIMEOUT_S,
+        **unknown: Any,
+    ) -> None:
+        options = checked_options(
+            *(self, unknown),
+            spool=spool,
+            spool_limit=spool_limit,
+            durability=durability,
+            cache=cache,
+            rank_timeout_s=rank_timeout_s,
+        )
         self._remote = remote
         self._options = {**options, "keep_last": 1, "save_random_states": False}
         self._doomed: dict[str, int] = {}  # paths that go, each once so many saves are through
@@ -90,8 +119,12 @@ class StorageCheckpointIO(CheckpointIO):
         if storage_options is not None:
             raise TypeError(f"{type(self).__name__} has no storage_options: give it what it needs when it is made")
         location = _location(path)
+        if _is_scratch(location):
+            TorchCheckpointIO().save_checkpoint(checkpoint, location)
+            return
         _refuse_local(location, self._remote)
         _refuse_shards(checkpoint, ())
+        checkpoint = with_pickled(checkpoint)
         with self._guard:
             self._settle()
             self._raise_what_failed(lasting=True)
@@ -124,10 +157,11 @@ class StorageCheckpointIO(CheckpointIO):
             DamagedError: it is not intact.
         """
         location = _location(path)
-        if os.path.isfile(location):
+        if os.path.isfile(location) or _is_scratch(location):
             return TorchCheckpointIO().load_checkpoint(location, map_location, weights_only)
         self._finish(_target(location))
-        with self._opened(location) as run:
+        # Where ranks have not found each other yet, each reads for itself.
+        with self._opened(location, alone=not (dist.is_available() and dist.is_initialized())) as run:
             restored = run.restore(
                 map_location="cpu" if map_location is None else map_location,
                 weights_only=weights_only is not False,
@@ -135,11 +169,14 @@ class StorageCheckpointIO(CheckpointIO):
         if restored is None:
             raise errors.NotFoundError(f"there is no checkpoint at {location}")
         self._loaded[location] = self._loaded[_target(location)] = restored.name
-        return dict(restored)
+        return with_opened(dict(restored), location, weights_only=weights_only is not False, map_location=map_location)
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Remove what lies under a path, as soon as something that was saved later is confirmed."""
         location = _location(path)
+        if _is_scratch(location) or os.path.isfile(location):
+            TorchCheckpointIO().remove_checkpoint(location)
+            return
         if location in self._loaded:
             log.info("%s stays: the training goes on from it", location)
             return
@@ -332,6 +369,11 @@ def _paths(places: Iterable[str]) -> Iterator[str]:
     return (place.removeprefix(_OURS).strip("/") for place in places if place.startswith(_OURS))
 
 
+def _is_scratch(location: str) -> bool:
+    """Whether Lightning's tuner saves it for itself, to remove it when it has tried what it wanted to."""
+    return _SCRATCH.fullmatch(posixpath.basename(location)) is not None
+
+
 def _target(location: str) -> str:
     """What a link of this machine leads to, as ``save_last="link"`` makes one; any other location as it is."""
     return os.path.realpath(location) if os.path.islink(location) else location
@@ -408,10 +450,10 @@ def _finish_at_exit(io: StorageCheckpointIO) -> None:
     def finish() -> None:
         if (io := reference()) is None or os.getpid() != pid:
             return
-        try:
-            io.teardown()
-        except errors.StorageError as error:
-            log.error("%s", error)
+        finish_runs()
+        if all(sending.is_through for sending in io._sending.values()):  # noqa: SLF001  of this module
+            with suppress(errors.StorageError):  # each is in the log
+                io.teardown()
 
     # Not atexit: it comes after the pools of threads that listings use have ended.
     threading._register_atexit(finish)  # type: ignore[attr-defined]  # noqa: SLF001  as concurrent.futures does

@@ -12,8 +12,8 @@ import torch
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.randomness import random_states
+from ai4os_data.lightning_loaders import end_epoch
 from ai4os_data.lightning_weights import Buffers, sample_of
-from ai4os_data.loader import StorageDataLoader
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -117,7 +117,7 @@ class Moments:
     def _take(self, trainer: Trainer, moment: Moment) -> None:
         if is_whole_epoch(trainer):
             # Lightning goes on from here with the next epoch, but lets the loaders begin before it tells them which.
-            set_epoch(trainer, trainer.current_epoch + 1)
+            end_epoch(trainer, trainer.current_epoch + 1)
         self.last = moment
         self._steps, self._begun = 0, None
         self._buffers.keep()
@@ -253,18 +253,15 @@ def is_whole_epoch(trainer: Trainer) -> bool:
 
 def is_about_to_end(trainer: Trainer) -> bool:
     """Whether the training ends with this epoch."""
+    epochs = -1 if trainer.fit_loop.max_epochs is None else trainer.fit_loop.max_epochs
+    return is_stopping(trainer) or (epochs != -1 and trainer.current_epoch + 1 >= epochs)
+
+
+def is_stopping(trainer: Trainer) -> bool:
+    """Whether no other batch comes, be it in the middle of an epoch."""
     fit = trainer.fit_loop
-    epochs, steps = fit.max_epochs, fit.max_steps
-    is_last = epochs not in (None, -1) and trainer.current_epoch + 1 >= epochs
-    return trainer.should_stop or is_last or (steps != -1 and trainer.global_step >= steps)
-
-
-def set_epoch(trainer: Trainer, epoch: int) -> None:
-    """Tell the loaders of the training which epoch their next pass is of."""
-    combined = trainer.fit_loop._combined_loader
-    for loader in combined.flattened if combined is not None else ():
-        if isinstance(loader, StorageDataLoader):
-            loader.set_epoch(epoch)
+    is_stopped: bool = trainer.should_stop and fit._can_stop_early
+    return is_stopped or (fit.max_steps != -1 and trainer.global_step >= fit.max_steps)
 
 
 # --- optimizers

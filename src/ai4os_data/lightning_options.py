@@ -1,15 +1,16 @@
-"""Options that are handed on to `StorageCheckpoint`: a wrong one is told where it is typed, before any training."""
+"""Options that go on to `StorageCheckpoint`: a wrong one is told where it is typed; and metrics that are numbers."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
 from ai4os_data.checkpoint.spool import parse_limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-OPTIONS = ("cache", "durability", "rank_timeout_s", "spool", "spool_limit")
 
 # What those who come from ModelCheckpoint write, and what there is for it here.
 _INSTEAD = {
@@ -24,15 +25,31 @@ _INSTEAD = {
 }
 
 
-def check_options(owner: str, options: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
-    """Refuse what `StorageCheckpoint` would not take, or what its owner decides.
+def checked_options(owner: object, unknown: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+    """The options for `StorageCheckpoint`, if there are no others.
+
+    Args:
+        owner: who was given them.
+        unknown: what it does not take.
+        options: what it takes.
 
     Raises:
         TypeError: there is no such option.
         ValueError: its value makes no sense.
     """
-    for name in options:
-        if name not in allowed:
-            instead = _INSTEAD.get(name, f"besides its own arguments it takes {', '.join(sorted(allowed))}")
-            raise TypeError(f"{owner} has no {name}: {instead}")
+    for name in unknown:
+        instead = _INSTEAD.get(name, f"besides its own arguments it takes {', '.join(sorted(options))}")
+        raise TypeError(f"{type(owner).__name__} has no {name}: {instead}")
     parse_limit(options.get("spool_limit"))
+    return options
+
+
+def numbers_in(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that are numbers: tensors and arrays of one element, and what somebody has put there as a number."""
+    return {name: float(value) for name, value in metrics.items() if _is_number(value)}
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    return isinstance(value, (int, float, np.number, np.bool_)) and not isinstance(value, np.complexfloating)

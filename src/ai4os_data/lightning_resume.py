@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from ai4os_data.lightning_flavour import WeightAveraging
 from ai4os_data.lightning_moments import is_whole_epoch
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def make_up(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     trainer._logger_connector._callback_metrics.update(ours.get("metrics", {}))
     for number, metric in ours.get("updates", []):
         _update(trainer, number, metric)
+    _average(trainer)
     fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
     if ours.get("awaits") == "epoch" and fit.restarting:  # as it is with max_steps: the epoch would end a second time
         fit.epoch_progress.increment_completed()
@@ -45,6 +47,13 @@ def end_first_epoch(trainer: Trainer) -> None:
     """Let the end of the epoch that was resumed be as any other: Lightning would leave out the learning rate."""
     trainer.fit_loop._restarting = False
     trainer.fit_loop.epoch_loop.on_iteration_done()
+
+
+def _average(trainer: Trainer) -> None:
+    """Let averaged weights have the last step, if an exception has come in between; they know what they have had."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set elsewhere
+        if isinstance(callback, WeightAveraging) and trainer.global_step:
+            WeightAveraging.on_train_batch_end(callback, trainer, trainer.lightning_module, None, None, 0)
 
 
 def _update(trainer: Trainer, number: int, metric: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
@@ -54,7 +54,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         batch_size: as in DataLoader, like all others that are not named here.
         shuffle: in another order each epoch.
         sampler: any sampler. One that is no `StorageSampler` draws while the global generators are seeded with seed
-            and epoch, and is gone through anew to go on in mid-epoch.
+            and epoch. It is gone through anew to resume in mid-epoch, and has to give the same order.
         batch_sampler: the same.
         num_workers: as in DataLoader.
         collate_fn: as in DataLoader.
@@ -194,11 +194,15 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next pass be exactly the rest of the saved epoch.
 
-        The number of workers may be another, and under a `StorageSampler` that of the ranks too.
+        The number of workers may be another, and the batch size; under a `StorageSampler` the number of ranks too.
+        With ``drop_last=True`` samples of the rest that fill no batch are left out.
+
+        Another sampler is drawn from at once, and has to give the order that the state was saved in. It is compared
+        again at the first batch if its length or ranks have changed until then.
 
         Raises:
-            ValueError: it is the state of another order, or of other files. Where only their versions are others, that
-                is told and gone on with.
+            ValueError: it is the state of another order, or of other files. The loader stays as it was. Where only the
+                versions of files are others, that is told and gone on with.
         """
         check_state(state)
         if "samples" in state and (ours := self._samples()):
@@ -243,28 +247,22 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         self._tell_of_repeated()
         if self._keeps_workers and self._pass is not None and (going := self._pass()) is not None:
             going.give_way()
-        way = self._order.begin()
+        made = _Pass(self._order, self._shown, self._course, self._parts, self._order.begin())
+        self._pass = weakref.ref(made)
+        return made
+
+    def _parts(self, made: _Pass, way: Way) -> _Parts:
+        """What goes through a way for a pass."""
         ahead = self._look_ahead(way.coming) if isinstance(way.coming, list) else None
         counters = [dataset.cached_store.counters for dataset in self._datasets]
         progress = self._shown.progress = Progress(way.epoch, counters, ahead)
         sizes: dict[int, int] = {}
         self._draws.manual_seed(derived_seed(way.seed, way.epoch))
         batches = self._batches(_handed_out(way, sizes, ahead))
-        made = _Pass(
-            self._order,
-            way,
-            batches,
-            sizes=sizes,
-            progress=progress,
-            shown=self._shown,
-            ahead=ahead,
-            course=self._course,
-            prepared=self._placement and PreparedPass(self, self._placement, way.samples_before),
-        )
         if ahead is not None:
             ahead.start(made)  # not before: workers are better forked from a process without it
-        self._pass = weakref.ref(made)
-        return made
+        prepared = self._placement and PreparedPass(self, self._placement, way.samples_before)
+        return _Parts(batches, sizes, progress, ahead, prepared)
 
     def _tell_of_repeated(self) -> None:
         """Say that an evaluation is not exact, as Lightning says it of its own samplers."""
@@ -402,48 +400,70 @@ class _Shown:
         self.progress: Progress | None = None
 
 
+class _Parts(NamedTuple):
+    """What goes through a way.
+
+    Args:
+        batches: as they are made.
+        sizes: how many samples each has, by number.
+        progress: takes in how it goes.
+        ahead: is told of what the caller gets, and ends with the pass.
+        prepared: lets an accelerator know how far it is, and brings batches to its device.
+    """
+
+    batches: Iterator[Any]
+    sizes: dict[int, int]
+    progress: Progress
+    ahead: LookAhead | None
+    prepared: PreparedPass | None
+
+
 class _Pass:
     """One way through an epoch, as the caller goes through it.
 
     Args:
         order: is told of what the caller gets.
-        way: what it gets.
-        batches: as they are made.
-        sizes: how many samples each has, by number.
-        progress: takes in how it goes.
         shown: learns that it is this pass that goes on.
-        ahead: is told of what the caller gets, and ends with the pass.
-        course: is told of it too.
-        prepared: lets an accelerator know how far it is, and brings batches to its device.
+        course: is told of what the caller gets.
+        parts: makes what goes through a way. The way may be another one when the first batch is wanted.
+        way: what the caller gets.
     """
 
     def __init__(
         self,
         order: Order,
-        way: Way,
-        batches: Iterator[Any],
-        *,
-        sizes: dict[int, int],
-        progress: Progress,
         shown: _Shown,
-        ahead: LookAhead | None,
         course: Course | None,
-        prepared: PreparedPass | None,
+        parts: Callable[[_Pass, Way], _Parts],
+        way: Way,
     ) -> None:
         self._order = order
-        self._way = way
-        self._batches: Iterator[Any] | None = batches
-        self._sizes = sizes
-        self._progress = progress
         self._shown = shown
-        self._ahead = ahead
         self._course = course
-        self._prepared = prepared
+        self._parts: Callable[[_Pass, Way], _Parts] | None = parts
+        self._batches: Iterator[Any] | None = None
         self._failed: int | None = None
         self._left_out: LeftOut | None = None
         self._has_given = False
         self._gave_way = False
+        self._go_through(way)
+
+    def _go_through(self, way: Way) -> None:
+        assert self._parts is not None
+        self._way = way
+        self._batches, self._sizes, self._progress, self._ahead, self._prepared = self._parts(self, way)
         self._tell_course()
+
+    def _confirm(self) -> None:
+        """See that it goes through what the caller wants, now that he wants the first batch."""
+        way = self._order.confirm(self._way)
+        if way is not self._way or way.is_emptied:
+            self._batches = None  # its workers end
+            self._end_look_ahead()
+            if self._prepared is not None:
+                self._prepared.end()
+            self._go_through(way)
+        self._parts = None  # the loader need not outlive its passes
 
     def __iter__(self) -> _Pass:
         return self
@@ -465,11 +485,7 @@ class _Pass:
             raise RuntimeError(message)
         if self._batches is None:
             raise StopIteration
-        if self._failed is not None:  # the caller goes on after it
-            self._give(self._failed)
-            self._failed = None
-        if self._prepared is not None:
-            self._prepared.begin()
+        self._go_on()
         begun_s = time.perf_counter()
         try:
             made = next(self._batches)
@@ -495,6 +511,16 @@ class _Pass:
         self._has_given = True
         self._progress.given(self._give(number), waited_s)
         return data if self._prepared is None else self._prepared.placed(data, is_last=self._way.is_through)
+
+    def _go_on(self) -> None:
+        """Be ready for the next batch."""
+        if self._parts is not None:
+            self._confirm()
+        if self._failed is not None:  # the caller goes on after it
+            self._give(self._failed)
+            self._failed = None
+        if self._prepared is not None:
+            self._prepared.begin()
 
     def give_way(self) -> None:
         """Leave it to another pass."""

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import BatchSampler, DistributedSampler
 
 from ai4os_data import seeding
-from ai4os_data.rest import PLAIN, POSITION, BatchedRest, DealtRest, EndlessRest, Position, Rest, digest, kind_of
+from ai4os_data.rest import POSITION, BatchedRest, DealtRest, EndlessRest, Position, Rest, digest, is_plain, kind_of
 from ai4os_data.sampling import OF_ANOTHER_KIND, StorageSampler, dealt, derived_seed, group
 from ai4os_data.telemetry import tell_once
 
@@ -43,6 +43,11 @@ class Way:
 
     place = 0  # in the order that all ranks share
     samples_before: int | None = None  # of all ranks together, when it began; None where that is not known
+    is_asked = False  # whether the caller wanted its first batch
+    told: int | None = None  # the epoch that the caller had set, where the position was loaded
+    is_emptied = False  # whether it stands for the epoch before it, which had come to its end
+    follows_end = False  # whether the epoch before it had come to its end, where the position was loaded
+    instead_of: Way | None = None  # the one before it, of which nobody had wanted a batch
 
     def __init__(
         self, epoch: int, seed: int, coming: Iterable[tuple[int, Batch]], given: tuple[int, frozenset[int]]
@@ -90,10 +95,14 @@ class Order(ABC):
 
     def __init__(self) -> None:
         self._loaded: tuple[int, frozenset[int]] = (0, frozenset())  # what the next pass leaves out
+        self._loaded_told: tuple[int | None, bool] = (None, False)  # `Way.told` and `Way.follows_end` of the next pass
+        self._told_epoch: int | None = None  # by the caller, last
+        self._is_ended = False  # the last pass, with nothing begun or set since
         self._have_no_ways()
 
     def _have_no_ways(self) -> None:
         self._current: Way | None = None
+        self._latest: Way | None = None
         self._open: list[Way] = []
         self._is_set = False  # the next epoch, by the caller, since the last pass began
 
@@ -110,12 +119,62 @@ class Order(ABC):
     def begin(self) -> Way:
         """The next way through an epoch, or through the rest of one."""
         self._notice()
+        before = None if self._is_set else self._current
         way = self._begun()
-        self._loaded = (0, frozenset())
-        self._is_set = False
+        if before is not None and not before.is_asked:
+            way.instead_of = before
+        way.told, way.follows_end = self._loaded_told
+        self._loaded, self._loaded_told = (0, frozenset()), (None, False)
+        self._is_set = self._is_ended = False
         self._open.append(way)
-        self._current = way
+        self._current = self._latest = way
         return way
+
+    def confirm(self, way: Way) -> Way:
+        """The way of a pass whose first batch is wanted now: maybe another one than it was begun with.
+
+        The caller may have begun the pass, and then set the epoch, as Lightning does: it is for this pass. And he may
+        have let go of an earlier pass from which nothing was taken: that one did not count, and this one is in its
+        place.
+        """
+        self._notice()
+        way.is_asked = True
+        if way is not self._latest:
+            return way
+        if self._is_set:
+            return self._told_to_be(way)
+        first = way
+        while (before := first.instead_of) is not None and not before.is_asked and before not in self._open:
+            first = before
+        if first is not way:
+            self._replace(way, first)
+        return first
+
+    def _told_to_be(self, way: Way) -> Way:
+        """The way for the epoch that was set since it began: itself, if that is where it is or was loaded from."""
+        if way.follows_end and way.told == self._told_epoch:
+            self._empty(way)
+        if self._told_epoch in {way.epoch, way.told}:
+            self._is_set = False
+            self._show(way)
+            return way
+        self._open.remove(way)
+        return self._asked(self.begin())
+
+    def _asked(self, way: Way) -> Way:
+        way.is_asked = True
+        return way
+
+    def _replace(self, way: Way, first: Way) -> None:
+        self._open[self._open.index(way)] = first
+        self._latest = self._asked(first)
+        self._show(first)
+
+    def _empty(self, way: Way) -> None:
+        """Let a way be what is left of the epoch before it, which is nothing."""
+        way.epoch -= 1
+        way.coming = []
+        way.is_emptied = True
 
     def give(self, way: Way, number: int) -> None:
         """Record that the caller was given a batch."""
@@ -130,6 +189,9 @@ class Order(ABC):
         self._current = None
         if not self._is_set:
             self._go_to(way.epoch + 1)
+            self._is_ended = True
+            if way.is_emptied:
+                self._stand_before(way)
 
     def leave(self, way: Way) -> None:
         """Record that nobody goes on with a way."""
@@ -142,7 +204,23 @@ class Order(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Where the caller stands."""
         self._notice()
-        return self._next_state() if self._current is None else self._current.state_dict()
+        state = self._next_state() if self._current is None else self._current.state_dict()
+        if self._told_epoch is not None:
+            state["told"] = self._told_epoch
+        if self._current is None and self._is_ended:
+            state["ended"] = 1
+        return state
+
+    def _note(self, state: Mapping[str, Any]) -> None:
+        """Record what a state tells of the caller."""
+        self._told_epoch = told = None if state.get("told") is None else int(state["told"])
+        self._loaded_told = told, bool(state.get("ended"))
+        self._is_ended = bool(state.get("ended"))
+
+    def _note_told(self, epoch: int | None) -> None:
+        """Record that the caller has set an epoch."""
+        self._told_epoch, self._is_set, self._is_ended = epoch, True, False
+        self._current = None
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -150,7 +228,7 @@ class Order(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the passes that are being made."""
-        return {**self.__dict__, "_open": [], "_current": None}
+        return {**self.__dict__, "_open": [], "_current": None, "_latest": None}
 
     # --- what each kind does in its own way
 
@@ -174,6 +252,10 @@ class Order(ABC):
     @abstractmethod
     def _go_to(self, epoch: int) -> None:
         """Let an epoch be the next, by our own choice."""
+
+    @abstractmethod
+    def _stand_before(self, way: Way) -> None:
+        """Let the next way be one that was begun, and given up, once more."""
 
     @abstractmethod
     def _next_state(self) -> dict[str, Any]:
@@ -277,8 +359,12 @@ class OwnOrder(Order):
                 "cannot resume: the sampler gives the samples in another order than the one that the state was saved "
                 "with. Use the same class of sampler, or begin anew without load_state_dict"
             )
+        self._note(state)
         self._loaded = int(state["batches"]), others
         self._loaded_at = (self.sampler.epoch, self.sampler.start)
+        self._changes = self.sampler.changes
+        self._is_set = True
+        self._current = None
 
     @property
     def _next_epoch(self) -> int:
@@ -287,10 +373,9 @@ class OwnOrder(Order):
     def _notice(self) -> None:
         if self.sampler.changes != self._changes:
             self._changes = self.sampler.changes
-            self._is_set = True
-            self._current = None
+            self._note_told(self.sampler.told)
             if (self.sampler.epoch, self.sampler.start) != self._loaded_at:
-                self._loaded = (0, frozenset())
+                self._loaded, self._loaded_told = (0, frozenset()), (None, False)
 
     def _begun(self) -> Way:
         if self.sampler.is_begun:
@@ -307,8 +392,13 @@ class OwnOrder(Order):
             self.sampler.stand(way.epoch, way.start, way.samples)
 
     def _go_to(self, epoch: int) -> None:
+        told = self.sampler.told
         self.sampler.set_epoch(epoch)
+        self.sampler.told = told
         self._changes = self.sampler.changes
+
+    def _stand_before(self, way: Way) -> None:
+        """It follows from the epoch alone."""
 
     def _next_state(self) -> dict[str, Any]:
         return {**self.description, **self._loaded_state()}
@@ -329,7 +419,7 @@ class ForeignWay(Way):
         self, epoch: int, seed: int, rest: Rest, others: frozenset[int], at_begin: list[dict[str, Any]]
     ) -> None:
         super().__init__(epoch, seed, rest.coming, (rest.first, others))
-        self._at_begin = at_begin
+        self.at_begin = at_begin
         self._rest = rest
 
     def _passed(self, number: int) -> None:
@@ -337,7 +427,7 @@ class ForeignWay(Way):
 
     def state_dict(self) -> dict[str, Any]:
         """How many batches and samples of which epoch, of which order, and how the samplers stood when it began."""
-        named = {"seed": self.seed, "epoch": self.epoch, "samplers": self._at_begin}
+        named = {"seed": self.seed, "epoch": self.epoch, "samplers": self.at_begin}
         return {**named, **super().state_dict(), **self._rest.state_dict()}
 
 
@@ -386,10 +476,11 @@ class ForeignOrder(Order):
 
     def set_epoch(self, epoch: int) -> None:
         """Go there, and tell the samplers."""
+        if epoch != self._epoch:
+            self._loaded_told = (None, False)
         self._warn_of_lost_position(epoch)
         self._go_to(epoch)
-        self._is_set = True
-        self._current = None
+        self._note_told(epoch)
 
     def _warn_of_lost_position(self, epoch: int) -> None:
         if epoch != self._epoch and not self._is_begun and self._loaded[0]:
@@ -416,14 +507,17 @@ class ForeignOrder(Order):
         self._is_begun = False
         self._is_set = True
         self._current = None
+        self._note(state)
         self._tell()
+        is_loaded = False
         try:
             self._compare_early()
-        except ValueError:  # the loader stays as it was
-            self.__dict__.update(before)
-            self._tell()
-            self._set_states(stood)
-            raise
+            is_loaded = True
+        finally:
+            if not is_loaded:  # the loader stays as it was
+                self.__dict__.update(before)
+                self._tell()
+                self._set_states(stood)
 
     def _compare_early(self) -> None:
         """Draw what was loaded, if that can be done by now, so that an error comes where the state was loaded."""
@@ -450,7 +544,7 @@ class ForeignOrder(Order):
         return self.rank, length, dealing
 
     def _refuse_other_ranks(self) -> None:
-        ranks = [sampler.num_replicas for sampler in self._samplers if type(sampler) is DistributedSampler]
+        ranks = [sampler.num_replicas for sampler in self._samplers if _is_torchs(sampler)]
         saved = self._position.get("rank")
         if saved is not None and ranks and saved[1] != ranks[0]:
             raise ValueError(
@@ -487,6 +581,17 @@ class ForeignOrder(Order):
         Raises:
             ValueError: it is not the order that was loaded.
         """
+        try:
+            return self._drawn_from_begin()
+        except ValueError:
+            # The own state of some samplers is that of the last epoch, until they are gone through.
+            without = [{name: kept for name, kept in state.items() if name != "own"} for state in self._at_begin]
+            if [len(state) for state in without] == [len(state) for state in self._at_begin]:
+                raise
+        self._at_begin = without
+        return self._drawn_from_begin()
+
+    def _drawn_from_begin(self) -> Rest:
         if self._at_begin:
             self._set_states(self._at_begin)
         else:
@@ -494,7 +599,7 @@ class ForeignOrder(Order):
         position = Position(*self._loaded, self._position, self.rank, kind_of(self._source))
         if not _has_end(self._source):
             rest: Rest = EndlessRest(self._drawn_one_by_one(), position)
-        elif type(self._source) in PLAIN or not self._is_batched:
+        elif is_plain(self._source) or not self._is_batched:
             rest = self._dealt_rest(position)
         else:
             rest = BatchedRest(self._all_batches(), position)
@@ -514,6 +619,10 @@ class ForeignOrder(Order):
         self._epoch = epoch
         self._is_begun = False
         self._tell()
+
+    def _stand_before(self, way: Way) -> None:
+        assert isinstance(way, ForeignWay)
+        self._at_begin = way.at_begin
 
     def _have_nothing_loaded(self) -> None:
         self._at_begin = []
@@ -625,6 +734,10 @@ def _states_for(ours: list[dict[str, Any]], state: Mapping[str, Any]) -> list[di
     if "samplers" not in state or "order" not in state or len(filled) != sum(map(bool, ours)):
         raise ValueError(OF_ANOTHER_KIND)
     return [filled.pop(0) if own else {} for own in ours]  # a BatchSampler more, or less: the order will be compared
+
+
+def _is_torchs(sampler: Any) -> bool:
+    return isinstance(sampler, DistributedSampler) and not isinstance(sampler, StorageSampler)
 
 
 class _Ready(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler
 
-from ai4os_data.sampling import EpochBatches, dealt
+from ai4os_data.sampling import dealt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Batch = list[Any]
 Batches = list[tuple[int, Batch]]
 
-PLAIN = {BatchSampler, EpochBatches}  # those that only deal out what their sampler gives, in batches of one size
 POSITION = ("order", "drawn", "given", "batch_size", "batching", "rank", "kind")  # what a state tells of an order
 
 _DIGEST_BYTES = 16
@@ -287,6 +286,8 @@ class EndlessRest(Rest):
 
     def passed(self, number: int) -> None:
         """Count its samples, and take them into the digest."""
+        if number not in self._waiting:
+            next(self._drawn())  # it had been given before, out of its order, and was not drawn again yet
         samples, encoded = self._waiting.pop(number)
         self.given += samples
         self._digest.update(encoded)
@@ -297,10 +298,15 @@ def digest(samples: Sequence[Any]) -> str:
     return blake2b(_encoded(samples), digest_size=_DIGEST_BYTES).hexdigest()
 
 
+def is_plain(source: Any) -> bool:
+    """Whether batches are only what a sampler gives, dealt out in one size."""
+    return isinstance(source, BatchSampler) and type(source).__iter__ is BatchSampler.__iter__
+
+
 def kind_of(source: Any) -> str:
     """The class of a sampler, and of the one that it gives batches of."""
     inner = getattr(source, "sampler", None)
-    if type(source) in PLAIN:
+    if is_plain(source):
         return kind_of(inner)
     kind = f"{type(source).__module__}.{type(source).__qualname__}"
     return kind if inner is None else f"{kind} over {kind_of(inner)}"

@@ -74,16 +74,22 @@ class StorageSampler(DistributedSampler[int]):
         self._given = 0  # to this rank, in this pass
         self.is_begun = False
         self.changes = 0  # how often it was told of an epoch, or begun with
+        self.told: int | None = None  # the epoch that it was told of last
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch; after `load_state_dict`, the same epoch goes on where it was."""
-        if epoch != self.epoch or self.is_begun:
+        """Go to the beginning of an epoch; after `load_state_dict`, the same epoch goes on where it was.
+
+        The same is the one that was set when the state was saved, or the one that was being gone through by then.
+        """
+        goes_on = not self.is_begun and (epoch == self.epoch or (epoch == self.told and self.start > 0))
+        if not goes_on:
             self._warn_of_lost_position(epoch)
             self.start = 0
+            super().set_epoch(epoch)
         self._given = 0
         self.is_begun = False
         self.changes += 1
-        super().set_epoch(epoch)
+        self.told = epoch
 
     def _warn_of_lost_position(self, epoch: int) -> None:
         if not self.is_begun and 0 < self.start < self.length:
@@ -184,6 +190,7 @@ class StorageSampler(DistributedSampler[int]):
                 raise ValueError(message)
         self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
         self.start, self._given = int(state["done"]), 0
+        self.told = None if state.get("told") is None else int(state["told"])
         self.is_begun = False
         self.changes += 1
 

@@ -208,17 +208,21 @@ def test_best_stays_through_every_restart(tmp_path: Path, restart: str) -> None:
 
 def test_best_of_a_line_gives_way_to_the_best_of_the_run(tmp_path: Path) -> None:
     """As many as keep_best says in all, of equals the newest; what was never measured is not among them."""
-    for scores in ((0.5, 0.9, 0.6), (0.8, float("nan"), 0.7), (0.9, float("inf"), 0.1)):
+    for scores in ((0.5, 0.95, 0.6), (0.8, float("nan"), 0.7), (0.95, 0.9, 0.1)):
         with open_run(tmp_path / "run", tmp_path, **{**BEST, "keep_best": 2}) as run:
             save_measured(run, *scores)
     with open_run(tmp_path / "run", tmp_path) as run:
-        assert measured(run) == [(3, 2, 0.1), (3, 1, float("inf")), (3, 0, 0.9), (2, 2, 0.7), (1, 2, 0.6)]
+        assert measured(run) == [(3, 2, 0.1), (3, 0, 0.95), (2, 2, 0.7), (1, 2, 0.6), (1, 1, 0.95)]
+    with open_run(tmp_path / "run", tmp_path, **BEST) as run:
+        save_measured(run, 0.3, 0.2)
+        assert measured(run)[:3] == [(4, 1, 0.2), (3, 2, 0.1), (3, 0, 0.95)]
+        assert (1, 1, 0.95) not in measured(run)
 
 
 @pytest.mark.parametrize("lost", ["manifest", "state", "all"])
 def test_best_stays_where_the_line_is_broken(tmp_path: Path, lost: str) -> None:
-    """What the attempts before were resumed from is damaged, or gone."""
-    for scores in ((0.9, 0.5), (0.4, 0.3)):
+    """What an attempt was resumed from is damaged, or gone, and with it what leads from there to the best."""
+    for scores in ((0.9, 0.5), (0.4, 0.3), (0.35, 0.25)):
         with open_run(tmp_path / "run", tmp_path, **BEST) as run:
             run.restore()
             save_measured(run, *scores)
@@ -231,7 +235,7 @@ def test_best_stays_where_the_line_is_broken(tmp_path: Path, lost: str) -> None:
         run.restore()
         save_measured(run, 0.2, 0.1)
         assert (1, 0, 0.9) in measured(run)
-        assert measured(run)[0] == (3, 1, 0.1)
+        assert measured(run)[0] == (4, 1, 0.1)
 
 
 def test_damaged_one_is_not_the_best(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from ai4os_data import ownership
 from ai4os_data.checkpoint.levels import LEVELS
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NEW = ".new"
 JOURNAL = "journal"
+DELETED: Literal["deleted"] = "deleted"
 MOST_BYTES = 16 * 1024 * 1024  # of a journal, or a manifest
 _BEGUN = re.compile(r"(?P<attempt>[^.]+)\.new-[0-9a-f]{8}")  # an attempt's folder, before its lock is on it
 _SCRATCH = re.compile(r"restore-[0-9]+-[0-9a-f]{8}")
@@ -99,22 +100,29 @@ def levels_in(attempt: Path) -> dict[CheckpointName, Level]:
 
     What it says of anything else than these is passed over, and so is a line that its process died in.
     """
-    levels: dict[CheckpointName, Level] = {}
+    return {name: level for name, level in _records(attempt) if level in LEVELS}
+
+
+def deleted_in(attempt: Path) -> set[CheckpointName]:
+    """The checkpoints of an attempt's folder that somebody has removed on the storage, as its journal says."""
+    return {name for name, level in _records(attempt) if level == DELETED}
+
+
+def _records(attempt: Path) -> Iterator[tuple[CheckpointName, Any]]:
     try:
         data = read_file(attempt / JOURNAL, MOST_BYTES)
     except OSError:  # none was written, or it is something else
-        return levels
+        return
     for line in data.splitlines():
         with suppress(ValueError, KeyError, TypeError, RecursionError):
             record = json.loads(line)
             name = CheckpointName.parse(str(record["checkpoint"]))
-            if name is not None and str(name.attempt) == attempt.name and record["level"] in LEVELS:
-                levels[name] = record["level"]
-    return levels
+            if name is not None and str(name.attempt) == attempt.name:
+                yield name, record["level"]
 
 
-def note_level(attempt: Path, name: CheckpointName, level: Level) -> None:
-    """Write into the journal of an attempt's folder how far a checkpoint has come.
+def note_level(attempt: Path, name: CheckpointName, level: Level | Literal["deleted"]) -> None:
+    """Write into the journal of an attempt's folder how far a checkpoint has come, or that it is to be left alone.
 
     Raises:
         OSError: it cannot be written.

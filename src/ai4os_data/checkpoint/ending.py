@@ -44,14 +44,17 @@ class Ending:
         self._spool = spool
         self._uploads = uploads
         self._pid = os.getpid()
+        self._is_over = False
         _endings.add(self)
-        if _has_begun.is_set():
-            self.begin()
+        if _has_begun.is_set():  # made by what runs on: nobody comes back to it, and each upload has its bound
+            self._uploads.begin_exit()
+            self._uploads.leave()
+            self._is_over = True
 
     @property
-    def is_of_this_process(self) -> bool:
-        """Whether it was made here, and not by the parent of a fork."""
-        return self._pid == os.getpid()
+    def is_open(self) -> bool:
+        """Whether it has still to be waited for, by this process and not by the parent of a fork."""
+        return self._pid == os.getpid() and not self._is_over
 
     def begin(self) -> list[Upload]:
         """Let nothing more be waited for than needs be; what is on its way, once all is in the spool."""
@@ -74,6 +77,7 @@ class Ending:
         Args:
             why: what has ended the wait, where nothing has failed.
         """
+        self._is_over = True
         left, error = self._uploads.leave()
         if not left:
             if self._uploads.wait(0.0):
@@ -104,7 +108,7 @@ def finish_runs() -> None:
     except KeyboardInterrupt:
         log.warning("interrupted: the threads of this process are not waited for, and what they save comes too late")
     _has_begun.set()
-    endings = _of_this_process()
+    endings = _open_ones()
     if not endings:
         return
     end_guards()
@@ -121,13 +125,14 @@ def daemons() -> bool:
     return not _has_begun.is_set()
 
 
-def _of_this_process() -> list[Ending]:
-    return [ending for ending in list(_endings) if ending.is_of_this_process]
+def _open_ones() -> list[Ending]:
+    return [ending for ending in list(_endings) if ending.is_open]
 
 
 def _wait_for_threads() -> None:
     """Wait for threads that may train, as the interpreter does right after this, while pools still work."""
     while threads := [thread for thread in threading.enumerate() if _is_waited_for(thread)]:
+        log.info("the script has ended: waiting for the thread %s, which may still save", threads[0].name)
         threads[0].join()
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ai4os_data import ownership
 from ai4os_data.checkpoint.attempts import (
     JOURNAL,
+    deleted_in,
     levels_in,
     remove_if_abandoned,
     remove_if_begun,
@@ -125,10 +126,17 @@ def _found(run: Path) -> list[_Arrived]:
 
 
 def _arrived(attempt: Path) -> Iterator[tuple[CheckpointName, Path]]:
+    aside = _aside(attempt)
     for name, level in levels_in(attempt).items():
         folder = attempt / name.folder
-        if reaches(level, "mount") and ownership.is_own_folder(folder):
+        if reaches(level, "mount") and name not in aside and ownership.is_own_folder(folder):
             yield name, folder
+
+
+def _aside(attempt: Path) -> set[CheckpointName]:
+    """What was removed on the storage, and is the last copy for a while."""
+    aside = deleted_in(attempt)
+    return aside if aside and time.time() - (attempt / JOURNAL).stat().st_mtime < NEWEST_STAYS_S else set()
 
 
 def _remove(run: Path, doomed: set[CheckpointName]) -> None:

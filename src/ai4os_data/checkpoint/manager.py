@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Sampler
 from ai4os_data import errors
 from ai4os_data.cache import DiskCache
 from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step, tell_what_lacks
+from ai4os_data.checkpoint.deleted import set_aside_deleted
 from ai4os_data.checkpoint.ending import Ending, daemons
 from ai4os_data.checkpoint.handle import SaveHandle
 from ai4os_data.checkpoint.history import History, Seen
@@ -161,9 +162,12 @@ class StorageCheckpoint:
         self._ending = Ending(self._store.location, self._staging, self._spool, self._uploads)
         weakref.finalize(self, _unlock, self._spool, self._pid).atexit = False
         tell_after_fork(self)
-        left = self._spool.adopt()
-        self._pruning.know(self._look())
-        self._send_what_was_left(left)
+        self._spool.adopt()
+        history = self._look()
+        if set_aside_deleted(self._store, self._spool, history):
+            history = self._look()
+        self._pruning.know(history)
+        self._send_what_was_left(self._spool.entries())
 
     # --- saving
 
@@ -657,6 +661,7 @@ class StorageCheckpoint:
         for spooled in self._spool.entries():
             if reaches(spooled.level, "mount") and not self._is_reading:
                 self._spool.remove(spooled)
+        self._spool.drop_set_aside()
 
     def write_out(self) -> None:
         """Wait until what was saved is in the spool."""

@@ -92,7 +92,7 @@ class Plan:
             if isinstance(value, (set, frozenset)):
                 self._note(value, set, place)
                 return _Whole(set(value)) if self._is_flat(value) else {self._key(item, place) for item in value}
-            if callable(getattr(value, "state_dict", None)):
+            if not isinstance(value, type) and callable(getattr(value, "state_dict", None)):
                 return self.visit(value.state_dict(), place)
         finally:
             self._above.discard(id(value))

@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,11 @@ from ai4os_data import errors, ownership
 from ai4os_data.cache.placement import SMALLEST_BYTES, is_size, parse_size, spool_room
 from ai4os_data.checkpoint import leftovers
 from ai4os_data.checkpoint.attempts import (
+    DELETED,
+    JOURNAL,
     MOST_BYTES,
     NEW,
+    deleted_in,
     is_at,
     levels_in,
     note_level,
@@ -99,6 +103,7 @@ class Spool:
         self._locks: dict[AttemptName, int] = {}  # the attempts of this process, and those of the dead
         self._current: AttemptName | None = None  # the one that this process saves under
         self._entries: dict[CheckpointName, Spooled] = {}
+        self._aside: dict[CheckpointName, Path] = {}  # removed on the storage, and kept for a while all the same
         self._guard = threading.RLock()
         make_run_folder(self.folder)
 
@@ -265,6 +270,21 @@ class Spool:
         """Remove what closed runs have left here that is on their stores, by age and by share of the disk."""
         leftovers.sweep(self.directory, self.folder, self.limit_bytes)
 
+    def set_aside(self, spooled: Spooled) -> None:
+        """Leave alone what somebody has removed on the storage: from now on it is no checkpoint of the run."""
+        with self._guard:
+            self._aside[spooled.name] = spooled.folder
+            self._entries.pop(spooled.name, None)
+            with suppress(OSError):  # a full disk: then the next start finds it out once more
+                note_level(spooled.folder.parent, spooled.name, DELETED)
+
+    def drop_set_aside(self) -> None:
+        """Remove what was set aside."""
+        with self._guard:
+            for folder in self._aside.values():
+                shutil.rmtree(folder, ignore_errors=True)
+            self._aside.clear()
+
     def check_room(self, size_bytes: int) -> None:
         """Make sure that so much more may be written.
 
@@ -338,9 +358,8 @@ class Spool:
         """Close the locks, and leave the folder of the run, which another object of this process may use."""
         with self._guard:
             for attempt, lock in self._locks.items():
-                if not any(name.attempt == attempt for name in self._entries) and is_at(
-                    lock, self.folder / str(attempt)
-                ):
+                is_empty = not any(name.attempt == attempt for name in (*self._entries, *self._aside))
+                if is_empty and is_at(lock, self.folder / str(attempt)):
                     shutil.rmtree(self.folder / str(attempt), ignore_errors=True)
                 os.close(lock)
             self._locks.clear()
@@ -360,13 +379,24 @@ class Spool:
             log.info("%s belongs to another process of this machine that lives: what it holds is left to it", path)
             return
         self._locks[attempt] = lock
-        levels = levels_in(path)
+        levels, deleted = levels_in(path), deleted_in(path)
         for folder in sorted(path.iterdir()):
             name = CheckpointName.parse(f"{attempt}/{folder.name}")
-            if not remove_if_begun(folder) and name is not None and ownership.is_own_folder(folder):
+            if remove_if_begun(folder) or name is None or not ownership.is_own_folder(folder):
+                continue
+            if name in deleted:
+                self._keep_aside(name, folder)
+            else:
                 with suppress(errors.IntegrityError, OSError):
                     manifest = Manifest.from_json(read_file(folder / MANIFEST, MOST_BYTES), name)
                     self._entries[name] = Spooled(manifest, folder, levels.get(name, "local"))
+
+    def _keep_aside(self, name: CheckpointName, folder: Path) -> None:
+        """Leave alone what an earlier start has set aside, until its time is over."""
+        if time.time() - (folder.parent / JOURNAL).stat().st_mtime > leftovers.NEWEST_STAYS_S:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            self._aside[name] = folder
 
     def _always_removed(self) -> errors.CheckpointError:
         return errors.CheckpointError(

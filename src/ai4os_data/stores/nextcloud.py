@@ -14,6 +14,7 @@ from ai4os_data.stores import archives
 from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, checked, memory_body
 from ai4os_data.stores.capabilities import ChunkLimits, chunk_limits
 from ai4os_data.stores.chunked import CHUNK_BYTES, LEAST_CHUNK_BYTES, ChunkedUpload, UnsupportedError, UploadPlace
+from ai4os_data.stores.multistatus import NotMultistatusError, properties
 from ai4os_data.stores.names import is_utf_8
 from ai4os_data.stores.trashbin import SKIP, TrashBin
 from ai4os_data.stores.webdav import Span, WebDAVStore
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ai4os_data.remotes import Remote
 
 _DAV_ROOT = re.compile(r"/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?:/|$)")
+_AVAILABLE = "DAV: quota-available-bytes"
+_QUOTA = b'<?xml version="1.0"?><d:propfind xmlns:d="DAV:"><d:prop><d:quota-available-bytes/></d:prop></d:propfind>'
 _QUERY = re.compile(r"\?\S+(?=:)")
 _ARCHIVES_IN_FLIGHT = 2
 _HASH_TRIES = 2  # a proxy that has no patience with a large file will not have it the next time
@@ -115,9 +118,30 @@ class NextcloudStore(WebDAVStore):
         return super().upload(key, source, *headers, repeats=repeats, before=before)
 
     def make_folder(self, key: str) -> bool:
-        """Make a folder below the root, and those above it, where they are missing."""
+        """Make a folder below the root, and those above it, where they are missing.
+
+        Raises:
+            OutOfSpaceError: the quota is used up: before version 30 or so that is a 403 like any other.
+        """
         self._check_utf_8(key)
-        return super().make_folder(key)
+        try:
+            return super().make_folder(key)
+        except errors.PermissionDeniedError as error:
+            if not self._is_full():
+                raise
+            raise errors.OutOfSpaceError(
+                f"{self.location}: {key!r} cannot be made: the account's quota is used up. Remove what is not needed "
+                "on the storage, or ask for a larger quota; what lies in the trash bin does not count"
+            ) from error
+
+    def _is_full(self) -> bool:
+        """Whether no byte is left of the quota, as far as the server tells."""
+        with suppress(errors.StorageError, NotMultistatusError):
+            headers = {"Depth": "0", "Content-Type": "application/xml"}
+            answer = self.dav("PROPFIND", f"{self.remote.url}/", headers, _QUOTA, tries=1)
+            told = properties(answer.content, [_AVAILABLE])
+            return any(texts.get(_AVAILABLE) == "0" for _, texts in told)
+        return False
 
     def _check_utf_8(self, key: str) -> None:
         """Refuse a name that the server would store as another one: it reads what is no UTF-8 as Latin-1.

@@ -48,6 +48,7 @@ _COLLECTION = (
 _ARCHIVE_TYPES = {"zip": "application/zip", "tar": "application/x-tar"}
 _DEPTHS = {"0": 0, "1": 1, "infinity": None}
 _HASHES = ("md5", "sha1", "sha256")
+_FOLDER_BYTES = 4096
 _LONGEST_NAME_BYTES = 250
 _TIMEOUT = re.compile(r"Second-\d+")
 
@@ -269,7 +270,18 @@ class Files:
             message = "Parent node does not exist"
             raise conflict(message)
         self._check_name(key)
+        self._check_room_for_folder(key)
         return created(**{"OC-FileId": file_id(self._tree.make_folder(key))})
+
+    def _check_room_for_folder(self, key: str) -> None:
+        """Refuse a folder on a full account: tried on 32.0.1 and on 29.0.6, which calls it forbidden."""
+        quota_bytes = self._settings.quota_bytes
+        version = VERSIONS[self._settings.version]
+        if version.checks_folders:
+            self.check_space(_parent(key), _FOLDER_BYTES)
+        elif quota_bytes is not None and self._tree.used_bytes() >= quota_bytes:
+            message = f"Could not create directory //{key}"
+            raise forbidden(message)
 
     def _delete(self, incoming: Incoming, _: str, key: str) -> Answer:
         self._tree.get(key)

@@ -23,6 +23,8 @@ class Version:
     tells_owner: bool
     tells_free_space: bool
     forbidden_endings: tuple[str, ...]
+    checks_folders: bool
+    """Whether a folder needs 4,096 bytes of the quota."""
     skips_trash: bool
     """Whether ``X-NC-Skip-Trashbin: true`` lets a DELETE go past the trash bin (tried on 32.0.1, and on 29.0.6 not)."""
     streams_legacy: bool
@@ -41,6 +43,7 @@ VERSIONS = {
         tells_owner=True,
         tells_free_space=False,
         forbidden_endings=(".filepart", ".part"),
+        checks_folders=True,
         skips_trash=True,
         streams_legacy=True,
     ),
@@ -55,6 +58,7 @@ VERSIONS = {
         tells_owner=False,
         tells_free_space=True,
         forbidden_endings=(),
+        checks_folders=False,
         skips_trash=False,
         streams_legacy=False,
     ),

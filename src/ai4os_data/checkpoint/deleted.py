@@ -1,0 +1,71 @@
+"""Checkpoints that had arrived on a storage and are not there any more: somebody has removed them, so they stay away.
+
+Their copies in the spool are not restored or sent again; they are set aside for a while, in case it was a mistake.
+See docs/decisions/2026-11-28-deleted-on-the-storage.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ai4os_data.checkpoint.leftovers import NEWEST_STAYS_S
+from ai4os_data.checkpoint.levels import reaches
+from ai4os_data.checkpoint.names import MANIFEST
+from ai4os_data.telemetry import log
+
+if TYPE_CHECKING:
+    from ai4os_data.checkpoint.history import History
+    from ai4os_data.checkpoint.spool import Spool, Spooled
+    from ai4os_data.stores import Store
+
+
+def set_aside_deleted(store: Store, spool: Spool, history: History) -> bool:
+    """Take out of a run what was removed on the storage; whether there was such.
+
+    Args:
+        store: of the run.
+        spool: of this machine; what was removed under the rules of retention goes there too.
+        history: what the store has listed.
+
+    Raises:
+        StorageError: the store cannot tell whether something is there.
+    """
+    gone = [spooled for spooled in spool.entries() if _is_gone(store, history, spooled)]
+    on_store = [seen.name for seen in history.committed() if MANIFEST in seen.files]
+    removed = [spooled for spooled in gone if not any(spooled.name.is_older_than(name) for name in on_store)]
+    for spooled in gone:
+        if spooled in removed:
+            spool.set_aside(spooled)
+        else:  # a newer one is there, for which it went
+            spool.remove(spooled)
+    if removed:
+        _tell(store, removed, begins_anew=not on_store and not spool.entries() and not history.marked)
+    return bool(gone)
+
+
+def _is_gone(store: Store, history: History, spooled: Spooled) -> bool:
+    """Whether it had arrived, and neither a listing shows anything of it nor are its files there, asked one by one."""
+    # "local" is also what a mount that caches is worth, and its cache may have died before it was sent.
+    if not reaches(spooled.level, "mount") or history.seen[spooled.name].files:
+        return False
+    files = (MANIFEST, *spooled.manifest.files)
+    return not any(store.exists(f"{spooled.name}/{file}") for file in files)
+
+
+def _tell(store: Store, removed: list[Spooled], *, begins_anew: bool) -> None:
+    steps = ", ".join(str(spooled.name.step) for spooled in removed)
+    many = len(removed) > 1
+    copies = "; ".join(f"{spooled.folder} to {store.location}/{spooled.name}" for spooled in removed)
+    log.warning(
+        "%s: step%s %s had arrived there and %s not there any more, so %s not restored%s. If that is a mistake, copy "
+        "%s and start again: the spool keeps %s for %d days",
+        store.location,
+        "s" if many else "",
+        steps,
+        "are" if many else "is",
+        "they are" if many else "it is",
+        ", and a new run begins" if begins_anew else "",
+        copies,
+        "these copies" if many else "this copy",
+        NEWEST_STAYS_S // 86400,
+    )

@@ -1,0 +1,98 @@
+"""The loaders of a Lightning training: they go on where the checkpoint says, whenever Lightning has set them up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ai4os_data.loader import StorageDataLoader
+from ai4os_data.telemetry import tell_once
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lightning.pytorch import Trainer
+
+
+class LoaderStates:
+    """The states of the loaders in the checkpoint that a training goes on from.
+
+    Lightning gives them to the loaders as it sets these up, and does not where it has set them up before, since
+    ``trainer.estimated_stepping_batches`` was asked for in ``configure_optimizers``. At the end of an epoch it gives
+    none; it has an epoch set on samplers that have ``set_epoch``, and the others would begin from the first one.
+    """
+
+    def __init__(self) -> None:
+        self._states: list[dict[str, Any]] = []
+
+    def note(self, checkpoint: Mapping[str, Any]) -> None:
+        """Record those of a checkpoint."""
+        fit_loop = checkpoint.get("loops", {}).get("fit_loop", {})
+        self._states = fit_loop.get("state_dict", {}).get("combined_loader", [])
+
+    def load(self, trainer: Trainer) -> None:
+        """Let the loaders go on there, before Lightning sets the epoch."""
+        loop, states, self._states = trainer.fit_loop, self._states, []
+        left, loop._combined_loader_states_to_load = loop._combined_loader_states_to_load, []
+        combined, fetcher = loop._combined_loader, loop._data_fetcher
+        if combined is None or fetcher is None or not states:
+            return
+        stateful = [loader for loader in combined.flattened if hasattr(loader, "load_state_dict")]
+        if left and _is_rest(trainer):
+            combined._load_state_dicts(states)  # it says what does not fit
+        elif len(states) != len(stateful):
+            return
+        untold = [
+            (loader, state)
+            for loader, state in zip(stateful, states, strict=True)
+            if isinstance(loader, StorageDataLoader) and not _is_told(loader)
+        ]
+        if not _is_rest(trainer):
+            for loader, state in untold:
+                _begin_after(loader, state)
+            return
+        ended = [(loader, state) for loader, state in untold if state.get("ended")]
+        for loader, state in ended:
+            loader.load_state_dict({**state, "told": state["epoch"] - 1})
+        if left or ended:
+            iter(fetcher)
+        for loader, state in ended:
+            loader.set_epoch(state["epoch"] - 1)  # Lightning waits for a longer loader, so there is no next pass yet
+
+
+def end_epoch(trainer: Trainer, following: int) -> None:
+    """Give up what is left of the epoch in each loader: Lightning goes on from here with the following one."""
+    combined = trainer.fit_loop._combined_loader
+    for loader in combined.flattened if combined is not None else ():
+        if isinstance(loader, StorageDataLoader):
+            if _is_told(loader):
+                loader.set_epoch(following)
+            elif _is_under_way(state := loader.state_dict()):
+                loader.set_epoch(state["epoch"] + 1)
+
+
+def _begin_after(loader: StorageDataLoader, state: Mapping[str, Any]) -> None:
+    """Let a loader begin the epoch after the one that a state is of."""
+    try:
+        loader.load_state_dict(state)
+    except ValueError as error:
+        tell_once(f"the next epoch begins with other samples, or another order, than the last one had: {error}")
+        loader.set_epoch(state["epoch"])
+    if _is_under_way(state):
+        iter(loader)  # a sampler's own generator goes on from where the epoch was drawn
+        loader.set_epoch(state["epoch"] + 1)
+
+
+def _is_under_way(state: Mapping[str, Any]) -> bool:
+    return bool(state["batches"] or state["others"])
+
+
+def _is_rest(trainer: Trainer) -> bool:
+    """Whether a training goes on in the midst of an epoch."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    return not progress.is_last_batch and 0 < progress.current.ready < trainer.num_training_batches
+
+
+def _is_told(loader: StorageDataLoader) -> bool:
+    """Whether Lightning sets the epoch of its sampler."""
+    samplers = loader.sampler, getattr(loader.batch_sampler, "sampler", None)
+    return any(callable(getattr(sampler, "set_epoch", None)) for sampler in samplers)

@@ -1,0 +1,161 @@
+"""What had arrived on a storage and was removed there does not come back from the spool, and the log says so."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ai4os_data import errors
+from ai4os_data.stores.directory import DirectoryStore
+from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
+from shares import Share
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ai4os_data.stores.base import Entry
+    from servers import WsgidavServer
+
+TOLD = "had arrived there and is not there any more"
+
+
+def test_run_that_was_deleted_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told once, with where its copy lies; the next starts go on from what is new, and tell nothing."""
+    place = tmp_path / "run"
+    with open_run(place, tmp_path) as run:
+        save_steps(run, 1)
+    shutil.rmtree(place)
+    with open_run(place, tmp_path) as run:
+        assert restored_step(run) is None
+        assert steps_of(run) == []
+        assert run.latest() is None
+        save_steps(run, 5)
+    assert caplog.text.count(TOLD) == 1
+    assert "step 1 had" in caplog.text
+    assert "a new run begins" in caplog.text
+    (copy,) = tmp_path.glob("spool/*/000001-*/step-*")
+    assert str(copy) in caplog.text
+    with open_run(place, tmp_path) as run:
+        assert restored_step(run) == 5
+        assert steps_of(run) == [5], "nothing of the old one was sent again"
+    assert caplog.text.count(TOLD) == 1
+
+
+def test_deleted_run_on_a_server_begins_anew(
+    wsgidav: WsgidavServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Be its own folder gone, or the one above it."""
+    share = Share(wsgidav)
+    for number, doomed in enumerate(("runs/0", "runs")):
+        place = f"{share.location}/runs/{number}"
+        with open_run(place, tmp_path, remote=share.remote) as run:
+            save_steps(run, 1)
+        shutil.rmtree(share.root / doomed)
+        with open_run(place, tmp_path, remote=share.remote) as run:
+            assert restored_step(run) is None
+        assert caplog.text.count(TOLD) == number + 1
+
+
+def test_copy_of_a_deleted_checkpoint_can_be_brought_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As the log says."""
+    place = tmp_path / "run"
+    with open_run(place, tmp_path) as run:
+        save_steps(run, 1)
+    shutil.rmtree(place)
+    open_run(place, tmp_path).close()
+    (copy,) = tmp_path.glob("spool/*/000001-*/step-*")
+    assert f"copy {copy} to {place}/{copy.parent.name}/{copy.name}" in caplog.text
+    shutil.copytree(copy, place / copy.parent.name / copy.name)
+    with open_run(place, tmp_path) as run:
+        assert restored_step(run) == 1
+
+
+def test_what_never_arrived_is_sent_though_the_rest_was_deleted(tmp_path: Path) -> None:
+    """A folder that was removed says nothing of what was never in it."""
+    place = tmp_path / "run"
+    with open_run(place, tmp_path) as run:
+        save_steps(run, 1)
+    (journal,) = tmp_path.glob("spool/*/*/journal")
+    journal.unlink()  # as if its process had died before it arrived
+    shutil.rmtree(place)
+    with open_run(place, tmp_path) as again:
+        assert restored_step(again) == 1
+    with open_run(place, tmp_path, "another machine") as elsewhere:
+        assert restored_step(elsewhere) == 1
+
+
+def test_one_checkpoint_that_was_deleted_gives_way_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever removes the newest one wants to go on from another."""
+    place = tmp_path / "run"
+    with open_run(place, tmp_path) as run:
+        save_steps(run, 1, 2)
+    shutil.rmtree(next(place.glob("*/step-000000002-*")))
+    with open_run(place, tmp_path) as run:
+        assert restored_step(run) == 1
+    assert "step 2 had" in caplog.text
+    assert "a new run begins" not in caplog.text
+
+
+def test_all_checkpoints_deleted_under_a_mark_are_no_new_run(tmp_path: Path) -> None:
+    """The attempt says that it has had some: that is an error, and what lies in the spool is in the log."""
+    place = tmp_path / "run"
+    with open_run(place, tmp_path) as run:
+        save_steps(run, 1)
+    shutil.rmtree(next(place.glob("*/step-*")))
+    with open_run(place, tmp_path) as run, pytest.raises(errors.DamagedError, match="move the folder away"):
+        run.restore()
+
+
+def test_what_retention_removed_is_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Another machine has gone on, and has removed what this one still has a copy of."""
+    place = tmp_path / "run"
+    with open_run(place, tmp_path, keep_last=1) as run:
+        save_steps(run, 1)
+    for before, step in ((1, 2), (2, 3)):  # a source stays for as long as its process works
+        with open_run(place, tmp_path, "other", keep_last=1) as run:
+            assert restored_step(run) == before
+            save_steps(run, step)
+    assert not list(place.glob("*/step-000000001-*"))
+    with open_run(place, tmp_path, keep_last=1) as run:
+        assert restored_step(run) == 3
+    assert TOLD not in caplog.text
+
+
+class Forgetful(DirectoryStore):
+    """A storage whose listing is incomplete for a moment."""
+
+    def list_below(self, folder: str) -> list[Entry]:  # noqa: ARG002
+        """Nothing."""
+        return []
+
+
+def test_listing_that_lacks_something_is_no_deletion(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each file is asked for, before anything counts as removed."""
+    place = tmp_path / "run"
+    with open_run(DirectoryStore(place), tmp_path) as run:
+        save_steps(run, 1)
+    with open_run(Forgetful(place), tmp_path) as run:
+        assert restored_step(run) == 1
+    assert TOLD not in caplog.text
+
+
+def test_copies_of_what_was_deleted_go_in_time(tmp_path: Path) -> None:
+    """After a week, at the next start."""
+    place = tmp_path / "run"
+    with open_run(place, tmp_path) as run:
+        save_steps(run, 1)
+    shutil.rmtree(place)
+    open_run(place, tmp_path).close()
+    open_run(place, tmp_path).close()
+    (copy,) = tmp_path.glob("spool/*/000001-*/step-*")
+    week_ago = time.time() - 8 * 86400
+    os.utime(copy.parent / "journal", (week_ago, week_ago))
+    with open_run(place, tmp_path) as run:
+        run.save(state_of(2), 2).wait(timeout_s=20)
+    assert not copy.parent.exists()
