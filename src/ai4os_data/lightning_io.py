@@ -169,7 +169,10 @@ class StorageCheckpointIO(CheckpointIO):
                 weights_only=weights_only is not False,
             )
         if restored is None:
-            raise errors.NotFoundError(f"there is no checkpoint at {location}")
+            raise errors.NotFoundError(
+                f"Checkpoint file not found: {location} is no file, and no folder with a checkpoint in it (a save that "
+                "was cut off may leave such a folder)"
+            )
         self._loaded[location] = self._loaded[_target(location)] = restored.name
         return with_opened(dict(restored), location, weights_only=weights_only is not False, map_location=map_location)
 
