@@ -15,7 +15,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from ai4os_data import ownership
-from ai4os_data.checkpoint.attempts import JOURNAL, NEW, levels_in, remove_if_abandoned, try_lock, turn, unlock
+from ai4os_data.checkpoint.attempts import (
+    JOURNAL,
+    deleted_in,
+    levels_in,
+    remove_if_abandoned,
+    remove_if_begun,
+    try_lock,
+    turn,
+    unlock,
+)
 from ai4os_data.checkpoint.levels import reaches
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.spool_directory import run_folders
@@ -117,10 +126,17 @@ def _found(run: Path) -> list[_Arrived]:
 
 
 def _arrived(attempt: Path) -> Iterator[tuple[CheckpointName, Path]]:
+    aside = _aside(attempt)
     for name, level in levels_in(attempt).items():
         folder = attempt / name.folder
-        if reaches(level, "mount") and ownership.is_own_folder(folder):
+        if reaches(level, "mount") and name not in aside and ownership.is_own_folder(folder):
             yield name, folder
+
+
+def _aside(attempt: Path) -> set[CheckpointName]:
+    """What was removed on the storage, and is the last copy for a while."""
+    aside = deleted_in(attempt)
+    return aside if aside and time.time() - (attempt / JOURNAL).stat().st_mtime < NEWEST_STAYS_S else set()
 
 
 def _remove(run: Path, doomed: set[CheckpointName]) -> None:
@@ -140,14 +156,9 @@ def _remove(run: Path, doomed: set[CheckpointName]) -> None:
 
 def _remove_if_empty(attempt: Path) -> None:
     """Remove the folder of a dead attempt that has no checkpoint any more."""
-    for path in attempt.iterdir():
-        name = CheckpointName.parse(f"{attempt.name}/{path.name.removesuffix(NEW)}")
-        if name is not None and not path.name.endswith(NEW):
-            return
-    for path in attempt.iterdir():
-        is_begun = CheckpointName.parse(f"{attempt.name}/{path.name.removesuffix(NEW)}") is not None
-        if is_begun and ownership.is_own_folder(path):
-            shutil.rmtree(path, ignore_errors=True)
+    left = [path for path in attempt.iterdir() if not remove_if_begun(path)]
+    if any(CheckpointName.parse(f"{attempt.name}/{path.name}") for path in left):
+        return
     with suppress(FileNotFoundError):
         (attempt / JOURNAL).unlink()
     with suppress(OSError):  # there is something that is none of ours
