@@ -114,7 +114,11 @@ def candidates(environ: Mapping[str, str]) -> Iterator[str]:
 
 def fallback(what: str) -> str:
     """Where something of this user's goes if its own place cannot be used; anybody can guess the name."""
-    return os.path.join(tempfile.gettempdir(), f"ai4os-data-{what}-{os.getuid()}")
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:  # none can be written: whoever tries it says so
+        folder = "/tmp"  # noqa: S108
+    return os.path.join(folder, f"ai4os-data-{what}-{os.getuid()}")
 
 
 def spool_candidates(environ: Mapping[str, str]) -> Iterator[str]:

@@ -117,7 +117,7 @@ def _closed(run: Path) -> Iterator[list[Path]]:
 def _found(run: Path) -> list[_Arrived]:
     """The checkpoints of a run that have arrived, and whose processes are dead."""
     facts: dict[CheckpointName, tuple[float, int]] = {}
-    with suppress(FileNotFoundError), _closed(run) as attempts:
+    with suppress(OSError), _closed(run) as attempts:  # what cannot be looked at stays, and holds up no start
         for attempt in attempts:
             for name, folder in _arrived(attempt):
                 facts[name] = folder.stat().st_mtime, _disk_bytes(folder)
@@ -141,7 +141,7 @@ def _aside(attempt: Path) -> set[CheckpointName]:
 
 def _remove(run: Path, doomed: set[CheckpointName]) -> None:
     """Remove some checkpoints, if they may still go, what was only begun, and what is empty then."""
-    with suppress(FileNotFoundError), _closed(run) as attempts:
+    with suppress(OSError), _closed(run) as attempts:
         for attempt in attempts:
             for name, folder in _arrived(attempt):
                 if name in doomed:
