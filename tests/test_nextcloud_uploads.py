@@ -388,12 +388,14 @@ def test_a_full_server_is_asked_with_one_chunk(cloud: Cloud) -> None:
     """Once it was full: the others wait for the answer to the first one."""
     store = cloud.store()
     cloud.server.set_quota(cloud.server_bytes() + 10_000)
+    sent: list[int] = []
     for tried in range(5):
         cloud.server.forget()
         with pytest.raises(errors.OutOfSpaceError):
-            store.write_confirmed(KEY, LARGE, sha256(LARGE))
+            store.write_confirmed(KEY, LARGE, sha256(LARGE), on_bytes=sent.append)
         if tried:
             assert len(cloud.requests("PUT")) == 1
+    assert sent == [], "the server refuses the head, so that no byte follows"
     cloud.server.set_quota(None)
     assert store.write_confirmed(KEY, LARGE, sha256(LARGE)) == "confirmed"
 

@@ -20,7 +20,7 @@ from ai4os_data import errors
 from ai4os_data.cache import DiskCache
 from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step, tell_what_lacks
 from ai4os_data.checkpoint.deleted import set_aside_deleted
-from ai4os_data.checkpoint.ending import Ending, daemons
+from ai4os_data.checkpoint.ending import Ending, daemons, rest_if_ending
 from ai4os_data.checkpoint.handle import SaveHandle
 from ai4os_data.checkpoint.history import History, Seen
 from ai4os_data.checkpoint.launchers import check_group
@@ -159,7 +159,7 @@ class StorageCheckpoint:
         # Each upload keeps this object for as long as it is sent, and nothing else does.
         told = weakly(self._displaced), weakly(self._sent), weakly(self._dropped), weakly(self._failed)
         self._uploads = Uploads(self._store, *told)
-        self._ending = Ending(self._store.location, self._staging, self._spool, self._uploads)
+        self._ending = Ending(self._store.location, self._staging, self._uploads)
         weakref.finalize(self, _unlock, self._spool, self._pid).atexit = False
         tell_after_fork(self)
         self._spool.adopt()
@@ -195,6 +195,7 @@ class StorageCheckpoint:
         """The same, and what earlier saves failed with is left to the next one, or to `close`."""
         begun = time.perf_counter()
         self._check_usable()
+        rest_if_ending()
         state, step = checked_state(state), checked_step(step)
         tell_what_lacks(state, self._asked)
         ranks = self._gathered(state)  # before anything that may fail on rank 0 alone
@@ -589,7 +590,7 @@ class StorageCheckpoint:
         """Wait for the last upload.
 
         While the server is down it is tried for another minute. What is not sent then lies in the spool, and the next
-        start of the run sends it.
+        start of the run sends it. A process that ends without this waits as well, and logs what cannot be sent.
 
         Args:
             timeout_s: the longest wait; for as long as bytes arrive by default.

@@ -5,8 +5,8 @@
 and the content's hash, so a process that starts anew finds what the last one has sent. The MOVE can outlast the
 patience of a proxy and still succeed, so the destination is looked at before anything is sent again.
 
-What has arrived stays while the server is full, and where an upload goes on, one chunk shows whether it takes any: the
-others follow only then.
+What has arrived stays while the server is full. Where an upload goes on, one chunk shows whether it takes any, and the
+others follow only then; the bytes of a chunk follow its head only when the server has not refused that.
 """
 
 from __future__ import annotations
@@ -201,6 +201,7 @@ class ChunkedUpload:
                 source=chunk.source,
                 headers=lines,
                 expected_bytes=chunk.source.size_bytes,
+                asks_first=True,
             )
             for chunk in chunks
         )
