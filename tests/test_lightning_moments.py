@@ -46,9 +46,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("place", [*HOOKS, *STEPS, "own on_train_batch_end", "own on_validation_epoch_end"])
-def test_exception_anywhere_changes_nothing(tmp_path: Path, place: str, options: str) -> None:
+PLACES = [*HOOKS, *STEPS, "own on_train_batch_end", "own on_validation_epoch_end"]
+ENDS = ["validation_step", "after the step", "on_validation_end", "on_train_epoch_end", "on_train_epoch_start"]
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        *(("accumulated", place) for place in PLACES),
+        *((options, place) for options in OPTIONS if options != "accumulated" for place in ENDS),
+    ],
+)
+def test_exception_anywhere_changes_nothing(tmp_path: Path, options: str, place: str) -> None:
     """In each hook of callbacks and models; weights, running means and learning rates are compared."""
     chosen = OPTIONS[options]
     expected = alone(**chosen)
@@ -216,7 +225,7 @@ def swapping(base: type[Averaging], chosen: str) -> type[Averaging]:
 
 
 WAYS = ("copy_", "data", "data.copy_", "load_state_dict")
-SWAPPING = [averaging, late, *(swapping(base, way) for base in (AroundValidation, AtEndOfEpoch) for way in WAYS)]
+SWAPPING = [averaging, late, *(swapping(AroundValidation, way) for way in WAYS), AtEndOfEpoch]
 
 
 @pytest.mark.parametrize("make", SWAPPING)
