@@ -14,6 +14,7 @@ pytest.importorskip("lightning", reason="lightning is not installed")
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from ai4os_data import errors, lightning_io
 from ai4os_data.lightning import StorageCheckpointIO
@@ -207,6 +208,18 @@ def test_failed_save_leaves_no_empty_directory(tmp_path: Path) -> None:
     with pytest.raises(errors.OutOfSpaceError):
         io.teardown()
     assert names(tmp_path / "run") == []
+
+
+def test_async_plugin_that_lets_a_name_come_again_is_warned_of(
+    server: Share, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It begins a save when the one before has arrived, and until then nobody can know of the name."""
+    io = AsyncCheckpointIO(StorageCheckpointIO(spool=tmp_path / "spool"))
+    for name in ("last", "last", "best", "best", "best"):
+        io.save_checkpoint(STATE, f"ai4os://rshare/{server.name}/run/{name}.ckpt")
+    io.teardown()
+    (told,) = [record.message for record in caplog.records if "AsyncCheckpointIO" in record.message]
+    assert told.startswith(f"ai4os://rshare/{server.name}/run/best.ckpt takes the place")
 
 
 # --- links

@@ -214,9 +214,10 @@ def test_where_it_does_not_say_so_chunks_work_all_the_same(cloud: Cloud, status:
     assert len(cloud.chunks()) == 3
 
 
-def test_an_account_without_chunked_uploads_gets_a_single_put(cloud: Cloud) -> None:
+@pytest.mark.parametrize("status", [403, 404, 405, 501])
+def test_an_account_without_chunked_uploads_gets_a_single_put(cloud: Cloud, status: int) -> None:
     """Whoever signs in with another name than the account's cannot know the address of the uploads."""
-    cloud.server.answer_next(1, 404, method="MKCOL", within="/uploads/")
+    cloud.server.answer_next(1, status, method="MKCOL", within="/uploads/")
     store = cloud.store()
     assert store.write_confirmed("a.bin", LARGE, sha256(LARGE)) == "confirmed"
     assert store.write_confirmed("b.bin", LARGE, sha256(LARGE)) == "confirmed"

@@ -307,14 +307,17 @@ def test_close_says_of_nothing_that_it_is_missing_which_is_there(tmp_path: Path)
     run.close()
 
 
-def test_kept_error_keeps_no_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_spooled", [True, False], ids=["not sent", "not spooled"])
+def test_kept_error_keeps_no_run(is_spooled: bool, tmp_path: Path) -> None:  # noqa: FBT001
     """What failed says where, and has neither the state nor the run in its hand."""
     gc.disable()
     try:
         run = open_run(Refusing(tmp_path / "run"), tmp_path)
+        if not is_spooled:
+            run._spool.limit_bytes = 0
         reference = weakref.ref(run)
         handle = run.save(state_of(1), 1)
-        with pytest.raises(errors.PermissionDeniedError, match="not allowed"):
+        with pytest.raises(errors.StorageError, match="not allowed" if is_spooled else "no room in the spool"):
             handle.wait(timeout_s=20)
         del run
         wait_for(lambda: reference() is None)

@@ -345,3 +345,17 @@ def test_read_only_disk_is_passed_over(temporary: Path, tmp_path: Path, monkeypa
         assert usable_directory(os.environ).parent == temporary
         with pytest.raises(errors.CheckpointError, match=r"Read-only file system.*AI4OS_DATA_SPOOL"):
             Spool(disk / "ai4os-data-spool", "run")
+
+
+def test_machine_without_a_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A named spool needs none, and without a name the error says what to give."""
+
+    def none_usable() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none_usable)
+    with open_run(tmp_path / "run", tmp_path) as run:
+        save_steps(run, 1)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(errors.CheckpointError, match="AI4OS_DATA_SPOOL"):
+        usable_directory({"AI4OS_DATA_SPOOL": str(tmp_path / "file")})

@@ -55,9 +55,9 @@ class _Arrived(NamedTuple):
 
 
 def drop_all(directory: Path, own: Path) -> None:
-    """Remove everything that has arrived, of all runs but one: its room is needed."""
+    """Remove everything that has arrived, of all runs but one, and what was set aside: its room is needed."""
     for run in _others(directory, own):
-        _remove(run, {arrived.name for arrived in _found(run)})
+        _remove(run, None)
 
 
 def sweep(directory: Path, own: Path, limit_bytes: int | None = None) -> None:
@@ -117,19 +117,20 @@ def _closed(run: Path) -> Iterator[list[Path]]:
 def _found(run: Path) -> list[_Arrived]:
     """The checkpoints of a run that have arrived, and whose processes are dead."""
     facts: dict[CheckpointName, tuple[float, int]] = {}
-    with suppress(FileNotFoundError), _closed(run) as attempts:
+    with suppress(OSError), _closed(run) as attempts:  # what cannot be looked at stays, and holds up no start
         for attempt in attempts:
+            aside = _aside(attempt)
             for name, folder in _arrived(attempt):
-                facts[name] = folder.stat().st_mtime, _disk_bytes(folder)
+                if name not in aside:
+                    facts[name] = folder.stat().st_mtime, _disk_bytes(folder)
     newest = max(facts, key=lambda name: (name.order, name), default=None)
     return [_Arrived(name == newest, at, size_bytes, run, name) for name, (at, size_bytes) in facts.items()]
 
 
 def _arrived(attempt: Path) -> Iterator[tuple[CheckpointName, Path]]:
-    aside = _aside(attempt)
     for name, level in levels_in(attempt).items():
         folder = attempt / name.folder
-        if reaches(level, "mount") and name not in aside and ownership.is_own_folder(folder):
+        if reaches(level, "mount") and ownership.is_own_folder(folder):
             yield name, folder
 
 
@@ -139,12 +140,12 @@ def _aside(attempt: Path) -> set[CheckpointName]:
     return aside if aside and time.time() - (attempt / JOURNAL).stat().st_mtime < NEWEST_STAYS_S else set()
 
 
-def _remove(run: Path, doomed: set[CheckpointName]) -> None:
-    """Remove some checkpoints, if they may still go, what was only begun, and what is empty then."""
-    with suppress(FileNotFoundError), _closed(run) as attempts:
+def _remove(run: Path, doomed: set[CheckpointName] | None) -> None:
+    """Remove some checkpoints, or all, if they may still go; what was only begun, and what is empty then, too."""
+    with suppress(OSError), _closed(run) as attempts:
         for attempt in attempts:
             for name, folder in _arrived(attempt):
-                if name in doomed:
+                if doomed is None or name in doomed:
                     shutil.rmtree(folder, ignore_errors=True)
                     log.info("removed %s from the spool: it is on its storage", folder)
             _remove_if_empty(attempt)

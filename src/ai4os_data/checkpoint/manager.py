@@ -257,6 +257,7 @@ class StorageCheckpoint:
             handle.fail(error)
         finally:
             self._staging.release()  # whoever waits for this finds it among the uploads
+            del self, payload, handle, metrics  # whoever keeps the error keeps this frame
 
     def _spooled(
         self, payload: dict[str, Any], size_bytes: int, name: CheckpointName, metrics: dict[str, float]

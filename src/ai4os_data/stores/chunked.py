@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from ai4os_data import errors
 from ai4os_data.answers import NO_ANSWER
+from ai4os_data.statuses import Place, place_of
 from ai4os_data.stores.forms import quoted, unquoted
 from ai4os_data.transport import Request
 
@@ -164,8 +165,10 @@ class ChunkedUpload:
             raise
         except _UNSUPPORTED as error:
             raise UnsupportedError from error
-        except errors.ServerError:
+        except errors.ServerError as error:
             arrived = self._arrived()
+            if arrived is None and place_of(error) is Place.LASTING:
+                raise UnsupportedError from error
             if arrived is None:
                 raise
             self._one_first = True
