@@ -224,6 +224,26 @@ def test_early_setup_loses_no_position(tmp_path: Path, kind: str, options: dict[
     assert legs(tmp_path, [cut], loaders, asks=True, **options) == whole
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"overfit_batches": 4},
+        {"limit_train_batches": 4},
+        {"max_epochs": -1, "max_steps": 18},
+        {"reload_dataloaders_every_n_epochs": 2},
+        {"accumulate_grad_batches": 2},
+    ],
+)
+def test_lists_of_loaders_go_on_whatever_the_trainer_does(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Nested too; the loaders are set up early."""
+
+    def loaders() -> Any:
+        return [numbers(0, 24), [numbers(OTHERS, 8, "foreign"), numbers(200, 12)]]
+
+    whole = alone(tmp_path, loaders, asks=True, **options)
+    assert legs(tmp_path, [2, 5], loaders, asks=True, **options) == whole
+
+
 @pytest.mark.parametrize("mode", ["max_size_cycle", "max_size"])
 @pytest.mark.parametrize("kind", ["own", "foreign"])
 def test_early_setup_loses_no_position_of_lightnings_checkpoints(tmp_path: Path, kind: str, mode: Any) -> None:
