@@ -427,6 +427,28 @@ def test_quota_says_what_its_figures_are(cloud_share: Share, options: doctor.Opt
     assert "used by this folder" in finding(asked, cloud_share.environ(), "quota").told
 
 
+def test_the_trash_bin_is_looked_through_for_checkpoints(cloud_share: Share, options: doctor.Options) -> None:
+    """By their names: what a user has deleted is not counted."""
+    checkpoint = f"{cloud_share.name}/run/000001-0123abcd/step-000000007-00000a1b"
+    before = finding(options, cloud_share.environ(), "trash bin")
+    cloud_share.put(
+        {
+            "run/000001-0123abcd/step-000000007-00000a1b/state-0.pt": b"1234",
+            "run/000001-0123abcd/step-000000007-00000a1b/MANIFEST.json": b"56",
+            "holidays/a.jpg": b"789",
+        }
+    )
+    store = open_store("rshare:", environ=cloud_share.environ())
+    store.delete(f"{checkpoint}/MANIFEST.json")
+    store.remove_tree(checkpoint)
+    store.remove_tree(f"{cloud_share.name}/holidays")
+    after = finding(options, cloud_share.environ(), "trash bin")
+    assert after.state == "fair"
+    assert "do not count against the quota" in after.advice
+    entries = [0 if one.state == "good" else int(one.told.partition(" ")[0]) for one in (before, after)]
+    assert entries[1] - entries[0] == 2
+
+
 def command(*arguments: str) -> list[str]:
     """The command in a process of its own."""
     return [sys.executable, "-c", "import sys; from ai4os_data.cli.main import main; sys.exit(main())", *arguments]

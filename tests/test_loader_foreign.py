@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,12 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from ai4os_data import StorageDataLoader, StorageSampler
+from ai4os_data import StorageDataLoader, StorageDataset, StorageSampler
 from epochs import as_list, flat, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from torch.utils.data import Dataset
 
@@ -592,3 +594,105 @@ def test_an_error_of_the_sampler_leaves_the_loader_as_it_was() -> None:
         loader.load_state_dict(saved.state_dict())
     sampler.is_broken = False
     assert flat(list(loader)) == list(range(NUMBER))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [("length", "its length was 42, and is 44"), ("seed", "its seed was 0")]
+)
+def test_the_loaders_own_order_is_compared_again_at_the_first_batch(change: str, message: str) -> None:
+    """A dataset that has grown since the load has another order; each time, and not once another epoch is set."""
+    dataset = list(range(NUMBER))
+
+    def made() -> StorageDataLoader:
+        return StorageDataLoader(dataset, batch_size=4, shuffle=True, collate_fn=as_list)  # type: ignore[arg-type]
+
+    saved = made()
+    taken(saved, 3)
+    loader = loader_with(made(), saved.state_dict())
+    if change == "length":
+        dataset += [42, 43]
+    else:
+        assert isinstance(loader.sampler, StorageSampler)
+        loader.sampler.seed = 1
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            iter(loader)
+    loader.set_epoch(1)
+    assert sorted(flat(list(loader))) == dataset
+
+
+def test_a_sampler_that_is_restored_besides_its_loader_is_set_back() -> None:
+    """A checkpoint may hold both; the sampler then stands in mid-epoch when the loader begins."""
+    whole = flat(list(loader_of(sampler=Yielding())))
+    sampler = Yielding()
+    saved = loader_of(sampler=sampler)
+    seen = flat(taken(saved, 3))
+    state = through({"loader": saved.state_dict(), "sampler": {"given": 12}})
+    sampler = Yielding()
+    loader = loader_of(sampler=sampler)
+    loader.load_state_dict(state["loader"])
+    sampler.load_state_dict(state["sampler"])
+    assert seen + flat(list(loader)) == whole
+    assert flat(list(loader)) == whole
+
+
+@pytest.mark.parametrize("options", [{"shuffle": True}, {"sampler": SequentialSampler(range(NUMBER))}])
+def test_files_are_compared_again_at_the_first_batch(tmp_path: Path, options: dict[str, Any]) -> None:
+    """A dataset that was listed anew since the load has other samples, of the same number."""
+    for number in range(NUMBER):
+        (tmp_path / f"{number:02}.txt").write_text(str(number))
+    dataset = StorageDataset(str(tmp_path), decode="text", cache=None)
+
+    def made() -> StorageDataLoader:
+        return StorageDataLoader(dataset, batch_size=4, collate_fn=as_list, **options)
+
+    saved = made()
+    taken(saved, 3)
+    loader = loader_with(made(), saved.state_dict())
+    (tmp_path / "00.txt").rename(tmp_path / "99.txt")
+    dataset.refresh()
+    with pytest.raises(ValueError, match="the samples are not those that it was saved with"):
+        iter(loader)
+    loader.set_epoch(3)
+    assert len(flat(list(loader))) == NUMBER
+
+
+class Sharded(Sampler[int]):
+    """One that asks for the number of ranks whenever it is gone through, as one that waits for a process group."""
+
+    world = 1
+
+    def __iter__(self) -> Iterator[int]:
+        """The part of rank 0."""
+        return iter(range(0, NUMBER, self.world))
+
+    def __len__(self) -> int:
+        """Of that part."""
+        return len(range(0, NUMBER, self.world))
+
+
+def test_a_group_that_is_made_after_the_load_is_waited_for() -> None:
+    """A state of several ranks is compared at the first batch, where the sampler knows how many there are."""
+    sampler = Sharded()
+    sampler.world = 2
+    saved = loader_of(sampler=sampler)
+    seen = flat(taken(saved, 2))
+    state = {**through(saved.state_dict()), "rank": [0, 2]}  # as in a process group of two
+    sampler = Sharded()
+    loader = loader_of(sampler=sampler, batch_size=3)
+    loader.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"Sharded gave 21 samples .* gives 42"):
+        iter(loader)
+    sampler.world = 2
+    assert seen + flat(list(loader)) == list(range(0, NUMBER, 2))
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_loader_that_has_loaded_may_be_pickled(kind: str) -> None:
+    """Its copy goes on where it would."""
+    saved = loader_of(sampler=[3, 1, 2, 0] * 10 if kind == "without a length" else PLAIN[kind]())
+    list(saved)
+    seen = taken(saved, 2)
+    loader = loader_with(loader_of(sampler=saved.sampler), saved.state_dict())
+    assert list(pickle.loads(pickle.dumps(loader))) == list(loader)  # noqa: S301  our own
+    assert seen

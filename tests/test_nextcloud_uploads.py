@@ -214,9 +214,10 @@ def test_where_it_does_not_say_so_chunks_work_all_the_same(cloud: Cloud, status:
     assert len(cloud.chunks()) == 3
 
 
-def test_an_account_without_chunked_uploads_gets_a_single_put(cloud: Cloud) -> None:
+@pytest.mark.parametrize("status", [403, 404, 405, 501])
+def test_an_account_without_chunked_uploads_gets_a_single_put(cloud: Cloud, status: int) -> None:
     """Whoever signs in with another name than the account's cannot know the address of the uploads."""
-    cloud.server.answer_next(1, 404, method="MKCOL", within="/uploads/")
+    cloud.server.answer_next(1, status, method="MKCOL", within="/uploads/")
     store = cloud.store()
     assert store.write_confirmed("a.bin", LARGE, sha256(LARGE)) == "confirmed"
     assert store.write_confirmed("b.bin", LARGE, sha256(LARGE)) == "confirmed"
@@ -388,12 +389,14 @@ def test_a_full_server_is_asked_with_one_chunk(cloud: Cloud) -> None:
     """Once it was full: the others wait for the answer to the first one."""
     store = cloud.store()
     cloud.server.set_quota(cloud.server_bytes() + 10_000)
+    sent: list[int] = []
     for tried in range(5):
         cloud.server.forget()
         with pytest.raises(errors.OutOfSpaceError):
-            store.write_confirmed(KEY, LARGE, sha256(LARGE))
+            store.write_confirmed(KEY, LARGE, sha256(LARGE), on_bytes=sent.append)
         if tried:
             assert len(cloud.requests("PUT")) == 1
+    assert sent == [], "the server refuses the head, so that no byte follows"
     cloud.server.set_quota(None)
     assert store.write_confirmed(KEY, LARGE, sha256(LARGE)) == "confirmed"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -104,9 +105,9 @@ class Index:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a lock file, to be given as ``index=``: keys, sizes, ETags and a digest, no secrets."""
         whole = {"schema": _SCHEMA, "digest": self.digest, **self._columns()}
-        staged = f"{os.fspath(path)}.{os.getpid()}.new"
+        staged = f"{os.fspath(path)}.{secrets.token_hex(8)}.new"
         try:
-            with open(staged, "w", encoding="utf-8", errors="surrogateescape") as file:
+            with open(staged, "x", encoding="utf-8", errors="surrogateescape") as file:
                 json.dump(whole, file, ensure_ascii=False, indent=0)
             os.replace(staged, path)
         finally:

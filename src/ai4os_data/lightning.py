@@ -292,6 +292,11 @@ class StorageCheckpointCallback(Checkpoint):
             self._agree_on_best()
         if _is_training(trainer) and trainer.ckpt_path is None and trainer.global_step == 0:
             self._warn_of_what_is_there()
+        if is_stopping(trainer) and self._resumed is not None and self._resumed.get("awaits") == "validation":
+            self._warn_once(
+                "the validation after the last step of max_steps was cut off, and Lightning trains no more: "
+                "trainer.validate(model, ckpt_path=callback.resume_path()) makes it up"
+            )
         self._set_random_states()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002

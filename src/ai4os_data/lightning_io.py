@@ -91,6 +91,7 @@ class StorageCheckpointIO(CheckpointIO):
         )
         self._remote = remote
         self._options = {**options, "keep_last": 1, "save_random_states": False}
+        self._has_warned = False
         self._doomed: dict[str, int] = {}  # paths that go, each once so many saves are through
         self._saves = 0
         self._numbers: dict[str, int] = {}  # which save each path holds
@@ -130,6 +131,7 @@ class StorageCheckpointIO(CheckpointIO):
             self._raise_what_failed(lasting=True)
             while len(self._sending) >= _MOST_IN_FLIGHT and location not in self._sending:
                 self._finish(next(iter(self._sending)))
+            self._warn_of_same_name(location)
             self._doomed.pop(location, None)
             self._show()
             self._saves += 1  # also if it fails: then what is older stays until another one is through
@@ -167,7 +169,10 @@ class StorageCheckpointIO(CheckpointIO):
                 weights_only=weights_only is not False,
             )
         if restored is None:
-            raise errors.NotFoundError(f"there is no checkpoint at {location}")
+            raise errors.NotFoundError(
+                f"Checkpoint file not found: {location} is no file, and no folder with a checkpoint in it (a save that "
+                "was cut off may leave such a folder)"
+            )
         self._loaded[location] = self._loaded[_target(location)] = restored.name
         return with_opened(dict(restored), location, weights_only=weights_only is not False, map_location=map_location)
 
@@ -230,6 +235,19 @@ class StorageCheckpointIO(CheckpointIO):
         self._sending.pop(location, None)  # it is the newest now
         self._sending[location] = _Sending(run, handle, self._saves, older)
         self._numbers[location] = self._saves
+
+    def _warn_of_same_name(self, location: str) -> None:
+        """Tell once that an ``AsyncCheckpointIO`` lets names come again: it keeps its saves to itself at first."""
+        is_meant = location in self._doomed or posixpath.basename(location).startswith("last")
+        is_other_thread = threading.current_thread() is not threading.main_thread()
+        if self._has_warned or not is_other_thread or is_meant or location not in self._numbers:
+            return
+        self._has_warned = True
+        log.warning(
+            "%s takes the place of an earlier save of the same name: without AsyncCheckpointIO around it, "
+            "StorageCheckpointIO saves behind the training too, and ModelCheckpoint gives such a name a version",
+            location,
+        )
 
     def _take(self, location: str) -> bool:
         """Let a path be seen to be taken while its save is on its way: Lightning then gives the next one a version.

@@ -275,8 +275,12 @@ def _first_versions(optimizer: torch.optim.Optimizer) -> list[Any]:
         if first is not None:
             state = optimizer.state.get(first, {})
             versions += [first._version, len(state)]
-            versions += [value._version for value in state.values() if isinstance(value, torch.Tensor)]
+            versions += [value._version for value in state.values() if _counts_versions(value)]
     return versions
+
+
+def _counts_versions(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and not value.is_inference()
 
 
 def _half_done(where: str, last: Moment | None) -> errors.CheckpointError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
@@ -41,38 +42,42 @@ class Buffers:
             if name not in owner._non_persistent_buffers_set
         ]
         self._others = [other for other in map(_state_of, module.modules()) if other is not None]
-        self._copies: dict[int, torch.Tensor] = {}
-        self._seen: dict[int, tuple[int, int]] = {}
+        self._shapes: list[torch.Size | None] | None = None
+        self._sources: list[torch.Tensor | None] = []
+        self._copies: list[torch.Tensor | None] = []
+        self._small: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
+        self._large: list[_Large] = []
         self._states: list[Any] = []
 
     @torch.no_grad()
     def keep(self) -> None:
         """Copy them."""
-        targets, sources = [], []
-        for number, (owner, name) in enumerate(self._slots):
-            buffer = owner._buffers.get(name)
-            if buffer is None:
-                self._copies.pop(number, None)
-                continue
-            copy = self._copies.get(number)
-            if copy is None or not _is_alike(copy, buffer):
-                self._copies[number] = buffer.detach().clone()
-            elif buffer.numel() < _LARGE or self._seen.get(number) != _version(buffer):
-                targets.append(copy)
-                sources.append(buffer)
-            if buffer.numel() >= _LARGE:
-                self._seen[number] = _version(buffer)
-        if targets:
-            torch._foreach_copy_(targets, sources)
+        sources = [owner._buffers.get(name) for owner, name in self._slots]
+        if [_shape(one) for one in sources] != self._shapes or any(map(operator.is_not, sources, self._sources)):
+            self._adopt(sources)
+        elif self._small[0]:
+            torch._foreach_copy_(*self._small)
+        for large in self._large:
+            large.keep()
         self._states = [other.get() for other in self._others]
+
+    def _adopt(self, sources: list[torch.Tensor | None]) -> None:
+        """Have copies of buffers that were not there before."""
+        self._shapes = [_shape(one) for one in sources]
+        self._sources, self._copies = sources, [None if one is None else one.detach().clone() for one in sources]
+        pairs = [
+            (copy, one) for copy, one in zip(self._copies, sources, strict=True) if copy is not None and one is not None
+        ]
+        small = [(copy, one) for copy, one in pairs if one.numel() < _LARGE]
+        self._small = [copy for copy, _ in small], [one for _, one in small]
+        self._large = [_Large(copy, one) for copy, one in pairs if one.numel() >= _LARGE]
 
     @contextmanager
     def of_then(self) -> Iterator[None]:
         """Have them in their places for a while; those of now come back."""
         now = [(owner, name, owner._buffers.get(name)) for owner, name in self._slots]
         states = [other.get() for other in self._others]
-        for number, copy in self._copies.items():
-            owner, name = self._slots[number]
+        for (owner, name), copy in zip(self._slots, self._copies, strict=False):
             owner._buffers[name] = copy
         for other, state in zip(self._others, self._states, strict=False):
             other.set(state)
@@ -83,6 +88,29 @@ class Buffers:
                 owner._buffers[name] = buffer
             for other, state in zip(self._others, states, strict=True):
                 other.set(state)
+
+
+class _Large:
+    """A buffer that is copied if it has been written to."""
+
+    def __init__(self, copy: torch.Tensor, source: torch.Tensor) -> None:
+        self._copy, self._source = copy, source
+        self._version = _version(source)
+
+    def keep(self) -> None:
+        """Copy it."""
+        version = _version(self._source)
+        if version is None or version != self._version:
+            self._copy.copy_(self._source)
+            self._version = version
+
+
+def _shape(tensor: torch.Tensor | None) -> torch.Size | None:
+    return None if tensor is None else tensor.shape
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
 
 
 class _Extra:
@@ -123,11 +151,3 @@ def _state_of(module: Any) -> _Extra | _OfMetric | None:
     if any(getattr(module, "_persistent", {}).values()) and hasattr(module, "_defaults"):
         return _OfMetric(module)
     return None
-
-
-def _is_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
-
-
-def _version(buffer: torch.Tensor) -> tuple[int, int]:
-    return id(buffer), buffer._version

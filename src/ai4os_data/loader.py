@@ -146,6 +146,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         self._datasets = nesting.storage_datasets(dataset)
         self._course = Course(dataset, self._order.sampler) if isinstance(self._order, OwnOrder) else None
         self._fingerprints: tuple[list[Any], tuple[str, str] | None] | None = None
+        self._loaded: dict[str, Any] = {}  # which samples the position that was loaded belongs to
         self._forget()
 
     def _forget(self) -> None:
@@ -210,9 +211,9 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
                 versions of files are others, that is told and gone on with.
         """
         check_state(state)
-        if "samples" in state and (ours := self._samples()):
-            self._compare(state, ours)
+        self._compare(state)
         self._order.load_state_dict(state)
+        self._loaded = {name: state[name] for name in ("samples", "versions") if name in state}
 
     def _samples(self) -> dict[str, str]:
         """What the files of all samples are, in brief; nothing where it is not known."""
@@ -222,7 +223,14 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         found = self._fingerprints[1]
         return {} if found is None else {"samples": found[0], "versions": found[1]}
 
-    def _compare(self, state: Mapping[str, Any], ours: Mapping[str, str]) -> None:
+    def _compare(self, state: Mapping[str, Any]) -> None:
+        """See that the samples are those of a state, if it tells which they were.
+
+        Raises:
+            ValueError: they are not.
+        """
+        if "samples" not in state or not (ours := self._samples()):
+            return
         where = ", ".join(dataset.location for dataset in self._datasets)
         if state["samples"] != ours["samples"]:
             message = (
@@ -262,6 +270,8 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         self._tell_of_repeated()
         if self._keeps_workers and self._pass is not None and (going := self._pass()) is not None:
             going.give_way()
+        if self._order.is_resumed:
+            self._compare(self._loaded)  # the datasets may have been listed anew since it was loaded
         made = _Pass(self._order, self._shown, self._course, self._parts, self._confirmed, self._order.begin())
         self._pass = weakref.ref(made)
         return made

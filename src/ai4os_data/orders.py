@@ -203,6 +203,12 @@ class Order(ABC):
             if self._current is way and way.taken <= _A_LOOK and self._open:
                 self._show(self._open[-1])
 
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the next pass leaves out what was given before."""
+        self._notice()
+        return self._loaded != (0, frozenset())
+
     def state_dict(self) -> dict[str, Any]:
         """Where the caller stands."""
         self._notice()
@@ -573,12 +579,15 @@ class ForeignOrder(Order):
         if self._is_begun:
             self._go_to(self._epoch + 1)
         self._tell(only_to_know=True)
-        ready = self._ready
-        rest = ready.rest if ready is not None and ready.settings == self._settings else self._drawn()
+        rest = self._drawn() if self._ready is None or self._is_to_be_drawn(self._ready) else self._ready.rest
         way = ForeignWay(self._epoch, self.seed, rest, self._loaded[1], self._at_begin)
         self._is_begun = True
         self._have_nothing_loaded()
         return way
+
+    def _is_to_be_drawn(self, ready: _Ready) -> bool:
+        """Whether what was drawn at the load may be another order by now, or a sampler stands elsewhere."""
+        return ready.settings != self._settings or any(self._states())
 
     def _drawn(self) -> Rest:
         """Draw the next pass, and leave out what was given of it before.

@@ -76,6 +76,7 @@ class StorageSampler(DistributedSampler[int]):
         self.is_begun = False
         self.is_loaded = False  # from a state, with nothing begun since
         self.changes = 0  # how often it was told of an epoch, or begun with
+        self._loaded: dict[str, int] = {}  # what the position that was loaded belongs to
         self.told: int | None = None  # the epoch that it was told of last
 
     def set_epoch(self, epoch: int) -> None:
@@ -104,9 +105,15 @@ class StorageSampler(DistributedSampler[int]):
             )
 
     def begin(self) -> list[int]:
-        """The indices of this rank that are still to come. A second call begins the epoch anew."""
+        """The indices of this rank that are still to come. A second call begins the epoch anew.
+
+        Raises:
+            ValueError: the order has become another one since a position in it was loaded.
+        """
         if self.is_begun:
             self.start = 0
+        elif self.start:
+            self._refuse_another_order(self._loaded)
         self.is_begun, self.is_loaded = True, False
         self._given = 0
         self.changes += 1
@@ -182,21 +189,27 @@ class StorageSampler(DistributedSampler[int]):
         Raises:
             ValueError: it is the state of another order.
         """
-        for name, ours in (("length", self.length), ("shuffle", int(self.shuffle))):
-            if not isinstance(state, Mapping) or name not in state:
-                raise ValueError(OF_ANOTHER_KIND)
-            if state[name] != ours:
-                message = (
-                    f"the order cannot be gone on with: its {name} was {state[name]}, and is {ours}. Use the dataset "
-                    "and the options that it was saved with, or begin anew without load_state_dict"
-                )
-                raise ValueError(message)
+        if not isinstance(state, Mapping) or not {"length", "shuffle"} <= state.keys():
+            raise ValueError(OF_ANOTHER_KIND)
+        saved = {"length": state["length"], "shuffle": state["shuffle"]}
+        self._refuse_another_order(saved)
         self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
         self.start, self._given = int(state["done"]), 0
         self.told = None if state.get("told") is None else int(state["told"])
         self.is_loaded = True
+        self._loaded = {**saved, "seed": self.seed}
         self.is_begun = False
         self.changes += 1
+
+    def _refuse_another_order(self, saved: Mapping[str, int]) -> None:
+        ours = {"length": self.length, "shuffle": int(self.shuffle), "seed": self.seed}
+        for name, before in saved.items():
+            if ours[name] != before:
+                message = (
+                    f"the order cannot be gone on with: its {name} was {before}, and is {ours[name]}. Use the dataset "
+                    "and the options that it was saved with, or begin anew without load_state_dict"
+                )
+                raise ValueError(message)
 
     def __iter__(self) -> Iterator[int]:
         """The indices of this rank.

@@ -305,12 +305,13 @@ _folders = PerProcess(_Folders)
 
 def _new_file() -> str:
     """A file for the rows: in shared memory, or beside other temporary files where that is full."""
-    for folder in (_SHARED_MEMORY, tempfile.gettempdir()):
-        with suppress(OSError):
-            return _folders.get().of(folder).new()
+    with suppress(OSError):
+        return _folders.get().of(_SHARED_MEMORY).new()
+    with suppress(OSError):  # also where there is no folder for temporary files
+        return _folders.get().of(tempfile.gettempdir()).new()
     if (out := exhausted()) is not None:
         raise out
-    message = f"no room for {_FILE_BYTES:,} bytes in {_SHARED_MEMORY}, nor in {tempfile.gettempdir()}"
+    message = f"no room for {_FILE_BYTES:,} bytes in {_SHARED_MEMORY}, nor in a folder for temporary files (TMPDIR)"
     raise OSError(errno.ENOSPC, message)
 
 

@@ -85,6 +85,7 @@ class Request:
             breaks off, which the body keeps.
         repeats: whether it is sent again after a try that may have succeeded all the same, such as one whose answer
             was lost; if not, the caller looks first.
+        asks_first: whether a PUT sends its body only when the server has seen the head, and not refused it.
         tag: the caller's own.
 
     Attributes:
@@ -101,6 +102,7 @@ class Request:
     source: Source | None = None
     is_archive: bool = False
     repeats: bool = True
+    asks_first: bool = False
     tag: object = None
     fails_alone: bool = field(default=False, init=False)
 
@@ -672,13 +674,7 @@ class _Lane:
         handle.setopt(pycurl.WRITEFUNCTION, transfer.writer())
         remaining_s = max(1.0, transfer.deadline - time.monotonic())
         handle.setopt(pycurl.TIMEOUT_MS, int(remaining_s * 1000))
-        headers = [*(_PLAIN_HEADERS if transfer.is_foreign else self._headers)]
-        headers += [header.encode("latin-1", "replace") for header in request.headers]
-        if (range_header := transfer.range_header()) is not None:
-            headers.append(range_header.encode())
-            if transfer.resumed:
-                headers.append(f"If-Range: {transfer.etag}".encode("latin-1"))
-        handle.setopt(pycurl.HTTPHEADER, headers)
+        handle.setopt(pycurl.HTTPHEADER, self._head_of(transfer))
         handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(patience.connect_s * 1000))
         handle.setopt(pycurl.LOW_SPEED_TIME, patience.hears_within_s)
         if request.method == "PUT":
@@ -702,6 +698,19 @@ class _Lane:
         self._sockets.timeout_s = 0.0
         if request.is_archive:  # it is sent before the caller takes its time with the files of the last one
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+
+    def _head_of(self, transfer: _Transfer) -> list[bytes]:
+        """The header lines of a try."""
+        request = transfer.request
+        headers = [*(_PLAIN_HEADERS if transfer.is_foreign else self._headers)]
+        if request.asks_first:  # its body follows the server's consent, or comes after a second without an answer
+            headers[headers.index(b"Expect:")] = b"Expect: 100-continue"
+        headers += [header.encode("latin-1", "replace") for header in request.headers]
+        if (range_header := transfer.range_header()) is not None:
+            headers.append(range_header.encode())
+            if transfer.resumed:
+                headers.append(f"If-Range: {transfer.etag}".encode("latin-1"))
+        return headers
 
     def _own_handle(self) -> pycurl.Curl:
         """A handle for our server: with credentials, and the cookies of its sessions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from ai4os_data.cache import CachedStore, DiskCache, placement
 from ai4os_data.cache.temporaries import TemporaryBody
 from ai4os_data.refusals import Refusals
 from ai4os_data.remotes import Remote
-from cache.crowd import wrong_keys
+from cache.crowd import Warnings, wrong_keys
 from cache.sources import source
 
 if TYPE_CHECKING:
@@ -68,6 +69,23 @@ def test_directory_of_another_user_is_refused_before_anything_is_written(tmp_pat
         DiskCache(tmp_path / "theirs", "8MiB")
     assert [*(tmp_path / "theirs").iterdir()] == []
     assert DiskCache(tmp_path / "theirs" / "mine", "8MiB").stats()["entries"] == 0
+
+
+@as_root
+def test_directory_that_another_user_makes_after_a_removal_is_not_used(tmp_path: Path) -> None:
+    """Reading goes on over the network, with one warning, and nothing is written there."""
+    directory = tmp_path / "cache"
+    files = source([10_000] * 8, "remade")
+    cached = CachedStore(files, DiskCache(directory, "8MiB"))
+    assert wrong_keys(cached, files, files.list()[:4]) == []
+    shutil.rmtree(directory)
+    directory.mkdir()
+    os.chown(directory, NOBODY, NOBODY)
+    with Warnings() as warnings:
+        assert wrong_keys(cached, files, files.list()) == []
+    assert [*directory.iterdir()] == []
+    assert len(warnings) == 1
+    assert "belongs to another user" in warnings[0]
 
 
 @pytest.mark.parametrize("name", ["names.new", ".ai4os-data-probe"])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ai4os_data import Remote
+from ai4os_data import Remote, errors
+from ai4os_data.stores.directory import DirectoryStore
 from cache.crowd import wait_for
-from checkpoint.runs import open_run, restored_step
+from checkpoint.runs import open_run, restored_step, state_of
 from servers import ShapedProxy
 from shares import Share
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from ai4os_data.stores.base import Entry, Level
     from servers import WsgidavServer
 
 RTT_S = 0.1  # so that an upload of some requests outlives its script by far
@@ -159,6 +164,25 @@ def test_last_checkpoint_is_there_however_a_script_ends(how: str, scripts: Scrip
     assert ("waiting up to 60 s" in logged) == (how != "closed")
 
 
+def test_daemon_that_saves_for_ever_does_not_hold_up_the_end(scripts: Scripts) -> None:
+    """What was on its way is waited for, and not what comes after."""
+    found, logged = scripts.run("""
+run = opened()
+
+def train():
+    for step in range(1, 10**6):
+        run.save({"weights": [1.0, 2.0], "more": step}, step)
+        time.sleep(0.02)
+
+threading.Thread(target=train, daemon=True).start()
+time.sleep(2.0)
+""")
+    assert found == 0, logged
+    assert "Traceback" not in logged
+    assert "not on the storage" not in logged
+    assert logged.count("waiting up to") == 1
+
+
 LATE = """
 run = opened()
 run.save(state(1), 1).wait()
@@ -219,10 +243,6 @@ def test_interrupt_ends_the_wait(scripts: Scripts) -> None:
 
 def test_run_is_freed_when_its_last_upload_is_through(tmp_path: Path) -> None:
     """With its buffers and its thread, though nobody has closed it; a handle goes on by itself."""
-    import gc
-    import threading
-    import weakref
-
     gc.disable()
     try:
         threads = threading.active_count()
@@ -237,3 +257,78 @@ def test_run_is_freed_when_its_last_upload_is_through(tmp_path: Path) -> None:
         gc.enable()
     with open_run(tmp_path / "run", tmp_path) as again:
         assert [one.in_spool for one in again.list()] == [True], "it was taken over from the one that is gone"
+
+
+class Failing(DirectoryStore):
+    """A storage on which what follows an upload fails in a way that nobody has thought of, or takes long."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.fails = self.is_slow = False
+        self.gate = threading.Event()
+
+    def list_below(self, folder: str) -> list[Entry]:
+        """Fail, as a pool of threads does that has ended, or wait."""
+        if self.fails:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if self.is_slow:
+            self.gate.wait(20.0)
+        return super().list_below(folder)
+
+
+def test_failure_after_the_arrival_is_no_failure_of_the_upload(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is raised by the next save all the same, and the checkpoint is on the storage."""
+    store = Failing(tmp_path / "run")
+    with open_run(store, tmp_path) as run:
+        store.fails = True
+        handle = run.save(state_of(1), 1)
+        assert handle.wait(timeout_s=20) == "confirmed"
+        wait_for(lambda: not run._uploads.unsent())
+        store.fails = False
+        assert "step 1 is on the storage; what was to follow has failed" in caplog.text
+        assert "not on the server" not in caplog.text
+        assert (handle.level, handle.error) == ("confirmed", None)
+        with pytest.raises(RuntimeError, match="cannot schedule"):
+            run.save(state_of(2), 2)
+        assert restored_step(run) == 2
+
+
+def test_close_says_of_nothing_that_it_is_missing_which_is_there(tmp_path: Path) -> None:
+    """When its time ends while older checkpoints are removed."""
+    store = Failing(tmp_path / "run")
+    run = open_run(store, tmp_path)
+    store.is_slow = True
+    run.save(state_of(1), 1).wait(timeout_s=20)
+    with pytest.raises(errors.DeadlineError, match=r"all is on the storage after 0\.2 s"):
+        run.close(0.2)
+    store.gate.set()
+    run.close()
+
+
+@pytest.mark.parametrize("is_spooled", [True, False], ids=["not sent", "not spooled"])
+def test_kept_error_keeps_no_run(is_spooled: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """What failed says where, and has neither the state nor the run in its hand."""
+    gc.disable()
+    try:
+        run = open_run(Refusing(tmp_path / "run"), tmp_path)
+        if not is_spooled:
+            run._spool.limit_bytes = 0
+        reference = weakref.ref(run)
+        handle = run.save(state_of(1), 1)
+        with pytest.raises(errors.StorageError, match="not allowed" if is_spooled else "no room in the spool"):
+            handle.wait(timeout_s=20)
+        del run
+        wait_for(lambda: reference() is None)
+        assert handle.error is not None
+    finally:
+        gc.enable()
+
+
+class Refusing(DirectoryStore):
+    """A storage that takes nothing."""
+
+    def write_confirmed(self, *_: object, **__: object) -> Level:
+        """Refuse."""
+        raise errors.PermissionDeniedError("not allowed")

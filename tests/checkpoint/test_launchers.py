@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,3 +76,44 @@ def test_group_that_is_there_decides(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert restored_step(run) == 1
     finally:
         dist.destroy_process_group()
+
+
+RANKS = """
+import os, sys
+import torch
+import torch.distributed as dist
+from ai4os_data import StorageCheckpoint
+
+if "group" in sys.argv:
+    dist.init_process_group("gloo")
+run = StorageCheckpoint("run", spool="spool")
+run.save({"weights": torch.ones(3)}, 1)
+if "group" in sys.argv:
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("has_group", [False, True], ids=["no group", "a group"])
+def test_ranks_of_torchrun(has_group: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """Without a group none of them writes; with one a single attempt is there, though nobody has closed it."""
+    (tmp_path / "script.py").write_text(RANKS)
+    ended = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py"]
+        + ["group"] * has_group,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    attempts = list(tmp_path.glob("run/*"))
+    if has_group:
+        assert ended.returncode == 0, ended.stderr
+        with open_run(tmp_path / "run", tmp_path, "another machine") as run:
+            assert [one.step for one in run.list()] == [1]
+        assert len(attempts) == 1
+    else:
+        assert ended.returncode != 0
+        assert "init_process_group" in ended.stderr
+        assert attempts == []

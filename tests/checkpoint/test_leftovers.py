@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai4os_data.checkpoint import leftovers
-from ai4os_data.checkpoint.attempts import turn
-from ai4os_data.checkpoint.names import AttemptName
+from ai4os_data.checkpoint.attempts import note_level, turn
+from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.spool import Spool
 from checkpoint.runs import open_run, save_steps
 from checkpoint.test_spool import ATTEMPT, write
@@ -171,3 +171,28 @@ def test_attempts_in_one_run_are_one_run(tmp_path: Path) -> None:
     swept(tmp_path)
     assert not first.exists()
     assert steps_in(spool.folder / str(second)) == [1]
+
+
+def set_aside(attempt: Path) -> None:
+    """Note that the checkpoints of an attempt were removed on the storage."""
+    for path in attempt.glob("step-*"):
+        name = CheckpointName.parse(f"{attempt.name}/{path.name}")
+        assert name is not None
+        note_level(attempt, name, "deleted")
+
+
+def test_last_copy_of_what_was_removed_on_the_storage_stays_for_its_time(tmp_path: Path) -> None:
+    """Neither a share nor many runs take it before a week is over; a save that needs its room does."""
+    attempts = [closed_run(tmp_path, run, 1, 2, age_s=6 * DAY_S) for run in ("old", "short of room")]
+    for attempt in attempts:
+        set_aside(attempt)
+    swept(tmp_path, 1024 * 1024)
+    assert [steps_in(attempt) for attempt in attempts] == [[1, 2], [1, 2]]
+    old, needed = attempts
+    for path in (*old.glob("step-*"), old / "journal"):
+        os.utime(path, (time.time() - 8 * DAY_S,) * 2)
+    swept(tmp_path)
+    assert not old.exists()
+    assert steps_in(needed) == [1, 2]
+    Spool(tmp_path, "mine").drop_sent_of_others()
+    assert not needed.exists()

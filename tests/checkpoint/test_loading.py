@@ -13,6 +13,7 @@ import torch
 from ai4os_data import errors
 from ai4os_data.checkpoint.loading import load_into
 from ai4os_data.sampling import StorageSampler
+from cache.crowd import Warnings
 from checkpoint.runs import open_run
 
 if TYPE_CHECKING:
@@ -332,3 +333,13 @@ def test_misfit_names_the_checkpoint_and_what_else_can_be_done(tmp_path: Path) -
         assert "model.weight is (3, 2), and was saved as (2, 2)" in said
         assert "restore(step=…) takes another step than 7" in said
         assert "a location of its own begins a new run" in said
+
+
+def test_name_that_is_never_saved_is_logged_with_the_first_save(tmp_path: Path) -> None:
+    """The next start would ask for it in vain: once, and only if there is one."""
+    with Warnings() as warnings, open_run(tmp_path / "run", tmp_path) as run:
+        assert run.restore(into={"model": torch.zeros(1), "optim": torch.zeros(1)}) is None
+        for step in (1, 2):
+            run.save({"model": torch.zeros(1), "optimizer": torch.zeros(1)}, step)
+    assert len(warnings) == 1
+    assert "was given 'optim', and the state that is saved has 'model', 'optimizer'" in warnings[0]

@@ -33,8 +33,10 @@ def test_next_start_finds_what_the_dead_have_left(tmp_path: Path) -> None:
     first, second = write(spool, 1), write(spool, 2)
     spool.note(first, "confirmed")
     begun = first.folder.with_name("step-000000003-00000000.new")
-    begun.mkdir()
-    (begun / "half").write_bytes(b"x")
+    half = first.folder.with_name("step-000000004-00000000")
+    for path in (begun, half):
+        path.mkdir()
+        (path / "half").write_bytes(b"x")
     again = Spool(tmp_path, "run")
     assert again.adopt() == []
     assert again.attempts() == [ATTEMPT]
@@ -43,6 +45,7 @@ def test_next_start_finds_what_the_dead_have_left(tmp_path: Path) -> None:
     assert [(spooled.name, spooled.level) for spooled in left] == [(first.name, "confirmed"), (second.name, "local")]
     assert all(is_intact(spooled) for spooled in left)
     assert not begun.exists()
+    assert not half.exists(), "it has no manifest any more"
 
 
 def test_journal_that_was_cut_off_counts_as_far_as_it_goes(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ai4os_data import errors
+from ai4os_data import errors, mounts
+from ai4os_data.checkpoint import StorageCheckpoint
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.spool import Spool, usable_directory
+from cache.disks import make_read_only, tmpfs
 from checkpoint.runs import open_run, save_steps
 from checkpoint.test_spool import ATTEMPT, write
 
@@ -141,6 +143,41 @@ def test_link_that_is_put_in_the_place_of_a_folder_later_is_refused(tmp_path: Pa
     assert [*elsewhere.iterdir()] == []
     with pytest.raises(errors.CheckpointError, match="symbolic link"):
         run.close()
+
+
+def test_directory_that_becomes_a_link_later_is_refused(tmp_path: Path) -> None:
+    """The link of its start was followed then; another one is not."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    spool = Spool(tmp_path / "spool", "run")
+    spool.open_attempt(ATTEMPT)
+    spool.directory.rename(tmp_path / "moved")
+    (tmp_path / "spool").symlink_to(elsewhere)
+    with pytest.raises(errors.CheckpointError, match="it is a symbolic link of user"):
+        write(spool, 1)
+    assert [*elsewhere.iterdir()] == []
+
+
+def test_removed_directory_is_private_again(tmp_path: Path) -> None:
+    """What is made anew has the mode that it had."""
+    spool = Spool(tmp_path / "spool", "run")
+    spool.open_attempt(ATTEMPT)
+    shutil.rmtree(spool.directory)
+    write(spool, 1)
+    assert {path.stat().st_mode & 0o777 for path in [spool.directory, *spool.directory.rglob("*")]} == {0o700, 0o600}
+
+
+@as_root
+def test_directory_that_another_user_makes_after_a_removal_is_refused(tmp_path: Path) -> None:
+    """While the run goes on, as at its start."""
+    spool = Spool(tmp_path / "spool", "run")
+    spool.open_attempt(ATTEMPT)
+    shutil.rmtree(spool.directory)
+    spool.directory.mkdir()
+    os.chown(spool.directory, NOBODY, NOBODY)
+    with pytest.raises(errors.CheckpointError, match="belongs to another user"):
+        write(spool, 1)
+    assert [*spool.directory.iterdir()] == []
 
 
 def test_pipe_in_the_place_of_a_journal_is_not_waited_for(tmp_path: Path, closed: Path) -> None:
@@ -288,3 +325,37 @@ def test_another_spelling_of_a_name_is_no_name(text: str) -> None:
     assert CheckpointName.parse(f"{ATTEMPT}/step-{text}") is None
     assert CheckpointName.parse(f"{ATTEMPT}/step-0{10**9}-00000000") is None
     assert CheckpointName.parse(f"{ATTEMPT}/step-{10**9}-00000000") is not None
+
+
+def test_spool_may_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an argument and in the environment, which no shell has expanded."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with StorageCheckpoint(tmp_path / "run", spool="~/mine") as run:
+        assert run._spool.directory == tmp_path / "mine"
+    assert usable_directory({"AI4OS_DATA_SPOOL": "~/told"}) == tmp_path / "told"
+
+
+def test_read_only_disk_is_passed_over(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the directory is there already, and one could believe that it can be written; named, it is an error."""
+    with tmpfs(tmp_path / "disk", 2**20) as disk:
+        (disk / "ai4os-data-spool").mkdir()
+        make_read_only(disk)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
+        monkeypatch.setattr(mounts.Mount, "is_memory", property(lambda _: False))
+        assert usable_directory(os.environ).parent == temporary
+        with pytest.raises(errors.CheckpointError, match=r"Read-only file system.*AI4OS_DATA_SPOOL"):
+            Spool(disk / "ai4os-data-spool", "run")
+
+
+def test_machine_without_a_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A named spool needs none, and without a name the error says what to give."""
+
+    def none_usable() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none_usable)
+    with open_run(tmp_path / "run", tmp_path) as run:
+        save_steps(run, 1)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(errors.CheckpointError, match="AI4OS_DATA_SPOOL"):
+        usable_directory({"AI4OS_DATA_SPOOL": str(tmp_path / "file")})

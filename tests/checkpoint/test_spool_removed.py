@@ -150,3 +150,13 @@ def test_restore_makes_a_removed_spool_anew(tmp_path: Path) -> None:
         save_steps(run, 1)
         shutil.rmtree(run._spool.directory)
         assert restored_step(run) == 1
+
+
+def test_run_that_has_nothing_in_the_spool_misses_nothing(tmp_path: Path) -> None:
+    """Another object of the same run removes the empty folder when it is closed: that is no cleaner."""
+    with Warnings() as warnings, open_run(tmp_path / "run", tmp_path) as first:
+        with open_run(tmp_path / "run", tmp_path):
+            pass
+        assert not first._spool.folder.exists()
+        save_steps(first, 1)
+    assert warnings == []

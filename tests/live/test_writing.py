@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai4os_data import errors
+from ai4os_data.stores.chunked import UploadPlace
 from ai4os_data.stores.nextcloud import NextcloudStore
+from ai4os_data.stores.trashbin import TrashBin
 from cache.sources import content, tell
 from checkpoint.runs import open_run, restored_step, save_steps, state_of
 from checkpoint.test_writers import in_a_child
@@ -98,6 +100,38 @@ def test_a_full_quota_is_named_and_the_last_checkpoint_stays(cloud: Cloud, tmp_p
     saved.wait("confirmed", timeout_s=120)
     run.close()
     assert restored_step(open_run(cloud.store("run"), tmp_path, "four")) == 2
+
+
+def test_a_full_server_gets_no_bytes_of_chunks(cloud: Cloud, chunked: NextcloudStore, large: tuple[Path, str]) -> None:
+    """It refuses the head of the first one; with room again the upload arrives."""
+    wanted("_OCC")
+    path, sha256 = large
+    chunked.write("first.bin", b"1")  # the folder is there: 29 forbids a new one on a full account
+    sent: list[int] = []
+    with cloud.quota("1 B"):
+        for _ in range(3):
+            with pytest.raises(errors.OutOfSpaceError):
+                chunked.write_confirmed("large.bin", path, sha256, on_bytes=sent.append)
+        with pytest.raises(errors.OutOfSpaceError):
+            chunked.write_confirmed("new/large.bin", path, sha256, on_bytes=sent.append)
+    assert sent == []
+    assert chunked.write_confirmed("large.bin", path, sha256) == "confirmed"
+
+
+def test_removed_checkpoints_do_not_stay_in_the_trash_bin(cloud: Cloud, tmp_path: Path) -> None:
+    """Whether the server skips it for a header, or not; what is deleted otherwise is in it."""
+    store = cloud.store("binned")
+    with open_run(store, tmp_path, keep_last=1) as run:
+        save_steps(run, 1, 2, 3)
+        place = UploadPlace.of(cloud.remote)
+        assert place is not None
+        assert isinstance(store, NextcloudStore)
+        trash = TrashBin(store, place)
+        store.write("by-hand", b"1")
+        store.delete("by-hand")
+        there = [one.location for one in trash.entries() if one.location.startswith(f"{cloud.folder}/")]
+        assert there == [f"{cloud.folder}/binned/by-hand"]
+        assert restored_step(run) == 3
 
 
 def test_two_writers_lose_nothing_of_each_other(cloud: Cloud, tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from functools import partial
 from typing import TypeVar
 
 from ai4os_data import ownership
-from ai4os_data.cache import placement
 from ai4os_data.cache.claims import FULL_FOR_S, Waiting
 from ai4os_data.cache.leases import Lease
 from ai4os_data.cache.objects import Held, Objects, identity
@@ -243,8 +242,7 @@ class Ledger:
             self._open_lock()
 
     def _open_lock(self) -> None:
-        os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        placement.mark(self._directory)  # it may have been removed, and be made anew here
+        self._objects.prepare()  # it may have been removed, and be made anew here
         for folder in (self._rows.directory, self._lease.directory):
             os.makedirs(folder, mode=0o700, exist_ok=True)
         self._objects.make_root()

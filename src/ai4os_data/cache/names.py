@@ -7,6 +7,7 @@ are what counts.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -149,6 +150,8 @@ class Names:
     def _opened(self) -> int:
         """A descriptor of the file: of a new one, where somebody has removed the one that we have open."""
         if self._descriptor < 0 or os.fstat(self._descriptor).st_nlink == 0:
+            if self._descriptor >= 0 and (reason := ownership.refusal(os.path.dirname(self.path))) is not None:
+                raise PermissionError(errno.EACCES, f"its folder {reason}", self.path)
             self._close()
             try:
                 self._descriptor = ownership.open_file(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND)

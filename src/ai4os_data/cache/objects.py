@@ -6,6 +6,7 @@ those of the content. So an entry appears whole, by one rename, and can be check
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -241,8 +242,14 @@ class Objects:
             placement.spread_below(self.root)
 
     def prepare(self) -> None:
-        """Make the cache's directory, marked as such before anything is in it."""
+        """Make the cache's directory, marked as such before anything is in it.
+
+        Raises:
+            OSError: it cannot be made, or another user has made one in its place.
+        """
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        if (reason := placement.refusal(self._directory)) is not None:
+            raise PermissionError(errno.EACCES, f"it was removed, and now it {reason}", self._directory)
         placement.mark(self._directory)
 
     def publish(self, name: str, staged: Staged, size_bytes: int, checksum: int, key: str) -> Held:

@@ -114,7 +114,11 @@ def candidates(environ: Mapping[str, str]) -> Iterator[str]:
 
 def fallback(what: str) -> str:
     """Where something of this user's goes if its own place cannot be used; anybody can guess the name."""
-    return os.path.join(tempfile.gettempdir(), f"ai4os-data-{what}-{os.getuid()}")
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:  # none can be written: whoever tries it says so
+        folder = "/tmp"  # noqa: S108
+    return os.path.join(folder, f"ai4os-data-{what}-{os.getuid()}")
 
 
 def spool_candidates(environ: Mapping[str, str]) -> Iterator[str]:
@@ -195,6 +199,15 @@ def _try(directory: str) -> None:
         os.unlink(probe)
 
 
+def refusal(directory: str) -> str | None:
+    """Why a directory is not to be used for a cache, since others may write to it; None if it can be.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    return ownership.refusal(directory, is_fallback=directory == fallback("cache"))
+
+
 def _refuse_what_is_not_ours(directory: str) -> None:
     """Refuse a directory through which another user could have our files written, or read, elsewhere.
 
@@ -202,8 +215,7 @@ def _refuse_what_is_not_ours(directory: str) -> None:
         CacheError: it is one.
     """
     advice = "give DiskCache a directory of your own, as AI4OS_DATA_CACHE or as its first argument"
-    reason = ownership.refusal(directory, is_fallback=directory == fallback("cache"))
-    if reason is not None:
+    if (reason := refusal(directory)) is not None:
         message = f"{directory} {reason}; {advice}"
         raise CacheError(message)
     for name in (MARKER, *_OUR_NAMES, *_OUR_FOLDERS, "names"):

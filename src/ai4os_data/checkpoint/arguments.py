@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from ai4os_data.telemetry import tell_once
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _NAMES = ((torch.nn.Module, "model"), (torch.optim.Optimizer, "optimizer"))
 
@@ -23,6 +28,16 @@ def checked_state(state: Any) -> Mapping[str, Any]:
         f"a state has names, and this is a {type(state).__name__}: write save({{{name!r}: {name}}}, step), and restore "
         f"with restore(into={{{name!r}: {name}}})"
     )
+
+
+def tell_what_lacks(state: Mapping[str, Any], asked: Collection[str]) -> None:
+    """Log once which names the next start will ask for in vain."""
+    if lacking := sorted(str(name) for name in asked if name not in state):
+        tell_once(
+            f"restore(into=…) was given {', '.join(map(repr, lacking))}, and the state that is saved has "
+            f"{', '.join(sorted(map(repr, state))) or 'nothing'}: the next start could not load it. Give both the same "
+            "names"
+        )
 
 
 def checked_step(step: int) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ai4os_data import ownership
 from ai4os_data.checkpoint.levels import LEVELS
-from ai4os_data.checkpoint.names import AttemptName, CheckpointName
+from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,9 +78,21 @@ def remove_if_abandoned(path: Path) -> None:
     """Remove what an attempt or a download has only begun, if nobody is at it; nothing that is called otherwise."""
     begun = _BEGUN.fullmatch(path.name)
     is_begun = begun is not None and AttemptName.parse(begun["attempt"]) is not None
-    if (is_begun or _SCRATCH.fullmatch(path.name)) and (lock := try_lock(path)) is not None:
+    if not (is_begun or _SCRATCH.fullmatch(path.name)) or not ownership.is_own_folder(path):
+        return
+    if (lock := try_lock(path)) is not None:
         shutil.rmtree(path, ignore_errors=True)
         unlock(lock)
+
+
+def remove_if_begun(path: Path) -> bool:
+    """Remove a checkpoint of a dead attempt if it was only begun, or half removed; whether it was."""
+    name = CheckpointName.parse(f"{path.parent.name}/{path.name.removesuffix(NEW)}")
+    is_begun = path.name.endswith(NEW) or not os.path.lexists(path / MANIFEST)
+    if name is None or not is_begun or not ownership.is_own_folder(path):
+        return False
+    shutil.rmtree(path, ignore_errors=True)
+    return True
 
 
 def levels_in(attempt: Path) -> dict[CheckpointName, Level]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import concurrent.futures.thread as pools  # its own callback is to come after ours, and so is registered before
 import os
 import threading
-import time
 import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -20,7 +19,6 @@ from ai4os_data.telemetry import log
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ai4os_data.checkpoint.spool import Spool
     from ai4os_data.checkpoint.staging import Staging
     from ai4os_data.checkpoint.uploads import Upload, Uploads
 
@@ -34,17 +32,16 @@ class Ending:
     Args:
         location: what messages call it.
         staging: of the run.
-        spool: of the run.
         uploads: of the run.
     """
 
-    def __init__(self, location: str, staging: Staging, spool: Spool, uploads: Uploads) -> None:
+    def __init__(self, location: str, staging: Staging, uploads: Uploads) -> None:
         self._location = location
         self._staging = staging
-        self._spool = spool
         self._uploads = uploads
         self._pid = os.getpid()
         self._is_over = False
+        self._awaited: list[Upload] = []
         _endings.add(self)
         if _has_begun.is_set():  # made by what runs on: nobody comes back to it, and each upload has its bound
             self._uploads.begin_exit()
@@ -59,7 +56,9 @@ class Ending:
     def begin(self) -> list[Upload]:
         """Let nothing more be waited for than needs be; what is on its way, once all is in the spool."""
         self._staging.wait_until_free(None)
-        return self._uploads.begin_exit()
+        on_the_way = self._uploads.begin_exit()
+        self._awaited = self._uploads.unsent()  # and not what a thread goes on saving
+        return on_the_way
 
     @property
     def patience_s(self) -> float:
@@ -68,11 +67,10 @@ class Ending:
 
     def wait(self) -> None:
         """Wait until all is sent, has failed, or has made no progress for too long."""
-        while (left_s := self._uploads.give_up_at - time.monotonic()) > 0 and not self._uploads.wait(left_s):
-            pass  # there may have been progress
+        self._uploads.wait_for(self._awaited)
 
     def tell(self, why: str) -> None:
-        """Let go; what is not on the storage is logged, once, with where it is.
+        """Wait no more; what is not on the storage is logged, once, with where it is.
 
         Args:
             why: what has ended the wait, where nothing has failed.
@@ -80,8 +78,6 @@ class Ending:
         self._is_over = True
         left, error = self._uploads.leave()
         if not left:
-            if self._uploads.wait(0.0):
-                self._spool.unlock()
             return
         steps = ", ".join(str(upload.spooled.name.step) for upload in sorted(left, key=_order))
         log.error(
@@ -123,6 +119,15 @@ def finish_runs() -> None:
 def daemons() -> bool:
     """Whether a new thread of ours is to be a daemon: what is on its way is waited for here, and later by nobody."""
     return not _has_begun.is_set()
+
+
+def rest_if_ending() -> None:
+    """Let a thread that is a daemon save no more once the process ends, and never return.
+
+    The interpreter is about to end it wherever it is, and inside of torch that aborts the process.
+    """
+    if _has_begun.is_set() and threading.current_thread().daemon:
+        threading.Event().wait()
 
 
 def _open_ones() -> list[Ending]:

@@ -15,7 +15,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from ai4os_data import ownership
-from ai4os_data.checkpoint.attempts import JOURNAL, NEW, levels_in, remove_if_abandoned, try_lock, turn, unlock
+from ai4os_data.checkpoint.attempts import (
+    JOURNAL,
+    deleted_in,
+    levels_in,
+    remove_if_abandoned,
+    remove_if_begun,
+    try_lock,
+    turn,
+    unlock,
+)
 from ai4os_data.checkpoint.levels import reaches
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.spool_directory import run_folders
@@ -46,9 +55,9 @@ class _Arrived(NamedTuple):
 
 
 def drop_all(directory: Path, own: Path) -> None:
-    """Remove everything that has arrived, of all runs but one: its room is needed."""
+    """Remove everything that has arrived, of all runs but one, and what was set aside: its room is needed."""
     for run in _others(directory, own):
-        _remove(run, {arrived.name for arrived in _found(run)})
+        _remove(run, None)
 
 
 def sweep(directory: Path, own: Path, limit_bytes: int | None = None) -> None:
@@ -108,10 +117,12 @@ def _closed(run: Path) -> Iterator[list[Path]]:
 def _found(run: Path) -> list[_Arrived]:
     """The checkpoints of a run that have arrived, and whose processes are dead."""
     facts: dict[CheckpointName, tuple[float, int]] = {}
-    with suppress(FileNotFoundError), _closed(run) as attempts:
+    with suppress(OSError), _closed(run) as attempts:  # what cannot be looked at stays, and holds up no start
         for attempt in attempts:
+            aside = _aside(attempt)
             for name, folder in _arrived(attempt):
-                facts[name] = folder.stat().st_mtime, _disk_bytes(folder)
+                if name not in aside:
+                    facts[name] = folder.stat().st_mtime, _disk_bytes(folder)
     newest = max(facts, key=lambda name: (name.order, name), default=None)
     return [_Arrived(name == newest, at, size_bytes, run, name) for name, (at, size_bytes) in facts.items()]
 
@@ -123,12 +134,18 @@ def _arrived(attempt: Path) -> Iterator[tuple[CheckpointName, Path]]:
             yield name, folder
 
 
-def _remove(run: Path, doomed: set[CheckpointName]) -> None:
-    """Remove some checkpoints, if they may still go, what was only begun, and what is empty then."""
-    with suppress(FileNotFoundError), _closed(run) as attempts:
+def _aside(attempt: Path) -> set[CheckpointName]:
+    """What was removed on the storage, and is the last copy for a while."""
+    aside = deleted_in(attempt)
+    return aside if aside and time.time() - (attempt / JOURNAL).stat().st_mtime < NEWEST_STAYS_S else set()
+
+
+def _remove(run: Path, doomed: set[CheckpointName] | None) -> None:
+    """Remove some checkpoints, or all, if they may still go; what was only begun, and what is empty then, too."""
+    with suppress(OSError), _closed(run) as attempts:
         for attempt in attempts:
             for name, folder in _arrived(attempt):
-                if name in doomed:
+                if doomed is None or name in doomed:
                     shutil.rmtree(folder, ignore_errors=True)
                     log.info("removed %s from the spool: it is on its storage", folder)
             _remove_if_empty(attempt)
@@ -140,14 +157,9 @@ def _remove(run: Path, doomed: set[CheckpointName]) -> None:
 
 def _remove_if_empty(attempt: Path) -> None:
     """Remove the folder of a dead attempt that has no checkpoint any more."""
-    for path in attempt.iterdir():
-        name = CheckpointName.parse(f"{attempt.name}/{path.name.removesuffix(NEW)}")
-        if name is not None and not path.name.endswith(NEW):
-            return
-    for path in attempt.iterdir():
-        is_begun = CheckpointName.parse(f"{attempt.name}/{path.name.removesuffix(NEW)}") is not None
-        if is_begun and ownership.is_own_folder(path):
-            shutil.rmtree(path, ignore_errors=True)
+    left = [path for path in attempt.iterdir() if not remove_if_begun(path)]
+    if any(CheckpointName.parse(f"{attempt.name}/{path.name}") for path in left):
+        return
     with suppress(FileNotFoundError):
         (attempt / JOURNAL).unlink()
     with suppress(OSError):  # there is something that is none of ours

@@ -11,7 +11,6 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch.distributed as dist
@@ -20,9 +19,9 @@ from torch.utils.data import DataLoader, Sampler
 from ai4os_data import errors
 from ai4os_data.cache import DiskCache
 from ai4os_data.callers import unwrapped
-from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step
+from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step, tell_what_lacks
 from ai4os_data.checkpoint.deleted import set_aside_deleted
-from ai4os_data.checkpoint.ending import Ending, daemons
+from ai4os_data.checkpoint.ending import Ending, daemons, rest_if_ending
 from ai4os_data.checkpoint.handle import SaveHandle
 from ai4os_data.checkpoint.history import History, Seen
 from ai4os_data.checkpoint.launchers import check_group
@@ -38,7 +37,8 @@ from ai4os_data.checkpoint.ranks import Ranks
 from ai4os_data.checkpoint.restored import Checkpoint, Restored
 from ai4os_data.checkpoint.restoring import Restoring
 from ai4os_data.checkpoint.retention import Mode, Retention
-from ai4os_data.checkpoint.spool import Spool, Spooled, is_intact, parse_limit, usable_directory
+from ai4os_data.checkpoint.spool import Spool, Spooled, is_intact, parse_limit
+from ai4os_data.checkpoint.spool_directory import named_directory
 from ai4os_data.checkpoint.staging import Staging
 from ai4os_data.checkpoint.uploads import Upload, Uploads
 from ai4os_data.processes import tell_after_fork
@@ -49,6 +49,7 @@ from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     from typing_extensions import Self
@@ -145,6 +146,7 @@ class StorageCheckpoint:
         self._is_closed = False
         self._reading = threading.Lock()  # nothing is removed while a checkpoint is read
         self._is_reading = False
+        self._asked: frozenset[str] = frozenset()  # the names that `restore` was to load
         self._pid = os.getpid()
         self._wanted: Level = "local"
         self._restoring = Restoring(self._store, self._ranks, weakly(self.room_for))
@@ -152,14 +154,13 @@ class StorageCheckpoint:
             return
         self.best_level = self._store.best_level
         self._wanted = _wanted(durability, self.best_level, self._store)
-        directory = Path(spool) if spool is not None else usable_directory(os.environ)
-        self._spool = Spool(directory.absolute(), self._store.identity, limit_bytes)
+        self._spool = Spool(named_directory(spool, os.environ), self._store.identity, limit_bytes)
         self._spool.sweep()
         self._pruning = Pruning(self._store, self._retention)
         # Each upload keeps this object for as long as it is sent, and nothing else does.
         told = weakly(self._displaced), weakly(self._sent), weakly(self._dropped), weakly(self._failed)
         self._uploads = Uploads(self._store, *told)
-        self._ending = Ending(self._store.location, self._staging, self._spool, self._uploads)
+        self._ending = Ending(self._store.location, self._staging, self._uploads)
         weakref.finalize(self, _unlock, self._spool, self._pid).atexit = False
         tell_after_fork(self)
         self._spool.adopt()
@@ -195,7 +196,9 @@ class StorageCheckpoint:
         """The same, and what earlier saves failed with is left to the next one, or to `close`."""
         begun = time.perf_counter()
         self._check_usable()
+        rest_if_ending()
         state, step = checked_state(state), checked_step(step)
+        tell_what_lacks(state, self._asked)
         ranks = self._gathered(state)  # before anything that may fail on rank 0 alone
         if not self._ranks.writes:
             return SaveHandle(step, None, self._wanted)
@@ -255,6 +258,7 @@ class StorageCheckpoint:
             handle.fail(error)
         finally:
             self._staging.release()  # whoever waits for this finds it among the uploads
+            del self, payload, handle, metrics  # whoever keeps the error keeps this frame
 
     def _spooled(
         self, payload: dict[str, Any], size_bytes: int, name: CheckpointName, metrics: dict[str, float]
@@ -432,6 +436,7 @@ class StorageCheckpoint:
         self._check_usable()
         if into is not None:
             check_into(into)
+            self._asked = frozenset(into)
         look = self._look_again if self._ranks.writes else None
         with self._read(), self._restoring.chosen(look, step) as chosen:
             if chosen is None:
@@ -587,7 +592,7 @@ class StorageCheckpoint:
         """Wait for the last upload.
 
         While the server is down it is tried for another minute. What is not sent then lies in the spool, and the next
-        start of the run sends it.
+        start of the run sends it. A process that ends without this waits as well, and logs what cannot be sent.
 
         Args:
             timeout_s: the longest wait; for as long as bytes arrive by default.

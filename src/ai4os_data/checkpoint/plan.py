@@ -26,6 +26,12 @@ _PRIMITIVES = frozenset({bool, int, float, complex, str, bytes, type(None)})
 _AS_THEY_ARE = (torch.Size, torch.dtype, torch.device)
 _LAYOUTS = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 _COPIED_SCHEMES = (torch.per_tensor_affine, torch.per_channel_affine)
+_KEPT_TYPES = frozenset(
+    (
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128),
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    )
+)
 _PRIMITIVE_BYTES = 5  # of a number, or before the characters of a string
 _PLAIN_NUMPY_KINDS = "biufcSU"
 _INT_BITS = 2039  # what takes more is pickled by an instruction that weights_only=True does not know
@@ -238,7 +244,7 @@ def _check_tensor(tensor: torch.Tensor, place: Place) -> None:
             f"{shown(place)} is quantized by {tensor.qscheme()}, which torch does not copy: save x.dequantize(), or "
             "what it was quantized from"
         )
-    if not tensor.is_quantized and not _keeps(tensor.dtype):
+    if not tensor.is_quantized and tensor.dtype not in _KEPT_TYPES and not _keeps(tensor.dtype):
         raise errors.StateError(
             f"{shown(place)} is of the type {tensor.dtype}, which this torch does not copy or save: save "
             f"x.view(torch.uint8), and make it anew with .view({tensor.dtype}) when it is restored"

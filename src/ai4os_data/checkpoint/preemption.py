@@ -84,7 +84,8 @@ class PreemptionGuard:
         allowed_s = max(0.0, self.remaining_s - _MARGIN_S)
         if needed_s is not None and needed_s > allowed_s:
             log.warning(
-                "step %d is on the local disk; to send it takes %.1f s, and %.1f s are left: the next start sends it",
+                "step %d is on the local disk; to send it takes %.1f s, and %.1f s are left: what has not "
+                "arrived by then is sent by the next start",
                 step,
                 needed_s,
                 allowed_s,

@@ -34,6 +34,7 @@ from ai4os_data.checkpoint.attempts import (
     note_level,
     read_file,
     remove_if_abandoned,
+    remove_if_begun,
     try_lock,
     turn,
     write_all,
@@ -148,7 +149,8 @@ class Spool:
             OSError: they cannot be made.
         """
         with self._guard:
-            is_there = self.folder.exists()
+            # A run that has nothing here yet misses nothing: who closes last removes the empty folder.
+            is_there = self.folder.exists() or (self._current is None and not self._entries)
             make_run_folder(self.folder)
             attempt = self._current
             lock = self._locks.get(attempt) if attempt is not None else None
@@ -193,7 +195,8 @@ class Spool:
     def find(self, name: CheckpointName) -> Spooled | None:
         """A checkpoint, if it lies here."""
         with self._guard:
-            return self._entries.get(name)
+            spooled = self._entries.get(name)
+            return spooled if spooled is not None and spooled.folder.exists() else None
 
     def write(self, name: CheckpointName, payload: Any, facts: Callable[[dict[str, FileFacts]], Manifest]) -> Spooled:
         """Serialise a state; when this returns, it survives the end of the process.
@@ -255,9 +258,9 @@ class Spool:
         with self._guard:
             self._entries.pop(spooled.name, None)
             with suppress(FileNotFoundError):
-                doomed = spooled.folder.with_name(f"{spooled.folder.name}{NEW}")
-                spooled.folder.rename(doomed)  # from here on it is incomplete
-                shutil.rmtree(doomed)
+                # From here on it is incomplete. No rename: of a folder that came with a container's image, it fails.
+                (spooled.folder / MANIFEST).unlink(missing_ok=True)
+                shutil.rmtree(spooled.folder)
 
     def drop_sent_of_others(self) -> None:
         """Remove what other runs have left here that is on their stores."""
@@ -378,12 +381,10 @@ class Spool:
         self._locks[attempt] = lock
         levels, deleted = levels_in(path), deleted_in(path)
         for folder in sorted(path.iterdir()):
-            name = CheckpointName.parse(f"{attempt}/{folder.name.removesuffix(NEW)}")
-            if name is None or not ownership.is_own_folder(folder):
+            name = CheckpointName.parse(f"{attempt}/{folder.name}")
+            if remove_if_begun(folder) or name is None or not ownership.is_own_folder(folder):
                 continue
-            if folder.name.endswith(NEW):
-                shutil.rmtree(folder, ignore_errors=True)
-            elif name in deleted:
+            if name in deleted:
                 self._keep_aside(name, folder)
             else:
                 with suppress(errors.IntegrityError, OSError):

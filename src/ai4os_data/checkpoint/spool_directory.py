@@ -24,6 +24,15 @@ _RUN = re.compile(r"[0-9a-f]{24}")
 _ELSEWHERE = "give StorageCheckpoint another, as spool= or AI4OS_DATA_SPOOL"
 
 
+def named_directory(spool: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path:
+    """The directory that a ``spool=`` argument means: as it is written, or one that can be used.
+
+    Raises:
+        CheckpointError: nothing is said, and no place can be used.
+    """
+    return usable_directory(environ) if spool is None else Path(os.path.abspath(os.path.expanduser(spool)))
+
+
 def default_directory(environ: Mapping[str, str]) -> Path:
     """Where checkpoints are spooled if nobody says: on a local disk, beside where the cache goes."""
     return Path(next(spool_candidates(environ)))
@@ -38,7 +47,7 @@ def usable_directory(environ: Mapping[str, str]) -> Path:
     reasons: list[str] = []
     for candidate in spool_candidates(environ):
         try:
-            directory = prepared(Path(os.path.abspath(candidate)))
+            directory = prepared(Path(os.path.abspath(os.path.expanduser(candidate))))
         except errors.CheckpointError as error:
             reasons.append(str(error))
         else:
@@ -60,12 +69,20 @@ def prepared(directory: Path) -> Path:
             f"{directory} is on {mount.kind} ({mount.source}): a spool belongs on a local disk; {_ELSEWHERE}"
         )
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        reason = ownership.refusal(directory, is_fallback=str(directory) == os.path.abspath(fallback("spool")))
+        try:
+            _prepare(directory)
+        except FileNotFoundError:  # somebody removes it just now
+            _prepare(directory)
     except OSError as error:
         raise errors.CheckpointError(
             f"{directory} cannot be used as a spool: {error.strerror}; {_ELSEWHERE}"
         ) from error
+    return directory.resolve()
+
+
+def _prepare(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    reason = ownership.refusal(directory, is_fallback=str(directory) == os.path.abspath(fallback("spool")))
     if reason is not None:
         raise errors.CheckpointError(
             f"{directory} cannot be used as a spool: it {reason}, so that others could put checkpoints there, or move "
@@ -73,24 +90,25 @@ def prepared(directory: Path) -> Path:
         )
     if not os.access(directory, os.W_OK | os.X_OK):
         number = errno.EROFS if os.statvfs(directory).f_flag & os.ST_RDONLY else errno.EACCES
-        raise errors.CheckpointError(f"{directory} cannot be used as a spool: {os.strerror(number)}; {_ELSEWHERE}")
-    return directory.resolve()
+        raise OSError(number, os.strerror(number))
 
 
 def make_run_folder(folder: Path) -> None:
-    """Make the folder of a run in the directory, unless it is there.
+    """Make the folder of a run in the directory, which `prepared` has given, unless it is there.
 
     Raises:
         CheckpointError: there is something else, or it cannot be made.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if prepared(folder.parent) == folder.parent:
+            folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise errors.CheckpointError(
             f"{folder.parent} cannot be used as a spool: {error.strerror}; {_ELSEWHERE}"
         ) from error
-    if not ownership.is_own_folder(folder):
-        raise errors.CheckpointError(f"{folder} cannot be used as a spool: {_described(folder)}; {_ELSEWHERE}")
+    for path in (folder.parent, folder):
+        if path.is_symlink() or (path == folder and not ownership.is_own_folder(path)):
+            raise errors.CheckpointError(f"{path} cannot be used as a spool: {_described(path)}; {_ELSEWHERE}")
 
 
 def run_folders(directory: Path) -> Iterator[Path]:

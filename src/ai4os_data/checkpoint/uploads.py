@@ -103,13 +103,15 @@ class Uploads:
         with self._changed:
             displaced = self._displaced([*self._pending, upload])
             self._pending = [*(older for older in self._pending if older not in displaced), upload]
-            self._closing_at = time.monotonic() if self._is_exiting else None
+            if not self._is_exiting:
+                self._closing_at = None
+            elif not self._is_quiet:  # the bound of those that are waited for is not put off
+                self._closing_at = time.monotonic()
             self._is_left = False
             if self._thread is None:
                 # Once the process ends, its last wait is over, and the interpreter waits for other threads only.
-                self._thread = threading.Thread(
-                    target=self._run, name="ai4os-data-uploads", daemon=not self._is_exiting
-                )
+                daemon = not self._is_exiting
+                self._thread = threading.Thread(target=self._run, name="ai4os-data-uploads", daemon=daemon)
                 self._thread.start()
             self._changed.notify_all()
         for older in displaced:
@@ -147,6 +149,15 @@ class Uploads:
             thread.join(timeout_s)
         return thread is None or not thread.is_alive()
 
+    def wait_for(self, awaited: Sequence[Upload]) -> None:
+        """Wait until some uploads are through, or have failed, or there was no progress for too long since `close`."""
+        with self._changed:
+            while any(one is other for one in awaited for other in self.unsent()):
+                left_s = self.give_up_at - time.monotonic()
+                if left_s <= 0:
+                    return
+                self._changed.wait(left_s)  # there may be progress meanwhile
+
     @property
     def closing_s(self) -> float:
         """How long a close waits without any progress."""
@@ -163,7 +174,8 @@ class Uploads:
     def leave(self) -> tuple[list[Upload], BaseException | None]:
         """Wait for nothing any more; what is not on the store, and why, where that is known."""
         with self._changed:
-            left = [*self._left, *self.on_the_way()]
+            given_up = {id(upload) for upload in self._left}
+            left = [*self._left, *(upload for upload in self.on_the_way() if id(upload) not in given_up)]
             self._is_left, self._is_quiet = bool(left), False
             self._left = []
             self._changed.notify_all()

@@ -24,7 +24,8 @@ _DAV_ADDRESS = "https://HOST/remote.php/dav/files/USER for Nextcloud, whose web 
 _BY_KIND: dict[type[BaseException], str] = {
     errors.StorageGoneError: "a mount that is dead does not come back by itself: restart the deployment; with the "
     "remote's credentials (RCLONE_CONFIG_* or `rclone config`), 'rshare:path' works without it",
-    errors.OutOfSpaceError: "remove what is not needed any more, the trash bin included, or ask for a larger quota",
+    errors.OutOfSpaceError: "remove what is not needed any more, or ask for a larger quota; what lies in a Nextcloud's "
+    "trash bin does not count against it, and matters only where the disk of the server is full",
     errors.ThrottledError: "ask nothing for some minutes, since further requests prolong this; if the password was "
     "wrong, correct it first",
     errors.LockedError: "wait some minutes; Nextcloud keeps a dead lock for up to an hour",

@@ -27,6 +27,7 @@ from ai4os_data.cli.advice import about_missing_root, advice_for
 from ai4os_data.cli.finding import Finding
 from ai4os_data.cli.folder import folder_of
 from ai4os_data.cli.output import say
+from ai4os_data.cli.trash import trash_of
 from ai4os_data.cli.visits import visiting
 from ai4os_data.remotes import LINKED, Remote, main_name
 from ai4os_data.retries import Patience
@@ -274,6 +275,8 @@ def _store(store: Store, options: Options, environ: Mapping[str, str]) -> Iterat
         slow = "each small file costs one: let StorageDataLoader look ahead, and train.warm()" if trip_ms > 200 else ""
         yield Finding("fair" if slow else "good", "round trip", f"{trip_ms:.0f} ms (median of {_ROUND_TRIPS})", slow)
         yield _quota(store, answer)
+        if isinstance(store, NextcloudStore) and (trash := trash_of(store)) is not None:
+            yield trash
     elif os.path.isdir(path := getattr(store, "root", "")):
         yield Finding("good", "space there", f"{shown_size(shutil.disk_usage(path).free)} free")
     looks: list[tuple[str, Callable[[], Finding]]] = [

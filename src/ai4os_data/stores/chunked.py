@@ -5,8 +5,8 @@
 and the content's hash, so a process that starts anew finds what the last one has sent. The MOVE can outlast the
 patience of a proxy and still succeed, so the destination is looked at before anything is sent again.
 
-What has arrived stays while the server is full, and where an upload goes on, one chunk shows whether it takes any: the
-others follow only then.
+What has arrived stays while the server is full. Where an upload goes on, one chunk shows whether it takes any, and the
+others follow only then; the bytes of a chunk follow its head only when the server has not refused that.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from ai4os_data import errors
 from ai4os_data.answers import NO_ANSWER
+from ai4os_data.statuses import Place, place_of
 from ai4os_data.stores.forms import quoted, unquoted
 from ai4os_data.transport import Request
 
@@ -164,8 +165,10 @@ class ChunkedUpload:
             raise
         except _UNSUPPORTED as error:
             raise UnsupportedError from error
-        except errors.ServerError:
+        except errors.ServerError as error:
             arrived = self._arrived()
+            if arrived is None and place_of(error) is Place.LASTING:
+                raise UnsupportedError from error
             if arrived is None:
                 raise
             self._one_first = True
@@ -201,6 +204,7 @@ class ChunkedUpload:
                 source=chunk.source,
                 headers=lines,
                 expected_bytes=chunk.source.size_bytes,
+                asks_first=True,
             )
             for chunk in chunks
         )

@@ -14,6 +14,7 @@ from ai4os_data.stores import archives
 from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, checked, memory_body
 from ai4os_data.stores.capabilities import ChunkLimits, chunk_limits
 from ai4os_data.stores.chunked import CHUNK_BYTES, LEAST_CHUNK_BYTES, ChunkedUpload, UnsupportedError, UploadPlace
+from ai4os_data.stores.forms import quoted
 from ai4os_data.stores.multistatus import NotMultistatusError, properties
 from ai4os_data.stores.names import is_utf_8
 from ai4os_data.stores.trashbin import SKIP, TrashBin
@@ -127,19 +128,29 @@ class NextcloudStore(WebDAVStore):
         try:
             return super().make_folder(key)
         except errors.PermissionDeniedError as error:
-            if not self._is_full():
+            if not self._is_full(self.below_remote(key)):
                 raise
             raise errors.OutOfSpaceError(
                 f"{self.location}: {key!r} cannot be made: the account's quota is used up. Remove what is not needed "
                 "on the storage, or ask for a larger quota; what lies in the trash bin does not count"
             ) from error
 
-    def _is_full(self) -> bool:
-        """Whether no byte is left of the quota, as far as the server tells."""
-        with suppress(errors.StorageError, NotMultistatusError):
-            headers = {"Depth": "0", "Content-Type": "application/xml"}
-            answer = self.dav("PROPFIND", f"{self.remote.url}/", headers, _QUOTA, tries=1)
-            told = properties(answer.content, [_AVAILABLE])
+    def _is_full(self, path: str) -> bool:
+        """Whether no byte is left of the quota, as far as the server tells.
+
+        It remembers for five minutes what it has told of a folder, so one is asked that others hardly ask for.
+        """
+        headers = {"Depth": "0", "Content-Type": "application/xml"}
+        while path:
+            path = path.rpartition("/")[0]
+            url = f"{self.remote.url}/{quoted(path)}".rstrip("/")
+            try:
+                answer = self.dav("PROPFIND", f"{url}/", headers, _QUOTA, tries=1)
+                told = properties(answer.content, [_AVAILABLE])
+            except errors.NotFoundError:
+                continue
+            except (errors.StorageError, NotMultistatusError):
+                return False
             return any(texts.get(_AVAILABLE) == "0" for _, texts in told)
         return False
 
