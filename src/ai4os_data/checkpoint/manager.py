@@ -677,7 +677,7 @@ class StorageCheckpoint:
 
     def _check_usable(self) -> None:
         if self._is_closed:
-            raise errors.CheckpointError(f"{self!r} is closed")
+            raise errors.CheckpointError(f"{self!r} is closed: make a new one, or move this into its with block")
         if os.getpid() != self._pid:
             raise errors.CheckpointError(f"{self!r} belongs to the process that made it: save there")
         if (
