@@ -267,7 +267,7 @@ def test_keys_of_any_class_can_be_left_out() -> None:
     [
         (
             {"model": torch.nn.Linear(1, 1), "epoch": 0},
-            r"epoch is of the type int, .*leave it out.*restored\['epoch'\]",
+            r"epoch is of the type int.*leave it out.*restored\['epoch'\]",
         ),
         ({"best": 0.5}, "best is of the type float"),
         ({"name": "x"}, "name is of the type str"),
