@@ -235,7 +235,7 @@ SWAPPING = [averaging, late, *(swapping(AroundValidation, way) for way in WAYS),
         (("validation_step", 4), {}, {}),
         (("validation_step", 8, KeyboardInterrupt), {}, {"val_check_interval": 0.5}),
         ((), {"max_steps": 9}, {}),
-        ((), {"max_steps": 9}, {"accumulate_grad_batches": 2}),
+        ((), {"max_steps": 4}, {"accumulate_grad_batches": 2}),
         ((), {"max_epochs": 2}, {}),
     ],
 )
