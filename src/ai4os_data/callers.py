@@ -29,7 +29,7 @@ def count_on(told: int, epoch: int) -> bool:
         told: the epoch that is set.
         epoch: the one that the loader is in.
     """
-    wrapper = _caller(_WRAPPER)
+    wrapper = _caller(_WRAPPER, "__iter__")
     if not hasattr(wrapper, "_num_iter_calls"):
         return False
     wrapper._num_iter_calls += epoch - told  # noqa: SLF001  Fabric has no public way to it
@@ -42,7 +42,7 @@ def left_state(loader: Any) -> Mapping[str, Any] | None:
     It gives the states as it sets the loaders up, which it has done before if ``trainer.estimated_stepping_batches``
     was asked for in ``configure_optimizers``.
     """
-    loop = _caller("_TrainingEpochLoop")
+    loop = _caller("_TrainingEpochLoop", "advance")
     fit_loop = getattr(getattr(loop, "trainer", None), "fit_loop", None)
     states = getattr(fit_loop, "_combined_loader_states_to_load", None)
     if fit_loop is None or not states or not fit_loop.restarting or not loop.batch_progress.current.ready:
@@ -52,15 +52,17 @@ def left_state(loader: Any) -> Mapping[str, Any] | None:
     return found[0] if found else None
 
 
-def _caller(kind: str) -> Any:
-    """The object of a class, by its name, whose method has led here; None if there is none."""
+def _caller(kind: str, method: str) -> Any:
+    """The object of one of Lightning's classes whose method has led here; None if there is none."""
     if not {"lightning", "pytorch_lightning", "lightning_fabric"} & sys.modules.keys():
         return None
     frame = sys._getframe(1)  # noqa: SLF001  it is documented
     for _ in range(_FRAMES):
-        caller = frame.f_locals.get("self")
-        if type(caller).__name__ == kind:
-            return caller
+        # What is asked for its locals keeps them as they are now, so nobody else is.
+        if frame.f_code.co_name == method and "lightning" in frame.f_code.co_filename:
+            caller = frame.f_locals.get("self")
+            if type(caller).__name__ == kind:
+                return caller
         if frame.f_back is None:
             return None
         frame = frame.f_back
