@@ -83,8 +83,8 @@ class StorageCheckpoint:
         keep_best: how many of the best by ``monitor`` stay beside them.
         keep_every: checkpoints whose step is a multiple of it stay too.
         monitor: the metric that says how good one is.
-        mode: ``"max"`` if high values of it are good, ``"min"`` if low ones are. It may be left out if the metric's name
-            has the word "loss" or "error" in it.
+        mode: ``"max"`` if high values of it are good, ``"min"`` if low ones are. It may be left out if the metric's
+            name has the word "loss" or "error" in it.
         spool: a directory on the local disk; by default ``$AI4OS_DATA_SPOOL``, or one beside the cache's.
         spool_limit: the most that the spool may take, in bytes or as ``"20GiB"``; by default what the disk has.
         durability: the level that ``wait()`` waits for and `close` insists on; ``"best"`` is the highest that the store
