@@ -431,9 +431,11 @@ class StorageCheckpoint:
             DamagedError: there are checkpoints, and none of them is intact.
             StateMismatchError: ``into`` does not fit, or holds what nothing can be loaded into, on a new run too.
             TypeError: ``into`` has no names.
+            ValueError: ``step`` is not a whole number from 0 up.
             StorageError: the store cannot be listed or read.
         """
         self._check_usable()
+        step = None if step is None else checked_step(step)
         if into is not None:
             check_into(into)
             self._asked = frozenset(into)

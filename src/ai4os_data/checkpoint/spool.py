@@ -376,7 +376,7 @@ class Spool:
             return
         lock = try_lock(path)
         if lock is None:
-            log.info("%s belongs to another process of this machine that lives: what it holds is left to it", path)
+            log.info("%s is in use by another StorageCheckpoint, of this process or another, and left to it", path)
             return
         self._locks[attempt] = lock
         levels, deleted = levels_in(path), deleted_in(path)
