@@ -207,8 +207,8 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         again at the first batch if its length or ranks have changed until then.
 
         Raises:
-            ValueError: it is the state of another order, or of other files. The loader stays as it was. Where only the
-                versions of files are others, that is told and gone on with.
+            ValueError: it is the state of another order, or of other files. The loader stays as it was. If only the
+                versions of files differ, that is logged, and the state is loaded.
         """
         check_state(state)
         self._compare(state)

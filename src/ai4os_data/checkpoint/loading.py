@@ -105,7 +105,7 @@ def load_into(into: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     loads = sorted(_of_mapping(into, state, ""), key=lambda load: not load.goes_first)
     left = sorted(str(key) for key, value in state.items() if key not in into and isinstance(value, Mapping))
     if left:
-        log.info("the checkpoint also holds %s, which nothing was given for", ", ".join(map(repr, left)))
+        log.info("the checkpoint also holds %s, for which into= has no entry", ", ".join(map(repr, left)))
     for number, load in enumerate(loads):
         try:
             load.run()
