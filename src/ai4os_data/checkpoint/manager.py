@@ -6,12 +6,13 @@ and is verified there; the manifest comes last, and only then may an older check
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
@@ -143,6 +144,7 @@ class StorageCheckpoint:
         self._unraised: list[BaseException] = []
         self._left_error: BaseException | None = None  # why what an earlier process has left could not be sent
         self._counts = {"saves": 0, "stall_s": 0.0, "waited_s": 0.0, "sent": 0, "dropped": 0, "removed": 0}
+        self._numbers = itertools.count()  # of the saves, in the order of their copies
         self._is_closed = False
         self._reading = threading.Lock()  # nothing is removed while a checkpoint is read
         self._is_reading = False
@@ -216,7 +218,7 @@ class StorageCheckpoint:
         staged = self._staging.stage({"state": state, "ranks": [own.state for own in ranks]})
         arrays = [("ranks", rank, *place) for rank, own in enumerate(ranks) for place in own.arrays]
         try:
-            name = CheckpointName.new(self._open_attempt(), step, int(self._counts["saves"]))
+            name = CheckpointName.new(self._open_attempt(), step, next(self._numbers))
             handle = SaveHandle(step, name, self._wanted, self.best_level)
             handle.waited_s = staged.waited_s
             payload = {**staged.state, "arrays": [*staged.arrays, *arrays]}
@@ -659,6 +661,13 @@ class StorageCheckpoint:
     def __repr__(self) -> str:
         """Tell where it saves."""
         return f"StorageCheckpoint({self._store.location!r})"
+
+    def __reduce__(self) -> NoReturn:
+        """Not to be pickled, nor copied: its threads and locks stay with this process."""
+        raise TypeError(
+            f"{self!r} belongs to the process that made it, and cannot be pickled or copied: hand the location on, and "
+            "make one there"
+        )
 
     def after_fork(self) -> None:
         """Leave the parent's spool and threads alone, in a child."""
