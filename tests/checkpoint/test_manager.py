@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
+import pickle
 import shutil
 import threading
 import time
@@ -684,3 +686,37 @@ def test_state_dict_as_a_whole_keeps_its_versions(tmp_path: Path) -> None:
     assert restored is not None
     assert torch.nn.BatchNorm1d(3).load_state_dict(restored) is not None
     assert restored._metadata[""] == {"version": 2}
+
+
+def test_run_is_neither_pickled_nor_copied(tmp_path: Path) -> None:
+    """The error says what to hand on to another process, and the run goes on."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        for way in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(
+                TypeError, match=r"StorageCheckpoint\('.*/run'\) belongs to the process.* hand the location"
+            ):
+                way(run)
+        save_steps(run, 1)
+
+
+def test_saves_of_several_threads_are_told_apart(tmp_path: Path) -> None:
+    """Each has a number of its own, however long the others take to return."""
+    with open_run(tmp_path / "run", tmp_path, keep_every=1) as run:
+        begun = run._begun
+
+        def slowly(*arguments: Any) -> Any:
+            handle = begun(*arguments)
+            time.sleep(0.3)
+            return handle
+
+        vars(run)["_begun"] = slowly
+        threads = [threading.Thread(target=run.save, args=(state_of(step), step)) for step in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert run._newest is not None
+        run._newest.wait(timeout_s=60)
+        assert sorted(checkpoint.name.nonce[:6] for checkpoint in run.list()) == [
+            f"{number:06x}" for number in range(4)
+        ]
