@@ -226,14 +226,48 @@ class WebDAVStore(Store):
         return Listing(entries, listing.unreadable)
 
     def list_below(self, folder: str) -> Entries:
-        """Every file below a folder; none where the server knows no such folder."""
+        """Every file below a folder; none where the server knows no such folder.
+
+        Raises:
+            LocationError: it knows none of the folders above the store's own either, so that its answer tells nothing.
+        """
         above = f"{checked(folder)}/" if folder else ""
-        try:
-            listing = self._found_in_some_form(lambda: Listings(self).below(folder))
-        except errors.NotFoundError:
+        listing = self._listed_below(folder)
+        if listing is None and self.path and not folder:
+            self._check_above()
+            listing = self._listed_below(folder)  # it may have come back in between
+        if listing is None:
             return []
         base = f"/{above}".rstrip("/")
         return [entry for entry in listing.complete() if same_prefix(f"/{entry.key}", base) is not None]
+
+    def _listed_below(self, folder: str) -> Listing | None:
+        try:
+            return self._found_in_some_form(lambda: Listings(self).below(folder))
+        except errors.NotFoundError:
+            return None
+
+    def _check_above(self) -> None:
+        """Make sure that the server is there which says that the folder is not: what stands before it says 404 to all.
+
+        Raises:
+            LocationError: it knows no folder above it.
+        """
+        path = self.path
+        while path:
+            path = path.rpartition("/")[0]
+            try:
+                self.propfind(f"{self.remote.url}/{quoted(path)}".rstrip("/") + "/", "0")
+            except errors.NotFoundError:
+                continue
+            except (errors.PermissionDeniedError, errors.ProtocolError):
+                return  # that is not ours to look at, and there
+            return
+        raise errors.LocationError(
+            f"{self.location}: the server says 404 to this folder and to each above it, up to {self.remote.url}. Is "
+            "that the address of the files? If it was right before, a proxy answers for a server that is away: try "
+            "again when it is back"
+        )
 
     def has_folder(self, key: str) -> bool:
         """Whether there is such a folder, by a PROPFIND of Depth 0."""
