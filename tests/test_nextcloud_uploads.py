@@ -225,6 +225,18 @@ def test_an_account_without_chunked_uploads_gets_a_single_put(cloud: Cloud, stat
     assert len(cloud.requests("MKCOL", "/uploads/")) == 1
 
 
+def test_chunks_that_were_refused_once_are_tried_again_when_one_piece_fails(cloud: Cloud) -> None:
+    """A proxy that says 403 by mistake, and takes no large bodies."""
+    store = cloud.store()
+    cloud.server.answer_next(1, 403, method="MKCOL", within="/uploads/")
+    cloud.server.answer_next(1, 422, method="PUT")
+    with pytest.raises(errors.ServerError, match="422"):
+        store.write_confirmed("a.bin", LARGE, sha256(LARGE))
+    assert store.write_confirmed("a.bin", LARGE, sha256(LARGE)) == "confirmed"
+    assert len(cloud.requests("MKCOL", "/uploads/")) == 2
+    assert cloud.requests("MOVE")
+
+
 def _upload_and_die(cloud: Cloud) -> None:
     """Upload, in a process that ends after the second chunk has arrived."""
     store = cloud.store()

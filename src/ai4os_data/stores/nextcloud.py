@@ -185,6 +185,7 @@ class NextcloudStore(WebDAVStore):
                 return self._store_in_pieces(key, source, sha256, before)
             except errors.StorageError as error:
                 if error.status != 413 or not self._take_smaller_pieces(source.size_bytes):
+                    self._chunks = True  # that none were taken may have been a mistake of a proxy
                     raise
                 tell_once(f"{self.location}: files go in chunks of {self.chunk_bytes >> 20} MiB, since {error}")
 
