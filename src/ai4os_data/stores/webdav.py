@@ -229,11 +229,11 @@ class WebDAVStore(Store):
         """Every file below a folder; none where the server knows no such folder.
 
         Raises:
-            LocationError: it knows none of the folders above the store's own either, so that its answer tells nothing.
+            ServerUnavailableError: it knows none of the folders above the store's own either: its answer tells nothing.
         """
         above = f"{checked(folder)}/" if folder else ""
         listing = self._listed_below(folder)
-        if listing is None and self.path and not folder:
+        if listing is None and not folder:
             self._check_above()
             listing = self._listed_below(folder)  # it may have come back in between
         if listing is None:
@@ -248,10 +248,10 @@ class WebDAVStore(Store):
             return None
 
     def _check_above(self) -> None:
-        """Make sure that the server is there which says that the folder is not: what stands before it says 404 to all.
+        """Make sure that the server is there which says that something is not: what stands before it says 404 to all.
 
         Raises:
-            LocationError: it knows no folder above it.
+            ServerUnavailableError: it knows no folder above the store's own, up to the remote's.
         """
         path = self.path
         while path:
@@ -260,14 +260,17 @@ class WebDAVStore(Store):
                 self.propfind(f"{self.remote.url}/{quoted(path)}".rstrip("/") + "/", "0")
             except errors.NotFoundError:
                 continue
-            except (errors.PermissionDeniedError, errors.ProtocolError):
-                return  # that is not ours to look at, and there
+            except (*NO_ANSWER, errors.AuthenticationError):
+                raise
+            except errors.StorageError:
+                return  # it is not ours to look at, but there
             return
-        raise errors.LocationError(
-            f"{self.location}: the server says 404 to this folder and to each above it, up to {self.remote.url}. Is "
-            "that the address of the files? If it was right before, a proxy answers for a server that is away: try "
-            "again when it is back"
-        )
+        if self.path:
+            raise errors.ServerUnavailableError(
+                f"{self.location}: the server says 404 to this folder and to each above it, up to {self.remote.url}. "
+                "Is that the address of the files? If it was right before, a proxy answers for a server that is away: "
+                "try again when it is back"
+            )
 
     def has_folder(self, key: str) -> bool:
         """Whether there is such a folder, by a PROPFIND of Depth 0."""
@@ -524,6 +527,8 @@ class WebDAVStore(Store):
         try:
             is_new = bool(path) and self._make_collections(path)
         except errors.StorageError as error:
+            if isinstance(error, errors.NotFoundError):
+                self._check_above()
             self._refuse_name(path, error)
             raise
         self._folders.add(key)
