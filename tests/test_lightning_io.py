@@ -184,6 +184,18 @@ def test_what_was_resumed_from_stays(tmp_path: Path) -> None:
     assert saved(place) == {"a.ckpt", "b.ckpt"}
 
 
+def test_what_was_resumed_from_stays_by_whatever_name_it_is_removed(tmp_path: Path) -> None:
+    """A checkpoint is known by its own name: a path may have others, as by way of a link."""
+    place = Folder(tmp_path / "storage")
+    (tmp_path / "other").symlink_to(place.root)
+    io_of(place, tmp_path).save_checkpoint(STATE, f"{place.location}/a.ckpt")
+    io = io_of(place, tmp_path)
+    io.load_checkpoint(f"{tmp_path}/other/a.ckpt")
+    io.remove_checkpoint(f"{place.location}/a.ckpt")
+    io.save_checkpoint(STATE, f"{place.location}/b.ckpt")
+    assert saved(place) == {"a.ckpt", "b.ckpt"}
+
+
 def begun(root: Path) -> Folder:
     """Return a folder with a confirmed checkpoint."""
     place = Folder(root / "storage")

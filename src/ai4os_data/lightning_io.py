@@ -354,6 +354,10 @@ class StorageCheckpointIO(CheckpointIO):
         above, name = posixpath.split(location.rstrip("/"))
         store = open_store(above, self._remote, create=True, patience=Patience())
         entries = store.list_below(name)
+        loaded = {str(one) for one in self._loaded.values()}
+        if any(f"{one}/" in entry.key for entry in entries for one in loaded):
+            log.info("%s stays: the training goes on from it", location)
+            return
         store.expunge(name, first=[one.key for one in entries if posixpath.basename(one.key) == MANIFEST])
         log.info("removed the checkpoint %s", location)
 

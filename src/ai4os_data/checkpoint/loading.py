@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
 
 from ai4os_data import errors
+from ai4os_data.callers import unwrapped
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def check_into(into: Any) -> None:
 
 
 def _check_targets(target: Any, place: str, above: frozenset[int]) -> None:
+    target = unwrapped(target)
     if not isinstance(target, type) and callable(getattr(target, "load_state_dict", None)):
         return
     if isinstance(target, (torch.Tensor, np.ndarray)):
@@ -130,6 +132,7 @@ def _of_mapping(into: Mapping[Any, Any], state: Mapping[Any, Any], above: str) -
 
 def _loads(target: Any, saved: Any, place: str) -> list[_Load]:
     """What has to be done for a target, or an error if it does not fit."""
+    target = unwrapped(target)
     if callable(getattr(target, "load_state_dict", None)):
         _check_object(target, saved, place)
         return [_Load(place, lambda: target.load_state_dict(saved), isinstance(target, (DataLoader, Sampler)))]

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ai4os_data import errors
 from ai4os_data.cache import DiskCache
+from ai4os_data.callers import unwrapped
 from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step, tell_what_lacks
 from ai4os_data.checkpoint.deleted import set_aside_deleted
 from ai4os_data.checkpoint.ending import Ending, daemons, rest_if_ending
@@ -714,6 +715,7 @@ def _is_sound(spooled: Spooled) -> bool:
 
 def _differs_by_rank(value: object) -> bool:
     """Whether an object goes its own way on each rank: what gives samples, or says so of itself."""
+    value = unwrapped(value)
     if not callable(getattr(value, "state_dict", None)):
         return False
     return isinstance(value, (DataLoader, Sampler)) or bool(getattr(value, "differs_by_rank", False))
