@@ -288,6 +288,22 @@ def test_smaller_chunks_of_an_earlier_try_are_not_joined_to_larger_ones(cloud: C
     assert cloud.files() == {KEY: LARGE}
 
 
+@pytest.mark.parametrize("size", ["many", "-1", "9" * 5000, ""])
+def test_chunks_of_no_size_are_sent_again(cloud: Cloud, size: str) -> None:
+    """Whatever a listing says of them."""
+    _fail_at(cloud, "/00002")
+    body = (
+        '<?xml version="1.0"?><d:multistatus xmlns:d="DAV:"><d:response><d:href>/remote.php/dav/uploads/x/y/00001'
+        f"</d:href><d:propstat><d:prop><d:getcontentlength>{size}</d:getcontentlength><d:resourcetype/></d:prop>"
+        "<d:status>HTTP/1.1 200 OK</d:status></d:propstat></d:response></d:multistatus>"
+    )
+    cloud.server.answer_next(1, 207, method="PROPFIND", within="/uploads/", body=body)
+    cloud.server.forget()
+    assert cloud.store().write_confirmed(KEY, LARGE, sha256(LARGE)) == "confirmed"
+    assert cloud.files() == {KEY: LARGE}
+    assert cloud.chunks() == ["00001", "00002", "00003"]
+
+
 def _fail_at(cloud: Cloud, name: str) -> None:
     cloud.server.answer_next(1, 500, within=name)
     with pytest.raises(errors.ServerError):

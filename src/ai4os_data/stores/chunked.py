@@ -36,6 +36,7 @@ CHUNK_BYTES = 32 * 1024 * 1024
 
 LEAST_CHUNK_BYTES = 5 * 1024 * 1024
 _MOST_CHUNKS = 10_000
+_SIZE = re.compile(r"[0-9]{1,19}")
 _DAV_URL = re.compile(r"(?P<server>.*)/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?P<below>(?:/.*)?)")
 _UNSUPPORTED = (errors.NotFoundError, errors.PermissionDeniedError, errors.ProtocolError)
 # These do not pass by themselves, so nobody will come back for what was sent.
@@ -182,7 +183,7 @@ class ChunkedUpload:
         except errors.NotFoundError:
             return None
         names = ((unquoted(urlsplit(one.href).path).rpartition("/")[2], one) for one in found if not one.is_folder)
-        return {name: int(one.size or 0) for name, one in names if name != _WHOLE}
+        return {name: _size(one.size or "") for name, one in names if name != _WHOLE}
 
     def _send_missing(self, arrived: dict[str, int]) -> bool:
         """PUT what has not arrived yet, some at a time; False where the upload is gone meanwhile."""
@@ -260,6 +261,11 @@ class ChunkedUpload:
         """Remove what the server has of it."""
         with suppress(errors.StorageError):
             self._store.dav("DELETE", self._url)
+
+
+def _size(told: str) -> int:
+    """The size of a chunk as a listing has it; 0, so that it is sent again, for what is no size."""
+    return int(told) if _SIZE.fullmatch(told) else 0
 
 
 class _Chunk(NamedTuple):

@@ -934,7 +934,7 @@ def _span(response: httpx.Response, begun_s: float) -> Span | None:
     """When the server worked on a request, by its own clock; None where it does not tell."""
     try:
         answered_s = parsedate_to_datetime(response.headers.get("date", "")).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return answered_s - (time.monotonic() - begun_s), answered_s
 
