@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
 import random
+import socket
+import threading
 import uuid
 from typing import TYPE_CHECKING
 
@@ -17,8 +20,10 @@ from ai4os_data.stores.capabilities import ChunkLimits
 from ai4os_data.stores.nextcloud import NextcloudStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from typing_extensions import Self
 
     from ai4os_data.retries import Patience
     from servers import Request
@@ -235,6 +240,69 @@ def test_chunks_that_were_refused_once_are_tried_again_when_one_piece_fails(clou
     assert store.write_confirmed("a.bin", LARGE, sha256(LARGE)) == "confirmed"
     assert len(cloud.requests("MKCOL", "/uploads/")) == 2
     assert cloud.requests("MOVE")
+
+
+class Deaf:
+    """A proxy that hides the question whether a body may come, until the ``with`` ends."""
+
+    def __init__(self, port: int) -> None:
+        self._upstream = ("127.0.0.1", port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        """Let connections in."""
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let no more in, and close what is open."""
+        for one in (self._listener, *self._open):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for one in (self._listener, *self._open):
+            one.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._upstream)
+                self._open += [client, server]
+                self._start(self._relay, client, server)
+                self._start(self._relay, server, client)
+
+    def _start(self, work: Callable[..., None], *arguments: socket.socket) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    @staticmethod
+    def _relay(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while piece := source.recv(65536):
+                sink.sendall(piece.replace(b"Expect: 100", b"Hidden: 100"))
+            sink.shutdown(socket.SHUT_WR)
+
+
+def test_chunks_do_not_wait_for_consent_that_never_comes(cloud: Cloud) -> None:
+    """A gateway that keeps the question to itself costs a second once, and not for each chunk."""
+    with Deaf(cloud.server.port) as deaf:
+        store = cloud.store(cloud.server.url.replace(str(cloud.server.port), str(deaf.port)))
+        for key in ("a.bin", "b.bin"):
+            cloud.server.forget()
+            assert store.write_confirmed(key, LARGE, sha256(LARGE)) == "confirmed"
+            asked = [one for one in cloud.requests("PUT", "/uploads/") if "hidden" in one.headers]
+            assert bool(asked) == (key == "a.bin")
+    cloud.server.forget()
+    store = cloud.store()
+    for key in ("c.bin", "d.bin"):
+        store.write_confirmed(key, LARGE, sha256(LARGE))
+    assert all("expect" in one.headers for one in cloud.requests("PUT", "/uploads/")), "it answers, and is asked"
 
 
 def _upload_and_die(cloud: Cloud) -> None:

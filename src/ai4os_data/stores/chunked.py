@@ -6,7 +6,8 @@ and the content's hash, so a process that starts anew finds what the last one ha
 patience of a proxy and still succeed, so the destination is looked at before anything is sent again.
 
 What has arrived stays while the server is full. Where an upload goes on, one chunk shows whether it takes any, and the
-others follow only then; the bytes of a chunk follow its head only when the server has not refused that.
+others follow only then; the bytes of a chunk follow its head only when the server has not refused that, unless it turns
+out that what stands before the server keeps the question to itself.
 """
 
 from __future__ import annotations
@@ -205,16 +206,18 @@ class ChunkedUpload:
                 source=chunk.source,
                 headers=lines,
                 expected_bytes=chunk.source.size_bytes,
-                asks_first=True,
+                asks_first=self._store.answers_heads,
             )
             for chunk in chunks
         )
         with closing(self._store.transport.fetch(requests, self._in_flight)) as answers:
-            for _, outcome in answers:
+            for request, outcome in answers:
                 if isinstance(outcome, errors.NotFoundError):
                     return False
                 if isinstance(outcome, errors.StorageError):
                     raise outcome
+                if request.asks_first and not request.was_let:
+                    self._store.answers_heads = False  # each chunk would wait a second for nothing
         return True
 
     def _chunks(self) -> Iterator[_Chunk]:

@@ -64,6 +64,7 @@ class NextcloudStore(WebDAVStore):
     chunk_bytes = CHUNK_BYTES
     _chunks = True
     _was_full = False
+    answers_heads = True  # to "Expect: 100-continue", as far as is known
     _limits: ChunkLimits | None = None
     _archives = True
     _longest_query = archives.LONGEST_QUERY
