@@ -252,7 +252,7 @@ class Spool:
         except FileNotFoundError:  # somebody has removed all of it
             log.debug("%s is gone", spooled.folder.parent)
         except OSError as error:  # a full disk: then the next start looks once more whether it is there
-            log.warning("%s: %s", spooled.folder, error.strerror)
+            log.warning("%s: cannot note that it has arrived: %s", spooled.folder, error.strerror)
 
     def remove(self, spooled: Spooled) -> None:
         """Remove a checkpoint; the folder of a dead attempt goes with its last one."""
@@ -378,7 +378,7 @@ class Spool:
             return
         lock = try_lock(path)
         if lock is None:
-            log.info("%s belongs to another process of this machine that lives: what it holds is left to it", path)
+            log.info("%s is in use by another StorageCheckpoint, of this process or another, and left to it", path)
             return
         self._locks[attempt] = lock
         levels, deleted = levels_in(path), deleted_in(path)
