@@ -11,11 +11,12 @@ import sys
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ai4os_data import Remote, errors
+from ai4os_data.checkpoint import uploads
 from ai4os_data.stores.directory import DirectoryStore
 from cache.crowd import wait_for
 from checkpoint.runs import open_run, restored_step, state_of
@@ -322,6 +323,35 @@ def test_run_is_freed_when_its_last_upload_is_through(tmp_path: Path) -> None:
         gc.enable()
     with open_run(tmp_path / "run", tmp_path) as again:
         assert [one.in_spool for one in again.list()] == [True], "it was taken over from the one that is gone"
+
+
+class Thorough(DirectoryStore):
+    """A storage that takes its time to look at what has been sent, or does not come to an end of it."""
+
+    looks_s = 1.5
+
+    def write_confirmed(self, key: str, *arguments: Any, **options: Any) -> Level:
+        """Look for long at a state."""
+        level = super().write_confirmed(key, *arguments, **options)
+        if "state-" in key:
+            time.sleep(self.looks_s)
+        return level
+
+
+@pytest.mark.parametrize(("bytes_per_s", "level"), [(1000, "confirmed"), (1_000_000_000, "local")])
+def test_what_is_all_sent_is_waited_for_by_its_size(
+    bytes_per_s: int, level: Level, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the server joins and hashes it, or it is read back, no byte is sent: a large one takes minutes."""
+    monkeypatch.setattr(uploads, "_VERIFIED_BYTES_PER_S", bytes_per_s)
+    run = open_run(Thorough(tmp_path / "run"), tmp_path)
+    run._uploads._closing_s = 0.2
+    handle = run.save(state_of(1), 1)
+    run._ending.begin()
+    run._ending.wait()
+    assert handle.level == level
+    handle.wait(timeout_s=20)
+    run.close()
 
 
 class Failing(DirectoryStore):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = Patience(first_pause_s=1.0, longest_pause_s=30.0)
 _CLOSING_S = 60.0  # how long after the last sign of life a close gives up
+_VERIFIED_BYTES_PER_S = 16 * 1024 * 1024  # at least, where all is sent: joined, hashed, or read back
 
 
 @dataclass
@@ -94,6 +95,7 @@ class Uploads:
         self._has_arrived = False  # what is in flight: what follows is going on
         self._last_progress_at = 0.0
         self._sent_bytes = 0  # of the upload in flight, in this try
+        self._verifying_s = 0.0  # how long the store may take with it, once all of it is sent
         self._most_sent_bytes = 0  # in any of its tries
         self.bytes_per_s: float | None = None
         self.error: BaseException | None = None  # what the newest try failed with
@@ -198,7 +200,7 @@ class Uploads:
                 self._thread = None
                 return None
             self._in_flight = self._pending.pop()
-            self._sent_bytes, self._has_arrived = 0, False
+            self._sent_bytes, self._verifying_s, self._has_arrived = 0, 0.0, False
             return self._in_flight
 
     def _send(self, upload: Upload) -> None:
@@ -213,6 +215,7 @@ class Uploads:
             try:
                 level = self._deliver(upload)
             except errors.StorageError as error:
+                self._verifying_s = 0.0
                 if not upload.spooled.is_whole:
                     raise
                 pause_s = tries.failed(error)
@@ -233,7 +236,7 @@ class Uploads:
     def _arrive(self, upload: Upload, level: Level) -> None:
         """Record that it has arrived. From here on nobody says that it has not, whatever fails."""
         with self._changed:
-            self.error, self._has_arrived = None, True
+            self.error, self._has_arrived, self._verifying_s = None, True, 0.0
             self._last_progress_at = time.monotonic()
         try:
             self._sent(upload, level)
@@ -273,6 +276,8 @@ class Uploads:
 
     def _progress(self, size_bytes: int) -> None:
         self._sent_bytes += size_bytes
+        whole_bytes = self._in_flight.spooled.manifest.size_bytes if self._in_flight is not None else 0
+        self._verifying_s = whole_bytes / _VERIFIED_BYTES_PER_S if self._sent_bytes >= whole_bytes else 0.0
         if self._sent_bytes > self._most_sent_bytes:  # what is only sent again is no progress
             self._most_sent_bytes = self._sent_bytes
             self._last_progress_at = time.monotonic()
@@ -317,7 +322,7 @@ class Uploads:
     def give_up_at(self) -> float:
         """When a close has waited long enough without any progress, on the monotonic clock."""
         assert self._closing_at is not None
-        return max(self._closing_at, self._last_progress_at) + self._closing_s
+        return max(self._closing_at, self._last_progress_at) + self._verifying_s + self._closing_s
 
     @property
     def _gives_up(self) -> bool:
