@@ -100,6 +100,8 @@ class Uploads:
 
     def submit(self, upload: Upload) -> None:
         """Send a checkpoint as soon as the one in flight is through; what still waits and need not stay makes way."""
+        # In a function of atexit, after the last wait: the interpreter waits for no thread then, and starts none.
+        is_last = self._is_exiting and threading.current_thread() is threading.main_thread()
         with self._changed:
             displaced = self._displaced([*self._pending, upload])
             self._pending = [*(older for older in self._pending if older not in displaced), upload]
@@ -108,14 +110,19 @@ class Uploads:
             elif not self._is_quiet:  # the bound of those that are waited for is not put off
                 self._closing_at = time.monotonic()
             self._is_left = False
-            if self._thread is None:
+            if self._thread is None and not is_last:
                 # Once the process ends, its last wait is over, and the interpreter waits for other threads only.
                 daemon = not self._is_exiting
                 self._thread = threading.Thread(target=self._run, name="ai4os-data-uploads", daemon=daemon)
                 self._thread.start()
+            thread = self._thread
             self._changed.notify_all()
         for older in displaced:
             self._drop(older, upload)
+        if is_last and thread is None:
+            self._run()
+        elif is_last:
+            self.wait_for([upload])
 
     def unsent(self) -> list[Upload]:
         """What is in flight and what waits, in this order."""
