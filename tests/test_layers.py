@@ -54,6 +54,7 @@ FLOORS = {
     "index": 2,
     # what comes with torch: samplers, checkpoints
     "accelerated": 3,
+    "callers": 3,
     "checkpoint": 3,
     "prefetch": 3,
     "progress": 3,

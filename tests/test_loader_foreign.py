@@ -597,7 +597,7 @@ def test_an_error_of_the_sampler_leaves_the_loader_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [("length", "its length was 42, and is 44"), ("seed", "its seed was 0")]
+    ("change", "message"), [("length", "for 42 samples, this sampler has 44 samples"), ("seed", "with seed=0")]
 )
 def test_the_loaders_own_order_is_compared_again_at_the_first_batch(change: str, message: str) -> None:
     """A dataset that has grown since the load has another order; each time, and not once another epoch is set."""
@@ -651,7 +651,7 @@ def test_files_are_compared_again_at_the_first_batch(tmp_path: Path, options: di
     loader = loader_with(made(), saved.state_dict())
     (tmp_path / "00.txt").rename(tmp_path / "99.txt")
     dataset.refresh()
-    with pytest.raises(ValueError, match="the samples are not those that it was saved with"):
+    with pytest.raises(ValueError, match="the samples are not those that the state was saved for"):
         iter(loader)
     loader.set_epoch(3)
     assert len(flat(list(loader))) == NUMBER

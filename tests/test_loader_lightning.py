@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch.utils.data import Dataset, RandomSampler
+from torch.utils.data import BatchSampler, Dataset, RandomSampler
 
 from ai4os_data import StorageDataLoader
 from epochs import dataset_of, loader_of
@@ -221,3 +222,63 @@ def test_early_setup_loses_no_position(tmp_path: Path, kind: str, options: dict[
 
     whole = alone(tmp_path, loaders, asks=True, **options)
     assert legs(tmp_path, [cut], loaders, asks=True, **options) == whole
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"overfit_batches": 4},
+        {"limit_train_batches": 4},
+        {"max_epochs": -1, "max_steps": 18},
+        {"reload_dataloaders_every_n_epochs": 2},
+        {"accumulate_grad_batches": 2},
+    ],
+)
+def test_lists_of_loaders_go_on_whatever_the_trainer_does(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Nested too; the loaders are set up early."""
+
+    def loaders() -> Any:
+        return [numbers(0, 24), [numbers(OTHERS, 8, "foreign"), numbers(200, 12)]]
+
+    whole = alone(tmp_path, loaders, asks=True, **options)
+    assert legs(tmp_path, [2, 5], loaders, asks=True, **options) == whole
+
+
+@pytest.mark.parametrize("mode", ["max_size_cycle", "max_size"])
+@pytest.mark.parametrize("kind", ["own", "foreign"])
+def test_early_setup_loses_no_position_of_lightnings_checkpoints(tmp_path: Path, kind: str, mode: Any) -> None:
+    """Without our callback too, as with ``ModelCheckpoint``: the loaders look for what was left for them."""
+
+    def loaders() -> Any:
+        return CombinedLoader(both(kind), mode)
+
+    whole = alone(tmp_path, loaders, asks=True)
+    for cut in (3, 4, 5, 9):
+        path = tmp_path / f"{cut}.ckpt"
+        model = Many(asks=True)
+        trainer_of(tmp_path, SaveAt(cut, path), max_epochs=2).fit(model, loaders())
+        assert model.seen == whole[:12]
+        again = Many(asks=True)
+        trainer_of(tmp_path).fit(again, loaders(), ckpt_path=path)
+        assert whole[:cut] + again.seen == whole
+
+
+def test_subclass_makes_iterators_of_its_own() -> None:
+    """A subclass that overrides what DataLoader calls is asked for each pass; a batch sampler tells of the epoch."""
+
+    class Counting(StorageDataLoader):
+        made = 0
+
+        def _get_iterator(self) -> Any:
+            self.made += 1
+            return super()._get_iterator()
+
+    loader = Counting(Numbers(0, 24), 4, shuffle=True)
+    first, second = [[batch.tolist() for batch in loader] for _ in range(2)]
+    assert loader.made == 2
+    tell: Any = getattr(loader.batch_sampler, "set_epoch")  # noqa: B009  a BatchSampler has none, for mypy
+    assert type(loader.batch_sampler) is BatchSampler
+    tell(0)
+    assert [batch.tolist() for batch in loader] == first != second
+    copy = pickle.loads(pickle.dumps(StorageDataLoader(Numbers(0, 24), 4, shuffle=True)))  # noqa: S301  our own
+    assert [batch.tolist() for batch in copy] == first

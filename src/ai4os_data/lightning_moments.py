@@ -90,7 +90,7 @@ class Moments:
         is_by_hand = not trainer.lightning_module.automatic_optimization
         if trainer.fit_loop.epoch_loop._should_accumulate() or (is_by_hand and not self._steps):
             return False
-        self._take(trainer, _at_end_of_batch(trainer))
+        self._take(_at_end_of_batch(trainer))
         return True
 
     def end_validation(self, trainer: Trainer) -> bool:
@@ -98,26 +98,23 @@ class Moments:
         last = self.last
         if last is None or last.awaits != "validation":
             return False
-        self._take(trainer, _after(trainer, "end of epoch" if is_whole_epoch(trainer) else "batch", last.sample))
+        self._take(_after(trainer, "end of epoch" if is_whole_epoch(trainer) else "batch", last.sample))
         return True
 
     def end_epoch(self, trainer: Trainer) -> None:
         """Record the moment at which an epoch is over."""
-        self._take(trainer, _after(trainer, "epoch", None if self.last is None else self.last.sample))
+        self._take(_after(trainer, "epoch", None if self.last is None else self.last.sample))
 
     def resume(self, trainer: Trainer, awaits: Awaited) -> None:
         """Be at the moment that a training was resumed from."""
-        self._take(trainer, _after(trainer, awaits, sample_of(trainer.lightning_module)))
+        self._take(_after(trainer, awaits, sample_of(trainer.lightning_module)))
 
     def note_weights(self, trainer: Trainer) -> None:
         """Take the weights for those that were trained."""
         if self.last is not None and not self._steps:
             self.last = self.last._replace(sample=sample_of(trainer.lightning_module))
 
-    def _take(self, trainer: Trainer, moment: Moment) -> None:
-        if is_whole_epoch(trainer):
-            # Lightning goes on from here with the next epoch, but lets the loaders begin before it tells them which.
-            end_epoch(trainer, trainer.current_epoch + 1)
+    def _take(self, moment: Moment) -> None:
         self.last = moment
         self._steps, self._begun = 0, None
         self._buffers.keep()
@@ -151,7 +148,7 @@ class Moments:
             raise _half_done("in a training_step that had stepped an optimizer already", self.last)
         left = _left(_updates_of_batch(trainer), self._scheduled_before, trainer)
         moment = _at_end_of_batch(trainer)
-        self._take(trainer, moment._replace(updates=left + moment.updates))
+        self._take(moment._replace(updates=left + moment.updates))
         return True
 
 
@@ -181,6 +178,9 @@ def _after(trainer: Trainer, awaits: Awaited, sample: torch.Tensor | None) -> Mo
 
 
 def _states_of_loops(trainer: Trainer) -> dict[str, Any]:
+    if is_whole_epoch(trainer):
+        # Lightning goes on from here with the next epoch, but lets the loaders begin before it tells them which.
+        end_epoch(trainer, trainer.current_epoch + 1)
     names = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
     return {name: getattr(trainer, name).state_dict() for name in names}
 

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from ai4os_data import nesting
 from ai4os_data.accelerated import Accelerated, PreparedPass
 from ai4os_data.cache.placement import parse_size
+from ai4os_data.callers import left_state
 from ai4os_data.course import Course
 from ai4os_data.orders import ForeignOrder, Order, OwnOrder, Way, check_state
 from ai4os_data.prefetch import LookAhead, default_bytes
 from ai4os_data.progress import Progress
-from ai4os_data.sampling import EpochBatches, StorageSampler, derived_seed, in_group
+from ai4os_data.sampling import StorageSampler, derived_seed, in_group
 from ai4os_data.telemetry import tell_once
 from ai4os_data.work import Failed, LeftOut, Start, Wanted, Work, as_it_is
 
@@ -109,7 +111,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
             message = "an iterable dataset has no order to look ahead along: use torch.utils.data.DataLoader"
             raise TypeError(message)
         seed = _checked_seed(seed)
-        if sampler is None and batch_sampler is None:
+        if sampler is None and batch_sampler is None and (shuffle or _has_length(dataset)):
             sampler = StorageSampler(
                 dataset,  # type: ignore[arg-type]  # a map-style dataset has a length
                 shuffle=bool(shuffle),
@@ -150,6 +152,8 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
     def _forget(self) -> None:
         """Have no pass, and no workers."""
         self._inner: DataLoader[Any] | None = None
+        self._left_state: Mapping[str, Any] | None = None  # by Lightning, and found there
+        self._others: _BaseDataLoaderIter | None = None  # the persistent workers of a subclass that makes its own
         # DataLoader draws from it with each pass; from the global one, a resume would draw once more than no resume.
         self._draws = torch.Generator()
         self._orders = _Orders(iter(()))
@@ -160,8 +164,9 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
     def _new_order(self) -> Order:
         is_batched = self.batch_sampler is not None
         if type(self.batch_sampler) is BatchSampler and isinstance(self.sampler, StorageSampler):
-            self.__dict__["batch_sampler"] = EpochBatches(self.sampler, self.batch_sampler.batch_size, self.drop_last)
-        own = isinstance(self.sampler, StorageSampler) and type(self.batch_sampler) in {EpochBatches, type(None)}
+            # For those who know the loader by it alone. It stays a BatchSampler, which Lightning goes by.
+            self.batch_sampler.set_epoch = self.sampler.set_epoch  # type: ignore[attr-defined]
+        own = isinstance(self.sampler, StorageSampler) and type(self.batch_sampler) in {BatchSampler, type(None)}
         if own and getattr(self.batch_sampler, "sampler", self.sampler) is self.sampler:
             assert isinstance(self.sampler, StorageSampler)
             return OwnOrder(self.sampler, self.batch_size, drop_last=self.drop_last and is_batched)
@@ -202,8 +207,8 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         again at the first batch if its length or ranks have changed until then.
 
         Raises:
-            ValueError: it is the state of another order, or of other files. The loader stays as it was. Where only the
-                versions of files are others, that is told and gone on with.
+            ValueError: it is the state of another order, or of other files. The loader stays as it was. If only the
+                versions of files differ, that is logged, and the state is loaded.
         """
         check_state(state)
         self._compare(state)
@@ -229,9 +234,9 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         where = ", ".join(dataset.location for dataset in self._datasets)
         if state["samples"] != ours["samples"]:
             message = (
-                f"the order cannot be gone on with: the samples are not those that it was saved with. Files of {where} "
-                "have come or gone, or a split of them is another one. Use the same files (a lock file, index=, keeps "
-                "to them; a split needs a seed), or begin anew without load_state_dict"
+                f"cannot resume: the samples are not those that the state was saved for. Files of {where} have come or "
+                "gone, or a split of them is another one. Use the same files (a lock file, index=, keeps to them; a "
+                "split needs a seed), or begin anew without load_state_dict"
             )
             raise ValueError(message)
         if state.get("versions") != ours["versions"]:
@@ -252,14 +257,36 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
 
     def __iter__(self) -> Any:
         """The batches of an epoch, or of the rest of one."""
+        if self._others is not None:
+            self._others._reset(self)  # noqa: SLF001  as DataLoader does
+            return self._others
+        made = self._get_iterator()
+        if self._keeps_workers and isinstance(made, _BaseDataLoaderIter):
+            self._others = made
+        return made
+
+    def _get_iterator(self) -> Any:
+        """A pass; here subclasses of DataLoader have a hand in it."""
         self._tell_of_repeated()
         if self._keeps_workers and self._pass is not None and (going := self._pass()) is not None:
             going.give_way()
         if self._order.is_resumed:
             self._compare(self._loaded)  # the datasets may have been listed anew since it was loaded
-        made = _Pass(self._order, self._shown, self._course, self._parts, self._order.begin())
+        made = _Pass(self._order, self._shown, self._course, self._parts, self._confirmed, self._order.begin())
         self._pass = weakref.ref(made)
         return made
+
+    def _confirmed(self, way: Way) -> Way:
+        """The way of a pass whose first batch is wanted now."""
+        if (state := left_state(self)) is not None and state is not self._left_state:
+            self._left_state = state
+            is_ended = bool(state.get("ended"))
+            self.load_state_dict({**state, "told": state["epoch"] - 1} if is_ended else state)
+            self._order.leave(way)
+            way = self._order.begin()
+            if is_ended:  # another loader, a longer one, was gone through alone
+                self._order.set_epoch(state["epoch"] - 1)
+        return self._order.confirm(way)
 
     def _parts(self, made: _Pass, way: Way) -> _Parts:
         """What goes through a way for a pass."""
@@ -293,12 +320,14 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
     @property
     def _iterator(self) -> Any:
         """The persistent workers; those who know a DataLoader by its parts, as Lightning, end them here."""
+        if self._others is not None:
+            return self._others
         return None if self._inner is None else self._inner._iterator  # noqa: SLF001  it is our own DataLoader
 
     @_iterator.setter
     def _iterator(self, iterator: Any) -> None:
         if iterator is None and "_inner" in self.__dict__:  # DataLoader says so before there is one
-            self._inner = None
+            self._inner = self._others = None
 
     def __len__(self) -> int:
         """How many batches a whole epoch has, for this rank."""
@@ -312,7 +341,9 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what runs."""
-        running = dict.fromkeys(("_fingerprints", "_inner", "_orders", "_pass", "_shown", "_draws"))
+        running = dict.fromkeys(
+            ("_fingerprints", "_inner", "_orders", "_others", "_left_state", "_pass", "_shown", "_draws")
+        )
         return {**self.__dict__, **running}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -365,6 +396,15 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
             workers=self.num_workers,
             together=any(dataset.cached_store.store.asks_together for dataset in self._datasets),
         )
+
+
+def _has_length(dataset: Any) -> bool:
+    """Whether it can be said how many samples there are; if not, DataLoader says so at the first batch."""
+    try:
+        len(dataset)
+    except (TypeError, NotImplementedError):
+        return False
+    return True
 
 
 def _checked_seed(seed: Any) -> int:
@@ -435,22 +475,25 @@ class _Pass:
         order: is told of what the caller gets.
         shown: learns that it is this pass that goes on.
         course: is told of what the caller gets.
-        parts: makes what goes through a way. The way may be another one when the first batch is wanted.
+        parts: makes what goes through a way.
+        confirmed: gives the way to go through when the first batch is wanted, which may be another one.
         way: what the caller gets.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  all are needed, and there is one call
         self,
         order: Order,
         shown: _Shown,
         course: Course | None,
         parts: Callable[[_Pass, Way], _Parts],
+        confirmed: Callable[[Way], Way],
         way: Way,
     ) -> None:
         self._order = order
         self._shown = shown
         self._course = course
         self._parts: Callable[[_Pass, Way], _Parts] | None = parts
+        self._confirmed: Callable[[Way], Way] | None = confirmed
         self._batches: Iterator[Any] | None = None
         self._failed: int | None = None
         self._left_out: LeftOut | None = None
@@ -466,14 +509,15 @@ class _Pass:
 
     def _confirm(self) -> None:
         """See that it goes through what the caller wants, now that he wants the first batch."""
-        way = self._order.confirm(self._way)
+        assert self._confirmed is not None
+        way = self._confirmed(self._way)
         if way is not self._way or way.is_emptied:
             self._batches = None  # its workers end
             self._end_look_ahead()
             if self._prepared is not None:
                 self._prepared.end()
             self._go_through(way)
-        self._parts = None  # the loader need not outlive its passes
+        self._parts = self._confirmed = None  # the loader need not outlive its passes
 
     def __iter__(self) -> _Pass:
         return self

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import BatchSampler, DistributedSampler
 
 from ai4os_data import seeding
+from ai4os_data.callers import count_on
 from ai4os_data.rest import POSITION, BatchedRest, DealtRest, EndlessRest, Position, Rest, digest, is_plain, kind_of
 from ai4os_data.sampling import OF_ANOTHER_KIND, StorageSampler, dealt, derived_seed, group
 from ai4os_data.telemetry import tell_once
@@ -98,6 +99,7 @@ class Order(ABC):
         self._loaded_told: tuple[int | None, bool] = (None, False)  # `Way.told` and `Way.follows_end` of the next pass
         self._told_epoch: int | None = None  # by the caller, last
         self._is_ended = False  # the last pass, with nothing begun or set since
+        self._is_loaded = False  # the next pass, with nothing begun or set since
         self._have_no_ways()
 
     def _have_no_ways(self) -> None:
@@ -125,7 +127,7 @@ class Order(ABC):
             way.instead_of = before
         way.told, way.follows_end = self._loaded_told
         self._loaded, self._loaded_told = (0, frozenset()), (None, False)
-        self._is_set = self._is_ended = False
+        self._is_set = self._is_ended = self._is_loaded = False
         self._open.append(way)
         self._current = self._latest = way
         return way
@@ -221,11 +223,12 @@ class Order(ABC):
         """Record what a state tells of the caller."""
         self._told_epoch = told = None if state.get("told") is None else int(state["told"])
         self._loaded_told = told, bool(state.get("ended"))
+        self._is_loaded = True
         self._is_ended = bool(state.get("ended"))
 
     def _note_told(self, epoch: int | None) -> None:
         """Record that the caller has set an epoch."""
-        self._told_epoch, self._is_set, self._is_ended = epoch, True, False
+        self._told_epoch, self._is_set, self._is_ended, self._is_loaded = epoch, True, False, False
         self._current = None
 
     @abstractmethod
@@ -353,8 +356,9 @@ class OwnOrder(Order):
         others = frozenset(map(int, state["others"]))
         if others and any(state.get(name, 1) != self.shape.get(name, 1) for name in _SHAPE):
             message = (
-                "this state was saved under in_order=False, with batches given out of their order: it can be gone on "
-                "with by as many ranks and with the batch size that it was saved with, and by no others"
+                "cannot resume: the state was saved under in_order=False, with batches given out of turn, which only "
+                "the same number of ranks and the same batch size can resume. Use these, or begin anew without "
+                "load_state_dict"
             )
             raise ValueError(message)
         before = dict(self.sampler.__dict__)
@@ -482,6 +486,8 @@ class ForeignOrder(Order):
 
     def set_epoch(self, epoch: int) -> None:
         """Go there, and tell the samplers."""
+        if self._is_loaded and epoch != self._epoch and count_on(epoch, self._epoch):
+            epoch = self._epoch
         if epoch != self._epoch:
             self._loaded_told = (None, False)
         self._warn_of_lost_position(epoch)
@@ -776,7 +782,7 @@ def check_state(state: Any) -> None:
         ValueError: it is no state of a loader.
     """
     if not isinstance(state, Mapping) or not {"batches", "others", "seed", "epoch"} <= state.keys():
-        message = "the order cannot be gone on with: this is not what the state_dict() of a StorageDataLoader gave"
+        message = "cannot resume: this is not what the state_dict() of a StorageDataLoader gave"
         raise ValueError(message)
 
 

@@ -1,4 +1,4 @@
-"""The order of an epoch: it follows from seed and epoch alone, and can be gone on with from any place in it."""
+"""The order of an epoch: it follows from seed and epoch alone, and can be resumed at any position in it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed
-from torch.utils.data import BatchSampler, DistributedSampler
+from torch.utils.data import DistributedSampler
 
 from ai4os_data.accelerated import refuse_to_share_again
+from ai4os_data.callers import count_on
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence, Sized
 
-OF_ANOTHER_KIND = "the order cannot be gone on with: it was saved with another kind of sampler, or by none"
+OF_ANOTHER_KIND = (
+    "cannot resume: the state was saved with another kind of sampler. Use the sampler that it was saved with, or begin "
+    "anew without load_state_dict"
+)
 
 _SEED_BYTES = 8
 
@@ -28,8 +32,14 @@ def derived_seed(*numbers: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def _described(name: str, value: int) -> str:
+    if name == "length":
+        return f"for {value:,} samples"
+    return f"with {name}={bool(value) if name == 'shuffle' else value}"
+
+
 class StorageSampler(DistributedSampler[int]):
-    """A ``DistributedSampler`` whose order can be gone on with in mid-epoch, also with another number of ranks.
+    """A ``DistributedSampler`` whose order can be resumed in mid-epoch, also with another number of ranks.
 
     All ranks share one global order, which follows from seed and epoch. Rank r takes samples r, r + n, r + 2n, … of it,
     so that what all have been given together is its beginning, and the rest can be dealt out anew. It works without a
@@ -73,6 +83,7 @@ class StorageSampler(DistributedSampler[int]):
         self.start = 0  # of the global order, where the pass begins
         self._given = 0  # to this rank, in this pass
         self.is_begun = False
+        self.is_loaded = False  # from a state, with nothing begun since
         self.changes = 0  # how often it was told of an epoch, or begun with
         self._loaded: dict[str, int] = {}  # what the position that was loaded belongs to
         self.told: int | None = None  # the epoch that it was told of last
@@ -82,10 +93,13 @@ class StorageSampler(DistributedSampler[int]):
 
         The same is the one that was set when the state was saved, or the one that was being gone through by then.
         """
+        if self.is_loaded and epoch != self.epoch and count_on(epoch, self.epoch):
+            epoch = self.epoch
         goes_on = not self.is_begun and (epoch == self.epoch or (epoch == self.told and self.start > 0))
         if not goes_on:
             self._warn_of_lost_position(epoch)
             self.start = 0
+            self.is_loaded = False
             super().set_epoch(epoch)
         self._given = 0
         self.is_begun = False
@@ -96,9 +110,7 @@ class StorageSampler(DistributedSampler[int]):
         if not self.is_begun and 0 < self.start < self.length:
             tell_once(
                 f"set_epoch({epoch}) gives up the position that was loaded: epoch {self.epoch}, after {self.start} of "
-                f"{self.length} samples. To resume there, set the loader's own epoch, or none. Fabric counts the "
-                "epochs from 0 in each process: iterate over the StorageDataLoader itself, not over what "
-                "setup_dataloaders() returns"
+                f"{self.length} samples. To resume there, set the loader's own epoch, or none"
             )
 
     def begin(self) -> list[int]:
@@ -111,7 +123,7 @@ class StorageSampler(DistributedSampler[int]):
             self.start = 0
         elif self.start:
             self._refuse_another_order(self._loaded)
-        self.is_begun = True
+        self.is_begun, self.is_loaded = True, False
         self._given = 0
         self.changes += 1
         self._deal()
@@ -193,6 +205,7 @@ class StorageSampler(DistributedSampler[int]):
         self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
         self.start, self._given = int(state["done"]), 0
         self.told = None if state.get("told") is None else int(state["told"])
+        self.is_loaded = True
         self._loaded = {**saved, "seed": self.seed}
         self.is_begun = False
         self.changes += 1
@@ -201,11 +214,11 @@ class StorageSampler(DistributedSampler[int]):
         ours = {"length": self.length, "shuffle": int(self.shuffle), "seed": self.seed}
         for name, before in saved.items():
             if ours[name] != before:
-                message = (
-                    f"the order cannot be gone on with: its {name} was {before}, and is {ours[name]}. Use the dataset "
-                    "and the options that it was saved with, or begin anew without load_state_dict"
+                raise ValueError(
+                    f"cannot resume: the state was saved {_described(name, before)}, this sampler has "
+                    f"{_described(name, ours[name]).partition(' ')[2]}. Use the dataset and the options that it was "
+                    "saved with, or begin anew without load_state_dict"
                 )
-                raise ValueError(message)
 
     def __iter__(self) -> Iterator[int]:
         """The indices of this rank.
@@ -260,15 +273,6 @@ class StorageSampler(DistributedSampler[int]):
     def length(self) -> int:
         """How many samples there are, over all ranks."""
         return len(self.dataset)  # type: ignore[arg-type]  # it is Sized
-
-
-class EpochBatches(BatchSampler):
-    """A ``BatchSampler`` that can be told of the epoch, for those who know the loader by it alone."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tell the sampler."""
-        if callable(tell := getattr(self.sampler, "set_epoch", None)):
-            tell(epoch)
 
 
 def _share(order: list[int], ranks: int, rank: int, run_length: int) -> list[int]:

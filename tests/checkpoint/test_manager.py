@@ -133,13 +133,32 @@ def test_restore_fills_tensors_and_nested_objects(tmp_path: Path) -> None:
         assert torch.equal(net.weight, restored["nets"]["d"]["weight"])
 
 
+@pytest.mark.parametrize("step", ["8", 8.5, -1, True])
+def test_step_that_is_none_is_refused_by_restore_too(tmp_path: Path, step: Any) -> None:
+    """A text that reads like the number was told not to be there, beside that number."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        run.save({"step": 8}, 8)
+        with pytest.raises(ValueError, match="a step is a number from 0 up, not "):
+            run.restore(step=step)
+        assert run.restore(step=8) is not None
+
+
+def test_what_cannot_be_saved_is_named_as_the_caller_wrote_it(tmp_path: Path) -> None:
+    """Without the keys of the file that the state is a part of."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        with pytest.raises(errors.StateError, match=r"^state\['f'\] is a "):
+            run.save({"f": print}, 1)
+        with pytest.raises(errors.StateError, match=r"^state\['state'\]\['f'\] is a "):
+            run.save({"state": {"f": print}}, 1)
+
+
 @pytest.mark.parametrize(
     ("into", "message"),
     [
         (lambda: {"modle": torch.nn.Linear(2, 2)}, "the checkpoint holds no modle, but model, step"),
         (lambda: {"model": torch.nn.Linear(2, 3)}, r"model.weight is \(3, 2\), and was saved as \(2, 2\)"),
         (lambda: {"model": torch.nn.Linear(2, 2, bias=False)}, "model.bias was saved, and is not there"),
-        (lambda: {"step": 3}, "step is a int, which nothing can be loaded into"),
+        (lambda: {"step": 3}, "step is of the type int, and nothing can be loaded into that"),
         (lambda: {"model": torch.zeros(2)}, "model is a tensor of"),
     ],
 )

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ai4os_data import errors
 from ai4os_data.cache import DiskCache
+from ai4os_data.callers import unwrapped
 from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step, tell_what_lacks
 from ai4os_data.checkpoint.deleted import set_aside_deleted
 from ai4os_data.checkpoint.ending import Ending, daemons, is_late, note_thread, rest_if_ending
@@ -83,8 +84,8 @@ class StorageCheckpoint:
         keep_best: how many of the best by ``monitor`` stay beside them.
         keep_every: checkpoints whose step is a multiple of it stay too.
         monitor: the metric that says how good one is.
-        mode: ``"max"`` if high values of it are good, ``"min"`` if low ones are. It may be left out where its name says
-            that it is a loss or an error.
+        mode: ``"max"`` if high values of it are good, ``"min"`` if low ones are. It may be left out if the metric's
+            name has the word "loss" or "error" in it.
         spool: a directory on the local disk; by default ``$AI4OS_DATA_SPOOL``, or one beside the cache's.
         spool_limit: the most that the spool may take, in bytes or as ``"20GiB"``; by default what the disk has.
         durability: the level that ``wait()`` waits for and `close` insists on; ``"best"`` is the highest that the store
@@ -437,9 +438,11 @@ class StorageCheckpoint:
             DamagedError: there are checkpoints, and none of them is intact.
             StateMismatchError: ``into`` does not fit, or holds what nothing can be loaded into, on a new run too.
             TypeError: ``into`` has no names.
+            ValueError: ``step`` is not a whole number from 0 up.
             StorageError: the store cannot be listed or read.
         """
         self._check_usable()
+        step = None if step is None else checked_step(step)
         if into is not None:
             check_into(into)
             self._asked = frozenset(into)
@@ -695,7 +698,7 @@ class StorageCheckpoint:
 
     def _check_usable(self) -> None:
         if self._is_closed:
-            raise errors.CheckpointError(f"{self!r} is closed")
+            raise errors.CheckpointError(f"{self!r} is closed: make a new one, or move this into its with block")
         if os.getpid() != self._pid:
             raise errors.CheckpointError(f"{self!r} belongs to the process that made it: save there")
         if (
@@ -733,6 +736,7 @@ def _is_sound(spooled: Spooled) -> bool:
 
 def _differs_by_rank(value: object) -> bool:
     """Whether an object goes its own way on each rank: what gives samples, or says so of itself."""
+    value = unwrapped(value)
     if not callable(getattr(value, "state_dict", None)):
         return False
     return isinstance(value, (DataLoader, Sampler)) or bool(getattr(value, "differs_by_rank", False))

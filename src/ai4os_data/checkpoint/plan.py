@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ai4os_data import errors
+from ai4os_data.callers import unwrapped
 
 Place = tuple[Any, ...]  # the keys and indices that lead to a value
 
@@ -84,7 +85,7 @@ class Plan:
             return self._array(value, place)
         if isinstance(value, (bool, int, float, str, bytes)):
             return _plain(value, place)
-        return self._container(value, place)
+        return self._container(unwrapped(value), place)
 
     def _container(self, value: Any, place: Place) -> Any:
         if id(value) in self._above:
@@ -195,8 +196,9 @@ def filled(plan: Any, copies: Sequence[torch.Tensor]) -> Any:
 
 
 def shown(place: Place) -> str:
-    """A place, as one would write it."""
-    return "state" + "".join(f"[{part!r}]" for part in place)
+    """A place, as the caller of ``save`` would write it: ``state`` is what was given to it."""
+    below = place[1:] if place[:1] == ("state",) else place
+    return "state" + "".join(f"[{part!r}]" for part in below)
 
 
 def _flat_bytes(items: Collection[Any]) -> int | None:
