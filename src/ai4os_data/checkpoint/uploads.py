@@ -18,6 +18,7 @@ from ai4os_data.checkpoint.lifetimes import without_locals
 from ai4os_data.checkpoint.manifest import attempt_mark
 from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.checkpoint.serialisation import sha256_of
+from ai4os_data.checkpoint.spool import is_intact
 from ai4os_data.checkpoint.tries import Tries
 from ai4os_data.retries import Patience
 from ai4os_data.telemetry import log
@@ -220,7 +221,7 @@ class Uploads:
             try:
                 level = self._deliver(upload)
             except errors.StorageError as error:
-                if not upload.spooled.is_whole:
+                if not upload.spooled.is_whole or _is_damaged(upload, error):
                     raise
                 pause_s = tries.failed(error)
                 if pause_s is None:
@@ -344,14 +345,18 @@ class Uploads:
             upload.handle.drop(newer.spooled.name.step)
 
     def _end(self, upload: Upload, error: BaseException) -> None:
-        """Give one up for an error: it stays in the spool for the next start, unless somebody has removed it there."""
-        if upload.spooled.is_whole or not isinstance(error, (OSError, errors.StorageError)):
+        """Give one up for an error: it stays in the spool for the next start, unless that has it no more."""
+        if _is_damaged(upload, error):
+            how = "its files are damaged in the spool"
+        elif not upload.spooled.is_whole and isinstance(error, (OSError, errors.StorageError)):
+            how = "somebody has removed its files from the spool"
+        else:
             self._fail(upload, error)
             return
         lost = errors.LostError(
-            f"step {upload.spooled.name.step} is lost: somebody has removed its files from the spool, "
-            f"{upload.spooled.folder}, before it was on the storage. Save again; if something cleans that place, give "
-            "StorageCheckpoint another, as spool= or AI4OS_DATA_SPOOL"
+            f"step {upload.spooled.name.step} is lost: {how}, {upload.spooled.folder}, before it was on the storage. "
+            "Save again; if something cleans or writes to that place, give StorageCheckpoint another, as spool= or "
+            "AI4OS_DATA_SPOOL"
         )
         self.error = lost
         log.error("%s", lost)
@@ -375,3 +380,8 @@ class Uploads:
         if upload.handle is not None:
             upload.handle.fail(error)
         without_locals(error)
+
+
+def _is_damaged(upload: Upload, error: BaseException) -> bool:
+    """Whether the storage has got other bytes than were meant because the spool has them."""
+    return isinstance(error, errors.IntegrityError) and upload.spooled.is_whole and not is_intact(upload.spooled)
