@@ -277,7 +277,7 @@ def test_failing_user_code_ends_it_quietly(
     dataset = dataset_of(share, tmp_path, decode=only_key)
     monkeypatch.setattr(type(dataset.cached_store), "fetch_ahead", lambda *_: 1 / 0)
     assert len(flat(list(loader_of(dataset)))) == NUMBER
-    assert "looking ahead has stopped, samples are fetched when they are needed: ZeroDivisionError" in caplog.text
+    assert "looking ahead has ended, reading goes on without: ZeroDivisionError" in caplog.text
 
 
 def test_forked_child_has_no_such_thread(share: Share, tmp_path: Path) -> None:

@@ -156,9 +156,9 @@ def test_state_is_of_plain_numbers() -> None:
 def test_state_of_another_order_is_refused() -> None:
     """A dataset that has grown, or an order that is not shuffled, has no such rest."""
     state = StorageSampler(range(10), 1, 0).state_dict()
-    with pytest.raises(ValueError, match="for 10 samples, this sampler has 11 samples"):
+    with pytest.raises(ValueError, match="length was 10, and is 11"):
         StorageSampler(range(11), 1, 0).load_state_dict(state)
-    with pytest.raises(ValueError, match="with shuffle=True, this sampler has shuffle=False"):
+    with pytest.raises(ValueError, match="shuffle was 1, and is 0"):
         StorageSampler(range(10), 1, 0, shuffle=False).load_state_dict(state)
 
 

@@ -234,9 +234,9 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         where = ", ".join(dataset.location for dataset in self._datasets)
         if state["samples"] != ours["samples"]:
             message = (
-                f"cannot resume: the samples are not those that the state was saved for. Files of {where} have come or "
-                "gone, or a split of them is another one. Use the same files (a lock file, index=, keeps to them; a "
-                "split needs a seed), or begin anew without load_state_dict"
+                "the order cannot be gone on with: the samples are not those that it was saved with. Files of "
+                f"{where} have come or gone, or a split of them is another one. Use the same files (a lock file, "
+                "index=, keeps to them; a split needs a seed), or begin anew without load_state_dict"
             )
             raise ValueError(message)
         if state.get("versions") != ours["versions"]:

@@ -782,7 +782,7 @@ def check_state(state: Any) -> None:
         ValueError: it is no state of a loader.
     """
     if not isinstance(state, Mapping) or not {"batches", "others", "seed", "epoch"} <= state.keys():
-        message = "cannot resume: this is not what the state_dict() of a StorageDataLoader gave"
+        message = "the order cannot be gone on with: this is not what the state_dict() of a StorageDataLoader gave"
         raise ValueError(message)
 
 

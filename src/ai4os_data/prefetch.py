@@ -135,9 +135,7 @@ class _Walk:
         try:
             self._go()
         except Exception as error:  # noqa: BLE001  workers fetch by themselves, and meet what is wrong there
-            tell_once(
-                f"looking ahead has stopped, samples are fetched when they are needed: {type(error).__name__}: {error}"
-            )
+            tell_once(f"looking ahead has ended, reading goes on without: {type(error).__name__}: {error}")
         finally:
             self.cpu_s = time.thread_time()
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence, Sized
 
 OF_ANOTHER_KIND = (
-    "cannot resume: the state was saved with another kind of sampler. Use the sampler that it was saved with, or begin "
-    "anew without load_state_dict"
+    "the order cannot be gone on with: it was saved with another kind of sampler, or by none. Use the sampler that it "
+    "was saved with, or begin anew without load_state_dict"
 )
 
 _SEED_BYTES = 8
@@ -30,12 +30,6 @@ def derived_seed(*numbers: int) -> int:
     """A seed of 63 bits that follows from these numbers; numbers next to each other give seeds that are not."""
     digest = blake2b(",".join(map(str, numbers)).encode(), digest_size=_SEED_BYTES).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def _described(name: str, value: int) -> str:
-    if name == "length":
-        return f"for {value:,} samples"
-    return f"with {name}={bool(value) if name == 'shuffle' else value}"
 
 
 class StorageSampler(DistributedSampler[int]):
@@ -215,9 +209,8 @@ class StorageSampler(DistributedSampler[int]):
         for name, before in saved.items():
             if ours[name] != before:
                 raise ValueError(
-                    f"cannot resume: the state was saved {_described(name, before)}, this sampler has "
-                    f"{_described(name, ours[name]).partition(' ')[2]}. Use the dataset and the options that it was "
-                    "saved with, or begin anew without load_state_dict"
+                    f"the order cannot be gone on with: its {name} was {before}, and is {ours[name]}. Use the dataset "
+                    "and the options that it was saved with, or begin anew without load_state_dict"
                 )
 
     def __iter__(self) -> Iterator[int]:
