@@ -121,14 +121,15 @@ def home(environ: Mapping[str, str]) -> str | None:
 def foreign(path: str | os.PathLike[str]) -> str | None:
     """Why something in a folder of ours is not to be used, as the end of a sentence; None if it can be, or is missing.
 
-    What root has made can be: it may be read.
+    What root has made can be: it may be read. A link of ours that leads to itself is damage.
     """
     try:
         found = os.lstat(path)
     except OSError:
         return None
     if stat.S_ISLNK(found.st_mode):
-        return f"is a symbolic link of {user(found.st_uid)}"
+        is_own_loop = found.st_uid == os.geteuid() and _is_loop(path)
+        return None if is_own_loop else f"is a symbolic link of {user(found.st_uid)}"
     if found.st_uid == 0 or _is_ours(os.path.dirname(path), found):
         return None
     return f"belongs to another user ({user(found.st_uid)}; this process runs as {user(os.geteuid())})"
@@ -136,6 +137,15 @@ def foreign(path: str | os.PathLike[str]) -> str | None:
 
 def _is_ours(path: str | os.PathLike[str], found: os.stat_result) -> bool:
     return found.st_uid == os.geteuid() or _gives_all_to(path, found.st_uid)
+
+
+def _is_loop(path: str | os.PathLike[str]) -> bool:
+    """Whether a link leads back to itself: damage, through which nothing can be written or read elsewhere."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _is_open(folder: str) -> bool:

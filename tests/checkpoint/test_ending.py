@@ -100,6 +100,15 @@ if __name__ == "__main__":
         0,
     ),
     "atexit": (SAVE + "import atexit\natexit.register(run.close)", 0),
+    "a save in atexit": (
+        """
+import atexit
+run = opened()
+run.save(state(1), 1)
+atexit.register(lambda: run.save(state(2), 2))
+""",
+        0,
+    ),
     "a guard": (SAVE + "guard = run.preemption_guard()", 0),
     "closed": (SAVE + "run.close()", 0),
 }

@@ -196,3 +196,27 @@ def test_last_copy_of_what_was_removed_on_the_storage_stays_for_its_time(tmp_pat
     assert steps_in(needed) == [1, 2]
     Spool(tmp_path, "mine").drop_sent_of_others()
     assert not needed.exists()
+
+
+def test_runs_that_start_side_by_side_take_no_folder_from_each_other(tmp_path: Path) -> None:
+    """A start looks for what can go; the empty folder of a run that starts just then is made again."""
+    directory = tmp_path / "spool"
+    directory.mkdir(mode=0o700)
+    is_over = threading.Event()
+
+    def look() -> None:
+        while not is_over.is_set():
+            leftovers.sweep(directory, directory / "none")
+
+    looking = [threading.Thread(target=look) for _ in range(2)]
+    for thread in looking:
+        thread.start()
+    try:
+        for number in range(300):
+            spool = Spool(directory, f"run {number}")
+            spool.open_attempt(AttemptName.new(1))
+            spool.let_go()
+    finally:
+        is_over.set()
+        for thread in looking:
+            thread.join()

@@ -160,3 +160,26 @@ def test_run_that_has_nothing_in_the_spool_misses_nothing(tmp_path: Path) -> Non
         assert not first._spool.folder.exists()
         save_steps(first, 1)
     assert warnings == []
+
+
+@pytest.mark.parametrize("is_short", [False, True], ids=["flipped", "short"])
+def test_upload_whose_files_are_damaged_ends_clearly(is_short: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """It is not sent again and again: it is lost, close says so, and the one before is restored."""
+    store = Slow(tmp_path / "run")
+    run = open_run(store, tmp_path)
+    store.goes.set()
+    save_steps(run, 1)
+    store.is_asked.clear()
+    store.goes.clear()
+    handle = run.save(state_of(2), 2)
+    assert store.is_asked.wait(20)
+    (state,) = (tmp_path / "spool").glob("*/*/step-000000002-*/state-*")
+    data = state.read_bytes()
+    state.write_bytes(data[:-1] if is_short else data[:-1] + b"?")
+    store.goes.set()
+    with pytest.raises(errors.LostError, match="step 2 is lost: its files are damaged in the spool"):
+        handle.wait(timeout_s=20)
+    assert handle.level is None
+    assert restored_step(run) == 1
+    with pytest.raises(errors.LostError):
+        run.close(20)

@@ -131,6 +131,11 @@ def daemons() -> bool:
     return not _has_begun.is_set()
 
 
+def is_late() -> bool:
+    """Whether the process is in its last functions, those of `atexit`: no new thread of theirs is waited for."""
+    return _has_ended.is_set() and threading.current_thread() is threading.main_thread()
+
+
 def note_thread() -> None:
     """Record that this thread has to do with runs: if it is no daemon, the end of the process waits for it."""
     _users.add(threading.current_thread())

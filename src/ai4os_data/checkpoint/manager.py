@@ -22,7 +22,7 @@ from ai4os_data.cache import DiskCache
 from ai4os_data.callers import unwrapped
 from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step, tell_what_lacks
 from ai4os_data.checkpoint.deleted import set_aside_deleted
-from ai4os_data.checkpoint.ending import Ending, daemons, note_thread, rest_if_ending
+from ai4os_data.checkpoint.ending import Ending, daemons, is_late, note_thread, rest_if_ending
 from ai4os_data.checkpoint.handle import SaveHandle
 from ai4os_data.checkpoint.history import History, Seen
 from ai4os_data.checkpoint.launchers import check_group
@@ -223,16 +223,20 @@ class StorageCheckpoint:
             handle = SaveHandle(step, name, self._wanted, self.best_level)
             handle.waited_s = staged.waited_s
             payload = {**staged.state, "arrays": [*staged.arrays, *arrays]}
-            threading.Thread(
+            writing = threading.Thread(
                 target=self._write_out,
                 args=(payload, staged.size_bytes, handle, metrics),
                 name="ai4os-data-spool",
                 daemon=daemons(),
-            ).start()
+            )
+            if not (is_last := is_late()):
+                writing.start()
         except BaseException:
             self._staging.release()
             raise
         self._newest = handle
+        if is_last:
+            writing.run()
         return handle
 
     def _gathered(self, state: Mapping[str, Any]) -> list[_OfRank]:

@@ -116,10 +116,7 @@ class Spool:
             OutOfSpaceError: the disk is full.
         """
         try:
-            try:
-                lock = self._opened(attempt)
-            except FileNotFoundError:  # another process of the run has ended just now, and left nothing
-                lock = self._opened(attempt)
+            lock = self._opened_at_last(attempt)
         except OSError as error:
             if _is_full(error):
                 raise self._full(os.strerror(errno.ENOSPC)) from error
@@ -127,6 +124,12 @@ class Spool:
         with self._guard:
             self._locks[attempt] = lock
             self._current = attempt
+
+    def _opened_at_last(self, attempt: AttemptName) -> int:
+        for _ in range(_TRIES):
+            with suppress(FileNotFoundError):  # another process has begun or ended just now, and removed what is empty
+                return self._opened(attempt)
+        return self._opened(attempt)
 
     def _opened(self, attempt: AttemptName) -> int:
         make_run_folder(self.folder)  # somebody may have removed it

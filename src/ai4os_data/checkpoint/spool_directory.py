@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _RUN = re.compile(r"[0-9a-f]{24}")
+_TRIES = 10
 _ELSEWHERE = "give StorageCheckpoint another, as spool= or AI4OS_DATA_SPOOL"
 
 
@@ -100,14 +101,17 @@ def make_run_folder(folder: Path) -> None:
         CheckpointError: there is something else, or it cannot be made.
     """
     try:
-        if prepared(folder.parent) == folder.parent:
-            folder.mkdir(mode=0o700, exist_ok=True)
+        for _ in range(_TRIES):  # another process that starts removes it for as long as it is empty
+            if prepared(folder.parent) == folder.parent:
+                folder.mkdir(mode=0o700, exist_ok=True)
+            if os.path.lexists(folder):
+                break
     except OSError as error:
         raise errors.CheckpointError(
             f"{folder.parent} cannot be used as a spool: {error.strerror}; {_ELSEWHERE}"
         ) from error
     for path in (folder.parent, folder):
-        if path.is_symlink() or (path == folder and not ownership.is_own_folder(path)):
+        if path.is_symlink() or (path == folder and not ownership.is_own_folder(path) and os.path.lexists(path)):
             raise errors.CheckpointError(f"{path} cannot be used as a spool: {_described(path)}; {_ELSEWHERE}")
 
 
@@ -120,6 +124,9 @@ def run_folders(directory: Path) -> Iterator[Path]:
 
 
 def _described(path: Path) -> str:
-    found = os.lstat(path)
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return "somebody removes it as often as it is made"
     kind = "a symbolic link" if path.is_symlink() else "a folder" if path.is_dir() else "no folder"
     return f"it is {kind} of {ownership.user(found.st_uid)}"

@@ -18,6 +18,7 @@ from ai4os_data.checkpoint.lifetimes import without_locals
 from ai4os_data.checkpoint.manifest import attempt_mark
 from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.checkpoint.serialisation import sha256_of
+from ai4os_data.checkpoint.spool import is_intact
 from ai4os_data.checkpoint.tries import Tries
 from ai4os_data.retries import Patience
 from ai4os_data.telemetry import log
@@ -102,6 +103,8 @@ class Uploads:
 
     def submit(self, upload: Upload) -> None:
         """Send a checkpoint as soon as the one in flight is through; what still waits and need not stay makes way."""
+        # In a function of atexit, after the last wait: the interpreter waits for no thread then, and starts none.
+        is_last = self._is_exiting and threading.current_thread() is threading.main_thread()
         with self._changed:
             displaced = self._displaced([*self._pending, upload])
             self._pending = [*(older for older in self._pending if older not in displaced), upload]
@@ -110,14 +113,19 @@ class Uploads:
             elif not self._is_quiet:  # the bound of those that are waited for is not put off
                 self._closing_at = time.monotonic()
             self._is_left = False
-            if self._thread is None:
+            if self._thread is None and not is_last:
                 # Once the process ends, its last wait is over, and the interpreter waits for other threads only.
                 daemon = not self._is_exiting
                 self._thread = threading.Thread(target=self._run, name="ai4os-data-uploads", daemon=daemon)
                 self._thread.start()
+            thread = self._thread
             self._changed.notify_all()
         for older in displaced:
             self._drop(older, upload)
+        if is_last and thread is None:
+            self._run()
+        elif is_last:
+            self.wait_for([upload])
 
     def unsent(self) -> list[Upload]:
         """What is in flight and what waits, in this order."""
@@ -216,7 +224,7 @@ class Uploads:
                 level = self._deliver(upload)
             except errors.StorageError as error:
                 self._verifying_s = 0.0
-                if not upload.spooled.is_whole:
+                if not upload.spooled.is_whole or _is_damaged(upload, error):
                     raise
                 pause_s = tries.failed(error)
                 if pause_s is None:
@@ -342,14 +350,18 @@ class Uploads:
             upload.handle.drop(newer.spooled.name.step)
 
     def _end(self, upload: Upload, error: BaseException) -> None:
-        """Give one up for an error: it stays in the spool for the next start, unless somebody has removed it there."""
-        if upload.spooled.is_whole or not isinstance(error, (OSError, errors.StorageError)):
+        """Give one up for an error: it stays in the spool for the next start, unless that has it no more."""
+        if _is_damaged(upload, error):
+            how = "its files are damaged in the spool"
+        elif not upload.spooled.is_whole and isinstance(error, (OSError, errors.StorageError)):
+            how = "somebody has removed its files from the spool"
+        else:
             self._fail(upload, error)
             return
         lost = errors.LostError(
-            f"step {upload.spooled.name.step} is lost: somebody has removed its files from the spool, "
-            f"{upload.spooled.folder}, before it was on the storage. Save again; if something cleans that place, give "
-            "StorageCheckpoint another, as spool= or AI4OS_DATA_SPOOL"
+            f"step {upload.spooled.name.step} is lost: {how}, {upload.spooled.folder}, before it was on the storage. "
+            "Save again; if something cleans or writes to that place, give StorageCheckpoint another, as spool= or "
+            "AI4OS_DATA_SPOOL"
         )
         self.error = lost
         log.error("%s", lost)
@@ -373,3 +385,8 @@ class Uploads:
         if upload.handle is not None:
             upload.handle.fail(error)
         without_locals(error)
+
+
+def _is_damaged(upload: Upload, error: BaseException) -> bool:
+    """Whether the storage has got other bytes than were meant because the spool has them."""
+    return isinstance(error, errors.IntegrityError) and upload.spooled.is_whole and not is_intact(upload.spooled)
