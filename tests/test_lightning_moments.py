@@ -13,7 +13,13 @@ pytest.importorskip("lightning", reason="lightning is not installed")
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from torch import nn
 from torch.optim.swa_utils import get_ema_avg_fn
 
@@ -291,6 +297,17 @@ def test_rate_of_stochastic_averages_goes_on_in_mid_epoch(tmp_path: Path, trips:
     assert run(tmp_path, Trip(), make, kind=Simple, max_epochs=4).state == expected.state
 
 
+@pytest.mark.parametrize("times", [10, 11])
+def test_gradients_are_accumulated_as_before_in_an_epoch_that_is_resumed(tmp_path: Path, times: int) -> None:
+    """Lightning sets their number only where an epoch begins."""
+
+    def make() -> GradientAccumulationScheduler:
+        return GradientAccumulationScheduler({0: 1, 1: 3})
+
+    run(tmp_path, Trip("on_train_batch_start", times), make)
+    assert run(tmp_path, Trip(), make).state == run(None, Trip(), make).state
+
+
 def test_validation_that_only_a_stop_has_called_for_draws_nothing(tmp_path: Path) -> None:
     """The training that goes on never had it, and what it drew from the random generators does not show."""
 
@@ -312,7 +329,7 @@ def test_what_a_model_does_after_a_batch_is_in_its_checkpoint(tmp_path: Path) ->
             self.register_buffer("average", torch.zeros(8, 4))
 
         def on_train_batch_end(self, *_: Any) -> None:
-            self.average.lerp_(self.net[0].weight.detach(), 0.5)  # type: ignore[operator,union-attr]
+            self.average.lerp_(self.net[0].weight.detach(), 0.5)  # type: ignore[operator]
 
     saving = {"every_n_train_steps": 4, "save_on_exception": False}
     run(tmp_path, Trip("on_train_batch_start", 12), kind=Averaged, saving=saving)

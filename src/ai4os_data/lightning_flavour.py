@@ -16,6 +16,7 @@ __all__ = [
     "CheckpointIO",
     "DDPStrategy",
     "DeepSpeedStrategy",
+    "GradientAccumulationScheduler",
     "SIGTERMException",
     "SingleDeviceStrategy",
     "StochasticWeightAveraging",
@@ -41,13 +42,20 @@ FLAVOUR, _FABRIC = _chosen()
 if TYPE_CHECKING:
     from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
     from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging, WeightAveraging
+    from lightning.pytorch.callbacks import (
+        Checkpoint,
+        GradientAccumulationScheduler,
+        StochasticWeightAveraging,
+        WeightAveraging,
+    )
     from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 else:
     Trainer = import_module(FLAVOUR).Trainer
     Checkpoint = import_module(f"{FLAVOUR}.callbacks").Checkpoint
-    StochasticWeightAveraging = import_module(f"{FLAVOUR}.callbacks").StochasticWeightAveraging
+    _callbacks = import_module(f"{FLAVOUR}.callbacks")
+    GradientAccumulationScheduler = _callbacks.GradientAccumulationScheduler
+    StochasticWeightAveraging = _callbacks.StochasticWeightAveraging
     WeightAveraging = getattr(import_module(f"{FLAVOUR}.callbacks"), "WeightAveraging", ())  # older ones have none
     SIGTERMException = import_module(f"{FLAVOUR}.utilities.exceptions").SIGTERMException
     _strategies = import_module(f"{FLAVOUR}.strategies")
