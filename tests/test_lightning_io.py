@@ -412,12 +412,12 @@ def test_path_object_is_the_location_that_was_meant(share: Share, remote: str, t
 
 @pytest.mark.usefixtures("remote")
 @pytest.mark.parametrize("path", ["rshare:runs/x", "rshare:/runs/x", "ai4os:/rshare/runs/x"])
-@pytest.mark.parametrize("known", ["by the environment", "by its name"])
+@pytest.mark.parametrize("known", ["by the environment", "by its name", "as the platform's"])
 def test_location_that_became_a_local_path_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, known: str
 ) -> None:
-    """With what to write instead; another colon in a path is none of that."""
-    if known == "by its name":
+    """With what to write instead, also where no storage is linked; another colon in a path is none of that."""
+    if known != "by the environment":
         monkeypatch.delenv("RCLONE_CONFIG_RSHARE_URL")
     io = StorageCheckpointIO("rshare" if known == "by its name" else None, spool=tmp_path / "spool")
     with pytest.raises(errors.LocationError, match="dirpath='ai4os://rshare/runs/x'"):

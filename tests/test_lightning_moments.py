@@ -350,7 +350,7 @@ def test_weights_that_cannot_be_had_are_not_saved(tmp_path: Path, caplog: pytest
 
     expected = alone(AfterThree)
     run(tmp_path, Trip("validation_step", 4), AfterThree)
-    (text,) = [record.getMessage() for record in caplog.records if "no checkpoint of it" in record.getMessage()]
+    (text,) = [record.getMessage() for record in caplog.records if "its end is not saved" in record.getMessage()]
     assert "AfterThree" in text
     with StorageCheckpoint(tmp_path / "run", spool=tmp_path / "looking") as kept:
         assert [found.step for found in kept.list()] == [BATCHES]

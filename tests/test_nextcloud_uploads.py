@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
 import random
+import socket
+import threading
 import uuid
 from typing import TYPE_CHECKING
 
@@ -17,8 +20,10 @@ from ai4os_data.stores.capabilities import ChunkLimits
 from ai4os_data.stores.nextcloud import NextcloudStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from typing_extensions import Self
 
     from ai4os_data.retries import Patience
     from servers import Request
@@ -225,6 +230,81 @@ def test_an_account_without_chunked_uploads_gets_a_single_put(cloud: Cloud, stat
     assert len(cloud.requests("MKCOL", "/uploads/")) == 1
 
 
+def test_chunks_that_were_refused_once_are_tried_again_when_one_piece_fails(cloud: Cloud) -> None:
+    """A proxy that says 403 by mistake, and takes no large bodies."""
+    store = cloud.store()
+    cloud.server.answer_next(1, 403, method="MKCOL", within="/uploads/")
+    cloud.server.answer_next(1, 422, method="PUT")
+    with pytest.raises(errors.ServerError, match="422"):
+        store.write_confirmed("a.bin", LARGE, sha256(LARGE))
+    assert store.write_confirmed("a.bin", LARGE, sha256(LARGE)) == "confirmed"
+    assert len(cloud.requests("MKCOL", "/uploads/")) == 2
+    assert cloud.requests("MOVE")
+
+
+class Deaf:
+    """A proxy that hides the question whether a body may come, until the ``with`` ends."""
+
+    def __init__(self, port: int) -> None:
+        self._upstream = ("127.0.0.1", port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        """Let connections in."""
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let no more in, and close what is open."""
+        for one in (self._listener, *self._open):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for one in (self._listener, *self._open):
+            one.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._upstream)
+                self._open += [client, server]
+                self._start(self._relay, client, server)
+                self._start(self._relay, server, client)
+
+    def _start(self, work: Callable[..., None], *arguments: socket.socket) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    @staticmethod
+    def _relay(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while piece := source.recv(65536):
+                sink.sendall(piece.replace(b"Expect: 100", b"Hidden: 100"))
+            sink.shutdown(socket.SHUT_WR)
+
+
+def test_chunks_do_not_wait_for_consent_that_never_comes(cloud: Cloud) -> None:
+    """A gateway that keeps the question to itself costs a second once, and not for each chunk."""
+    with Deaf(cloud.server.port) as deaf:
+        store = cloud.store(cloud.server.url.replace(str(cloud.server.port), str(deaf.port)))
+        for key in ("a.bin", "b.bin"):
+            cloud.server.forget()
+            assert store.write_confirmed(key, LARGE, sha256(LARGE)) == "confirmed"
+            asked = [one for one in cloud.requests("PUT", "/uploads/") if "hidden" in one.headers]
+            assert bool(asked) == (key == "a.bin")
+    cloud.server.forget()
+    store = cloud.store()
+    for key in ("c.bin", "d.bin"):
+        store.write_confirmed(key, LARGE, sha256(LARGE))
+    assert all("expect" in one.headers for one in cloud.requests("PUT", "/uploads/")), "it answers, and is asked"
+
+
 def _upload_and_die(cloud: Cloud) -> None:
     """Upload, in a process that ends after the second chunk has arrived."""
     store = cloud.store()
@@ -274,6 +354,22 @@ def test_smaller_chunks_of_an_earlier_try_are_not_joined_to_larger_ones(cloud: C
     store.chunk_bytes = 10 * MIB
     assert store.write_confirmed(KEY, LARGE, sha256(LARGE)) == "confirmed"
     assert cloud.files() == {KEY: LARGE}
+
+
+@pytest.mark.parametrize("size", ["many", "-1", "9" * 5000, ""])
+def test_chunks_of_no_size_are_sent_again(cloud: Cloud, size: str) -> None:
+    """Whatever a listing says of them."""
+    _fail_at(cloud, "/00002")
+    body = (
+        '<?xml version="1.0"?><d:multistatus xmlns:d="DAV:"><d:response><d:href>/remote.php/dav/uploads/x/y/00001'
+        f"</d:href><d:propstat><d:prop><d:getcontentlength>{size}</d:getcontentlength><d:resourcetype/></d:prop>"
+        "<d:status>HTTP/1.1 200 OK</d:status></d:propstat></d:response></d:multistatus>"
+    )
+    cloud.server.answer_next(1, 207, method="PROPFIND", within="/uploads/", body=body)
+    cloud.server.forget()
+    assert cloud.store().write_confirmed(KEY, LARGE, sha256(LARGE)) == "confirmed"
+    assert cloud.files() == {KEY: LARGE}
+    assert cloud.chunks() == ["00001", "00002", "00003"]
 
 
 def _fail_at(cloud: Cloud, name: str) -> None:

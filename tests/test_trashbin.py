@@ -113,6 +113,22 @@ def test_the_bin_is_looked_at_once_where_the_server_skips_it(bin_: Bin) -> None:
     assert bin_.requests("DELETE") == (2 if is_skipped else 4)
 
 
+def test_a_bin_that_tells_nonsense_is_no_error(bin_: Bin) -> None:
+    """A time of five thousand digits."""
+    bin_.store.write("run/a/m", b"1")
+    time = "9" * 5000
+    body = (
+        '<?xml version="1.0"?><d:multistatus xmlns:d="DAV:" xmlns:nc="http://nextcloud.org/ns"><d:response>'
+        f"<d:href>/remote.php/dav/trashbin/x/trash/a.d{time}</d:href><d:propstat><d:prop><nc:trashbin-filename>a"
+        "</nc:trashbin-filename><nc:trashbin-original-location>run/a</nc:trashbin-original-location>"
+        f"<nc:trashbin-deletion-time>{time}</nc:trashbin-deletion-time></d:prop><d:status>HTTP/1.1 200 OK</d:status>"
+        "</d:propstat></d:response></d:multistatus>"
+    )
+    bin_.server.answer_next(1, 207, within="/trashbin/", method="PROPFIND", body=body)
+    bin_.store.expunge("run/a")
+    assert not bin_.store.has_folder("run/a")
+
+
 @pytest.mark.parametrize("status", [403, 404, 405, 423, 500, 503])
 def test_a_bin_that_cannot_be_emptied_is_no_error(status: int, bin_: Bin) -> None:
     """Neither is one that cannot be read: the checkpoint is gone from its place."""

@@ -210,7 +210,7 @@ class StorageCheckpointCallback(Checkpoint):
             try:
                 self._look_for_best()
             except errors.StorageError as error:
-                log.warning("best_model_score is what was known before: %s", error)
+                log.warning("best_model_score may be out of date: %s", error)
         return self._best.score
 
     @property
@@ -445,12 +445,12 @@ class StorageCheckpointCallback(Checkpoint):
                 if self._moments.catch_up(trainer):
                     log.warning(
                         "the %s came between the optimizer's step and the end of its batch: the batch counts as "
-                        "trained, and what on_train_batch_end had still to do in callbacks is not made up",
+                        "trained, and what callbacks do in on_train_batch_end may be missing for it",
                         type(exception).__name__,
                     )
                 self._save_what_was_trained(trainer, self._hurried_ranks)
         except errors.StorageError as error:
-            log.error("the %s has ended the training, and no checkpoint of it: %s", type(exception).__name__, error)
+            log.error("the %s has ended the training, and its end is not saved: %s", type(exception).__name__, error)
         self._is_fitting = False
         is_killed = isinstance(exception, SIGTERMException)
         left_s = max(0.0, BUDGET_S - (time.monotonic() - begun_s)) if is_killed else None
@@ -699,7 +699,7 @@ class StorageCheckpointCallback(Checkpoint):
             try:
                 self._look_for_best()
             except errors.StorageError as error:
-                self._warn_once(f"best_model_score is what was known before: {error}")
+                self._warn_once(f"best_model_score may be out of date: {error}")
         self._best.score = self._ranks.broadcast(self._best.score)
 
     def _best_file(self) -> str | None:

@@ -138,7 +138,7 @@ def with_opened(checkpoint: dict[str, Any], location: str, *, weights_only: bool
         return checkpoint
     if weights_only:
         log.warning(
-            "%s was loaded without %s, which is not plain: weights_only=False loads it, and runs what is pickled there",
+            "%s was loaded without %s, which is not plain: weights_only=False loads it, and can run code from the file",
             *(location, ", ".join(pickled["names"])),
         )
         return checkpoint

@@ -24,7 +24,7 @@ from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.lightning_flavour import CheckpointIO, TorchCheckpointIO, Trainer
 from ai4os_data.lightning_hparams import with_opened, with_pickled
 from ai4os_data.lightning_options import checked_options
-from ai4os_data.remotes import Remote
+from ai4os_data.remotes import LINKED, Remote
 from ai4os_data.retries import Patience
 from ai4os_data.statuses import PASSING, passes
 from ai4os_data.stores import open_store
@@ -424,7 +424,7 @@ def _refuse_local(location: str, remote: str | Remote | None) -> None:
     """
     if not location.startswith("/") or ":" not in location:
         return
-    names = {"ai4os", *_names(remote)}
+    names = {"ai4os", LINKED, *_names(remote)}
     parts = location.split("/")
     for number, part in enumerate(parts):
         name, colon, begin = part.partition(":")

@@ -207,8 +207,8 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         again at the first batch if its length or ranks have changed until then.
 
         Raises:
-            ValueError: it is the state of another order, or of other files. The loader stays as it was. Where only the
-                versions of files are others, that is told and gone on with.
+            ValueError: it is the state of another order, or of other files. The loader stays as it was. If only the
+                versions of files differ, that is logged, and the state is loaded.
         """
         check_state(state)
         self._compare(state)
@@ -234,9 +234,9 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         where = ", ".join(dataset.location for dataset in self._datasets)
         if state["samples"] != ours["samples"]:
             message = (
-                f"the order cannot be gone on with: the samples are not those that it was saved with. Files of {where} "
-                "have come or gone, or a split of them is another one. Use the same files (a lock file, index=, keeps "
-                "to them; a split needs a seed), or begin anew without load_state_dict"
+                "the order cannot be gone on with: the samples are not those that it was saved with. Files of "
+                f"{where} have come or gone, or a split of them is another one. Use the same files (a lock file, "
+                "index=, keeps to them; a split needs a seed), or begin anew without load_state_dict"
             )
             raise ValueError(message)
         if state.get("versions") != ours["versions"]:

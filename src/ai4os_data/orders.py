@@ -356,8 +356,9 @@ class OwnOrder(Order):
         others = frozenset(map(int, state["others"]))
         if others and any(state.get(name, 1) != self.shape.get(name, 1) for name in _SHAPE):
             message = (
-                "this state was saved under in_order=False, with batches given out of their order: it can be gone on "
-                "with by as many ranks and with the batch size that it was saved with, and by no others"
+                "cannot resume: the state was saved under in_order=False, with batches given out of turn, which only "
+                "the same number of ranks and the same batch size can resume. Use these, or begin anew without "
+                "load_state_dict"
             )
             raise ValueError(message)
         before = dict(self.sampler.__dict__)

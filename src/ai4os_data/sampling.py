@@ -1,4 +1,4 @@
-"""The order of an epoch: it follows from seed and epoch alone, and can be gone on with from any place in it."""
+"""The order of an epoch: it follows from seed and epoch alone, and can be resumed at any position in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from ai4os_data.telemetry import tell_once
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence, Sized
 
-OF_ANOTHER_KIND = "the order cannot be gone on with: it was saved with another kind of sampler, or by none"
+OF_ANOTHER_KIND = (
+    "the order cannot be gone on with: it was saved with another kind of sampler, or by none. Use the sampler that it "
+    "was saved with, or begin anew without load_state_dict"
+)
 
 _SEED_BYTES = 8
 
@@ -30,7 +33,7 @@ def derived_seed(*numbers: int) -> int:
 
 
 class StorageSampler(DistributedSampler[int]):
-    """A ``DistributedSampler`` whose order can be gone on with in mid-epoch, also with another number of ranks.
+    """A ``DistributedSampler`` whose order can be resumed in mid-epoch, also with another number of ranks.
 
     All ranks share one global order, which follows from seed and epoch. Rank r takes samples r, r + n, r + 2n, … of it,
     so that what all have been given together is its beginning, and the rest can be dealt out anew. It works without a
@@ -205,11 +208,10 @@ class StorageSampler(DistributedSampler[int]):
         ours = {"length": self.length, "shuffle": int(self.shuffle), "seed": self.seed}
         for name, before in saved.items():
             if ours[name] != before:
-                message = (
+                raise ValueError(
                     f"the order cannot be gone on with: its {name} was {before}, and is {ours[name]}. Use the dataset "
                     "and the options that it was saved with, or begin anew without load_state_dict"
                 )
-                raise ValueError(message)
 
     def __iter__(self) -> Iterator[int]:
         """The indices of this rank.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
+import re
 import select
 import time
 from collections import deque
@@ -63,6 +64,7 @@ _BUFFER_BYTES = 256 * 1024
 _UPLOAD_BUFFER_BYTES = 2 * 1024 * 1024
 _SUPPRESS_CONNECT_HEADERS = 265  # CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name
 _PLAIN_HEADERS = (b"Accept-Encoding: identity", b"Expect:", b"Accept: */*")
+_CONTINUE = re.compile(rb"HTTP/\S+ +100\b")
 _ALONE_AFTER = 2  # failures, then the server is asked for something else
 _PROBE_S = 5.0
 _KEPT_WARM_S = 55  # servers close idle connections after 5 to 60 s
@@ -90,6 +92,7 @@ class Request:
 
     Attributes:
         fails_alone: whether it failed as it does where the server is away, while the server answered others.
+        was_let: whether the server has said that the body of a PUT which asks first may come.
     """
 
     url: str
@@ -105,6 +108,7 @@ class Request:
     asks_first: bool = False
     tag: object = None
     fails_alone: bool = field(default=False, init=False)
+    was_let: bool = field(default=False, init=False)
 
 
 @dataclass(slots=True)
@@ -887,6 +891,7 @@ class _Lane:
         self._call.counters.row[telemetry.BYTES_FROM_NETWORK] += received
         total = content_length(headers)
         if request.method != "GET":
+            request.was_let = any(_CONTINUE.match(line) for line in transfer.head_lines)
             return Response(status, headers, total, received, transfer.is_foreign)
         if status == 206:
             if not transfer.continues(headers):

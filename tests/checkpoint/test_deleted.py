@@ -127,6 +127,41 @@ def test_what_retention_removed_is_not_told(tmp_path: Path, caplog: pytest.LogCa
     assert TOLD not in caplog.text
 
 
+def test_run_that_is_deleted_while_its_process_lives_does_not_come_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process that has saved it is told, again and again, and can save; who looks anew begins anew."""
+    place = tmp_path / "run"
+    with open_run(place, tmp_path) as run:
+        save_steps(run, 1, 2)
+        shutil.rmtree(place)
+        for _ in range(2):
+            with pytest.raises(errors.DamagedError, match="had checkpoints when this process looked before"):
+                run.restore()
+        with pytest.raises(errors.DamagedError):
+            run.list()
+        save_steps(run, 3)
+        assert restored_step(run) == 3
+        assert steps_of(run) == [3]
+    assert caplog.text.count(TOLD) == 1
+    assert "step 2 had" in caplog.text
+
+
+def test_newest_that_is_deleted_while_its_process_lives_gives_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody goes back one checkpoint by hand."""
+    place = tmp_path / "run"
+    with open_run(place, tmp_path) as run:
+        save_steps(run, 1, 2)
+        (newest,) = place.glob("*/step-000000002-*")
+        shutil.rmtree(newest)
+        assert restored_step(run) == 1
+        with pytest.raises(errors.CheckpointError, match="no checkpoint of step 2"):
+            run.restore(step=2)
+    assert caplog.text.count(TOLD) == 1
+
+
 class Forgetful(DirectoryStore):
     """A storage whose listing is incomplete for a moment."""
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING
 
@@ -118,9 +119,9 @@ class Scripts:
             "SECRET": server.password or "",
         }
 
-    def start(self, script: str) -> subprocess.Popen[str]:
-        """Start one; it reads a line where it wants to wait for the test."""
-        (self._tmp_path / "script.py").write_text(BEGIN + script)
+    def start(self, script: str, first: str = "") -> subprocess.Popen[str]:
+        """Start one, with something before its imports; it reads a line where it wants to wait for the test."""
+        (self._tmp_path / "script.py").write_text(first + BEGIN + script)
         return subprocess.Popen(
             [sys.executable, "script.py"],
             cwd=self._tmp_path,
@@ -131,9 +132,9 @@ class Scripts:
             text=True,
         )
 
-    def run(self, script: str) -> tuple[int, str]:
+    def run(self, script: str, first: str = "") -> tuple[int, str]:
         """Run one; its exit code, and what it has logged."""
-        process = self.start(script)
+        process = self.start(script, first)
         _, logged = process.communicate(timeout=120)
         return process.returncode, logged
 
@@ -181,6 +182,70 @@ time.sleep(2.0)
     assert "Traceback" not in logged
     assert "not on the storage" not in logged
     assert logged.count("waiting up to") == 1
+
+
+POOL = """
+import threading
+
+stop = threading.Event()
+
+
+def work():
+    stop.wait()
+
+
+def tell():
+    stop.set()
+
+
+threading._register_atexit(tell)  # as joblib and concurrent.futures do
+threading.Thread(target=work).start()
+"""
+
+
+def test_pool_that_ends_with_the_interpreter_does_not_hold_up_the_end(scripts: Scripts) -> None:
+    """Its threads end when their module is told so, which comes after the runs: joblib's, where it was used first."""
+    begun = time.monotonic()
+    found, logged = scripts.run(SAVE, POOL)
+    assert found == 0, logged
+    assert scripts.step() == 2
+    assert time.monotonic() - begun < 45.0
+
+
+def test_thread_that_waits_for_the_end_does_not_hold_it_up(scripts: Scripts) -> None:
+    """What cleans up after the main thread, as threads do that join it, and then closes the run."""
+    begun = time.monotonic()
+    found, logged = scripts.run(f"""{SAVE}
+def clean_up():
+    threading.main_thread().join()
+    run.close()
+    print("cleaned up", file=sys.stderr)
+
+threading.Thread(target=clean_up).start()
+""")
+    assert found == 0, logged
+    assert "cleaned up" in logged
+    assert scripts.step() == 2
+    assert time.monotonic() - begun < 45.0
+
+
+def test_daemon_that_is_joined_at_the_end_is_told(scripts: Scripts) -> None:
+    """A save of a daemon thread after the last wait raises, where a function of atexit waits for that thread."""
+    found, logged = scripts.run(f"""{SAVE}
+import atexit
+is_over = threading.Event()
+
+def train():
+    is_over.wait()
+    run.save(state(3), 3)
+
+thread = threading.Thread(target=train, daemon=True)
+thread.start()
+atexit.register(lambda: (is_over.set(), thread.join()))
+""")
+    assert found == 0, logged
+    assert "save in a thread that is no daemon" in logged
+    assert scripts.step() == 2
 
 
 LATE = """

@@ -23,6 +23,9 @@ CERTAIN = {
     "mpirun": {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "4"},
     "mpiexec": {"PMI_RANK": "3", "PMI_SIZE": "4"},
     "srun": {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_NAME": "train"},
+    "Lightning": {"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"},
+    "horovodrun": {"HOROVOD_RANK": "1", "HOROVOD_SIZE": "2"},
+    "jsrun": {"JSM_NAMESPACE_RANK": "0", "JSM_NAMESPACE_SIZE": "2"},
     "another task of srun": {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
 }
 
@@ -31,6 +34,7 @@ NOT_CERTAIN = {
     "one process": {"RANK": "0", "WORLD_SIZE": "1"},
     "a size alone": {"WORLD_SIZE": "8"},
     "a rank alone": {"RANK": "0"},
+    "a local rank alone": {"LOCAL_RANK": "1", "NODE_RANK": "0"},
     "no numbers": {"RANK": "first", "WORLD_SIZE": "two"},
     "sbatch": {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_NAME": "train"},
     "salloc": {"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "interactive"},

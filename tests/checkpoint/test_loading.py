@@ -265,16 +265,19 @@ def test_keys_of_any_class_can_be_left_out() -> None:
 @pytest.mark.parametrize(
     ("into", "message"),
     [
-        ({"model": torch.nn.Linear(1, 1), "epoch": 0}, r"epoch is a int, .*leave it out of into=.*restored\['epoch'\]"),
-        ({"best": 0.5}, "best is a float"),
-        ({"name": "x"}, "name is a str"),
+        (
+            {"model": torch.nn.Linear(1, 1), "epoch": 0},
+            r"epoch is of the type int.*leave it out.*restored\['epoch'\]",
+        ),
+        ({"best": 0.5}, "best is of the type float"),
+        ({"name": "x"}, "name is of the type str"),
         ({"nothing": None}, "nothing is None"),
-        ({"nets": {"g": 3}}, r"nets\.g is a int"),
-        ({"list": [torch.zeros(1), 3]}, r"list\.1 is a int"),
-        ({"set": {1}}, "set is a set"),
-        ({"number": np.float64(1)}, "number is a float64"),
+        ({"nets": {"g": 3}}, r"nets\.g is of the type int"),
+        ({"list": [torch.zeros(1), 3]}, r"list\.1 is of the type int"),
+        ({"set": {1}}, "set is of the type set"),
+        ({"number": np.float64(1)}, "number is of the type float64"),
         ({"class": Counting}, "class is the class Counting: give an object of it"),
-        ({"function": print}, "function is a builtin_function_or_method"),
+        ({"function": print}, "function is of the type builtin_function_or_method"),
     ],
 )
 def test_what_takes_no_state_is_refused_at_the_first_start_too(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
+import pickle
 import shutil
 import threading
 import time
@@ -131,13 +133,32 @@ def test_restore_fills_tensors_and_nested_objects(tmp_path: Path) -> None:
         assert torch.equal(net.weight, restored["nets"]["d"]["weight"])
 
 
+@pytest.mark.parametrize("step", ["8", 8.5, -1, True])
+def test_step_that_is_none_is_refused_by_restore_too(tmp_path: Path, step: Any) -> None:
+    """A text that reads like the number was told not to be there, beside that number."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        run.save({"step": 8}, 8)
+        with pytest.raises(ValueError, match="a step is a number from 0 up, not "):
+            run.restore(step=step)
+        assert run.restore(step=8) is not None
+
+
+def test_what_cannot_be_saved_is_named_as_the_caller_wrote_it(tmp_path: Path) -> None:
+    """Without the keys of the file that the state is a part of."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        with pytest.raises(errors.StateError, match=r"^state\['f'\] is a "):
+            run.save({"f": print}, 1)
+        with pytest.raises(errors.StateError, match=r"^state\['state'\]\['f'\] is a "):
+            run.save({"state": {"f": print}}, 1)
+
+
 @pytest.mark.parametrize(
     ("into", "message"),
     [
         (lambda: {"modle": torch.nn.Linear(2, 2)}, "the checkpoint holds no modle, but model, step"),
         (lambda: {"model": torch.nn.Linear(2, 3)}, r"model.weight is \(3, 2\), and was saved as \(2, 2\)"),
         (lambda: {"model": torch.nn.Linear(2, 2, bias=False)}, "model.bias was saved, and is not there"),
-        (lambda: {"step": 3}, "step is a int, which nothing can be loaded into"),
+        (lambda: {"step": 3}, "step is of the type int, and nothing can be loaded into that"),
         (lambda: {"model": torch.zeros(2)}, "model is a tensor of"),
     ],
 )
@@ -665,3 +686,37 @@ def test_state_dict_as_a_whole_keeps_its_versions(tmp_path: Path) -> None:
     assert restored is not None
     assert torch.nn.BatchNorm1d(3).load_state_dict(restored) is not None
     assert restored._metadata[""] == {"version": 2}
+
+
+def test_run_is_neither_pickled_nor_copied(tmp_path: Path) -> None:
+    """The error says what to hand on to another process, and the run goes on."""
+    with open_run(tmp_path / "run", tmp_path) as run:
+        for way in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(
+                TypeError, match=r"StorageCheckpoint\('.*/run'\) belongs to the process.* hand the location"
+            ):
+                way(run)
+        save_steps(run, 1)
+
+
+def test_saves_of_several_threads_are_told_apart(tmp_path: Path) -> None:
+    """Each has a number of its own, however long the others take to return."""
+    with open_run(tmp_path / "run", tmp_path, keep_every=1) as run:
+        begun = run._begun
+
+        def slowly(*arguments: Any) -> Any:
+            handle = begun(*arguments)
+            time.sleep(0.3)
+            return handle
+
+        vars(run)["_begun"] = slowly
+        threads = [threading.Thread(target=run.save, args=(state_of(step), step)) for step in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert run._newest is not None
+        run._newest.wait(timeout_s=60)
+        assert sorted(checkpoint.name.nonce[:6] for checkpoint in run.list()) == [
+            f"{number:06x}" for number in range(4)
+        ]

@@ -12,7 +12,7 @@ import pytest
 from ai4os_data import errors
 from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.checkpoint.retention import Retention, chosen_mode
-from ai4os_data.stores import DirectoryStore
+from ai4os_data.stores import DirectoryStore, MemoryStore
 from cache.crowd import wait_for
 from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ai4os_data.checkpoint import StorageCheckpoint
+    from ai4os_data.retries import Patience
+    from ai4os_data.stores import Level
 
 
 def test_keep_last_keeps_the_newest(tmp_path: Path) -> None:
@@ -384,3 +386,39 @@ def test_other_metric_needs_a_mode(tmp_path: Path, monitor: str) -> None:
         open_run(tmp_path / "run", tmp_path, keep_best=1, monitor=monitor)
     with open_run(tmp_path / "run", tmp_path, monitor=monitor) as run:
         save_steps(run, 1)
+
+
+class Late(MemoryStore):
+    """A store that takes nothing before it is told to, and is away once for each of some steps."""
+
+    def __init__(self, *away: int) -> None:
+        super().__init__()
+        self.is_open = threading.Event()
+        self.away = set(away)
+
+    def write_confirmed(self, key: str, *arguments: Any, **options: Any) -> Level:
+        """Wait, then fail or store."""
+        self.is_open.wait(60)
+        for step in list(self.away):
+            if f"/step-{step:09d}-" in key:
+                self.away.discard(step)
+                raise errors.ServerUnavailableError("it is away")
+        return super().write_confirmed(key, *arguments, **options)
+
+
+def test_outage_drops_no_newest_for_an_older_best(patience: Patience, tmp_path: Path) -> None:
+    """What waits since it is the best displaces only what is older, also where an earlier process has left both."""
+    store = Late(3)
+    rules: dict[str, Any] = {"keep_best": 1, "monitor": "accuracy", "mode": "max"}
+    with open_run(store, tmp_path, **rules) as run:
+        run._uploads._patience = patience
+        handles = []
+        for step, accuracy in ((1, 0.1), (2, 0.9), (3, 0.3)):
+            handles.append(run.save(state_of(step), step, {"accuracy": accuracy}))
+            handles[-1].wait("local")
+        wait_for(lambda: len(run._uploads._pending) == 2)
+        store.is_open.set()
+        assert [handle.wait(timeout_s=20) for handle in handles] == ["confirmed"] * 3
+    with open_run(store, tmp_path, "another machine", **rules) as run:
+        assert restored_step(run) == 3
+        assert steps_of(run) == [3, 2]

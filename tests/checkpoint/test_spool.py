@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
-from ai4os_data.checkpoint.names import AttemptName, CheckpointName
-from ai4os_data.checkpoint.spool import Spool, Spooled, default_directory, is_intact, parse_limit
+from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
+from ai4os_data.checkpoint.spool import Spool, Spooled, _manifest_in, default_directory, is_intact, parse_limit
 from cache.disks import tmpfs
 
 ATTEMPT = AttemptName(1, "0123abcd")
@@ -46,6 +47,43 @@ def test_next_start_finds_what_the_dead_have_left(tmp_path: Path) -> None:
     assert all(is_intact(spooled) for spooled in left)
     assert not begun.exists()
     assert not half.exists(), "it has no manifest any more"
+
+
+@pytest.mark.parametrize("damage", ["another version", "unreadable", "foreign file"])
+def test_what_cannot_be_used_is_left_alone(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A checkpoint that another version has written, or whose manifest is something else now; and somebody's notes."""
+    spool = Spool(tmp_path, "run")
+    spool.open_attempt(ATTEMPT)
+    folder = write(spool, 1).folder
+    spool.let_go()
+    if damage == "another version":
+        (folder / MANIFEST).write_bytes((folder / MANIFEST).read_bytes().replace(b'"schema": 1', b'"schema": 2'))
+    elif damage == "unreadable":
+        (folder / MANIFEST).unlink()
+        (folder / MANIFEST).mkdir()
+    else:
+        Spool(tmp_path, "run").adopt()
+        folder = folder.rename(folder.with_name("kept by hand"))
+    again = Spool(tmp_path, "run")
+    assert again.adopt() == []
+    again.let_go()
+    assert list(folder.glob("state-*"))
+    assert (str(folder) in caplog.text) == (damage != "foreign file")
+
+
+def test_start_that_can_open_no_file_does_not_pass_a_checkpoint_over(tmp_path: Path) -> None:
+    """That tells nothing of the checkpoint: an older one would be restored without a word."""
+    spool = Spool(tmp_path, "run")
+    spool.open_attempt(ATTEMPT)
+    spooled = write(spool, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(lowest := os.open(os.devnull, os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(errors.OpenFilesError, match="ulimit"):
+            _manifest_in(spooled.folder, spooled.name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_journal_that_was_cut_off_counts_as_far_as_it_goes(tmp_path: Path) -> None:

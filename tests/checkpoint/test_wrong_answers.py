@@ -5,9 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from ai4os_data import errors
+from ai4os_data.checkpoint.history import Seen
+from ai4os_data.checkpoint.names import AttemptName, CheckpointName
+from ai4os_data.checkpoint.pruning import _stored_at
+from ai4os_data.stores.base import Entry
+from ai4os_data.stores.webdav import _span
 from cache.crowd import wait_for
 from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
 from servers import BROKEN_XML, PASSWORD, Fault, FaultServer
@@ -92,6 +98,17 @@ def test_read_back_that_comes_wrong_is_tried_again(
     """Nothing is confirmed by what did not come back as it was sent."""
     run = run_on(fault, patience, tmp_path)
     check_passes(run, tmp_path, lambda: fault.script("*", *[wrong] * IN_A_ROW, method="GET"))
+
+
+ODD_DATES = [f"Mon, {'9' * 30} Jan 1 00:00:00 GMT", "yesterday", ""]
+
+
+@pytest.mark.parametrize("date", ODD_DATES)
+def test_dates_that_no_clock_reads_are_none(date: str) -> None:
+    """Neither when something was removed follows from them, nor when a file was stored."""
+    assert _span(httpx.Response(204, headers={"Date": date}), 0.0) is None
+    name = CheckpointName.new(AttemptName.new(1), 1)
+    assert _stored_at(Seen(name, {"state": Entry("state", 1, None, date)})) is None
 
 
 @pytest.fixture

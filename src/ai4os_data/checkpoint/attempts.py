@@ -95,6 +95,17 @@ def remove_if_begun(path: Path) -> bool:
     return True
 
 
+def remove_if_empty(attempt: Path) -> None:
+    """Remove the folder of an attempt that has no checkpoint any more; it stays if it holds something else."""
+    left = [path for path in attempt.iterdir() if not remove_if_begun(path)]
+    if any(CheckpointName.parse(f"{attempt.name}/{path.name}") for path in left):
+        return
+    with suppress(FileNotFoundError):
+        (attempt / JOURNAL).unlink()
+    with suppress(OSError):  # there is something that is none of ours
+        attempt.rmdir()
+
+
 def levels_in(attempt: Path) -> dict[CheckpointName, Level]:
     """How far the checkpoints of an attempt's folder have come, as its journal says.
 

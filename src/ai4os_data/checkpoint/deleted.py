@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from ai4os_data.stores import Store
 
 
-def set_aside_deleted(store: Store, spool: Spool, history: History) -> bool:
+def set_aside_deleted(store: Store, spool: Spool, history: History, *, may_begin: bool = True) -> bool:
     """Take out of a run what was removed on the storage; whether there was such.
 
     Args:
         store: of the run.
         spool: of this machine; what was removed under the rules of retention goes there too.
         history: what the store has listed.
+        may_begin: whether a new run begins where nothing is left.
 
     Raises:
         StorageError: the store cannot tell whether something is there.
@@ -39,7 +40,7 @@ def set_aside_deleted(store: Store, spool: Spool, history: History) -> bool:
         else:  # a newer one is there, for which it went
             spool.remove(spooled)
     if removed:
-        _tell(store, removed, begins_anew=not on_store and not spool.entries() and not history.marked)
+        _tell(store, removed, begins_anew=may_begin and not on_store and not spool.entries() and not history.marked)
     return bool(gone)
 
 

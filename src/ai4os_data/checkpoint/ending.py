@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import concurrent.futures.thread as pools  # its own callback is to come after ours, and so is registered before
 import os
+import sys
 import threading
+import time
 import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ai4os_data import errors
 from ai4os_data.checkpoint.preemption import end_guards
 from ai4os_data.telemetry import log
 
@@ -23,7 +26,11 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint.uploads import Upload, Uploads
 
 _endings: weakref.WeakSet[Ending] = weakref.WeakSet()
+_users: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # have made a run, or saved
 _has_begun = threading.Event()
+_has_ended = threading.Event()
+_REST_S = 5.0  # after the last wait: if the process still lives then, somebody waits for the thread that rests
+_LOOK_S = 0.1
 
 
 class Ending:
@@ -52,6 +59,10 @@ class Ending:
     def is_open(self) -> bool:
         """Whether it has still to be waited for, by this process and not by the parent of a fork."""
         return self._pid == os.getpid() and not self._is_over
+
+    def close(self) -> None:
+        """Record that the run is closed: nothing is on its way."""
+        self._is_over = True
 
     def begin(self) -> list[Upload]:
         """Let nothing more be waited for than needs be; what is on its way, once all is in the spool."""
@@ -104,16 +115,15 @@ def finish_runs() -> None:
     except KeyboardInterrupt:
         log.warning("interrupted: the threads of this process are not waited for, and what they save comes too late")
     _has_begun.set()
-    endings = _open_ones()
-    if not endings:
-        return
-    end_guards()
-    try:
-        why = _wait_for(endings)
-    except KeyboardInterrupt:
-        why = "interrupted"
-    for ending in endings:
-        ending.tell(why)
+    if endings := _open_ones():
+        end_guards()
+        try:
+            why = _wait_for(endings)
+        except KeyboardInterrupt:
+            why = "interrupted"
+        for ending in endings:
+            ending.tell(why)
+    _has_ended.set()
 
 
 def daemons() -> bool:
@@ -121,13 +131,26 @@ def daemons() -> bool:
     return not _has_begun.is_set()
 
 
+def note_thread() -> None:
+    """Record that this thread has to do with runs: if it is no daemon, the end of the process waits for it."""
+    _users.add(threading.current_thread())
+
+
 def rest_if_ending() -> None:
-    """Let a thread that is a daemon save no more once the process ends, and never return.
+    """Let a thread that is a daemon save no more once the process ends.
 
     The interpreter is about to end it wherever it is, and inside of torch that aborts the process.
+
+    Raises:
+        CheckpointError: the process waits for the thread, as a function of `atexit` may.
     """
     if _has_begun.is_set() and threading.current_thread().daemon:
-        threading.Event().wait()
+        _has_ended.wait()
+        time.sleep(_REST_S)
+        raise errors.CheckpointError(
+            "the process ends, and this thread is a daemon, which could be cut off in the middle of a save: save in a "
+            "thread that is no daemon, or stop and join this one before the end of the script"
+        )
 
 
 def _open_ones() -> list[Ending]:
@@ -135,16 +158,48 @@ def _open_ones() -> list[Ending]:
 
 
 def _wait_for_threads() -> None:
-    """Wait for threads that may train, as the interpreter does right after this, while pools still work."""
+    """Wait for threads that may train, as the interpreter does right after this, while pools still work.
+
+    Those that have had to do with a run are waited for as long as it takes. Others may do so yet, as long as there is a
+    run that is not closed; or never, so for them there is a bound.
+    """
+    until = time.monotonic() + max((ending.patience_s for ending in _open_ones()), default=0.0)
+    told: set[threading.Thread] = set()
     while threads := [thread for thread in threading.enumerate() if _is_waited_for(thread)]:
-        log.info("the script has ended: waiting for the thread %s, which may still save", threads[0].name)
-        threads[0].join()
+        known = [thread for thread in threads if thread in _users]
+        if not known and time.monotonic() >= until:
+            return
+        thread = (known or threads)[0]
+        if thread not in told:
+            told.add(thread)
+            log.info("the script has ended: waiting for the thread %s, which may still save", thread.name)
+        thread.join(_LOOK_S)
 
 
 def _is_waited_for(thread: threading.Thread) -> bool:
-    """Whether the interpreter will wait until a thread ends by itself; those of pools end when they are told, later."""
-    is_of_pool = thread in pools._threads_queues or type(thread).__module__.startswith("concurrent.")  # noqa: SLF001  there is no public name for it
-    return not (thread.daemon or is_of_pool or thread in {threading.current_thread(), threading.main_thread()})
+    """Whether the interpreter will wait until a thread ends, and it may end by itself before that."""
+    if thread.daemon or thread in {threading.current_thread(), threading.main_thread()}:
+        return False
+    return not (_is_told_to_end(thread) or _waits_for_the_end(thread))
+
+
+def _is_told_to_end(thread: threading.Thread) -> bool:
+    """Whether a thread is of a pool, whose module tells it later that the process ends."""
+    told = {getattr(call.func, "__module__", None) for call in threading._threading_atexits}  # type: ignore[attr-defined]  # noqa: SLF001  there is no public name for it
+    target = getattr(thread, "_target", None)
+    made_by = {type(thread).__module__, getattr(target, "__module__", None)}
+    is_of_pool = thread in pools._threads_queues or type(thread).__module__.startswith("concurrent.")  # noqa: SLF001  nor for this
+    return is_of_pool or not made_by.isdisjoint(told)
+
+
+def _waits_for_the_end(thread: threading.Thread) -> bool:
+    """Whether a thread waits until the main thread has ended, which it does after this."""
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001  the documented name
+    while frame is not None:
+        if frame.f_code is threading.Thread.join.__code__ and frame.f_locals.get("self") is threading.main_thread():
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _wait_for(endings: Sequence[Ending]) -> str:

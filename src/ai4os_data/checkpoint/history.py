@@ -89,6 +89,11 @@ class History:
         """The number of the last attempt; 0 where there was none."""
         return max((attempt.number for attempt in self._attempts), default=0)
 
+    @property
+    def has_some(self) -> bool:
+        """Whether there is a checkpoint, or the store says that there was one."""
+        return bool(self.marked) or any(seen.is_committed for seen in self.seen.values())
+
     def committed(self) -> list[Seen]:
         """Every checkpoint that has a manifest, newest first."""
         return [seen for seen in self._newest_first(self.seen.values()) if seen.is_committed]

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # Each pair is set in every process that is started, and nowhere else: by torchrun and accelerate; by mpirun of Open
-# MPI, of MPICH and Intel, and of MVAPICH.
+# MPI, of MPICH and Intel, and of MVAPICH; by horovodrun; by jsrun of LSF; by Lightning and Fabric in the processes that
+# they start from a script, which have no RANK.
 _PAIRS = (
     ("RANK", "WORLD_SIZE"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
     ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+    ("HOROVOD_RANK", "HOROVOD_SIZE"),
+    ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
+    ("LOCAL_RANK", "WORLD_SIZE"),
 )
 _INTERACTIVE_JOBS = {"bash", "interactive"}
 
@@ -61,7 +65,7 @@ def _of_slurm(environ: Mapping[str, str]) -> Launched | None:
 
 
 def _number(environ: Mapping[str, str], name: str) -> int | None:
-    value = environ.get(name, "")
+    value = environ.get(name, "").strip()
     return int(value) if value.isascii() and value.isdigit() else None
 
 

@@ -20,7 +20,7 @@ from ai4os_data.checkpoint.attempts import (
     deleted_in,
     levels_in,
     remove_if_abandoned,
-    remove_if_begun,
+    remove_if_empty,
     try_lock,
     turn,
     unlock,
@@ -148,22 +148,11 @@ def _remove(run: Path, doomed: set[CheckpointName] | None) -> None:
                 if doomed is None or name in doomed:
                     shutil.rmtree(folder, ignore_errors=True)
                     log.info("removed %s from the spool: it is on its storage", folder)
-            _remove_if_empty(attempt)
+            remove_if_empty(attempt)
         for path in run.iterdir():
             remove_if_abandoned(path)
         with suppress(OSError):  # something is left in it
             run.rmdir()
-
-
-def _remove_if_empty(attempt: Path) -> None:
-    """Remove the folder of a dead attempt that has no checkpoint any more."""
-    left = [path for path in attempt.iterdir() if not remove_if_begun(path)]
-    if any(CheckpointName.parse(f"{attempt.name}/{path.name}") for path in left):
-        return
-    with suppress(FileNotFoundError):
-        (attempt / JOURNAL).unlink()
-    with suppress(OSError):  # there is something that is none of ours
-        attempt.rmdir()
 
 
 def _disk_bytes(folder: Path) -> int:

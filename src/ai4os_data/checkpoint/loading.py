@@ -64,11 +64,11 @@ def _takes_nothing(target: Any, place: str, above: Iterable[int] = ()) -> str:
         return f"{place} is the class {target.__name__}: give an object of it"
     if callable(getattr(target, "state_dict", None)):
         return f"{place} is a {type(target).__name__}, which has a state_dict() and no load_state_dict(): give it one"
-    kind = "None" if target is None else f"a {type(target).__name__}"
-    code = f" ({place} = restored[{place!r}])" if place.isidentifier() else ""
+    kind = "None" if target is None else f"of the type {type(target).__name__}"
+    code = f"; {place} = restored[{place!r}] if restored else …" if place.isidentifier() else ""
     return (
-        f"{place} is {kind}, which nothing can be loaded into: leave it out of into=, and take it{code} from what "
-        "restore() returns, unless that is None, as on a new run"
+        f"{place} is {kind}, and nothing can be loaded into that: leave it out of into=, and take it from what "
+        f"restore() returns, which is None on a new run{code}"
     )
 
 
@@ -105,7 +105,7 @@ def load_into(into: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     loads = sorted(_of_mapping(into, state, ""), key=lambda load: not load.goes_first)
     left = sorted(str(key) for key, value in state.items() if key not in into and isinstance(value, Mapping))
     if left:
-        log.info("the checkpoint also holds %s, which nothing was given for", ", ".join(map(repr, left)))
+        log.info("the checkpoint also holds %s, for which into= has no entry", ", ".join(map(repr, left)))
     for number, load in enumerate(loads):
         try:
             load.run()

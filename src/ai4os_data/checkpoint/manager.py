@@ -6,12 +6,13 @@ and is verified there; the manifest comes last, and only then may an older check
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
@@ -21,7 +22,7 @@ from ai4os_data.cache import DiskCache
 from ai4os_data.callers import unwrapped
 from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step, tell_what_lacks
 from ai4os_data.checkpoint.deleted import set_aside_deleted
-from ai4os_data.checkpoint.ending import Ending, daemons, rest_if_ending
+from ai4os_data.checkpoint.ending import Ending, daemons, note_thread, rest_if_ending
 from ai4os_data.checkpoint.handle import SaveHandle
 from ai4os_data.checkpoint.history import History, Seen
 from ai4os_data.checkpoint.launchers import check_group
@@ -83,8 +84,8 @@ class StorageCheckpoint:
         keep_best: how many of the best by ``monitor`` stay beside them.
         keep_every: checkpoints whose step is a multiple of it stay too.
         monitor: the metric that says how good one is.
-        mode: ``"max"`` if high values of it are good, ``"min"`` if low ones are. It may be left out where its name says
-            that it is a loss or an error.
+        mode: ``"max"`` if high values of it are good, ``"min"`` if low ones are. It may be left out if the metric's
+            name has the word "loss" or "error" in it.
         spool: a directory on the local disk; by default ``$AI4OS_DATA_SPOOL``, or one beside the cache's.
         spool_limit: the most that the spool may take, in bytes or as ``"20GiB"``; by default what the disk has.
         durability: the level that ``wait()`` waits for and `close` insists on; ``"best"`` is the highest that the store
@@ -139,10 +140,12 @@ class StorageCheckpoint:
         self._attempt: AttemptName | None = None
         self._source: CheckpointName | None = None  # what this attempt was resumed from
         self._highest_attempt = 0
+        self._had_some = False  # since the last look, or then
         self._newest: SaveHandle | None = None
         self._unraised: list[BaseException] = []
         self._left_error: BaseException | None = None  # why what an earlier process has left could not be sent
         self._counts = {"saves": 0, "stall_s": 0.0, "waited_s": 0.0, "sent": 0, "dropped": 0, "removed": 0}
+        self._numbers = itertools.count()  # of the saves, in the order of their copies
         self._is_closed = False
         self._reading = threading.Lock()  # nothing is removed while a checkpoint is read
         self._is_reading = False
@@ -161,13 +164,11 @@ class StorageCheckpoint:
         told = weakly(self._displaced), weakly(self._sent), weakly(self._dropped), weakly(self._failed)
         self._uploads = Uploads(self._store, *told)
         self._ending = Ending(self._store.location, self._staging, self._uploads)
+        note_thread()
         weakref.finalize(self, _unlock, self._spool, self._pid).atexit = False
         tell_after_fork(self)
         self._spool.adopt()
-        history = self._look()
-        if set_aside_deleted(self._store, self._spool, history):
-            history = self._look()
-        self._pruning.know(history)
+        self._pruning.know(self._look())
         self._send_what_was_left(self._spool.entries())
 
     # --- saving
@@ -197,6 +198,7 @@ class StorageCheckpoint:
         begun = time.perf_counter()
         self._check_usable()
         rest_if_ending()
+        note_thread()
         state, step = checked_state(state), checked_step(step)
         tell_what_lacks(state, self._asked)
         ranks = self._gathered(state)  # before anything that may fail on rank 0 alone
@@ -217,7 +219,7 @@ class StorageCheckpoint:
         staged = self._staging.stage({"state": state, "ranks": [own.state for own in ranks]})
         arrays = [("ranks", rank, *place) for rank, own in enumerate(ranks) for place in own.arrays]
         try:
-            name = CheckpointName.new(self._open_attempt(), step, int(self._counts["saves"]))
+            name = CheckpointName.new(self._open_attempt(), step, next(self._numbers))
             handle = SaveHandle(step, name, self._wanted, self.best_level)
             handle.waited_s = staged.waited_s
             payload = {**staged.state, "arrays": [*staged.arrays, *arrays]}
@@ -341,6 +343,7 @@ class StorageCheckpoint:
         spooled = upload.spooled
         self._manifests[spooled.name] = spooled.manifest
         self._there = {**self._there, spooled.name: spooled.manifest.metrics}
+        self._had_some = True
         self._spool.note(spooled, level)
         self._count(sent=1)
         if upload.handle is not None:
@@ -431,9 +434,11 @@ class StorageCheckpoint:
             DamagedError: there are checkpoints, and none of them is intact.
             StateMismatchError: ``into`` does not fit, or holds what nothing can be loaded into, on a new run too.
             TypeError: ``into`` has no names.
+            ValueError: ``step`` is not a whole number from 0 up.
             StorageError: the store cannot be listed or read.
         """
         self._check_usable()
+        step = None if step is None else checked_step(step)
         if into is not None:
             check_into(into)
             self._asked = frozenset(into)
@@ -567,10 +572,14 @@ class StorageCheckpoint:
         self._check_writes()
         self.write_out()  # what is on its way to the spool counts
         history = History(self._store, self._spool, self._manifests)
-        if self._highest_attempt and not history.highest_attempt:
+        if set_aside_deleted(self._store, self._spool, history, may_begin=not self._had_some):
+            history = History(self._store, self._spool, self._manifests)
+        if self._had_some and not history.has_some:
             raise errors.DamagedError(
-                f"{self._store.location} had checkpoints when this process looked before, and now has none"
+                f"{self._store.location} had checkpoints when this process looked before, and now has none. Bring them "
+                "back, or make another StorageCheckpoint to begin anew"
             )
+        self._had_some = history.has_some
         self._highest_attempt = max(self._highest_attempt, history.highest_attempt)
         return history
 
@@ -613,6 +622,7 @@ class StorageCheckpoint:
         if not self._uploads.close(left_s):
             raise self._late(timeout_s)
         self._is_closed = True
+        self._ending.close()
         self._spool.let_go()
         self._store.close()
         self._raise_what_failed(self._unraised[:])
@@ -655,6 +665,13 @@ class StorageCheckpoint:
         """Tell where it saves."""
         return f"StorageCheckpoint({self._store.location!r})"
 
+    def __reduce__(self) -> NoReturn:
+        """Not to be pickled, nor copied: its threads and locks stay with this process."""
+        raise TypeError(
+            f"{self!r} belongs to the process that made it, and cannot be pickled or copied: hand the location on, and "
+            "make one there"
+        )
+
     def after_fork(self) -> None:
         """Leave the parent's spool and threads alone, in a child."""
         self._spool.after_fork()
@@ -677,7 +694,7 @@ class StorageCheckpoint:
 
     def _check_usable(self) -> None:
         if self._is_closed:
-            raise errors.CheckpointError(f"{self!r} is closed")
+            raise errors.CheckpointError(f"{self!r} is closed: make a new one, or move this into its with block")
         if os.getpid() != self._pid:
             raise errors.CheckpointError(f"{self!r} belongs to the process that made it: save there")
         if (

@@ -196,8 +196,9 @@ def filled(plan: Any, copies: Sequence[torch.Tensor]) -> Any:
 
 
 def shown(place: Place) -> str:
-    """A place, as one would write it."""
-    return "state" + "".join(f"[{part!r}]" for part in place)
+    """A place, as the caller of ``save`` would write it: ``state`` is what was given to it."""
+    below = place[1:] if place[:1] == ("state",) else place
+    return "state" + "".join(f"[{part!r}]" for part in below)
 
 
 def _flat_bytes(items: Collection[Any]) -> int | None:

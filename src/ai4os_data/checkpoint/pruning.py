@@ -142,5 +142,5 @@ def _stored_at(seen: Seen | None) -> float | None:
     told = [entry.modified for entry in seen.files.values()] if seen is not None else []
     try:
         return max(parsedate_to_datetime(text or "").timestamp() for text in told)
-    except ValueError:  # no date, or none of HTTP's
+    except (ValueError, OverflowError):  # no date, or none of HTTP's
         return None

@@ -109,7 +109,8 @@ class Restoring:
         something_differs = any(own["state"] or own["random"] is not None for own in ranks)
         if len(ranks) != self._ranks.size and something_differs:
             log.warning(
-                "the checkpoint comes from %d processes, and these are %d: what differs by rank may begin anew",
+                "the checkpoint was saved by %d processes, and this training has %d: what differs by rank, such as "
+                "random states, may begin anew",
                 len(ranks),
                 self._ranks.size,
             )

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ai4os_data import errors, ownership
+from ai4os_data import descriptors, errors, ownership
 from ai4os_data.cache.placement import SMALLEST_BYTES, is_size, parse_size, spool_room
 from ai4os_data.checkpoint import leftovers
 from ai4os_data.checkpoint.attempts import (
@@ -35,6 +35,7 @@ from ai4os_data.checkpoint.attempts import (
     read_file,
     remove_if_abandoned,
     remove_if_begun,
+    remove_if_empty,
     try_lock,
     turn,
     write_all,
@@ -251,7 +252,7 @@ class Spool:
         except FileNotFoundError:  # somebody has removed all of it
             log.debug("%s is gone", spooled.folder.parent)
         except OSError as error:  # a full disk: then the next start looks once more whether it is there
-            log.warning("%s: %s", spooled.folder, error.strerror)
+            log.warning("%s: cannot note that it has arrived: %s", spooled.folder, error.strerror)
 
     def remove(self, spooled: Spooled) -> None:
         """Remove a checkpoint; the folder of a dead attempt goes with its last one."""
@@ -360,7 +361,8 @@ class Spool:
             for attempt, lock in self._locks.items():
                 is_empty = not any(name.attempt == attempt for name in (*self._entries, *self._aside))
                 if is_empty and is_at(lock, self.folder / str(attempt)):
-                    shutil.rmtree(self.folder / str(attempt), ignore_errors=True)
+                    with suppress(OSError):  # then the next start does it
+                        remove_if_empty(self.folder / str(attempt))
                 os.close(lock)
             self._locks.clear()
 
@@ -376,7 +378,7 @@ class Spool:
             return
         lock = try_lock(path)
         if lock is None:
-            log.info("%s belongs to another process of this machine that lives: what it holds is left to it", path)
+            log.info("%s is in use by another StorageCheckpoint, of this process or another, and left to it", path)
             return
         self._locks[attempt] = lock
         levels, deleted = levels_in(path), deleted_in(path)
@@ -386,10 +388,8 @@ class Spool:
                 continue
             if name in deleted:
                 self._keep_aside(name, folder)
-            else:
-                with suppress(errors.IntegrityError, OSError):
-                    manifest = Manifest.from_json(read_file(folder / MANIFEST, MOST_BYTES), name)
-                    self._entries[name] = Spooled(manifest, folder, levels.get(name, "local"))
+            elif (manifest := _manifest_in(folder, name)) is not None:
+                self._entries[name] = Spooled(manifest, folder, levels.get(name, "local"))
 
     def _keep_aside(self, name: CheckpointName, folder: Path) -> None:
         """Leave alone what an earlier start has set aside, until its time is over."""
@@ -409,6 +409,21 @@ class Spool:
             f"no room in the spool {self.directory}: {why}. The checkpoints before are kept, and training goes on; "
             "give StorageCheckpoint a spool on a larger disk, a higher spool_limit, or its cache a lower limit"
         )
+
+
+def _manifest_in(folder: Path, name: CheckpointName) -> Manifest | None:
+    """The manifest of a checkpoint; None where it is damaged or cannot be read, and the checkpoint is left alone.
+
+    Raises:
+        OpenFilesError: this process can open no more files: that tells nothing of it.
+    """
+    try:
+        return Manifest.from_json(read_file(folder / MANIFEST, MOST_BYTES), name)
+    except (errors.IntegrityError, OSError) as error:
+        if isinstance(error, OSError) and (exhausted := descriptors.exhausted(error)) is not None:
+            raise exhausted from error
+        log.warning("%s cannot be used, and is left alone: %s", folder, error)
+        return None
 
 
 def is_intact(spooled: Spooled) -> bool:

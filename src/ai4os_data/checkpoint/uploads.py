@@ -325,9 +325,10 @@ class Uploads:
         return self._closing_at is not None and (self._is_left or time.monotonic() >= self.give_up_at)
 
     def _newer_than(self, upload: Upload) -> Upload | None:
-        """One that waits and displaces the one in flight."""
-        is_displaced = bool(self._pending) and upload in self._displaced([upload, *self._pending])
-        return self._pending[-1] if is_displaced else None
+        """One that waits and displaces the one in flight; what is older waits only because it is to stay."""
+        name = upload.spooled.name
+        newer = [other for other in self._pending if name.is_older_than(other.spooled.name)]
+        return newer[-1] if newer and upload in self._displaced([upload, *newer]) else None
 
     def _drop(self, upload: Upload, newer: Upload) -> None:
         self._dropped(upload)

@@ -6,7 +6,8 @@ and the content's hash, so a process that starts anew finds what the last one ha
 patience of a proxy and still succeed, so the destination is looked at before anything is sent again.
 
 What has arrived stays while the server is full. Where an upload goes on, one chunk shows whether it takes any, and the
-others follow only then; the bytes of a chunk follow its head only when the server has not refused that.
+others follow only then; the bytes of a chunk follow its head only when the server has not refused that, unless it turns
+out that what stands before the server keeps the question to itself.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ CHUNK_BYTES = 32 * 1024 * 1024
 
 LEAST_CHUNK_BYTES = 5 * 1024 * 1024
 _MOST_CHUNKS = 10_000
+_SIZE = re.compile(r"[0-9]{1,19}")
 _DAV_URL = re.compile(r"(?P<server>.*)/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?P<below>(?:/.*)?)")
 _UNSUPPORTED = (errors.NotFoundError, errors.PermissionDeniedError, errors.ProtocolError)
 # These do not pass by themselves, so nobody will come back for what was sent.
@@ -182,7 +184,7 @@ class ChunkedUpload:
         except errors.NotFoundError:
             return None
         names = ((unquoted(urlsplit(one.href).path).rpartition("/")[2], one) for one in found if not one.is_folder)
-        return {name: int(one.size or 0) for name, one in names if name != _WHOLE}
+        return {name: _size(one.size or "") for name, one in names if name != _WHOLE}
 
     def _send_missing(self, arrived: dict[str, int]) -> bool:
         """PUT what has not arrived yet, some at a time; False where the upload is gone meanwhile."""
@@ -204,16 +206,18 @@ class ChunkedUpload:
                 source=chunk.source,
                 headers=lines,
                 expected_bytes=chunk.source.size_bytes,
-                asks_first=True,
+                asks_first=self._store.answers_heads,
             )
             for chunk in chunks
         )
         with closing(self._store.transport.fetch(requests, self._in_flight)) as answers:
-            for _, outcome in answers:
+            for request, outcome in answers:
                 if isinstance(outcome, errors.NotFoundError):
                     return False
                 if isinstance(outcome, errors.StorageError):
                     raise outcome
+                if request.asks_first and not request.was_let:
+                    self._store.answers_heads = False  # each chunk would wait a second for nothing
         return True
 
     def _chunks(self) -> Iterator[_Chunk]:
@@ -260,6 +264,11 @@ class ChunkedUpload:
         """Remove what the server has of it."""
         with suppress(errors.StorageError):
             self._store.dav("DELETE", self._url)
+
+
+def _size(told: str) -> int:
+    """The size of a chunk as a listing has it; 0, so that it is sent again, for what is no size."""
+    return int(told) if _SIZE.fullmatch(told) else 0
 
 
 class _Chunk(NamedTuple):

@@ -64,6 +64,7 @@ class NextcloudStore(WebDAVStore):
     chunk_bytes = CHUNK_BYTES
     _chunks = True
     _was_full = False
+    answers_heads = True  # to "Expect: 100-continue", as far as is known
     _limits: ChunkLimits | None = None
     _archives = True
     _longest_query = archives.LONGEST_QUERY
@@ -185,6 +186,7 @@ class NextcloudStore(WebDAVStore):
                 return self._store_in_pieces(key, source, sha256, before)
             except errors.StorageError as error:
                 if error.status != 413 or not self._take_smaller_pieces(source.size_bytes):
+                    self._chunks = True  # that none were taken may have been a mistake of a proxy
                     raise
                 tell_once(f"{self.location}: files go in chunks of {self.chunk_bytes >> 20} MiB, since {error}")
 

@@ -7,6 +7,7 @@ and a bin that cannot be read or changed is no error.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 SKIP = {"X-NC-Skip-Trashbin": "true"}
 
+_NUMBER = re.compile(r"[0-9]{1,19}")
 _CLOCKS_S = 60.0  # a proxy tells the time, and the server itself notes when it deleted
 _NC = "http://nextcloud.org/ns "
 _NAME, _LOCATION, _TIME = f"{_NC}trashbin-filename", f"{_NC}trashbin-original-location", f"{_NC}trashbin-deletion-time"
@@ -115,8 +117,8 @@ class TrashBin:
         """An entry of the bin, whose name says what it is and when it was deleted; None for the bin itself."""
         name = unquoted(urlsplit(href).path).rstrip("/").rpartition("/")[2]
         location, time, size = texts.get(_LOCATION, ""), texts.get(_TIME, ""), texts.get(_SIZE, "")
-        if not (location and time.isascii() and time.isdigit()) or name != f"{texts.get(_NAME)}.d{time}":
+        if not (location and _NUMBER.fullmatch(time)) or name != f"{texts.get(_NAME)}.d{time}":
             return None
         if location.rpartition("/")[2] != texts.get(_NAME):
             return None
-        return Thrown(name, location, int(time), int(size) if size.isascii() and size.isdigit() else 0)
+        return Thrown(name, location, int(time), int(size) if _NUMBER.fullmatch(size) else 0)

@@ -226,14 +226,51 @@ class WebDAVStore(Store):
         return Listing(entries, listing.unreadable)
 
     def list_below(self, folder: str) -> Entries:
-        """Every file below a folder; none where the server knows no such folder."""
+        """Every file below a folder; none where the server knows no such folder.
+
+        Raises:
+            ServerUnavailableError: it knows none of the folders above the store's own either: its answer tells nothing.
+        """
         above = f"{checked(folder)}/" if folder else ""
-        try:
-            listing = self._found_in_some_form(lambda: Listings(self).below(folder))
-        except errors.NotFoundError:
+        listing = self._listed_below(folder)
+        if listing is None and not folder:
+            self._check_above()
+            listing = self._listed_below(folder)  # it may have come back in between
+        if listing is None:
             return []
         base = f"/{above}".rstrip("/")
         return [entry for entry in listing.complete() if same_prefix(f"/{entry.key}", base) is not None]
+
+    def _listed_below(self, folder: str) -> Listing | None:
+        try:
+            return self._found_in_some_form(lambda: Listings(self).below(folder))
+        except errors.NotFoundError:
+            return None
+
+    def _check_above(self) -> None:
+        """Make sure that the server is there which says that something is not: what stands before it says 404 to all.
+
+        Raises:
+            ServerUnavailableError: it knows no folder above the store's own, up to the remote's.
+        """
+        path = self.path
+        while path:
+            path = path.rpartition("/")[0]
+            try:
+                self.propfind(f"{self.remote.url}/{quoted(path)}".rstrip("/") + "/", "0")
+            except errors.NotFoundError:
+                continue
+            except (*NO_ANSWER, errors.AuthenticationError):
+                raise
+            except errors.StorageError:
+                return  # it is not ours to look at, but there
+            return
+        if self.path:
+            raise errors.ServerUnavailableError(
+                f"{self.location}: the server says 404 to this folder and to each above it, up to {self.remote.url}. "
+                "Is that the address of the files? If it was right before, a proxy answers for a server that is away: "
+                "try again when it is back"
+            )
 
     def has_folder(self, key: str) -> bool:
         """Whether there is such a folder, by a PROPFIND of Depth 0."""
@@ -490,6 +527,8 @@ class WebDAVStore(Store):
         try:
             is_new = bool(path) and self._make_collections(path)
         except errors.StorageError as error:
+            if isinstance(error, errors.NotFoundError):
+                self._check_above()
             self._refuse_name(path, error)
             raise
         self._folders.add(key)
@@ -895,7 +934,7 @@ def _span(response: httpx.Response, begun_s: float) -> Span | None:
     """When the server worked on a request, by its own clock; None where it does not tell."""
     try:
         answered_s = parsedate_to_datetime(response.headers.get("date", "")).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return answered_s - (time.monotonic() - begun_s), answered_s
 
