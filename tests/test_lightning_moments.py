@@ -13,7 +13,13 @@ pytest.importorskip("lightning", reason="lightning is not installed")
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from torch import nn
 from torch.optim.swa_utils import get_ema_avg_fn
 
@@ -208,6 +214,18 @@ class AtEndOfEpoch(Averaging):
         self.swap_back(pl_module)
 
 
+class UntilNextBatch(Averaging):
+    """Swaps when a validation has ended, as for others that save then, and back when training goes on."""
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Swap."""
+        self.swap(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:  # noqa: ARG002
+        """Swap back."""
+        self.swap_back(pl_module)
+
+
 def averaging() -> WeightAveraging:
     """Lightning's own."""
     return WeightAveraging(avg_fn=get_ema_avg_fn(0.5))  # type: ignore[no-untyped-call]
@@ -224,7 +242,7 @@ def swapping(base: type[Averaging], chosen: str) -> type[Averaging]:
 
 
 WAYS = ("copy_", "data", "data.copy_", "load_state_dict")
-SWAPPING = [averaging, late, *(swapping(AroundValidation, way) for way in WAYS), AtEndOfEpoch]
+SWAPPING = [averaging, late, *(swapping(AroundValidation, way) for way in WAYS), AtEndOfEpoch, UntilNextBatch]
 
 
 @pytest.mark.parametrize("make", SWAPPING)
@@ -248,6 +266,76 @@ def test_what_was_trained_is_what_is_saved(
     assert two.state == expected.state
     for name, weight in getattr(expected.callbacks[0], "shadow", {}).items():
         assert torch.equal(two.callbacks[0].shadow[name], weight)
+
+
+@pytest.mark.parametrize("make", [AtEndOfEpoch, UntilNextBatch])
+def test_weights_that_are_first_swapped_at_the_end_are_not_saved(tmp_path: Path, make: Callable[[], Any]) -> None:
+    """A training of one epoch has no earlier one that could show it."""
+    expected = alone(make)
+    run(tmp_path, Trip(), make, max_epochs=1)
+    assert run(tmp_path, Trip(), make).state == expected.state
+
+
+@pytest.mark.parametrize("trips", [[8], [14], [14, 5]])
+def test_rate_of_stochastic_averages_goes_on_in_mid_epoch(tmp_path: Path, trips: list[int]) -> None:
+    """Lightning makes its scheduler only where an epoch begins."""
+
+    def make() -> StochasticWeightAveraging:
+        return StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+
+    class Simple(Mill):
+        def __init__(self, trip: Trip) -> None:
+            super().__init__(trip)
+            self.net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1))
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.parameters(), 0.05)
+
+    for times in trips:
+        run(tmp_path, Trip("on_train_batch_start", times), make, kind=Simple, max_epochs=4)
+    expected = run(None, Trip(), make, kind=Simple, max_epochs=4)
+    assert run(tmp_path, Trip(), make, kind=Simple, max_epochs=4).state == expected.state
+
+
+@pytest.mark.parametrize("times", [10, 11])
+def test_gradients_are_accumulated_as_before_in_an_epoch_that_is_resumed(tmp_path: Path, times: int) -> None:
+    """Lightning sets their number only where an epoch begins."""
+
+    def make() -> GradientAccumulationScheduler:
+        return GradientAccumulationScheduler({0: 1, 1: 3})
+
+    run(tmp_path, Trip("on_train_batch_start", times), make)
+    assert run(tmp_path, Trip(), make).state == run(None, Trip(), make).state
+
+
+def test_validation_that_only_a_stop_has_called_for_draws_nothing(tmp_path: Path) -> None:
+    """The training that goes on never had it, and what it drew from the random generators does not show."""
+
+    class Stopping(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            trainer.should_stop = trainer.global_step == 9
+
+    one = run(tmp_path, Trip(), Stopping)
+    assert one.model.validated == [6, 9]
+    assert run(tmp_path, Trip()).state["net.0.weight"] == alone().state["net.0.weight"]
+
+
+def test_what_a_model_does_after_a_batch_is_in_its_checkpoint(tmp_path: Path) -> None:
+    """An average that it keeps by itself, whose hook comes after those of callbacks."""
+
+    class Averaged(Mill):
+        def __init__(self, trip: Trip) -> None:
+            super().__init__(trip)
+            self.register_buffer("average", torch.zeros(8, 4))
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.average.lerp_(self.net[0].weight.detach(), 0.5)  # type: ignore[operator]
+
+    saving = {"every_n_train_steps": 4, "save_on_exception": False}
+    run(tmp_path, Trip("on_train_batch_start", 12), kind=Averaged, saving=saving)
+    two = run(tmp_path, Trip("on_train_batch_start", 4), kind=Averaged)
+    assert len(two.model.batches) == 3
+    assert run(tmp_path, Trip(), kind=Averaged).state == alone(kind=Averaged).state
 
 
 def test_weights_that_cannot_be_had_are_not_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

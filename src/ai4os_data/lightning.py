@@ -39,7 +39,7 @@ from ai4os_data.lightning_flavour import (
 )
 from ai4os_data.lightning_hparams import check_hyperparameters, plain_hyperparameters
 from ai4os_data.lightning_io import StorageCheckpointIO
-from ai4os_data.lightning_kept import Kept, suspects
+from ai4os_data.lightning_kept import AROUND_VALIDATION, Kept, has_own, suspects
 from ai4os_data.lightning_loaders import LoaderStates
 from ai4os_data.lightning_moments import Moment, Moments, is_about_to_end, is_stopping, is_whole_epoch
 from ai4os_data.lightning_options import checked_options, numbers_in
@@ -332,8 +332,8 @@ class StorageCheckpointCallback(Checkpoint):
             self._set_random_states()
         self._random = None
         if self._moments is not None:
-            self._moments.begin_batch(trainer)
             self._save_late(trainer)
+            self._moments.begin_batch(trainer)
             self._kept.drop()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:  # noqa: ARG002
@@ -344,7 +344,7 @@ class StorageCheckpointCallback(Checkpoint):
     def on_train_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
+        pl_module: LightningModule,
         outputs: Any,  # noqa: ARG002
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
@@ -359,13 +359,15 @@ class StorageCheckpointCallback(Checkpoint):
         awaits = self._moments.last.awaits if self._moments.last is not None else None
         if is_stopping(trainer) and awaits == "batch":
             self._moments.note_weights(trainer)
-            self._keep(trainer, "on_train_epoch_end")
+            self._keep(trainer, *AROUND_VALIDATION, is_end=True)
         if not is_whole:
             return
         if awaits == "validation":  # after it its metrics are known
-            self._keep(trainer, "on_validation_start", "on_validation_epoch_start", "on_validation_model_eval")
+            self._keep(trainer, *AROUND_VALIDATION)
         elif awaits == "end of epoch":
             self._keep_for_end(trainer)
+        elif self._is_due and has_own(pl_module, "on_train_batch_end"):
+            self._kept.awaits_model = True  # its hook comes after ours
         elif self._is_due:
             self._save(trainer)
 
@@ -394,14 +396,15 @@ class StorageCheckpointCallback(Checkpoint):
         # A number that somebody has put there may be the same object as before.
         if metric is not self._metric_before or isinstance(metric, (int, float)):
             self._measured_step = trainer.global_step
-        if self._moments is None or not self._moments.end_validation(trainer):
+        if self._moments is None:
             return
-        if is_whole_epoch(trainer):
-            self._keep_for_end(trainer)
+        is_swapped = self._moments.has_other_weights(trainer)
+        self._kept.end_validation(is_swapped=is_swapped)
+        if not self._moments.end_validation(trainer):
             return
-        if is_stopping(trainer):
-            self._keep(trainer, "on_train_epoch_end")
-        if self._is_due:
+        if not is_swapped:  # otherwise the copy of before the validation is what was trained
+            self._keep_after_validation(trainer)
+        if self._is_due and not is_whole_epoch(trainer):
             self._save_now_or_late(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -421,7 +424,7 @@ class StorageCheckpointCallback(Checkpoint):
         self._is_due = self._is_due or (is_end and self._save_on_train_end)
         if self._is_due:
             self._save_now_or_late(trainer, is_end=is_end)
-        if is_end:
+        if is_end and not self._kept.is_late:
             self._moments.note_weights(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -510,14 +513,16 @@ class StorageCheckpointCallback(Checkpoint):
             self._save(trainer)
         elif self._kept.moment is not None:
             self._save_what_was_trained(trainer)
-        elif is_end:
+        elif is_end and not self._kept.is_swapped:
             self._save(trainer)  # no callback could have: the model itself has changed its weights
         else:
             self._kept.is_late = True
 
     def _save_late(self, trainer: Trainer) -> None:
         """Save what had to wait until nobody but the training changes the weights."""
-        if self._kept.is_late and self._moments is not None:
+        if self._kept.awaits_model:
+            self._save(trainer)
+        elif self._kept.is_late and self._moments is not None:
             self._kept.note_late(is_swapped_back=not self._moments.has_other_weights(trainer))
             self._save(trainer)
 
@@ -534,7 +539,7 @@ class StorageCheckpointCallback(Checkpoint):
         is_kept = kept is not None and kept.step == last.step
         is_swapped = self._moments.has_other_weights(trainer)
         if is_swapped and not is_kept:
-            names = ", ".join(suspects(trainer, "on_validation_start", "on_validation_epoch_start", "on_train_end"))
+            names = ", ".join(suspects(trainer, *AROUND_VALIDATION, "on_train_epoch_end", "on_train_end"))
             raise errors.CheckpointError(
                 f"the weights of step {last.step} have been swapped for others ({names or 'by the model itself'}), and "
                 "there is no copy of what was trained; resume_path() gives the last checkpoint"
@@ -545,7 +550,7 @@ class StorageCheckpointCallback(Checkpoint):
         """Save the last moment, on every rank, unless that has been done."""
         assert self._run is not None
         assert self._moments is not None
-        self._is_due = self._kept.is_late = False
+        self._is_due = self._kept.is_late = self._kept.awaits_model = False
         ranks, moment = ranks or self._ranks, self._kept.moment if is_kept else self._moments.last
         if moment is None or ranks is None or moment.step == self._saved_step:
             return
@@ -578,20 +583,28 @@ class StorageCheckpointCallback(Checkpoint):
         }
         return checkpoint
 
-    def _keep(self, trainer: Trainer, *hooks: str) -> None:
-        """Keep a copy of the last moment, if one of these hooks may swap the weights."""
+    def _keep(self, trainer: Trainer, *hooks: str, is_end: bool = False) -> None:
+        """Keep a copy of the last moment, if one of these hooks may swap the weights, or what comes at the end."""
         assert self._moments is not None
         assert self._moments.last is not None
         assert self._ranks is not None
-        if self._kept.is_needed(suspects(trainer, *hooks)):
+        # Some swap for the first time at the end, so that no earlier epoch tells of it.
+        if self._kept.is_needed(suspects(trainer, *hooks)) or (is_end and suspects(trainer, "on_train_epoch_end")):
             checkpoint = self._checkpoint(trainer, self._moments.last)
             self._kept.keep(self._moments.last, checkpoint if self._ranks.writes else {_OURS: {}})
+
+    def _keep_after_validation(self, trainer: Trainer) -> None:
+        """Keep a copy of the moment after a validation, if no batch may come that shows which weights were trained."""
+        if is_whole_epoch(trainer):
+            self._keep_for_end(trainer)
+        elif is_stopping(trainer):
+            self._keep(trainer, is_end=True)
 
     def _keep_for_end(self, trainer: Trainer) -> None:
         """Keep a copy of the last epoch: after it no batch comes that shows which weights were trained."""
         self._kept.drop()
         if is_about_to_end(trainer):
-            self._keep(trainer, "on_train_epoch_end")
+            self._keep(trainer, *AROUND_VALIDATION, is_end=True)
 
     def _forget_moments(self) -> None:
         if self._moments is not None:

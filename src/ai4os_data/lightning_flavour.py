@@ -16,8 +16,10 @@ __all__ = [
     "CheckpointIO",
     "DDPStrategy",
     "DeepSpeedStrategy",
+    "GradientAccumulationScheduler",
     "SIGTERMException",
     "SingleDeviceStrategy",
+    "StochasticWeightAveraging",
     "Strategy",
     "TorchCheckpointIO",
     "Trainer",
@@ -40,12 +42,20 @@ FLAVOUR, _FABRIC = _chosen()
 if TYPE_CHECKING:
     from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
     from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
+    from lightning.pytorch.callbacks import (
+        Checkpoint,
+        GradientAccumulationScheduler,
+        StochasticWeightAveraging,
+        WeightAveraging,
+    )
     from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 else:
     Trainer = import_module(FLAVOUR).Trainer
     Checkpoint = import_module(f"{FLAVOUR}.callbacks").Checkpoint
+    _callbacks = import_module(f"{FLAVOUR}.callbacks")
+    GradientAccumulationScheduler = _callbacks.GradientAccumulationScheduler
+    StochasticWeightAveraging = _callbacks.StochasticWeightAveraging
     WeightAveraging = getattr(import_module(f"{FLAVOUR}.callbacks"), "WeightAveraging", ())  # older ones have none
     SIGTERMException = import_module(f"{FLAVOUR}.utilities.exceptions").SIGTERMException
     _strategies = import_module(f"{FLAVOUR}.strategies")

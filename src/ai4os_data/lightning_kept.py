@@ -14,17 +14,28 @@ if TYPE_CHECKING:
     from ai4os_data.lightning_moments import Moment
 
 _LIGHTNING = ("lightning", "pytorch_lightning", "ai4os_data")
+AROUND_VALIDATION = (
+    "on_validation_model_zero_grad",
+    "on_validation_model_eval",
+    "on_validation_start",
+    "on_validation_epoch_start",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+    "on_validation_epoch_end",
+    "on_validation_end",
+    "on_validation_model_train",
+)
 
 
 def suspects(trainer: Trainer, *hooks: str) -> list[str]:
     """Callbacks, and the model, that do something of their own in one of these hooks, and may swap weights there."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set elsewhere
-    found = [callback for callback in callbacks if any(_is_own(callback, hook) for hook in hooks)]
-    found += [trainer.lightning_module] if any(_is_own(trainer.lightning_module, hook) for hook in hooks) else []
+    found = [callback for callback in callbacks if any(has_own(callback, hook) for hook in hooks)]
+    found += [trainer.lightning_module] if any(has_own(trainer.lightning_module, hook) for hook in hooks) else []
     return [type(one).__name__ for one in found]
 
 
-def _is_own(one: Any, hook: str) -> bool:
+def has_own(one: Any, hook: str) -> bool:
     """Whether a hook is neither Lightning's nor ours; but those of its WeightAveraging are meant."""
     method = getattr(type(one), hook, None)
     owner = str(getattr(method, "__module__", ""))
@@ -39,6 +50,8 @@ class Kept:
     def __init__(self) -> None:
         self.moment: Moment | None = None
         self.is_late = False  # a save waits for the next batch
+        self.awaits_model = False  # a save waits for what the model does after the last one
+        self.is_swapped = False  # the weights were others when the last validation ended, and no batch has come since
         self.is_change_for_good = False  # what changes weights at the end of an epoch has not changed them back
         self._state: dict[str, Any] = {}
         self._staging = Staging()
@@ -58,7 +71,11 @@ class Kept:
     def note_validation(self, *, is_swapped: bool) -> None:
         """Learn whether weights are swapped around a validation."""
         self._has_swapped = self._has_swapped or is_swapped
-        self._has_seen = True
+
+    def end_validation(self, *, is_swapped: bool) -> None:
+        """Learn whether the weights are still others, or others by now, when callbacks have ended a validation."""
+        self._has_swapped = self._has_swapped or is_swapped
+        self._has_seen, self.is_swapped = True, is_swapped
 
     def note_late(self, *, is_swapped_back: bool) -> None:
         """Learn whether weights that were changed come back before the next batch."""
@@ -86,6 +103,7 @@ class Kept:
 
     def drop(self) -> None:
         """Let the memory be used for the next one."""
+        self.is_swapped = False
         if self.moment is not None:
             self.moment, self._state = None, {}
             self._staging.release()

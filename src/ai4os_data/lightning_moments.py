@@ -6,6 +6,7 @@ rate waits for a metric. `Moments` keeps the last whole one, and finds out wheth
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -59,6 +60,8 @@ class Moments:
     def __init__(self, trainer: Trainer) -> None:
         self.last: Moment | None = None
         self._buffers = Buffers(trainer.lightning_module)
+        self._is_before = True  # nothing has changed them since the last moment but what the model does after it
+        self._random_before: dict[str, Any] | None = None  # a validation that only a stop has called for
         self._steps = 0  # of any optimizer, since the last moment
         self._begun: tuple[torch.optim.Optimizer, Any] | None = None  # the step that may be under way
         self._scheduled_before = _scheduled(trainer)
@@ -73,8 +76,11 @@ class Moments:
     # --- what happens
 
     def begin_batch(self, trainer: Trainer) -> None:
-        """Note how far the schedulers are."""
+        """Note how far the schedulers are, and keep the buffers before a forward pass changes them."""
         self._scheduled_before = _scheduled(trainer)
+        if self._is_before:
+            self._is_before = False
+            self._buffers.keep()
 
     def begin_step(self, optimizer: Any) -> None:
         """Note what an optimizer will change first."""
@@ -97,13 +103,15 @@ class Moments:
         """Record the moment after a validation, if there was one before it; whether there was."""
         last = self.last
         if last is None or last.awaits != "validation":
+            self._random_before = last.random if last is not None and last.awaits == "end of epoch" else None
             return False
         self._take(_after(trainer, "end of epoch" if is_whole_epoch(trainer) else "batch", last.sample))
         return True
 
     def end_epoch(self, trainer: Trainer) -> None:
         """Record the moment at which an epoch is over."""
-        self._take(_after(trainer, "epoch", None if self.last is None else self.last.sample))
+        moment = _after(trainer, "epoch", None if self.last is None else self.last.sample)
+        self._take(moment if self._random_before is None else moment._replace(random=self._random_before))
 
     def resume(self, trainer: Trainer, awaits: Awaited) -> None:
         """Be at the moment that a training was resumed from."""
@@ -116,8 +124,10 @@ class Moments:
 
     def _take(self, moment: Moment) -> None:
         self.last = moment
-        self._steps, self._begun = 0, None
-        self._buffers.keep()
+        self._steps, self._begun, self._random_before = 0, None, None
+        self._is_before = moment.awaits == "batch"
+        if not self._is_before:
+            self._buffers.keep()
 
     # --- what is saved
 
@@ -128,7 +138,7 @@ class Moments:
 
     def buffers(self) -> AbstractContextManager[None]:
         """As long as it is entered, the buffers of the model are those of the last moment."""
-        return self._buffers.of_then()
+        return nullcontext() if self._is_before else self._buffers.of_then()
 
     def catch_up(self, trainer: Trainer) -> bool:
         """Find the last whole moment after an exception; whether it is one that was cut off before its batch ended.
@@ -154,9 +164,9 @@ class Moments:
 
 def _at_end_of_batch(trainer: Trainer) -> Moment:
     """The moment at which a batch has been trained, though it may not have been counted yet."""
-    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    fetcher = trainer.fit_loop._data_fetcher
     awaits: Awaited = "end of epoch" if is_whole_epoch(trainer) else "batch"
-    if fetcher is not None and loop._should_check_val_fx(fetcher):
+    if fetcher is not None and _is_validation_due(trainer, fetcher):
         awaits = "validation"
     loops = _states_of_loops(trainer)
     step = _count_batch(loops, trainer)
@@ -243,6 +253,15 @@ def _updates_of_batch(trainer: Trainer) -> list[tuple[int, Any]]:
     if trainer.fit_loop.epoch_loop._num_ready_batches_reached():
         numbers += _updates(trainer, "epoch", of_plateaus=False)
     return [(number, None) for number in numbers]
+
+
+def _is_validation_due(trainer: Trainer, fetcher: Any) -> bool:
+    """Whether a validation comes that would come, too, if the training was not about to be stopped."""
+    is_stopped, trainer.should_stop = trainer.should_stop, False
+    try:
+        return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    finally:
+        trainer.should_stop = is_stopped
 
 
 def is_whole_epoch(trainer: Trainer) -> bool:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ai4os_data.lightning_flavour import WeightAveraging
+from ai4os_data.lightning_flavour import (
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from ai4os_data.lightning_moments import is_whole_epoch
 
 if TYPE_CHECKING:
@@ -25,6 +29,8 @@ def make_up(trainer: Trainer, ours: Mapping[str, Any]) -> None:
         ours: our part of the checkpoint.
     """
     trainer._logger_connector._callback_metrics.update(ours.get("metrics", {}))
+    if ours.get("awaits") != "epoch":
+        _begin_epoch(trainer)
     for number, metric in ours.get("updates", []):
         _update(trainer, number, metric)
     _average(trainer)
@@ -54,6 +60,23 @@ def _average(trainer: Trainer) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set elsewhere
         if isinstance(callback, WeightAveraging) and trainer.global_step:
             WeightAveraging.on_train_batch_end(callback, trainer, trainer.lightning_module, None, None, 0)
+
+
+def _begin_epoch(trainer: Trainer) -> None:
+    """Let Lightning's callbacks do what they do where an epoch begins, and what no checkpoint holds.
+
+    It is how many batches are accumulated in this epoch, and the scheduler of stochastic averages.
+    """
+    rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set elsewhere
+        if isinstance(callback, GradientAccumulationScheduler):
+            callback.on_train_epoch_start(trainer)
+        is_stochastic = isinstance(callback, StochasticWeightAveraging) and callback._scheduler_state is not None
+        if is_stochastic and callback.swa_start <= trainer.current_epoch <= callback.swa_end:
+            StochasticWeightAveraging.on_train_epoch_start(callback, trainer, trainer.lightning_module)
+            for optimizer, before in zip(trainer.optimizers, rates, strict=True):
+                for group, rate in zip(optimizer.param_groups, before, strict=True):
+                    group["lr"] = rate  # a scheduler that is made sets its first one
 
 
 def _update(trainer: Trainer, number: int, metric: Any) -> None:
