@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from ai4os_data import errors, lightning_io
+from ai4os_data.fsspec import StorageFileSystem
 from ai4os_data.lightning import StorageCheckpointIO
 from ai4os_data.underway import Underway
 from lit import Model, loader_of, trainer_of
@@ -44,6 +45,7 @@ def server(fault: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Share:
     share = Share(fault)
     for name, value in share.environ().items():
         monkeypatch.setenv(name, value)
+    StorageFileSystem.clear_instance_cache()  # one of an earlier test has the server that the name stood for then
     return share
 
 
