@@ -717,20 +717,21 @@ class StorageCheckpointCallback(Checkpoint):
             return None if restored is None else self._written(run, restored)
 
     def _file_of(self, run: StorageCheckpoint, found: Found) -> str:
-        if found.name in self._files:
-            return str(self._files[found.name])
+        if (path := self._files.get(found.name)) is not None and path.exists():
+            return str(path)
         return self._written(run, run.read_named(found.name))
 
     def _written(self, run: StorageCheckpoint, restored: Restored) -> str:
         """A local file as Lightning loads it; it goes with this process."""
-        if restored.name not in self._files:
+        path = self._files.get(restored.name)
+        if path is None or not path.exists():  # somebody may have cleaned the spool
             folder = run.room_for(restored.size_bytes)
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             ours = {**restored.get(_OURS, {"random": []}), "name": str(restored.name)}
             path = folder / f"{restored.name.attempt}-{restored.name.folder}.ckpt"
             torch.save({**restored, _OURS: ours}, path)
             self._files[restored.name] = path
-        return str(self._files[restored.name])
+        return str(path)
 
     def _set_random_states(self) -> None:
         if self._random is not None and self._ranks is not None and self._ranks.rank < len(self._random):
