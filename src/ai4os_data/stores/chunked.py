@@ -206,7 +206,7 @@ class ChunkedUpload:
                 source=chunk.source,
                 headers=lines,
                 expected_bytes=chunk.source.size_bytes,
-                asks_first=self._store.answers_heads,
+                asks_first=self._one_first and self._store.answers_heads,  # else it costs a round trip a chunk
             )
             for chunk in chunks
         )
