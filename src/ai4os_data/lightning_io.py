@@ -312,8 +312,10 @@ class StorageCheckpointIO(CheckpointIO):
             self._safe = max(self._safe, sending.number)
             if not is_early:
                 self._drop_late(location)
-            for name in sending.older - {self._loaded.get(location)}:
-                self._remove_if_possible(f"{location}/{name.attempt}")
+            loaded = self._loaded.get(location)
+            for attempt in {name.attempt for name in sending.older}:
+                if loaded is None or attempt != loaded.attempt:  # what was resumed from stays, and so its attempt
+                    self._remove_if_possible(f"{location}/{attempt}")
         if self._sending.get(location) is sending:
             del self._sending[location]
         self._show()
