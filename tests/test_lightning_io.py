@@ -196,6 +196,27 @@ def test_what_was_resumed_from_stays_by_whatever_name_it_is_removed(tmp_path: Pa
     assert saved(place) == {"a.ckpt", "b.ckpt"}
 
 
+def test_what_was_resumed_from_stays_beside_a_damaged_one_of_its_attempt(tmp_path: Path) -> None:
+    """A process that is killed after a save was confirmed, and before the one before is removed, leaves both."""
+    place = Folder(tmp_path / "storage")
+    path = f"{place.location}/last.ckpt"
+    with StorageCheckpoint(path, spool=tmp_path / "other", keep_last=2) as run:
+        for step in (1, 2):
+            run.save({**STATE, "global_step": step}, step).wait()
+        newest, resumed = (found.name for found in run.list())
+    for file in (place.root / "last.ckpt" / str(newest)).glob("state-*"):
+        file.write_bytes(b"damaged")
+    io = io_of(place, tmp_path)
+    assert io.load_checkpoint(path)["global_step"] == 1
+    io.save_checkpoint({**STATE, "global_step": 3}, path)
+    io.teardown()
+    with StorageCheckpoint(path, spool=tmp_path / "looking") as run:
+        saved_next, *others = run.list()
+        assert saved_next.parent == resumed
+        assert resumed in [found.name for found in others]
+        assert run.restore(step=1) is not None
+
+
 def begun(root: Path) -> Folder:
     """Return a folder with a confirmed checkpoint."""
     place = Folder(root / "storage")

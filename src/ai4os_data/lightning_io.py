@@ -226,6 +226,8 @@ class StorageCheckpointIO(CheckpointIO):
         run = before.run if before else self._opened(location, alone=True)
         try:
             older = before.older if before else {found.name for found in run.list()}
+            if before is None and (resumed := self._loaded.get(location)) is not None:
+                run.go_on_from(resumed)  # no rule of its own removes it then
             handle = run.save(checkpoint, int(checkpoint.get("global_step", 0)))
         except BaseException:
             if before is None:
@@ -312,10 +314,8 @@ class StorageCheckpointIO(CheckpointIO):
             self._safe = max(self._safe, sending.number)
             if not is_early:
                 self._drop_late(location)
-            loaded = self._loaded.get(location)
-            for attempt in {name.attempt for name in sending.older}:
-                if loaded is None or attempt != loaded.attempt:  # what was resumed from stays, and so its attempt
-                    self._remove_if_possible(f"{location}/{attempt}")
+            for name in sending.older - {self._loaded.get(location)}:
+                self._remove_if_possible(f"{location}/{name.attempt}")
         if self._sending.get(location) is sending:
             del self._sending[location]
         self._show()
