@@ -214,7 +214,9 @@ def test_runs_that_start_side_by_side_take_no_folder_from_each_other(tmp_path: P
     try:
         for number in range(300):
             spool = Spool(directory, f"run {number}")
-            spool.open_attempt(AttemptName.new(1))
+            attempt = AttemptName.new(1)
+            spool.open_attempt(attempt)
+            assert (spool.folder / str(attempt)).is_dir()
             spool.let_go()
     finally:
         is_over.set()

@@ -103,7 +103,8 @@ def make_run_folder(folder: Path) -> None:
     try:
         for _ in range(_TRIES):  # another process that starts removes it for as long as it is empty
             if prepared(folder.parent) == folder.parent:
-                folder.mkdir(mode=0o700, exist_ok=True)
+                with suppress(FileExistsError):  # one that was there, and is gone by the time that it is looked at
+                    folder.mkdir(mode=0o700, exist_ok=True)
             if os.path.lexists(folder):
                 break
     except OSError as error:
