@@ -76,7 +76,7 @@ def own_file(path: str | os.PathLike[str]) -> os.stat_result | None:
     return found if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() else None
 
 
-def is_own_file(path: str | os.PathLike[str]) -> bool:
+def is_regular_file(path: str | os.PathLike[str]) -> bool:
     """Whether there is a regular file at a path itself, and no link to one."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)

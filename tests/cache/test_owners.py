@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from typing import TYPE_CHECKING
 
@@ -19,23 +18,16 @@ from ai4os_data.refusals import Refusals
 from ai4os_data.remotes import Remote
 from cache.crowd import Warnings, wrong_keys
 from cache.sources import source
+from owners import NOBODY, as_root, public_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-NOBODY = 65534
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 
 
 @pytest.fixture
 def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for temporary files that everybody may write to."""
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    folder.chmod(0o1777)
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
+    return public_folder(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["objects", "listings", "index", "leases", "lock", "names", placement.MARKER])

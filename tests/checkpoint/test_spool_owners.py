@@ -18,25 +18,18 @@ from ai4os_data.checkpoint.spool import Spool, usable_directory
 from cache.disks import make_read_only, tmpfs
 from checkpoint.runs import open_run, save_steps
 from checkpoint.test_spool import ATTEMPT, write
+from owners import NOBODY, as_root, public_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-NOBODY = 65534
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for temporary files that everybody may write to, and no other place for a spool."""
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    folder.chmod(0o1777)
     (tmp_path / "file").write_bytes(b"")
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    return folder
+    return public_folder(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -85,7 +85,9 @@ class Spooled:
     def is_whole(self) -> bool:
         """Whether its files are all there; what is in them was not looked at."""
         files = (MANIFEST, *self.manifest.files)
-        return ownership.is_own_folder(self.folder) and all(ownership.is_own_file(self.folder / file) for file in files)
+        return ownership.is_own_folder(self.folder) and all(
+            ownership.is_regular_file(self.folder / file) for file in files
+        )
 
 
 class Spool:
