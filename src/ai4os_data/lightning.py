@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StorageCheckpointCallback", "StorageCheckpointIO"]
 
+_OF_PROCESS = frozenset(("_run", "_is_fitting", "_ranks", "_hurried_ranks", "_files", "_moments", "_kept"))
 _OURS = "ai4os_data"  # our part of a checkpoint of Lightning's
 _ANSWER = "AI4OS_DATA_LIGHTNING_RESUME"  # how rank 0 tells the processes that Lightning starts
 _TOGETHER_S = 4.0  # how long ranks wait for each other when one of them is about to end
@@ -482,15 +483,12 @@ class StorageCheckpointCallback(Checkpoint):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without what belongs to this process."""
-        ours: dict[str, Any] = {
-            "_run": None,
-            "_is_fitting": False,
-            "_ranks": None,
-            "_hurried_ranks": None,
-            "_files": {},
-            "_moments": None,
-        }
-        return {**self.__dict__, **ours}
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_PROCESS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin in another process with none of it."""
+        self.__dict__.update(state)
+        self._forget()
 
     # --- saving
 

@@ -59,10 +59,6 @@ class Kept:
         self._has_swapped = False
         self._has_told = False
 
-    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
-        """Pickle as one that keeps nothing."""
-        return Kept, ()
-
     def is_needed(self, names: list[str]) -> bool:
         """Whether a copy has to be kept: for the first time, and where weights have been swapped."""
         is_known = any("WeightAveraging" in name for name in names)
