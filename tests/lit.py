@@ -86,6 +86,22 @@ class Signal(lightning.Callback):
             os.kill(os.getpid(), self._number)
 
 
+class Scores(lightning.Callback):
+    """Remembers which best score is told at the begin of each epoch, and at its end."""
+
+    def __init__(self, other: StorageCheckpointCallback) -> None:
+        self._other = other
+        self.seen: list[float | None] = []
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Ask."""
+        self.seen.append(self._other.best_model_score)
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        """Ask once more."""
+        self.seen.append(self._other.best_model_score)
+
+
 class Patient(lightning.Callback):
     """Waits for each save before the next batch, so that none takes another's place."""
 
@@ -165,7 +181,12 @@ def train(told: dict[str, Any]) -> None:
     )
     loader = StorageDataLoader(dataset, batch_size=4, shuffle=True, seed=3)
     callback = StorageCheckpointCallback(
-        told["run"], remote, every_n_train_steps=told["every"], spool=told["spool"], rank_timeout_s=20
+        told["run"],
+        remote,
+        every_n_train_steps=told["every"],
+        monitor=told["monitor"],
+        spool=told["spool"],
+        rank_timeout_s=20,
     )
     signals = [Signal(told["signal_at"], told["signal"], told["level"])] if told["signal_at"] else []
     if told["plugin"]:
@@ -173,7 +194,10 @@ def train(told: dict[str, Any]) -> None:
         plugin = StorageCheckpointIO(remote, spool=told["spool"])
         model = fit(None, loader, keeper, enable_checkpointing=True, plugins=[plugin], **told["options"])
     else:
-        model = fit(callback, loader, *signals, **told["options"])
+        scores = Scores(callback)
+        model = fit(callback, loader, *signals, scores, **told["options"])
+        seen = [*scores.seen, callback.best_model_score]
+        Path(f"{told['weights']}.{os.environ.get('RANK', '0')}").write_text(json.dumps(seen))
     if int(os.environ.get("RANK", "0")) == 0:
         Path(told["weights"]).write_text(json.dumps(weights_of(model)))
 
@@ -190,6 +214,7 @@ def start(
     spool: str = "spool",
     ranks: int = 1,
     plugin: bool = False,
+    monitor: str | None = None,
     **options: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Train in another process, or in as many as torchrun starts; wait for its end."""
@@ -210,6 +235,7 @@ def start(
         "signal": number,
         "level": level,
         "plugin": plugin,
+        "monitor": monitor,
         "options": options,
     }
     command = [sys.executable]

@@ -49,3 +49,20 @@ def test_ranks_of_lightning_go_on_with_the_same_weights(share: Share, tmp_path: 
     assert last.returncode == 0, last.stderr
     assert "Restored all states" in last.stderr
     assert json.loads((tmp_path / "killed.json").read_text()) == json.loads((tmp_path / "alone.json").read_text())
+
+
+def test_ranks_of_lightning_are_told_the_same_best_score(share: Share, tmp_path: Path) -> None:
+    """Before, during and after a training, and after a restart; each rank measures something else."""
+    pytest.importorskip("lightning", reason="lightning is not installed")
+    from ai4os_data import StorageCheckpoint
+    from lit import start
+
+    ddp: dict[str, Any] = {"strategy": "ddp", "devices": 2}
+    for attempt in (1, 2):
+        ended = start(share, tmp_path, "run", spool=f"{attempt}", ranks=2, monitor="loss", max_epochs=attempt, **ddp)
+        assert ended.returncode == 0, ended.stderr
+        one, two = (json.loads((tmp_path / f"run.json.{rank}").read_text()) for rank in range(2))
+        assert one == two
+        assert (one[0] is None) == (attempt == 1)
+        with StorageCheckpoint(f"{share.location}/run", remote=share.remote, spool=tmp_path / "looking") as run:
+            assert one[-1] == min(found.metrics["loss"] for found in run.list())
