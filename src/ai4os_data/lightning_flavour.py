@@ -56,7 +56,7 @@ else:
     _callbacks = import_module(f"{FLAVOUR}.callbacks")
     GradientAccumulationScheduler = _callbacks.GradientAccumulationScheduler
     StochasticWeightAveraging = _callbacks.StochasticWeightAveraging
-    WeightAveraging = getattr(import_module(f"{FLAVOUR}.callbacks"), "WeightAveraging", ())  # older ones have none
+    WeightAveraging = getattr(_callbacks, "WeightAveraging", ())  # older ones have none
     SIGTERMException = import_module(f"{FLAVOUR}.utilities.exceptions").SIGTERMException
     _strategies = import_module(f"{FLAVOUR}.strategies")
     DDPStrategy, DeepSpeedStrategy = _strategies.DDPStrategy, _strategies.DeepSpeedStrategy

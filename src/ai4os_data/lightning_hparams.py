@@ -1,7 +1,8 @@
 """Hyperparameters as Lightning puts them into a checkpoint: what does not come back as it was is told beforehand.
 
 A checkpoint holds tensors and primitives, and hyperparameters may be anything. What has a plain form of the same
-content XX the checkpoint's plain part, which is opened only for ``weights_only=False``.
+content is saved in it. The callback refuses anything else before the training; the plugin saves a pickle of it beside
+the plain part, which is opened only for ``weights_only=False``.
 """
 
 from __future__ import annotations

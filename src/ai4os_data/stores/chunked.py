@@ -5,9 +5,9 @@
 and the content's hash, so a process that starts anew finds what the last one has sent. The MOVE can outlast the
 patience of a proxy and still succeed, so the destination is looked at before anything is sent again.
 
-What has arrived stays while the server is full. Where an upload goes on, one chunk shows whether it takes any, and the
-others follow only then; the bytes of a chunk follow its head only when the server has not refused that, unless it turns
-out that what stands before the server keeps the question to itself.
+What has arrived stays while the server is full. An upload that resumes, or follows an answer that there is no room,
+sends one chunk first, and the others only if the server took that. Each of its chunks sends its head first, and its
+bytes only if the server has not refused that; it asks no more once a gateway turns out to keep the question to itself.
 """
 
 from __future__ import annotations
