@@ -19,8 +19,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# As a script, Python looks beside it, not above; and the servers are those of the tests.
-sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "tests"))
+# As a script, Python looks beside it, not above.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -33,9 +33,9 @@ from ai4os_data.stores import Level, MemoryStore, open_store
 from benchmarks import transfers
 from benchmarks.command import Options, run
 from benchmarks.report import Report, at_most, short
-from servers import RcloneMount, ShapedProxy, missing_fuse
-from servers.nextcloud import NextcloudServer
-from servers.rclone import find_rclone
+from tests.nextcloud import NextcloudServer
+from tests.support.servers import RcloneMount, ShapedProxy, missing_fuse
+from tests.support.servers.rclone import find_rclone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# As a script, Python looks beside it, not above; and the servers are those of the tests.
-sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "tests"))
+# As a script, Python looks beside it, not above.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch.utils.data import DataLoader
@@ -28,7 +28,7 @@ from benchmarks.command import Options, run
 from benchmarks.report import Report, at_most
 from benchmarks.static_server import StaticServer
 from benchmarks.workers import Workers
-from servers.proxy import ShapedProxy
+from tests.support.servers.proxy import ShapedProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

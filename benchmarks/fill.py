@@ -15,13 +15,13 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# As a script, Python looks beside it, not above; and the servers are those of the tests.
-sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "tests"))
+# As a script, Python looks beside it, not above.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from ai4os_data import DiskCache, errors
-from ai4os_data.bodies import MemoryBody
 from ai4os_data.cache import CachedStore
-from ai4os_data.mounts import mount_of
+from ai4os_data.http.bodies import MemoryBody
+from ai4os_data.machine.mounts import mount_of
 from ai4os_data.stores import Entry, Fetched, Store
 from ai4os_data.telemetry import STORED
 from benchmarks.command import Options, run

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-# As a script, Python looks beside it, not above; and the servers are those of the tests.
-sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "tests"))
+# As a script, Python looks beside it, not above.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import pycurl
 
 from ai4os_data import DiskCache, Remote, StorageDataset
-from ai4os_data.index import Index, open_index
+from ai4os_data.datasets.index import Index, open_index
 from ai4os_data.stores import open_store
 from benchmarks.command import Options, run
 from benchmarks.report import Report, at_most

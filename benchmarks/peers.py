@@ -21,20 +21,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# As a script, Python looks beside it, not above; and the servers are those of the tests.
-sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "tests"))
+# As a script, Python looks beside it, not above.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import fsspec
 
 from ai4os_data import DiskCache, Remote, StorageDataset
-from ai4os_data.mounts import mount_of
+from ai4os_data.machine.mounts import mount_of
 from benchmarks import corpus
 from benchmarks.command import Options, run
 from benchmarks.report import Report, at_least, short
 from benchmarks.static_server import StaticServer
 from benchmarks.workers import Workers
-from servers import RcloneMount, missing_fuse
-from servers.rclone import find_rclone
+from tests.support.servers import RcloneMount, missing_fuse
+from tests.support.servers.rclone import find_rclone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

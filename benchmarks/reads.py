@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# As a script, Python looks beside it, not above; and the servers are those of the tests.
-sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "tests"))
+# As a script, Python looks beside it, not above.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from torch.utils.data import DataLoader, Dataset
 
 from ai4os_data import DiskCache, Remote, StorageDataLoader, StorageDataset, errors
-from ai4os_data.mounts import mount_of
+from ai4os_data.machine.mounts import mount_of
 from ai4os_data.stores import open_store
 from benchmarks import bare_curl, corpus
 from benchmarks.command import Options, run
 from benchmarks.report import Report, at_least, at_most
 from benchmarks.static_server import StaticServer
 from benchmarks.workers import Workers
-from servers import RcloneMount, missing_fuse
-from servers.nextcloud import NextcloudServer
+from tests.nextcloud import NextcloudServer
+from tests.support.servers import RcloneMount, missing_fuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 
 import xxhash
 
-from servers.children import Child, publish_port, read_order, serve_in_python
+from tests.support.servers.children import Child, publish_port, read_order, serve_in_python
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -16,18 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# As a script, Python looks beside it, not above; and the servers are those of the tests.
-sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("", "tests"))
+# As a script, Python looks beside it, not above.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from ai4os_data.mounts import mount_of
-from ai4os_data.remotes import Remote
+from ai4os_data.locations.remotes import Remote
+from ai4os_data.machine.mounts import mount_of
 from ai4os_data.stores.nextcloud import SINGLE_PUT_BYTES, NextcloudStore
 from ai4os_data.stores.webdav import WebDAVStore
 from benchmarks.bare_curl import Connection
 from benchmarks.command import run
 from benchmarks.report import Report, at_least
-from servers.nextcloud import NextcloudServer
-from servers.proxy import ShapedProxy
+from tests.nextcloud import NextcloudServer
+from tests.support.servers.proxy import ShapedProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

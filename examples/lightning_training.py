@@ -22,7 +22,7 @@ from storage import arguments, storage
 from torch import nn
 
 from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, open_filesystem
-from ai4os_data.lightning import StorageCheckpointCallback
+from ai4os_data.lightning.callback import StorageCheckpointCallback
 
 if TYPE_CHECKING:
     from ai4os_data import Remote, Sample

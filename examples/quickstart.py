@@ -24,7 +24,7 @@ from ai4os_data import DiskCache, StorageCheckpoint, StorageDataLoader, StorageD
 
 if TYPE_CHECKING:
     from ai4os_data import Remote
-    from ai4os_data.fsspec import RootedFileSystem
+    from ai4os_data.fsspec.filesystem import RootedFileSystem
 
 
 def make_images(files: RootedFileSystem, folder: str) -> None:

@@ -22,7 +22,7 @@ from torch import nn
 from ai4os_data import DiskCache, Sample, StorageDataLoader, StorageDataset, open_filesystem
 
 if TYPE_CHECKING:
-    from ai4os_data.fsspec import RootedFileSystem
+    from ai4os_data.fsspec.filesystem import RootedFileSystem
 
 SIDE = 32
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai4os_data import telemetry
-from ai4os_data.retries import Patience
+from ai4os_data.http.retries import Patience
 from ai4os_data.stores import listings
-from cache.sources import told
-from faulty import Faulty
-from servers import (
+from tests.nextcloud import NextcloudServer
+from tests.support.faulty import Faulty
+from tests.support.servers import (
     ApacheServer,
     FaultServer,
     RcloneMount,
@@ -25,9 +25,9 @@ from servers import (
     missing_fuse,
     need,
 )
-from servers.fault import Habits
-from servers.nextcloud import NextcloudServer
-from shares import Folder, Share
+from tests.support.servers.fault import Habits
+from tests.support.shares import Folder, Share
+from tests.support.sources import told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

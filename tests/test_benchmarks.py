@@ -17,7 +17,7 @@ import torch
 from ai4os_data import Remote
 from ai4os_data.stores import Fetched, Store, open_store
 from ai4os_data.stores.base import in_memory
-from servers import missing_fuse
+from tests.support.servers import missing_fuse
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # the benchmarks are not installed
 
@@ -27,8 +27,8 @@ from benchmarks.report import Report, at_least, at_most
 from benchmarks.static_server import StaticServer
 
 if TYPE_CHECKING:
-    from servers import RcloneMount
-    from shares import Share
+    from tests.support.servers import RcloneMount
+    from tests.support.shares import Share
 
 ROOT = Path(__file__).resolve().parents[1]
 RATIOS = {
@@ -72,7 +72,7 @@ RATIOS = {
 
 def run(*arguments: str, path: tuple[Path, ...] = ()) -> subprocess.CompletedProcess[str]:
     """Run Python, from the root of the repository, with nothing that pytest has made importable."""
-    ours = {"", str(ROOT), str(ROOT / "tests")}
+    ours = {"", str(ROOT)}
     inherited = [folder for folder in sys.path if folder not in ours]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), *inherited])}
     command = [sys.executable, *arguments]

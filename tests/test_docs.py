@@ -22,12 +22,12 @@ import ai4os_data
 import ai4os_data.lightning
 from ai4os_data import errors
 from ai4os_data.cli.main import main
-from ai4os_data.fsspec import StorageFileSystem
+from ai4os_data.fsspec.filesystem import StorageFileSystem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from shares import Share
+    from tests.support.shares import Share
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))]

@@ -1,186 +1,244 @@
-"""The floors of the house: modules import only downward, and each foreign library has one room."""
+"""The floors of the house: imports lead downward, through the door of a room, and never in a circle."""
 
 from __future__ import annotations
 
 import ast
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
 
 import ai4os_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 SOURCE = Path(ai4os_data.__file__).parent
+PACKAGE = "ai4os_data"
 
-# A new module has to be given a floor here: the lowest that holds all it imports, and what it is about.
+# A room is a folder, or a module directly in the package. It imports from the floors below its own, and from no other.
 FLOORS = {
-    # what everything else speaks of
-    "descriptors": 0,
     "errors": 0,
-    "locations": 0,
-    "mounts": 0,
-    "ownership": 0,
-    "packed": 0,
-    "processes": 0,
-    "proxies": 0,
-    "redirects": 0,
-    "remotes": 0,
-    "spelling": 0,
-    "telemetry": 0,
-    "tokens": 0,
-    "underway": 0,
-    "webpages": 0,
-    # bytes over HTTP, and the places where they lie
-    "answers": 1,
-    "bodies": 1,
-    "concurrency": 1,
-    "entries": 1,
-    "connections": 1,
-    "newfile": 1,
-    "outages": 1,
-    "opened": 1,
-    "ranged": 1,
-    "readfile": 1,
-    "refusals": 1,
-    "retries": 1,
-    "statuses": 1,
-    "stores": 1,
-    "tls": 1,
-    "transport": 1,
-    # what is kept on the local disk
-    "cache": 2,
-    "index": 2,
-    # what comes with torch: samplers, checkpoints
-    "accelerated": 3,
-    "callers": 3,
-    "checkpoint": 3,
-    "prefetch": 3,
-    "progress": 3,
-    "rest": 3,
-    "sampling": 3,
-    "seeding": 3,
-    "orders": 3,
-    # what a training loop holds
-    "braces": 4,
-    "classes": 4,
-    "course": 4,
-    "datasets": 4,
-    "decoding": 4,
-    "junk": 4,
-    "labels": 4,
-    "loader": 4,
-    "lost": 4,
-    "mismatch": 4,
-    "mistakes": 4,
-    "nesting": 4,
-    "patterns": 4,
-    "sample": 4,
-    "siblings": 4,
-    "splits": 4,
-    "tables": 4,
-    "targets": 4,
-    "unreadable": 4,
-    "work": 4,
-    # other frameworks, one a file
-    "fsspec": 5,
-    "lightning": 5,
-    "lightning_flavour": 5,
-    "lightning_hparams": 5,
-    "lightning_io": 5,
-    "lightning_kept": 5,
-    "lightning_loaders": 5,
-    "lightning_moments": 5,
-    "lightning_best": 5,
-    "lightning_options": 5,
-    "lightning_resume": 5,
-    "lightning_weights": 5,
-    # what a person starts
-    "cli": 6,
-    # the front door, which names what lies behind it; nobody inside goes through it
-    "__init__": 7,
+    "machine": 1,  # what this computer gives
+    "telemetry": 2,
+    "locations": 3,  # what users type
+    "http": 4,
+    "stores": 5,  # the same few verbs over every place
+    "cache": 6,
+    "datasets": 7,  # torch may be imported from here up
+    "checkpoint": 7,
+    "fsspec": 7,
+    "loader": 8,
+    "lightning": 9,
+    "cli": 10,
+    # the front doors, which name what lies behind them; nobody inside goes through them
+    "__init__": 11,
+    "remotes": 11,
+    "retries": 11,
 }
-TORCH_FROM = 3
+TORCH_FROM = FLOORS["datasets"]
 
-ROOMS_OF_LIBRARIES = {"diskcache": "cache/", "pycurl": "transport.py", "webdav4": "stores/webdav.py"}
+HOMES_OF_LIBRARIES = {
+    "diskcache": "cache/",
+    "pycurl": "http/transport.py",
+    "webdav4": "stores/webdav.py",
+    "httpx": "stores/webdav.py",
+}
+
+Modules = dict[str, ast.Module]  # by the path below the package
+
+
+class Import(NamedTuple):
+    """One name that a module imports, wherever in it the import stands: under TYPE_CHECKING and in functions too."""
+
+    path: str
+    module: str  # what stands behind `from`, or behind `import`
+    name: str | None  # what stands behind `from … import`
+
+    def __str__(self) -> str:
+        """As an error shows it."""
+        return f"{self.path} imports {self.module}{'.' + self.name if self.name else ''}"
 
 
 @cache
-def modules() -> list[tuple[str, ast.Module]]:
-    """Every module: its path below the package, and its syntax tree."""
-    return [
-        (path.relative_to(SOURCE).as_posix(), ast.parse(path.read_text(encoding="utf-8")))
-        for path in sorted(SOURCE.rglob("*.py"))
-    ]
+def house() -> Modules:
+    """Every module of the package: its syntax tree by its path."""
+    return parsed({path.relative_to(SOURCE).as_posix(): path.read_text("utf-8") for path in SOURCE.rglob("*.py")})
 
 
-def imports(tree: ast.Module) -> Iterator[str]:
-    """Every import, wherever it stands, as a dotted name."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (f"{'.' * node.level}{node.module}.{alias.name}" for alias in node.names)
+def parsed(sources: Mapping[str, str]) -> Modules:
+    """Syntax trees of sources, by path."""
+    return {path: ast.parse(source) for path, source in sorted(sources.items())}
 
 
-def floor(room: str) -> int:
-    """The floor of a room; one that has none yet is told by a test of its own."""
-    return FLOORS.get(room, 0)
+def imports(modules: Modules) -> Iterator[Import]:
+    """Every import of every module."""
+    for path, tree in modules.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                yield from (Import(path, alias.name, None) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                module = "." * node.level + (node.module or "")
+                yield from (Import(path, module, alias.name) for alias in node.names)
 
 
 def room(path: str) -> str:
-    """The file or the folder of the package that a module lies in."""
+    """The room that a module lies in."""
     return path.partition("/")[0].removesuffix(".py")
 
 
-def room_of_import(name: str) -> str | None:
-    """The room that an import leads into, or None when it leaves the package."""
-    package, _, inside = name.partition(".")
-    if package != "ai4os_data":
+def dotted(path: str) -> str:
+    """The name of a module below the package, as an import writes it; that of a room for its ``__init__``."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def target(one: Import, modules: Modules) -> str | None:
+    """The module of ours that an import leads to, below the package; None if it leaves the package."""
+    package, _, inside = one.module.partition(".")
+    if package != PACKAGE:
         return None
-    first = inside.partition(".")[0]
-    return first if first in {room(path) for path, _ in modules()} else "__init__"
+    known = {dotted(path) for path in modules}
+    whole = f"{inside}.{one.name}".lstrip(".")
+    return whole if whole in known else inside or "__init__"
 
 
-def test_every_module_has_a_floor_and_every_floor_its_module() -> None:
-    """A module that nobody thought about is not on any floor."""
-    assert {room(path) for path, _ in modules()} == set(FLOORS)
+def without_floor(modules: Modules) -> list[str]:
+    """Rooms that nobody has given a floor, and floors without a room."""
+    return sorted({room(path) for path in modules} ^ set(FLOORS))
 
 
-def test_modules_import_only_downward() -> None:
-    """No module imports from a floor above its own."""
-    upward = [
-        f"{path} (floor {floor(room(path))}) imports {name} (floor {floor(target)})"
-        for path, tree in modules()
-        for name in imports(tree)
-        if (target := room_of_import(name)) is not None and floor(target) > floor(room(path))
+def upward(modules: Modules) -> list[str]:
+    """Imports from a room on the same floor or a higher one."""
+    return [
+        str(one)
+        for one in imports(modules)
+        if (to := target(one, modules)) is not None
+        and room(one.path) != to.split(".")[0]
+        and FLOORS[to.split(".")[0]] >= FLOORS[room(one.path)]
     ]
-    assert upward == []
 
 
-def test_no_module_imports_relatively() -> None:
-    """Relative imports would escape the two checks of where an import leads."""
-    assert [path for path, tree in modules() for name in imports(tree) if name.startswith(".")] == []
+def exported(tree: ast.Module) -> set[str]:
+    """The names in the ``__all__`` of a module."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and [getattr(to, "id", "") for to in node.targets] == ["__all__"]:
+            return set(ast.literal_eval(node.value))
+    return set()
 
 
-def test_each_foreign_library_is_imported_in_its_room_alone() -> None:
-    """webdav4, diskcache and curl can be replaced by changing one room each."""
-    strays = [
-        f"{path} imports {name}"
-        for path, tree in modules()
-        for name in imports(tree)
-        if (home := ROOMS_OF_LIBRARIES.get(name.partition(".")[0])) is not None and not path.startswith(home)
+def beside_the_door(modules: Modules) -> list[str]:
+    """Imports from another room of what its ``__init__`` does not export."""
+    doors = {
+        room(path): exported(tree) for path, tree in modules.items() if path.count("/") == 1 and "__init__" in path
+    }
+    found = []
+    for one in imports(modules):
+        inside = one.module.removeprefix(f"{PACKAGE}.")
+        other = inside.split(".")[0]
+        is_of_another_room = one.module != inside and other in doors and other != room(one.path)
+        if is_of_another_room and (inside != other or one.name not in doors[other]):
+            found.append(str(one))
+    return found
+
+
+def circles(modules: Modules) -> list[str]:
+    """Modules that lead back to themselves; the front doors only hand on, and are left out."""
+    edges: dict[str, set[str]] = {dotted(path): set() for path in modules if FLOORS[room(path)] < FLOORS["__init__"]}
+    for one in imports(modules):
+        to, start = target(one, modules), dotted(one.path)
+        if to in edges and start in edges and to != start:
+            edges[start].add(to)
+    # What imports nothing that is left, or is imported by nothing that is left, is no part of a circle, and goes.
+    while ends := [
+        name
+        for name, others in edges.items()
+        if not others & edges.keys() or not any(name in others for others in edges.values())
+    ]:
+        for name in ends:
+            del edges[name]
+    return sorted(edges)
+
+
+def strays(modules: Modules) -> list[str]:
+    """Imports of a foreign library outside of its home."""
+    return [
+        str(one)
+        for one in imports(modules)
+        if (home := HOMES_OF_LIBRARIES.get(one.module.partition(".")[0])) is not None and not one.path.startswith(home)
     ]
-    assert strays == []
 
 
-def test_torch_is_imported_from_the_third_floor_up() -> None:
-    """What lies below works, and starts, without torch."""
-    strays = [
-        f"{path} (floor {floor(room(path))}) imports {name}"
-        for path, tree in modules()
-        for name in imports(tree)
-        if name.partition(".")[0] == "torch" and floor(room(path)) < TORCH_FROM
+def too_low_for_torch(modules: Modules) -> list[str]:
+    """Imports of torch below the floor of the datasets."""
+    return [
+        str(one)
+        for one in imports(modules)
+        if one.module.partition(".")[0] == "torch" and FLOORS[room(one.path)] < TORCH_FROM
     ]
-    assert strays == []
+
+
+def relative(modules: Modules) -> list[str]:
+    """Relative imports, which would escape the other checks."""
+    return [str(one) for one in imports(modules) if one.module.startswith(".")]
+
+
+CHECKS = [upward, beside_the_door, circles, strays, too_low_for_torch, relative]
+
+
+def test_every_room_has_a_floor_and_every_floor_its_room() -> None:
+    """A room that nobody thought about is not on any floor."""
+    assert without_floor(house()) == []
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_house_keeps_the_rule(check: object) -> None:
+    """No import goes upward or sideways, past a door, in a circle, or takes a library from its home."""
+    assert callable(check)
+    assert check(house()) == []
+
+
+DOOR = 'from ai4os_data.stores.base import Store\n__all__ = ["Store"]\n'
+BREACHES = {
+    "from a room above": (upward, {"http/answers.py": "from ai4os_data.stores import Store"}),
+    "from a room beside": (upward, {"checkpoint/manager.py": "from ai4os_data.datasets import Sample"}),
+    "from the front door": (upward, {"cli/main.py": "from ai4os_data import StorageDataset"}),
+    "as a type hint": (
+        upward,
+        {"http/answers.py": "if TYPE_CHECKING:\n    from ai4os_data.stores import Store"},
+    ),
+    "in a function": (upward, {"http/answers.py": "def f():\n    import ai4os_data.stores"}),
+    "deeper than the door": (beside_the_door, {"cache/rows.py": "from ai4os_data.stores.base import Store"}),
+    "not handed out": (beside_the_door, {"cache/rows.py": "from ai4os_data.stores import base"}),
+    "a circle of two": (
+        circles,
+        {
+            "http/a.py": "from ai4os_data.http.b import B",
+            "http/b.py": "if TYPE_CHECKING:\n    from ai4os_data.http.a import A",
+        },
+    ),
+    "through the own door": (
+        circles,
+        {"stores/base.py": "from ai4os_data.stores import Store"},
+    ),
+    "httpx outside": (strays, {"stores/nextcloud.py": "import httpx"}),
+    "curl outside": (strays, {"http/bodies.py": "from pycurl import Curl"}),
+    "diskcache outside": (strays, {"stores/base.py": "import diskcache.core"}),
+    "webdav4 outside": (strays, {"stores/listings.py": "from webdav4.client import Client"}),
+    "torch below": (too_low_for_torch, {"cache/rows.py": "import torch"}),
+    "a relative import": (relative, {"cache/rows.py": "from .names import Names"}),
+}
+
+
+@pytest.mark.parametrize("kind", BREACHES)
+def test_each_kind_of_breach_is_found(kind: str) -> None:
+    """A check that could not fail would say nothing."""
+    check, breach = BREACHES[kind]
+    sound = {
+        "stores/__init__.py": DOOR,
+        "stores/base.py": "",
+        "datasets/__init__.py": '__all__ = ["Sample"]',
+        "__init__.py": "",
+    }
+    assert check(parsed(sound)) == []
+    assert check(parsed({**sound, **breach})) != []

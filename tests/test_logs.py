@@ -13,8 +13,8 @@ from ai4os_data import errors
 from ai4os_data.stores import open_store
 
 if TYPE_CHECKING:
-    from ai4os_data.retries import Patience
-    from shares import Share
+    from ai4os_data.http.retries import Patience
+    from tests.support.shares import Share
 
 
 def names(caplog: pytest.LogCaptureFixture) -> set[str]:

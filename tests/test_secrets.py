@@ -14,19 +14,20 @@ from urllib.parse import quote
 
 import pytest
 
-from ai4os_data import DiskCache, StorageDataset, errors, locations
-from ai4os_data.remotes import Remote, obscure
-from ai4os_data.retries import Patience
+from ai4os_data import DiskCache, StorageDataset, errors
+from ai4os_data.http.retries import Patience
+from ai4os_data.locations import parsing
+from ai4os_data.locations.remotes import Remote, obscure
 from ai4os_data.stores import open_store
-from loaders import batches_of
-from servers import LOGIN_PAGE, PASSWORD, USER, Fault, FaultServer, make_certificates
+from tests.support.loaders import batches_of
+from tests.support.servers import LOGIN_PAGE, PASSWORD, USER, Fault, FaultServer, make_certificates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from servers import RcloneMount, WsgidavServer
-    from servers.nextcloud import NextcloudServer
-    from shares import Share
+    from tests.nextcloud import NextcloudServer
+    from tests.support.servers import RcloneMount, WsgidavServer
+    from tests.support.shares import Share
 
 OBSCURED = obscure(PASSWORD)
 TOKEN = "bearer-token_1.2~3"
@@ -190,7 +191,7 @@ def test_a_location_with_a_password_in_it_keeps_it(wsgidav: WsgidavServer, trail
         dataset = StorageDataset(location, cache=cache)
         assert dataset[0] == b"1"
         dataset.index.save(tmp_path / "data.lock.json")
-        for thing in (dataset, dataset.index, dataset.location, locations.parse(location), dataset._store, cache):
+        for thing in (dataset, dataset.index, dataset.location, parsing.parse(location), dataset._store, cache):
             trail.add_object(thing)
         cache.close()
     trail.add_files(tmp_path)
@@ -285,7 +286,7 @@ def test_a_location_that_cannot_be_opened_keeps_its_password(location: str, trai
     error: BaseException | None = raised.value
     assert isinstance(error, errors.StorageError)
     trail.add("the error", f"{error!r} {error}")
-    trail.add("shown", locations.shown(location))
+    trail.add("shown", parsing.shown(location))
 
 
 def test_a_mount_that_is_read_over_webdav_tells_no_secret(

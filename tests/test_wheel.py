@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from shares import Share
+    from tests.support.shares import Share
 
 ROOT = Path(__file__).resolve().parents[1]
 # Nothing of ours is imported: fsspec finds it by its entry point.

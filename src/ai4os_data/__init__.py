@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ai4os_data.cache import DiskCache
     from ai4os_data.checkpoint import StorageCheckpoint
-    from ai4os_data.datasets import StorageDataset
+    from ai4os_data.datasets import Sample, StorageDataset
     from ai4os_data.errors import StorageError
     from ai4os_data.fsspec import open_filesystem
-    from ai4os_data.loader import StorageDataLoader
-    from ai4os_data.remotes import Remote
-    from ai4os_data.sample import Sample
-    from ai4os_data.sampling import StorageSampler
+    from ai4os_data.loader import StorageDataLoader, StorageSampler
+    from ai4os_data.locations import Remote
 
 __all__ = [
     "DiskCache",
@@ -33,13 +31,13 @@ __version__ = "0.1.0"
 # Each name loads its room on first use, so that the import costs no torch and no network.
 _HOMES = {
     "DiskCache": "cache",
-    "Remote": "remotes",
-    "Sample": "sample",
+    "Remote": "locations",
+    "Sample": "datasets",
     "StorageCheckpoint": "checkpoint",
     "StorageDataLoader": "loader",
     "StorageDataset": "datasets",
     "StorageError": "errors",
-    "StorageSampler": "sampling",
+    "StorageSampler": "loader",
     "open_filesystem": "fsspec",
 }
 

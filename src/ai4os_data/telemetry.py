@@ -20,9 +20,7 @@ from pathlib import Path
 
 import xxhash
 
-from ai4os_data import ownership
-from ai4os_data.descriptors import exhausted
-from ai4os_data.processes import PerProcess, tell_after_fork
+from ai4os_data.machine import PerProcess, exhausted, ownership, tell_after_fork
 
 log = logging.getLogger("ai4os_data")
 

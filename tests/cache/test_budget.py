@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from ai4os_data.cache import CachedStore, DiskCache
-from cache.crowd import Reading, Report, Warnings, together, wrong_keys
-from cache.disks import Peak, allocated_bytes, cached_files, ext4, indexed_files, tmpfs, used_bytes
-from cache.sources import content, source, spread, tell
+from tests.support.crowd import Reading, Report, Warnings, together, wrong_keys
+from tests.support.disks import Peak, allocated_bytes, cached_files, ext4, indexed_files, tmpfs, used_bytes
+from tests.support.sources import content, source, spread, tell
 
 if TYPE_CHECKING:
     from pathlib import Path

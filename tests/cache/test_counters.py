@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from ai4os_data import telemetry
 from ai4os_data.telemetry import HITS, Counters
-from cache.crowd import Worker, together, wait_for
-from cache.disks import tmpfs
+from tests.support.crowd import Worker, together, wait_for
+from tests.support.disks import tmpfs
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,10 +14,10 @@ import pytest
 
 from ai4os_data import StorageDataset, telemetry
 from ai4os_data.cache import CachedStore, DiskCache
-from cache.crowd import Reading, Warnings, Worker, together, wait_for, wrong_keys
-from cache.disks import allocated_bytes, cached_files, indexed_files
-from cache.sources import new_seed, source, spread, tell
-from shares import Folder
+from tests.support.crowd import Reading, Warnings, Worker, together, wait_for, wrong_keys
+from tests.support.disks import allocated_bytes, cached_files, indexed_files
+from tests.support.shares import Folder
+from tests.support.sources import new_seed, source, spread, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,10 +12,10 @@ import pytest
 
 from ai4os_data import StorageDataset
 from ai4os_data.cache import CachedStore, DiskCache
-from cache.crowd import Reading, Warnings, read_all, together, wrong_keys
-from cache.disks import allocated_bytes, cached_files
-from cache.sources import source, tell
-from shares import Folder
+from tests.support.crowd import Reading, Warnings, read_all, together, wrong_keys
+from tests.support.disks import allocated_bytes, cached_files
+from tests.support.shares import Folder
+from tests.support.sources import source, tell
 
 if TYPE_CHECKING:
     from pathlib import Path

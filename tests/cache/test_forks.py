@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ai4os_data import StorageDataLoader, StorageDataset
 from ai4os_data.cache import CachedStore, DiskCache, rows
-from ai4os_data.processes import no_fork
-from cache.crowd import Warnings, Worker, together, wrong_keys
-from cache.sources import content, source
+from ai4os_data.machine.processes import no_fork
+from tests.support.crowd import Warnings, Worker, together, wrong_keys
+from tests.support.sources import content, source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from shares import Share
+    from tests.support.shares import Share
 
 KiB = 1024
 MiB = 1024 * KiB

@@ -14,15 +14,15 @@ from torch.utils.data import DataLoader
 
 from ai4os_data import StorageDataset
 from ai4os_data.cache import CachedStore, DiskCache
-from cache.crowd import Reading, Report, Warnings, Worker, together, wait_for, wrong_keys
-from cache.disks import cached_files
-from cache.sources import content, source
+from tests.support.crowd import Reading, Report, Warnings, Worker, together, wait_for, wrong_keys
+from tests.support.disks import cached_files
+from tests.support.sources import content, source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from shares import Share
+    from tests.support.shares import Share
 
 KiB = 1024
 MiB = 1024 * KiB

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ai4os_data.bodies import MemoryBody
 from ai4os_data.cache import CachedStore, DiskCache
+from ai4os_data.http.bodies import MemoryBody
 from ai4os_data.stores.memory import MemoryStore
-from cache.crowd import Reading, Worker, together, wait_for, wrong_keys
-from cache.disks import Peak, allocated_bytes, cached_files, indexed_files
-from cache.sources import new_seed, source, spread, tell
+from tests.support.crowd import Reading, Worker, together, wait_for, wrong_keys
+from tests.support.disks import Peak, allocated_bytes, cached_files, indexed_files
+from tests.support.sources import new_seed, source, spread, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from ai4os_data.bodies import Body
+    from ai4os_data.http.bodies import Body
     from ai4os_data.stores.base import Entry, MakeBody, Outcome
 
 MiB = 1024 * 1024

@@ -12,8 +12,8 @@ import pytest
 
 from ai4os_data.cache import CachedStore, DiskCache
 from ai4os_data.cache.claims import Claim
-from cache.crowd import together, wrong_keys
-from cache.sources import source, tell
+from tests.support.crowd import together, wrong_keys
+from tests.support.sources import source, tell
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,18 +13,18 @@ from torch.utils.data import DataLoader
 from ai4os_data import StorageDataset
 from ai4os_data.cache import CachedStore, DiskCache
 from ai4os_data.stores import open_store
-from cache.crowd import Report, together, wrong_keys
-from cache.disks import cached_files
-from cache.sources import content
-from servers import Fault, FaultServer
-from shares import Share
+from tests.support.crowd import Report, together, wrong_keys
+from tests.support.disks import cached_files
+from tests.support.servers import Fault, FaultServer
+from tests.support.shares import Share
+from tests.support.sources import content
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from ai4os_data.remotes import Remote
-    from ai4os_data.retries import Patience
+    from ai4os_data.http.retries import Patience
+    from ai4os_data.locations.remotes import Remote
 
 COUNT = 48
 MiB = 1024 * 1024

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ai4os_data import errors, ownership, telemetry
+from ai4os_data import errors, telemetry
 from ai4os_data.cache import CachedStore, DiskCache, placement
 from ai4os_data.cache.temporaries import TemporaryBody
-from ai4os_data.refusals import Refusals
-from ai4os_data.remotes import Remote
-from cache.crowd import Warnings, wrong_keys
-from cache.sources import source
-from owners import NOBODY, as_root, public_folder
+from ai4os_data.http.refusals import Refusals
+from ai4os_data.locations.remotes import Remote
+from ai4os_data.machine import ownership
+from tests.support.crowd import Warnings, wrong_keys
+from tests.support.owners import NOBODY, as_root, public_folder
+from tests.support.sources import source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -210,7 +211,7 @@ def test_pipes_and_links_among_paths_are_left_alone(
 def test_mark_of_a_refusal_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder that somebody else has made nothing is written; a link is no mark of ours."""
     folder, victim = tmp_path / "marks", tmp_path / "victim"
-    monkeypatch.setattr("ai4os_data.refusals._folder", lambda: str(folder))
+    monkeypatch.setattr("ai4os_data.http.refusals._folder", lambda: str(folder))
     victim.write_bytes(b"years of work")
     refusals = Refusals(Remote("https://cloud.example/dav", user="u", password="p"))
     folder.mkdir(mode=0o700)

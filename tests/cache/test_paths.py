@@ -19,14 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 from ai4os_data import StorageDataLoader, StorageDataset
 from ai4os_data.cache import CachedStore, DiskCache, LocalPath, pins, temporaries
 from ai4os_data.cache.pins import pins_in
-from cache.crowd import Worker, together, wait_for, wrong_keys
-from cache.disks import allocated_bytes, cached_files
-from cache.sources import content, source
+from tests.support.crowd import Worker, together, wait_for, wrong_keys
+from tests.support.disks import allocated_bytes, cached_files
+from tests.support.sources import content, source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shares import Share
+    from tests.support.shares import Share
 
 KiB = 1024
 MiB = 1024 * KiB

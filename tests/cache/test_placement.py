@@ -17,15 +17,15 @@ import pytest
 
 from ai4os_data import StorageDataset, errors
 from ai4os_data.cache import CachedStore, DiskCache, placement
-from cache.crowd import Reading, Warnings, Worker, read_all, together, wrong_keys
-from cache.disks import cached_files, ext4, make_read_only, tmpfs, used_bytes
-from cache.sources import source
+from tests.support.crowd import Reading, Warnings, Worker, read_all, together, wrong_keys
+from tests.support.disks import cached_files, ext4, make_read_only, tmpfs, used_bytes
+from tests.support.sources import source
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from servers import RcloneMount
-    from shares import Share
+    from tests.support.servers import RcloneMount
+    from tests.support.shares import Share
 
 KiB = 1024
 MiB = 1024 * KiB

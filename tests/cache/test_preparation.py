@@ -13,16 +13,16 @@ import pytest
 from ai4os_data import StorageDataset, errors
 from ai4os_data.cache import CachedStore, DiskCache
 from ai4os_data.cache.fingerprints import fingerprint
-from cache.crowd import Warnings
-from cache.disks import cached_files
-from cache.sources import content, source
+from tests.support.crowd import Warnings
+from tests.support.disks import cached_files
+from tests.support.sources import content, source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from ai4os_data.stores.base import Entry
-    from shares import Share
+    from tests.support.shares import Share
 
 MiB = 1024 * 1024
 TIMES = 2

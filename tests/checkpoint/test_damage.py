@@ -13,9 +13,9 @@ import torch
 
 from ai4os_data import errors
 from ai4os_data.stores import DirectoryStore
-from cache.sources import new_seed
-from checkpoint.runs import open_run, restored_step, save_steps, state_of
-from shares import Share
+from tests.support.runs import open_run, restored_step, save_steps, state_of
+from tests.support.shares import Share
+from tests.support.sources import new_seed
 
 if TYPE_CHECKING:
     from ai4os_data.stores import Level

@@ -11,14 +11,14 @@ import pytest
 
 from ai4os_data import errors
 from ai4os_data.stores.directory import DirectoryStore
-from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
-from shares import Share
+from tests.support.runs import open_run, restored_step, save_steps, state_of, steps_of
+from tests.support.shares import Share
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ai4os_data.stores.base import Entry
-    from servers import WsgidavServer
+    from tests.support.servers import WsgidavServer
 
 TOLD = "had arrived there and is not there any more"
 

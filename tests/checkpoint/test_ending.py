@@ -18,17 +18,17 @@ import pytest
 from ai4os_data import Remote, errors
 from ai4os_data.checkpoint import uploads
 from ai4os_data.stores.directory import DirectoryStore
-from cache.crowd import wait_for
-from checkpoint.runs import open_run, restored_step, state_of
-from servers import ShapedProxy
-from shares import Share
+from tests.support.crowd import wait_for
+from tests.support.runs import open_run, restored_step, state_of
+from tests.support.servers import ShapedProxy
+from tests.support.shares import Share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from ai4os_data.stores.base import Entry, Level
-    from servers import WsgidavServer
+    from tests.support.servers import WsgidavServer
 
 RTT_S = 0.1  # so that an upload of some requests outlives its script by far
 

@@ -10,21 +10,21 @@ import pytest
 
 from ai4os_data.checkpoint.levels import reaches
 from ai4os_data.stores import Store, open_store
-from cache.crowd import wait_for
-from cache.sources import tell
-from checkpoint.failpoints import run_until
-from checkpoint.runs import open_run, remove_before_sending, restored_step, save_steps, state_of, steps_of
-from servers import RcloneMount, missing_fuse, need
-from shares import Share
+from tests.support.crowd import wait_for
+from tests.support.failpoints import run_until
+from tests.support.runs import open_run, remove_before_sending, restored_step, save_steps, state_of, steps_of
+from tests.support.servers import RcloneMount, missing_fuse, need
+from tests.support.shares import Share
+from tests.support.sources import tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ai4os_data.checkpoint import StorageCheckpoint
-    from ai4os_data.retries import Patience
-    from servers import ApacheServer, Server, WsgidavServer
-    from servers.nextcloud import NextcloudServer
+    from ai4os_data.http.retries import Patience
+    from tests.nextcloud import NextcloudServer
+    from tests.support.servers import ApacheServer, Server, WsgidavServer
 
 
 DIR_CACHE_S = 0.1

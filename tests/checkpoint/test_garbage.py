@@ -6,15 +6,15 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
-from shares import Share
+from tests.support.runs import open_run, restored_step, save_steps, state_of, steps_of
+from tests.support.shares import Share
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ai4os_data.checkpoint import StorageCheckpoint
     from ai4os_data.stores import Level
-    from servers import ApacheServer
+    from tests.support.servers import ApacheServer
 
 GRACE_S = 0.5
 

@@ -16,19 +16,19 @@ import pytest
 import torch
 
 from ai4os_data import DiskCache, Remote, StorageCheckpoint, StorageDataset
-from cache.crowd import wait_for
-from cache.sources import new_seed, tell
-from checkpoint.training import features, files, number_of, train
-from servers import ShapedProxy
-from shares import Folder, Share
+from tests.support.crowd import wait_for
+from tests.support.servers import ShapedProxy
+from tests.support.shares import Folder, Share
+from tests.support.sources import new_seed, tell
+from tests.support.training import features, files, number_of, train
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from ai4os_data.stores import Level
-    from servers import Server, WsgidavServer
-    from servers.nextcloud import NextcloudServer
+    from tests.nextcloud import NextcloudServer
+    from tests.support.servers import Server, WsgidavServer
 
 STEP_S = 0.01
 STEPS_A_LIFE = 30

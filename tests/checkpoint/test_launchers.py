@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.launchers import launched
-from checkpoint.runs import open_run, restored_step, save_steps
+from tests.support.runs import open_run, restored_step, save_steps
 
 if TYPE_CHECKING:
     from pathlib import Path

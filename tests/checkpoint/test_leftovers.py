@@ -13,8 +13,8 @@ from ai4os_data.checkpoint import leftovers
 from ai4os_data.checkpoint.attempts import note_level, turn
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.spool import Spool
-from checkpoint.runs import open_run, save_steps
-from checkpoint.test_spool import ATTEMPT, write
+from tests.checkpoint.test_spool import ATTEMPT, write
+from tests.support.runs import open_run, save_steps
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ai4os_data import StorageDataLoader, StorageDataset
-from checkpoint.runs import open_run
-from checkpoint.training import BATCH, features, files, number_of
-from shares import Folder
+from tests.support.runs import open_run
+from tests.support.shares import Folder
+from tests.support.training import BATCH, features, files, number_of
 
 if TYPE_CHECKING:
     from pathlib import Path

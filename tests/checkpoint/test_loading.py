@@ -12,9 +12,9 @@ import torch
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.loading import load_into
-from ai4os_data.sampling import StorageSampler
-from cache.crowd import Warnings
-from checkpoint.runs import open_run
+from ai4os_data.loader.sampler import StorageSampler
+from tests.support.crowd import Warnings
+from tests.support.runs import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -16,7 +16,7 @@ import torch
 
 from ai4os_data import StorageCheckpoint, errors
 from ai4os_data.stores import DirectoryStore, Level, MemoryStore
-from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
+from tests.support.runs import open_run, restored_step, save_steps, state_of, steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

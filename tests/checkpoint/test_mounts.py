@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai4os_data import errors
-from cache.crowd import wait_for
-from checkpoint.runs import open_run, restored_step, save_steps, state_of
-from servers import RcloneMount, missing_fuse, need
-from shares import Share
+from tests.support.crowd import wait_for
+from tests.support.runs import open_run, restored_step, save_steps, state_of
+from tests.support.servers import RcloneMount, missing_fuse, need
+from tests.support.shares import Share
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from servers.nextcloud import NextcloudServer
+    from tests.nextcloud import NextcloudServer
 
 
 def mount_of(share: Share, directory: Path, *flags: str) -> RcloneMount:

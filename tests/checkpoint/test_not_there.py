@@ -9,16 +9,16 @@ import pytest
 from ai4os_data import errors
 from ai4os_data.checkpoint.tries import REFUSED_TRIES
 from ai4os_data.stores import open_store
-from cache.crowd import wait_for
-from checkpoint.runs import open_run, restored_step, save_steps, state_of
-from servers import Fault
-from shares import Share
+from tests.support.crowd import wait_for
+from tests.support.runs import open_run, restored_step, save_steps, state_of
+from tests.support.servers import Fault
+from tests.support.shares import Share
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ai4os_data.retries import Patience
-    from servers import FaultServer
+    from ai4os_data.http.retries import Patience
+    from tests.support.servers import FaultServer
 
 NOT_FOUND = Fault(status=404)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai4os_data.stores import DirectoryStore, Level
-from checkpoint.runs import open_run, restored_step, save_steps, state_of
+from tests.support.runs import open_run, restored_step, save_steps, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,18 +10,18 @@ import pytest
 from ai4os_data import errors
 from ai4os_data.checkpoint import tries
 from ai4os_data.checkpoint.tries import REFUSED_TRIES, Tries
-from ai4os_data.retries import Patience
-from cache.crowd import wait_for
-from checkpoint.runs import open_run, restored_step, save_steps, state_of
-from servers import Fault
-from shares import Share
+from ai4os_data.http.retries import Patience
+from tests.support.crowd import wait_for
+from tests.support.runs import open_run, restored_step, save_steps, state_of
+from tests.support.servers import Fault
+from tests.support.shares import Share
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ai4os_data import StorageCheckpoint
-    from servers import FaultServer, Server
-    from servers.nextcloud import NextcloudServer
+    from tests.nextcloud import NextcloudServer
+    from tests.support.servers import FaultServer, Server
 
 MIB = 1024 * 1024
 

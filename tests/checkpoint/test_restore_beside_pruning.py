@@ -11,7 +11,7 @@ import pytest
 
 from ai4os_data import errors
 from ai4os_data.stores import DirectoryStore
-from checkpoint.runs import open_run, restored_step, save_steps
+from tests.support.runs import open_run, restored_step, save_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +113,7 @@ def test_step_that_is_pruned_while_it_is_read_is_no_damage(tmp_path: Path) -> No
 
 READER = """
 import sys, time, pathlib
-from checkpoint.runs import open_run
+from tests.support.runs import open_run
 place, spool, seconds = sys.argv[1], pathlib.Path(sys.argv[2]), float(sys.argv[3])
 restores, end = 0, time.time() + seconds
 while time.time() < end:

@@ -16,7 +16,7 @@ from ai4os_data import errors
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName, state_file
 from ai4os_data.stores import open_store
-from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
+from tests.support.runs import open_run, restored_step, save_steps, state_of, steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

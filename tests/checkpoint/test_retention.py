@@ -13,14 +13,14 @@ from ai4os_data import errors
 from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.checkpoint.retention import Retention, chosen_mode
 from ai4os_data.stores import DirectoryStore, MemoryStore
-from cache.crowd import wait_for
-from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
+from tests.support.crowd import wait_for
+from tests.support.runs import open_run, restored_step, save_steps, state_of, steps_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ai4os_data.checkpoint import StorageCheckpoint
-    from ai4os_data.retries import Patience
+    from ai4os_data.http.retries import Patience
     from ai4os_data.stores import Level
 
 

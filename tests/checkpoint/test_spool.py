@@ -12,7 +12,7 @@ from ai4os_data import errors
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
 from ai4os_data.checkpoint.spool import Spool, Spooled, _manifest_in, default_directory, is_intact, parse_limit
-from cache.disks import tmpfs
+from tests.support.disks import tmpfs
 
 ATTEMPT = AttemptName(1, "0123abcd")
 

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ai4os_data import errors, mounts
+from ai4os_data import errors
 from ai4os_data.checkpoint import StorageCheckpoint
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.spool import Spool, usable_directory
-from cache.disks import make_read_only, tmpfs
-from checkpoint.runs import open_run, save_steps
-from checkpoint.test_spool import ATTEMPT, write
-from owners import NOBODY, as_root, public_folder
+from ai4os_data.machine import mounts
+from tests.checkpoint.test_spool import ATTEMPT, write
+from tests.support.disks import make_read_only, tmpfs
+from tests.support.owners import NOBODY, as_root, public_folder
+from tests.support.runs import open_run, save_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

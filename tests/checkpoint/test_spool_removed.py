@@ -12,9 +12,9 @@ import pytest
 from ai4os_data import errors
 from ai4os_data.checkpoint.spool import Spool
 from ai4os_data.stores import DirectoryStore
-from cache.crowd import Warnings
-from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
-from checkpoint.test_spool import ATTEMPT, write
+from tests.checkpoint.test_spool import ATTEMPT, write
+from tests.support.crowd import Warnings
+from tests.support.runs import open_run, restored_step, save_steps, state_of, steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

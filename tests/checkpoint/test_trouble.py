@@ -10,19 +10,19 @@ import pytest
 
 from ai4os_data import DiskCache, StorageCheckpoint, errors
 from ai4os_data.cache import CachedStore
-from ai4os_data.retries import Patience
-from cache.crowd import wait_for
-from cache.disks import tmpfs
-from cache.sources import source
-from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
-from servers import Fault, FaultServer, WsgidavServer
-from shares import Share
+from ai4os_data.http.retries import Patience
+from tests.support.crowd import wait_for
+from tests.support.disks import tmpfs
+from tests.support.runs import open_run, restored_step, save_steps, state_of, steps_of
+from tests.support.servers import Fault, FaultServer, WsgidavServer
+from tests.support.shares import Share
+from tests.support.sources import source
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from servers import Server
-    from servers.nextcloud import NextcloudServer
+    from tests.nextcloud import NextcloudServer
+    from tests.support.servers import Server
 
 MiB = 1024 * 1024
 MiB_OF_NUMBERS = MiB // 4

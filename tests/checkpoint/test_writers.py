@@ -17,18 +17,18 @@ import pytest
 from ai4os_data import Remote, errors
 from ai4os_data.checkpoint.manifest import Manifest
 from ai4os_data.checkpoint.names import CheckpointName
-from cache.crowd import wait_for
-from cache.sources import new_seed, tell
-from checkpoint.runs import open_run, remove_before_sending, restored_step, save_steps, state_of
-from servers import ShapedProxy
-from shares import Share
+from tests.support.crowd import wait_for
+from tests.support.runs import open_run, remove_before_sending, restored_step, save_steps, state_of
+from tests.support.servers import ShapedProxy
+from tests.support.shares import Share
+from tests.support.sources import new_seed, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ai4os_data.checkpoint import StorageCheckpoint
-    from servers import ApacheServer
+    from tests.support.servers import ApacheServer
 
 RTT_S = 0.01
 

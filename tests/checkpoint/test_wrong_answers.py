@@ -14,19 +14,19 @@ from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.pruning import _stored_at
 from ai4os_data.stores.base import Entry
 from ai4os_data.stores.webdav import _span
-from cache.crowd import wait_for
-from checkpoint.runs import open_run, restored_step, save_steps, state_of, steps_of
-from servers import BROKEN_XML, PASSWORD, Fault, FaultServer
-from shares import Share
+from tests.support.crowd import wait_for
+from tests.support.runs import open_run, restored_step, save_steps, state_of, steps_of
+from tests.support.servers import BROKEN_XML, PASSWORD, Fault, FaultServer
+from tests.support.shares import Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ai4os_data.checkpoint import StorageCheckpoint
-    from ai4os_data.retries import Patience
-    from servers import Server
-    from servers.nextcloud import NextcloudServer
+    from ai4os_data.http.retries import Patience
+    from tests.nextcloud import NextcloudServer
+    from tests.support.servers import Server
 
 IN_A_ROW = 5  # more than a request is tried
 LOST = "lost"

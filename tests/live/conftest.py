@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from live.cloud import Cloud, wanted
+from tests.support.live_cloud import Cloud, wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

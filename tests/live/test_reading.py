@@ -12,14 +12,14 @@ from torch.utils.data import DataLoader
 
 from ai4os_data import StorageDataLoader, StorageDataset, errors, open_filesystem
 from ai4os_data.stores import open_store
-from cache.sources import content, tell
-from conformance.names import NAMES
-from live.cloud import wanted
+from tests.support.live_cloud import wanted
+from tests.support.odd_names import NAMES
+from tests.support.sources import content, tell
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from live.cloud import Cloud
+    from tests.support.live_cloud import Cloud
 
 FILES = 192
 SIZE_BYTES = 106_000

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai4os_data import Remote, StorageDataLoader, StorageDataset, errors
-from cache.sources import content, tell
-from live.cloud import wanted
+from tests.support.live_cloud import wanted
+from tests.support.sources import content, tell
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from live.cloud import Cloud
+    from tests.support.live_cloud import Cloud
 
 AWAY_S = 12.0
 REMEMBERED_S = 15.0  # the server's own memory of a token, which occ runs beside

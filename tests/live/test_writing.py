@@ -14,15 +14,15 @@ from ai4os_data import errors
 from ai4os_data.stores.chunked import UploadPlace
 from ai4os_data.stores.nextcloud import NextcloudStore
 from ai4os_data.stores.trashbin import TrashBin
-from cache.sources import content, tell
-from checkpoint.runs import open_run, restored_step, save_steps, state_of
-from checkpoint.test_writers import in_a_child
-from live.cloud import wanted
+from tests.checkpoint.test_writers import in_a_child
+from tests.support.live_cloud import wanted
+from tests.support.runs import open_run, restored_step, save_steps, state_of
+from tests.support.sources import content, tell
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from live.cloud import Cloud
+    from tests.support.live_cloud import Cloud
 
 MIB = 2**20
 

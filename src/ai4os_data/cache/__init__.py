@@ -2,8 +2,43 @@
 
 from __future__ import annotations
 
+from ai4os_data.cache import placement
 from ai4os_data.cache.cached_store import IN_MEMORY_BYTES, CachedStore
 from ai4os_data.cache.disk_cache import DiskCache
-from ai4os_data.cache.objects import MOST_KNOWN, Held, LocalPath
+from ai4os_data.cache.objects import MOST_KNOWN, Held, LocalPath, digest
+from ai4os_data.cache.placement import (
+    SMALLEST_BYTES,
+    fallback,
+    is_size,
+    parse_size,
+    shown_size,
+    spool_candidates,
+    spool_room,
+)
+from ai4os_data.cache.plan import Plan, Turns, Uses
+from ai4os_data.cache.report import Report, directories, existing, report
 
-__all__ = ["IN_MEMORY_BYTES", "MOST_KNOWN", "CachedStore", "DiskCache", "Held", "LocalPath"]
+__all__ = [
+    "IN_MEMORY_BYTES",
+    "MOST_KNOWN",
+    "SMALLEST_BYTES",
+    "CachedStore",
+    "DiskCache",
+    "Held",
+    "LocalPath",
+    "Plan",
+    "Report",
+    "Turns",
+    "Uses",
+    "digest",
+    "directories",
+    "existing",
+    "fallback",
+    "is_size",
+    "parse_size",
+    "placement",
+    "report",
+    "shown_size",
+    "spool_candidates",
+    "spool_room",
+]

@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from ai4os_data import ownership
-from ai4os_data.bodies import LargeBody
 from ai4os_data.cache.staged import BLOCK_BYTES, allocated, read_whole
-from ai4os_data.processes import tell_after_fork
+from ai4os_data.http import LargeBody
+from ai4os_data.machine import ownership, tell_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ai4os_data.bodies import Body
     from ai4os_data.cache.staged import Staged
+    from ai4os_data.http import Body
 
 _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.02

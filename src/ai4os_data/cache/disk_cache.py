@@ -14,7 +14,6 @@ from functools import partial
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Literal
 
-from ai4os_data import ownership
 from ai4os_data.cache import placement
 from ai4os_data.cache.claims import Claim, Claims, Waiting
 from ai4os_data.cache.leases import living
@@ -23,9 +22,8 @@ from ai4os_data.cache.live import live_in
 from ai4os_data.cache.objects import Held, Objects, intact
 from ai4os_data.cache.record import last_limit
 from ai4os_data.cache.staged import BLOCK_BYTES, Spares, allocated
-from ai4os_data.descriptors import exhausted
 from ai4os_data.errors import CacheError
-from ai4os_data.processes import PerProcess
+from ai4os_data.machine import PerProcess, exhausted, ownership
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ai4os_data import ownership
 from ai4os_data.cache.objects import identity
+from ai4os_data.machine import ownership
 
 if TYPE_CHECKING:
     from collections.abc import Callable

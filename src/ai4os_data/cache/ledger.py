@@ -22,7 +22,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
-from ai4os_data import ownership
 from ai4os_data.cache.claims import FULL_FOR_S, Waiting
 from ai4os_data.cache.leases import Lease
 from ai4os_data.cache.objects import Held, Objects, identity
@@ -31,7 +30,7 @@ from ai4os_data.cache.record import CEDED_FOR_S, read_record
 from ai4os_data.cache.rows import DAMAGE, SQLITE_FULL, Rows, is_locked, sqlite_code
 from ai4os_data.cache.staged import Spares, allocated, remove_if_abandoned
 from ai4os_data.errors import CacheError
-from ai4os_data.processes import no_fork, tell_after_fork
+from ai4os_data.machine import no_fork, ownership, tell_after_fork
 from ai4os_data.telemetry import log, tell_once
 
 LISTING_NAME = re.compile(r"[0-9a-f]{32}(\.\d+)?")

@@ -7,7 +7,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
-from ai4os_data.processes import PerProcess, no_fork
+from ai4os_data.machine import PerProcess, no_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -15,8 +15,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ai4os_data import ownership
-from ai4os_data.processes import tell_after_fork
+from ai4os_data.machine import ownership, tell_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xxhash
 
-from ai4os_data import ownership
 from ai4os_data.cache import placement
 from ai4os_data.cache.names import Names
 from ai4os_data.cache.pins import Pin, Receipt, pins_in
 from ai4os_data.cache.staged import STAGED_SUFFIX, Spares, Staged, is_staged, read_whole
 from ai4os_data.cache.told import Told
-from ai4os_data.processes import tell_after_fork
+from ai4os_data.machine import ownership, tell_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

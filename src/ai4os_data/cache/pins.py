@@ -20,8 +20,7 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from ai4os_data import ownership
-from ai4os_data.processes import no_fork, tell_after_fork
+from ai4os_data.machine import no_fork, ownership, tell_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

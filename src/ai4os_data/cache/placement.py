@@ -9,9 +9,9 @@ import tempfile
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ai4os_data import mounts, ownership
 from ai4os_data.cache.names import is_ours
 from ai4os_data.errors import CacheError, CacheLimitError
+from ai4os_data.machine import mounts, ownership
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

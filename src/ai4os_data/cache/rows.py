@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import diskcache
 
-from ai4os_data import ownership
 from ai4os_data.cache.claims import Waiting
 from ai4os_data.cache.objects import Held, Objects, identity, relative_name
 from ai4os_data.cache.staged import allocated
-from ai4os_data.processes import leave_to_parent, no_fork, tell_after_fork, tell_before_fork
+from ai4os_data.machine import leave_to_parent, no_fork, ownership, tell_after_fork, tell_before_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -12,8 +12,7 @@ import secrets
 from contextlib import suppress
 from itertools import count
 
-from ai4os_data import ownership
-from ai4os_data.processes import PerProcess, tell_after_fork
+from ai4os_data.machine import PerProcess, ownership, tell_after_fork
 
 BLOCK_BYTES = 4096
 STAGED_SUFFIX = ".fill"

@@ -12,9 +12,9 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ai4os_data import mounts, ownership
-from ai4os_data.bodies import write_whole
 from ai4os_data.cache.objects import suffix_of
+from ai4os_data.http import write_whole
+from ai4os_data.machine import mounts, ownership
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,8 +1,40 @@
 """Checkpoints on network storage. The way of one: `manager` → `staging` → `spool` → `uploads` → the store."""
 
-from ai4os_data.checkpoint.handle import SaveHandle
-from ai4os_data.checkpoint.manager import StorageCheckpoint
-from ai4os_data.checkpoint.preemption import PreemptionGuard
-from ai4os_data.checkpoint.restored import Checkpoint, Restored
+from __future__ import annotations
 
-__all__ = ["Checkpoint", "PreemptionGuard", "Restored", "SaveHandle", "StorageCheckpoint"]
+from ai4os_data.checkpoint.ending import finish_runs
+from ai4os_data.checkpoint.handle import SaveHandle
+from ai4os_data.checkpoint.levels import Durability, reaches
+from ai4os_data.checkpoint.manager import BUDGET_S, RANK_TIMEOUT_S, StorageCheckpoint
+from ai4os_data.checkpoint.names import MANIFEST, CheckpointName
+from ai4os_data.checkpoint.preemption import PreemptionGuard
+from ai4os_data.checkpoint.randomness import random_states, set_random_states
+from ai4os_data.checkpoint.ranks import Ranks
+from ai4os_data.checkpoint.restored import Checkpoint, Restored
+from ai4os_data.checkpoint.retention import Mode, Retention, chosen_mode
+from ai4os_data.checkpoint.spool import parse_limit
+from ai4os_data.checkpoint.staging import Staging, with_arrays
+
+__all__ = [
+    "BUDGET_S",
+    "MANIFEST",
+    "RANK_TIMEOUT_S",
+    "Checkpoint",
+    "CheckpointName",
+    "Durability",
+    "Mode",
+    "PreemptionGuard",
+    "Ranks",
+    "Restored",
+    "Retention",
+    "SaveHandle",
+    "Staging",
+    "StorageCheckpoint",
+    "chosen_mode",
+    "finish_runs",
+    "parse_limit",
+    "random_states",
+    "reaches",
+    "set_random_states",
+    "with_arrays",
+]

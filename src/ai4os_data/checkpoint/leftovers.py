@@ -14,7 +14,6 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from ai4os_data import ownership
 from ai4os_data.checkpoint.attempts import (
     JOURNAL,
     deleted_in,
@@ -28,6 +27,7 @@ from ai4os_data.checkpoint.attempts import (
 from ai4os_data.checkpoint.levels import reaches
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.spool_directory import run_folders
+from ai4os_data.machine import ownership
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:

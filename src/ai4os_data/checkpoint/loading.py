@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
 
 from ai4os_data import errors
-from ai4os_data.callers import unwrapped
+from ai4os_data.checkpoint.plan import unwrapped
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:

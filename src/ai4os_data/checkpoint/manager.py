@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader, Sampler
 
 from ai4os_data import errors
 from ai4os_data.cache import DiskCache
-from ai4os_data.callers import unwrapped
 from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step, tell_what_lacks
 from ai4os_data.checkpoint.deleted import set_aside_deleted
 from ai4os_data.checkpoint.ending import Ending, daemons, is_late, note_thread, rest_if_ending
@@ -31,6 +30,7 @@ from ai4os_data.checkpoint.lifetimes import weakly, without_locals
 from ai4os_data.checkpoint.loading import check_into, load_checkpoint
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
+from ai4os_data.checkpoint.plan import unwrapped
 from ai4os_data.checkpoint.preemption import PreemptionGuard
 from ai4os_data.checkpoint.pruning import Pruning, on_store
 from ai4os_data.checkpoint.randomness import random_states, set_random_states
@@ -42,9 +42,8 @@ from ai4os_data.checkpoint.spool import Spool, Spooled, is_intact, parse_limit
 from ai4os_data.checkpoint.spool_directory import named_directory
 from ai4os_data.checkpoint.staging import Staging
 from ai4os_data.checkpoint.uploads import Upload, Uploads
-from ai4os_data.processes import tell_after_fork
-from ai4os_data.retries import Patience
-from ai4os_data.statuses import passes
+from ai4os_data.http import Patience, passes
+from ai4os_data.machine import tell_after_fork
 from ai4os_data.stores import open_store
 from ai4os_data.telemetry import log
 
@@ -56,7 +55,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ai4os_data.checkpoint.plan import Place
-    from ai4os_data.remotes import Remote
+    from ai4os_data.locations import Remote
     from ai4os_data.stores import Level, Store
 
 RANK_TIMEOUT_S = 600.0

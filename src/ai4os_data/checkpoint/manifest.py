@@ -12,7 +12,7 @@ from typing import Any
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
-from ai4os_data.stores.base import is_safe
+from ai4os_data.stores import is_safe
 
 SCHEMA = 1
 

@@ -18,7 +18,6 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ai4os_data import errors
-from ai4os_data.callers import unwrapped
 
 Place = tuple[Any, ...]  # the keys and indices that lead to a value
 
@@ -193,6 +192,11 @@ def filled(plan: Any, copies: Sequence[torch.Tensor]) -> Any:
     if type(plan) in {list, tuple}:
         return type(plan)(filled(item, copies) for item in plan)
     return plan
+
+
+def unwrapped(value: Any) -> Any:
+    """The loader that Fabric has wrapped; anything else as it is."""
+    return getattr(value, "_dataloader", value) if type(value).__name__ == "_FabricDataLoader" else value
 
 
 def shown(place: Place) -> str:

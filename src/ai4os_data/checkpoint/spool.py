@@ -20,8 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ai4os_data import descriptors, errors, ownership
-from ai4os_data.cache.placement import SMALLEST_BYTES, is_size, parse_size, spool_room
+from ai4os_data import errors
+from ai4os_data.cache import SMALLEST_BYTES, is_size, parse_size, spool_room
 from ai4os_data.checkpoint import leftovers
 from ai4os_data.checkpoint.attempts import (
     DELETED,
@@ -45,6 +45,7 @@ from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
 from ai4os_data.checkpoint.serialisation import sha256_of, write_state
 from ai4os_data.checkpoint.spool_directory import default_directory, make_run_folder, prepared, usable_directory
+from ai4os_data.machine import descriptors, ownership
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ai4os_data import errors, mounts, ownership
-from ai4os_data.cache.placement import fallback, spool_candidates
+from ai4os_data import errors
+from ai4os_data.cache import fallback, spool_candidates
+from ai4os_data.machine import mounts, ownership
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.statuses import Place, place_of
+from ai4os_data.http import Place, place_of
 
 if TYPE_CHECKING:
-    from ai4os_data.retries import Patience
+    from ai4os_data.http import Patience
 
 REFUSED_TRIES = 3
 """How often an upload is tried whose answer lasts: the first refusal may be a mistake of a proxy."""

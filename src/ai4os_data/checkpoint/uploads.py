@@ -20,7 +20,7 @@ from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.checkpoint.serialisation import sha256_of
 from ai4os_data.checkpoint.spool import is_intact
 from ai4os_data.checkpoint.tries import Tries
-from ai4os_data.retries import Patience
+from ai4os_data.http import Patience
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:

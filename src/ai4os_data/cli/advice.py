@@ -7,15 +7,14 @@ import ssl
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from ai4os_data import errors, tls
-from ai4os_data.proxies import proxy_for
-from ai4os_data.stores.nextcloud import NextcloudStore
-from ai4os_data.stores.webdav import WebDAVStore
+from ai4os_data import errors
+from ai4os_data.http import proxy_for, tls
+from ai4os_data.stores import NextcloudStore, WebDAVStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ai4os_data.remotes import Remote
+    from ai4os_data.locations import Remote
     from ai4os_data.stores import Store
 
 _CONNECT_S = 3.0

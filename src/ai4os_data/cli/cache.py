@@ -8,9 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ai4os_data.cache import DiskCache
-from ai4os_data.cache.placement import SMALLEST_BYTES, shown_size
-from ai4os_data.cache.report import Report, directories, existing, report
+from ai4os_data.cache import SMALLEST_BYTES, DiskCache, Report, directories, existing, report, shown_size
 from ai4os_data.cli.output import say
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from ai4os_data.cache import DiskCache
 from ai4os_data.cli.digits import digit_files
 from ai4os_data.cli.server_process import serve
 from ai4os_data.datasets import StorageDataset
-from ai4os_data.remotes import Remote
+from ai4os_data.locations import Remote
 from ai4os_data.stores import open_store
 
 if TYPE_CHECKING:

@@ -18,26 +18,28 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ai4os_data import errors, mounts, ownership
-from ai4os_data.bodies import MemoryBody
-from ai4os_data.cache import DiskCache, placement
-from ai4os_data.cache.placement import shown_size, spool_candidates, spool_room
-from ai4os_data.cache.report import report
+from ai4os_data import errors
+from ai4os_data.cache import DiskCache, placement, report, shown_size, spool_candidates, spool_room
 from ai4os_data.cli.advice import about_missing_root, advice_for
 from ai4os_data.cli.finding import Finding
 from ai4os_data.cli.folder import folder_of
 from ai4os_data.cli.output import say
 from ai4os_data.cli.trash import trash_of
 from ai4os_data.cli.visits import visiting
-from ai4os_data.remotes import LINKED, Remote, main_name
-from ai4os_data.retries import Patience
-from ai4os_data.stores import Store, open_store
-from ai4os_data.stores.directory import nearest, within
-from ai4os_data.stores.mounted import STORAGE
-from ai4os_data.stores.multistatus import NotMultistatusError, resources
-from ai4os_data.stores.nextcloud import NextcloudStore
-from ai4os_data.stores.webdav import WebDAVStore
-from ai4os_data.transport import Request
+from ai4os_data.http import MemoryBody, Patience, Request
+from ai4os_data.locations import LINKED, Remote, main_name
+from ai4os_data.machine import mounts, ownership
+from ai4os_data.stores import (
+    STORAGE,
+    NextcloudStore,
+    NotMultistatusError,
+    Store,
+    WebDAVStore,
+    nearest,
+    open_store,
+    resources,
+    within,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

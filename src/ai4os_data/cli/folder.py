@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 from ai4os_data import errors
 from ai4os_data.cli.finding import Finding
-from ai4os_data.spelling import mistaken_for
-from ai4os_data.stores import DirectoryStore, Store, open_dav
-from ai4os_data.stores.directory import nearest
-from ai4os_data.stores.webdav import WebDAVStore
+from ai4os_data.locations import mistaken_for
+from ai4os_data.stores import DirectoryStore, Store, WebDAVStore, nearest, open_dav
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

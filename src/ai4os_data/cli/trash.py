@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.cache.placement import shown_size
-from ai4os_data.checkpoint.names import MANIFEST, CheckpointName
+from ai4os_data.cache import shown_size
+from ai4os_data.checkpoint import MANIFEST, CheckpointName
 from ai4os_data.cli.finding import Finding
-from ai4os_data.stores.chunked import UploadPlace
-from ai4os_data.stores.trashbin import TrashBin
+from ai4os_data.stores import TrashBin, UploadPlace
 
 if TYPE_CHECKING:
-    from ai4os_data.stores.nextcloud import NextcloudStore
+    from ai4os_data.stores import NextcloudStore
 
 
 def trash_of(store: NextcloudStore) -> Finding | None:

@@ -7,8 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.stores import DirectoryStore, Store, open_dav
-from ai4os_data.stores.webdav import WebDAVStore
+from ai4os_data.stores import DirectoryStore, Store, WebDAVStore, open_dav
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,183 +2,54 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
-
-from ai4os_data import locations, telemetry, webpages
-from ai4os_data.bodies import Content
-from ai4os_data.errors import LocationError, RemoteError
-from ai4os_data.locations import DavLocation, FsspecLocation, RemoteLocation
-from ai4os_data.remotes import Remote, configured_names, origin_of
-from ai4os_data.retries import OUTAGE_S, Patience, checked_outage_s
-from ai4os_data.stores.base import Entry, Fetched, Level, Listing, Store, Unreadable
-from ai4os_data.stores.directory import DirectoryStore
-from ai4os_data.stores.meant import hinting_at_remote
+from ai4os_data.stores import underway
+from ai4os_data.stores.base import Entry, Fetched, Level, Listing, Store, Unreadable, checked, is_safe
+from ai4os_data.stores.chunked import UploadPlace
+from ai4os_data.stores.directory import DirectoryStore, nearest, within
+from ai4os_data.stores.entries import ByKey, ChosenEntries, PackedEntries
+from ai4os_data.stores.forms import Twins, forms, in_its_form, keyed_alike, shown
 from ai4os_data.stores.memory import MemoryStore
-from ai4os_data.stores.mounted import open_path
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from ai4os_data.stores.mounted import STORAGE
+from ai4os_data.stores.multistatus import NotMultistatusError, resources
+from ai4os_data.stores.nextcloud import NextcloudStore
+from ai4os_data.stores.opening import open_dav, open_store
+from ai4os_data.stores.ranged import BLOCK_BYTES, RangedFile
+from ai4os_data.stores.trashbin import TrashBin
+from ai4os_data.stores.underway import Underway
+from ai4os_data.stores.webdav import WebDAVStore
 
 __all__ = [
-    "Content",
+    "BLOCK_BYTES",
+    "STORAGE",
+    "ByKey",
+    "ChosenEntries",
     "DirectoryStore",
     "Entry",
     "Fetched",
     "Level",
     "Listing",
     "MemoryStore",
+    "NextcloudStore",
+    "NotMultistatusError",
+    "PackedEntries",
+    "RangedFile",
     "Store",
+    "TrashBin",
+    "Twins",
+    "Underway",
     "Unreadable",
+    "UploadPlace",
+    "WebDAVStore",
+    "checked",
+    "forms",
+    "in_its_form",
+    "is_safe",
+    "keyed_alike",
+    "nearest",
+    "open_dav",
     "open_store",
+    "resources",
+    "shown",
+    "underway",
+    "within",
 ]
-
-
-def open_store(
-    location: str | os.PathLike[str] | Store,
-    remote: str | Remote | None = None,
-    *,
-    environ: Mapping[str, str] | None = None,
-    patience: Patience | None = None,
-    counters: telemetry.Counters | None = None,
-    create: bool = False,
-    outage_s: float | None = None,
-    **options: Any,
-) -> Store:
-    """The store for a location.
-
-    Args:
-        location: a directory, the mount, ``rshare:path``, ``ai4os://rshare/path``, ``webdav(s)://…``, ``https://…``
-            or any fsspec URL. A `Store` is taken as it is.
-        remote: a remote's name, or a `Remote`; its credentials go before those that are found.
-        environ: where ``RCLONE_CONFIG_*`` is looked for; the process's environment by default.
-        patience: deadlines and tries.
-        counters: where requests and bytes are counted.
-        create: whether there may be nothing at it yet, since it is to be written to: the first file makes the folder.
-            A ``/storage`` where no storage is mounted is refused then.
-        outage_s: how long reads wait for a server that is away, in seconds; 10 minutes by default, 0 for no longer than
-            their tries. A `Store`, and a ``patience``, say it themselves.
-        options: passed to the fsspec file system.
-
-    Raises:
-        LocationError: it cannot be understood, or there is nothing at it.
-        RemoteError: its remote is not configured.
-        ValueError: ``outage_s`` is no number of seconds.
-    """
-    if outage_s is not None:
-        outage_s = checked_outage_s(outage_s)
-    if isinstance(location, Store):
-        return location if outage_s is None else location.waiting(outage_s)
-    if outage_s is not None or patience is None:
-        patience = replace(patience or Patience(), outage_s=OUTAGE_S if outage_s is None else outage_s)
-    environ = os.environ if environ is None else environ
-    shown = locations.shown(location)
-    chosen = Remote.discover(remote, environ) if isinstance(remote, str) else remote
-
-    def dav(remote: Remote, path: str) -> Store:
-        return open_dav(remote, path, location=shown, patience=patience, counters=counters)
-
-    if chosen is not None and os.fspath(location) in {"", "."}:
-        return dav(chosen, "")
-    parsed = locations.parse(location)
-    if isinstance(parsed, RemoteLocation):
-        return dav(chosen or Remote.discover(parsed.name, environ), parsed.path)
-    if isinstance(parsed, DavLocation):
-        parsed, chosen = _behind_page(parsed, os.fspath(location), chosen, environ)
-        return dav(*_credentials_for(parsed, chosen, environ))
-    if isinstance(parsed, FsspecLocation):
-        return _open_url(parsed.url, environ, counters, patience, options)
-    if chosen is not None and not os.path.isabs(parsed.path):
-        return dav(chosen, parsed.path.strip("/"))
-    with hinting_at_remote(os.fspath(location), environ) as hint:
-        store = open_path(
-            parsed.path, chosen, environ=environ, open_dav=dav, counters=counters, create=create, patience=patience
-        )
-        hint(store)
-        return store
-
-
-def _open_url(
-    url: str,
-    environ: Mapping[str, str],
-    counters: telemetry.Counters | None,
-    patience: Patience | None,
-    options: dict[str, Any],
-) -> Store:
-    from ai4os_data.stores.anyfsspec import FsspecStore, is_known
-
-    name, _, path = url.partition("://")
-    if name in configured_names(environ) and not is_known(name):
-        raise LocationError(f"{name}:// is no kind of URL, but {name} is a remote: write '{name}:{path.strip('/')}'")
-    return FsspecStore(url, counters=counters, patience=patience, **options)
-
-
-def open_dav(
-    remote: Remote,
-    path: str,
-    *,
-    location: str | None = None,
-    patience: Patience | None = None,
-    counters: telemetry.Counters | None = None,
-) -> Store:
-    """The store for a path below a WebDAV remote."""
-    from ai4os_data.stores.nextcloud import NextcloudStore, is_nextcloud
-    from ai4os_data.stores.webdav import WebDAVStore
-
-    kind = NextcloudStore if is_nextcloud(remote) else WebDAVStore
-    return kind(remote, path, location=location, patience=patience, counters=counters)
-
-
-def _behind_page(
-    location: DavLocation, text: str, chosen: Remote | None, environ: Mapping[str, str]
-) -> tuple[DavLocation, Remote | None]:
-    """The files behind a page of Nextcloud, if they are public; any other address as it is.
-
-    Raises:
-        LocationError: it is a page of an account's files; the message has the address to give.
-    """
-    page = webpages.page_of(text)
-    if page is None:
-        return location, chosen
-    origin = origin_of(location.root)
-    candidates = [chosen] if chosen is not None else Remote.known(environ)
-    remotes = [remote for remote in candidates if remote.origin == origin]
-    if any(remote.covers(location.url) and len(remote.url) > len(page.server_url) for remote in remotes):
-        return location, chosen
-    if page.token is not None:
-        share = locations.parse(page.share_url)
-        assert isinstance(share, DavLocation)
-        user = "anonymous" if location.password else None
-        return share, Remote(share.root, user, location.password)
-    account = next((remote for remote in remotes if remote.user is not None), None)
-    if account is None:
-        raise LocationError(page.advice(locations.shown(text)))
-    is_root = page.files_url(account.user).startswith(f"{account.url}/")
-    raise LocationError(page.advice(locations.shown(text), account.user, account.name if is_root else None))
-
-
-def _credentials_for(location: DavLocation, chosen: Remote | None, environ: Mapping[str, str]) -> tuple[Remote, str]:
-    """The remote for a URL, and the path below it: credentials given, in the URL, or of a remote that covers it."""
-    if chosen is None and location.user is not None:
-        chosen = Remote(location.root, location.user, location.password)
-    if chosen is None:
-        try:
-            chosen = Remote.matching(location.url, environ)
-        except RemoteError:
-            chosen = None
-    if chosen is None:
-        return Remote(location.root), location.path
-    if chosen.covers(location.url) and not chosen.covers(location.root):
-        return chosen, _below(chosen, location)
-    return chosen.at(location.root), location.path  # the root tells what kind of server it is
-
-
-def _below(remote: Remote, location: DavLocation) -> str:
-    root = unquote(urlsplit(remote.url).path).strip("/")
-    whole = f"{unquote(urlsplit(location.root).path)}/{location.path}".strip("/")
-    if not whole.startswith(root):
-        message = f"{location.url} is not below {remote.url}"
-        raise LocationError(message)
-    return whole[len(root) :].strip("/")

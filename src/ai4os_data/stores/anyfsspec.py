@@ -17,10 +17,9 @@ from fsspec.utils import get_protocol
 from typing_extensions import Self
 
 from ai4os_data import errors, telemetry
+from ai4os_data.http import Patience, Wait, outage_of, waited_out
 from ai4os_data.locations import shown
-from ai4os_data.outages import Wait, outage_of, waited_out
-from ai4os_data.processes import PerProcess
-from ai4os_data.retries import Patience
+from ai4os_data.machine import PerProcess
 from ai4os_data.stores.base import (
     PIECE_BYTES,
     Entries,
@@ -41,7 +40,7 @@ from ai4os_data.stores.fsspec_tree import Tree, is_file, tree
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ai4os_data.bodies import Content, Source
+    from ai4os_data.http import Content, Source
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ai4os_data import errors
-from ai4os_data.bodies import Body, Content, FileBody, HashBody, MemoryBody, Source
+from ai4os_data.http import Body, Content, FileBody, HashBody, MemoryBody, Source
 
 if TYPE_CHECKING:
     from io import FileIO

@@ -6,11 +6,10 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ai4os_data import errors
-from ai4os_data.bodies import MemoryBody
-from ai4os_data.transport import Request
+from ai4os_data.http import MemoryBody, Request
 
 if TYPE_CHECKING:
-    from ai4os_data.transport import Transport
+    from ai4os_data.http import Transport
 
 _PATH = "/ocs/v2.php/cloud/capabilities?format=json"
 _MOST_PARALLEL = 4  # they fill a link; more only share it

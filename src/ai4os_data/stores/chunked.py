@@ -20,16 +20,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from ai4os_data import errors
-from ai4os_data.answers import NO_ANSWER
-from ai4os_data.statuses import Place, place_of
+from ai4os_data.http import NO_ANSWER, Place, Request, place_of
 from ai4os_data.stores.forms import quoted, unquoted
-from ai4os_data.transport import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ai4os_data.bodies import Source
-    from ai4os_data.remotes import Remote
+    from ai4os_data.http import Source
+    from ai4os_data.locations import Remote
     from ai4os_data.stores.capabilities import ChunkLimits
     from ai4os_data.stores.nextcloud import NextcloudStore
 

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from typing_extensions import Self
 
-from ai4os_data import errors, mounts, telemetry
-from ai4os_data.bodies import Source, write_whole
-from ai4os_data.outages import Wait, outage_of, waited_out
-from ai4os_data.retries import Patience
+from ai4os_data import errors, telemetry
+from ai4os_data.http import Patience, Source, Wait, outage_of, waited_out, write_whole
+from ai4os_data.machine import mounts
 from ai4os_data.stores.base import (
     PIECE_BYTES,
     Entries,
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from io import FileIO
     from pathlib import Path
 
-    from ai4os_data.bodies import Content
+    from ai4os_data.http import Content
 
 T = TypeVar("T")
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from ai4os_data import errors
-from ai4os_data.answers import host_of, plain_etag
-from ai4os_data.statuses import status_of
+from ai4os_data.http import host_of, plain_etag, status_of
 from ai4os_data.stores.base import Entries, Entry, Keys, Listing, Unreadable, is_safe
 from ai4os_data.stores.forms import are_alike, quoted, same_prefix, unquoted
 from ai4os_data.telemetry import tell_once

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ai4os_data.errors import LocationError
-from ai4os_data.remotes import configured_names, main_name
+from ai4os_data.locations import configured_names, main_name
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from ai4os_data.stores.base import Entries, Entry, Fetched, MakeBody, Outcome, S
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ai4os_data.bodies import Content
+    from ai4os_data.http import Content
 
 
 class MemoryStore(Store):

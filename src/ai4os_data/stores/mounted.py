@@ -13,9 +13,9 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from ai4os_data import errors, mounts, telemetry
-from ai4os_data.remotes import Remote
-from ai4os_data.spelling import mistaken_for
+from ai4os_data import errors, telemetry
+from ai4os_data.locations import Remote, mistaken_for
+from ai4os_data.machine import mounts
 from ai4os_data.stores.base import Store
 from ai4os_data.stores.directory import DEAD_MOUNT, STAGED, DirectoryStore, nearest, told, within
 from ai4os_data.stores.forms import forms
@@ -24,7 +24,7 @@ from ai4os_data.telemetry import tell_once
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ai4os_data.retries import Patience
+    from ai4os_data.http import Patience
 
 STORAGE = "/storage"
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.bodies import CappedBody, MemoryBody
+from ai4os_data.http import CappedBody, MemoryBody, Request, Response
 from ai4os_data.stores import archives
 from ai4os_data.stores.base import Entry, Fetched, MakeBody, Outcome, checked, memory_body
 from ai4os_data.stores.capabilities import ChunkLimits, chunk_limits
@@ -20,13 +20,12 @@ from ai4os_data.stores.names import is_utf_8
 from ai4os_data.stores.trashbin import SKIP, TrashBin
 from ai4os_data.stores.webdav import Span, WebDAVStore
 from ai4os_data.telemetry import tell_once
-from ai4os_data.transport import Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ai4os_data.bodies import Source
-    from ai4os_data.remotes import Remote
+    from ai4os_data.http import Source
+    from ai4os_data.locations import Remote
 
 _DAV_ROOT = re.compile(r"/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?:/|$)")
 _AVAILABLE = "DAV: quota-available-bytes"

@@ -8,15 +8,14 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.bodies import write_all_at
-from ai4os_data.transport import Request, Response
+from ai4os_data.http import Request, Response, write_all_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from io import FileIO
 
+    from ai4os_data.http import Transport
     from ai4os_data.stores.base import Entry
-    from ai4os_data.transport import Transport
 
 RANGE_BYTES = 8 * 1024 * 1024
 IN_FLIGHT = 4

@@ -18,18 +18,35 @@ import httpx
 import webdav4.client
 from typing_extensions import Self
 
-from ai4os_data import descriptors, errors, proxies, statuses, telemetry, tls
-from ai4os_data.answers import NO_ANSWER, error_for_status, host_of, plain_etag, status_meant, wrong_credentials
-from ai4os_data.bodies import Content, MemoryBody, Source
-from ai4os_data.outages import FLAPPING, LOOK_S, Wait
-from ai4os_data.refusals import LOOK_S as LOOK_AT_DOUBT_S
-from ai4os_data.retries import (
+from ai4os_data import errors, telemetry
+from ai4os_data.http import (
+    FLAPPING,
     LOCKED_TRIES,
     LONGEST_LOCK_PAUSE_S,
+    LOOK_AT_DOUBT_S,
+    LOOK_S,
+    NO_ANSWER,
+    Content,
+    MemoryBody,
     Patience,
+    Request,
+    Response,
+    Source,
+    Transport,
+    Wait,
+    compressed,
+    error_for_status,
+    host_of,
+    plain_etag,
+    proxies,
     retry_after_s,
     shortened,
+    status_meant,
+    statuses,
+    tls,
+    wrong_credentials,
 )
+from ai4os_data.machine import descriptors
 from ai4os_data.stores.base import (
     Entries,
     Entry,
@@ -49,13 +66,12 @@ from ai4os_data.stores.multistatus import NotMultistatusError, RefusedError, Res
 from ai4os_data.stores.names import why_refused
 from ai4os_data.stores.ranges import read_ranges
 from ai4os_data.telemetry import log, tell_once
-from ai4os_data.transport import Request, Response, Transport, compressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from io import FileIO
 
-    from ai4os_data.remotes import Remote
+    from ai4os_data.locations import Remote
 
 T = TypeVar("T")
 Span = tuple[float, float]

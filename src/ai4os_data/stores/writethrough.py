@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ai4os_data.mounts import Mount
+    from ai4os_data.machine import Mount
 
 # What POSIX applications expect of these file systems is that a close has sent everything; going back works there too.
 _SENT_WHEN_CLOSED = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "beegfs", "gpfs"})

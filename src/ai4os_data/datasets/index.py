@@ -1,0 +1,362 @@
+"""The listing of a location: made once, kept beside the cache, and as a lock file where a user wants it fixed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import xxhash
+
+from ai4os_data import errors
+from ai4os_data.cache import digest
+from ai4os_data.http import retries
+from ai4os_data.stores import ByKey, PackedEntries, Store, Unreadable, is_safe
+from ai4os_data.telemetry import tell_once
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from ai4os_data.cache import DiskCache
+    from ai4os_data.machine import PackedList
+    from ai4os_data.stores import Entry, Listing
+
+Drift = Literal["error", "warn", "refresh"]
+
+_SCHEMA = "ai4os-data listing 1"
+# The server or the mount cannot give a listing now: it is away, fails, or something before it answers with a page.
+_UNREACHABLE = (errors.ServerError, errors.StorageGoneError)
+_NAMED = 5
+
+
+class Index:
+    """The files of a location, as they were listed.
+
+    Attributes:
+        entries: ordered by key; packed, so an `Entry` is made each time that one is asked for.
+        location: where, without secrets.
+        token: the store's own sign of the listing (a folder's ETag on Nextcloud); None where it has none.
+        listed_s: when, in seconds since the epoch.
+        checked_s: when it was last compared with the storage.
+        newer: the files of a lock file that have changed since it was written, as they were then.
+        folders: the folders at the top, those without a file included; None where nobody has asked for them.
+        unreadable: what could not be told of; a lock file has none of it, since it says itself which files there are.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[Entry],
+        location: str,
+        token: str | None = None,
+        listed_s: float | None = None,
+        folders: Sequence[str] | None = None,
+        *,
+        unreadable: Sequence[Unreadable] = (),
+    ) -> None:
+        self.entries = PackedEntries.of(entries)
+        self.location = location
+        self.token = token
+        self.listed_s = time.time() if listed_s is None else listed_s
+        self.checked_s = self.listed_s
+        self.newer: dict[str, Entry] = {}
+        self.folders = folders
+        self.unreadable = list(unreadable)
+
+    @classmethod
+    def of(cls, listing: Listing, location: str, token: str | None) -> Index:
+        """The index of what a store has listed just now."""
+        return cls(listing.entries, location, token, unreadable=listing.unreadable)
+
+    def __len__(self) -> int:
+        """How many files there are."""
+        return len(self.entries)
+
+    def __repr__(self) -> str:
+        """Tell what was listed."""
+        return f"Index({self.location!r}, {len(self)} files)"
+
+    @property
+    def keys(self) -> PackedList[str]:
+        """The keys, in order."""
+        return self.entries.keys
+
+    @property
+    def by_key(self) -> Mapping[str, Entry]:
+        """The entries, to look up."""
+        return ByKey(self.entries)
+
+    @property
+    def tops(self) -> list[str]:
+        """The folders at the top, in order, as far as they are known."""
+        return sorted({key.partition("/")[0] for key in self.keys if "/" in key}.union(self.folders or ()))
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells this listing from any other: a sha256 over keys, sizes and versions."""
+        hasher = hashlib.sha256()
+        for entry in self.entries:
+            hasher.update(f"{entry.key}\0{entry.size_bytes}\0{entry.version}\n".encode("utf-8", "surrogateescape"))
+        return hasher.hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a lock file, to be given as ``index=``: keys, sizes, ETags and a digest, no secrets."""
+        whole = {"schema": _SCHEMA, "digest": self.digest, **self._columns()}
+        staged = f"{os.fspath(path)}.{secrets.token_hex(8)}.new"
+        try:
+            with open(staged, "x", encoding="utf-8", errors="surrogateescape") as file:
+                json.dump(whole, file, ensure_ascii=False, indent=0)
+            os.replace(staged, path)
+        finally:
+            if os.path.exists(staged):
+                os.unlink(staged)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Index:
+        """Read a lock file.
+
+        Raises:
+            LocationError: there is none, or it is not one.
+            IntegrityError: it was changed since it was written.
+        """
+        if not isinstance(path, (str, os.PathLike)):
+            message = f"index is the path of a lock file, not {path!r}"  # type: ignore[unreachable]
+            raise TypeError(message)
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                whole = json.load(file)
+            if whole["schema"] != _SCHEMA:
+                raise KeyError("schema")
+            index = cls._from_columns(whole)
+        except FileNotFoundError as error:
+            message = f"{os.fspath(path)}: no such lock file; dataset.index.save({os.fspath(path)!r}) writes one"
+            raise errors.LocationError(message) from error
+        except (IsADirectoryError, ValueError, KeyError, TypeError) as error:
+            message = f"{os.fspath(path)} is not a lock file of ai4os-data"
+            raise errors.LocationError(message) from error
+        if index.digest != whole.get("digest"):
+            message = (
+                f"{os.fspath(path)} was changed after it was written: its digest does not match; write it "
+                "again with dataset.index.save(…)"
+            )
+            raise errors.IntegrityError(message)
+        return index
+
+    def _columns(self) -> dict[str, object]:
+        keys, sizes, etags, modified = self.entries.columns()
+        return {
+            "location": self.location,
+            "token": self.token,
+            "listed_s": self.listed_s,
+            "keys": keys,
+            "sizes": sizes,
+            "etags": etags,
+            "modified": modified if any(modified) and not all(etags) else None,
+            "folders": self.folders,
+        }
+
+    @classmethod
+    def _from_columns(cls, columns: dict[str, object]) -> Index:
+        keys = columns["keys"]
+        if not isinstance(keys, list) or not all(map(is_safe, keys)):
+            raise ValueError("keys")
+        modified = columns["modified"] or [None] * len(keys)
+        parts: list[Any] = [keys, columns["sizes"], columns["etags"], modified]
+        if not all(isinstance(part, list) and len(part) == len(keys) for part in parts):
+            raise ValueError("columns")
+        entries = PackedEntries.of_columns(*parts)
+        folders = columns.get("folders")
+        if folders is not None and not (isinstance(folders, list) and all(map(is_safe, folders))):
+            raise ValueError("folders")
+        unreadable = [
+            Unreadable(key, is_folder, errors.ServerError(reason))
+            for key, is_folder, reason in columns.get("unreadable", [])  # type: ignore[attr-defined]
+        ]
+        return cls(
+            entries,
+            str(columns["location"]),
+            columns["token"],  # type: ignore[arg-type]
+            float(columns["listed_s"]),  # type: ignore[arg-type]
+            folders,
+            unreadable=unreadable,
+        )
+
+    # --- kept beside the cache
+
+    def to_bytes(self) -> bytes:
+        """The listing with a checksum before it."""
+        unreadable = [(key, is_folder, str(error)) for key, is_folder, error in self.unreadable]
+        data = json.dumps({**self._columns(), "unreadable": unreadable}, ensure_ascii=False).encode(
+            "utf-8", "surrogateescape"
+        )
+        return f"{xxhash.xxh3_64_hexdigest(data)}\n".encode() + data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Index | None:
+        """The listing; None where its bytes are damaged."""
+        checksum, _, columns = data.partition(b"\n")
+        if xxhash.xxh3_64_hexdigest(columns).encode() != checksum:
+            return None
+        return cls._from_columns(json.loads(columns.decode("utf-8", "surrogateescape")))
+
+    # --- compared
+
+    def differences(self, other: Index, concerns: Callable[[str], bool] = lambda _: True) -> list[str]:
+        """What another listing of the same location has gained, lost and changed, a phrase each.
+
+        Args:
+            other: the other listing.
+            concerns: whether a key matters.
+        """
+        theirs = {entry.key: entry for entry in other.entries}
+        phrases = []
+        for entry in self.entries:
+            their = theirs.pop(entry.key, None)
+            if (their is None or not entry.is_same_version(their)) and concerns(entry.key):
+                phrases.append(f"{entry.key!r} is gone" if their is None else f"{entry.key!r} changed")
+        return phrases + [f"{key!r} is new" for key in theirs if concerns(key)]
+
+    def changed_in(self, other: Index) -> dict[str, Entry]:
+        """The files that are of another version in another listing, as they are there."""
+        theirs = {entry.key: entry for entry in other.entries}
+        return {
+            entry.key: their
+            for entry in self.entries
+            if (their := theirs.get(entry.key)) is not None and not entry.is_same_version(their)
+        }
+
+
+def open_index(
+    store: Store,
+    cache: DiskCache | None,
+    lock_file: str | os.PathLike[str] | None,
+    on_drift: Drift,
+    concerns: Callable[[str], bool] = lambda _: True,
+) -> Index:
+    """The listing of a store: the kept one where the server says that it is still right, else a new one.
+
+    Args:
+        store: what is listed.
+        cache: where listings are kept.
+        lock_file: what the listing has to be.
+        on_drift: what to do where it is not.
+        concerns: whether a key matters: others may come and go.
+
+    Raises:
+        ChangedError: the location is not what the lock file says, under ``on_drift="error"``.
+        LocationError: the lock file is of another location.
+        StorageError: it cannot be listed, and no listing is kept.
+    """
+    kept = Index.load(lock_file) if lock_file is not None else _kept(cache, _name(store))
+    store = store.hurried(retries.OPENING_S, waits=kept is None)
+    try:
+        token = store.token()
+        if kept is not None and token is not None and token == kept.token and not kept.unreadable:
+            return kept
+        listed = Index.of(store.listing(), store.location, token)
+    except _UNREACHABLE as error:
+        if kept is None:
+            raise
+        age = time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.listed_s))
+        why = "gives no listing" if isinstance(error, errors.ProtocolError) else "cannot be reached"
+        tell_once(f"{store.location}: the listing of {age} is used, since the storage {why}: {error}")
+        return kept
+    _keep(cache, store, listed)
+    return listed if lock_file is None or kept is None else _reconciled(kept, listed, on_drift, concerns)
+
+
+def list_anew(store: Store, cache: DiskCache | None) -> Index:
+    """The listing as it is now; it is the one that is kept from now on.
+
+    Raises:
+        StorageError: it cannot be listed.
+    """
+    token = store.token()  # before the listing: one that is older than its listing does no harm
+    listed = Index.of(store.listing(), store.location, token)
+    _keep(cache, store, listed)
+    return listed
+
+
+def find_folders(index: Index, store: Store, cache: DiskCache | None) -> None:
+    """Take the folders at the top into a listing, those without a file included, and keep it so.
+
+    Raises:
+        StorageError: the storage can be reached, but not be asked.
+    """
+    if index.folders is not None or type(store).members is Store.members:  # that shows no more than a listing of files
+        return
+    try:
+        index.folders = store.hurried(retries.OPENING_S, waits=False).members("")[1]
+    except _UNREACHABLE as error:
+        tell_once(
+            f"{store.location}: folders without a file are not seen, since the storage cannot be reached: {error}"
+        )
+        return
+    _keep(cache, store, index)
+
+
+def _name(store: Store) -> str:
+    return digest("listing", store.identity)
+
+
+def _keep(cache: DiskCache | None, store: Store, listed: Index) -> None:
+    if cache is not None:
+        cache.keep_listing(_name(store), listed.to_bytes())
+
+
+def _kept(cache: DiskCache | None, name: str) -> Index | None:
+    data = cache.kept_listing(name) if cache is not None else None
+    try:
+        return Index.from_bytes(data) if data is not None else None
+    except (ValueError, KeyError, TypeError):  # of another version of this library
+        return None
+
+
+def _reconciled(locked: Index, listed: Index, on_drift: Drift, concerns: Callable[[str], bool]) -> Index:
+    """The listing to use where a lock file was given."""
+    if on_drift == "refresh":
+        return listed
+    if locked.digest == listed.digest:
+        listed.folders = locked.folders
+        return listed
+    _check_place(locked, listed, concerns)
+    differences = locked.differences(listed, concerns)
+    lost = [phrase for phrase in differences if not phrase.endswith("is new")]
+    what = f"{listed.location} is not what the lock file says: {enumerated(differences)}"
+    if on_drift == "error" and differences:
+        raise errors.ChangedError(f"{what}. Write the lock file again, or choose on_drift='warn' or 'refresh'")
+    if differences:
+        tell_once(f"{what}. The files of the lock file are used{', as they are now' if lost else ''}")
+    locked.checked_s = listed.checked_s
+    if on_drift == "warn":
+        locked.newer = locked.changed_in(listed)
+    return locked
+
+
+def _check_place(locked: Index, listed: Index, concerns: Callable[[str], bool]) -> None:
+    """See that a lock file is of the location; the same files at another address will do.
+
+    Raises:
+        LocationError: it is of another one.
+    """
+    if locked.location != listed.location:
+        keys = [key for key in locked.keys if concerns(key)]
+        places = listed.entries.places_of(keys)
+        gone = [repr(key) for key, place in zip(keys, places, strict=True) if place is None]
+        if gone:
+            message = (
+                f"the lock file is of {locked.location}, and not of {listed.location}, where {enumerated(gone)} "
+                f"{'is' if len(gone) == 1 else 'are'} not there. Give the location that it was written for, or write "
+                "one for this location with dataset.index.save(…)"
+            )
+            raise errors.LocationError(message)
+
+
+def enumerated(phrases: Iterable[str]) -> str:
+    """The first few of some phrases, and how many more there are."""
+    phrases = list(phrases)
+    more = len(phrases) - _NAMED
+    return ", ".join(phrases[:_NAMED]) + (f" and {more} more" if more > 0 else "")

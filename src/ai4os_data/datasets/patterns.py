@@ -1,0 +1,147 @@
+"""Glob patterns over keys, as pathlib has them, with braces: ``**`` is any number of folders, none included."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+from ai4os_data.datasets.braces import alternatives, class_end
+from ai4os_data.datasets.junk import JunkFinder, is_junk_name
+from ai4os_data.stores import forms
+
+EVERYTHING = ("**/*", "**")
+
+Matcher = Callable[[str], bool]
+
+
+class Pattern:
+    """Which files of a location are samples: those that match a glob, or one of several, and are no junk.
+
+    Junk is left out unless the pattern names it, as in ``.ipynb_checkpoints/*.jpg``.
+
+    Args:
+        pattern: the glob, or the globs.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: a glob cannot be understood.
+    """
+
+    def __init__(self, pattern: str | Sequence[str]) -> None:
+        self.given = pattern
+        self.globs = [glob for single in globs_in(pattern) for glob in alternatives(single)]
+        self._ordinary = matcher([glob for glob in self.globs if not _names_junk(glob)])
+        self._explicit = matcher([glob for glob in self.globs if _names_junk(glob)])
+        self.is_junk = JunkFinder()
+
+    def __call__(self, key: str) -> bool:
+        """Whether the file of this key is a sample."""
+        return (self._ordinary(key) and not self.is_junk(key)) or self._explicit(key)
+
+    def leaves_out(self, key: str) -> bool:
+        """Whether the file, which is no sample, would be one if it were no junk."""
+        return self._ordinary(key) and self.is_junk(key)
+
+    def reaches(self, folder: str) -> bool:
+        """Whether a file in this folder, or further below, may be a sample, for all that its name tells."""
+        names = folder.split("/")
+        is_junk = any(map(is_junk_name, names))
+        return any(_is_on_the_way(parts, names) for parts, names_junk in self._ways_down if names_junk or not is_junk)
+
+    @cached_property
+    def _ways_down(self) -> list[tuple[list[Matcher | None], bool]]:
+        """For each glob, what takes each of its parts (None for ``**``), and whether it names junk."""
+        return [
+            ([None if part == "**" else matcher(part) for part in glob.split("/")], _names_junk(glob))
+            for glob in self.globs
+        ]
+
+
+def matcher(pattern: str | Sequence[str]) -> Matcher:
+    """Tells whether a key matches a pattern, or one of several. Upper and lower case differ.
+
+    Raises:
+        ValueError: a pattern cannot be understood.
+    """
+    # A Mac types another Unicode form than Nextcloud stores.
+    globs = [form for single in globs_in(pattern) for glob in alternatives(single) for form in forms(glob)]
+    if any(glob in EVERYTHING for glob in globs):
+        return lambda _key: True
+    if not globs:
+        return lambda _key: False
+    try:
+        expression = re.compile(expression_of(globs), re.DOTALL)
+    except re.error as error:
+        message = f"{pattern!r} is not a pattern: a range in square brackets goes from low to high, such as [0-9]"
+        raise ValueError(message) from error
+    return lambda key: expression.fullmatch(key) is not None
+
+
+def globs_in(pattern: Any) -> list[str]:
+    """The globs that a ``pattern=`` argument means.
+
+    Raises:
+        TypeError: it is none.
+    """
+    globs = [pattern] if isinstance(pattern, str) else pattern
+    if not isinstance(globs, Sequence) or not all(isinstance(glob, str) for glob in globs):
+        message = f"pattern is a glob such as '**/*.jpg', or several in a list, not {pattern!r}"
+        raise TypeError(message)
+    return list(globs)
+
+
+def expression_of(globs: Sequence[str]) -> str:
+    """The regular expression for a key that matches one of several globs."""
+    return "|".join(f"(?:{_translated(glob)})" for glob in globs)
+
+
+def _translated(pattern: str) -> str:
+    out = []
+    place = 0
+    while place < len(pattern):
+        begins_folder = place == 0 or pattern[place - 1] == "/"
+        if begins_folder and pattern.startswith("**/", place):
+            out.append("(?:[^/]+/)*")
+            place += 3
+        elif begins_folder and pattern[place:] == "**":
+            out.append(".*")
+            place += 2
+        elif pattern[place] == "*":
+            out.append("[^/]*")
+            place += 1
+        elif pattern[place] == "?":
+            out.append("[^/]")
+            place += 1
+        elif pattern[place] == "[" and (end := class_end(pattern, place)) > 0:
+            out.append(_translated_class(pattern[place + 1 : end]))
+            place = end + 1
+        else:
+            out.append(re.escape(pattern[place]))
+            place += 1
+    return "".join(out)
+
+
+def _translated_class(inside: str) -> str:
+    negated = inside.startswith("!")
+    # What means something in a class of re alone: backslash, [ and ^, and the set operations && || ~~ --.
+    escaped = re.sub(r"([\\\[^&|~])", r"\\\1", inside[negated:]).replace("--", r"-\-")
+    return f"(?!/)[{'^' if negated else ''}{escaped}]"  # no class takes in the end of a folder's name
+
+
+def _names_junk(glob: str) -> bool:
+    return any(map(is_junk_name, glob.split("/")))
+
+
+def _is_on_the_way(parts: Sequence[Matcher | None], names: Sequence[str]) -> bool:
+    """Whether the folder of these names lies above something that the parts of a glob may take."""
+    for number, name in enumerate(names):
+        if number == len(parts):
+            return False
+        part = parts[number]
+        if part is None:
+            return True
+        if not part(name):
+            return False
+    return len(parts) > len(names)

@@ -1,0 +1,164 @@
+"""What a sample's label is: its folder, an entry of a mapping, a line of a file, or the user's own function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ai4os_data.datasets.classes import Classes, Wanted
+from ai4os_data.datasets.index import enumerated
+from ai4os_data.errors import EmptyClassError, LocationError
+from ai4os_data.machine import packed_values
+
+if TYPE_CHECKING:
+    from ai4os_data.datasets.sample import Sample
+
+Target = str | Mapping[str, Any] | Callable[["Sample"], Any] | None
+
+_TARGETS = "target is None, 'folder', a mapping from key to label, or a callable of a Sample"
+
+
+_DESCRIBED = 5  # each takes a look at all keys
+
+
+class Folders(NamedTuple):
+    """The folders at the top of a location.
+
+    Attributes:
+        names: all that may hold samples, whether or not they do.
+        describe: tells what is in one that does not.
+        pattern: what samples match; None where their keys were given.
+    """
+
+    names: Sequence[str]
+    describe: Callable[[str], str]
+    pattern: object = None
+
+
+class Targets:
+    """The labels of a dataset's samples.
+
+    Attributes:
+        classes: the names of the classes, in the order of their numbers; None where labels are not classes.
+        class_to_idx: from the name to the label.
+        numbering: the classes, as one object.
+    """
+
+    def __init__(
+        self,
+        values: Sequence[Any] | None = None,
+        function: Callable[[Sample], Any] | None = None,
+        classes: Classes | None = None,
+    ) -> None:
+        self.values = packed_values(values) if values is not None else None
+        self.function = function
+        self.numbering = classes
+        self.classes = list(classes.names) if classes is not None else None
+        self.class_to_idx = dict(classes.numbers) if classes is not None else None
+
+    @classmethod
+    def of(
+        cls, target: Target, keys: Sequence[str], location: str, wanted: Wanted, folders: Callable[[], Folders]
+    ) -> Targets | None:
+        """The labels that a ``target=`` argument means.
+
+        Raises:
+            LocationError: a file lies in no class folder, or in no mapping, or its class is none of the given ones.
+            EmptyClassError: a class has no file.
+        """
+        if target is None:
+            if wanted.classes is not None:
+                message = "classes= and class_to_idx= say what the labels mean, and there are none: give target=, too"
+                raise ValueError(message)
+            return None
+        if isinstance(target, str):
+            if target != "folder":
+                message = f"{_TARGETS}, not {target!r}"
+                raise ValueError(message)
+            return cls._by_folder(keys, location, wanted, folders())
+        if isinstance(target, Mapping):
+            missing = [repr(key) for key in keys if key not in target]
+            if missing:
+                message = f"{location}: the mapping given as target has no label for {enumerated(missing)}"
+                raise LocationError(message)
+            return cls.of_values([target[key] for key in keys], keys, location, wanted)
+        if callable(target):
+            return cls.of_function(target, wanted)
+        raise TypeError(f"{_TARGETS}, not {target!r}")
+
+    @classmethod
+    def of_values(cls, values: Sequence[Any], keys: Sequence[str], location: str, wanted: Wanted) -> Targets:
+        """Labels as a user gives them; where classes are given too, their names or numbers.
+
+        Raises:
+            LocationError: one is no class.
+            EmptyClassError: a given class has no sample.
+        """
+        if wanted.classes is None:
+            return cls(values)
+        if all(isinstance(value, str) for value in values):
+            numbers, classes = wanted.numbered(values, location, lambda sample: repr(keys[sample]))
+            return cls(numbers, classes=classes)
+        numbers = [wanted.number_of(value) for value in values]
+        return cls(numbers, classes=wanted.checked(numbers, location, lambda sample: repr(keys[sample])))
+
+    @classmethod
+    def of_function(cls, function: Callable[[Sample], Any], wanted: Wanted) -> Targets:
+        """Labels that a user's function gives; where classes are given too, by their names or numbers."""
+        if wanted.classes is None:
+            return cls(function=function)
+        return cls(function=_Numbered(function, wanted), classes=wanted.classes)
+
+    @classmethod
+    def _by_folder(cls, keys: Sequence[str], location: str, wanted: Wanted, folders: Folders) -> Targets:
+        """Labels as in torchvision's ImageFolder: the first folder, numbered in sorted order."""
+        names = [key.partition("/")[0] if "/" in key else None for key in keys]
+        bare = [repr(key) for key, name in zip(keys, names, strict=True) if name is None]
+        if bare:
+            message = (
+                f"{location}: target='folder' takes the class from the first folder, but {enumerated(bare)} lie in "
+                "none. Narrow the "
+                f"pattern ('*/**/*.jpg'), or give the folder above the class folders"
+            )
+            raise LocationError(message)
+        used = {name for name in names if name is not None}
+        if wanted.classes is None:
+            empty = sorted(set(folders.names) - used)
+            if empty and folders.pattern is not None and not wanted.allow_empty:
+                raise EmptyClassError(_of_empty(empty, location, folders))
+            wanted = Wanted(Classes(sorted({*folders.names, *used})), allow_empty=True)
+        numbers, classes = wanted.numbered(
+            [name for name in names if name is not None], location, lambda sample: f"{location}: {keys[sample]!r}"
+        )
+        return cls(numbers, classes=classes)
+
+    def label(self, index: int, sample: Callable[[], Sample]) -> Any:
+        """The label of one sample."""
+        if self.function is not None:
+            return self.function(sample())
+        assert self.values is not None
+        return self.values[index]
+
+
+class _Numbered:
+    """A user's function, whose labels are classes."""
+
+    def __init__(self, function: Callable[[Sample], Any], wanted: Wanted) -> None:
+        self._function = function
+        self._wanted = wanted
+
+    def __call__(self, sample: Sample) -> int:
+        """The number of the class."""
+        return self._wanted.number_of(self._function(sample))
+
+
+def _of_empty(empty: Sequence[str], location: str, folders: Folders) -> str:
+    described = [f"{name!r} ({folders.describe(name)})" for name in empty[:_DESCRIBED]]
+    what = enumerated([*described, *map(repr, empty[_DESCRIBED:])])
+    one = len(empty) == 1
+    return (
+        f"{location}: no file in the class folder{'' if one else 's'} {what} matches {folders.pattern!r}, and without "
+        f"{'it' if one else 'them'} other classes would get other numbers. allow_empty=True lets "
+        f"{'it' if one else 'each'} keep its number without a file; classes=[…] names those that are meant; a pattern "
+        "such as '{cat,dog}/**/*.jpg' leaves the other folders out"
+    )

@@ -1,0 +1,79 @@
+"""What all stores of one remote share in a process: connections, the number in flight, whether the server answers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ai4os_data.http import proxies
+from ai4os_data.http.concurrency import Concurrency
+from ai4os_data.http.outages import Outage
+from ai4os_data.machine import PerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ai4os_data.http.proxies import Proxy
+    from ai4os_data.locations import Remote
+
+
+class Connections:
+    """What the stores of one remote share. It goes with the last of them.
+
+    Attributes:
+        lanes: those that no thread uses now.
+        concurrency: how many requests the server rewards.
+        outage: whether it answers.
+    """
+
+    def __init__(self, remote: Remote) -> None:
+        self.lanes: deque[Any] = deque()
+        self.concurrency = Concurrency()
+        self.outage = Outage(f"{remote.name}: ({remote.origin})" if remote.name else remote.origin)
+        self._lock = threading.Lock()
+        self._client: Any = None
+
+    def client(self, make: Callable[[], Any]) -> Any:
+        """The client of the verbs that go another way; made on first use."""
+        if self._client is None:
+            with self._lock:
+                if self._client is None:
+                    self._client = make()
+        return self._client
+
+
+class _Shared:
+    """The connections of a process, by remote and proxy, as long as a store holds them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_way: weakref.WeakValueDictionary[tuple[Remote, Proxy | None], Connections] = (
+            weakref.WeakValueDictionary()
+        )
+
+    def of(self, remote: Remote) -> Connections:
+        key = account(remote), proxies.proxy_for(remote.url, os.environ)  # a notebook may set it after a failure
+        with self._lock:
+            found = self._by_way.get(key)
+            if found is None:
+                found = self._by_way[key] = Connections(remote)
+            return found
+
+
+_shared = PerProcess(_Shared)
+
+
+def account(remote: Remote) -> Remote:
+    """What remotes have in common that may share connections and cookies: all but the folder."""
+    parts = urlsplit(remote.url)
+    return replace(remote, url=f"{parts.scheme}://{parts.netloc}")
+
+
+def connections_to(remote: Remote) -> Connections:
+    """Those of this process, shared with every other store of the same server and credentials."""
+    return _shared.get().of(remote)

@@ -1,0 +1,259 @@
+"""Hyperparameters as Lightning puts them into a checkpoint: what does not come back as it was is told beforehand.
+
+A checkpoint holds tensors and primitives, and hyperparameters may be anything. What has a plain form of the same
+content is saved in it. The callback refuses anything else before the training; the plugin saves a pickle of it beside
+the plain part, which is opened only for ``weights_only=False``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import pickle
+import sys
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from enum import Enum
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ai4os_data import errors
+from ai4os_data.checkpoint import Staging
+from ai4os_data.telemetry import log
+
+# As Lightning calls them, in a LightningModule and in a LightningDataModule.
+KEYS = ("hyper_parameters", "datamodule_hyper_parameters")
+_TYPES = {"hyper_parameters": "hparams_type", "datamodule_hyper_parameters": "datamodule_hparams_type"}
+_PICKLED = "ai4os_data_pickled_hyper_parameters"
+
+_EXACT = (bool, int, float, complex, str, bytes, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
+_CONTAINERS: tuple[type, ...] = (dict, OrderedDict, Counter, list, tuple, set)
+_PLAIN_NUMPY_KINDS = "biufcSU"
+_TENSOR_KINDS = "biufc"
+
+
+class _Change(NamedTuple):
+    """A value that does not come back as it was.
+
+    Attributes:
+        path: the keys and indices that lead to it.
+        value: the value.
+        form: what it comes back as; None if it cannot be saved.
+    """
+
+    path: tuple[Any, ...]
+    value: Any
+    form: str | None
+
+    def __str__(self) -> str:
+        """As one would write it."""
+        return "".join(f"[{part!r}]" for part in self.path)
+
+
+def check_hyperparameters(*owners: Any) -> None:
+    """Refuse hyperparameters that cannot be saved, before an epoch was trained for them; name those that change type.
+
+    Args:
+        owners: a LightningModule and a LightningDataModule, or None.
+
+    Raises:
+        StateError: there are such.
+    """
+    for owner in owners:
+        hparams = getattr(owner, "hparams", None)
+        if not isinstance(hparams, Mapping):
+            continue
+        key = owner.CHECKPOINT_HYPER_PARAMS_KEY
+        changes = list(_changes_of(hparams))
+        if refused := [change for change in changes if change.form is None]:
+            told = "; ".join(f"{key}{change} is {_described(change.value)}: {_advice(change)}" for change in refused)
+            raise errors.StateError(
+                f"{type(owner).__name__} has hyperparameters that no checkpoint can hold which loads with "
+                f"weights_only=True. {told}"
+            )
+        _check_rest(owner, plain_hyperparameters({key: hparams}))
+        for change in changes:
+            log.warning(
+                "%s%s of %s is %s and comes back as a %s of the same content: %s",
+                *(key, change, type(owner).__name__, _described(change.value), change.form, _advice(change)),
+            )
+
+
+def _check_rest(owner: Any, checkpoint: dict[str, Any]) -> None:
+    """Refuse what only shows when it is about to be saved: keys that are no primitives, numbers that are too long.
+
+    Raises:
+        StateError: there is such.
+    """
+    try:
+        Staging().stage(checkpoint)
+    except errors.StateError as error:
+        raise errors.StateError(
+            f"{type(owner).__name__}: {error}; or leave it out, with save_hyperparameters(ignore=[…])"
+        ) from error
+
+
+def plain_hyperparameters(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint of Lightning's whose hyperparameters are plain; those that cannot be are left out."""
+    plain = dict(checkpoint)
+    for key in KEYS:
+        if isinstance(hparams := checkpoint.get(key), Mapping):
+            left_out = {change.path for change in _changes_of(hparams) if change.form is None}
+            plain[key] = _plain(hparams, (), left_out)
+            kind = plain.get(_TYPES[key])
+            if isinstance(kind, type) and kind.__module__.partition(".")[0] == "omegaconf":
+                del plain[_TYPES[key]]  # it is a plain one now
+    return plain
+
+
+def with_pickled(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint with plain hyperparameters, and a pickle of all if some of them do not come back as they were."""
+    changes = [
+        f"{key}{change}"
+        for key in KEYS
+        if isinstance(hparams := checkpoint.get(key), Mapping)
+        for change in _changes_of(hparams)
+    ]
+    if not changes:
+        return checkpoint
+    names = [*KEYS, *_TYPES.values()]
+    pickled = io.BytesIO()
+    plain = plain_hyperparameters(checkpoint)
+    try:
+        torch.save({name: checkpoint[name] for name in names if name in checkpoint}, pickled)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:  # as Lightning has it
+        log.warning("%s cannot be pickled, and is left out of the checkpoint: %s", ", ".join(changes), error)
+        return plain
+    return {**plain, _PICKLED: {"content": pickled.getvalue(), "names": changes}}
+
+
+def with_opened(checkpoint: dict[str, Any], location: str, *, weights_only: bool, map_location: Any) -> dict[str, Any]:
+    """A checkpoint as it was given to `with_pickled`; with ``weights_only`` its plain part, and a line in the log."""
+    pickled = checkpoint.pop(_PICKLED, None)
+    if pickled is None:
+        return checkpoint
+    if weights_only:
+        log.warning(
+            "%s was loaded without %s, which is not plain: weights_only=False loads it, and can run code from the file",
+            *(location, ", ".join(pickled["names"])),
+        )
+        return checkpoint
+    return {**checkpoint, **torch.load(io.BytesIO(pickled["content"]), map_location, weights_only=False)}
+
+
+def _changes_of(hparams: Mapping[Any, Any]) -> Iterator[_Change]:
+    """What of the hyperparameters of a module does not come back as it was."""
+    if _is_omegaconf(hparams):
+        yield _Change((), hparams, "dict")
+    else:  # an AttributeDict, which Lightning makes anew
+        for name, value in hparams.items():
+            yield from _changes(value, (name,))
+
+
+def _changes(value: Any, path: tuple[Any, ...]) -> Iterator[_Change]:
+    if type(value) in _EXACT:
+        return
+    if _is_omegaconf(value):
+        yield _Change(path, value, "dict" if isinstance(value, Mapping) else "list")
+        return
+    if isinstance(value, type) or not isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        yield _Change(path, value, _plain_form(value))
+        return
+    if type(value) not in _CONTAINERS and not _is_attribute_dict(value):
+        yield _Change(path, value, _container_form(value))
+    items = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for name, item in items:
+        yield from _changes(item, (*path, name))
+
+
+def _plain_form(value: Any) -> str | None:
+    """What a number, a string or a tensor of a class of its own comes back as."""
+    if isinstance(value, np.generic):
+        return type(value.item()).__name__ if value.dtype.kind in _PLAIN_NUMPY_KINDS else None
+    if isinstance(value, torch.nn.Parameter) or (type(value) is np.ndarray and value.dtype.kind in _TENSOR_KINDS):
+        return "Tensor"  # no file with an array of NumPy loads with weights_only=True
+    kinds = (bool, int, float, str, bytes)
+    return next((kind.__name__ for kind in kinds if isinstance(value, kind)), None)
+
+
+def _container_form(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "OrderedDict" if isinstance(value, OrderedDict) else "dict"
+    return next((kind.__name__ for kind in (list, tuple) if isinstance(value, kind)), "set")
+
+
+def _plain(value: Any, path: tuple[Any, ...], left_out: set[tuple[Any, ...]]) -> Any:
+    """A value without the containers of OmegaConf, and without what cannot be saved."""
+    if _is_omegaconf(value):
+        return sys.modules["omegaconf"].OmegaConf.to_container(value, resolve=True)
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        kept = {name: item for name, item in value.items() if (*path, name) not in left_out}
+        kind: type[dict[Any, Any]] = OrderedDict if isinstance(value, OrderedDict) else dict
+        return (Counter if type(value) is Counter else kind)(
+            {name: _plain(item, (*path, name), left_out) for name, item in kept.items()}
+        )
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = (_plain(item, (*path, n), left_out) for n, item in enumerate(value) if (*path, n) not in left_out)
+        return list(items) if isinstance(value, list) else tuple(items) if isinstance(value, tuple) else set(items)
+    return value
+
+
+def _is_omegaconf(value: Any) -> bool:
+    module = sys.modules.get("omegaconf")
+    return module is not None and isinstance(value, module.Container)
+
+
+def _is_attribute_dict(value: Any) -> bool:
+    """Whether it is Lightning's own, in any of its flavours."""
+    return isinstance(value, dict) and type(value).__name__ == "AttributeDict"
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__module__}.{value.__qualname__}"
+    if callable(value) and hasattr(value, "__name__"):
+        return f"the function {value.__name__}"
+    return f"a {type(value).__module__}.{type(value).__qualname__}"
+
+
+def _advice(change: _Change) -> str:
+    """What to write instead."""
+    value = change.value
+    if _is_omegaconf(value):
+        return "save OmegaConf.to_container(cfg, resolve=True), and let __init__ make OmegaConf.create(cfg) of it"
+    for kind, text in _INSTEAD:
+        if isinstance(value, kind) and not isinstance(value, type):
+            return f"save {text}, or leave it out with {_ignoring(change)}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return f"save dataclasses.asdict(…), or leave it out with {_ignoring(change)}"
+    if isinstance(value, torch.nn.Module):
+        return (
+            f"leave it out with {_ignoring(change)} (what is a part of the model has its weights in the "
+            "checkpoint), and give it to load_from_checkpoint(path, …) as an argument"
+        )
+    if change.form is not None:
+        return "write it so, if that matters"
+    return f"save a name of it, or leave it out with {_ignoring(change)}"
+
+
+def _ignoring(change: _Change) -> str:
+    return f"save_hyperparameters(ignore=[{change.path[0]!r}])"
+
+
+_INSTEAD: tuple[tuple[type, str], ...] = (
+    (PurePath, "str(path)"),
+    (Enum, "its .name"),
+    (argparse.Namespace, "vars(namespace)"),
+    (timedelta, ".total_seconds()"),
+    (deque, "list(…)"),
+    (range, "list(…)"),
+)

@@ -1,0 +1,194 @@
+"""What is done with a batch of indices, in a worker or in the main process: the same result in either."""
+
+from __future__ import annotations
+
+import traceback
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch.utils.data import Dataset, default_collate, get_worker_info
+
+from ai4os_data.datasets import seeding
+from ai4os_data.errors import SampleError, SkippedError
+from ai4os_data.loader import mismatch, nesting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ai4os_data.datasets import StorageDataset
+    from ai4os_data.loader.next_uses import Course
+
+
+# What `default_collate` raises; the last only in a worker, where it asks every sample for its size.
+_OF_TORCH = (TypeError, RuntimeError, KeyError, ValueError, AttributeError)
+
+
+class Wanted(NamedTuple):
+    """A batch that is to be made: its number, the indices of its samples, and the place up to which all was used."""
+
+    number: int
+    seed: int
+    epoch: int
+    place: int
+    indices: list[int]
+
+
+class Made(NamedTuple):
+    """A batch as the caller gets it, and its number."""
+
+    number: int
+    data: Any
+
+
+class Failed(NamedTuple):
+    """A batch in which a sample is bad. It comes as a value: an error would leave its attributes in the worker."""
+
+    number: int
+    error: SampleError
+    trace: str
+
+    def raise_error(self) -> None:
+        """Raise the error in the caller, with the place that it comes from.
+
+        Raises:
+            SampleError: always.
+        """
+        if self.error.__cause__ is None:
+            self.error.__cause__ = RemoteError(self.trace)
+        raise self.error
+
+
+class LeftOut(Failed):
+    """A batch without a good sample, under ``on_error="skip"``."""
+
+
+class RemoteError(Exception):
+    """Where an error of a worker came from, in words."""
+
+    def __str__(self) -> str:
+        """Begin on a new line, as tracebacks do."""
+        return f"\n{self.args[0]}"
+
+
+class Work(Dataset[Any]):
+    """A dataset whose items are whole batches.
+
+    Args:
+        dataset: whose samples are put together.
+        collate: makes a batch of a list of samples, or changes a sample where there are no batches.
+        is_batched: whether there are batches.
+        course: is told of each batch, in the process that makes it.
+    """
+
+    def __init__(
+        self, dataset: Any, collate: Callable[[Any], Any], *, is_batched: bool, course: Course | None = None
+    ) -> None:
+        self.dataset = dataset
+        self._course = course
+        self._collate = collate
+        self._is_batched = is_batched
+
+    def __getitem__(self, wanted: Wanted) -> Made | Failed:  # a `LeftOut` is one
+        """One batch."""
+        if self._course is not None:
+            self._course.reach(wanted.epoch, wanted.place)
+        with seeding.kept_states() if get_worker_info() is None else nullcontext():
+            try:
+                return Made(wanted.number, self._made(wanted))
+            except SkippedError as error:
+                return LeftOut(wanted.number, error, traceback.format_exc())
+            except SampleError as error:
+                return Failed(wanted.number, error, traceback.format_exc())
+
+    def _made(self, wanted: Wanted) -> Any:
+        seeds = [seeding.sample_seed(wanted.seed, wanted.epoch, index) for index in wanted.indices]
+        found = self._items(wanted.indices, seeds)
+        items = [item for _, item in found]
+        if not self._is_batched:
+            return self._collate(items[0])
+        seeding.plant(seeding.batch_seed(wanted.seed, wanted.epoch, wanted.indices[0]))
+        try:
+            return self._collate(items)
+        except _OF_TORCH as error:
+            # An error of the user's own function is the user's own; torch's names no sample.
+            if self._collate is not default_collate or type(error) not in _OF_TORCH:
+                raise
+            words = mismatch.explained(items, self._names(wanted.indices, [place for place, _ in found]))
+            if words is None:
+                raise
+            raise type(error)(f"{words}. ({error})") from error
+
+    def _names(self, indices: list[int], places: Sequence[int]) -> list[str]:
+        """What the samples at these places of a batch are called: by their keys, as far as they are known."""
+        found = nesting.expected(self.dataset, indices)
+        names = [
+            f"sample {index}" if where is None else repr(where[0].entry_of(where[1]).key)
+            for index, where in zip(indices, found, strict=True)
+        ]
+        return [names[place] for place in places]
+
+    def _items(self, indices: list[int], seeds: list[int]) -> list[tuple[int, Any]]:
+        """The samples, each with its place among the indices; bad ones left out."""
+        places = nesting.located(self.dataset, indices)
+        if places is not None:
+            return _read(places, seeds)
+        if self._is_batched and nesting.fetches_batches(self.dataset):
+            seeding.plant(seeds[0])
+            return list(enumerate(self.dataset.__getitems__(indices)))
+        return self._one_by_one(indices, seeds)
+
+    def _one_by_one(self, indices: list[int], seeds: list[int]) -> list[tuple[int, Any]]:
+        """The samples of somebody else's dataset; those that one of ours inside it skips are left out."""
+        items = []
+        skipped: SkippedError | None = None
+        for place, (index, seed) in enumerate(zip(indices, seeds, strict=True)):
+            seeding.plant(seed)
+            try:
+                items.append((place, self.dataset[index]))
+            except SkippedError as error:
+                skipped = error
+        if skipped is not None and not items:
+            raise skipped
+        return items
+
+
+class Start:
+    """What a worker does first: the user's own function, which may ask for the user's own dataset."""
+
+    def __init__(self, function: Callable[[int], None]) -> None:
+        self._function = function
+
+    def __call__(self, worker: int) -> None:
+        """Begin."""
+        info = get_worker_info()
+        assert info is not None
+        work: Any = info.dataset
+        object.__setattr__(info, "dataset", work.dataset)  # the record is read-only
+        self._function(worker)
+
+
+def as_it_is(batch: Any) -> Any:
+    """A batch that is whole already."""
+    return batch
+
+
+def _read(places: Sequence[nesting.Place], seeds: Sequence[int]) -> list[tuple[int, Any]]:
+    """The samples of several datasets, each with its place, in order; bad ones left out.
+
+    Raises:
+        SkippedError: all of them are bad.
+    """
+    by_dataset: dict[int, tuple[StorageDataset, list[int]]] = {}
+    for place, (dataset, _) in enumerate(places):
+        by_dataset.setdefault(id(dataset), (dataset, []))[1].append(place)
+    found: list[tuple[int, Any]] = []
+    for dataset, its_places in by_dataset.values():
+        indices = [dataset.checked(places[place][1]) for place in its_places]
+        items = dataset.good_items(indices, [seeds[place] for place in its_places])
+        found += [(its_places[number], item) for number, item in items]
+    if len(by_dataset) > 1:
+        found.sort(key=lambda pair: pair[0])
+    if not found:
+        dataset, index = places[-1]
+        raise dataset.skipped(dataset.checked(index))
+    return found

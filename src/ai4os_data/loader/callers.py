@@ -1,0 +1,64 @@
+"""What Lightning and Fabric know of a loader that they iterate over, and do not tell it.
+
+Fabric's wrapper has no state and counts the epochs from 0 in each process. Lightning restores the states of loaders
+that it has set up before, and leaves them lying. Neither has a public way to it, so the caller is looked at; where its
+names change, nothing is found and nothing is done.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_WRAPPER = "_FabricDataLoader"
+_FRAMES = 14  # between a caller and the order of a loader
+
+
+def count_on(told: int, epoch: int) -> bool:
+    """Let Fabric's wrapper count on from an epoch, if it is what sets another one now; whether it is.
+
+    Args:
+        told: the epoch that is set.
+        epoch: the one that the loader is in.
+    """
+    wrapper = _caller(_WRAPPER, "__iter__")
+    if not hasattr(wrapper, "_num_iter_calls"):
+        return False
+    wrapper._num_iter_calls += epoch - told  # noqa: SLF001  Fabric has no public way to it
+    return True
+
+
+def left_state(loader: Any) -> Mapping[str, Any] | None:
+    """The state that Lightning's trainer holds for a loader as it resumes in mid-epoch, and has not given to it.
+
+    It gives the states as it sets the loaders up, which it has done before if ``trainer.estimated_stepping_batches``
+    was asked for in ``configure_optimizers``.
+    """
+    loop = _caller("_TrainingEpochLoop", "advance")
+    fit_loop = getattr(getattr(loop, "trainer", None), "fit_loop", None)
+    states = getattr(fit_loop, "_combined_loader_states_to_load", None)
+    if fit_loop is None or not states or not fit_loop.restarting or not loop.batch_progress.current.ready:
+        return None
+    loaders = [one for one in fit_loop._combined_loader.flattened if hasattr(one, "load_state_dict")]  # noqa: SLF001  the same
+    found = [state for one, state in zip(loaders, states, strict=True) if one is loader]
+    return found[0] if found else None
+
+
+def _caller(kind: str, method: str) -> Any:
+    """The object of one of Lightning's classes whose method has led here; None if there is none."""
+    if not {"lightning", "pytorch_lightning", "lightning_fabric"} & sys.modules.keys():
+        return None
+    frame = sys._getframe(1)  # noqa: SLF001  it is documented
+    for _ in range(_FRAMES):
+        # What is asked for its locals keeps them as they are now, so nobody else is.
+        if frame.f_code.co_name == method and "lightning" in frame.f_code.co_filename:
+            caller = frame.f_locals.get("self")
+            if type(caller).__name__ == kind:
+                return caller
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    return None

@@ -1,0 +1,443 @@
+"""Remotes: where a server is and who we are there, found the way rclone finds them. Secrets stay invisible."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import configparser
+import csv
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote, urlsplit
+
+from ai4os_data.errors import RemoteError
+from ai4os_data.locations import tokens
+from ai4os_data.locations.spelling import nearest_first
+from ai4os_data.telemetry import tell_once
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# rclone's published constant: obscuring hides a password from a glance, not from a reader
+# (https://github.com/rclone/rclone/blob/master/fs/config/obscure/obscure.go).
+_OBSCURE_KEY = bytes.fromhex("9c935b48730a554d6bfd7c63c886a92bd390198eb8128afbf4de162b8b95f638")
+_IV_BYTES = 16
+
+LINKED = "rshare"  # what the platform calls the storage that is linked to a deployment
+_ENV_PREFIX = "RCLONE_CONFIG_"
+_ALIAS_DEPTH = 8
+_SHORTEST_REVEALED = 6
+_LONG_REVEALED = 10
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?:(?P<userinfo>[^/]*)@)?(?P<host>(?:[^][/@:?#\s]+|\[[0-9a-f:.]+\])(?::\d{1,5})?)(?P<path>/.*)?",
+    re.DOTALL | re.IGNORECASE,
+)
+_NEXTCLOUD = re.compile(r"[^/]*//[^/]*(?P<before>/.*?)?/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)/")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+# What these say of a request is ours to say.
+_OUR_HEADERS = frozenset(
+    {
+        *("accept-encoding", "connection", "content-length", "depth", "destination", "expect", "if-match"),
+        *("if-none-match", "if-range", "overwrite", "range", "transfer-encoding"),
+    }
+)
+_FOREIGN_VENDORS = frozenset({"sharepoint", "sharepoint-ntlm"})
+# Options of rclone that change what is seen or sent, and that are not followed here.
+_IGNORED_OPTIONS = {
+    "auth_redirect": "credentials are never sent to another host",
+    "encoding": "names are those on the server",
+    "owncloud_exclude_mounts": "mounted storages are listed too",
+    "owncloud_exclude_shares": "shares are listed too",
+}
+_AS_TYPED = "/%:@!$&'()*+,;="  # what an encoded path may hold
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A WebDAV server and the credentials for it.
+
+    Pickled, a remote that was found in the environment carries only its name, and is found again on the other side;
+    one that the caller built carries what the caller gave.
+
+    Args:
+        url: the DAV root, such as ``https://HOST/remote.php/dav/files/USER``. Credentials in it are moved to ``user``
+            and ``password``.
+        user: the account's name.
+        password: the password in the clear, an app password where the server has them.
+        token: a bearer token, instead of user and password.
+        name: the name in rclone's configuration.
+        vendor: rclone's word for the kind of server, ``"nextcloud"`` or ``"other"``.
+        ca_file: a PEM file of the certificate authorities to trust instead of the usual ones.
+        token_command: a command that prints a bearer token, in one text or as its words; it is run when the first
+            request is to be sent, and again when its token is refused. No shell reads it.
+        headers: names and values of header lines for every request to this server, as pairs or as a mapping.
+    """
+
+    url: str
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    name: str | None = field(default=None, kw_only=True)
+    vendor: str = field(default="other", kw_only=True)
+    ca_file: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    token_command: tuple[str, ...] | str = field(default=(), kw_only=True, repr=False)
+    headers: tuple[tuple[str, str], ...] | Mapping[str, str] = field(default=(), kw_only=True, repr=False)
+    discovered: bool = field(default=False, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        """Move credentials out of the URL, encode what has to be, and tidy its end."""
+        match = _URL.fullmatch(self.url)
+        if match is None:
+            message = (
+                f"a remote's url begins with http:// or https:// and names a host, not {_after_userinfo(self.url)!r}; "
+                "user and password in it are percent-encoded"
+            )
+            raise RemoteError(message)
+        user, _, password = (match["userinfo"] or "").partition(":")
+        if user:
+            object.__setattr__(self, "user", self.user or unquote(user))
+        if password:
+            object.__setattr__(self, "password", self.password or unquote(password))
+        path = quote(match["path"] or "", safe=_AS_TYPED).rstrip("/")
+        object.__setattr__(self, "url", f"{match['scheme'].lower()}://{match['host']}{path}")
+        command, headers = self.token_command, self.headers
+        object.__setattr__(
+            self, "token_command", tokens.command_of(command) if isinstance(command, str) else tuple(command)
+        )
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        object.__setattr__(self, "headers", tuple((name, value) for name, value in pairs))
+        _check_headers(self._lines, self.label)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle a discovered remote as its name."""
+        if self.discovered and self.name is not None:
+            return _rediscover, (self.name, self.url)
+        return _rebuild, ({name: getattr(self, name) for name in self.__dataclass_fields__},)
+
+    @classmethod
+    def discover(cls, name: str, environ: Mapping[str, str] | None = None) -> Remote:
+        """Find the remote that rclone knows by this name.
+
+        The environment (``RCLONE_CONFIG_<NAME>_URL`` and so on; an empty value counts as absent) goes over
+        ``rclone.conf``, value by value, as in rclone.
+
+        Raises:
+            RemoteError: there is none, or it is not a WebDAV remote.
+        """
+        environ = os.environ if environ is None else environ
+        options = _options(name, environ, depth=0)
+        for option in _IGNORED_OPTIONS.keys() & options.keys():
+            if options[option].lower() not in {"false", "none"}:
+                tell_once(f"remote {name!r}: the option {option} is not followed: {_IGNORED_OPTIONS[option]}")
+        return cls._from_options(name, options)
+
+    @classmethod
+    def known(cls, environ: Mapping[str, str] | None = None) -> Iterator[Remote]:
+        """Every WebDAV remote that is configured here, those of the environment first."""
+        environ = os.environ if environ is None else environ
+        for name in configured_names(environ):
+            try:
+                yield cls._from_options(name, _options(name, environ, depth=0))
+            except RemoteError:
+                continue
+
+    @classmethod
+    def matching(cls, url: str, environ: Mapping[str, str] | None = None) -> Remote | None:
+        """The configured remote whose credentials are for this URL: it is below the remote's, or the same account."""
+        remotes = list(cls.known(environ))
+        covering = (remote for remote in remotes if remote.covers(url))
+        return next(covering, None) or next((remote for remote in remotes if remote.shares_account(url)), None)
+
+    @classmethod
+    def _from_options(cls, name: str, options: Mapping[str, str]) -> Remote:
+        kind = options.get("type", "webdav")
+        if kind != "webdav":
+            message = (
+                f"remote {name!r} is of type {kind!r}; only webdav remotes (Nextcloud among them) are read directly. "
+                f"Mount it with rclone, or give an fsspec URL such as s3://bucket/path."
+            )
+            raise RemoteError(message)
+        if not options.get("url"):
+            message = f"remote {name!r} has no url: set {_ENV_PREFIX}{name.upper()}_URL, or run `rclone config`"
+            raise RemoteError(message)
+        whose = f"remote {name!r}"
+        if options.get("unix_socket"):
+            raise RemoteError(
+                f"{whose} has the option unix_socket, which is not supported: give a url with host and port"
+            )
+        if options.get("vendor", "") in _FOREIGN_VENDORS:
+            raise RemoteError(
+                f"{whose} is of the vendor {options['vendor']!r}, whose way to log in is not supported: mount it with "
+                "rclone, and give the mount's path"
+            )
+        secret = options.get("pass")
+        has_other = bool(options.get("user") or secret or options.get("bearer_token"))
+        return cls(
+            url=options["url"],
+            user=options.get("user"),
+            password=_plain(secret) if secret else None,
+            token=options.get("bearer_token"),
+            name=name,
+            vendor=options.get("vendor", "other"),
+            token_command=() if has_other else tokens.command_of(options.get("bearer_token_command", "")),
+            headers=_headers(options.get("headers", ""), whose),
+            discovered=True,
+        )
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port: the only place that the credentials are ever sent to."""
+        return origin_of(self.url)
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"{self.name}:" if self.name else self.url
+
+    @property
+    def sends_password(self) -> bool:
+        """Whether it identifies itself by user and password, and not by a token or a header of its own."""
+        return self.user is not None and not self.token and not self._has_header("authorization")
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether it has any to send."""
+        return bool(self.user is not None or self.token or self.token_command or self.headers)
+
+    def sent_headers(self) -> list[tuple[str, str]]:
+        """The header lines that go with every request to this server, and to no other."""
+        own = list(self._lines)
+        return (
+            own
+            if not self.token or self._has_header("authorization")
+            else [("Authorization", f"Bearer {self.token}"), *own]
+        )
+
+    def _has_header(self, name: str) -> bool:
+        return any(known.lower() == name for known, _ in self._lines)
+
+    @property
+    def _lines(self) -> tuple[tuple[str, str], ...]:
+        assert isinstance(self.headers, tuple)  # since __post_init__
+        return self.headers
+
+    def authorized(self) -> Remote:
+        """The same remote with its token, if a command is to print it.
+
+        Raises:
+            RemoteError: the command fails.
+        """
+        if not self.token_command or self.token:
+            return self
+        return replace(self, token=tokens.token_of(tuple(self.token_command), self._whose))
+
+    def renewed(self, environ: Mapping[str, str] | None = None) -> Remote | None:
+        """The same remote with credentials read anew: from the environment, ``rclone.conf``, and the token command.
+
+        Call it when a server refuses what it took before.
+
+        Returns:
+            None if there is nowhere to read them from, that fails, or they are what they were.
+        """
+        found = self
+        if self.discovered and self.name is not None:
+            with suppress(RemoteError):
+                found = replace(Remote.discover(self.name, environ), ca_file=self.ca_file).at(self.url)
+        try:
+            if found.token_command:
+                found = replace(found, token=tokens.token_of(tuple(found.token_command), self._whose, self.token))
+        except RemoteError:
+            return None
+        return None if found == self else found
+
+    @property
+    def _whose(self) -> str:
+        return f"remote {self.name!r}" if self.name else self.origin
+
+    def covers(self, url: str) -> bool:
+        """Whether a URL lies at or below this remote's."""
+        if origin_of(url) != self.origin:
+            return False
+        # Not urlsplit: in a name that was typed, '#' and '?' are no more than characters.
+        mine, theirs = (unquote(place.split("/", 3)[-1]).strip("/").split("/") for place in (f"{self.url}/", f"{url}/"))
+        return theirs[: len(mine)] == mine or mine == [""]
+
+    def shares_account(self, url: str) -> bool:
+        """Whether a URL is the other form of a Nextcloud account's: ``dav/files/USER`` and ``webdav`` show the same."""
+        mine, theirs = (_NEXTCLOUD.match(f"{place}/") for place in (self.url, url))
+        if mine is None or theirs is None or origin_of(url) != self.origin or mine["before"] != theirs["before"]:
+            return False
+        return {unquote(form["user"]) for form in (mine, theirs) if form["user"]} <= {self.user}
+
+    def at(self, url: str) -> Remote:
+        """The same credentials at another URL of the same server."""
+        if origin_of(url) != self.origin:
+            message = f"the credentials of {self.label} are for {self.origin} and are not sent to {origin_of(url)}"
+            raise RemoteError(message)
+        return replace(self, url=url)
+
+
+def configured_names(environ: Mapping[str, str]) -> list[str]:
+    """The names of all remotes that are configured here, of whatever kind; those of the environment first."""
+    matches = [
+        re.fullmatch(_ENV_PREFIX + r"(.+)_(?:TYPE|URL)", variable) for variable, value in environ.items() if value
+    ]
+    names = list(dict.fromkeys(match[1].lower() for match in matches if match))
+    with suppress(RemoteError):  # a configuration that cannot be read knows none
+        names += [section for section in _read_config(environ).sections() if section.lower() not in names]
+    return names
+
+
+def main_name(environ: Mapping[str, str]) -> str | None:
+    """The name of the remote that is meant where none is named: the linked storage's, else the first; None for none."""
+    names = configured_names(environ)
+    return LINKED if LINKED in names else next(iter(names), None)
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port of a URL, with the scheme's own port written out."""
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+
+
+def obscure(text: str) -> str:
+    """What ``rclone obscure`` makes of a text: AES-256-CTR under a published key, in unpadded base64url."""
+    vector = os.urandom(_IV_BYTES)
+    return base64.urlsafe_b64encode(vector + _aes_ctr(vector, text.encode())).rstrip(b"=").decode()
+
+
+def reveal(obscured: str) -> str:
+    """What ``rclone reveal`` makes of it.
+
+    Raises:
+        ValueError: it was not made by ``rclone obscure``.
+    """
+    try:
+        raw = base64.b64decode(obscured + "=" * (-len(obscured) % 4), altchars=b"-_", validate=True)
+        if len(raw) < _IV_BYTES or base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != obscured:
+            message = "too short, or not canonical"
+            raise ValueError(message)
+        return _aes_ctr(raw[:_IV_BYTES], raw[_IV_BYTES:]).decode()
+    except (binascii.Error, ValueError, UnicodeError):
+        message = "this value was not made by `rclone obscure`"
+        raise ValueError(message) from None  # the cause would show the value
+
+
+def _plain(secret: str) -> str:
+    """A configured password in the clear, whether it is obscured (main container) or plain (sidecar)."""
+    try:
+        revealed = reveal(secret)
+    except ValueError:
+        return secret
+    # A plain password can be base64 by accident; then what comes out is noise, and seldom printable.
+    is_noise = len(revealed) < _SHORTEST_REVEALED or not revealed.isprintable()
+    return secret if is_noise or (len(revealed) < _LONG_REVEALED and not revealed.isascii()) else revealed
+
+
+def _aes_ctr(vector: bytes, data: bytes) -> bytes:
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    cipher = Cipher(algorithms.AES(_OBSCURE_KEY), modes.CTR(vector)).encryptor()
+    return cipher.update(data) + cipher.finalize()
+
+
+def _options(name: str, environ: Mapping[str, str], depth: int) -> dict[str, str]:
+    """The remote's options, rclone.conf below and the environment above; aliases are followed."""
+    prefix = f"{_ENV_PREFIX}{name.upper()}_"
+    try:
+        config = _read_config(environ)
+    except RemoteError:
+        if not environ.get(f"{prefix}URL"):
+            raise
+        config = _empty_config()  # the environment says all there is to say
+    section = next((s for s in config.sections() if s == name), None)
+    section = section or next((s for s in config.sections() if s.lower() == name.lower()), None)
+    options = dict(config.items(section, raw=True)) if section else {}
+    options.update(
+        {key[len(prefix) :].lower(): value for key, value in environ.items() if key.startswith(prefix) and value}
+    )
+    options = {key: value for key, value in options.items() if value}
+    if not options:
+        others = ", ".join(repr(other) for other in nearest_first(name, configured_names(environ)))
+        message = (
+            f"no remote is called {name!r}{f'; there are {others}' if others else ''}: "
+            f"{'write one of these, or ' if others else ''}link the storage to the deployment, which sets {prefix}URL, "
+            f"_USER and _PASS, or add it with `rclone config` ({config_file(environ)})"
+        )
+        raise RemoteError(message)
+    if options.get("type") == "alias" and depth < _ALIAS_DEPTH:
+        target, _, path = options.get("remote", "").partition(":")
+        aliased = _options(target, environ, depth + 1)
+        if path.strip("/") and "url" in aliased:
+            aliased["url"] = f"{aliased['url'].rstrip('/')}/{quote(path.strip('/'))}"
+        return aliased
+    return options
+
+
+def _headers(text: str, whose: str) -> tuple[tuple[str, str], ...]:
+    """The headers of a remote: names and values in turn, with commas between, quoted where one holds a comma."""
+    words = next(csv.reader([text]), [])
+    if len(words) % 2:
+        raise RemoteError(
+            f"{whose}: the option headers is not a list of names and values, as in headers = Cookie,name=value"
+        )
+    return tuple(zip(words[::2], words[1::2], strict=True))
+
+
+def _check_headers(headers: tuple[tuple[str, str], ...], label: str) -> None:
+    for name, value in headers:
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise RemoteError(f"{label}: a header that cannot be sent: name or value holds what no header may")
+        if name.lower() in _OUR_HEADERS:
+            raise RemoteError(f"{label}: the header {name} cannot be set: what it says is different for each request")
+
+
+def config_file(environ: Mapping[str, str]) -> Path:
+    """Where rclone keeps its configuration (https://rclone.org/docs/#config-string)."""
+    if environ.get("RCLONE_CONFIG"):
+        return Path(environ["RCLONE_CONFIG"])
+    base = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".config")
+    return Path(base) / "rclone" / "rclone.conf"
+
+
+def _empty_config() -> configparser.ConfigParser:
+    return configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",), default_section="\0")
+
+
+def _read_config(environ: Mapping[str, str]) -> configparser.ConfigParser:
+    config = _empty_config()
+    path = config_file(environ)
+    try:
+        config.read_string(path.read_text())
+    except OSError:
+        return config  # no configuration file is the usual case in a deployment
+    except (configparser.Error, UnicodeDecodeError):
+        pass  # raised below, without a context: that would show lines of the file
+    else:
+        return config
+    message = (
+        f"{path} cannot be read as an rclone configuration (is it encrypted?): set "
+        f"{_ENV_PREFIX}<NAME>_URL, _USER and _PASS instead"
+    )
+    raise RemoteError(message)
+
+
+def _after_userinfo(url: str) -> str:
+    """What may be shown of a URL that cannot be understood: nothing before its last ``@``."""
+    return url.rpartition("@")[2]
+
+
+def _rediscover(name: str, url: str) -> Remote:
+    remote = Remote.discover(name)
+    return remote if remote.url == url else remote.at(url)
+
+
+def _rebuild(state: dict[str, object]) -> Remote:
+    return Remote(**state)  # type: ignore[arg-type]  # exactly the fields that were pickled

@@ -1,5 +1,0 @@
-"""A double of Nextcloud, held by a contract test against recordings of the real one."""
-
-from servers.nextcloud.double import NextcloudServer
-
-__all__ = ["NextcloudServer"]

@@ -1,0 +1,67 @@
+"""A run as the tests have it: a small state that tells its step, saved and restored at some place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ai4os_data.checkpoint import StorageCheckpoint
+from tests.support.crowd import wait_for
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
+    from ai4os_data.checkpoint.uploads import Upload
+    from ai4os_data.stores import Level, Store
+
+NUMBERS = 1000
+
+
+def state_of(step: int, numbers: int = NUMBERS) -> dict[str, Any]:
+    """Return a state that belongs to a step and to no other."""
+    return {"weights": torch.full((numbers,), float(step)), "more": [step, {"name": f"step {step}"}]}
+
+
+def open_run(
+    place: str | os.PathLike[str] | Store, tmp_path: Path, spool: str = "spool", **options: Any
+) -> StorageCheckpoint:
+    """Return a run at a place, with a spool of its own."""
+    return StorageCheckpoint(place, spool=tmp_path / spool, **options)
+
+
+def save_steps(run: StorageCheckpoint, *steps: int, **metrics: float) -> None:
+    """Save one step after the other, each as far as the store can be trusted, and what may go then gone."""
+    for step in steps:
+        run.save(state_of(step), step, metrics or None).wait(timeout_s=60)
+        wait_for(lambda: not run._uploads.unsent())
+
+
+def restored_step(run: StorageCheckpoint) -> int | None:
+    """Return the step that is restored, once every byte has been found to be that step's; None for a new run."""
+    restored = run.restore()
+    if restored is None:
+        return None
+    wanted = state_of(restored.step, restored["weights"].numel())
+    assert torch.equal(restored["weights"], wanted["weights"])
+    assert restored["more"] == wanted["more"]
+    return restored.step
+
+
+def steps_of(run: StorageCheckpoint) -> list[int]:
+    """Return the steps of all checkpoints, newest first."""
+    return [checkpoint.step for checkpoint in run.list()]
+
+
+def remove_before_sending(run: StorageCheckpoint) -> None:
+    """Let a run break W2: what it has confirmed goes before the next one is sent."""
+    deliver = run._uploads._deliver
+
+    def worse(upload: Upload) -> Level:
+        for checkpoint in run.list():
+            if checkpoint.attempt == upload.spooled.name.attempt.number and checkpoint.on_store:
+                run._store.remove_tree(str(checkpoint.name))
+        return deliver(upload)
+
+    run._uploads._deliver = worse  # type: ignore[method-assign]
