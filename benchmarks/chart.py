@@ -98,8 +98,10 @@ def _peers(report: Mapping[str, Any]) -> Figure:
 def _bar(axis: Axes, at: float, seconds: float, colour: str) -> None:
     axis.barh(at, seconds, color=colour, height=0.36)
     text = f"{seconds:.3f} s" if seconds < 0.1 else f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
-    beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-    axis.annotate(text, (seconds, at), **beside, fontsize=8, color=_TEXT)
+    right_of_it = (4, 0)
+    axis.annotate(
+        text, (seconds, at), xytext=right_of_it, textcoords="offset points", va="center", fontsize=8, color=_TEXT
+    )
 
 
 def _by_unit(report: Mapping[str, Any]) -> Figure:
