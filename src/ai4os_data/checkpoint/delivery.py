@@ -6,10 +6,10 @@ import hashlib
 import time
 from typing import TYPE_CHECKING
 
-from ai4os_data.checkpoint.levels import lower
 from ai4os_data.checkpoint.manifest import attempt_mark
 from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.checkpoint.serialisation import sha256_of
+from ai4os_data.stores import lower
 
 if TYPE_CHECKING:
     from ai4os_data.checkpoint.names import AttemptName

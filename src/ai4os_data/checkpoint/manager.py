@@ -13,7 +13,6 @@ from ai4os_data import errors
 from ai4os_data.cache import DiskCache
 from ai4os_data.checkpoint.arguments import checked_step
 from ai4os_data.checkpoint.launchers import check_group
-from ai4os_data.checkpoint.levels import LEVELS, Durability
 from ai4os_data.checkpoint.loading import check_into, load_checkpoint
 from ai4os_data.checkpoint.preemption import PreemptionGuard
 from ai4os_data.checkpoint.randomness import set_random_states
@@ -24,7 +23,7 @@ from ai4os_data.checkpoint.saving import Saver
 from ai4os_data.checkpoint.spool import parse_limit
 from ai4os_data.checkpoint.verifying import damaged
 from ai4os_data.http import Patience
-from ai4os_data.stores import open_store
+from ai4os_data.stores import LEVELS, open_store
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint.handle import SaveHandle
     from ai4os_data.checkpoint.restored import Checkpoint, Restored
     from ai4os_data.locations import Remote
-    from ai4os_data.stores import Store
+    from ai4os_data.stores import Durability, Store
 
 RANK_TIMEOUT_S = 600.0
 BUDGET_S = 5.0  # the platform kills so long after SIGTERM

@@ -22,7 +22,6 @@ from ai4os_data.checkpoint.delivery import Delivery
 from ai4os_data.checkpoint.ending import Ending, daemons, is_late, note_thread, rest_if_ending
 from ai4os_data.checkpoint.failures import Failures
 from ai4os_data.checkpoint.handle import SaveHandle
-from ai4os_data.checkpoint.levels import LEVELS, Durability, reaches
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.plan import unwrapped
@@ -35,6 +34,7 @@ from ai4os_data.checkpoint.spool_directory import named_directory
 from ai4os_data.checkpoint.staging import Staging
 from ai4os_data.checkpoint.uploads import Upload, Uploads
 from ai4os_data.machine import tell_after_fork
+from ai4os_data.stores import is_on_the_server, reaches
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint.plan import Place
     from ai4os_data.checkpoint.ranks import Ranks
     from ai4os_data.checkpoint.retention import Retention
-    from ai4os_data.stores import Level, Store
+    from ai4os_data.stores import Durability, Level, Store
 
 _COUNTED = ("saves", "stall_s", "waited_s", "sent", "dropped", "removed")
 
@@ -322,9 +322,11 @@ class Saver:
 
     def _send_what_was_left(self) -> None:
         """Send the newest of what an earlier process could not, and what is to stay; the rest goes after it."""
-        # "local" is also what a mount that caches is worth, and its cache may have died with the process.
-        level = max(self.best_level, "mount", key=LEVELS.index)
-        unsent = [spooled for spooled in self.spool.entries() if not reaches(spooled.level, level)]
+        unsent = [
+            spooled
+            for spooled in self.spool.entries()
+            if not (is_on_the_server(spooled.level) and reaches(spooled.level, self.best_level))
+        ]
         intact = [spooled for spooled in unsent if _is_sound(spooled)]
         displaced = self.catalogue.displaced(intact)
         for spooled in intact:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.checkpoint.levels import reaches
 from ai4os_data.checkpoint.spool import is_intact
 from ai4os_data.checkpoint.tries import Tries
 from ai4os_data.http import Patience
+from ai4os_data.stores import is_on_the_server
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Sender:
         with self.spool.reading:  # nothing is removed while a checkpoint is read
             for older in [*self._superseded(spooled.name)]:
                 self.spool.remove(older)
-            if reaches(level, "mount"):  # a mount that caches may lose it yet: nothing on the store may go for it
+            if is_on_the_server(level):  # nothing on the store goes before that
                 self._prune(spooled.name)
 
     def _superseded(self, sent: CheckpointName) -> Iterator[Spooled]:
@@ -137,7 +137,7 @@ class Sender:
         entries, busy = self.spool.entries(), self._busy()
         kept = self.catalogue.kept_for_good(entries)
         for spooled in entries:
-            is_unsent = spooled.name not in self.catalogue.metrics and not reaches(spooled.level, "mount")
+            is_unsent = spooled.name not in self.catalogue.metrics and not is_on_the_server(spooled.level)
             is_idle = spooled.name not in busy and not (is_unsent and spooled.name in kept)
             if spooled.name.is_older_than(sent) and is_idle:
                 yield spooled
