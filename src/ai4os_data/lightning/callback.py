@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
     from ai4os_data.cache import DiskCache
-    from ai4os_data.checkpoint import Durability, Mode
+    from ai4os_data.checkpoint import Mode
     from ai4os_data.lightning.saving import Saving
     from ai4os_data.locations import Remote
+    from ai4os_data.stores import Durability
 
 __all__ = ["StorageCheckpointCallback"]
 
