@@ -18,8 +18,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from ai4os_data import StorageCheckpoint, errors
+from ai4os_data.lightning import StorageCheckpointIO
 from ai4os_data.lightning import io as lightning_io
-from ai4os_data.lightning.callback import StorageCheckpointIO
 from tests.support.failpoints import run_until
 from tests.support.lit import BATCHES, Model, loader_of, start, trainer_of, weights_of
 from tests.support.shares import Folder
@@ -397,7 +397,7 @@ UNTOLD = """
 import sys
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
-from ai4os_data.lightning.callback import StorageCheckpointIO
+from ai4os_data.lightning import StorageCheckpointIO
 import ai4os_data.lightning.io as room
 import torch
 room._is_fitting = lambda: True  # the end of the process comes in mid-training

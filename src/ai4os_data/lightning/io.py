@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import fsspec.core
-import torch
 import torch.distributed as dist
 
 from ai4os_data import errors
@@ -20,7 +19,8 @@ from ai4os_data.checkpoint import MANIFEST, RANK_TIMEOUT_S, StorageCheckpoint, f
 from ai4os_data.http import PASSING, Patience, passes
 from ai4os_data.lightning.flavour import CheckpointIO, TorchCheckpointIO, Trainer
 from ai4os_data.lightning.hparams import with_opened, with_pickled
-from ai4os_data.lightning.options import checked_options
+from ai4os_data.lightning.options import check_options
+from ai4os_data.lightning.refusals import refuse_shards
 from ai4os_data.locations import LINKED, Remote
 from ai4os_data.locations import parsing as locations
 from ai4os_data.stores import Underway, is_on_the_server, open_store, reaches
@@ -41,7 +41,6 @@ _USUALLY_ARRIVED_S = 20.0  # when so much time has passed, closing decides how l
 _COLLAPSED = re.compile(r"^(?P<scheme>ai4os|webdavs?|davs?|https?):/(?!/)")
 _OURS = "ai4os://"
 _SCRATCH = re.compile(r"\.(lr_find|scale_batch_size)_[0-9a-f-]{36}\.ckpt")
-_PARTS_OF_RANKS = ("DTensor", "ShardedTensor")  # by name: each is imported from elsewhere in each torch
 # The second one alone runs where Lightning spawns processes.
 _FITS = {Trainer.fit.__code__, Trainer._fit_impl.__code__}  # noqa: SLF001  there is no public name for it
 
@@ -75,16 +74,10 @@ class StorageCheckpointIO(CheckpointIO):
         rank_timeout_s: float = RANK_TIMEOUT_S,
         **unknown: Any,
     ) -> None:
-        options = checked_options(
-            *(self, unknown),
-            spool=spool,
-            spool_limit=spool_limit,
-            durability=durability,
-            cache=cache,
-            rank_timeout_s=rank_timeout_s,
-        )
+        check_options(self, unknown, spool_limit)
         self._remote = remote
-        self._options = {**options, "keep_last": 1, "save_random_states": False}
+        self._options: dict[str, Any] = {"spool": spool, "spool_limit": spool_limit, "durability": durability}
+        self._options |= {"cache": cache, "rank_timeout_s": rank_timeout_s, "keep_last": 1, "save_random_states": False}
         self._has_warned = False
         self._doomed: dict[str, int] = {}  # paths that go, each once so many saves are through
         self._saves = 0
@@ -118,7 +111,7 @@ class StorageCheckpointIO(CheckpointIO):
             TorchCheckpointIO().save_checkpoint(checkpoint, location)
             return
         _refuse_local(location, self._remote)
-        _refuse_shards(checkpoint, ())
+        refuse_shards(checkpoint)
         checkpoint = with_pickled(checkpoint)
         with self._guard:
             self._settle()
@@ -438,27 +431,6 @@ def _names(remote: str | Remote | None) -> Iterator[str]:
     if given:
         yield given.lower()
     yield from (known.name.lower() for known in Remote.known() if known.name)
-
-
-def _refuse_shards(value: Any, place: tuple[str, ...]) -> None:
-    """Refuse a state of which this process holds a part.
-
-    Raises:
-        StateError: it is one.
-    """
-    if isinstance(value, torch.Tensor):
-        if any(kind.__name__ in _PARTS_OF_RANKS for kind in type(value).__mro__):
-            raise errors.StateError(
-                f"{'.'.join(place)} is a {type(value).__name__}, of which each rank holds a part, and a checkpoint is "
-                "one file of rank 0: use strategy='ddp', or let the strategy gather the state, as "
-                "FSDPStrategy(state_dict_type='full') and ModelParallelStrategy(save_distributed_checkpoint=False) do"
-            )
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _refuse_shards(item, (*place, str(key)))
-    elif isinstance(value, (list, tuple)):
-        for number, item in enumerate(value):
-            _refuse_shards(item, (*place, str(number)))
 
 
 def _finish_at_exit(io: StorageCheckpointIO) -> None:
