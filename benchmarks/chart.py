@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # All of them are legible on a white page and on a dark one: the picture has no background of its own.
-_OURS, _OTHERS, _TEXT, _SPREAD = "#2f7fd0", "#8d8d8d", "#7d7d7d", "#d08a2f"
+_OURS, _OTHERS, _TEXT, _SPREAD = "#2f7fd0", "#8d8d8d", "#838383", "#d08a2f"
 _LATER = {_OURS: "#8ab8e6", _OTHERS: "#c3c3c3"}
 _TITLES = {
     "checkpoints": "What a checkpoint costs the training, and how fast it travels",
@@ -85,7 +85,7 @@ def _peers(report: Mapping[str, Any]) -> Figure:
     files, size = report["settings"]["files"], report["settings"]["bytes a file"]
     axis.set_title(
         f"Seconds to read {files} files of {round(size / 1000)} KB from a server {report['settings']['RTT']} away",
-        fontsize=11,
+        fontsize=12,
         color=_TEXT,
         loc="left",
     )
@@ -115,7 +115,7 @@ def _by_unit(report: Mapping[str, Any]) -> Figure:
     for axis, (unit, cases) in zip(axes, by_unit.items(), strict=True):
         _bars(axis, unit, cases)
     name = report["benchmark"]
-    figure.suptitle(_TITLES.get(name, name), fontsize=11, color=_TEXT)
+    figure.suptitle(_TITLES.get(name, name), fontsize=12, color=_TEXT)
     return figure
 
 
@@ -148,7 +148,7 @@ def _style(axis: Axes) -> None:
     """One linear axis from zero, nothing that is not needed."""
     axis.set_xlim(left=0)
     axis.margins(x=0.12)
-    axis.tick_params(labelsize=9, colors=_TEXT, length=0)
+    axis.tick_params(labelsize=10, colors=_TEXT, length=0)
     axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axis.grid(axis="x", color=_TEXT, alpha=0.25, linewidth=0.6)
     axis.set_axisbelow(True)
