@@ -148,6 +148,19 @@ def test_what_a_page_names_is_there(page: str) -> None:
         assert ended.value.code == 0, command
 
 
+def test_decisions_are_dated_and_listed() -> None:
+    """Each note has the date of its name, and a line in the index, which says if the note no longer holds."""
+    folder = ROOT / "docs" / "decisions"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    lines = dict(re.findall(r"^- \[.*\]\((\S+\.md)\)(.*)$", index, re.MULTILINE))
+    notes = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("2*.md")}
+    assert lines.keys() == notes.keys()
+    for name, text in notes.items():
+        dated = text.splitlines()[2]
+        assert dated.startswith(name[:10]), name
+        assert ("superseded" in dated.lower()) == ("superseded" in lines[name]), name
+
+
 def test_troubleshooting_has_every_error() -> None:
     """With what to do, and with what it can be caught as."""
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
