@@ -72,7 +72,7 @@ def _peers(report: Mapping[str, Any]) -> Figure:
     }
     who = [name.removesuffix(": warm epoch") for name in seconds if name.endswith(": warm epoch")]
     who.sort(key=lambda name: (name != "ours", name == _REFERENCE, seconds[f"{name}: cold epoch"]))
-    figure = Figure(figsize=(8.2, 0.52 * len(who) + 1.5), layout="constrained")
+    figure = Figure(figsize=(6.8, 0.5 * len(who) + 1.2), layout="constrained")
     axis = figure.subplots()
     for number, name in enumerate(who):
         colour = _OURS if name == "ours" else _OTHERS
@@ -85,13 +85,11 @@ def _peers(report: Mapping[str, Any]) -> Figure:
     files, size = report["settings"]["files"], report["settings"]["bytes a file"]
     axis.set_title(
         f"Seconds to read {files} files of {round(size / 1000)} KB from a server {report['settings']['RTT']} away",
-        fontsize=12,
+        fontsize=11,
         color=_TEXT,
-        loc="left",
+        loc="right",
     )
-    axis.set_xlabel(
-        "upper bar: the first epoch; lower bar: each later one. Shorter is better.", fontsize=9, color=_TEXT
-    )
+    axis.set_xlabel("upper bar: first epoch; lower bar: each later one; shorter is better", fontsize=9, color=_TEXT)
     return figure
 
 
@@ -100,7 +98,7 @@ def _bar(axis: Axes, at: float, seconds: float, colour: str) -> None:
     text = f"{seconds:.3f} s" if seconds < 0.1 else f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
     right_of_it = (4, 0)
     axis.annotate(
-        text, (seconds, at), xytext=right_of_it, textcoords="offset points", va="center", fontsize=8, color=_TEXT
+        text, (seconds, at), xytext=right_of_it, textcoords="offset points", va="center", fontsize=9, color=_TEXT
     )
 
 
