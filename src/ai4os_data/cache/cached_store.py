@@ -9,10 +9,11 @@ from typing import IO, TYPE_CHECKING
 from ai4os_data import errors, telemetry
 from ai4os_data.cache.fetching import Request
 from ai4os_data.cache.lookup import Lookup
-from ai4os_data.cache.objects import Held, LocalPath, intact, is_at, share
+from ai4os_data.cache.objects import Held, LocalPath, intact, share
 from ai4os_data.cache.temporaries import TemporaryBody, write_temporary
 from ai4os_data.cache.together import Together
 from ai4os_data.cache.uncached import UncachedStore, only_result
+from ai4os_data.machine import is_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from ai4os_data.checkpoint.ending import finish_runs
 from ai4os_data.checkpoint.handle import SaveHandle
-from ai4os_data.checkpoint.levels import Durability, reaches
 from ai4os_data.checkpoint.manager import BUDGET_S, RANK_TIMEOUT_S, StorageCheckpoint
 from ai4os_data.checkpoint.names import MANIFEST, CheckpointName
 from ai4os_data.checkpoint.preemption import PreemptionGuard
 from ai4os_data.checkpoint.randomness import random_states, set_random_states
 from ai4os_data.checkpoint.ranks import Ranks
 from ai4os_data.checkpoint.restored import Checkpoint, Restored
+from ai4os_data.checkpoint.restoring import read_named
 from ai4os_data.checkpoint.retention import Mode, Retention, chosen_mode
+from ai4os_data.checkpoint.saving import Saver
 from ai4os_data.checkpoint.spool import parse_limit
 from ai4os_data.checkpoint.staging import Staging, with_arrays
 
@@ -21,20 +22,20 @@ __all__ = [
     "RANK_TIMEOUT_S",
     "Checkpoint",
     "CheckpointName",
-    "Durability",
     "Mode",
     "PreemptionGuard",
     "Ranks",
     "Restored",
     "Retention",
     "SaveHandle",
+    "Saver",
     "Staging",
     "StorageCheckpoint",
     "chosen_mode",
     "finish_runs",
     "parse_limit",
     "random_states",
-    "reaches",
+    "read_named",
     "set_random_states",
     "with_arrays",
 ]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from ai4os_data.stores import underway
-from ai4os_data.stores.base import Entry, Fetched, Level, Listing, Store, Unreadable, checked, is_safe
-from ai4os_data.stores.chunked import UploadPlace
+from ai4os_data.stores.base import Entry, Fetched, Listing, Store, Unreadable, checked, is_safe
+from ai4os_data.stores.dav import DavAnswer
 from ai4os_data.stores.directory import DirectoryStore, nearest, within
 from ai4os_data.stores.entries import ByKey, ChosenEntries, PackedEntries
 from ai4os_data.stores.forms import Twins, forms, in_its_form, keyed_alike, shown
+from ai4os_data.stores.levels import LEVELS, Durability, Level, is_on_the_server, lower, reaches
 from ai4os_data.stores.memory import MemoryStore
 from ai4os_data.stores.mounted import STORAGE
 from ai4os_data.stores.multistatus import NotMultistatusError, resources
 from ai4os_data.stores.nextcloud import NextcloudStore
+from ai4os_data.stores.nextcloud_urls import NextcloudUrls
 from ai4os_data.stores.opening import open_dav, open_store
 from ai4os_data.stores.ranged import BLOCK_BYTES, RangedFile
 from ai4os_data.stores.trashbin import TrashBin
@@ -20,16 +22,20 @@ from ai4os_data.stores.webdav import WebDAVStore
 
 __all__ = [
     "BLOCK_BYTES",
+    "LEVELS",
     "STORAGE",
     "ByKey",
     "ChosenEntries",
+    "DavAnswer",
     "DirectoryStore",
+    "Durability",
     "Entry",
     "Fetched",
     "Level",
     "Listing",
     "MemoryStore",
     "NextcloudStore",
+    "NextcloudUrls",
     "NotMultistatusError",
     "PackedEntries",
     "RangedFile",
@@ -38,16 +44,18 @@ __all__ = [
     "Twins",
     "Underway",
     "Unreadable",
-    "UploadPlace",
     "WebDAVStore",
     "checked",
     "forms",
     "in_its_form",
+    "is_on_the_server",
     "is_safe",
     "keyed_alike",
+    "lower",
     "nearest",
     "open_dav",
     "open_store",
+    "reaches",
     "resources",
     "shown",
     "underway",
