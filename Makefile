@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 TORCH := $(VENV)/.torch
 DEMO := $(VENV)/.demo
 READY := $(VENV)/.ready
+LOWEST := $(VENV)-lowest
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Where torch comes from, if not from the index that pip uses: such as that of its CPU builds, which pytorch.org names.
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-live lint format docs clean
+.PHONY: help setup demo test test-long test-live test-lowest lint format docs clean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +52,12 @@ test-long: $(READY) ## run the long tests
 test-live: $(READY) ## run the tests against a Nextcloud of yours, which CONTRIBUTING.md says how to name
 	$(BIN)/python -m pytest tests/live --timeout 600
 
+test-lowest: ## run the tests with the lowest versions that pyproject.toml promises, in an environment of their own
+	@test -x $(LOWEST)/bin/uv || { $(PYTHON) -m venv --clear $(LOWEST) && $(LOWEST)/bin/python -m pip install --quiet uv; }
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[demo,lightning,test]'
+	$(LOWEST)/bin/python -m pytest -m "not long"
+
 lint: $(READY) ## check style, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -64,5 +71,5 @@ docs: $(READY) ## build the pages into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove .venv and everything else that was made here
-	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -103,5 +103,5 @@ def _draw(report: Report, path: Path, *, required: bool) -> int:
     except ImportError as error:
         print(error, file=sys.stderr)
         return 1 if required else 0
-    draw(report, path)
+    draw(report.as_json(), path)
     return 0

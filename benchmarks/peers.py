@@ -155,7 +155,7 @@ def race(report: Report, name: str, contestant: Contestant, setting: Setting) ->
 
 def conclude(report: Report, names: list[str]) -> None:
     """The table side by side, and who is first."""
-    columns = report.columns = ("cold epoch", "warm epoch", "CPU of both", "disk")
+    columns = ("cold epoch", "warm epoch", "CPU of both", "disk")
     names = sorted(names, key=lambda name: report.cases[f"{name}: cold epoch"].median)
     report.cases = {case: report.cases[case] for column in columns for case in (f"{name}: {column}" for name in names)}
     rows: list[tuple[str, ...]] = [("", "cold epoch, s", "warm epoch, ms", "CPU of both, s", "peak disk, MB")]

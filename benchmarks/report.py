@@ -77,10 +77,9 @@ class Report:
         self._bars = dict(bars)
         self._ratios: dict[str, list[float]] = {}
         self.tables: list[list[tuple[str, ...]]] = []  # what is better seen side by side; printed first
-        self.columns: tuple[str, ...] = ()  # of a chart whose cases are called "who: column"
 
     def add(self, name: str, value: float, unit: str, note: str = "") -> None:
-        """Take in what one round of a case has given."""
+        """Record the value that one round of a case has given."""
         self.cases.setdefault(name, Case(name, unit, note=note)).values.append(value)
 
     def ratio(self, name: str, over: str, under: str) -> None:

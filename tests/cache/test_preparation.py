@@ -128,7 +128,7 @@ def test_every_prepare_has_entries_of_its_own(texts: Share, tmp_path: Path) -> N
 def test_fingerprints_are_the_same_in_every_process() -> None:
     """Else each run would fetch everything anew: hash seeds and addresses leave no trace."""
     script = (
-        "from cache.test_preparation import PREPARES; from ai4os_data.cache.fingerprints import fingerprint;"
+        "from tests.cache.test_preparation import PREPARES; from ai4os_data.cache.fingerprints import fingerprint;"
         "print([fingerprint(p) for p in PREPARES.values() if p])"
     )
     said = {

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ai4os_data.stores.base import Entry, Level
+    from ai4os_data.stores import Entry, Level
     from tests.support.servers import WsgidavServer
 
 RTT_S = 0.1  # so that an upload of some requests outlives its script by far

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from ai4os_data.checkpoint.levels import reaches
-from ai4os_data.stores import Store, open_store
+from ai4os_data.stores import Store, open_store, reaches
 from tests.support.crowd import wait_for
 from tests.support.failpoints import run_until
 from tests.support.runs import open_run, remove_before_sending, restored_step, save_steps, state_of, steps_of

@@ -81,7 +81,11 @@ def test_the_same_password_is_obscured_differently_each_time() -> None:
     assert len({obscure(PASSWORD) for _ in range(100)}) == 100
 
 
-@pytest.mark.parametrize("text", ["", "sesame", "x" * 21, PASSWORD, OBSCURED[:-1] + "*", OBSCURED + "=", "\u00e9" * 30])
+@pytest.mark.parametrize(
+    "text",
+    ["", "sesame", "x" * 21, PASSWORD, OBSCURED[:-1] + "*", OBSCURED + "=", "\u00e9" * 30],
+    ids=["empty", "short", "22 letters less one", "plain", "a star in it", "padded", "accents"],
+)
 def test_what_was_not_obscured_is_not_revealed(text: str) -> None:
     """And the error does not show it, nor does its cause."""
     with pytest.raises(ValueError, match="not made by") as raised:

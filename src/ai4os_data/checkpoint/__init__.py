@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ai4os_data.checkpoint.ending import finish_runs
 from ai4os_data.checkpoint.handle import SaveHandle
-from ai4os_data.checkpoint.levels import Durability, reaches
 from ai4os_data.checkpoint.manager import BUDGET_S, RANK_TIMEOUT_S, StorageCheckpoint
 from ai4os_data.checkpoint.names import MANIFEST, CheckpointName
 from ai4os_data.checkpoint.preemption import PreemptionGuard
@@ -21,7 +20,6 @@ __all__ = [
     "RANK_TIMEOUT_S",
     "Checkpoint",
     "CheckpointName",
-    "Durability",
     "Mode",
     "PreemptionGuard",
     "Ranks",
@@ -34,7 +32,6 @@ __all__ = [
     "finish_runs",
     "parse_limit",
     "random_states",
-    "reaches",
     "set_random_states",
     "with_arrays",
 ]

@@ -16,9 +16,9 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-from ai4os_data.checkpoint.levels import LEVELS
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
 from ai4os_data.machine import ownership
+from ai4os_data.stores import LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ai4os_data.checkpoint.leftovers import NEWEST_STAYS_S
-from ai4os_data.checkpoint.levels import reaches
 from ai4os_data.checkpoint.names import MANIFEST
+from ai4os_data.stores import is_on_the_server
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def set_aside_deleted(store: Store, spool: Spool, history: History, *, may_begin
 
 def _is_gone(store: Store, history: History, spooled: Spooled) -> bool:
     """Whether it had arrived, and neither a listing shows anything of it nor are its files there, asked one by one."""
-    # "local" is also what a mount that caches is worth, and its cache may have died before it was sent.
-    if not reaches(spooled.level, "mount") or history.seen[spooled.name].files:
+    if not is_on_the_server(spooled.level) or history.seen[spooled.name].files:
         return False
     files = (MANIFEST, *spooled.manifest.files)
     return not any(store.exists(f"{spooled.name}/{file}") for file in files)

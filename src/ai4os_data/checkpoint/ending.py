@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.checkpoint.preemption import end_guards
+from ai4os_data.checkpoint.signals import restore_all
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def finish_runs() -> None:
         log.warning("interrupted: the threads of this process are not waited for, and what they save comes too late")
     _has_begun.set()
     if endings := _open_ones():
-        end_guards()
+        restore_all()
         try:
             why = _wait_for(endings)
         except KeyboardInterrupt:

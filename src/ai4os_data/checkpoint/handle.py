@@ -7,12 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.checkpoint.levels import LEVELS, reaches
+from ai4os_data.stores import LEVELS, reaches
 
 if TYPE_CHECKING:
-    from ai4os_data.checkpoint.levels import Durability
     from ai4os_data.checkpoint.names import CheckpointName
-    from ai4os_data.stores import Level
+    from ai4os_data.stores import Durability, Level
 
 
 class SaveHandle:

@@ -24,10 +24,10 @@ from ai4os_data.checkpoint.attempts import (
     turn,
     unlock,
 )
-from ai4os_data.checkpoint.levels import reaches
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.spool_directory import run_folders
 from ai4os_data.machine import ownership
+from ai4os_data.stores import is_on_the_server
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _found(run: Path) -> list[_Arrived]:
 def _arrived(attempt: Path) -> Iterator[tuple[CheckpointName, Path]]:
     for name, level in levels_in(attempt).items():
         folder = attempt / name.folder
-        if reaches(level, "mount") and ownership.is_own_folder(folder):
+        if is_on_the_server(level) and ownership.is_own_folder(folder):
             yield name, folder
 
 

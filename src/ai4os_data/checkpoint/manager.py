@@ -25,7 +25,6 @@ from ai4os_data.checkpoint.ending import Ending, daemons, is_late, note_thread, 
 from ai4os_data.checkpoint.handle import SaveHandle
 from ai4os_data.checkpoint.history import History, Seen
 from ai4os_data.checkpoint.launchers import check_group
-from ai4os_data.checkpoint.levels import LEVELS, Durability, reaches
 from ai4os_data.checkpoint.lifetimes import weakly, without_locals
 from ai4os_data.checkpoint.loading import check_into, load_checkpoint
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
@@ -44,7 +43,7 @@ from ai4os_data.checkpoint.staging import Staging
 from ai4os_data.checkpoint.uploads import Upload, Uploads
 from ai4os_data.http import Patience, passes
 from ai4os_data.machine import tell_after_fork
-from ai4os_data.stores import open_store
+from ai4os_data.stores import LEVELS, is_on_the_server, open_store, reaches
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ if TYPE_CHECKING:
 
     from ai4os_data.checkpoint.plan import Place
     from ai4os_data.locations import Remote
-    from ai4os_data.stores import Level, Store
+    from ai4os_data.stores import Durability, Level, Store
 
 RANK_TIMEOUT_S = 600.0
 BUDGET_S = 5.0  # the platform kills so long after SIGTERM
@@ -319,9 +318,11 @@ class StorageCheckpoint:
 
     def _send_what_was_left(self, left: list[Spooled]) -> None:
         """Send the newest of what an earlier process could not, and what is to stay; the rest goes after it."""
-        # "local" is also what a mount that caches is worth, and its cache may have died with the process.
-        level = max(self.best_level, "mount", key=LEVELS.index)
-        unsent = [spooled for spooled in left if not reaches(spooled.level, level)]
+        unsent = [
+            spooled
+            for spooled in left
+            if not (is_on_the_server(spooled.level) and reaches(spooled.level, self.best_level))
+        ]
         intact = [spooled for spooled in unsent if _is_sound(spooled)]
         uploads = [Upload(spooled, None, self) for spooled in intact]
         displaced = self._displaced(uploads) if uploads else []
@@ -354,7 +355,7 @@ class StorageCheckpoint:
         with self._reading:
             for older in self._superseded(spooled.name):
                 self._spool.remove(older)
-            if reaches(level, "mount"):  # a mount that caches may lose it yet: nothing on the store may go for it
+            if is_on_the_server(level):  # nothing on the store goes before that
                 self._prune(spooled.name)
 
     def _superseded(self, sent: CheckpointName) -> Iterator[Spooled]:
@@ -362,7 +363,7 @@ class StorageCheckpoint:
         entries, busy = self._spool.entries(), self._busy()
         kept = self._kept_for_good(entries)
         for spooled in entries:
-            is_unsent = spooled.name not in self._there and not reaches(spooled.level, "mount")
+            is_unsent = spooled.name not in self._there and not is_on_the_server(spooled.level)
             is_idle = spooled.name not in busy and not (is_unsent and spooled.name in kept)
             if spooled.name.is_older_than(sent) and is_idle:
                 yield spooled
@@ -682,7 +683,7 @@ class StorageCheckpoint:
     def drop_sent(self) -> None:
         """Remove from the spool what is on the store already: the local copy only makes a restore faster."""
         for spooled in self._spool.entries():
-            if reaches(spooled.level, "mount") and not self._is_reading:
+            if is_on_the_server(spooled.level) and not self._is_reading:
                 self._spool.remove(spooled)
         self._spool.drop_set_aside()
 

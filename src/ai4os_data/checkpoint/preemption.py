@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ai4os_data import errors
+from ai4os_data.checkpoint.signals import StopSignals
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import FrameType, TracebackType
+    from types import TracebackType
 
     from typing_extensions import Self
 
     from ai4os_data.checkpoint.handle import SaveHandle
-    from ai4os_data.checkpoint.manager import StorageCheckpoint
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _MARGIN_S = 0.3  # for the manifest, and for the exit
+
+
+class Saves(Protocol):
+    """What a guard needs of a run."""
+
+    def save_anyhow(self, state: Mapping[str, Any], step: int, metrics: Mapping[str, Any] | None) -> SaveHandle:
+        """Save, and leave what earlier saves failed with to somebody else."""
+
+    def time_to_send_s(self) -> float | None:
+        """How long what is not on the server yet will take; None if unknown."""
+
+    def wait_for_uploads(self, timeout_s: float, handle: SaveHandle) -> None:
+        """Wait for a save, but no longer than that."""
 
 
 class PreemptionGuard:
@@ -35,30 +44,21 @@ class PreemptionGuard:
         budget_s: how long the process lives after the signal; the platform kills after 5 seconds.
     """
 
-    def __init__(self, run: StorageCheckpoint, budget_s: float) -> None:
+    def __init__(self, run: Saves, budget_s: float) -> None:
         self._run = run
         self._budget_s = budget_s
-        self._pid = os.getpid()
-        self._requested_at: float | None = None
-        self._before: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
-        self._has_ended = threading.current_thread() is not threading.main_thread()
-        if self._has_ended:
-            log.warning("signals come to the main thread alone: make the preemption_guard() there")
-            return
-        if (outer := self._outer(signal.SIGTERM)) is not None:
-            self._requested_at = outer._requested_at  # noqa: SLF001  of this class
-        for number in _SIGNALS:
-            signal.signal(number, self._note)
+        self._signals = StopSignals()
 
     @property
     def requested(self) -> bool:
         """Whether the process has been asked to end."""
-        return self._requested_at is not None
+        return self._signals.requested_at is not None
 
     @property
     def remaining_s(self) -> float:
         """What is left of the budget; all of it before the signal."""
-        spent_s = 0.0 if self._requested_at is None else time.monotonic() - self._requested_at
+        requested_at = self._signals.requested_at
+        spent_s = 0.0 if requested_at is None else time.monotonic() - requested_at
         return max(0.0, self._budget_s - spent_s)
 
     def save(self, state: Mapping[str, Any], step: int, metrics: Mapping[str, Any] | None = None) -> SaveHandle:
@@ -96,48 +96,7 @@ class PreemptionGuard:
 
     def restore(self) -> None:
         """Put the handlers back that were there before."""
-        self._has_ended = True
-        if threading.current_thread() is not threading.main_thread():
-            return  # only the main thread may change them; ours hands on what comes
-        for number in _SIGNALS:
-            if signal.getsignal(number) == self._note:  # whoever has set another one since keeps it
-                handler = self._beneath(number)
-                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._has_ended or (number == signal.SIGTERM and os.getpid() != self._pid):
-            self._hand_on(number, frame)
-            return
-        if self.requested and number == signal.SIGINT:
-            self.restore()
-            signal.default_int_handler(number, frame)
-        guard: PreemptionGuard | None = self
-        while guard is not None:
-            if not guard.requested:
-                guard._requested_at = time.monotonic()  # noqa: SLF001  of this class
-            guard = guard._outer(number)  # noqa: SLF001  of this class
-
-    def _hand_on(self, number: int, frame: FrameType | None) -> None:
-        """Do what would have been done without this guard."""
-        handler = self._beneath(number)
-        if callable(handler):
-            handler(number, frame)
-        elif handler != signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-    def _beneath(self, number: int) -> Any:
-        """The handler of before, but for those of guards that have ended, or that watch over another process."""
-        handler = self._before[number]
-        guard = getattr(handler, "__self__", None)
-        if isinstance(guard, PreemptionGuard) and (guard._has_ended or guard._pid != os.getpid()):  # noqa: SLF001  of this class
-            return guard._beneath(number)  # noqa: SLF001  of this class
-        return handler
-
-    def _outer(self, number: int) -> PreemptionGuard | None:
-        """The guard that this one is in."""
-        guard = getattr(self._beneath(number), "__self__", None)
-        return guard if isinstance(guard, PreemptionGuard) else None
+        self._signals.restore()
 
     def __enter__(self) -> Self:
         """It watches since it was made."""
@@ -148,11 +107,3 @@ class PreemptionGuard:
     ) -> None:
         """Put the handlers back."""
         self.restore()
-
-
-def end_guards() -> None:
-    """Put the handlers back that were there before any guard, since nobody looks at them any more."""
-    if threading.current_thread() is threading.main_thread():
-        for number in _SIGNALS:
-            while isinstance(guard := getattr(signal.getsignal(number), "__self__", None), PreemptionGuard):
-                guard.restore()

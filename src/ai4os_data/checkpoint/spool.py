@@ -40,12 +40,12 @@ from ai4os_data.checkpoint.attempts import (
     turn,
     write_all,
 )
-from ai4os_data.checkpoint.levels import reaches
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
 from ai4os_data.checkpoint.serialisation import sha256_of, write_state
 from ai4os_data.checkpoint.spool_directory import default_directory, make_run_folder, prepared, usable_directory
 from ai4os_data.machine import descriptors, ownership
+from ai4os_data.stores import is_on_the_server
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Spool:
         gone = [spooled for spooled in self._entries.values() if not spooled.is_whole]
         for spooled in gone:
             del self._entries[spooled.name]
-        lost = [str(spooled.name.step) for spooled in gone if not reaches(spooled.level, "mount")]
+        lost = [str(spooled.name.step) for spooled in gone if not is_on_the_server(spooled.level)]
         log.warning(
             "%s was removed while the run goes on, and is made anew; saving goes on. %sIf something cleans that place, "
             "give StorageCheckpoint another, as spool= or AI4OS_DATA_SPOOL",

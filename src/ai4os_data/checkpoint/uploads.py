@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.checkpoint.levels import lower
 from ai4os_data.checkpoint.lifetimes import without_locals
 from ai4os_data.checkpoint.manifest import attempt_mark
 from ai4os_data.checkpoint.names import MANIFEST
@@ -21,6 +20,7 @@ from ai4os_data.checkpoint.serialisation import sha256_of
 from ai4os_data.checkpoint.spool import is_intact
 from ai4os_data.checkpoint.tries import Tries
 from ai4os_data.http import Patience
+from ai4os_data.stores import lower
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:

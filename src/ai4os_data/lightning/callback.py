@@ -58,8 +58,9 @@ if TYPE_CHECKING:
 
     from ai4os_data.cache import DiskCache
     from ai4os_data.checkpoint import Checkpoint as Found
-    from ai4os_data.checkpoint import Durability, Mode, Restored
+    from ai4os_data.checkpoint import Mode, Restored
     from ai4os_data.locations import Remote
+    from ai4os_data.stores import Durability
 
 __all__ = ["StorageCheckpointCallback", "StorageCheckpointIO"]
 

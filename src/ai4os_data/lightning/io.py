@@ -16,21 +16,22 @@ import torch
 import torch.distributed as dist
 
 from ai4os_data import errors
-from ai4os_data.checkpoint import MANIFEST, RANK_TIMEOUT_S, StorageCheckpoint, finish_runs, reaches
+from ai4os_data.checkpoint import MANIFEST, RANK_TIMEOUT_S, StorageCheckpoint, finish_runs
 from ai4os_data.http import PASSING, Patience, passes
 from ai4os_data.lightning.flavour import CheckpointIO, TorchCheckpointIO, Trainer
 from ai4os_data.lightning.hparams import with_opened, with_pickled
 from ai4os_data.lightning.options import checked_options
 from ai4os_data.locations import LINKED, Remote
 from ai4os_data.locations import parsing as locations
-from ai4os_data.stores import Underway, open_store
+from ai4os_data.stores import Underway, is_on_the_server, open_store, reaches
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ai4os_data.cache import DiskCache
-    from ai4os_data.checkpoint import CheckpointName, Durability, SaveHandle
+    from ai4os_data.checkpoint import CheckpointName, SaveHandle
+    from ai4os_data.stores import Durability
 
 __all__ = ["StorageCheckpointIO"]
 
@@ -296,14 +297,14 @@ class StorageCheckpointIO(CheckpointIO):
         run, handle = sending.run, sending.handle
         with suppress(errors.StorageError):  # closing tells of it
             handle.wait(timeout_s=_USUALLY_ARRIVED_S)
-        is_early = reaches(handle.level, "mount")
+        is_early = is_on_the_server(handle.level)
         run.drop_sent()
         try:
             run.close()
         except errors.StorageError as error:
             if location not in self._doomed or not passes(error):
                 self._failed[location] = error
-        if reaches(handle.level, "mount"):  # a mount that caches may lose it yet: nothing goes for it
+        if is_on_the_server(handle.level):  # nothing goes before that
             self._safe = max(self._safe, sending.number)
             if not is_early:
                 self._drop_late(location)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ai4os_data.stores import underway
-from ai4os_data.stores.base import Entry, Fetched, Level, Listing, Store, Unreadable, checked, is_safe
+from ai4os_data.stores.base import Entry, Fetched, Listing, Store, Unreadable, checked, is_safe
 from ai4os_data.stores.dav import DavAnswer
 from ai4os_data.stores.directory import DirectoryStore, nearest, within
 from ai4os_data.stores.entries import ByKey, ChosenEntries, PackedEntries
 from ai4os_data.stores.forms import Twins, forms, in_its_form, keyed_alike, shown
+from ai4os_data.stores.levels import LEVELS, Durability, Level, is_on_the_server, lower, reaches
 from ai4os_data.stores.memory import MemoryStore
 from ai4os_data.stores.mounted import STORAGE
 from ai4os_data.stores.multistatus import NotMultistatusError, resources
@@ -21,11 +22,13 @@ from ai4os_data.stores.webdav import WebDAVStore
 
 __all__ = [
     "BLOCK_BYTES",
+    "LEVELS",
     "STORAGE",
     "ByKey",
     "ChosenEntries",
     "DavAnswer",
     "DirectoryStore",
+    "Durability",
     "Entry",
     "Fetched",
     "Level",
@@ -45,11 +48,14 @@ __all__ = [
     "checked",
     "forms",
     "in_its_form",
+    "is_on_the_server",
     "is_safe",
     "keyed_alike",
+    "lower",
     "nearest",
     "open_dav",
     "open_store",
+    "reaches",
     "resources",
     "shown",
     "underway",

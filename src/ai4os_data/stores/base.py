@@ -9,7 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ai4os_data import errors
 from ai4os_data.http import Body, Content, FileBody, HashBody, MemoryBody, Source
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from io import FileIO
     from pathlib import Path
 
+    from ai4os_data.stores.levels import Level
+
 PIECE_BYTES = 1024 * 1024
 
 _LEAVES = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")  # an empty part, one or two dots, a NUL
@@ -25,8 +27,6 @@ _LEAVES = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")  # an empty part, one or two 
 MakeBody = Callable[["Entry"], Body]
 Entries = list["Entry"]  # inside a store, `list` is its verb
 Keys = list[str]
-Level = Literal["local", "mount", "confirmed"]
-"""How safe a written file is: with this machine alone, taken by a mount that writes through, or verified."""
 OnBytes = Callable[[int], None]
 
 

@@ -24,7 +24,6 @@ from ai4os_data.stores.base import (
     Entry,
     Fetched,
     Keys,
-    Level,
     Listing,
     MakeBody,
     OnBytes,
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ai4os_data.http import Content
+    from ai4os_data.stores.levels import Level
 
 T = TypeVar("T")
 
