@@ -115,7 +115,7 @@ class Patient(lightning.Callback):
 def newest_save(callback: Any) -> SaveHandle | None:
     """Return the handle of the newest save of a callback, if it is ours and has saved."""
     run = callback._runs.current if isinstance(callback, StorageCheckpointCallback) else None
-    return None if run is None else run._newest
+    return None if run is None else run.saver.newest
 
 
 def callback_of(share: Folder, tmp_path: Path, name: str = "run", **options: Any) -> StorageCheckpointCallback:

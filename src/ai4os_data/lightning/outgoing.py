@@ -37,7 +37,7 @@ class _Sending(NamedTuple):
     @property
     def is_through(self) -> bool:
         """Whether nothing more will come of it."""
-        return self.handle.error is not None or reaches(self.handle.level, self.run.best_level)
+        return self.handle.error is not None or reaches(self.handle.level, self.run.saver.best_level)
 
 
 class Outgoing:
@@ -146,7 +146,7 @@ class Outgoing:
         with suppress(errors.StorageError):  # closing raises it
             handle.wait(timeout_s=_USUALLY_ARRIVED_S)
         is_early = is_on_the_server(handle.level)
-        run.drop_sent()
+        run.saver.spool.drop_sent()
         try:
             run.close()
         except errors.StorageError as error:
@@ -156,7 +156,7 @@ class Outgoing:
             self._safe = max(self._safe, sending.number)
             if not is_early:  # the spool still has what arrived while the run was being closed
                 with suppress(errors.StorageError), self.opened(location, alone=True) as again:
-                    again.drop_sent()
+                    again.saver.spool.drop_sent()
             for name in sending.older - {self.loaded.get(location)}:
                 self._remove_if_possible(f"{location}/{name.attempt}")
         if self._sending.get(location) is sending:
@@ -172,7 +172,7 @@ class Outgoing:
         try:
             older = before.older if before else {found.name for found in run.list()}
             if before is None and (resumed := self.loaded.get(location)) is not None:
-                run.go_on_from(resumed)  # no rule of its own removes it then
+                run.saver.go_on_from(resumed)  # no rule of its own removes it then
             handle = run.save(checkpoint, int(checkpoint.get("global_step", 0)))
         except BaseException:
             if before is None:

@@ -51,7 +51,7 @@ class Resumed:
         name = CheckpointName.parse(ours.get("name", ""))
         is_of_this_run = self._ranks.writes and name in {found.name for found in run.list()}
         if is_of_this_run and name is not None:
-            run.go_on_from(name)
+            run.saver.go_on_from(name)
         # The same step of another run is not here yet.
         is_here = self._ranks.broadcast(is_of_this_run)
         self.saved_step = int(checkpoint["global_step"]) if is_here and not self.is_cut_off else 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ai4os_data.checkpoint import Checkpoint, CheckpointName, StorageCheckpoint
+from ai4os_data.checkpoint import Checkpoint, CheckpointName, StorageCheckpoint, read_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -76,7 +76,7 @@ class Runs:
     def file_of(self, location: str, name: CheckpointName) -> str | None:
         """The file of one checkpoint."""
         with self._read(location) as run:
-            return self._known(name) or self._file(run, run.read_named(name))
+            return self._known(name) or self._file(run, read_named(run.saver, name))
 
     def _opened(self, location: str, *, alone: bool = False) -> StorageCheckpoint:
         return StorageCheckpoint(location, remote=self._remote, alone=alone, **self._options)
@@ -100,7 +100,7 @@ class Runs:
             return None
         if (known := self._known(restored.name)) is not None:
             return known
-        folder = run.room_for(restored.size_bytes)
+        folder = run.saver.room.for_download(restored.size_bytes)
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         ours = {**restored.get(OURS, {"random": []}), "name": str(restored.name)}
         path = folder / f"{restored.name.attempt}-{restored.name.folder}.ckpt"

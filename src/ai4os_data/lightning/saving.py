@@ -207,14 +207,14 @@ class Saving:
             self._warn(lacking)
         metrics = self._metrics.of(trainer)
         if ranks.writes:
-            self._best.note([*self._coming(), *self._run.known().values(), metrics])
+            self._best.note([*self._coming(), *self._run.saver.catalogue.known().values(), metrics])
         is_same, self._best.score = ranks.broadcast((len({step for step, _ in everywhere}) == 1, self._best.score))
         if not is_same:
             raise errors.CheckpointError(f"step {moment.step} of rank {ranks.rank} is not where the other ranks are")
         checkpoint = self._kept.take() if is_kept else self._checkpoint(trainer, moment)
         checkpoint[OURS]["random"] = [random for _, random in everywhere]
         # At an exception what failed before is left to close: it is no failure of this one.
-        save = self._run.save if hurried is None else self._run.save_anyhow
+        save = self._run.save if hurried is None else self._run.saver.save
         self._newest = save(checkpoint, moment.step, metrics), metrics
         self._saved_step = moment.step
 

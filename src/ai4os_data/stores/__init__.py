@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ai4os_data.stores import underway
 from ai4os_data.stores.base import Entry, Fetched, Listing, Store, Unreadable, checked, is_safe
-from ai4os_data.stores.chunked import UploadPlace
+from ai4os_data.stores.dav import DavAnswer
 from ai4os_data.stores.directory import DirectoryStore, nearest, within
 from ai4os_data.stores.entries import ByKey, ChosenEntries, PackedEntries
 from ai4os_data.stores.forms import Twins, forms, in_its_form, keyed_alike, shown
@@ -13,6 +13,7 @@ from ai4os_data.stores.memory import MemoryStore
 from ai4os_data.stores.mounted import STORAGE
 from ai4os_data.stores.multistatus import NotMultistatusError, resources
 from ai4os_data.stores.nextcloud import NextcloudStore
+from ai4os_data.stores.nextcloud_urls import NextcloudUrls
 from ai4os_data.stores.opening import open_dav, open_store
 from ai4os_data.stores.ranged import BLOCK_BYTES, RangedFile
 from ai4os_data.stores.trashbin import TrashBin
@@ -25,6 +26,7 @@ __all__ = [
     "STORAGE",
     "ByKey",
     "ChosenEntries",
+    "DavAnswer",
     "DirectoryStore",
     "Durability",
     "Entry",
@@ -33,6 +35,7 @@ __all__ = [
     "Listing",
     "MemoryStore",
     "NextcloudStore",
+    "NextcloudUrls",
     "NotMultistatusError",
     "PackedEntries",
     "RangedFile",
@@ -41,7 +44,6 @@ __all__ = [
     "Twins",
     "Underway",
     "Unreadable",
-    "UploadPlace",
     "WebDAVStore",
     "checked",
     "forms",
