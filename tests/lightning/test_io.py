@@ -275,7 +275,7 @@ def wrong_password(io: StorageCheckpointIO, share: Share) -> None:
     import dataclasses
 
     assert share.remote is not None
-    io._remote = dataclasses.replace(share.remote, password="withdrawn")
+    io._outgoing._remote = dataclasses.replace(share.remote, password="withdrawn")
     io.save_checkpoint(STATE, f"{share.location}/b.ckpt")
     io.teardown()
 
@@ -345,7 +345,7 @@ class SaveOnce(lightning.Callback):
         """Save."""
         if trainer.global_step == 5:
             trainer.save_checkpoint(self._path)
-            self.was_behind = self._path in self._io._sending
+            self.was_behind = self._path in self._io._outgoing._sending
 
 
 def test_save_after_a_training_returns_when_it_has_arrived(place: Folder, tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_save_after_a_training_returns_when_it_has_arrived(place: Folder, tmp_pa
     trainer.fit(model, loader)
     assert once.was_behind
     trainer.save_checkpoint(f"{place.location}/end.ckpt")
-    assert io._sending == {}
+    assert io._outgoing._sending == {}
     assert saved(place) == {"five.ckpt", "end.ckpt"}
 
 

@@ -15,7 +15,7 @@ from ai4os_data import errors
 from ai4os_data.checkpoint import BUDGET_S, RANK_TIMEOUT_S, Retention, chosen_mode
 from ai4os_data.lightning.agreement import agreed, has_others
 from ai4os_data.lightning.best import Best
-from ai4os_data.lightning.flavour import Checkpoint, SIGTERMException
+from ai4os_data.lightning.flavour import pytorch
 from ai4os_data.lightning.hparams import check_hyperparameters
 from ai4os_data.lightning.options import check_options
 from ai4os_data.lightning.refusals import refuse_strategy
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["StorageCheckpointCallback"]
 
 
-class StorageCheckpointCallback(Checkpoint):
+class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
     """Saves to a storage what Lightning needs to resume exactly where it was.
 
     Every checkpoint is of a moment at which all gradients have been applied: model, optimizers, schedulers, loops, the
@@ -276,7 +276,7 @@ class StorageCheckpointCallback(Checkpoint):
         if self._save_on_exception and self._training is not None:
             self._training.catch(trainer, exception)
         self._leave_training()
-        is_killed = isinstance(exception, SIGTERMException)
+        is_killed = isinstance(exception, pytorch.utilities.exceptions.SIGTERMException)
         try:
             self._runs.end(max(0.0, BUDGET_S - (time.monotonic() - begun_s)) if is_killed else None)
         except errors.StorageError as error:

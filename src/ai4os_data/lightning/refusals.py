@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ai4os_data import errors
-from ai4os_data.lightning.flavour import FLAVOUR, DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
+from ai4os_data.lightning.flavour import FLAVOUR, pytorch
 
 _PARTS_OF_RANKS = ("DTensor", "ShardedTensor")  # by name: each is imported from elsewhere in each torch
 
@@ -18,13 +18,15 @@ def refuse_strategy(strategy: Any) -> None:
     Raises:
         CheckpointError: it is one.
     """
-    if not isinstance(strategy, Strategy):
+    known = pytorch.strategies
+    if not isinstance(strategy, known.Strategy):
         raise errors.CheckpointError(
             f"this Trainer is of {type(strategy).__module__.partition('.')[0]}, and ai4os_data.lightning has been set "
             f"up for {FLAVOUR}: import the one that you use before ai4os_data.lightning, and not both"
         )
-    is_whole = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) and not isinstance(strategy, DeepSpeedStrategy)
-    if not is_whole or type(strategy).save_checkpoint is not Strategy.save_checkpoint:
+    is_whole = isinstance(strategy, (known.SingleDeviceStrategy, known.DDPStrategy))
+    is_sharded = isinstance(strategy, known.DeepSpeedStrategy)  # though it is a DDPStrategy
+    if not is_whole or is_sharded or type(strategy).save_checkpoint is not known.Strategy.save_checkpoint:
         raise errors.CheckpointError(
             f"{type(strategy).__name__} may spread a state over its ranks, and a checkpoint is one file of rank 0: "
             "use strategy='ddp' or a single device; or ModelCheckpoint to a local disk, and copy what it writes"

@@ -5,11 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ai4os_data.lightning.flavour import (
-    GradientAccumulationScheduler,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
+from ai4os_data.lightning.flavour import pytorch
 from ai4os_data.lightning.moments import is_whole_epoch
 
 if TYPE_CHECKING:
@@ -57,9 +53,10 @@ def end_first_epoch(trainer: Trainer) -> None:
 
 def _average(trainer: Trainer) -> None:
     """Let averaged weights have the last step, if an exception has come in between; they know what they have had."""
+    averaging: Any = getattr(pytorch.callbacks, "WeightAveraging", ())  # older ones have none
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set elsewhere
-        if isinstance(callback, WeightAveraging) and trainer.global_step:
-            WeightAveraging.on_train_batch_end(callback, trainer, trainer.lightning_module, None, None, 0)
+        if isinstance(callback, averaging) and trainer.global_step:
+            averaging.on_train_batch_end(callback, trainer, trainer.lightning_module, None, None, 0)
 
 
 def _begin_epoch(trainer: Trainer) -> None:
@@ -69,11 +66,12 @@ def _begin_epoch(trainer: Trainer) -> None:
     """
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set elsewhere
-        if isinstance(callback, GradientAccumulationScheduler):
+        if isinstance(callback, pytorch.callbacks.GradientAccumulationScheduler):
             callback.on_train_epoch_start(trainer)
-        is_stochastic = isinstance(callback, StochasticWeightAveraging) and callback._scheduler_state is not None
+        stochastic = pytorch.callbacks.StochasticWeightAveraging
+        is_stochastic = isinstance(callback, stochastic) and callback._scheduler_state is not None
         if is_stochastic and callback.swa_start <= trainer.current_epoch <= callback.swa_end:
-            StochasticWeightAveraging.on_train_epoch_start(callback, trainer, trainer.lightning_module)
+            stochastic.on_train_epoch_start(callback, trainer, trainer.lightning_module)
             for optimizer, before in zip(trainer.optimizers, rates, strict=True):
                 for group, rate in zip(optimizer.param_groups, before, strict=True):
                     group["lr"] = rate  # a scheduler that is made sets its first one
