@@ -16,7 +16,7 @@ from ai4os_data.cache.staged import allocated
 from ai4os_data.cache.temporaries import TemporaryBody, write_temporary
 from ai4os_data.http import Body, LargeBody, MemoryBody, NoBody
 from ai4os_data.machine import PackedList, Same, packed_texts
-from ai4os_data.stores import BLOCK_BYTES, RangedFile
+from ai4os_data.stores import BLOCK_BYTES, RangedFile, local_path
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ class CachedStore:
 
     def _local_path(self, entry: Entry) -> str | None:
         """Where a file lies on a disk of this machine, if it is wanted as it is there."""
-        return self.store.local_path(entry) if self.cache is None and self._prepare is None else None
+        return local_path(self.store, entry) if self.cache is None and self._prepare is None else None
 
     def holds(self, entry: Entry) -> bool:
         """Whether an entry is on the local disk, in the cache or as the file itself."""

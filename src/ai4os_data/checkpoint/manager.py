@@ -43,7 +43,7 @@ from ai4os_data.checkpoint.staging import Staging
 from ai4os_data.checkpoint.uploads import Upload, Uploads
 from ai4os_data.http import Patience, passes
 from ai4os_data.machine import tell_after_fork
-from ai4os_data.stores import LEVELS, is_on_the_server, open_store, reaches
+from ai4os_data.stores import LEVELS, best_level, is_on_the_server, open_store, reaches
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class StorageCheckpoint:
         self._restoring = Restoring(self._store, self._ranks, weakly(self.room_for))
         if not self._ranks.writes:
             return
-        self.best_level = self._store.best_level
+        self.best_level = best_level(self._store)
         self._wanted = _wanted(durability, self.best_level, self._store)
         self._spool = Spool(named_directory(spool, os.environ), self._store.identity, limit_bytes)
         self._spool.sweep()

@@ -20,7 +20,7 @@ from ai4os_data.checkpoint.serialisation import sha256_of
 from ai4os_data.checkpoint.spool import is_intact
 from ai4os_data.checkpoint.tries import Tries
 from ai4os_data.http import Patience
-from ai4os_data.stores import lower
+from ai4os_data.stores import abandon, lower
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ class Uploads:
     def _abandon(self, upload: Upload) -> None:
         """Leave nothing on the server of what will not be sent: no part of a file counts there."""
         for file, facts in upload.spooled.manifest.files.items():
-            self._store.abandon(f"{upload.spooled.name}/{file}", facts.size_bytes, facts.sha256)
+            abandon(self._store, f"{upload.spooled.name}/{file}", facts.size_bytes, facts.sha256)
 
     def _deliver(self, upload: Upload) -> Level:
         """Send the data, then the manifest, and mark the attempt; the level that all have reached."""

@@ -23,7 +23,7 @@ from ai4os_data.lightning.hparams import with_opened, with_pickled
 from ai4os_data.lightning.options import checked_options
 from ai4os_data.locations import LINKED, Remote
 from ai4os_data.locations import parsing as locations
-from ai4os_data.stores import Underway, is_on_the_server, open_store, reaches
+from ai4os_data.stores import Underway, expunge, is_on_the_server, open_store, reaches
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -354,7 +354,7 @@ class StorageCheckpointIO(CheckpointIO):
         if any(f"{one}/" in entry.key for entry in entries for one in loaded):
             log.info("%s stays: the training goes on from it", location)
             return
-        store.expunge(name, first=[one.key for one in entries if posixpath.basename(one.key) == MANIFEST])
+        expunge(store, name, first=[one.key for one in entries if posixpath.basename(one.key) == MANIFEST])
         log.info("removed the checkpoint %s", location)
 
 

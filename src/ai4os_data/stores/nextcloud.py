@@ -73,10 +73,6 @@ class NextcloudStore(WebDAVStore):
         """Whether the server makes archives, as far as is known."""
         return self._archives
 
-    def token(self) -> str | None:
-        """The folder's ETag, by one PROPFIND of Depth 0: it changes when anything below does."""
-        return self.folder_etag()
-
     def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
         """Read whole files: small ones as archives of many, where the server makes them; the rest by single GETs.
 

@@ -8,7 +8,6 @@ import ssl
 import time
 import weakref
 from contextlib import suppress
-from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -54,10 +53,14 @@ from ai4os_data.stores.base import (
     Keys,
     Listing,
     MakeBody,
+    OnBytes,
     Outcome,
     Store,
     checked,
+    confirm,
     memory_body,
+    read_back,
+    received,
 )
 from ai4os_data.stores.forms import forms, quoted, same_prefix, shown, unquoted
 from ai4os_data.stores.httpx_logs import kept_quiet
@@ -70,8 +73,10 @@ from ai4os_data.telemetry import log, tell_once
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from io import FileIO
+    from pathlib import Path
 
     from ai4os_data.locations import Remote
+    from ai4os_data.stores.levels import Level
 
 T = TypeVar("T")
 Span = tuple[float, float]
@@ -157,21 +162,11 @@ class WebDAVStore(Store):
         """Let go of this process's connections."""
         self.transport.close()
 
-    def waiting(self, outage_s: float) -> Self:
-        """The same folder, read with another patience for a server that is away."""
-        return self._patient(replace(self.patience, outage_s=outage_s))
-
-    def hurried(self, limit_s: float, *, waits: bool) -> Self:
-        """The same folder, for a question that somebody has another answer to after a while."""
-        return self._patient(self.patience.hurried(limit_s, waits=waits))
-
-    def _patient(self, patience: Patience) -> Self:
-        if patience == self.patience:
-            return self
-        store = object.__new__(type(self))
-        store.__dict__.update(
-            self.__dict__, copy_of=self, patience=patience, transport=self.transport.patient(patience)
-        )
+    def with_patience(self, patience: Patience) -> Self:
+        """The same folder, read with another patience for a server that is away, over the same connections."""
+        store = super().with_patience(patience)
+        if store is not self:
+            store.copy_of, store.transport = self, self.transport.patient(patience)
         return store
 
     def folder_etag(self) -> str | None:
@@ -220,22 +215,14 @@ class WebDAVStore(Store):
             return False
         return True
 
-    def place(self, key: str) -> str:
-        """Its address."""
-        return f"{self.base_url}/{quoted(key)}".rstrip("/")
-
     def below_remote(self, key: str) -> str:
         """The path of a key below the remote's URL, not percent-encoded."""
         return "/".join(part for part in (self.path, key) if part)
 
     # --- reading
 
-    def list(self) -> list[Entry]:
-        """Every file below the folder, by Depth infinity where the server allows it, else folder by folder."""
-        return self.listing().complete()
-
     def listing(self) -> Listing:
-        """The same, and what could not be read, beside it."""
+        """Every file below the folder, by Depth infinity if the server allows it, else folder by folder."""
         listing = self._found(lambda: Listings(self).below())
         entries = sorted(listing.entries)
         self.transport.connections.outage.other_urls = tuple(self.url(entry.key) for entry in entries[:2])
@@ -248,16 +235,16 @@ class WebDAVStore(Store):
             ServerUnavailableError: it knows none of the folders above the store's own either: its answer tells nothing.
         """
         above = f"{checked(folder)}/" if folder else ""
-        listing = self._listed_below(folder)
+        listing = self._listed(folder)
         if listing is None and not folder:
             self._check_above()
-            listing = self._listed_below(folder)  # it may have come back in between
+            listing = self._listed(folder)  # it may have come back in between
         if listing is None:
             return []
         base = f"/{above}".rstrip("/")
         return [entry for entry in listing.complete() if same_prefix(f"/{entry.key}", base) is not None]
 
-    def _listed_below(self, folder: str) -> Listing | None:
+    def _listed(self, folder: str) -> Listing | None:
         try:
             return self._found_in_some_form(lambda: Listings(self).below(folder))
         except errors.NotFoundError:
@@ -348,9 +335,12 @@ class WebDAVStore(Store):
             raise errors.IntegrityError(message)
         return data
 
+    def read_into(self, entry: Entry, path: Path, sha256: str | None = None) -> str:
+        """Download by several ranges at a time if the server tells versions apart, else from beginning to end."""
+        return received(self, entry, path, sha256, partial(self._read_into, entry))
+
     def _read_into(self, entry: Entry, file: FileIO) -> str:
-        """By several ranges at a time where the server tells versions apart, else from the begin to the end."""
-        return read_ranges(self.transport, self.url(entry.key), entry, file) or super()._read_into(entry, file)
+        return read_ranges(self.transport, self.url(entry.key), entry, file) or read_back(self, entry, file)
 
     def url(self, key: str) -> str:
         """Where a key is."""
@@ -518,6 +508,13 @@ class WebDAVStore(Store):
             return self.stat(key).size_bytes
         except errors.NotFoundError:
             return None
+
+    def write_confirmed(
+        self, key: str, content: Path | bytes, sha256: str, *, on_bytes: OnBytes | None = None
+    ) -> Level:
+        """PUT a whole new file, and compare the sha256 of what the server holds."""
+        source = Source(content, on_bytes=on_bytes)
+        return confirm(self, key, source, sha256, found=self._before, send=self._store_new)
 
     def _before(self, key: str) -> Entry | None:
         """What an earlier try has left at a key; a folder is refused, where the server shows it so."""
