@@ -42,8 +42,8 @@ TORCH_FROM = FLOORS["datasets"]
 HOMES_OF_LIBRARIES = {
     "diskcache": "cache/",
     "pycurl": "http/transport.py",
-    "webdav4": "stores/webdav.py",
-    "httpx": "stores/webdav.py",
+    "webdav4": "stores/dav.py",
+    "httpx": "stores/dav.py",
 }
 
 Modules = dict[str, ast.Module]  # by the path below the package

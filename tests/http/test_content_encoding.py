@@ -63,7 +63,7 @@ def test_a_transfer_of_a_labelled_file_is_resumed(faulty: Faulty) -> None:
 
 def test_a_head_is_answered(labelled: Faulty) -> None:
     """With the length of the file."""
-    response = labelled.store.transport.send(Request(labelled.store.url(KEY), method="HEAD"))
+    response = labelled.store.transport.send(Request(labelled.store.address.url(KEY), method="HEAD"))
     assert response.headers["content-length"] == str(SIZE_BYTES)
 
 

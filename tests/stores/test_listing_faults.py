@@ -346,7 +346,7 @@ def test_an_error_in_a_multistatus_is_read_as_its_status(
     """Nextcloud streams: the status has left before it is known that there is nothing to tell."""
     body = around.format(SABRE.format(exception))
     fault.always("*", Fault(status=207, body=body.encode()), method="PROPFIND")
-    for ask in (store.list, lambda: store.stat("top.bin"), store.folder_etag, lambda: store.has_folder("a")):
+    for ask in (store.list, lambda: store.stat("top.bin"), store._folder.etag, lambda: store.has_folder("a")):
         with pytest.raises(HIDDEN[exception]) as raised:
             ask()
         assert not isinstance(raised.value, errors.OutOfSpaceError)
@@ -365,7 +365,7 @@ def test_a_missing_path_in_a_multistatus_is_missing_at_once(
     assert store.list_below("a") == []
     with pytest.raises(errors.NotFoundError):
         store.stat("top.bin")
-    for ask in (store.list, store.look, store.folder_etag):
+    for ask in (store.list, store.look, store._folder.etag):
         with pytest.raises(errors.LocationError, match="no such folder"):
             ask()
 

@@ -9,9 +9,6 @@ from ai4os_data.cache.objects import MOST_KNOWN, Held, LocalPath, digest
 from ai4os_data.cache.placement import (
     SMALLEST_BYTES,
     fallback,
-    is_size,
-    parse_size,
-    shown_size,
     spool_candidates,
     spool_room,
 )
@@ -34,11 +31,8 @@ __all__ = [
     "directories",
     "existing",
     "fallback",
-    "is_size",
-    "parse_size",
     "placement",
     "report",
-    "shown_size",
     "spool_candidates",
     "spool_room",
 ]

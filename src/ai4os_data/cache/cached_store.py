@@ -11,11 +11,11 @@ from typing import IO, TYPE_CHECKING, Literal
 from ai4os_data import errors, telemetry
 from ai4os_data.cache.claims import Claim
 from ai4os_data.cache.fingerprints import fingerprint
-from ai4os_data.cache.objects import Held, LocalPath, digest, intact, is_at, share
+from ai4os_data.cache.objects import Held, LocalPath, digest, intact, share
 from ai4os_data.cache.staged import allocated
 from ai4os_data.cache.temporaries import TemporaryBody, write_temporary
 from ai4os_data.http import Body, LargeBody, MemoryBody, NoBody
-from ai4os_data.machine import PackedList, Same, packed_texts
+from ai4os_data.machine import PackedList, Same, is_at, packed_texts
 from ai4os_data.stores import BLOCK_BYTES, RangedFile, local_path
 from ai4os_data.telemetry import log
 

@@ -9,8 +9,8 @@ Nothing is removed or read but by the names that this module gives, in folders o
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
+import operator
 import os
 import secrets
 import shutil
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors
-from ai4os_data.cache import SMALLEST_BYTES, is_size, parse_size, spool_room
+from ai4os_data.cache import SMALLEST_BYTES, spool_room
 from ai4os_data.checkpoint import leftovers
 from ai4os_data.checkpoint.attempts import (
     DELETED,
@@ -29,22 +29,19 @@ from ai4os_data.checkpoint.attempts import (
     MOST_BYTES,
     NEW,
     deleted_in,
-    is_at,
     levels_in,
     note_level,
     read_file,
     remove_if_abandoned,
     remove_if_begun,
     remove_if_empty,
-    try_lock,
     turn,
-    write_all,
 )
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
 from ai4os_data.checkpoint.serialisation import sha256_of, write_state
 from ai4os_data.checkpoint.spool_directory import default_directory, make_run_folder, prepared, usable_directory
-from ai4os_data.machine import descriptors, ownership
+from ai4os_data.machine import descriptors, disk_bytes, is_at, locks, ownership, parse_size, write_new
 from ai4os_data.stores import is_on_the_server
 from ai4os_data.telemetry import log
 
@@ -140,7 +137,7 @@ class Spool:
         beside.mkdir(mode=0o700)
         lock = ownership.open_folder(beside)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            locks.lock(lock)
             beside.rename(self.folder / str(attempt))
         except BaseException:
             os.close(lock)
@@ -237,7 +234,7 @@ class Spool:
             (beside / NEW).rename(beside / file)
             self._check_limit(0)
             manifest = facts({file: FileFacts(written.size_bytes, written.sha256)})
-            _write_file(beside / MANIFEST, manifest.to_json())
+            write_new(beside / MANIFEST, manifest.to_json())
             _sync_folder(beside)
             beside.rename(final)
             _sync_folder(final.parent)
@@ -333,12 +330,8 @@ class Spool:
 
     def used_bytes(self) -> int:
         """What all runs take in the directory."""
-        total = 0
-        for folder, _, files in os.walk(self.directory):
-            for file in files:
-                with suppress(FileNotFoundError):
-                    total += os.lstat(os.path.join(folder, file)).st_blocks * 512
-        return total
+        below = os.walk(self.directory)
+        return sum(disk_bytes(os.path.join(folder, file)) for folder, _, files in below for file in files)
 
     def scratch(self) -> Path:
         """A new folder for a download, which the caller removes; that of a dead process goes with the next start."""
@@ -349,7 +342,7 @@ class Spool:
             path.mkdir(mode=0o700)
             with suppress(FileNotFoundError):  # taken for abandoned before it was locked
                 descriptor = ownership.open_folder(path)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                locks.lock(descriptor)
                 if is_at(descriptor, path):
                     _scratches[path] = descriptor
                     return path
@@ -382,7 +375,7 @@ class Spool:
         if not ownership.is_own_folder(path):
             log.warning("%s is no folder of %s, and is left alone", path, ownership.user(os.geteuid()))
             return
-        lock = try_lock(path)
+        lock = locks.lock_of_the_dead(path, is_folder=True)
         if lock is None:
             log.info("%s is in use by another StorageCheckpoint, of this process or another, and left to it", path)
             return
@@ -452,27 +445,20 @@ def parse_limit(limit: int | str | None) -> int | None:
     """
     if limit is None or limit == "auto":
         return None
-    if isinstance(limit, str) and not is_size(limit):
-        raise ValueError(f"{limit!r} is not a spool limit: write a number of bytes, '20GiB' or 'auto'")
     try:
-        return parse_size(limit)
-    except errors.CacheLimitError as error:
-        raise ValueError(f"{limit!r} is no spool limit: it has to be at least {SMALLEST_BYTES:,} bytes") from error
+        size_bytes = parse_size(limit) if isinstance(limit, str) else operator.index(limit)
+    except (TypeError, ValueError):
+        message = f"{limit!r} is not a spool limit: write a number of bytes, '20GiB' or 'auto'"
+        raise ValueError(message) from None
+    if size_bytes < SMALLEST_BYTES:
+        raise ValueError(f"{limit!r} is no spool limit: it has to be at least {SMALLEST_BYTES:,} bytes")
+    return size_bytes
 
 
 def _is_full(error: BaseException) -> bool:
     """Whether the disk says that it is full, and not one of us."""
     is_ours = isinstance(error, errors.StorageError)
     return isinstance(error, OSError) and not is_ours and error.errno in {errno.ENOSPC, errno.EDQUOT}
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    try:
-        write_all(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from ai4os_data.cache import parse_size
 from ai4os_data.datasets import derived_seed
 from ai4os_data.loader import nesting
 from ai4os_data.loader.accelerated import Accelerated, PreparedPass
@@ -22,6 +21,7 @@ from ai4os_data.loader.next_uses import Course
 from ai4os_data.loader.orders import ForeignOrder, Order, OwnOrder, Way, check_state
 from ai4os_data.loader.progress import Progress
 from ai4os_data.loader.sampler import StorageSampler, in_group
+from ai4os_data.machine import parse_size
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ai4os_data.stores import underway
 from ai4os_data.stores.base import Entry, Fetched, Listing, Store, Unreadable, checked, file_at, is_safe
-from ai4os_data.stores.chunked import UploadPlace
+from ai4os_data.stores.dav import DavAnswer
 from ai4os_data.stores.directory import DirectoryStore
 from ai4os_data.stores.directory_files import nearest
 from ai4os_data.stores.entries import ByKey, ChosenEntries, PackedEntries
@@ -15,6 +15,7 @@ from ai4os_data.stores.memory import MemoryStore
 from ai4os_data.stores.mounted import STORAGE
 from ai4os_data.stores.multistatus import NotMultistatusError, resources
 from ai4os_data.stores.nextcloud import NextcloudStore
+from ai4os_data.stores.nextcloud_urls import NextcloudUrls
 from ai4os_data.stores.opening import open_dav, open_store
 from ai4os_data.stores.os_errors import within
 from ai4os_data.stores.ranged import BLOCK_BYTES, RangedFile
@@ -28,6 +29,7 @@ __all__ = [
     "STORAGE",
     "ByKey",
     "ChosenEntries",
+    "DavAnswer",
     "DirectoryStore",
     "Durability",
     "Entry",
@@ -36,6 +38,7 @@ __all__ = [
     "Listing",
     "MemoryStore",
     "NextcloudStore",
+    "NextcloudUrls",
     "NotMultistatusError",
     "PackedEntries",
     "RangedFile",
@@ -44,7 +47,6 @@ __all__ = [
     "Twins",
     "Underway",
     "Unreadable",
-    "UploadPlace",
     "WebDAVStore",
     "abandon",
     "address_of",

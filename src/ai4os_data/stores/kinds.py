@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ai4os_data.errors import NotFoundError, StorageError
 from ai4os_data.stores.directory import DirectoryStore
-from ai4os_data.stores.forms import quoted
 from ai4os_data.stores.nextcloud import NextcloudStore
 from ai4os_data.stores.webdav import WebDAVStore
 
@@ -57,7 +56,7 @@ def address_of(store: Store, key: str) -> str:
     if isinstance(store, DirectoryStore):
         return os.path.realpath(f"{store.root}/{key}")  # whatever links lead to it
     if isinstance(store, WebDAVStore):
-        return f"{store.base_url}/{quoted(key)}".rstrip("/")
+        return store.address.url_below_remote(store.address.below_remote(key))
     return f"{store.identity}/{key}".rstrip("/")
 
 

@@ -166,7 +166,7 @@ def test_a_put_onto_a_folder_removes_nothing(folder: Place) -> None:
     folder.put("a/b.bin", b"precious")
     for repeats in (False, True):
         with pytest.raises(LocationError, match="there is a folder of this name"):
-            store.upload("a", Source(b"1"), repeats=repeats)
+            store._writer.put("a", Source(b"1"), repeats=repeats)
     assert folder.files() == {"a/b.bin": b"precious"}
 
 
