@@ -13,6 +13,7 @@ from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
 from ai4os_data.checkpoint.spool import Spool, Spooled, _manifest_in, default_directory, is_intact, parse_limit
 from tests.support.disks import tmpfs
+from tests.support.runs import drop_sent_of_others
 
 ATTEMPT = AttemptName(1, "0123abcd")
 
@@ -185,7 +186,7 @@ def test_what_other_runs_have_sent_gives_way(tmp_path: Path) -> None:
         spool.note(sent, "confirmed")
         assert unsent.level == "local"
     other.let_go()
-    mine.drop_sent_of_others()
+    drop_sent_of_others(mine)
     assert [spooled.name.step for spooled in Spool(tmp_path, "other").adopt()] == [2]
     living.let_go()
     assert [spooled.name.step for spooled in Spool(tmp_path, "living").adopt()] == [1, 2]

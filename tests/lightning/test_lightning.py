@@ -172,8 +172,8 @@ class Slow(lightning.Callback):
         """Wait, and remember the weights that are in it."""
         self.weights[trainer.global_step] = weights_of(pl_module)
         assert self._other._run is not None
-        if self._other._run._newest is not None:
-            self._other._run._newest.wait(timeout_s=30)
+        if self._other._run.saver.newest is not None:
+            self._other._run.saver.newest.wait(timeout_s=30)
 
 
 class Pause(lightning.Callback):

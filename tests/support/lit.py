@@ -79,7 +79,7 @@ class Signal(lightning.Callback):
         """Send it, to all ranks at once."""
         if trainer.global_step == self._step:
             for callback in trainer.checkpoint_callbacks:
-                newest = callback._run._newest
+                newest = callback._run.saver.newest
                 if newest is not None:
                     newest.wait(self._level, timeout_s=60)
             trainer.strategy.barrier()
@@ -109,8 +109,8 @@ class Patient(lightning.Callback):
         """Wait."""
         for callback in trainer.checkpoint_callbacks:
             run = getattr(callback, "_run", None)
-            if run is not None and run._newest is not None:
-                run._newest.wait(timeout_s=30)
+            if run is not None and run.saver.newest is not None:
+                run.saver.newest.wait(timeout_s=30)
 
 
 def callback_of(share: Folder, tmp_path: Path, name: str = "run", **options: Any) -> StorageCheckpointCallback:

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ from ai4os_data.stores import is_on_the_server
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ai4os_data.stores import Level
@@ -106,6 +106,8 @@ class Spool:
         self._entries: dict[CheckpointName, Spooled] = {}
         self._aside: dict[CheckpointName, Path] = {}  # removed on the storage, and kept for a while all the same
         self._guard = threading.RLock()
+        self.reading = threading.Lock()  # held while one is read, and while what newer ones supersede is removed
+        self._is_read = False
         make_run_folder(self.folder)
 
     def open_attempt(self, attempt: AttemptName) -> None:
@@ -266,14 +268,6 @@ class Spool:
                 (spooled.folder / MANIFEST).unlink(missing_ok=True)
                 shutil.rmtree(spooled.folder)
 
-    def drop_sent_of_others(self) -> None:
-        """Remove what other runs have left here that is on their stores."""
-        leftovers.drop_all(self.directory, self.folder)
-
-    def sweep(self) -> None:
-        """Remove what closed runs have left here that is on their stores, by age and by share of the disk."""
-        leftovers.sweep(self.directory, self.folder, self.limit_bytes)
-
     def set_aside(self, spooled: Spooled) -> None:
         """Leave alone what somebody has removed on the storage: from now on it is no checkpoint of the run."""
         with self._guard:
@@ -282,8 +276,21 @@ class Spool:
             with suppress(OSError):  # a full disk: then the next start finds it out once more
                 note_level(spooled.folder.parent, spooled.name, DELETED)
 
-    def drop_set_aside(self) -> None:
-        """Remove what was set aside."""
+    @contextmanager
+    def read(self) -> Iterator[None]:
+        """Remove nothing while a checkpoint is read."""
+        with self.reading:
+            self._is_read = True
+            try:
+                yield
+            finally:
+                self._is_read = False
+
+    def drop_sent(self) -> None:
+        """Remove what is on the store already, where a restore finds it too, and what was set aside."""
+        for spooled in self.entries():
+            if is_on_the_server(spooled.level) and not self._is_read:
+                self.remove(spooled)
         with self._guard:
             for folder in self._aside.values():
                 shutil.rmtree(folder, ignore_errors=True)

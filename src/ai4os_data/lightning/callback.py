@@ -29,6 +29,7 @@ from ai4os_data.checkpoint import (
     Retention,
     StorageCheckpoint,
     chosen_mode,
+    read_named,
     set_random_states,
 )
 from ai4os_data.lightning.best import Best
@@ -280,7 +281,7 @@ class StorageCheckpointCallback(Checkpoint):
         name = CheckpointName.parse(ours.get("name", ""))
         is_of_this_run = self._ranks.writes and name in {found.name for found in self._run.list()}
         if is_of_this_run and name is not None:
-            self._run.go_on_from(name)
+            self._run.saver.go_on_from(name)
         # The same step of another run is not here yet.
         is_here = self._ranks.broadcast(is_of_this_run)
         self._saved_step = int(checkpoint["global_step"]) if is_here and not awaits else 0
@@ -559,14 +560,14 @@ class StorageCheckpointCallback(Checkpoint):
         self._warn_of_monitor(trainer)
         metrics = self._metrics(trainer)
         if ranks.writes:
-            self._best.note([*self._run.known().values(), metrics])
+            self._best.note([*self._run.saver.catalogue.known().values(), metrics])
         is_same, self._best.score = ranks.broadcast((len({step for step, _ in everywhere}) == 1, self._best.score))
         if not is_same:
             raise errors.CheckpointError(f"step {moment.step} of rank {ranks.rank} is not where the other ranks are")
         checkpoint = self._kept.take() if is_kept else self._checkpoint(trainer, moment)
         checkpoint[_OURS]["random"] = [random for _, random in everywhere]
         # At an exception what failed before is left to close: it is no failure of this one.
-        save = self._run.save if ranks is not self._hurried_ranks else self._run.save_anyhow
+        save = self._run.save if ranks is not self._hurried_ranks else self._run.saver.save
         save(checkpoint, moment.step, metrics)
         self._saved_step = moment.step
 
@@ -720,13 +721,13 @@ class StorageCheckpointCallback(Checkpoint):
     def _file_of(self, run: StorageCheckpoint, found: Found) -> str:
         if (path := self._files.get(found.name)) is not None and path.exists():
             return str(path)
-        return self._written(run, run.read_named(found.name))
+        return self._written(run, read_named(run.saver, found.name))
 
     def _written(self, run: StorageCheckpoint, restored: Restored) -> str:
         """A local file as Lightning loads it; it goes with this process."""
         path = self._files.get(restored.name)
         if path is None or not path.exists():  # somebody may have cleaned the spool
-            folder = run.room_for(restored.size_bytes)
+            folder = run.saver.room.for_download(restored.size_bytes)
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             ours = {**restored.get(_OURS, {"random": []}), "name": str(restored.name)}
             path = folder / f"{restored.name.attempt}-{restored.name.folder}.ckpt"

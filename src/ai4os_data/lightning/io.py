@@ -221,7 +221,7 @@ class StorageCheckpointIO(CheckpointIO):
         try:
             older = before.older if before else {found.name for found in run.list()}
             if before is None and (resumed := self._loaded.get(location)) is not None:
-                run.go_on_from(resumed)  # no rule of its own removes it then
+                run.saver.go_on_from(resumed)  # no rule of its own removes it then
             handle = run.save(checkpoint, int(checkpoint.get("global_step", 0)))
         except BaseException:
             if before is None:
@@ -298,7 +298,7 @@ class StorageCheckpointIO(CheckpointIO):
         with suppress(errors.StorageError):  # closing tells of it
             handle.wait(timeout_s=_USUALLY_ARRIVED_S)
         is_early = is_on_the_server(handle.level)
-        run.drop_sent()
+        run.saver.spool.drop_sent()
         try:
             run.close()
         except errors.StorageError as error:
@@ -317,7 +317,7 @@ class StorageCheckpointIO(CheckpointIO):
     def _drop_late(self, location: str) -> None:
         """Take from the spool what arrived while its run was being closed."""
         with suppress(errors.StorageError), self._opened(location, alone=True) as run:
-            run.drop_sent()
+            run.saver.spool.drop_sent()
 
     def _raise_what_failed(self, *, lasting: bool) -> None:
         """Raise an error once; of those that may pass the training learns in the end.
@@ -369,7 +369,7 @@ class _Sending(NamedTuple):
     @property
     def is_through(self) -> bool:
         """Whether nothing more will come of it."""
-        return self.handle.error is not None or reaches(self.handle.level, self.run.best_level)
+        return self.handle.error is not None or reaches(self.handle.level, self.run.saver.best_level)
 
 
 def _is_fitting() -> bool:

@@ -196,7 +196,8 @@ class DirectoryStore(Store):
     ) -> Level:
         """Store a whole new file; on a mount nothing is read back after, which would come from the mount itself."""
         if self.is_local:
-            return super().write_confirmed(key, content, sha256, on_bytes=on_bytes)
+            super().write_confirmed(key, content, sha256, on_bytes=on_bytes)
+            return self.best_level()
         self._check_mounted()
         level = self.best_level()
         source = Source(content, on_bytes=on_bytes)
