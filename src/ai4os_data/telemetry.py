@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import logging
 import mmap
 import os
 import re
 import secrets
-import struct
 import tempfile
 import threading
 import time
@@ -20,7 +18,7 @@ from pathlib import Path
 
 import xxhash
 
-from ai4os_data.machine import PerProcess, exhausted, ownership, tell_after_fork
+from ai4os_data.machine import PerProcess, exhausted, locks, ownership, tell_after_fork
 
 log = logging.getLogger("ai4os_data")
 
@@ -50,7 +48,6 @@ _PREFIX = "ai4os-data-counters-"
 _STAGED = "ai4os-data-new-"
 _IS_STAGED = re.compile(rf"{_STAGED}[0-9a-f]{{24}}")
 _STAGED_S = 60  # it takes a fraction of a millisecond
-_RANGE = struct.Struct("hhqqi4x")  # struct flock of fcntl(2), on 64-bit Linux
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  a file of random name, mode 0600
 _ROWS = 256
 _COLUMNS = 24
@@ -93,16 +90,13 @@ class Counters:
     def _claim(self, descriptor: int) -> memoryview:
         """A row that no living process adds to; what it already holds stays in the sum."""
         rows = self._map.cast("q")
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
+        with locks.locked(descriptor):
             for begin in range(0, _ROWS * _COLUMNS, _COLUMNS):
                 owner = rows[begin + _PID]
                 if owner == 0 or not _alive(owner):
                     rows[begin + _PID] = os.getpid()
                     return rows[begin : begin + _COLUMNS]
             return rows[:_COLUMNS]  # more processes than rows: counts may be lost, nothing else
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked just now has the descriptor too
 
     def after_fork(self) -> None:
         """Count in a row of the child's own."""
@@ -133,12 +127,8 @@ class Counters:
         """Whether no process of the owner has asked this of the event before. It remembers the first few hundred."""
         mark = xxhash.xxh3_64_intdigest(event.encode("utf-8", "surrogateescape")) >> 1 or 1
         marks = self._map.cast("q")[_ROWS * _COLUMNS : _NOTES_FROM // 8]
-        with suppress(OSError), open(self._path, "rb") as file:  # the owner may be gone
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                return _enter(marks, mark)
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked just now has the descriptor too
+        with suppress(OSError), open(self._path, "rb") as file, locks.locked(file.fileno()):  # the owner may be gone
+            return _enter(marks, mark)
         return True
 
     @property
@@ -150,16 +140,12 @@ class Counters:
     def note(self, line: str) -> None:
         """Let the other processes know of something. A few KB are remembered."""
         data = f"{line}\n".encode()
-        with suppress(OSError), open(self._path, "rb") as file:  # the owner may be gone
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                begin = self.noted_bytes
-                if begin + len(data) <= _NOTES_BYTES - 8:
-                    place = _NOTES_FROM + 8 + begin
-                    self._map[place : place + len(data)] = data
-                    self._map.cast("q")[_NOTES_FROM // 8] = begin + len(data)
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)
+        with suppress(OSError), open(self._path, "rb") as file, locks.locked(file.fileno()):  # the owner may be gone
+            begin = self.noted_bytes
+            if begin + len(data) <= _NOTES_BYTES - 8:
+                start = _NOTES_FROM + 8 + begin
+                self._map[start : start + len(data)] = data
+                self._map.cast("q")[_NOTES_FROM // 8] = begin + len(data)
 
     def noted(self) -> list[str]:
         """What has been noted, by this process or another."""
@@ -280,7 +266,7 @@ class _Files:
             except OSError:  # it cannot be looked at
                 return True
             try:
-                if _is_locked(descriptor):
+                if locks.locked_bytes(descriptor, 0):
                     self._seen[stem] = name
                     return True
             finally:
@@ -314,15 +300,9 @@ def _new_file() -> str:
 
 
 def _lock(descriptor: int) -> None:
-    """Lock the first byte for as long as this open file lives (fcntl(2), F_OFD_SETLK): not in the way of `flock`."""
+    """Lock the first byte for as long as this open file lives: not in the way of the locks on the whole file."""
     with suppress(OSError):  # some file systems have no such locks
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _RANGE.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
-
-
-def _is_locked(descriptor: int) -> bool:
-    asked = _RANGE.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
-    kind, *_ = _RANGE.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
-    return bool(kind != fcntl.F_UNLCK)
+        locks.lock_bytes(descriptor, 0)
 
 
 def _mapped(descriptor: int) -> memoryview:

@@ -330,7 +330,7 @@ def test_size_limit_that_is_none_says_how_to_write_one(tmp_path: Path, size: Any
 def test_the_error_tells_gib_from_gb() -> None:
     """What looks alike is 7 % apart."""
     with pytest.raises(errors.CacheLimitError, match=re.escape("'20GB' (20 * 1000**3 bytes, 18.6 GiB)")):
-        placement.parse_size("20 gigs")
+        placement.given_limit("20 gigs")
 
 
 def test_unlike_limits_in_one_process_are_logged_once_and_the_smaller_holds(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ LOST = "lost"
 def run_on(server: Server, patience: Patience, tmp_path: Path, spool: str = "spool") -> StorageCheckpoint:
     """Open a run that keeps one, on a server that does not wait long."""
     run = open_run(Share(server).store(patience), tmp_path, spool, keep_last=1)
-    run._uploads._patience = patience
+    run.saver.sender.tries.patience = patience
     return run
 
 
@@ -47,7 +47,7 @@ def check_passes(run: StorageCheckpoint, tmp_path: Path, go_wrong: Callable[[], 
     handle = run.save(state_of(3), 3)
     assert time.monotonic() - begun < 1, "a save has waited for the network"
     assert handle.wait(timeout_s=60) == "confirmed"
-    wait_for(lambda: not run._uploads.unsent())
+    wait_for(lambda: not run.saver.uploads.unsent())
     last = 3
     while steps_of(run) != [last]:
         assert steps_of(run)[0] == last
@@ -56,7 +56,7 @@ def check_passes(run: StorageCheckpoint, tmp_path: Path, go_wrong: Callable[[], 
         save_steps(run, last)
     assert run.verify() == {}
     run.close()
-    with open_run(run._store, tmp_path, "elsewhere") as elsewhere:
+    with open_run(run.saver.store, tmp_path, "elsewhere") as elsewhere:
         assert restored_step(elsewhere) == last
 
 
@@ -181,7 +181,7 @@ def test_credentials_that_are_revoked_are_told_by_the_next_save(
     finally:
         nextcloud.change_password(PASSWORD)
         nextcloud.open_again()
-    store = type(run._store)(run._store.remote, run._store.address.path, patience=patience)  # type: ignore[attr-defined, call-arg]
+    store = type(run.saver.store)(run.saver.store.remote, run.saver.store.address.path, patience=patience)  # type: ignore[attr-defined, call-arg]
     with open_run(store, tmp_path, "elsewhere") as elsewhere:
         assert restored_step(elsewhere) == 1
     with open_run(store, tmp_path) as again:

@@ -7,9 +7,7 @@ its process dies, so nobody waits for the dead.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import struct
 import threading
 import time
 from contextlib import suppress
@@ -19,7 +17,7 @@ import xxhash
 
 from ai4os_data.cache.staged import BLOCK_BYTES, allocated, read_whole
 from ai4os_data.http import LargeBody
-from ai4os_data.machine import ownership, tell_after_fork
+from ai4os_data.machine import locks, ownership, tell_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +29,6 @@ _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.02
 FULL_FOR_S = 0.25  # an evicted file that is just being read takes its room until its reader closes it
 
-_RANGE = struct.Struct("hhqqi4x")  # struct flock of fcntl(2), on 64-bit Linux
 _FIRST_BYTE = 1 << 62  # far behind whatever the file holds
 _GROWTH_BYTES = 1024 * 1024
 _PIECE_BYTES = 1024 * 1024
@@ -41,10 +38,6 @@ _DIGITS = 15  # of a digest: 60 bits
 
 class Claims:
     """The claims of one process on the digests of a cache.
-
-    Its locks are of the open file (`F_OFD_SETLK`_), so that others of the same process exclude each other as well.
-
-    .. _F_OFD_SETLK: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
 
     Args:
         path: the cache's lock file.
@@ -68,9 +61,7 @@ class Claims:
                 return False
             if self._descriptor < 0:
                 self._descriptor = ownership.open_file(self._path, os.O_CREAT | os.O_RDWR)
-            try:
-                self._set(name, fcntl.F_WRLCK)
-            except BlockingIOError:
+            if not locks.lock_bytes(self._descriptor, _lock_byte(name)):
                 return False
             self._names.add(name)
             return True
@@ -80,11 +71,7 @@ class Claims:
         with self._threads:
             if name in self._names:
                 self._names.discard(name)
-                self._set(name, fcntl.F_UNLCK)
-
-    def _set(self, name: str, kind: int) -> None:
-        place = _FIRST_BYTE + int(name[:_DIGITS], 16)
-        fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _RANGE.pack(kind, os.SEEK_SET, place, 1, 0))
+                locks.unlock_bytes(self._descriptor, _lock_byte(name))
 
     def after_fork(self) -> None:
         """Keep none of the parent's locks alive in a child."""
@@ -102,6 +89,10 @@ class Claims:
     def __del__(self) -> None:
         """Let go of all."""
         self.close()
+
+
+def _lock_byte(name: str) -> int:
+    return _FIRST_BYTE + int(name[:_DIGITS], 16)
 
 
 class Claim:

@@ -23,7 +23,7 @@ from ai4os_data.cache.objects import Held, Objects, intact
 from ai4os_data.cache.record import last_limit
 from ai4os_data.cache.staged import BLOCK_BYTES, Spares, allocated
 from ai4os_data.errors import CacheError
-from ai4os_data.machine import PerProcess, exhausted, ownership
+from ai4os_data.machine import PerProcess, exhausted, is_size, replace_whole
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class DiskCache:
         if policy not in {"auto", "lru"}:
             message = f"policy is 'auto' or 'lru', not {policy!r}"
             raise ValueError(message)
-        fixed = None if size_limit == "auto" else placement.parse_size(size_limit)
+        fixed = None if size_limit == "auto" else placement.given_limit(size_limit)
         self.directory = (
             _auto_directory(with_limit=fixed is None)
             if directory is None
@@ -168,7 +168,7 @@ class DiskCache:
         if not isinstance(cache, (str, os.PathLike)):
             message = f"cache is a DiskCache, a directory, 'auto' or None, not {cache!r}"  # type: ignore[unreachable]
             raise TypeError(message)
-        if placement.is_size(cache) or cache in {"none", "off", ""}:
+        if is_size(cache) or cache in {"none", "off", ""}:
             wanted = "cache=DiskCache(size_limit='20GiB') for a size, or cache=None for none"
             raise CacheError(f"cache={cache!r} is no directory; write {wanted}")
         if cache != "auto":
@@ -452,14 +452,7 @@ class _Process:
             self._free -= need  # from now on it is measured as bookkeeping
             self._spares.keep_within(self._free)
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            staged = f"{folder}/{name}.{os.getpid()}"
-            try:
-                with open(staged, "wb", opener=_private) as file:
-                    file.write(data)
-                os.replace(staged, f"{folder}/{name}")
-            finally:
-                with suppress(FileNotFoundError):
-                    os.unlink(staged)
+            replace_whole(f"{folder}/{name}", f"{folder}/{name}.{os.getpid()}", data, mode=0o600)
             self._drop_old_listings(folder)
 
     def _drop_old_listings(self, folder: str) -> None:
@@ -594,10 +587,6 @@ def _disk_of(directory: str) -> int | None:
         return os.stat(directory).st_dev
     except OSError:  # removed by its user
         return None
-
-
-def _private(path: str, flags: int) -> int:
-    return ownership.open_file(path, flags)
 
 
 def _auto_directory(*, with_limit: bool) -> str:

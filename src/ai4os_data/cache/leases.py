@@ -13,8 +13,7 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ai4os_data.cache.objects import identity
-from ai4os_data.machine import ownership
+from ai4os_data.machine import is_at, locks, ownership
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,11 +44,9 @@ class Lease:
     def write(self, size_bytes: int) -> None:
         """Allow so much."""
         self.size_bytes = size_bytes
-        if self._descriptor >= 0:
-            ours = os.fstat(self._descriptor)
-            if identity(self._path) != (ours.st_dev, ours.st_ino):  # removed by somebody
-                os.close(self._descriptor)
-                self._descriptor = -1
+        if self._descriptor >= 0 and not is_at(self._descriptor, self._path):  # removed by somebody
+            os.close(self._descriptor)
+            self._descriptor = -1
         if self._descriptor < 0:
             if size_bytes == 0:
                 return
@@ -57,7 +54,7 @@ class Lease:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
             self._path = f"{self.directory}/{os.getpid()}-{secrets.token_hex(4)}"
             self._descriptor = _last_to_close(ownership.open_file(self._path, os.O_CREAT | os.O_RDWR))
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.lock(self._descriptor)
         os.pwrite(self._descriptor, _LEASE.pack(size_bytes, size_bytes, size_bytes), 0)
 
     def drop(self) -> None:
@@ -95,23 +92,9 @@ class Lease:
 def living(directory: str) -> set[int]:
     """The living processes that have a lease, as each knows itself; nothing is changed, those of dead ones stay."""
     with suppress(FileNotFoundError), os.scandir(directory) as items:
-        held = [item.name for item in items if _NAME.fullmatch(item.name) and _is_held(item.path)]
+        held = [item.name for item in items if _NAME.fullmatch(item.name) and locks.is_held(item.path)]
         return {int(name.partition("-")[0]) for name in held}
     return set()
-
-
-def _is_held(path: str) -> bool:
-    try:
-        descriptor = ownership.open_file(path, os.O_RDONLY)
-    except OSError:  # gone by now
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _read(path: str) -> int | None:
@@ -121,13 +104,12 @@ def _read(path: str) -> int | None:
     except OSError:  # gone by now, or nothing of ours
         return 0
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if locks.try_lock(descriptor):
+            return None
         data = os.pread(descriptor, _LEASE.size, 0)
         return int(sorted(_LEASE.unpack(data))[1]) if len(data) == _LEASE.size else 0
     finally:
         os.close(descriptor)
-    return None
 
 
 def _last_to_close(descriptor: int) -> int:

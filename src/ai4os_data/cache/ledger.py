@@ -20,18 +20,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ai4os_data.cache.claims import FULL_FOR_S, Waiting
 from ai4os_data.cache.leases import Lease
-from ai4os_data.cache.objects import Held, Objects, identity
 from ai4os_data.cache.plan import Plan
 from ai4os_data.cache.record import CEDED_FOR_S, read_record
 from ai4os_data.cache.rows import DAMAGE, SQLITE_FULL, Rows, is_locked, sqlite_code
 from ai4os_data.cache.staged import Spares, allocated, remove_if_abandoned
 from ai4os_data.errors import CacheError
-from ai4os_data.machine import no_fork, ownership, tell_after_fork
+from ai4os_data.machine import disk_bytes, is_at, no_fork, ownership, tell_after_fork
 from ai4os_data.telemetry import log, tell_once
+
+if TYPE_CHECKING:
+    from ai4os_data.cache.objects import Held, Objects
 
 LISTING_NAME = re.compile(r"[0-9a-f]{32}(\.\d+)?")
 
@@ -232,8 +234,7 @@ class Ledger:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 return False
-            ours = os.fstat(self._lock)
-            if identity(f"{self._directory}/lock") == (ours.st_dev, ours.st_ino):
+            if is_at(self._lock, f"{self._directory}/lock"):
                 return True
             # Somebody has removed the directory, or the lock in it: ours would exclude nobody.
             self._let_go()
@@ -421,7 +422,7 @@ class Ledger:
         for folder in (self._lease.directory, f"{self._directory}/listings"):
             with suppress(FileNotFoundError), os.scandir(folder) as items:
                 files += [folder, *(item.path for item in items)]
-        return sum(map(_disk_bytes, files)) + self._objects.folders_bytes()
+        return sum(map(disk_bytes, files)) + self._objects.folders_bytes()
 
     def _margin_bytes(self) -> int:
         """What bookkeeping may grow by until it is measured again: the database by the rows of leases, and its log."""
@@ -537,8 +538,7 @@ class Ledger:
         here, _ = self._reconcile(count_in=self._others_leased_bytes() == 0)
         expected = taken = 0
         for held in here.values():
-            with suppress(FileNotFoundError):
-                taken += os.lstat(held.path).st_blocks * 512
+            taken += disk_bytes(held.path)
             expected += allocated(held.size_bytes)
         self._overhead_bytes = max(0, taken - expected)
         return self._rows.entries_bytes == expected
@@ -548,10 +548,3 @@ class Ledger:
         self._rows.close()
         self._rows.remove()
         self._opened(tell=False)
-
-
-def _disk_bytes(path: str) -> int:
-    try:
-        return os.stat(path).st_blocks * 512
-    except FileNotFoundError:
-        return 0

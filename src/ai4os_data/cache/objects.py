@@ -7,7 +7,6 @@ those of the content. So an entry appears whole, by one rename, and can be check
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import threading
@@ -25,7 +24,7 @@ from ai4os_data.cache.names import Names
 from ai4os_data.cache.pins import Pin, Receipt, pins_in
 from ai4os_data.cache.staged import STAGED_SUFFIX, Spares, Staged, is_staged, read_whole
 from ai4os_data.cache.told import Told
-from ai4os_data.machine import ownership, tell_after_fork
+from ai4os_data.machine import disk_bytes, is_at, locks, ownership, tell_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -202,11 +201,7 @@ class Objects:
 
     def folders_bytes(self) -> int:
         """The disk space of the folders."""
-        total = 0
-        for folder in (self.root, *self._parts()):
-            with suppress(FileNotFoundError):
-                total += os.stat(folder).st_blocks * 512
-        return total
+        return sum(map(disk_bytes, (self.root, *self._parts())))
 
     def _items(self) -> Iterator[os.DirEntry[str]]:
         for folder in self._parts():
@@ -295,7 +290,8 @@ class Objects:
         kept = False
         try:
             # Held while the file is removed: who opens or pins it from now on sees that it is gone.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not locks.try_lock(descriptor):
+                return False
             with self._pins.none(held.name) as is_free:
                 if not is_free:
                     return False
@@ -379,27 +375,12 @@ def share(descriptor: int, path: str) -> None:
         BlockingIOError: it is being evicted.
     """
     for _ in range(_TRIES):
-        with suppress(BlockingIOError):  # it has appeared just now, and its process is about to unlock it
-            return fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if locks.try_lock(descriptor, shared=True):
+            return
         if not os.path.exists(path):
             break
-        time.sleep(_PAUSE_S)
+        time.sleep(_PAUSE_S)  # it has appeared just now, and its process is about to unlock it
     raise BlockingIOError(path)
-
-
-def is_at(descriptor: int, path: str) -> bool:
-    """Whether an open file is still the one at its path."""
-    ours = os.fstat(descriptor)
-    return identity(path) == (ours.st_dev, ours.st_ino)
-
-
-def identity(path: str) -> tuple[int, int] | None:
-    """What tells a file from another of the same name; None where there is none."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def suffix_of(key: str) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import tempfile
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ai4os_data.cache.names import is_ours
 from ai4os_data.errors import CacheError, CacheLimitError
-from ai4os_data.machine import mounts, ownership
+from ai4os_data.machine import mounts, ownership, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,19 +30,9 @@ _OUR_NAMES = ("index", "leases", "lock")  # in "objects" and "listings" only fil
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # FS_IOC_GETFLAGS and FS_IOC_SETFLAGS of linux/fs.h, on 64-bit
 _TOP_OF_TREE = 0x00020000  # FS_TOPDIR_FL, the attribute T of chattr(1)
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?(b?)\s*", re.IGNORECASE)
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_HOW_TO_WRITE_A_SIZE = (
-    "write a number of bytes, '20GiB' or '20G' (20 * 1024**3 bytes, as rclone counts), '20GB' (20 * 1000**3 bytes, "
-    "18.6 GiB), or 'auto'"
-)
 
-
-def parse_size(size: int | str) -> int:
-    """Bytes from a number, or from a text.
-
-    ``"20GiB"``, ``"20Gi"`` and ``"20G"`` are 20 * 1024**3 bytes: a bare letter is binary, as in rclone. ``"20GB"`` and
-    ``"20 GB"`` are 20 * 1000**3, as disks are sold, which is 18.6 GiB.
+def given_limit(size: int | str) -> int:
+    """The limit that a user has given, in bytes: a number, or a text such as ``"20GiB"``.
 
     Raises:
         CacheLimitError: it is neither, or too small to work with.
@@ -51,15 +40,10 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, bool) or not isinstance(size, (int, str)):
         message = f"a cache limit is a number of bytes, a text such as '20GiB', or 'auto', not {size!r}"
         raise CacheLimitError(message)
-    if isinstance(size, str):
-        match = _SIZE.fullmatch(size)
-        if match is None:
-            message = f"{size!r} is not a size: {_HOW_TO_WRITE_A_SIZE}"
-            raise CacheLimitError(message)
-        decimal = bool(match[4]) and not match[3] and bool(match[2])
-        limit = int(float(match[1]) * (1000 if decimal else 1024) ** _POWERS[(match[2] or "").lower()])
-    else:
-        limit = size
+    try:
+        limit = parse_size(size) if isinstance(size, str) else size
+    except ValueError as error:
+        raise CacheLimitError(str(error)) from None
     if limit < SMALLEST_BYTES:
         message = (
             f"a cache of {limit:,} bytes cannot hold its own bookkeeping; give at least {SMALLEST_BYTES:,}, or "
@@ -67,18 +51,6 @@ def parse_size(size: int | str) -> int:
         )
         raise CacheLimitError(message)
     return limit
-
-
-def shown_size(size_bytes: int) -> str:
-    """A size for people to read: in GiB from one on, else in MiB, and what is small in KiB."""
-    if size_bytes >= 2**30:
-        return f"{size_bytes / 2**30:.1f} GiB"
-    return f"{size_bytes / 2**20:.0f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 2**10:.0f} KiB"
-
-
-def is_size(text: object) -> bool:
-    """Whether a text is a size such as ``"20GiB"``."""
-    return isinstance(text, str) and _SIZE.fullmatch(text) is not None
 
 
 def auto_limit(directory: str, held_bytes: int) -> int:

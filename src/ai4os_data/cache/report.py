@@ -14,6 +14,7 @@ from ai4os_data.cache.objects import Objects
 from ai4os_data.cache.record import Record, read_record
 from ai4os_data.cache.staged import allocated
 from ai4os_data.errors import CacheError, CacheLimitError
+from ai4os_data.machine import disk_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -129,4 +130,4 @@ def _taken(directory: str) -> Iterator[int]:
     for folder, _, names in os.walk(directory):
         for path in (folder, *(f"{folder}/{name}" for name in names)):
             with suppress(OSError):
-                yield os.lstat(path).st_blocks * 512
+                yield disk_bytes(path)

@@ -16,9 +16,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import diskcache
 
 from ai4os_data.cache.claims import Waiting
-from ai4os_data.cache.objects import Held, Objects, identity, relative_name
+from ai4os_data.cache.objects import Held, Objects, relative_name
 from ai4os_data.cache.staged import allocated
-from ai4os_data.machine import leave_to_parent, no_fork, ownership, tell_after_fork, tell_before_fork
+from ai4os_data.machine import (
+    disk_bytes,
+    identity,
+    leave_to_parent,
+    no_fork,
+    ownership,
+    tell_after_fork,
+    tell_before_fork,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -307,7 +315,7 @@ class Rows:
 
     def growth_bytes(self) -> int:
         """What the log may grow by within one change."""
-        database, log = (_disk_bytes(f"{self.directory}/{name}") for name in _FILES[:2])
+        database, log = (disk_bytes(f"{self.directory}/{name}") for name in _FILES[:2])
         longest = PAGE_BYTES * self._log_pages + min(database, PAGE_BYTES * 4 * ROWS_AT_ONCE)
         return max(0, longest - log)
 
@@ -422,10 +430,3 @@ class Rows:
         for name in _FILES:
             with suppress(FileNotFoundError):
                 os.unlink(f"{self.directory}/{name}")
-
-
-def _disk_bytes(path: str) -> int:
-    try:
-        return os.stat(path).st_blocks * 512
-    except FileNotFoundError:
-        return 0

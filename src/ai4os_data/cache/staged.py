@@ -5,14 +5,13 @@ An evicted file becomes one too, and is written over: a new file costs its pages
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
 from contextlib import suppress
 from itertools import count
 
-from ai4os_data.machine import PerProcess, ownership, tell_after_fork
+from ai4os_data.machine import PerProcess, locks, tell_after_fork
 
 BLOCK_BYTES = 4096
 STAGED_SUFFIX = ".fill"
@@ -21,7 +20,6 @@ _NAME = re.compile(r"[0-9a-f]{32}\.fill")
 _NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
 _MOST_SPARES = 128  # each is an open file
 _SMALLEST_SPARE_BYTES = 4 * BLOCK_BYTES
-_IGNORED = suppress(OSError)  # made once: it is entered for every entry
 
 
 def allocated(size_bytes: int) -> int:
@@ -68,7 +66,7 @@ class Staged:
         while True:
             path = _new_path(folder)
             descriptor = os.open(path, _NEW, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            locks.lock(descriptor)
             if os.fstat(descriptor).st_nlink:
                 return cls(path, descriptor, 0)
             os.close(descriptor)  # taken for an abandoned one before it was locked
@@ -90,9 +88,7 @@ class Staged:
         """Unlock and close it."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
-            with _IGNORED:  # not close alone: a forked child may hold a copy, and with it the lock
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+            locks.release(descriptor)
 
     def drop(self) -> None:
         """Remove it."""
@@ -136,17 +132,10 @@ def _new_path(folder: str) -> str:
 
 def remove_if_abandoned(path: str) -> None:
     """Remove a staged file that belongs to no living process."""
-    try:
-        descriptor = ownership.open_file(path, os.O_RDWR)
-    except OSError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by its process while it lives
-        os.unlink(path)
-    except OSError:
-        return
-    finally:
-        os.close(descriptor)
+    if (lock := locks.lock_of_the_dead(path)) is not None:
+        with suppress(OSError):
+            os.unlink(path)
+        os.close(lock)
 
 
 class Spares:

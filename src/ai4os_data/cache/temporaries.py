@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import tempfile
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ai4os_data.cache.objects import suffix_of
 from ai4os_data.http import write_whole
-from ai4os_data.machine import mounts, ownership
+from ai4os_data.machine import locks, mounts, ownership
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -124,9 +123,6 @@ def _remove_unless_used(path: str) -> None:
     found = ownership.own_file(path)  # anybody may have put something of that name there
     if found is None or time.time() - found.st_mtime < _UNTOUCHED_S:
         return
-    descriptor = ownership.open_file(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if (lock := locks.lock_of_the_dead(path)) is not None:
         os.unlink(path)
-    finally:
-        os.close(descriptor)
+        os.close(lock)

@@ -7,7 +7,6 @@ not on a file in it: what cleans a place for temporary files removes old files, 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
-from ai4os_data.machine import ownership
+from ai4os_data.machine import locks, ownership, write_all
 from ai4os_data.stores import LEVELS
 
 if TYPE_CHECKING:
@@ -49,29 +48,11 @@ def turn(folder: Path, longest_s: float = 0.0) -> Iterator[bool]:
         return
     try:
         until = time.monotonic() + longest_s
-        while not (is_ours := _is_free(descriptor)) and time.monotonic() < until:
+        while not (is_ours := locks.try_lock(descriptor)) and time.monotonic() < until:
             time.sleep(_PAUSE_S)
         yield is_ours or longest_s > 0
     finally:
-        unlock(descriptor)
-
-
-def try_lock(folder: Path) -> int | None:
-    """The lock of a dead process on its folder; None if its owner lives, or has removed it just now."""
-    try:
-        lock = ownership.open_folder(folder)
-    except OSError:
-        return None
-    if _is_free(lock):
-        return lock
-    os.close(lock)
-    return None
-
-
-def unlock(lock: int) -> None:
-    """Give a lock back, also where a child that was forked meanwhile has a copy of it."""
-    fcntl.flock(lock, fcntl.LOCK_UN)
-    os.close(lock)
+        locks.release(descriptor)
 
 
 def remove_if_abandoned(path: Path) -> None:
@@ -80,9 +61,9 @@ def remove_if_abandoned(path: Path) -> None:
     is_begun = begun is not None and AttemptName.parse(begun["attempt"]) is not None
     if not (is_begun or _SCRATCH.fullmatch(path.name)) or not ownership.is_own_folder(path):
         return
-    if (lock := try_lock(path)) is not None:
+    if (lock := locks.lock_of_the_dead(path, is_folder=True)) is not None:
         shutil.rmtree(path, ignore_errors=True)
-        unlock(lock)
+        locks.release(lock)
 
 
 def remove_if_begun(path: Path) -> bool:
@@ -151,29 +132,3 @@ def read_file(path: Path, most_bytes: int) -> bytes:
     """The first bytes of a regular file."""
     with open(ownership.open_file(path, os.O_RDONLY), "rb") as file:
         return file.read(most_bytes)
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of some bytes."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _is_free(descriptor: int) -> bool:
-    """Whether nobody else has a lock; then we have it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def is_at(descriptor: int, path: Path) -> bool:
-    """Whether a folder that is open is still the one at its path."""
-    ours = os.fstat(descriptor)
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return False
-    return (ours.st_dev, ours.st_ino) == (found.st_dev, found.st_ino)

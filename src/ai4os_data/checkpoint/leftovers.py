@@ -20,13 +20,11 @@ from ai4os_data.checkpoint.attempts import (
     levels_in,
     remove_if_abandoned,
     remove_if_empty,
-    try_lock,
     turn,
-    unlock,
 )
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.spool_directory import run_folders
-from ai4os_data.machine import ownership
+from ai4os_data.machine import disk_bytes, locks, ownership
 from ai4os_data.stores import is_on_the_server
 from ai4os_data.telemetry import log
 
@@ -104,12 +102,12 @@ def _share_bytes(directory: Path, limit_bytes: int | None) -> int:
 @contextmanager
 def _closed(run: Path) -> Iterator[list[Path]]:
     """The attempts of a run whose processes are dead, which no other process takes over meanwhile."""
-    with turn(run) as is_ours, ExitStack() as locks:
+    with turn(run) as is_ours, ExitStack() as held:
         dead: list[Path] = []
         for folder in sorted(run.iterdir()) if is_ours else ():
             is_attempt = AttemptName.parse(folder.name) is not None and ownership.is_own_folder(folder)
-            if is_attempt and (lock := try_lock(folder)) is not None:
-                locks.callback(unlock, lock)
+            if is_attempt and (lock := locks.lock_of_the_dead(folder, is_folder=True)) is not None:
+                held.callback(locks.release, lock)
                 dead.append(folder)
         yield dead
 
@@ -122,7 +120,7 @@ def _found(run: Path) -> list[_Arrived]:
             aside = _aside(attempt)
             for name, folder in _arrived(attempt):
                 if name not in aside:
-                    facts[name] = folder.stat().st_mtime, _disk_bytes(folder)
+                    facts[name] = folder.stat().st_mtime, sum(map(disk_bytes, folder.iterdir()))
     newest = max(facts, key=lambda name: (name.order, name), default=None)
     return [_Arrived(name == newest, at, size_bytes, run, name) for name, (at, size_bytes) in facts.items()]
 
@@ -153,7 +151,3 @@ def _remove(run: Path, doomed: set[CheckpointName] | None) -> None:
             remove_if_abandoned(path)
         with suppress(OSError):  # something is left in it
             run.rmdir()
-
-
-def _disk_bytes(folder: Path) -> int:
-    return sum(path.lstat().st_blocks * 512 for path in folder.iterdir())

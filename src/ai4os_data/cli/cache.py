@@ -8,8 +8,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ai4os_data.cache import SMALLEST_BYTES, DiskCache, Report, directories, existing, report, shown_size
+from ai4os_data.cache import SMALLEST_BYTES, DiskCache, Report, directories, existing, report
 from ai4os_data.cli.output import say
+from ai4os_data.machine import shown_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.cache import DiskCache, placement, report, shown_size, spool_candidates, spool_room
+from ai4os_data.cache import DiskCache, placement, report, spool_candidates, spool_room
 from ai4os_data.cli.advice import about_missing_root, advice_for
 from ai4os_data.cli.finding import Finding
 from ai4os_data.cli.folder import folder_of
@@ -28,7 +28,7 @@ from ai4os_data.cli.trash import trash_of
 from ai4os_data.cli.visits import visiting
 from ai4os_data.http import MemoryBody, Patience, Request
 from ai4os_data.locations import LINKED, Remote, main_name
-from ai4os_data.machine import mounts, ownership
+from ai4os_data.machine import mounts, ownership, shown_size
 from ai4os_data.stores import (
     STORAGE,
     NextcloudStore,

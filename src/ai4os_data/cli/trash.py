@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.cache import shown_size
 from ai4os_data.checkpoint import MANIFEST, CheckpointName
 from ai4os_data.cli.finding import Finding
+from ai4os_data.machine import shown_size
 from ai4os_data.stores import NextcloudUrls, TrashBin
 
 if TYPE_CHECKING:

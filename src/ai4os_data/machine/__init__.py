@@ -1,9 +1,10 @@
-"""What this computer gives: processes, mounts, owners of files, open files, memory that processes share."""
+"""What this computer gives: processes, locks, files and their owners, mounts, memory that processes share."""
 
 from __future__ import annotations
 
-from ai4os_data.machine import descriptors, mounts, ownership
+from ai4os_data.machine import descriptors, locks, mounts, ownership
 from ai4os_data.machine.descriptors import exhausted
+from ai4os_data.machine.files import disk_bytes, identity, is_at, replace_whole, write_all, write_new
 from ai4os_data.machine.mounts import Mount
 from ai4os_data.machine.packed import (
     Chosen,
@@ -19,6 +20,7 @@ from ai4os_data.machine.packed import (
     positions,
 )
 from ai4os_data.machine.processes import PerProcess, leave_to_parent, no_fork, tell_after_fork, tell_before_fork
+from ai4os_data.machine.sizes import is_size, parse_size, shown_size
 
 __all__ = [
     "Chosen",
@@ -32,14 +34,24 @@ __all__ = [
     "Same",
     "Texts",
     "descriptors",
+    "disk_bytes",
     "exhausted",
+    "identity",
+    "is_at",
+    "is_size",
     "leave_to_parent",
+    "locks",
     "mounts",
     "no_fork",
     "ownership",
     "packed_texts",
     "packed_values",
+    "parse_size",
     "positions",
+    "replace_whole",
+    "shown_size",
     "tell_after_fork",
     "tell_before_fork",
+    "write_all",
+    "write_new",
 ]

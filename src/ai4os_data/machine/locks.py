@@ -1,0 +1,108 @@
+"""Locks on open files. The kernel takes them back when their process dies, so a free lock says that its holder is gone.
+
+A lock is on a whole file or folder (flock(2)), or on some bytes of it (`F_OFD_SETLK`_ of fcntl(2)); the two kinds do
+not see each other. Both belong to the open file, and so exclude each other within one process too.
+
+.. _F_OFD_SETLK: https://man7.org/linux/man-pages/man2/fcntl_locking.2.html
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from ai4os_data.machine import ownership
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BYTES = struct.Struct("hhqqi4x")  # struct flock of fcntl(2), on 64-bit Linux
+
+
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Lock a file or folder without waiting; False if another open file has it locked."""
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lock(descriptor: int) -> None:
+    """Lock a file or folder; it waits for whoever has it now."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+@contextmanager
+def locked(descriptor: int) -> Iterator[None]:
+    """Have a file locked meanwhile; it waits for whoever has it now."""
+    lock(descriptor)
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked just now has the descriptor too
+
+
+def release(descriptor: int) -> None:
+    """Unlock a file and close it: a forked child may hold a copy of the descriptor, and with it the lock."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    with suppress(OSError):
+        os.close(descriptor)
+
+
+def lock_of_the_dead(path: str | os.PathLike[str], *, is_folder: bool = False) -> int | None:
+    """The lock that a dead process had on a file, taken over; None if its holder lives, or there is no such file.
+
+    Args:
+        path: the file.
+        is_folder: it is a folder.
+    """
+    try:
+        descriptor = ownership.open_folder(path) if is_folder else ownership.open_file(path, os.O_RDWR)
+    except OSError:
+        return None
+    if try_lock(descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def is_held(path: str | os.PathLike[str]) -> bool:
+    """Whether the holder of a file's lock lives; nothing is changed."""
+    try:
+        descriptor = ownership.open_file(path, os.O_RDONLY)
+    except OSError:  # gone by now
+        return False
+    try:
+        return not try_lock(descriptor, shared=True)
+    finally:
+        os.close(descriptor)
+
+
+def lock_bytes(descriptor: int, first: int, count: int = 1, *, shared: bool = False) -> bool:
+    """Lock some bytes of a file without waiting; False if another open file has one of them."""
+    try:
+        _set_bytes(descriptor, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, first, count)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unlock_bytes(descriptor: int, first: int, count: int = 1) -> None:
+    """Unlock some bytes of a file."""
+    _set_bytes(descriptor, fcntl.F_UNLCK, first, count)
+
+
+def locked_bytes(descriptor: int, first: int, count: int = 1) -> range:
+    """The first of some bytes that other open files have locked, and those that follow it; empty if none is."""
+    asked = _BYTES.pack(fcntl.F_WRLCK, os.SEEK_SET, first, count, 0)
+    kind, _, start, length, _ = _BYTES.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
+    return range(0) if kind == fcntl.F_UNLCK else range(start, start + length)
+
+
+def _set_bytes(descriptor: int, kind: int, first: int, count: int) -> None:
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _BYTES.pack(kind, os.SEEK_SET, first, count, 0))
