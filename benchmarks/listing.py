@@ -1,4 +1,4 @@
-"""Listings beside the request and the parse that cannot be avoided; reopening a dataset; its memory.
+"""Listings: ours beside the request and the parse that cannot be avoided, a dataset that is opened again, its memory.
 
 Run it as ``python -m benchmarks.listing --quick --json listing.json``.
 """
@@ -52,7 +52,7 @@ HELD = "ours: the index, the samples, their labels and names in the cache, for e
 
 
 def measure(options: Options) -> Report:
-    """Measure all parts."""
+    """Measure both parts."""
     listed, reopened = options.choose(200, 20_000, 20_000), options.choose(1000, 100_000, 100_000)
     held = options.choose(1000, 300_000, 300_000)
     sizes = {"entries listed": listed, "entries reopened": reopened, "entries in memory": held}
@@ -67,7 +67,7 @@ def measure(options: Options) -> Report:
 
 
 def canned_reply(directory: Path, number: int) -> Path:
-    """The answer of a Nextcloud to a PROPFIND of Depth infinity, for files in class folders: some 300 bytes a file."""
+    """What a Nextcloud answers to a PROPFIND of Depth infinity, for files of class folders: some 300 bytes for each."""
     source = random.Random(20261122)
     pieces = ['<?xml version="1.0"?>\n<d:multistatus xmlns:d="DAV:">', folder("")]
     for index in range(number):
@@ -97,7 +97,7 @@ def folder(name: str) -> str:
 
 
 def measure_list(report: Report, options: Options, reply: Path) -> None:
-    """Our listing, the index on disk included, beside the request and its parse."""
+    """Our listing, the index on disk included, against the request and its parse."""
     (options.directory / "empty").mkdir()
     with StaticServer(options.directory / "empty", canned=reply) as server:
         turns: list[Callable[[], None]] = [
@@ -148,7 +148,7 @@ def measure_reopen(report: Report, options: Options, reply: Path, number: int) -
 
 
 def measure_memory(report: Report, options: Options, reply: Path, number: int) -> None:
-    """The memory of a dataset, and how much of it a forked worker copies that reads every sample's entry."""
+    """What a dataset takes in memory, and what of it a forked worker copies that looks at every file, in any order."""
     (options.directory / "nothing").mkdir()
     with StaticServer(options.directory / "nothing", canned=reply) as server:
         remote = Remote(server.url, "alice", "unasked", vendor="nextcloud")
@@ -156,7 +156,7 @@ def measure_memory(report: Report, options: Options, reply: Path, number: int) -
 
         def open_() -> StorageDataset:
             dataset = StorageDataset(server.url, remote=remote, cache=cache, target="folder")
-            assert len(dataset) == number == len(dataset.cached_names)
+            assert len(dataset) == number == len(dataset.reader.names())
             return dataset
 
         open_()  # from now on the listing is kept
@@ -177,11 +177,11 @@ def measure_memory(report: Report, options: Options, reply: Path, number: int) -
 
 def look_at(dataset: StorageDataset, index: int) -> object:
     """Read everything that a dataset knows of one sample."""
-    return dataset.keys[index], dataset.entry_of(index), dataset.cached_names[index], dataset.targets[index]
+    return dataset.keys[index], dataset.reader.entries[index], dataset.reader.names()[index], dataset.targets[index]
 
 
 def held_bytes(make: Callable[[], object]) -> int:
-    """The memory of an object with all that it refers to."""
+    """What an object takes in memory, with all that it holds."""
     tracemalloc.start()
     try:
         gc.collect()
@@ -196,7 +196,7 @@ def held_bytes(make: Callable[[], object]) -> int:
 
 
 def copied_mb(look: Callable[[int], object], number: int) -> float:
-    """The memory that a forked process copies as it looks at items in random order."""
+    """What a forked process has of its own, and had not before it looked at so many things in random order."""
     order = list(range(number))
     random.Random(20261122).shuffle(order)
     gc.collect()
@@ -220,7 +220,7 @@ def copied_mb(look: Callable[[int], object], number: int) -> float:
 
 
 def private_kb() -> int:
-    """The memory that this process shares with no other, in kB."""
+    """What this process shares with no other, in kB."""
     with open("/proc/self/smaps_rollup", encoding="ascii") as rollup:
         return sum(int(line.split()[1]) for line in rollup if line.startswith(("Private_Dirty:", "Private_Clean:")))
 
@@ -240,7 +240,7 @@ def propfind(url: str) -> bytes:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """The seconds that some work takes."""
+    """How long some work takes."""
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
