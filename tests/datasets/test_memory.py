@@ -184,11 +184,17 @@ def test_worker_copies_nothing_of_the_index(tmp_path: Path) -> None:
     number = 100_000
     store = Listed(number)
     dataset = StorageDataset(store, cache=DiskCache(tmp_path, "64MiB"), target="folder")
-    names, targets = dataset.cached_names, dataset.targets
+    names, targets = dataset.reader.names(), dataset.targets
     assert targets is not None
 
     def look(index: int) -> object:
-        return dataset.keys[index], dataset.index.entries[index], dataset.entry_of(index), names[index], targets[index]
+        return (
+            dataset.keys[index],
+            dataset.index.entries[index],
+            dataset.reader.entries[index],
+            names[index],
+            targets[index],
+        )
 
     assert copied_bytes(look, number) < 3_000_000
     entries = store.list()

@@ -468,10 +468,10 @@ def test_ten_minutes_are_waited_unless_told_otherwise(share: Share) -> None:
     assert outage_of(store) == OUTAGE_S == 600
     assert outage_of(open_store(share.location, share.remote, outage_s=5)) == 5
     dataset = StorageDataset(share.location, remote=share.remote, cache=None)
-    assert outage_of(dataset.cached_store.store) == 600
+    assert outage_of(dataset.reader.files.store) == 600
     given = share.store(replace(PATIENT, outage_s=7.0))
-    assert outage_of(StorageDataset(given, cache=None).cached_store.store) == 7
-    assert outage_of(StorageDataset(given, cache=None, outage_s=0).cached_store.store) == 0
+    assert outage_of(StorageDataset(given, cache=None).reader.files.store) == 7
+    assert outage_of(StorageDataset(given, cache=None, outage_s=0).reader.files.store) == 0
 
 
 # --- opening

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai4os_data import errors
-from ai4os_data.http import outages, retries, transport
+from ai4os_data.http import outages, policy, retries
 from ai4os_data.http.bodies import HashBody
 from ai4os_data.http.retries import Patience
 from ai4os_data.locations.remotes import Remote
-from ai4os_data.stores import Entry, Fetched, dav
+from ai4os_data.stores import Entry, Fetched
 from ai4os_data.stores.nextcloud import NextcloudStore
 from ai4os_data.stores.webdav import WebDAVStore
 from tests.support.faulty import DATA, KEY, Faulty, waiting
@@ -171,8 +171,7 @@ def test_lock_that_asks_for_a_long_pause_is_told_soon(
     patient: Faulty, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It concerns one file, whatever ``Retry-After`` says; else the others would wait for it."""
-    for module in (transport, dav):
-        monkeypatch.setattr(module, "LONGEST_LOCK_PAUSE_S", 0.1)
+    monkeypatch.setattr(policy, "LONGEST_LOCK_PAUSE_S", 0.1)
     asked = Fault(status=423, headers={"Retry-After": "3600"})
     patient.server.always("*", asked, method="PROPFIND" if verb == "PROPFIND" else "GET")
     begin = time.monotonic()

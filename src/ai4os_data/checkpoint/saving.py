@@ -29,11 +29,10 @@ from ai4os_data.checkpoint.pruning import Pruning
 from ai4os_data.checkpoint.randomness import random_states
 from ai4os_data.checkpoint.room import Room
 from ai4os_data.checkpoint.sending import Sender
-from ai4os_data.checkpoint.spool import Spool, Spooled, is_intact
+from ai4os_data.checkpoint.spool import Spool, Spooled
 from ai4os_data.checkpoint.spool_directory import named_directory
 from ai4os_data.checkpoint.staging import Staging
 from ai4os_data.checkpoint.uploads import Upload, Uploads
-from ai4os_data.machine import tell_after_fork
 from ai4os_data.stores import best_level, is_on_the_server, reaches
 from ai4os_data.telemetry import log
 
@@ -125,7 +124,6 @@ class Saver:
         self.ending = Ending(store.location, self._staging, self.uploads)
         note_thread()
         weakref.finalize(self, _unlock, self.spool, self._pid).atexit = False
-        tell_after_fork(self.spool)
         self.spool.adopt()
         self.pruning.know(self.look())
         self._send_what_was_left()
@@ -361,7 +359,7 @@ def _wanted(durability: Durability, best: Level, store: Store) -> Level:
 
 
 def _is_sound(spooled: Spooled) -> bool:
-    if not (is_sound := is_intact(spooled)):
+    if not (is_sound := spooled.is_intact()):
         log.warning("%s is damaged in the spool, and is not sent", spooled.name)
     return is_sound
 

@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
@@ -21,11 +21,9 @@ from ai4os_data.telemetry import tell_once
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ai4os_data.cache import DiskCache
+    from ai4os_data.cache import DiskCache, Drift
     from ai4os_data.machine import PackedList
     from ai4os_data.stores import Entry, Listing
-
-Drift = Literal["error", "warn", "refresh"]
 
 _SCHEMA = "ai4os-data listing 1"
 # The server or the mount cannot give a listing now: it is away, fails, or something before it answers with a page.
