@@ -22,7 +22,7 @@ from ai4os_data import DiskCache, errors
 from ai4os_data.cache import CachedStore
 from ai4os_data.http.bodies import MemoryBody
 from ai4os_data.machine.mounts import mount_of
-from ai4os_data.stores import Entry, Fetched, Store
+from ai4os_data.stores import Entry, Fetched, Listing, Store
 from ai4os_data.telemetry import STORED
 from benchmarks.command import Options, run
 from benchmarks.corpus import FILE_BYTES
@@ -58,7 +58,7 @@ class NearStore(Store):
         for number in count():
             yield Entry(f"{name}/{number:08d}.bin", FILE_BYTES, "1")
 
-    def list(self) -> list[Entry]:
+    def _listed(self, folder: str) -> Listing:
         """Not used here."""
         raise NotImplementedError
 

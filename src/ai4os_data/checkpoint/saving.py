@@ -33,7 +33,7 @@ from ai4os_data.checkpoint.spool import Spool, Spooled
 from ai4os_data.checkpoint.spool_directory import named_directory
 from ai4os_data.checkpoint.staging import Staging
 from ai4os_data.checkpoint.uploads import Upload, Uploads
-from ai4os_data.stores import is_on_the_server, reaches
+from ai4os_data.stores import best_level, is_on_the_server, reaches
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Saver:
         self._pid = os.getpid()
         if not ranks.writes:
             return
-        self.best_level = store.best_level
+        self.best_level = best_level(store)
         self.wanted = _wanted(durability, self.best_level, store)
         self.spool = Spool(named_directory(spool, os.environ), store.identity, limit_bytes)
         leftovers.sweep(self.spool.directory, self.spool.folder, limit_bytes)
