@@ -13,7 +13,7 @@ from ai4os_data import errors
 from ai4os_data.checkpoint import MANIFEST, CheckpointName, StorageCheckpoint, finish_runs
 from ai4os_data.http import PASSING, Patience, passes
 from ai4os_data.lightning.paths import is_shown_as_taken, shown_paths
-from ai4os_data.stores import Underway, is_on_the_server, open_store, reaches
+from ai4os_data.stores import Underway, expunge, is_on_the_server, open_store, reaches
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ class Outgoing:
         if any(f"{one}/" in entry.key for entry in entries for one in loaded):
             log.info("%s stays: the training resumes from it", location)
             return
-        store.expunge(name, first=[one.key for one in entries if posixpath.basename(one.key) == MANIFEST])
+        expunge(store, name, first=[one.key for one in entries if posixpath.basename(one.key) == MANIFEST])
         log.info("removed the checkpoint %s", location)
 
 
