@@ -50,8 +50,7 @@ class Classes:
             by_number = _names_by_number(class_to_idx)
             numbered = cls(by_number.values(), by_number)
         if listed is not None and numbered is not None and listed.names != numbered.names:
-            message = f"classes={listed.names!r} and class_to_idx={class_to_idx!r} disagree; give one of them"
-            raise ValueError(message)
+            raise ValueError(f"classes={listed.names!r} and class_to_idx={class_to_idx!r} disagree; give one of them")
         return numbered or listed
 
     def __repr__(self) -> str:
@@ -66,39 +65,33 @@ def _composed(name: str) -> str:
 def _names(classes: Any) -> list[str]:
     if isinstance(classes, (str, bytes, Mapping, set, frozenset)) or not isinstance(classes, Iterable):
         why = "; a set has no order, sorted(…) gives it one" if isinstance(classes, (set, frozenset)) else ""
-        message = f"classes is a list of names, not {classes!r}{why}"
-        raise TypeError(message)
+        raise TypeError(f"classes is a list of names, not {classes!r}{why}")
     names = list(classes)
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
-        message = f"classes is a list of names, and {enumerated(map(repr, wrong))} is none"
-        raise TypeError(message)
+        raise TypeError(f"classes is a list of names, and {enumerated(map(repr, wrong))} is none")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice or not names:
-        message = f"classes has {enumerated(map(repr, twice))} twice" if twice else "classes has no name in it"
-        raise ValueError(message)
+        raise ValueError(f"classes has {enumerated(map(repr, twice))} twice" if twice else "classes has no name in it")
     return names
 
 
 def _names_by_number(class_to_idx: Any) -> dict[int, str]:
     """The names, in the order of their numbers."""
     if not isinstance(class_to_idx, Mapping):
-        message = f"class_to_idx is a mapping from name to number, not {class_to_idx!r}"
-        raise TypeError(message)
+        raise TypeError(f"class_to_idx is a mapping from name to number, not {class_to_idx!r}")
     numbers: dict[int, str] = {}
     for name in _names(list(class_to_idx)):
         number = _whole(class_to_idx[name])
         if number is None or number < 0:
-            message = (
+            raise ValueError(
                 f"class_to_idx[{name!r}] is {class_to_idx[name]!r}, which is not the number of a class: 0, 1, 2, …"
             )
-            raise ValueError(message)
         if number in numbers:
-            message = (
+            raise ValueError(
                 f"class_to_idx gives {name!r} and {numbers[number]!r} the same number; to join classes, let target= be "
                 "a function of a Sample"
             )
-            raise ValueError(message)
         numbers[number] = name
     return dict(sorted(numbers.items()))
 
@@ -145,11 +138,10 @@ class Wanted(NamedTuple):
         if unknown:
             first = next(sample for sample, name in enumerate(names) if numbers[name] < 0)
             more = f", and so {'are' if len(unknown) > 2 else 'is'} {enumerated(unknown[1:])}" if unknown[1:] else ""
-            message = (
+            raise LocationError(
                 f"{place(first)}: the class {unknown[0]} is none of classes={self.classes!r}{more}. Add it there, or "
                 "leave its samples out"
             )
-            raise LocationError(message)
         used = set(numbers.values())
         self.check_filled([name for name, number in given.items() if number not in used], location)
         return [numbers[name] for name in names], self.classes
@@ -167,10 +159,9 @@ class Wanted(NamedTuple):
         used = set(numbers)
         if not used.issubset(given):
             sample, number = next((at, number) for at, number in enumerate(numbers) if number not in given)
-            message = (
+            raise LocationError(
                 f"{place(sample)}: there is no class {number}: {len(given)} are given, from {given[0]} to {given[-1]}"
             )
-            raise LocationError(message)
         self.check_filled([name for name, number in self.classes.numbers.items() if number not in used], location)
         return self.classes
 
@@ -181,11 +172,10 @@ class Wanted(NamedTuple):
             EmptyClassError: one is.
         """
         if empty and not self.allow_empty:
-            message = (
+            raise EmptyClassError(
                 f"{location}: there is no sample of {enumerated(map(repr, empty))}, which classes= or class_to_idx= "
                 "names; allow_empty=True lets a class keep its number without one"
             )
-            raise EmptyClassError(message)
 
     def number_of(self, label: Any) -> int:
         """The number of a class that is given by its name or its number.

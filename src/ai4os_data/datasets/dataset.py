@@ -13,17 +13,7 @@ from typing_extensions import Self
 
 from ai4os_data import telemetry
 from ai4os_data.cache import CachedStore, DiskCache, Drift, UncachedStore
-from ai4os_data.datasets.choosing import (
-    Choice,
-    Choose,
-    Opened,
-    as_paths,
-    check_labels,
-    class_folders,
-    found,
-    given_keys,
-    matching,
-)
+from ai4os_data.datasets import choosing
 from ai4os_data.datasets.classes import Classes, Wanted, compare
 from ai4os_data.datasets.failures import Failures
 from ai4os_data.datasets.index import Index, find_folders, list_anew, open_index
@@ -34,7 +24,7 @@ from ai4os_data.datasets.reading import Reader
 from ai4os_data.datasets.siblings import SiblingFiles, Siblings
 from ai4os_data.datasets.tables import ColumnTarget, columns_of
 from ai4os_data.datasets.targets import Folders, Target, Targets
-from ai4os_data.datasets.warming import Warmer
+from ai4os_data.datasets.warming import warm
 from ai4os_data.stores import ChosenEntries, Store, keyed_alike, open_store
 from ai4os_data.telemetry import tell_once
 
@@ -44,7 +34,8 @@ if TYPE_CHECKING:
 
 Location = str | os.PathLike[str] | Store
 
-_CHOOSE: ContextVar[Choose | None] = ContextVar("choose", default=None)  # what finds the samples, if no pattern does
+# What finds the samples, if no pattern does.
+_CHOOSE: ContextVar[choosing.Choose | None] = ContextVar("choose", default=None)
 
 
 class StorageDataset(Dataset[Any]):
@@ -148,9 +139,9 @@ class StorageDataset(Dataset[Any]):
         )
         listed = open_index(self._store, cache, index, on_drift, matches)
         if choose is None:
-            choice = Choice(matching(matches, listed, self.location), target)
+            choice = choosing.Choice(choosing.matching(matches, listed, self.location), target)
         else:
-            choice = choose(Opened(self.location, listed, self.reader.read_as_stored, wanted))
+            choice = choose(choosing.Opened(self.location, listed, self.reader.read_as_stored, wanted))
         self._target = target if choice.target is None else choice.target
         self._take(listed, choice.positions, wanted)
 
@@ -175,10 +166,10 @@ class StorageDataset(Dataset[Any]):
             NotFoundError: some keys are not there.
         """
         _refuse(options, "from_keys", "pattern", *(["target"] if targets is not None else []))
-        keys = as_paths(keys)
+        keys = choosing.as_paths(keys)
         if targets is not None and not isinstance(targets, Mapping):
-            check_labels(targets, len(keys))
-        return cls._of_chosen(partial(given_keys, keys, targets), location, options)
+            choosing.check_labels(targets, len(keys))
+        return cls._of_chosen(partial(choosing.given_keys, keys, targets), location, options)
 
     @classmethod
     def from_split_file(cls, location: Location, file: str | os.PathLike[str], **options: Any) -> Self:
@@ -251,7 +242,7 @@ class StorageDataset(Dataset[Any]):
         return cls._of_chosen(partial(csv_file, file, chosen), location, options)
 
     @classmethod
-    def _of_chosen(cls, choose: Choose, location: Location, options: Mapping[str, Any]) -> Self:
+    def _of_chosen(cls, choose: choosing.Choose, location: Location, options: Mapping[str, Any]) -> Self:
         """A dataset of what is chosen once the location is open. A subclass has its own constructor in between."""
         before = _CHOOSE.set(choose)
         try:
@@ -279,9 +270,9 @@ class StorageDataset(Dataset[Any]):
             wanted = Wanted(targets.numbering, allow_empty=wanted.allow_empty or self._pattern is None)
         index = list_anew(self._store, self.reader.files.cache)
         if self._pattern is None:
-            positions = found(self.keys, index, self.location)
+            positions = choosing.found(self.keys, index, self.location)
         else:
-            positions = matching(Pattern(self._pattern), index, self.location)
+            positions = choosing.matching(Pattern(self._pattern), index, self.location)
         self._take(index, positions, wanted)
 
     def _take(self, index: Index, positions: Sequence[int], wanted: Wanted) -> None:
@@ -305,7 +296,7 @@ class StorageDataset(Dataset[Any]):
     def _folders(self, index: Index) -> Folders:
         if self._lists_folders:
             find_folders(index, self._store, self.reader.files.cache)
-        return class_folders(self._pattern, index)
+        return choosing.class_folders(self._pattern, index)
 
     # --- samples
 
@@ -370,7 +361,7 @@ class StorageDataset(Dataset[Any]):
         if self.reader.cached is None:
             tell_once(f"{self.location}: nothing to warm, since this dataset has no cache")
             return {"files": 0, "bytes": 0}
-        return Warmer(self.reader, self.reader.cached).warm(progress=progress)
+        return warm(self.reader, self.reader.cached, progress=progress)
 
     def stats(self) -> dict[str, float]:
         """What this dataset and its copies in all workers have done so far.
@@ -392,18 +383,15 @@ class StorageDataset(Dataset[Any]):
 def _refuse(options: Mapping[str, Any], what: str, *names: str) -> None:
     for name in names:
         if name in options:
-            message = f"{what} takes no {name}=: the samples and their labels are given already"
-            raise TypeError(message)
+            raise TypeError(f"{what} takes no {name}=: the samples and their labels are given already")
 
 
 def _check_option(name: str, value: object, *options: str) -> None:
     if value not in options:
-        message = f"{name} is {', '.join(map(repr, options[:-1]))} or {options[-1]!r}, not {value!r}"
-        raise ValueError(message)
+        raise ValueError(f"{name} is {', '.join(map(repr, options[:-1]))} or {options[-1]!r}, not {value!r}")
 
 
 def _check_functions(**functions: object) -> None:
     for name, function in functions.items():
         if function is not None and not callable(function):
-            message = f"{name} is a function or None, not {function!r}"
-            raise TypeError(message)
+            raise TypeError(f"{name} is a function or None, not {function!r}")

@@ -75,11 +75,10 @@ def typed(labels: Sequence[Written], file: str) -> list[Any]:
     if _NAMES in kinds:
         for label in labels:
             if (plain := _with_point(label.text)) is not None:
-                message = (
+                raise LocationError(
                     f"{file}, line {label.line}: is the label {label.text!r} a number? Write it with a point, "
                     f"{plain!r}; if it is the name of a class, name all of them with classes="
                 )
-                raise LocationError(message)
         if set(kinds) != {_NAMES}:
             raise LocationError(_mixture(labels, kinds, file))
         return [label.text for label in labels]
@@ -95,8 +94,7 @@ def check_present(labels: Sequence[Written], file: str) -> None:
     empty = [label.line for label in labels if not label.text]
     if empty:
         more = f", and in {len(empty) - 1} more lines" if len(empty) > 1 else ""
-        message = f"{file}, line {empty[0]}: the label is empty{more}; write one, or leave the line out"
-        raise LocationError(message)
+        raise LocationError(f"{file}, line {empty[0]}: the label is empty{more}; write one, or leave the line out")
 
 
 def as_text(content: bytes, file: str) -> str:
@@ -112,11 +110,10 @@ def as_text(content: bytes, file: str) -> str:
         message = f"{file}: byte {error.start:,} is not {'UTF-16' if is_wide else 'UTF-8'}; save the file as UTF-8"
         raise LocationError(message) from error
     if "\0" in text:
-        message = (
+        raise LocationError(
             f"{file}: there is a zero byte in it, as in UTF-16 without its mark, in UTF-32, and in what is no text; "
             "save the file as UTF-8"
         )
-        raise LocationError(message)
     return text
 
 

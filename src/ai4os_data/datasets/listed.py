@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from ai4os_data import errors
 from ai4os_data.datasets.choosing import Choice, Opened, found
 from ai4os_data.datasets.labels import understood
-from ai4os_data.datasets.lost import meant
 from ai4os_data.datasets.splits import csv_advice, parse_split
 from ai4os_data.datasets.tables import ColumnTarget, Table, columns_of, targets_of
 from ai4os_data.datasets.targets import Targets
@@ -49,13 +48,12 @@ class Listed(NamedTuple):
             if first is None:
                 raise
             label = self.labels[first].text if self.labels is not None else None
-            advice = meant(self.keys[first], opened.listed.keys, label)
-            message = (
+            advice = _meant(self.keys[first], opened.listed.keys, label)
+            raise errors.NotFoundError(
                 f"{error}. {self.file!r} lists them, the first in line {self.lines[first]}"
                 f"{f': {advice}' if advice else ''}. Paths are below the location, such as {opened.listed.keys[0]!r}; "
                 f"{self.how}"
-            )
-            raise errors.NotFoundError(message) from error
+            ) from error
 
 
 def split_file(file: str | os.PathLike[str], opened: Opened) -> Choice:
@@ -90,3 +88,44 @@ def csv_file(file: str | os.PathLike[str], columns: Columns, opened: Opened) -> 
     targets = targets_of(table, columns.target, keys, opened.location, opened.wanted)
     how = f"a path is prefix=, what is in the column {columns.key!r}, and suffix="
     return Listed(name, keys, table.lines, how).choice(targets, opened)
+
+
+def _meant(key: str, keys: Sequence[str], label: str | None = None) -> str | None:
+    """What to write in the place of a key that is not there; None where nothing is like it.
+
+    Args:
+        key: the key.
+        keys: those that there are.
+        label: what was written as its label.
+    """
+    known = set(keys)
+    first = key.split(None, 1)[:1]
+    if label is not None and label in known:
+        return f"{label!r} stands where the label belongs: the path comes first"
+    if first != [key] and not known.isdisjoint(first):
+        return f"{first[0]!r} is there: a line has one label, and a label with blanks stands in quotes or after a tab"
+    if (shorter := _without_folders(key, known)) is not None:
+        return f"{shorter!r} is there: the folders before it are too many"
+    return next((words for other in keys if (words := _difference(key, other)) is not None), None)
+
+
+def _without_folders(key: str, known: set[str]) -> str | None:
+    """A key that is the end of a path."""
+    parts = key.split("/")
+    return next((end for begin in range(1, len(parts)) if (end := "/".join(parts[begin:])) in known), None)
+
+
+def _difference(key: str, other: str) -> str | None:
+    """What tells a key that is not there from one that is; None where much does."""
+    if other.casefold() == key.casefold():
+        return f"{other!r} is there: upper and lower case differ"
+    if other == key.strip("\"'"):
+        return f"{other!r} is there: quotes are closed before the label"
+    before, found, after = f"/{other}".rpartition(f"/{key}")
+    if found and (not after or (after.startswith(".") and "/" not in after)):
+        lacks = ["its folder"] * bool(before) + ["its suffix"] * bool(after)
+        adds = [f"prefix={before[1:] + '/'!r} before it"] * bool(before) + [f"suffix={after!r} after it"] * bool(after)
+        return f"{other!r} is there: the path lacks {' and '.join(lacks)}; from_csv puts {' and '.join(adds)}"
+    if key in {other.replace("/", ""), other.replace(".", "")}:
+        return f"{other!r} is there: a prefix ends with '/', and a suffix begins with '.'"
+    return None

@@ -87,8 +87,7 @@ def globs_in(pattern: Any) -> list[str]:
     """
     globs = [pattern] if isinstance(pattern, str) else pattern
     if not isinstance(globs, Sequence) or not all(isinstance(glob, str) for glob in globs):
-        message = f"pattern is a glob such as '**/*.jpg', or several in a list, not {pattern!r}"
-        raise TypeError(message)
+        raise TypeError(f"pattern is a glob such as '**/*.jpg', or several in a list, not {pattern!r}")
     return list(globs)
 
 

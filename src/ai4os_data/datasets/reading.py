@@ -85,17 +85,15 @@ class Reader:
         try:
             number = operator.index(index)
         except TypeError:
-            message = (
+            raise TypeError(
                 f"a sample is asked for by its number, not by {type(index).__name__} {index!r}; for several use "
                 "torch.utils.data.Subset(dataset, indices), for keys StorageDataset.from_keys(location, keys)"
-            )
-            raise TypeError(message) from None
+            ) from None
         count = len(self.entries)
         if number < 0:
             number += count
         if not 0 <= number < count:
-            message = f"index {index} is out of range for a dataset of {count} samples"
-            raise IndexError(message)
+            raise IndexError(f"index {index} is out of range for a dataset of {count} samples")
         return number
 
     def entry_of(self, index: int) -> Entry:

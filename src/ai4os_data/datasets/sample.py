@@ -91,8 +91,7 @@ class Sample:
         if key.startswith(("./", "../")):
             key = posixpath.normpath(posixpath.join(posixpath.dirname(self.key), key))
             if key.startswith(("../", "/")):
-                message = f"the sibling {key!r} of {self.key!r} is outside of the dataset's location"
-                raise LocationError(message)
+                raise LocationError(f"the sibling {key!r} of {self.key!r} is outside of the dataset's location")
         file = self._origin.siblings.find(self.key, key)
         return Sample(self._origin, file, self._fetched.get(file.form), self._fetched)
 

@@ -73,14 +73,12 @@ class Targets:
             return None
         if isinstance(target, str):
             if target != "folder":
-                message = f"{_TARGETS}, not {target!r}"
-                raise ValueError(message)
+                raise ValueError(f"{_TARGETS}, not {target!r}")
             return cls._by_folder(keys, location, wanted, folders())
         if isinstance(target, Mapping):
             missing = [repr(key) for key in keys if key not in target]
             if missing:
-                message = f"{location}: the mapping given as target has no label for {enumerated(missing)}"
-                raise LocationError(message)
+                raise LocationError(f"{location}: the mapping given as target has no label for {enumerated(missing)}")
             return cls.of_values([target[key] for key in keys], keys, location, wanted)
         if callable(target):
             return cls.of_function(target, wanted)
@@ -115,12 +113,11 @@ class Targets:
         names = [key.partition("/")[0] if "/" in key else None for key in keys]
         bare = [repr(key) for key, name in zip(keys, names, strict=True) if name is None]
         if bare:
-            message = (
+            raise LocationError(
                 f"{location}: target='folder' takes the class from the first folder, but {enumerated(bare)} lie in "
                 "none. Narrow the "
                 f"pattern ('*/**/*.jpg'), or give the folder above the class folders"
             )
-            raise LocationError(message)
         used = {name for name in names if name is not None}
         if wanted.classes is None:
             empty = sorted(set(folders.names) - used)
