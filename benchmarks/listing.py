@@ -176,7 +176,7 @@ def measure_memory(report: Report, options: Options, reply: Path, number: int) -
 
 
 def look_at(dataset: StorageDataset, index: int) -> object:
-    """All that a dataset knows of one sample."""
+    """Read everything that a dataset knows of one sample."""
     return dataset.keys[index], dataset.reader.entries[index], dataset.reader.names()[index], dataset.targets[index]
 
 

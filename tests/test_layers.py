@@ -41,7 +41,7 @@ TORCH_FROM = FLOORS["datasets"]
 
 HOMES_OF_LIBRARIES = {
     "diskcache": "cache/",
-    "pycurl": "http/transport.py",
+    "pycurl": "http/curl.py",
     "webdav4": "stores/dav.py",
     "httpx": "stores/dav.py",
 }

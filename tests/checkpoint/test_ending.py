@@ -418,7 +418,7 @@ def test_kept_error_keeps_no_run(is_spooled: bool, tmp_path: Path) -> None:  # n
     try:
         run = open_run(Refusing(tmp_path / "run"), tmp_path)
         if not is_spooled:
-            run.saver.spool.limit_bytes = 0
+            run.saver.spool.space.limit_bytes = 0
         reference = weakref.ref(run)
         handle = run.save(state_of(1), 1)
         with pytest.raises(errors.StorageError, match="not allowed" if is_spooled else "no room in the spool"):

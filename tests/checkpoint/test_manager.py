@@ -298,7 +298,6 @@ class Capped(DirectoryStore):
 
     level: Level = "mount"
 
-    @property
     def best_level(self) -> Level:
         """What it reaches."""
         return self.level

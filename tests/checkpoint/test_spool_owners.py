@@ -14,7 +14,8 @@ import pytest
 from ai4os_data import errors
 from ai4os_data.checkpoint import StorageCheckpoint, leftovers
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
-from ai4os_data.checkpoint.spool import Spool, usable_directory
+from ai4os_data.checkpoint.spool import Spool
+from ai4os_data.checkpoint.spool_directory import usable_directory
 from ai4os_data.machine import mounts
 from tests.checkpoint.test_spool import ATTEMPT, write
 from tests.support.disks import make_read_only, tmpfs

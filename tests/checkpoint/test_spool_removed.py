@@ -123,7 +123,7 @@ def test_warning_names_what_was_not_on_the_storage(tmp_path: Path) -> None:
     write(spool, 2)
     shutil.rmtree(spool.directory)
     with Warnings() as warnings:
-        spool.check_room(1)
+        spool.scratch()
     assert "What was not on the storage yet is lost: step 2." in warnings[0]
     assert spool.entries() == []
     assert write(spool, 3).is_whole

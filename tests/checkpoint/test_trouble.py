@@ -50,7 +50,7 @@ def test_full_spool_disk_keeps_the_old_and_training_goes_on(tmp_path: Path, capl
 def test_disk_that_fills_up_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
     """The kernel's ENOSPC in mid-write, where the room had been there before."""
     with tmpfs(tmp_path / "disk", 12 * MiB), open_run(tmp_path / "run", tmp_path, "disk/spool") as run:
-        vars(run.saver.spool)["check_room"] = lambda _: None
+        vars(run.saver.spool.space)["check"] = lambda _: None
         filler = tmp_path / "disk" / "filler"
         filler.write_bytes(bytes(8 * MiB))
         handle = run.save(state_of(1, 8 * MiB_OF_NUMBERS), 1)
@@ -66,7 +66,7 @@ def test_spool_keeps_its_limit_and_gives_way_to_what_is_newer(tmp_path: Path) ->
     with open_run(tmp_path / "run", tmp_path, spool_limit=3 * MiB) as run:
         for step in range(5):
             run.save(state_of(step, 2 * MiB_OF_NUMBERS), step).wait(timeout_s=20)
-            assert run.saver.spool.used_bytes() <= 3 * MiB
+            assert run.saver.spool.space.used_bytes() <= 3 * MiB
         with pytest.raises(errors.OutOfSpaceError, match="bytes of 3,145,728 are taken"):
             run.save(state_of(5, 4 * MiB_OF_NUMBERS), 5).wait(timeout_s=20)
         assert run.save(state_of(6, 2 * MiB_OF_NUMBERS), 6).wait(timeout_s=20) == "confirmed"

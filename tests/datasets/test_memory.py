@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, open_filesystem
-from ai4os_data.stores.base import Entry
+from ai4os_data.stores.base import Entry, Listing
 from ai4os_data.stores.memory import MemoryStore
 from tests.support.shares import Folder
 
@@ -141,12 +141,13 @@ class Listed(MemoryStore):
         super().__init__()
         self._number = number
 
-    def list(self) -> list[Entry]:
+    def listing(self) -> Listing:
         """Each in one of a hundred folders."""
-        return [
+        entries = [
             Entry(f"class{n * 100 // self._number:02}/image {n:07}.jpg", n % 90_000, f"{n * 7919:032x}", None)
             for n in range(self._number)
         ]
+        return Listing(entries, [])
 
 
 def own_bytes() -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from ai4os_data import StorageCheckpoint, StorageDataset
 from ai4os_data.errors import ChangedError, ProtocolError
-from ai4os_data.http.transport import Request
+from ai4os_data.http.requests import Request
 from ai4os_data.locations.remotes import Remote
 from ai4os_data.stores import Fetched, open_store
 from tests.support.faulty import DATA, KEY, SIZE_BYTES, Faulty

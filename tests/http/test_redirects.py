@@ -10,7 +10,7 @@ import pytest
 
 from ai4os_data import StorageDataset, errors
 from ai4os_data.http.redirects import MOST_HOPS, absolute, shown
-from ai4os_data.http.transport import Request
+from ai4os_data.http.requests import Request
 from ai4os_data.locations.remotes import Remote
 from ai4os_data.stores import Fetched
 from ai4os_data.stores.webdav import WebDAVStore

@@ -12,7 +12,7 @@ from ai4os_data.cache.preparation import Preparation, Prepare
 from ai4os_data.cache.temporaries import TemporaryBody, write_temporary
 from ai4os_data.cache.versions import Drift, Versions, WantedFile
 from ai4os_data.http import Body, LargeBody, MemoryBody
-from ai4os_data.stores import BLOCK_BYTES, Entry, Fetched, RangedFile
+from ai4os_data.stores import BLOCK_BYTES, Entry, Fetched, RangedFile, local_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -180,7 +180,7 @@ class UncachedStore:
 
     def _local_path(self, wanted: WantedFile) -> str | None:
         """Where a file lies on a disk of this machine, if it is wanted as it is there."""
-        return self.store.local_path(wanted.entry) if wanted.as_stored or self.preparation is None else None
+        return local_path(self.store, wanted.entry) if wanted.as_stored or self.preparation is None else None
 
     def holds(self, file: File) -> bool:
         """Whether a file lies on the local disk."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ai4os_data.checkpoint.manifest import attempt_mark
 from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.checkpoint.serialisation import sha256_of
-from ai4os_data.stores import lower
+from ai4os_data.stores import abandon, lower
 
 if TYPE_CHECKING:
     from ai4os_data.checkpoint.names import AttemptName
@@ -63,7 +63,7 @@ class Delivery:
     def abandon(self, spooled: Spooled) -> None:
         """Leave nothing on the server of what will not be sent: no part of a file counts there."""
         for file, facts in spooled.manifest.files.items():
-            self._store.abandon(f"{spooled.name}/{file}", facts.size_bytes, facts.sha256)
+            abandon(self._store, f"{spooled.name}/{file}", facts.size_bytes, facts.sha256)
 
     def _send(self, spooled: Spooled) -> Level:
         level: Level = "confirmed"

@@ -20,7 +20,7 @@ from ai4os_data.checkpoint.ranks import Ranks
 from ai4os_data.checkpoint.restoring import Restoring
 from ai4os_data.checkpoint.retention import Mode, Retention
 from ai4os_data.checkpoint.saving import Saver
-from ai4os_data.checkpoint.spool import parse_limit
+from ai4os_data.checkpoint.space import parse_limit
 from ai4os_data.checkpoint.verifying import damaged
 from ai4os_data.http import Patience
 from ai4os_data.stores import LEVELS, open_store

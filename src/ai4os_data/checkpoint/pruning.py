@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ai4os_data.checkpoint.history import History, Seen, ancestors, on_store
 from ai4os_data.checkpoint.names import MANIFEST
+from ai4os_data.stores import expunge
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Pruning:
 
     def _remove(self, name: CheckpointName) -> None:
         self._confirmed.discard(name)
-        self._store.expunge(str(name), first=[f"{name}/{MANIFEST}"])
+        expunge(self._store, str(name), first=[f"{name}/{MANIFEST}"])
         log.info("removed the checkpoint %s", name)
 
 

@@ -14,7 +14,6 @@ from ai4os_data.checkpoint.names import CheckpointName
 from ai4os_data.checkpoint.ranks import Ranks
 from ai4os_data.checkpoint.restored import Restored
 from ai4os_data.checkpoint.serialisation import load_state, sha256_of
-from ai4os_data.checkpoint.spool import is_intact
 from ai4os_data.checkpoint.staging import with_arrays
 from ai4os_data.telemetry import log
 
@@ -196,7 +195,7 @@ class Restoring:
         if len(manifest.files) != 1:
             raise errors.IntegrityError(f"its manifest names {len(manifest.files)} files, where one is written")
         (file,) = manifest.files
-        if seen.spooled is not None and is_intact(seen.spooled):
+        if seen.spooled is not None and seen.spooled.is_intact():
             return seen.spooled.folder / file, None
         if file not in seen.files:
             where = "is damaged in the spool and not on the store" if seen.spooled else "is not there"

@@ -38,7 +38,7 @@ class Room:
         Raises:
             OutOfSpaceError: it is not enough.
         """
-        check = check or self._spool.check_room
+        check = check or self._spool.space.check
         try:
             check(size_bytes)
         except errors.OutOfSpaceError:
@@ -54,7 +54,7 @@ class Room:
         else:
             caches = [self._cache] if self._cache is not None else []
         for cache in caches:
-            if lacking := self._spool.lacking_on_disk(size_bytes):
+            if lacking := self._spool.space.lacking_on_disk(size_bytes):
                 log.warning("the spool is short of room: %s gives way by %s bytes", cache.directory, f"{lacking:,}")
                 cache.give_way(lacking)
 
@@ -64,5 +64,5 @@ class Room:
         Raises:
             OutOfSpaceError: there is no room.
         """
-        self.make(size_bytes, self._spool.check_disk)
+        self.make(size_bytes, self._spool.space.check_disk)
         return self._spool.scratch()

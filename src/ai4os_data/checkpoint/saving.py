@@ -29,12 +29,11 @@ from ai4os_data.checkpoint.pruning import Pruning
 from ai4os_data.checkpoint.randomness import random_states
 from ai4os_data.checkpoint.room import Room
 from ai4os_data.checkpoint.sending import Sender
-from ai4os_data.checkpoint.spool import Spool, Spooled, is_intact
+from ai4os_data.checkpoint.spool import Spool, Spooled
 from ai4os_data.checkpoint.spool_directory import named_directory
 from ai4os_data.checkpoint.staging import Staging
 from ai4os_data.checkpoint.uploads import Upload, Uploads
-from ai4os_data.machine import tell_after_fork
-from ai4os_data.stores import is_on_the_server, reaches
+from ai4os_data.stores import best_level, is_on_the_server, reaches
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ class Saver:
         self._pid = os.getpid()
         if not ranks.writes:
             return
-        self.best_level = store.best_level
+        self.best_level = best_level(store)
         self.wanted = _wanted(durability, self.best_level, store)
         self.spool = Spool(named_directory(spool, os.environ), store.identity, limit_bytes)
         leftovers.sweep(self.spool.directory, self.spool.folder, limit_bytes)
@@ -125,7 +124,6 @@ class Saver:
         self.ending = Ending(store.location, self._staging, self.uploads)
         note_thread()
         weakref.finalize(self, _unlock, self.spool, self._pid).atexit = False
-        tell_after_fork(self.spool)
         self.spool.adopt()
         self.pruning.know(self.look())
         self._send_what_was_left()
@@ -361,7 +359,7 @@ def _wanted(durability: Durability, best: Level, store: Store) -> Level:
 
 
 def _is_sound(spooled: Spooled) -> bool:
-    if not (is_sound := is_intact(spooled)):
+    if not (is_sound := spooled.is_intact()):
         log.warning("%s is damaged in the spool, and is not sent", spooled.name)
     return is_sound
 

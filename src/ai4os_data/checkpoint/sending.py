@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.checkpoint.spool import is_intact
 from ai4os_data.checkpoint.tries import Tries
 from ai4os_data.http import Patience
 from ai4os_data.stores import is_on_the_server
@@ -187,4 +186,4 @@ class Sender:
 
 def _is_damaged(upload: Upload, error: BaseException) -> bool:
     """Whether the storage has got other bytes than were meant because the spool has them."""
-    return isinstance(error, errors.IntegrityError) and upload.spooled.is_whole and not is_intact(upload.spooled)
+    return isinstance(error, errors.IntegrityError) and upload.spooled.is_whole and not upload.spooled.is_intact()

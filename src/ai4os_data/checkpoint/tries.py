@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.http import Place, place_of
+from ai4os_data.http import Standing, standing_of
 
 if TYPE_CHECKING:
     from ai4os_data.http import Patience
@@ -55,10 +55,10 @@ class Tries:
             error: what this try failed with.
         """
         self.failures += 1
-        place = place_of(error)
-        if place is Place.PASSING:
+        standing = standing_of(error)
+        if standing is Standing.PASSING:
             return self._passing(error)
-        if place is Place.CREDENTIALS or error.status is None:
+        if standing is Standing.CREDENTIALS or error.status is None:
             return None
         self._refused += 1
         if self._refused >= REFUSED_TRIES and time.monotonic() - self._away_s >= _BACK_FOR_S:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.names import MANIFEST
-from ai4os_data.checkpoint.spool import is_intact
 
 if TYPE_CHECKING:
     from ai4os_data.checkpoint.history import History, Seen
@@ -40,5 +39,5 @@ def _verify(saver: Saver, history: History, seen: Seen) -> None:
         found = saver.store.sha256_of(seen.files[file])
         if found != facts.sha256:
             raise errors.IntegrityError(f"{file} has the sha256 {found}, where {facts.sha256} was written")
-    if seen.spooled is not None and not is_intact(seen.spooled) and saver.spool.find(seen.name) is not None:
+    if seen.spooled is not None and not seen.spooled.is_intact() and saver.spool.find(seen.name) is not None:
         raise errors.IntegrityError("the copy in the spool is damaged")

@@ -17,7 +17,7 @@ from ai4os_data import errors
 from ai4os_data.cache import digest
 from ai4os_data.http import retries
 from ai4os_data.machine import replace_whole
-from ai4os_data.stores import ByKey, PackedEntries, Store, Unreadable, is_safe
+from ai4os_data.stores import ByKey, PackedEntries, Store, Unreadable, folder_token, is_safe
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -216,9 +216,9 @@ def open_index(
         StorageError: it cannot be listed, and no listing is kept.
     """
     kept = Index.load(lock_file) if lock_file is not None else _kept(cache, _name(store))
-    store = store.hurried(retries.OPENING_S, waits=kept is None)
+    store = store.with_patience(store.patience.hurried(retries.OPENING_S, waits=kept is None))
     try:
-        token = store.token()
+        token = folder_token(store)
         if kept is not None and token is not None and token == kept.token and not kept.unreadable:
             return kept
         listed = _listed(store, cache, token)
@@ -238,7 +238,7 @@ def list_anew(store: Store, cache: DiskCache | None) -> Index:
     Raises:
         StorageError: it cannot be listed.
     """
-    return _listed(store, cache, store.token())
+    return _listed(store, cache, folder_token(store))
 
 
 def _listed(store: Store, cache: DiskCache | None, token: str | None) -> Index:
@@ -257,7 +257,8 @@ def find_folders(index: Index, store: Store, cache: DiskCache | None) -> None:
     if index.folders is not None or type(store).members is Store.members:  # that shows no more than a listing of files
         return
     try:
-        index.folders = store.hurried(retries.OPENING_S, waits=False).members("")[1]
+        hurried = store.with_patience(store.patience.hurried(retries.OPENING_S, waits=False))
+        index.folders = hurried.members("")[1]
     except _UNREACHABLE as error:
         tell_once(
             f"{store.location}: folders without a file are not seen, since the storage cannot be reached: {error}"

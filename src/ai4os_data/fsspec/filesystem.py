@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -36,7 +37,7 @@ from ai4os_data.fsspec.readfile import LargeFile, SmallFile
 from ai4os_data.http import OPENING_S, Content, checked_outage_s
 from ai4os_data.locations import Remote
 from ai4os_data.locations import parsing as locations
-from ai4os_data.stores import Entry, Store, checked, is_safe, open_store, underway
+from ai4os_data.stores import Entry, Store, address_of, best_level, checked, is_safe, look_at, open_store, underway
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
@@ -532,7 +533,9 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         checked(key)
         try:
             # A write has its own tries, those of its questions among them.
-            _send(cached.store.waiting(0.0), key, content, None if is_new else _file_at(cached.store, key), on_bytes)
+            existing = None if is_new else _file_at(cached.store, key)
+            patience = replace(cached.store.patience, outage_s=0.0)
+            _send(cached.store.with_patience(patience), key, content, existing, on_bytes)
         except errors.NameRefusedError:
             raise
         except errors.LocationError as error:
@@ -678,7 +681,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     def _place(self, path: str) -> str:
         """What tells whether two paths are one file."""
         cached, key = self._find(path)
-        return cached.store.place(key)
+        return address_of(cached.store, key)
 
     def _remove_copied(self, path: str, entry: Entry) -> None:
         """Remove a file, if it is still what was copied. It is not where both names lead to the same file."""
@@ -823,7 +826,8 @@ class RootedFileSystem(StorageFileSystem):
         Raises:
             LocationError: there is nothing at it.
         """
-        self._root.store.hurried(OPENING_S, waits=True).look()
+        store = self._root.store
+        look_at(store.with_patience(store.patience.hurried(OPENING_S, waits=True)))
 
     def unstrip_protocol(self, name: str) -> str:
         """The path as a location that a dataset takes."""
@@ -927,7 +931,7 @@ def _send(
     entry = store.write(key, content)
     if on_bytes is not None:
         on_bytes(entry.size_bytes)
-    if store.best_level == "confirmed" and (found := store.sha256_of(entry)) != digest:
+    if best_level(store) == "confirmed" and (found := store.sha256_of(entry)) != digest:
         raise errors.IntegrityError(
             f"{store.location}: {key!r} was written, but the store holds other bytes (their sha256 is {found}, not "
             f"{digest}); does somebody else write it too?"

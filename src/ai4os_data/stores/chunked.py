@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from ai4os_data import errors
-from ai4os_data.http import NO_ANSWER, Place, Request, place_of
+from ai4os_data.http import NO_ANSWER, Request, Standing, standing_of
 from ai4os_data.stores.capabilities import ChunkLimits
 from ai4os_data.stores.forms import unquoted
 
@@ -143,7 +143,7 @@ class ChunkedUpload:
             raise UnsupportedError from error
         except errors.ServerError as error:
             arrived = self._arrived()
-            if arrived is None and place_of(error) is Place.LASTING:
+            if arrived is None and standing_of(error) is Standing.LASTING:
                 raise UnsupportedError from error
             if arrived is None:
                 raise

@@ -5,6 +5,7 @@ What comes out is a whole answer, or an error of ours; tries, pauses and refusal
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import ssl
@@ -19,29 +20,24 @@ import webdav4.client
 
 from ai4os_data import errors, telemetry
 from ai4os_data.http import (
-    FLAPPING,
     LOCKED_TRIES,
-    LONGEST_LOCK_PAUSE_S,
-    LOOK_AT_DOUBT_S,
-    LOOK_S,
     Patience,
+    RequestTries,
     Transport,
-    Wait,
+    Verdict,
     error_for_status,
+    failures,
     host_of,
     proxies,
     retry_after_s,
-    shortened,
     status_meant,
-    statuses,
     tls,
-    wrong_credentials,
 )
 from ai4os_data.machine import descriptors
 from ai4os_data.stores.httpx_logs import kept_quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ai4os_data.locations import Remote
 
@@ -63,6 +59,20 @@ class DavAnswer(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+class _Verb(NamedTuple):
+    """What is sent."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] | None
+    content: bytes | None
+
+    @property
+    def what(self) -> str:
+        """What messages call it."""
+        return f"{self.method} {self.url}"
 
 
 class FolderError(errors.NotFoundError):
@@ -119,46 +129,77 @@ class DavClient:
             TornError: the answer to a PROPFIND is not whole.
             StorageError: the server refuses it, cannot do it, or does not answer.
         """
-        asking = _Asking(self, method, url, tries, worked_bytes, silence_s=silence_s)
-        row = self.transport.counters.row
+        verb = _Verb(method, url, headers, content)
+        is_read = method == "PROPFIND"
+        request = RequestTries(
+            self.transport.policy(),
+            most=tries,
+            most_locked=LOCKED_TRIES if is_read else None,
+            size_bytes=worked_bytes,
+            waits=is_read and tries is None,
+        )
+        longest_s = max(1.0, min(self.patience.silence_s(worked_bytes), silence_s or math.inf))
+        counted = telemetry.REQUESTS_PROPFIND if is_read else telemetry.REQUESTS_OTHER
         while True:
-            asking.wait_for_turn()
-            row[telemetry.REQUESTS_PROPFIND if method == "PROPFIND" else telemetry.REQUESTS_OTHER] += 1
-            outcome = self._try(asking, method, url, headers, content)
+            request.wait_for_turn(verb.what)
+            request.begin()
+            self.transport.counters.row[counted] += 1
+            outcome = self._try(request, verb, max(1.0, min(longest_s, request.deadline - time.monotonic())))
             if isinstance(outcome, DavAnswer):
                 return outcome
             if isinstance(outcome, errors.StorageError):
                 try:
                     raise outcome
                 finally:
-                    del outcome, asking  # an error that its own traceback leads to would keep the connections open
-            row[telemetry.RETRIES] += 1
-            row[telemetry.WAITED_NS] += int(outcome * 1e9)
-            asking.sleep(outcome)
+                    del outcome, request  # an error that its own traceback leads to would keep the connections open
+            request.sleep(outcome)
 
-    def _try(
-        self, asking: _Asking, method: str, url: str, headers: dict[str, str] | None, content: bytes | None
-    ) -> DavAnswer | errors.StorageError | float:
+    def _try(self, request: RequestTries, verb: _Verb, silence_s: float) -> DavAnswer | Verdict:
         """Send it once."""
-        timeout = httpx.Timeout(_LISTING_DEADLINE_S, connect=self.patience.connect_s, read=asking.silence_s())
         heads = _Heads()
+        client = self._client()
         try:
-            client = self._client()
             with kept_quiet():
-                response: httpx.Response = client.http.request(
-                    method,
-                    client.join_url(url),
-                    headers=headers,
-                    content=content,
-                    timeout=timeout,
+                response = client.http.request(
+                    verb.method,
+                    client.join_url(verb.url),
+                    headers=verb.headers,
+                    content=verb.content,
+                    timeout=httpx.Timeout(_LISTING_DEADLINE_S, connect=self.patience.connect_s, read=silence_s),
                     extensions={"trace": heads.note},
                 )
         except httpx.RequestError as error:
-            return asking.pause_after(error, has_head=heads.has_come)
+            if heads.has_come and verb.method == "PROPFIND" and not isinstance(error, httpx.TimeoutException):
+                raise TornError(_told(error)) from error
+            return self._broken(request, verb.what, error, has_heard=heads.has_come)
         except UnicodeError as error:
-            raise errors.LocationError(f"{asking.what}: this name cannot be sent") from error
+            raise errors.LocationError(f"{verb.what}: this name cannot be sent") from error
         self.transport.counters.row[telemetry.BYTES_FROM_NETWORK] += len(response.content)
-        return asking.judged(response)
+        return self._judged(request, verb.what, response)
+
+    def _judged(self, request: RequestTries, what: str, response: httpx.Response) -> DavAnswer | Verdict:
+        """The answer, the error that it stands for, or the pause before the next try."""
+        status = status_meant(response.status_code, response.content)
+        if request.doubts(status):
+            return request.failed(_error_of(response, status, what, self.remote), is_away=True)
+        request.answered(status)
+        if status < 300:
+            return DavAnswer(status, dict(response.headers), response.content)
+        asked_s = retry_after_s(response.headers.get("retry-after"))
+        return request.refused(status, _error_of(response, status, what, self.remote), asked_s)
+
+    def _broken(self, request: RequestTries, what: str, cause: httpx.RequestError, *, has_heard: bool) -> Verdict:
+        """The pause before the next try after one without an answer, or the error if there is none."""
+        causes = list(_causes(cause))
+        error = descriptors.exhausted(cause) or _failure_of(what, cause, causes, self.remote)
+        error.__cause__ = cause
+        is_distrusted = any(isinstance(one, ssl.SSLCertVerificationError) for one in causes)
+        return request.broken(
+            error,
+            is_lasting=is_distrusted or isinstance(error, _LASTING),
+            has_heard=has_heard,
+            is_unmet=any(isinstance(one, socket.gaierror) for one in causes),
+        )
 
     def _client(self) -> _Client:
         """This process's client of the DAV verbs."""
@@ -166,169 +207,22 @@ class DavClient:
         return client
 
 
-def _failure_of(what: str, error: httpx.RequestError, remote: Remote) -> errors.StorageError:
+def _failure_of(
+    what: str, error: httpx.RequestError, causes: Iterable[BaseException], remote: Remote
+) -> errors.StorageError:
     """The error that a connection which failed stands for."""
     if isinstance(error, httpx.DecodingError):
         return errors.ProtocolError(f"{what}: the body is not compressed as its head says ({error})")
-    for cause in _causes(error):
+    for cause in causes:
         if isinstance(cause, ssl.SSLError):
-            return errors.TLSError(
-                f"{what}: no trusted connection to {remote.origin} ({cause.reason or cause}). If it uses an "
-                "authority of your "
-                f"own, pass Remote(…, ca_file='authority.pem') or set SSL_CERT_FILE"
-            )
+            return failures.untrusted(what, remote.url, cause.reason or str(cause))
     if isinstance(error, httpx.TimeoutException):
-        return errors.DeadlineError(f"{what}: no answer in time ({type(error).__name__})")
-    way = proxies.through(remote.url, os.environ)
+        return failures.late(what, remote.url, f"no answer in time ({type(error).__name__})")
     # httpcore tells the status of a proxy that opens no connection in its message alone.
     if isinstance(error, httpx.ProxyError) and str(error)[:3].isdigit() and not str(error).startswith("5"):
+        way = proxies.through(remote.url, os.environ)
         return errors.PermissionDeniedError(f"{what}: the proxy opens no connection ({error}){way}")
-    return errors.ServerUnavailableError(
-        f"{what}: {error}. Is {remote.origin} up, and reachable from this machine?{way}"
-    )
-
-
-class _Asking:
-    """One request by a DAV verb: its tries, its pauses, and what its answers mean for the next one."""
-
-    def __init__(
-        self,
-        dav: DavClient,
-        method: str,
-        url: str,
-        tries: int | None,
-        worked_bytes: int,
-        *,
-        silence_s: float | None,
-    ) -> None:
-        self.what = f"{method} {url}"
-        patience = dav.patience
-        self._dav = dav
-        self._patience = patience
-        self._tries = tries or patience.tries
-        self._waits = method == "PROPFIND" and tries is None and patience.outage_s > 0
-        self._is_read = method == "PROPFIND"
-        longest_s = max(patience.silence_s(worked_bytes), 1)
-        self._silence_s = longest_s if silence_s is None else min(longest_s, silence_s)
-        self._deadline = patience.deadline(worked_bytes)
-        self._wait = Wait(dav.transport.connections.outage, patience)
-        self._credentials = dav.transport.credentials
-        self._failures = self._refused = self._away = 0
-        self._failed_s = self._began_s = 0.0
-        self._is_first = False
-        self._last: errors.StorageError | None = None
-
-    def silence_s(self) -> float:
-        """How long this try may be without an answer."""
-        return max(1.0, min(self._silence_s, self._deadline - time.monotonic()))
-
-    def wait_for_turn(self) -> None:
-        """Wait until the request may be sent.
-
-        Raises:
-            AuthenticationError: the credentials were refused; nobody asks any more.
-            StorageError: the server is away for too long.
-        """
-        if self._is_first and self._refused and self._credentials.is_hopeless():
-            raise errors.AuthenticationError(wrong_credentials(self._dav.transport.remote))
-        while not self._is_first and (turn := self._credentials.turn()) != "go":
-            if turn == "refused":
-                raise errors.AuthenticationError(wrong_credentials(self._dav.transport.remote))
-            self._is_first = turn == "first"
-            if not self._is_first:
-                time.sleep(LOOK_AT_DOUBT_S)
-        while self._waits and self._wait.is_held and not self._wait.outage.may_ask():
-            self._wait.hold()
-            if self._wait.is_over:
-                raise self._wait.error(self.what) if self._last is None else self._wait.gave_up(self._last)
-            time.sleep(LOOK_S)
-        self._began_s, self._sent_with = time.monotonic(), self._credentials.remote
-
-    def sleep(self, pause_s: float) -> None:
-        """Wait before the next try; where the server is away, until somebody finds it back."""
-        until_s = time.monotonic() + pause_s
-        while (left_s := until_s - time.monotonic()) > 0:
-            if self._away and self._wait.outage.progress_s > self._failed_s:
-                return
-            time.sleep(min(LOOK_S, left_s))
-            if self._away:
-                self._wait.outage.tell(self._patience.outage_s)
-
-    def judged(self, response: httpx.Response) -> DavAnswer | errors.StorageError | float:
-        """The answer, the error that it stands for, or the pause before the next try."""
-        status = status_meant(response.status_code, response.content)
-        if self._waits and self._wait.outage.doubts(status):
-            return self._pause(
-                _error_of(response, self.what, self._dav.transport.remote), None, is_away=True, tries=self._tries
-            )
-        if status not in statuses.AWAY:
-            self._wait.outage.answered()
-            if status != 401:
-                self._credentials.accepted(was_doubted=self._is_first)
-                self._is_first = False
-        if status < 300:
-            return DavAnswer(status, dict(response.headers), response.content)
-        failure = _error_of(response, self.what, self._dav.transport.remote)
-        if status == 401:
-            self._refused += 1
-            again = self._credentials.refused(self._sent_with, self._refused, was_first=self._is_first)
-            if again is None:
-                return failure
-            self._is_first, pause_s = again
-            return pause_s
-        if status not in statuses.RETRIED:
-            return failure
-        asked_s = retry_after_s(response.headers.get("retry-after"))
-        tries = self._tries
-        if status == 423 and self._is_read:
-            tries, asked_s = min(tries, LOCKED_TRIES), shortened(asked_s, LONGEST_LOCK_PAUSE_S)
-        return self._pause(failure, asked_s, is_away=status in statuses.AWAY, tries=tries)
-
-    def pause_after(self, cause: httpx.RequestError, *, has_head: bool = False) -> errors.StorageError | float:
-        """The pause before the next try after one without an answer, or the error where there is none.
-
-        Raises:
-            TornError: the head of an answer came, so the server is there, but the answer is not whole.
-        """
-        if has_head and self._is_read and not isinstance(cause, httpx.TimeoutException):
-            raise TornError(_told(cause)) from cause
-        causes = list(_causes(cause))
-        failure: errors.StorageError | None = descriptors.exhausted(cause)
-        has_answered = self._credentials.answers > 0 or self._wait.outage.has_answered
-        is_distrusted = any(isinstance(one, ssl.SSLCertVerificationError) for one in causes)
-        if failure is None:
-            failure = _failure_of(self.what, cause, self._dav.transport.remote)
-        failure.__cause__ = cause
-        if isinstance(failure, _LASTING) or (
-            isinstance(failure, errors.TLSError) and (is_distrusted or not has_answered)
-        ):
-            return failure
-        is_away = has_answered or not any(isinstance(one, socket.gaierror) for one in causes)
-        return self._pause(failure, None, is_away=is_away, tries=self._tries)
-
-    def _pause(
-        self, failure: errors.StorageError, asked_s: float | None, *, is_away: bool, tries: int
-    ) -> errors.StorageError | float:
-        if is_away and self._waits:
-            return self._wait_out(failure, asked_s)
-        self._failures += 1
-        pause_s = self._patience.pause_s(self._failures, asked_s)
-        return failure if self._failures >= tries or time.monotonic() + pause_s > self._deadline else pause_s
-
-    def _wait_out(self, failure: errors.StorageError, asked_s: float | None) -> errors.StorageError | float:
-        """The pause where the server seems to be away; while others get answers, tries count."""
-        if self._away == 0 or self._wait.outage.progress_s > self._failed_s:
-            self._failures += 1
-        self._failed_s = time.monotonic()
-        self._away += 1
-        self._last = failure
-        if self._failures >= max(2, self._tries) * (FLAPPING if self._wait.outage.flaps else 1):
-            return failure
-        pause_s = self._wait.failed(self._began_s, failure, asked_s=asked_s, failures=self._away)
-        if pause_s is None:
-            return self._wait.gave_up(failure)
-        self._deadline = max(self._deadline, self._patience.deadline() + pause_s)
-        return pause_s
+    return failures.unreachable(what, remote.url, str(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -421,10 +315,9 @@ def _leads_to_folder(response: httpx.Response) -> bool:
     )
 
 
-def _error_of(response: httpx.Response, what: str, remote: Remote) -> errors.StorageError:
+def _error_of(response: httpx.Response, status: int, what: str, remote: Remote) -> errors.StorageError:
     """The error that an answer stands for."""
     if _leads_to_folder(response):
-        return FolderError(f"{what}: this is a folder, not a file ({response.status_code})")
-    status = status_meant(response.status_code, response.content)
+        return FolderError(f"{what}: this is a folder, not a file ({status})")
     is_upload = response.request.method not in _READING
-    return error_for_status(status, what, dict(response.headers), remote, is_upload=is_upload, page=response.content)
+    return error_for_status(status, what, response.headers, remote, is_upload=is_upload, page=response.content)

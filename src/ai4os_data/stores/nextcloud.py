@@ -58,7 +58,7 @@ class NextcloudStore(WebDAVStore):
         """Whether the server makes archives, as far as is known."""
         return self._archives.makes_archives
 
-    def token(self) -> str | None:
+    def folder_etag(self) -> str | None:
         """The folder's ETag, by one PROPFIND of Depth 0: it changes when anything below does."""
         return self._folder.etag()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
@@ -10,7 +10,21 @@ from typing_extensions import Self
 from ai4os_data import errors
 from ai4os_data.http import Content, Patience, Source, Transport
 from ai4os_data.stores.address import Address
-from ai4os_data.stores.base import Entries, Entry, Keys, Listing, MakeBody, Outcome, Store, checked, memory_body
+from ai4os_data.stores.base import (
+    Entries,
+    Entry,
+    Keys,
+    Listing,
+    MakeBody,
+    OnBytes,
+    Outcome,
+    Store,
+    checked,
+    confirm,
+    memory_body,
+    read_back,
+    received,
+)
 from ai4os_data.stores.dav import DavClient
 from ai4os_data.stores.dav_folder import DavFolder
 from ai4os_data.stores.dav_folders import FolderMaker
@@ -23,9 +37,11 @@ from ai4os_data.stores.ranges import read_ranges
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from io import FileIO
+    from pathlib import Path
 
     from ai4os_data import telemetry
     from ai4os_data.locations import Remote
+    from ai4os_data.stores.levels import Level
 
 
 class WebDAVStore(Store):
@@ -98,38 +114,21 @@ class WebDAVStore(Store):
         """Let go of this process's connections."""
         self.transport.close()
 
-    def waiting(self, outage_s: float) -> Self:
-        """The same folder, read with another patience for a server that is away."""
-        return self._patient(replace(self.patience, outage_s=outage_s))
-
-    def hurried(self, limit_s: float, *, waits: bool) -> Self:
-        """The same folder, for a question that somebody has another answer to after a while."""
-        return self._patient(self.patience.hurried(limit_s, waits=waits))
-
-    def _patient(self, patience: Patience) -> Self:
-        if patience == self.patience:
-            return self
-        store = object.__new__(type(self))
-        store.__dict__.update(self.__dict__)
-        store._ask_through(self.transport.patient(patience))
+    def with_patience(self, patience: Patience) -> Self:
+        """The same folder, read with another patience for a server that is away, over the same connections."""
+        store = super().with_patience(patience)
+        if store is not self:
+            store._ask_through(self.transport.patient(patience))  # noqa: SLF001  a copy of this store
         return store
 
     def look(self) -> None:
         """Find the folder on the server, by a PROPFIND of Depth 0."""
         self._folder.found(lambda: self._listings.of("", "0"))
 
-    def place(self, key: str) -> str:
-        """Its address."""
-        return self.address.url_below_remote(self.address.below_remote(key))
-
     # --- reading
 
-    def list(self) -> list[Entry]:
-        """Every file below the folder, by Depth infinity where the server allows it, else folder by folder."""
-        return self.listing().complete()
-
     def listing(self) -> Listing:
-        """The same, and what could not be read, beside it."""
+        """Every file below the folder, by Depth infinity if the server allows it, else folder by folder."""
         listing = self._folder.found(self._listings.below)
         entries = sorted(listing.entries)
         self.transport.connections.outage.other_urls = tuple(self.address.url(entry.key) for entry in entries[:2])
@@ -142,16 +141,16 @@ class WebDAVStore(Store):
             ServerUnavailableError: it knows none of the folders above the store's own either: its answer tells nothing.
         """
         above = f"{checked(folder)}/" if folder else ""
-        listing = self._listed_below(folder)
+        listing = self._listed(folder)
         if listing is None and not folder:
             self._folder.check_above()
-            listing = self._listed_below(folder)  # it may have come back in between
+            listing = self._listed(folder)  # it may have come back in between
         if listing is None:
             return []
         base = f"/{above}".rstrip("/")
         return [entry for entry in listing.complete() if same_prefix(f"/{entry.key}", base) is not None]
 
-    def _listed_below(self, folder: str) -> Listing | None:
+    def _listed(self, folder: str) -> Listing | None:
         try:
             return self._folder.found_in_some_form(lambda: self._listings.below(folder))
         except errors.NotFoundError:
@@ -181,10 +180,13 @@ class WebDAVStore(Store):
         """Part of a file, by a ranged GET whose answer is checked."""
         return self._reader.read_range(entry, start, stop)
 
+    def read_into(self, entry: Entry, path: Path, sha256: str | None = None) -> str:
+        """Download by several ranges at a time if the server tells versions apart, else from beginning to end."""
+        return received(self, entry, path, sha256, partial(self._read_into, entry))
+
     def _read_into(self, entry: Entry, file: FileIO) -> str:
-        """By several ranges at a time where the server tells versions apart, else from beginning to end."""
         url = self.address.url(entry.key)
-        return read_ranges(self.transport, url, entry, file) or super()._read_into(entry, file)
+        return read_ranges(self.transport, url, entry, file) or read_back(self, entry, file)
 
     # --- writing
 
@@ -192,6 +194,13 @@ class WebDAVStore(Store):
         """PUT a whole file, and make the folders above it where they are missing."""
         self._writer.put(key, Source(content), repeats=True)
         return self.stat(key)
+
+    def write_confirmed(
+        self, key: str, content: Path | bytes, sha256: str, *, on_bytes: OnBytes | None = None
+    ) -> Level:
+        """PUT a whole new file, and compare the sha256 of what the server holds."""
+        source = Source(content, on_bytes=on_bytes)
+        return confirm(self, key, source, sha256, found=self._before, send=self._store_new)
 
     def _before(self, key: str) -> Entry | None:
         """What an earlier try has left at a key; a folder is refused, where the server shows it so."""
