@@ -28,13 +28,11 @@ class Opened(NamedTuple):
     """A location that was listed, for those who choose samples in it.
 
     Attributes:
-        location: what errors call it.
         listed: its listing.
         read: gives the content of a file, without ``prepare``.
         wanted: what the user says of the classes.
     """
 
-    location: str
     listed: Index
     read: Callable[[Entry], bytes]
     wanted: Wanted
@@ -55,7 +53,7 @@ class Opened(NamedTuple):
             return as_text(self.read(entry), key)
         if os.path.isfile(file):
             return as_text(Path(file).read_bytes(), key)
-        raise errors.NotFoundError(f"{key!r} is neither a file of {self.location} nor a local one")
+        raise errors.NotFoundError(f"{key!r} is neither a file of {self.wanted.location} nor a local one")
 
 
 class Choice(NamedTuple):
@@ -174,8 +172,8 @@ def given_keys(keys: Sequence[str], targets: Sequence[Any] | Mapping[str, Any] |
     keys = [as_key(key, opened.is_key) for key in keys]
     target: Target | Targets = targets if isinstance(targets, Mapping) else None
     if targets is not None and target is None:
-        target = Targets.of_values(list(targets), keys, opened.location, opened.wanted)
-    return Choice(found(keys, opened.listed, opened.location), target)
+        target = Targets.of_values(list(targets), keys, opened.wanted)
+    return Choice(found(keys, opened.listed, opened.wanted.location), target)
 
 
 def as_paths(keys: Iterable[Any]) -> list[str]:

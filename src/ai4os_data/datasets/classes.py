@@ -14,8 +14,8 @@ from ai4os_data.datasets.index import enumerated
 from ai4os_data.errors import EmptyClassError, LocationError
 from ai4os_data.telemetry import tell_once
 
-Place = Callable[[int], str]
-"""Where the label of a sample stands, to be told in an error."""
+Where = Callable[[int], str]
+"""Says in an error where the label of a sample stands."""
 
 
 class Classes:
@@ -110,20 +110,21 @@ class Wanted(NamedTuple):
     """What a user says of the classes.
 
     Attributes:
-        classes: those that there are; None where names are numbered in sorted order.
+        location: what the samples are of.
+        classes: those that there are; None if names are numbered in sorted order.
         allow_empty: whether one may be without a sample.
     """
 
+    location: str
     classes: Classes | None = None
     allow_empty: bool = False
 
-    def numbered(self, names: Sequence[str], location: str, place: Place) -> tuple[list[int], Classes]:
+    def numbered(self, names: Sequence[str], where: Where) -> tuple[list[int], Classes]:
         """The number of each name.
 
         Args:
             names: a class for each sample.
-            location: what the samples are of.
-            place: tells where the name of a sample stands.
+            where: says where the name of a sample stands.
 
         Raises:
             LocationError: a name is none of the given classes.
@@ -139,14 +140,14 @@ class Wanted(NamedTuple):
             first = next(sample for sample, name in enumerate(names) if numbers[name] < 0)
             more = f", and so {'are' if len(unknown) > 2 else 'is'} {enumerated(unknown[1:])}" if unknown[1:] else ""
             raise LocationError(
-                f"{place(first)}: the class {unknown[0]} is none of classes={self.classes!r}{more}. Add it there, or "
+                f"{where(first)}: the class {unknown[0]} is none of classes={self.classes!r}{more}. Add it there, or "
                 "leave its samples out"
             )
         used = set(numbers.values())
-        self.check_filled([name for name, number in given.items() if number not in used], location)
+        self.check_filled([name for name, number in given.items() if number not in used])
         return [numbers[name] for name in names], self.classes
 
-    def checked(self, numbers: Sequence[int], location: str, place: Place) -> Classes | None:
+    def checked(self, numbers: Sequence[int], where: Where) -> Classes | None:
         """The classes that numbers are of; None where none are given.
 
         Raises:
@@ -160,12 +161,12 @@ class Wanted(NamedTuple):
         if not used.issubset(given):
             sample, number = next((at, number) for at, number in enumerate(numbers) if number not in given)
             raise LocationError(
-                f"{place(sample)}: there is no class {number}: {len(given)} are given, from {given[0]} to {given[-1]}"
+                f"{where(sample)}: there is no class {number}: {len(given)} are given, from {given[0]} to {given[-1]}"
             )
-        self.check_filled([name for name, number in self.classes.numbers.items() if number not in used], location)
+        self.check_filled([name for name, number in self.classes.numbers.items() if number not in used])
         return self.classes
 
-    def check_filled(self, empty: Sequence[str], location: str) -> None:
+    def check_filled(self, empty: Sequence[str]) -> None:
         """See that no given class is without a sample, unless that is allowed.
 
         Raises:
@@ -173,8 +174,8 @@ class Wanted(NamedTuple):
         """
         if empty and not self.allow_empty:
             raise EmptyClassError(
-                f"{location}: there is no sample of {enumerated(map(repr, empty))}, which classes= or class_to_idx= "
-                "names; allow_empty=True lets a class keep its number without one"
+                f"{self.location}: there is no sample of {enumerated(map(repr, empty))}, which classes= or "
+                "class_to_idx= names; allow_empty=True lets a class keep its number without one"
             )
 
     def number_of(self, label: Any) -> int:

@@ -15,10 +15,10 @@ from ai4os_data import telemetry
 from ai4os_data.cache import CachedStore, DiskCache, Drift, UncachedStore
 from ai4os_data.datasets import choosing
 from ai4os_data.datasets.classes import Classes, Wanted, compare
+from ai4os_data.datasets.decoding import Maker
 from ai4os_data.datasets.failures import Failures
 from ai4os_data.datasets.index import Index, find_folders, list_anew, open_index
 from ai4os_data.datasets.listed import Columns, csv_file, split_file
-from ai4os_data.datasets.making import Maker
 from ai4os_data.datasets.patterns import Pattern
 from ai4os_data.datasets.reading import Reader
 from ai4os_data.datasets.siblings import SiblingFiles, Siblings
@@ -120,13 +120,14 @@ class StorageDataset(Dataset[Any]):
         _check_functions(transform=transform, target_transform=target_transform, prepare=prepare)
         matches = Pattern(pattern)
         maker = Maker(decode, transform, target_transform)
-        wanted = Wanted(Classes.given(classes, class_to_idx), allow_empty)
+        numbering = Classes.given(classes, class_to_idx)
         choose = _CHOOSE.get()
         self._pattern = pattern if choose is None else None
         self._lists_folders = index is None or on_drift == "refresh"  # a lock file has them, or it stays without
         counters = telemetry.Counters()
         self._store = open_store(location, remote, counters=counters, outage_s=outage_s)
         self.location = self._store.location
+        wanted = Wanted(self.location, numbering, allow_empty)
         cache = DiskCache.resolve(cache, local=self._store.is_local)
         files = UncachedStore(
             self._store, prepare=prepare, prepare_version=prepare_version, on_drift=on_drift, counters=counters
@@ -141,7 +142,7 @@ class StorageDataset(Dataset[Any]):
         if choose is None:
             choice = choosing.Choice(choosing.matching(matches, listed, self.location), target)
         else:
-            choice = choose(choosing.Opened(self.location, listed, self.reader.read_as_stored, wanted))
+            choice = choose(choosing.Opened(listed, self.reader.read_as_stored, wanted))
         self._target = target if choice.target is None else choice.target
         self._take(listed, choice.positions, wanted)
 
@@ -238,8 +239,8 @@ class StorageDataset(Dataset[Any]):
         """
         _refuse(options, "from_csv", "pattern")
         columns_of(key, target)
-        chosen = Columns(key, target, prefix, suffix, delimiter, columns)
-        return cls._of_chosen(partial(csv_file, file, chosen), location, options)
+        says = Columns(key, target, prefix, suffix)
+        return cls._of_chosen(partial(csv_file, file, says, delimiter, columns), location, options)
 
     @classmethod
     def _of_chosen(cls, choose: choosing.Choose, location: Location, options: Mapping[str, Any]) -> Self:
@@ -267,7 +268,8 @@ class StorageDataset(Dataset[Any]):
         """
         wanted, targets = self._wanted, self.reader.maker.targets
         if targets is not None and targets.numbering is not None:
-            wanted = Wanted(targets.numbering, allow_empty=wanted.allow_empty or self._pattern is None)
+            allow_empty = wanted.allow_empty or self._pattern is None
+            wanted = Wanted(self.location, targets.numbering, allow_empty)
         index = list_anew(self._store, self.reader.files.cache)
         if self._pattern is None:
             positions = choosing.found(self.keys, index, self.location)
@@ -279,11 +281,7 @@ class StorageDataset(Dataset[Any]):
         """Have the samples at these positions of a listing, and label them."""
         entries = ChosenEntries.at_places(index.entries, positions)
         target = keyed_alike(self._target, entries.keys) if isinstance(self._target, Mapping) else self._target
-        targets = (
-            target
-            if isinstance(target, Targets)
-            else Targets.of(target, entries.keys, self.location, wanted, partial(self._folders, index))
-        )
+        targets = Targets.of(target, entries.keys, wanted, partial(self._folders, index))
         self.index, self._wanted = index, wanted
         self.reader.begin(index, entries, targets)
         self.classes = targets.classes if targets else None

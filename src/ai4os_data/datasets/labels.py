@@ -29,9 +29,7 @@ class Written(NamedTuple):
     text: str
 
 
-def understood(
-    labels: Sequence[Written], file: str, location: str, wanted: Wanted
-) -> tuple[Sequence[Any], Classes | None]:
+def understood(labels: Sequence[Written], file: str, wanted: Wanted) -> tuple[Sequence[Any], Classes | None]:
     """The labels that texts mean, and the classes where they are names.
 
     Texts that are all names of given classes are those; such as are all integers are these integers, or are the numbers
@@ -40,7 +38,6 @@ def understood(
     Args:
         labels: one for each sample.
         file: the file that they stand in.
-        location: what the samples are of.
         wanted: what the user says of the classes.
 
     Raises:
@@ -48,21 +45,21 @@ def understood(
         EmptyClassError: a given class has no sample.
     """
 
-    def place(sample: int) -> str:
+    def where(sample: int) -> str:
         return f"{file}, line {labels[sample].line}"
 
     check_present(labels, file)
     texts = [label.text for label in labels]
     given = wanted.classes
     if given is not None and all(given.spelt(text) in given.numbers for text in texts):
-        return wanted.numbered(texts, location, place)
+        return wanted.numbered(texts, where)
     kinds = set(map(_kind, texts))
     if given is not None and kinds != {_INTEGERS}:
-        return wanted.numbered(texts, location, place)  # it names what is no class
+        return wanted.numbered(texts, where)  # it names what is no class
     values = typed(labels, file)
     if kinds == {_INTEGERS}:
-        return values, wanted.checked(values, location, place)
-    return (values, None) if kinds <= {_INTEGERS, _NUMBERS} else wanted.numbered(texts, location, place)
+        return values, wanted.checked(values, where)
+    return (values, None) if kinds <= {_INTEGERS, _NUMBERS} else wanted.numbered(texts, where)
 
 
 def typed(labels: Sequence[Written], file: str) -> list[Any]:

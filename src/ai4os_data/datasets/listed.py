@@ -42,7 +42,7 @@ class Listed(NamedTuple):
             NotFoundError: some are not there.
         """
         try:
-            return Choice(found(self.keys, opened.listed, opened.location), targets)
+            return Choice(found(self.keys, opened.listed, opened.wanted.location), targets)
         except errors.NotFoundError as error:
             first = next((number for number, key in enumerate(self.keys) if not opened.is_key(key)), None)
             if first is None:
@@ -60,7 +60,7 @@ def split_file(file: str | os.PathLike[str], opened: Opened) -> Choice:
     """The samples that a split file lists."""
     name = os.fspath(file)
     keys, labels = parse_split(opened.text_of(file), name, opened.is_key)
-    values, classes = understood(labels, name, opened.location, opened.wanted)
+    values, classes = understood(labels, name, opened.wanted)
     how = "its lines are 'path label', the label after the last space"
     if any("," in label.text or ";" in label.text for label in labels):
         how = f"{how}; {csv_advice(name)}"
@@ -69,25 +69,24 @@ def split_file(file: str | os.PathLike[str], opened: Opened) -> Choice:
 
 
 class Columns(NamedTuple):
-    """The columns of a CSV file that say what is a sample: the arguments of ``from_csv``."""
+    """What the columns of a CSV file say, as the arguments of ``from_csv`` have it."""
 
     key: str
-    target: ColumnTarget = None
-    prefix: str = ""
-    suffix: str = ""
-    delimiter: str | None = None
-    names: Sequence[str] | None = None
+    target: ColumnTarget
+    prefix: str
+    suffix: str
 
 
-def csv_file(file: str | os.PathLike[str], columns: Columns, opened: Opened) -> Choice:
+def csv_file(
+    file: str | os.PathLike[str], says: Columns, delimiter: str | None, columns: Sequence[str] | None, opened: Opened
+) -> Choice:
     """The samples that a CSV file lists."""
     name = os.fspath(file)
-    needed = columns_of(columns.key, columns.target)
-    table = Table(opened.text_of(file), name, needed, columns.delimiter, columns.names)
-    keys = table.keys(columns.key, opened.is_key, columns.prefix, columns.suffix)
-    targets = targets_of(table, columns.target, keys, opened.location, opened.wanted)
-    how = f"a path is prefix=, what is in the column {columns.key!r}, and suffix="
-    return Listed(name, keys, table.lines, how).choice(targets, opened)
+    table = Table(opened.text_of(file), name, columns_of(says.key, says.target), delimiter, columns)
+    keys = table.keys(says.key, opened.is_key, says.prefix, says.suffix)
+    how = f"a path is prefix=, what is in the column {says.key!r}, and suffix="
+    listed = Listed(name, keys, [row.line for row in table.rows], how)
+    return listed.choice(targets_of(table, says.target, keys, opened.wanted), opened)
 
 
 def _meant(key: str, keys: Sequence[str], label: str | None = None) -> str | None:

@@ -88,16 +88,11 @@ class Table:
         Raises:
             LocationError: there is none in one.
         """
-        place = self.columns.index(column)
-        for row in self.rows:
-            if not row.fields[place]:
-                raise LocationError(f"{self.file}, line {row.line}: there is nothing in the column {column!r}")
-        return [as_key(f"{prefix}{row.fields[place].removeprefix('./')}{suffix}", is_key) for row in self.rows]
-
-    @property
-    def lines(self) -> list[int]:
-        """Where each row stands in the file."""
-        return [row.line for row in self.rows]
+        labels = self.labels(column)
+        for label in labels:
+            if not label.text:
+                raise LocationError(f"{self.file}, line {label.line}: there is nothing in the column {column!r}")
+        return [as_key(f"{prefix}{label.text.removeprefix('./')}{suffix}", is_key) for label in labels]
 
     def labels(self, column: str) -> list[Written]:
         """What stands in a column."""
@@ -195,9 +190,7 @@ def _fits(head: Sequence[str], wanted: Sequence[str], columns: Sequence[str] | N
     return len(head) == len(columns) if columns is not None else set(wanted) <= set(head)
 
 
-def targets_of(
-    table: Table, target: ColumnTarget, keys: Sequence[str], location: str, wanted: Wanted
-) -> Targets | None:
+def targets_of(table: Table, target: ColumnTarget, keys: Sequence[str], wanted: Wanted) -> Targets | None:
     """The labels that a ``target=`` argument means for the rows of a table.
 
     Raises:
@@ -205,10 +198,10 @@ def targets_of(
         EmptyClassError: a given class has no row.
     """
     if isinstance(target, str):
-        values, classes = understood(table.labels(target), table.file, location, wanted)
+        values, classes = understood(table.labels(target), table.file, wanted)
         return Targets(values, classes=classes)
     if callable(target):
-        return Targets.of_values([target(row) for row in table.mappings()], keys, location, wanted)
+        return Targets.of_values([target(row) for row in table.mappings()], keys, wanted)
     if wanted.classes is not None:
         raise ValueError("classes= and class_to_idx= say what the labels of one target= column mean")
     if target is None:
