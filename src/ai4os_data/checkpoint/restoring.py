@@ -13,8 +13,9 @@ from ai4os_data import errors
 from ai4os_data.checkpoint.names import CheckpointName
 from ai4os_data.checkpoint.ranks import Ranks
 from ai4os_data.checkpoint.restored import Restored
-from ai4os_data.checkpoint.serialisation import load_state, sha256_of
+from ai4os_data.checkpoint.serialisation import load_state
 from ai4os_data.checkpoint.staging import with_arrays
+from ai4os_data.machine import sha256_of
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
