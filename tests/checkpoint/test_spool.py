@@ -117,10 +117,10 @@ def test_removed_checkpoint_is_gone_with_its_attempt(tmp_path: Path) -> None:
     spool = Spool(tmp_path, "run")
     spool.open_attempt(ATTEMPT)
     spooled = write(spool, 1)
-    assert spool.find(spooled.name) is spooled
+    assert spool.entries()[0] is spooled
     spool.remove(spooled)
     spool.remove(spooled)
-    assert spool.find(spooled.name) is None
+    assert spool.entries() == []
     spool.let_go()
     assert not spool.folder.exists()
 

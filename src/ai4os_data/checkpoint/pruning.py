@@ -31,16 +31,15 @@ class Pruning:
     Args:
         store: of the run.
         retention: the rules.
-        grace_s: how long the remains of an upload must have stayed as they are.
 
     Attributes:
         source: what the run was resumed from; it stays.
     """
 
-    def __init__(self, store: Store, retention: Retention, *, grace_s: float = GRACE_S) -> None:
+    def __init__(self, store: Store, retention: Retention) -> None:
         self._store = store
         self._retention = retention
-        self._grace_s = grace_s
+        self._grace_s = GRACE_S
         self._found: dict[CheckpointName, tuple[float, object]] = {}  # when it was first seen, and how it looked
         self._known: set[CheckpointName] = set()
         self._own: set[AttemptName] = set()

@@ -319,14 +319,16 @@ class Saver:
 
     def _send_what_was_left(self) -> None:
         """Send the newest of what an earlier process could not, and what is to stay; the rest goes after it."""
-        unsent = [
-            spooled
-            for spooled in self.spool.entries()
-            if not (is_on_the_server(spooled.level) and reaches(spooled.level, self.best_level))
-        ]
-        intact = [spooled for spooled in unsent if _is_sound(spooled)]
-        displaced = self.catalogue.displaced(intact)
-        for spooled in intact:
+        unsent = []
+        for spooled in self.spool.entries():
+            if is_on_the_server(spooled.level) and reaches(spooled.level, self.best_level):
+                continue
+            if spooled.is_intact():
+                unsent.append(spooled)
+            else:
+                log.warning("%s is damaged in the spool, and is not sent", spooled.name)
+        displaced = self.catalogue.displaced(unsent)
+        for spooled in unsent:
             if spooled.name not in displaced:
                 log.info("sending step %d, which an earlier process has left in the spool", spooled.name.step)
                 self._submit(Upload(spooled, None))
@@ -356,12 +358,6 @@ def _wanted(durability: Durability, best: Level, store: Store) -> Level:
             "where credentials are there, or ask for durability='best'"
         )
     return durability
-
-
-def _is_sound(spooled: Spooled) -> bool:
-    if not (is_sound := spooled.is_intact()):
-        log.warning("%s is damaged in the spool, and is not sent", spooled.name)
-    return is_sound
 
 
 def _differs_by_rank(value: object) -> bool:

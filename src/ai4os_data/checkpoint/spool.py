@@ -131,7 +131,7 @@ class Spool:
         """Take over what dead attempts have left, and remove what they had only begun; newest last."""
         with self._guard, turn(self.folder, _TURN_S):
             for path in sorted(self.folder.glob("*")):
-                if (attempt := AttemptName.parse(path.name)) and not self._run.holds(attempt):
+                if (attempt := AttemptName.parse(path.name)) and attempt not in self._run.locks:
                     self._adopt(attempt, path)
                 else:
                     remove_if_abandoned(path)
@@ -145,12 +145,6 @@ class Spool:
     def attempts(self) -> list[AttemptName]:
         """Every attempt that has a folder here, living ones of other processes included."""
         return self._run.attempts()
-
-    def find(self, name: CheckpointName) -> Spooled | None:
-        """A checkpoint, if it lies here."""
-        with self._guard:
-            spooled = self._entries.get(name)
-            return spooled if spooled is not None and spooled.folder.exists() else None
 
     def write(self, name: CheckpointName, payload: Any, facts: Callable[[dict[str, FileFacts]], Manifest]) -> Spooled:
         """Serialise a state; when this returns, it survives the end of the process.

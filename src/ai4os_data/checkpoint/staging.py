@@ -102,7 +102,7 @@ class Staging:
             torch.cuda.synchronize(device)  # other streams than the current one may still write to them
         old = self._buffers
         self._buffers = [
-            old[number] if number < len(old) and old[number].fits(group) else _Buffer(group)
+            old[number] if number < len(old) and old[number].pattern == group.pattern else _Buffer(group)
             for number, group in enumerate(groups)
         ]
         copies: dict[int, torch.Tensor] = {}
@@ -140,7 +140,7 @@ class _Buffer:
     """Host memory for the tensors of a group."""
 
     def __init__(self, group: _Group) -> None:
-        self._pattern = group.pattern
+        self.pattern = group.pattern
         self._copies: list[torch.Tensor] = []
         self._span: torch.Tensor | None = None
         first = group.tensors[0]
@@ -160,10 +160,6 @@ class _Buffer:
                 for tensor in group.tensors
             ]
             self.size_bytes = self._span.nbytes
-
-    def fits(self, group: _Group) -> bool:
-        """Whether it can take these tensors."""
-        return self._pattern == group.pattern
 
     def take(self, group: _Group) -> list[torch.Tensor]:
         """Copy the tensors; the copies."""
