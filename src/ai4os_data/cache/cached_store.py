@@ -10,8 +10,12 @@ from typing import IO, TYPE_CHECKING, Literal
 
 from ai4os_data import errors, telemetry
 from ai4os_data.cache.claims import Claim
+from ai4os_data.cache.disk_cache import session_of
+from ai4os_data.cache.entries import Held, digest, intact
 from ai4os_data.cache.fingerprints import fingerprint
-from ai4os_data.cache.objects import Held, LocalPath, digest, intact, share
+from ai4os_data.cache.live import live_in
+from ai4os_data.cache.objects import share
+from ai4os_data.cache.paths import LocalPath
 from ai4os_data.cache.staged import allocated
 from ai4os_data.cache.temporaries import TemporaryBody, write_temporary
 from ai4os_data.http import Body, LargeBody, MemoryBody, NoBody
@@ -85,7 +89,7 @@ class CachedStore:
         self._listed = entries
         self._names = Same("", 0)
         if self.cache is not None and entries:
-            self.cache.keep_together(self._names_together)
+            live_in(self.cache.directory).keep_together(self._names_together)
 
     def begin(self, listing: str, newer: Mapping[str, Entry]) -> None:
         """Read by a listing from now on.
@@ -105,7 +109,7 @@ class CachedStore:
             newer = self._newer
             entries = (newer.get(entry.key, entry) for entry in self._listed) if newer else self._listed
             self._names = packed_texts([self.name(entry) for entry in entries])
-        if self._listing is None or self.cache is None or not (newer_names := self.cache.objects.newer):
+        if self._listing is None or self.cache is None or not (newer_names := session_of(self.cache).known.newer):
             return self._names
         return [newer_names.get(self._link(name), name) for name in self._names]
 
@@ -120,12 +124,12 @@ class CachedStore:
         """The cached file of what a file was found to have become since it was listed, if that may be used."""
         if self._listing is None or self.on_drift == "error" or self.cache is None:
             return None
-        objects = self.cache.objects
+        session = session_of(self.cache)
         for _ in range(_MOST_CHANGES):
-            newer = objects.newer.get(self._link(name)) if objects.newer else None
+            newer = session.known.newer.get(self._link(name)) if session.known.newer else None
             if newer is None:
                 return None
-            if (held := objects.find(newer)) is not None and objects.is_there(held):
+            if (held := session.known.find(newer)) is not None and session.objects.is_there(held):
                 return held
             name = newer
         return None
@@ -152,7 +156,7 @@ class CachedStore:
         """The bytes of a cached file, checked; None where it is damaged, or was evicted."""
         row = self.counters.row
         try:
-            data = self.cache.read(held)  # type: ignore[union-attr]  # without a cache nothing is held
+            data = session_of(self.cache).read(held)  # type: ignore[arg-type]  # without a cache nothing is held
         except FileNotFoundError:
             return None
         if data is None:
@@ -184,7 +188,7 @@ class CachedStore:
         """The cached file of an entry, or of what it has become, as far as this process has heard of it."""
         assert self.cache is not None
         name = self.name(self._newer.get(entry.key, entry) if self._newer else entry)
-        return self.cache.objects.find(name) or self._found_newer(name)
+        return session_of(self.cache).known.find(name) or self._found_newer(name)
 
     def open(self, entry: Entry) -> IO[bytes]:
         """An entry as a seekable binary file: from the cache, or, where it is large, in ranges from the store.
@@ -269,9 +273,9 @@ class CachedStore:
                 if not is_counted:
                     self.counters.row[telemetry.HITS] += 1
                     self.counters.row[telemetry.BYTES_FROM_CACHE] += held.size_bytes
-                self.cache.note_use(held)
+                session_of(self.cache).budget.note_use(held.name)
                 return path
-        self.cache.objects.discard(held)
+        session_of(self.cache).objects.discard(held)
         return None
 
     def _brought(self, entry: Entry, *, past_cache: bool) -> Content:
@@ -291,7 +295,7 @@ class CachedStore:
         """The cached file of an entry, or of what it has become."""
         assert self.cache is not None
         name = self.name(entry)
-        held = self.cache.objects.find(name)
+        held = session_of(self.cache).known.find(name)
         return held if held is not None else self._found_newer(name)
 
     def _local_path(self, entry: Entry) -> str | None:
@@ -303,12 +307,12 @@ class CachedStore:
         if self.cache is None:
             return self._local_path(entry) is not None
         held = self._held(entry)
-        return held is not None and self.cache.objects.is_there(held)
+        return held is not None and session_of(self.cache).objects.is_there(held)
 
     def forget(self, entry: Entry) -> None:
         """Remove an entry from the cache: after a write, since some servers give a quick rewrite the same ETag."""
-        if self.cache is not None and (held := self.cache.objects.find(self.name(entry))) is not None:
-            self.cache.objects.discard(held)
+        if self.cache is not None and (held := session_of(self.cache).known.find(self.name(entry))) is not None:
+            session_of(self.cache).objects.discard(held)
 
     def fill(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, int | errors.StorageError]]:
         """Bring entries into the cache; each comes with the bytes that were fetched for it, 0 where it was there."""
@@ -342,15 +346,15 @@ class CachedStore:
         """
         if self.cache is None:
             return list(entries)
-        objects = self.cache.objects
+        session = session_of(self.cache)
         absent = []
         for entry in entries:
             current = self._newer.get(entry.key, entry) if self._newer else entry
-            held = objects.known.get(self.name(current)) or self._held(current)
-            if held is None or not (trusting or objects.is_there(held)):
+            held = session.known.recent.get(self.name(current)) or self._held(current)
+            if held is None or not (trusting or session.objects.is_there(held)):
                 absent.append(current)
             elif noting:
-                self.cache.note_use(held)
+                session_of(self.cache).budget.note_use(held.name)
         return absent
 
     # --- fetching
@@ -376,7 +380,7 @@ class CachedStore:
                 yield arrival
         finally:
             for claim in sorted_.claims.values():
-                self.cache.give_up(claim)
+                session_of(self.cache).give_up(claim)
         yield from sorted_.here
         # Only now, with no claim of our own left: two processes never wait for each other.
         for entry, name in sorted_.theirs if ahead is None else ():
@@ -429,9 +433,9 @@ class CachedStore:
     def _claim(self, name: str) -> Claim | Held | Literal["unwritable"] | None:
         assert self.cache is not None
         try:
-            return self.cache.claim(name)
+            return session_of(self.cache).claim(name)
         except OSError as error:
-            self.cache.trouble(error)
+            session_of(self.cache).budget.trouble(error)
             return "unwritable"
 
     def _with_room(
@@ -449,10 +453,10 @@ class CachedStore:
         """Reserve room for an entry, or end its claim. For what `prepare` makes, it is reserved later."""
         assert self.cache is not None
         if (is_wanted is None or is_wanted()) and (
-            self._prepare is not None or self.cache.reserve(claim, entry.size_bytes)
+            self._prepare is not None or session_of(self.cache).budget.reserve(claim, entry.size_bytes)
         ):
             return True
-        self.cache.give_up(claim)
+        session_of(self.cache).give_up(claim)
         return False
 
     def _hit_pieces(self, held: Held) -> Content | None:
@@ -462,20 +466,20 @@ class CachedStore:
     def _unread(self, held: Held) -> Content | None:
         """What a hit gives where only its being there counts."""
         assert self.cache is not None
-        return [] if self.cache.objects.is_there(held) else None
+        return [] if session_of(self.cache).objects.is_there(held) else None
 
     def _there(self, held: Held) -> Content | None:
         """What a hit gives where its path is wanted."""
         assert self.cache is not None
-        return held if self.cache.objects.is_there(held) else None
+        return held if session_of(self.cache).objects.is_there(held) else None
 
     def _take_over(self, entry: Entry, name: str, hit: Hit, as_: As) -> Iterator[Arrival]:
         """What another process was fetching: from the cache, or by ourselves where it gave up."""
         assert self.cache is not None
         try:
-            found = self.cache.wait(name)
+            found = session_of(self.cache).wait(name)
         except OSError as error:
-            self.cache.trouble(error)
+            session_of(self.cache).budget.trouble(error)
             found = None
         if isinstance(found, Claim):
             newer = self._newer_or_claim(name, found, hit)
@@ -490,7 +494,7 @@ class CachedStore:
             yield from self._fetch_claimed([entry], claims, as_)
         finally:
             for claim in claims.values():
-                self.cache.give_up(claim)
+                session_of(self.cache).give_up(claim)
 
     def _is_large(self, entry: Entry) -> bool:
         """Whether an entry's bytes go to a file as they come."""
@@ -538,7 +542,7 @@ class CachedStore:
         elif isinstance(body, Claim):
             if body.error is not None:
                 assert self.cache is not None
-                self.cache.trouble(body.error)
+                session_of(self.cache).budget.trouble(body.error)
             result = _of_large(body.instead or body, as_)
         else:
             result = _of_large(body, as_)
@@ -564,7 +568,7 @@ class CachedStore:
             return None
         if self._listing is not None and self.cache is not None:
             # Before the claim ends: who waits for it finds this.
-            self.cache.objects.tell_newer(self._link(claim.name), name)
+            session_of(self.cache).known.note_newer(self._link(claim.name), name)
         return newer
 
     def _stored(self, claim: Claim, key: str, body: Body, content: Content) -> Held | None:
@@ -572,16 +576,18 @@ class CachedStore:
         assert self.cache is not None
         try:
             if isinstance(body, Claim):
-                return self.cache.store(claim, key) if claim.is_whole else None
+                return session_of(self.cache).store(claim, key) if claim.is_whole else None
             if not isinstance(content, list):
                 return None
             size_bytes = sum(map(len, content))
-            if allocated(size_bytes) > claim.reserved_bytes and not self.cache.reserve(claim, size_bytes):
+            if allocated(size_bytes) > claim.reserved_bytes and not session_of(self.cache).budget.reserve(
+                claim, size_bytes
+            ):
                 return None
             claim.write_pieces(content)
-            return self.cache.store(claim, key)
+            return session_of(self.cache).store(claim, key)
         except OSError as error:
-            self.cache.trouble(error)
+            session_of(self.cache).budget.trouble(error)
             return None
 
     def _prepared(self, entry: Entry, data: bytes) -> bytes | errors.PreparationError:
@@ -601,7 +607,7 @@ class CachedStore:
     def _give_up(self, claim: Claim | None) -> None:
         if claim is not None and claim.is_ours:  # it has ended where its entry was stored
             assert self.cache is not None
-            self.cache.give_up(claim)
+            session_of(self.cache).give_up(claim)
 
     def _drift(self, listed: Entry, served: Entry) -> errors.ChangedError | None:
         """What to say of a file that is another version than the listed one; nothing where it may be used."""

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
 
 from ai4os_data import errors
-from ai4os_data.cache import DiskCache
+from ai4os_data.cache import DiskCache, caches_on_disk_of
 from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step, tell_what_lacks
 from ai4os_data.checkpoint.deleted import set_aside_deleted
 from ai4os_data.checkpoint.ending import Ending, daemons, is_late, note_thread, rest_if_ending
@@ -297,7 +297,7 @@ class StorageCheckpoint:
     def _take_from_caches(self, size_bytes: int) -> None:
         """Let caches give up what is lacking for so much more."""
         if self._cache == "auto":
-            caches = DiskCache.all_on_disk_of(self._spool.folder)
+            caches = caches_on_disk_of(self._spool.folder)
         else:
             caches = [self._cache] if self._cache is not None else []
         for cache in caches:

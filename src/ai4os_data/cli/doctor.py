@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.cache import DiskCache, placement, report, spool_candidates, spool_room
+from ai4os_data.cache import DiskCache, caches_on_disk_of, placement, report, spool_candidates, spool_room
 from ai4os_data.cli.advice import about_missing_root, advice_for
 from ai4os_data.cli.finding import Finding
 from ai4os_data.cli.folder import folder_of
@@ -171,7 +171,7 @@ def _spool(environ: Mapping[str, str]) -> Finding:
         if error.errno in _FULL:
             told = _full_disk(directory)
         return Finding("bad", "spool", f"{told}; no checkpoint can be saved", elsewhere)
-    free += sum(_cached_bytes(cache) for cache in DiskCache.all_on_disk_of(top))
+    free += sum(_cached_bytes(cache) for cache in caches_on_disk_of(top))
     if free <= reserve:
         told = f"{free >> 20:,} MiB free for {directory}, of which {reserve >> 20:,} MiB are kept free"
         return Finding("bad", "spool", f"{told}; no checkpoint can be saved", elsewhere)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from typing_extensions import Self
 
 from ai4os_data import errors, telemetry
-from ai4os_data.cache import IN_MEMORY_BYTES, MOST_KNOWN, CachedStore, DiskCache, Held, LocalPath
+from ai4os_data.cache import IN_MEMORY_BYTES, MOST_KNOWN, CachedStore, DiskCache, Held, LocalPath, cache_for, live_in
 from ai4os_data.datasets import seeding
 from ai4os_data.datasets.classes import Classes, Wanted, compare
 from ai4os_data.datasets.decoding import Decoder, as_bytes, as_path, decoder
@@ -156,7 +156,7 @@ class StorageDataset(Dataset[Any]):
         counters = telemetry.Counters()
         self._store = open_store(location, remote, counters=counters, outage_s=outage_s)
         self.location = self._store.location
-        cache = DiskCache.resolve(cache, local=self._store.is_local)
+        cache = cache_for(cache, local=self._store.is_local)
         self._cached = CachedStore(
             self._store,
             cache,
@@ -612,7 +612,7 @@ class StorageDataset(Dataset[Any]):
     def _keep_siblings(self) -> None:
         """Under the policy ``"auto"``, siblings do not evict each other either, as long as this object lives."""
         if self._cached.cache is not None:
-            self._cached.cache.keep_together(self._sibling_names)
+            live_in(self._cached.cache.directory).keep_together(self._sibling_names)
 
     def _hit(self, index: int) -> bytes | None:
         """The bytes of a sample that is in the cache."""

@@ -30,7 +30,7 @@ from fsspec.spec import AbstractBufferedFile
 from fsspec.utils import infer_compression, other_paths
 
 from ai4os_data import errors
-from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache
+from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache, cache_for
 from ai4os_data.fsspec.newfile import NewFile, NewTextFile
 from ai4os_data.fsspec.readfile import LargeFile, SmallFile
 from ai4os_data.http import OPENING_S, Content, checked_outage_s
@@ -161,7 +161,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         return self._stores[name], key.strip("/")
 
     def _through_cache(self, store: Store) -> CachedStore:
-        return CachedStore(store, DiskCache.resolve(self._cache, local=store.is_local))
+        return CachedStore(store, cache_for(self._cache, local=store.is_local))
 
     def _roots(self) -> list[str] | None:
         """The names at the top, where the top is no folder itself."""
