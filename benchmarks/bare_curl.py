@@ -22,17 +22,17 @@ _UPLOAD_BUFFER_BYTES = 2 * 1024 * 1024
 
 
 def throw_away(urls: Sequence[str], in_flight: int, headers: Sequence[str] = ()) -> None:
-    """Fetch, and forget."""
+    """Fetch all URLs and drop their bytes."""
     _Loop(in_flight, headers).run(urls)
 
 
 def write_files(urls: Sequence[str], folder: Path, in_flight: int) -> None:
-    """Fetch each into a new file of its own."""
+    """Fetch each URL into a new file."""
     _FileLoop(in_flight, folder).run(urls)
 
 
 class Connection:
-    """One handle that keeps its connection and its cookies, for one request after the other; no answer is looked at.
+    """One handle that keeps its connection and its cookies, for requests in turn; answers are not inspected.
 
     Args:
         user: of the server.
@@ -55,10 +55,10 @@ class Connection:
         stop: int | None = None,
         sink: Path | None = None,
     ) -> None:
-        """Send a file, or a stretch of it, or write what comes to one.
+        """Send a file or a part of it, or write the answer to a file.
 
         Raises:
-            RuntimeError: the server did not do it.
+            RuntimeError: the server refused.
         """
         handle = self._handle
         handle.reset()  # but for its connection and its cookies
@@ -136,7 +136,7 @@ class _Loop:
                     left -= 1
 
     def begin(self, handle: pycurl.Curl) -> None:
-        """A request begins."""
+        """Start a request."""
 
     def end(self, handle: pycurl.Curl) -> None:
         """Its answer is whole."""
@@ -168,7 +168,7 @@ class _Loop:
 
 
 class _FileLoop(_Loop):
-    """Writes what comes."""
+    """Write each answer to a file."""
 
     def __init__(self, in_flight: int, folder: Path) -> None:
         super().__init__(in_flight)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # All of them are legible on a white page and on a dark one: the picture has no background of its own.
-_OURS, _OTHERS, _TEXT, _SPREAD = "#2f7fd0", "#8d8d8d", "#7d7d7d", "#d08a2f"
+_OURS, _OTHERS, _TEXT, _SPREAD = "#2f7fd0", "#8d8d8d", "#838383", "#d08a2f"
 _LATER = {_OURS: "#8ab8e6", _OTHERS: "#c3c3c3"}
 _TITLES = {
     "checkpoints": "What a checkpoint costs the training, and how fast it travels",
@@ -72,7 +72,7 @@ def _peers(report: Mapping[str, Any]) -> Figure:
     }
     who = [name.removesuffix(": warm epoch") for name in seconds if name.endswith(": warm epoch")]
     who.sort(key=lambda name: (name != "ours", name == _REFERENCE, seconds[f"{name}: cold epoch"]))
-    figure = Figure(figsize=(8.2, 0.52 * len(who) + 1.5), layout="constrained")
+    figure = Figure(figsize=(6.8, 0.5 * len(who) + 1.2), layout="constrained")
     axis = figure.subplots()
     for number, name in enumerate(who):
         colour = _OURS if name == "ours" else _OTHERS
@@ -87,11 +87,9 @@ def _peers(report: Mapping[str, Any]) -> Figure:
         f"Seconds to read {files} files of {round(size / 1000)} KB from a server {report['settings']['RTT']} away",
         fontsize=11,
         color=_TEXT,
-        loc="left",
+        loc="right",
     )
-    axis.set_xlabel(
-        "upper bar: the first epoch; lower bar: each later one. Shorter is better.", fontsize=9, color=_TEXT
-    )
+    axis.set_xlabel("upper bar: first epoch; lower bar: each later one; shorter is better", fontsize=9, color=_TEXT)
     return figure
 
 
@@ -100,7 +98,7 @@ def _bar(axis: Axes, at: float, seconds: float, colour: str) -> None:
     text = f"{seconds:.3f} s" if seconds < 0.1 else f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
     right_of_it = (4, 0)
     axis.annotate(
-        text, (seconds, at), xytext=right_of_it, textcoords="offset points", va="center", fontsize=8, color=_TEXT
+        text, (seconds, at), xytext=right_of_it, textcoords="offset points", va="center", fontsize=9, color=_TEXT
     )
 
 
@@ -115,7 +113,7 @@ def _by_unit(report: Mapping[str, Any]) -> Figure:
     for axis, (unit, cases) in zip(axes, by_unit.items(), strict=True):
         _bars(axis, unit, cases)
     name = report["benchmark"]
-    figure.suptitle(_TITLES.get(name, name), fontsize=11, color=_TEXT)
+    figure.suptitle(_TITLES.get(name, name), fontsize=12, color=_TEXT)
     return figure
 
 
@@ -148,7 +146,7 @@ def _style(axis: Axes) -> None:
     """One linear axis from zero, nothing that is not needed."""
     axis.set_xlim(left=0)
     axis.margins(x=0.12)
-    axis.tick_params(labelsize=9, colors=_TEXT, length=0)
+    axis.tick_params(labelsize=10, colors=_TEXT, length=0)
     axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axis.grid(axis="x", color=_TEXT, alpha=0.25, linewidth=0.6)
     axis.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""Checkpoints: what a save costs the training, what it costs in memory, and what others leave behind when they die.
+"""Checkpoints: what a save costs the training, its memory, and what is left after a SIGKILL, ours beside others.
 
 Run it as ``python -m benchmarks.checkpoints --quick --json checkpoints.json``.
 """
@@ -80,15 +80,15 @@ def measure(options: Options) -> Report:
 
 
 def state_of(size_bytes: int, tensors: int = TENSORS) -> dict[str, torch.Tensor]:
-    """A state of so many tensors of the same size."""
+    """A state of tensors of one size."""
     return {f"layer-{number}": torch.full((size_bytes // 4 // tensors,), float(number)) for number in range(tensors)}
 
 
 class Nowhere(MemoryStore):
-    """A store that costs nothing: it keeps names and manifests. What is measured is what lies before it."""
+    """A store that costs nothing: it keeps names and manifests alone, so that only our own work is measured."""
 
     def write_confirmed(self, key: str, content: Path | bytes, *_: object, **__: object) -> Level:
-        """Take a file for stored."""
+        """Report a file as stored."""
         self.files[key] = content.read_bytes() if isinstance(content, Path) and content.suffix == ".json" else b""
         return "confirmed"
 
@@ -132,7 +132,7 @@ def _copied(state: dict[str, torch.Tensor], buffers: list[torch.Tensor]) -> floa
 
 
 def measure_rss(report: Report, options: Options) -> None:
-    """The memory of a process after twenty saves, over that after three."""
+    """The memory of a process after twenty saves, divided by that after three."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     place = options.directory / "rss"
@@ -157,7 +157,7 @@ def _save_and_weigh(answer: Any, place: Path, size_bytes: int) -> None:
 
 
 def measure_steps(report: Report, options: Options) -> None:
-    """A step of a training on the CPU while a save goes on behind it, over one while none does."""
+    """The time of a training step on the CPU beside a save, divided by that of a step alone."""
     model = nn.Sequential(nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1024))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     batch = torch.randn(256, 1024)
@@ -207,11 +207,11 @@ class Contestant(ABC):
         """Return when the training may go on."""
 
     def finish(self) -> None:  # noqa: B027  where `save` returns when all is done, there is nothing to wait for
-        """Return when the last save is safe."""
+        """Return when the last save survives the machine."""
 
     @abstractmethod
     def load(self) -> float:
-        """The step that a new process on a new machine finds; an error where it finds none."""
+        """The step that a new process on a new machine loads; raises if it can load none."""
 
 
 class Ours(Contestant):
@@ -226,18 +226,18 @@ class Ours(Contestant):
         return StorageCheckpoint("runs/ours", remote=self.cloud, spool=self.scratch / spool, keep_last=1)
 
     def save(self, state: dict[str, torch.Tensor], step: int) -> None:
-        """In the background."""
+        """Return after the copy in memory."""
         if self._run is None or self._pid != os.getpid():
             self._run, self._pid = self._open(f"spool-{os.getpid()}"), os.getpid()
         self._handle = self._run.save(state, step)
 
     def finish(self) -> None:
-        """Confirmed."""
+        """Wait for the level `confirmed`."""
         if self._handle is not None:
             self._handle.wait()
 
     def load(self) -> float:
-        """With a spool that is empty."""
+        """Restore with an empty spool."""
         with self._open("empty") as run:
             restored = run.restore()
             assert restored is not None
@@ -250,11 +250,11 @@ class ToMount(Contestant):
     name = "torch.save to the mount"
 
     def save(self, state: dict[str, torch.Tensor], step: int) -> None:  # noqa: ARG002  it has one file
-        """Until the close has sent it."""
+        """Return when the close has sent the file."""
         torch.save(state, self.mount / "to-mount.pt")
 
     def load(self) -> float:
-        """From the server itself."""
+        """Load from the server itself, past the mount."""
         store = open_store("", self.cloud)
         path = self.scratch / "loaded.pt"
         store.read_into(store.stat("to-mount.pt"), path)
@@ -272,7 +272,7 @@ class ByRclone(Contestant):
         self._environ = {**os.environ, "RCLONE_CONFIG": os.devnull, **environ}
 
     def save(self, state: dict[str, torch.Tensor], step: int) -> None:  # noqa: ARG002  it has one file
-        """Until it is on the local disk."""
+        """Return when the file is on the local disk."""
         self.finish()
         folder = self.scratch / "by-rclone"
         folder.mkdir(exist_ok=True)
@@ -281,13 +281,13 @@ class ByRclone(Contestant):
         self._copying = subprocess.Popen(command, env=self._environ, stderr=subprocess.DEVNULL)
 
     def finish(self) -> None:
-        """The copy is done."""
+        """Wait for the end of the copy."""
         if self._copying is not None:
             self._copying.wait()
             self._copying = None
 
     def load(self) -> float:
-        """From the server."""
+        """Load from the server."""
         store = open_store("by-rclone", self.cloud)
         path = self.scratch / "loaded.pt"
         store.read_into(store.stat("by-rclone.pt"), path)
@@ -303,18 +303,18 @@ class ByDcp(Contestant):
         return {"base_url": self.cloud.url, "auth": (self.cloud.user, self.cloud.password)}
 
     def save(self, state: dict[str, torch.Tensor], step: int) -> None:  # noqa: ARG002  it has one folder
-        """Until all of it is sent."""
+        """Return when everything is sent."""
         dcp.save(dict(state), storage_writer=FsspecWriter("webdav://by-dcp", **self._options()), no_dist=True)
 
     def load(self) -> float:
-        """From the server."""
+        """Load from the server."""
         state = {"step": torch.zeros(1)}
         dcp.load(state, storage_reader=FsspecReader("webdav://by-dcp", **self._options()), no_dist=True)
         return float(state["step"][0])
 
 
 def measure_table(report: Report, options: Options) -> None:
-    """Each way to save, on the same line to the same server; and what is left of two checkpoints after a SIGKILL."""
+    """Each way to save, over the same link to the same server, and what is left of two checkpoints after a SIGKILL."""
     if missing_fuse():
         print(f"table: left out, {missing_fuse()}", file=sys.stderr)
         return
@@ -333,7 +333,7 @@ def measure_table(report: Report, options: Options) -> None:
 
 @contextlib.contextmanager
 def _storage(options: Options) -> Iterator[tuple[Remote, Path, dict[str, str]]]:
-    """A Nextcloud behind a line, and its mount with the platform's flags."""
+    """A Nextcloud behind a link, and its mount with the platform's flags."""
     server = NextcloudServer(options.directory / "cloud", request_cost_s=0.03)
     with server, ShapedProxy("127.0.0.1", server.port, rtt_s=RTT_S, rate_bit_s=LINK_BIT_S) as proxy:
         url = f"{proxy.url}remote.php/dav/files/{server.user}/"
@@ -361,7 +361,7 @@ def _timed(way: Contestant, size_bytes: int) -> tuple[float, float]:
 
 
 def _left(way: Contestant, size_bytes: int, safe_s: float) -> str:
-    """Kill a process at some moments of step 2, each time with step 1 safe before it; what can be loaded then."""
+    """Kill a process at several moments of step 2, with step 1 safe; returns what can be loaded each time."""
     first, second = _marked(size_bytes, 1), _marked(size_bytes, 2)
     found: Counter[str] = Counter()
     for moment in _MOMENTS:

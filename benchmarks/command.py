@@ -23,14 +23,14 @@ _FULL = 2  # times the quick one
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for.
+    """The options of a run.
 
     Attributes:
         quick: less of everything, done within two minutes.
         tiny: so little that the figures mean nothing, for the tests of the benchmarks.
         directory: an empty folder to work in, removed afterwards.
-        only: the parts to measure; all where it is empty.
-        location: what is measured, where that is the user's to say.
+        only: the parts to measure; all if it is empty.
+        location: what is measured, if the user says so.
     """
 
     quick: bool
@@ -44,7 +44,7 @@ class Options:
         return tiny if self.tiny else quick if self.quick else full
 
     def rounds(self, part: str, quick_s: float) -> Iterator[int]:
-        """The numbers of the rounds of a part: as many as its time allows, three at least."""
+        """Count the rounds of a part: as many as its time allows, at least three."""
         least, most = (1, 1) if self.tiny else (_LEAST_ROUNDS, _MOST_ROUNDS)
         begun = time.monotonic()
         until = begun + quick_s * (1 if self.quick else _FULL)
@@ -55,7 +55,7 @@ class Options:
         print(f"{part}: {number} rounds in {time.monotonic() - begun:.1f} s", file=sys.stderr)
 
     def wants(self, part: str) -> bool:
-        """Whether a part is to be measured."""
+        """Whether a part was asked for."""
         return not self.only or part in self.only
 
 
@@ -67,7 +67,7 @@ def run(
     *,
     takes_location: bool = False,
 ) -> int:
-    """Measure as the command line says, print the tables, write the JSON, draw the chart; the exit code."""
+    """Measure, print the tables, write the JSON and draw the chart; returns the exit code."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="less of everything: at most two minutes")
     parser.add_argument("--tiny", action="store_true", help="so little that the figures mean nothing: does it run?")
@@ -75,7 +75,7 @@ def run(
     parser.add_argument(
         "--chart",
         action=argparse.BooleanOptionalAction,
-        help="draw the PNG, and fail where that cannot be; by default it is drawn if matplotlib is there",
+        help="draw the PNG, and fail if that is impossible; by default it is drawn if matplotlib is there",
     )
     parser.add_argument("--directory", type=Path, help="the disk to measure on; by default that of temporary files")
     if takes_location:

@@ -12,7 +12,7 @@ FILE_BYTES = 110_000
 
 
 def make(folder: Path, number: int, size_bytes: int = FILE_BYTES) -> list[Path]:
-    """Write so many files, and return their paths in the order of their names."""
+    """Write files, and return their paths in the order of their names."""
     folder.mkdir(parents=True, exist_ok=True)
     source = random.Random(20261122)
     paths = [folder / f"{index:06d}.bin" for index in range(number)]
@@ -22,7 +22,7 @@ def make(folder: Path, number: int, size_bytes: int = FILE_BYTES) -> list[Path]:
 
 
 def shuffled(number: int, seed: int) -> list[int]:
-    """The indices of an epoch."""
+    """The shuffled indices of an epoch."""
     order = list(range(number))
     random.Random(seed).shuffle(order)
     return order

@@ -1,4 +1,4 @@
-"""The environment of a run: what a figure must not be read without."""
+"""The environment of a run, without which its figures mean nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Epochs in a known order over a narrow link: what they fetch, how long they wait, what looking ahead costs.
+"""Epochs in a known order over a narrow link: bytes fetched, time waited, and the cost of looking ahead.
 
 Run it as ``python -m benchmarks.epochs --quick --json epochs.json``.
 """
@@ -72,12 +72,12 @@ ONE_RANK, TWO_RANKS = "1 rank, 3 epochs", "2 ranks, 3 epochs"
 
 @dataclass(frozen=True)
 class Link:
-    """Files on a server, at the end of a narrow line, and without it.
+    """Files on a server, reached through a narrow link and without it.
 
     Attributes:
         sizes: of all files.
         near: the server itself.
-        far: the same, through the line.
+        far: the same server, through the link.
         names: of all files.
     """
 
@@ -88,17 +88,17 @@ class Link:
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """The bytes of all files."""
         return sum(self.sizes)
 
     def dataset(self, cache: DiskCache, *, near: bool = False) -> StorageDataset:
-        """A dataset over the line, or beside the server where only bytes are counted."""
+        """A dataset over the link, or beside the server if only bytes are counted."""
         url = self.near if near else self.far
         remote = Remote(url, "alice", "unasked")
         return StorageDataset(url, remote=remote, cache=cache, decode=picture, target=size_of)
 
     def curl_s(self) -> float:
-        """How long bare curl takes for all of it."""
+        """The seconds that bare curl takes for all files."""
         begun = time.perf_counter()
         bare_curl.throw_away([f"{self.far}{name}" for name in self.names], IN_FLIGHT)
         return time.perf_counter() - begun
@@ -170,17 +170,17 @@ def new_cache(options: Options, limit_bytes: int, policy: Any = "auto") -> Itera
 
 
 def picture(sample: Sample) -> torch.Tensor:
-    """What a decoder would give: fewer bytes than the file has, in a tensor."""
+    """A tensor of fewer bytes than the file, as a decoder would give."""
     return torch.frombuffer(bytearray(sample.bytes()[:PICTURE_BYTES]), dtype=torch.uint8).view(3, SIDE, SIDE)
 
 
 def size_of(sample: Sample) -> int:
-    """The bytes that had to come for it."""
+    """The size of the file, as a tensor."""
     return sample.size_bytes
 
 
 def loader_of(dataset: StorageDataset, **options: Any) -> StorageDataLoader:
-    """What is measured."""
+    """The loader that is measured."""
     given = {"batch_size": BATCH, "shuffle": True, "num_workers": WORKERS, **options}
     return StorageDataLoader(dataset, **given)
 
@@ -189,7 +189,7 @@ def loader_of(dataset: StorageDataset, **options: Any) -> StorageDataLoader:
 
 
 def measure_bound(report: Report, link: Link, options: Options) -> None:
-    """What epochs 2 to 4 fetch, for caches that hold a part of the data."""
+    """The bytes that epochs 2 to 4 fetch, for caches that hold a part of the data."""
     total = link.total_bytes
     for share in SHARES:
         limit = max(int(share * total), 2**20)
@@ -225,7 +225,7 @@ def fetched_later(loader: DataLoader[Any], stats: Callable[[], dict[str, float]]
 
 
 def measure_cold(report: Report, link: Link, options: Options) -> None:
-    """A cold epoch with no compute against bare curl through the same line."""
+    """A cold epoch without compute, beside bare curl over the same link."""
     for _ in options.rounds("cold", 20):
         report.add(CURL, link.curl_s(), "s")
         with new_cache(options, 4 * link.total_bytes + 2**24) as cache:
@@ -240,7 +240,7 @@ def measure_cold(report: Report, link: Link, options: Options) -> None:
 
 
 def measure_stall(report: Report, link: Link, options: Options) -> None:
-    """How much of a cold epoch is spent waiting, when compute takes a little longer than the network."""
+    """The share of a cold epoch that is spent waiting, if compute takes a little longer than the network."""
     shares = []
     for _ in options.rounds("stall", 25):
         network_s = link.curl_s()
@@ -254,12 +254,12 @@ def measure_stall(report: Report, link: Link, options: Options) -> None:
 
 
 def compute(seconds: float) -> None:
-    """What an accelerator does meanwhile: this process only waits for it."""
+    """Wait, as for an accelerator."""
     time.sleep(seconds)
 
 
 def measure_warm(report: Report, link: Link, options: Options) -> None:
-    """The CPU time of the look-ahead where there is nothing to fetch."""
+    """The CPU time of the look-ahead in a warm epoch."""
     shares = []
     with new_cache(options, 4 * link.total_bytes + 2**24) as cache:
         dataset = link.dataset(cache, near=True)
@@ -281,7 +281,7 @@ def measure_warm(report: Report, link: Link, options: Options) -> None:
 
 
 def measure_ranks(report: Report, link: Link, options: Options) -> None:
-    """What two ranks on one node fetch together, against one alone."""
+    """The bytes that two ranks on one node fetch together, beside one rank alone."""
     for _ in range(options.choose(1, 1, 3)):
         for name, ranks in ((ONE_RANK, 1), (TWO_RANKS, RANKS)):
             with new_cache(options, 4 * link.total_bytes + 2**24) as cache:

@@ -1,4 +1,4 @@
-"""Filling a full cache: four processes, every write evicts, against plain files that are written and deleted.
+"""Filling a full cache with four processes, beside plain files that are written and deleted.
 
 Run it as ``python -m benchmarks.fill --quick --json fill.json``.
 """
@@ -22,7 +22,7 @@ from ai4os_data import DiskCache, errors
 from ai4os_data.cache import CachedStore
 from ai4os_data.http.bodies import MemoryBody
 from ai4os_data.machine.mounts import mount_of
-from ai4os_data.stores import Entry, Fetched, Store
+from ai4os_data.stores import Entry, Fetched, Listing, Store
 from ai4os_data.telemetry import STORED
 from benchmarks.command import Options, run
 from benchmarks.corpus import FILE_BYTES
@@ -54,40 +54,40 @@ class NearStore(Store):
         self.data = random.Random(20261122).randbytes(FILE_BYTES)
 
     def entries(self, name: str) -> Iterator[Entry]:
-        """Files without end."""
+        """More entries, as many as are asked for."""
         for number in count():
             yield Entry(f"{name}/{number:08d}.bin", FILE_BYTES, "1")
 
-    def list(self) -> list[Entry]:
-        """Nobody asks."""
+    def _listed(self, folder: str) -> Listing:
+        """Not used here."""
         raise NotImplementedError
 
     def stat(self, key: str) -> Entry:
-        """Nobody asks."""
+        """Not used here."""
         raise NotImplementedError
 
     def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:  # noqa: ARG002
-        """The bytes, at no cost."""
+        """The same bytes for each entry."""
         for entry in entries:
             taker = MemoryBody()
             taker.write(self.data)
             yield entry, Fetched(entry, taker)
 
     def read_range(self, entry: Entry, start: int, stop: int) -> bytes:  # noqa: ARG002
-        """Part of them."""
+        """A part of the same bytes."""
         return self.data[start:stop]
 
     def write(self, key: str, content: Content) -> Entry:
-        """Nobody writes."""
+        """Not used here."""
         raise NotImplementedError
 
     def delete(self, key: str) -> None:
-        """Nobody deletes."""
+        """Not used here."""
         raise NotImplementedError
 
 
 def measure(options: Options) -> Report:
-    """Measure, in memory: what a disk does would hide what we do."""
+    """Measure in memory, since the time of a disk would hide ours."""
     held, filled = options.choose(200, 4000, 8000), options.choose(50, 1000, 4000)
     with tempfile.TemporaryDirectory(prefix="ai4os-data-bench-", dir=memory_directory(options)) as name:
         directory = Path(name)
@@ -121,7 +121,7 @@ def measure(options: Options) -> Report:
 
 
 def memory_directory(options: Options) -> str:
-    """A tmpfs, or with a word about it whatever there is."""
+    """A tmpfs; without one another directory, and a message."""
     shared = "/dev/shm"  # noqa: S108  a folder of random name is made in it
     mount = mount_of(shared)
     if mount is not None and mount.is_memory and os.access(shared, os.W_OK):
@@ -131,7 +131,7 @@ def memory_directory(options: Options) -> str:
 
 
 def filling(store: NearStore, cache: DiskCache, worker: str, held: int, filled: int) -> Callable[[], float]:
-    """A worker that brings new entries into the cache, which is full from the beginning."""
+    """A worker that puts new entries into a full cache."""
     cached = CachedStore(store, cache)
     names = store.entries(worker)
 
@@ -149,7 +149,7 @@ def filling(store: NearStore, cache: DiskCache, worker: str, held: int, filled: 
 
 
 def writing(store: NearStore, folder: Path, held: int, filled: int) -> Callable[[], float]:
-    """A worker that writes plain files into a folder of its own, and deletes as many."""
+    """A worker that writes plain files, and deletes as many."""
     folder.mkdir()
     numbers = count()
     there: deque[str] = deque()
@@ -176,7 +176,7 @@ def cpu_s() -> float:
 
 
 def disk_bytes(folder: Path) -> int:
-    """What a folder takes, in allocated blocks."""
+    """The size of a folder in allocated blocks."""
     paths = [folder, *folder.rglob("*")]
     return sum(path.stat().st_blocks * 512 for path in paths if path.exists())
 

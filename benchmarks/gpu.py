@@ -1,4 +1,4 @@
-"""On a GPU: is what was saved what stood there, does a training go on as it would have, and what does a save cost.
+"""On a GPU: a save holds the state at its call, a resumed training has equal losses, and what a save costs.
 
 Run it as ``python -m benchmarks.gpu --json gpu.json`` on a machine with a card: it needs torch with CUDA and what
 ai4os-data itself needs, and takes less than four minutes. A proof that fails ends it with an error.
@@ -43,7 +43,7 @@ PARTS = ("proofs", "restore", "loader", "stall")
 
 
 class ProofError(AssertionError):
-    """What was saved is not what stood there, or a training has not gone on as it should."""
+    """A save differs from the state at its call, or a resumed training from one that was left alone."""
 
 
 def measure(options: Options) -> Report:
@@ -72,7 +72,7 @@ def measure(options: Options) -> Report:
 
 
 def _device(options: Options) -> str:
-    """The card; the CPU where it is only asked whether the script runs.
+    """The card; or the CPU, if the script is only tried.
 
     Raises:
         SystemExit: there is no card.
@@ -98,7 +98,7 @@ def _ways(device: str) -> Iterator[Way]:
 
 
 def prove_saves(report: Report, options: Options, device: str) -> None:
-    """What `save` took is what stood there when it was called, bit for bit, while the next steps change it at once."""
+    """A save holds the state at its call, bit for bit, although the next steps change the state at once."""
     ballast = options.choose(1, 64, 128) * MIB
     rounds = options.choose(2, 4, 4)
     for way in _ways(device):
@@ -126,7 +126,7 @@ def prove_saves(report: Report, options: Options, device: str) -> None:
 
 
 def prove_restores(report: Report, options: Options, device: str) -> None:
-    """A training that is restored into new objects has the same losses and weights as one that went on."""
+    """A training that is restored into new objects has the losses and weights of one that was not interrupted."""
     steps = options.choose(3, 10, 10)
     for way in _ways(device):
         place = options.directory / "restore"
@@ -178,11 +178,11 @@ class Plain(Dataset[torch.Tensor]):
         self._paths = paths
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of files."""
         return len(self._paths)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        """The bytes of one."""
+        """The bytes of one file."""
         return torch.frombuffer(bytearray(self._paths[index].read_bytes()), dtype=torch.uint8)
 
 
@@ -191,7 +191,7 @@ def _decoded(sample: Sample) -> torch.Tensor:
 
 
 def measure_loader(report: Report, options: Options, device: str) -> None:
-    """Pinned batches that a loader feeds to the card, right to the byte, beside a plain DataLoader over local files."""
+    """Pinned batches that reach the card, compared byte by byte, beside a plain DataLoader over local files."""
     place = options.directory / "files"
     place.mkdir()
     generator = torch.Generator().manual_seed(0)
@@ -231,7 +231,7 @@ def _fed(loader: Iterable[torch.Tensor], device: str) -> int:
 
 
 def measure_stall(report: Report, options: Options, device: str) -> None:
-    """How long each way holds up a training, beside a bare copy into pinned memory; in turns."""
+    """The time that each way to save stops a training, beside a bare copy into pinned memory; in turns."""
     store = dist.HashStore()  # type: ignore[attr-defined]  # it is documented, and not in __all__
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
@@ -277,7 +277,7 @@ def _measure_stall_of(report: Report, options: Options, device: str, label: str,
 
 
 def _timed(way: Callable[[], Callable[[], object]], device: str) -> float:
-    """How long until the training may change the state again; then all is let come to its end."""
+    """The seconds until the training may change the state again; afterwards the save is completed."""
     _synchronize(device)
     begun = time.perf_counter()
     finish = way()
@@ -293,7 +293,7 @@ def _synchronize(device: str) -> None:
 
 
 def _others(state: dict[str, torch.Tensor], place: Path, device: str) -> dict[str, Callable[[], Callable[[], object]]]:
-    """What others have for it, as far as it is installed."""
+    """Other ways to save, as far as they are installed."""
     found: dict[str, Callable[[], Callable[[], object]]] = {}
     with suppress(ImportError):
         from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions

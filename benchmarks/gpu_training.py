@@ -1,4 +1,4 @@
-"""Small trainings on a card, one for each way in which work reaches it; and whether what was saved is what stood there.
+"""Small trainings on a card, one for each way in which work reaches it, and how to compare their states.
 
 A ballast of many megabytes changes with each step: a copy that begins too early, or is not over when `save` returns,
 takes some of it from another step.
@@ -22,13 +22,13 @@ _BUSY_CYCLES = 20_000_000  # some ten milliseconds, in which the host runs ahead
 
 
 class Way(NamedTuple):
-    """How a training puts its work on a card.
+    """One way in which a training puts its work on a card.
 
     Attributes:
         name: as the report calls it.
-        optimizer: what Adam is told: ``fused``, ``capturable``, ``foreach``.
+        optimizer: options of Adam: ``fused``, ``capturable``, ``foreach``.
         is_half: whether it computes in fp16, with a GradScaler.
-        stream: ``"default"``; ``"side"``, where `save` is called on the same stream; ``"beside"``, where it is not.
+        stream: ``"default"``; ``"side"``, if `save` is called on the same stream; ``"beside"``, if it is not.
         is_graph: whether a step is a CUDA graph.
     """
 
@@ -40,7 +40,7 @@ class Way(NamedTuple):
 
     @property
     def needs_cuda(self) -> bool:
-        """Whether it makes sense on a card alone."""
+        """Whether this way needs a card."""
         return self.is_half or self.is_graph or self.stream != "default" or bool(self.optimizer.get("capturable"))
 
 
@@ -94,7 +94,7 @@ class Training:
         }
 
     def step(self, number: int) -> None:
-        """Put one step on its way; the host does not wait for it."""
+        """Start one step; the host does not wait for it."""
         with self._on_stream():
             self._input.copy_(self._inputs[number % _INPUTS])
             if not (self._way.is_graph and self._is_cuda):
@@ -105,17 +105,17 @@ class Training:
             self._graph.replay()
 
     def loss(self) -> float:
-        """That of the last step."""
+        """The loss of the last step."""
         return float(self._loss)
 
     def keep_busy(self) -> None:
-        """Let the card fall behind the host."""
+        """Give the card work, so that it falls behind the host."""
         if self._is_cuda:
             with self._on_stream():
                 torch.cuda._sleep(_BUSY_CYCLES)  # type: ignore[no-untyped-call]  # noqa: SLF001  nothing else only waits
 
     def expected(self) -> dict[str, torch.Tensor]:
-        """Copies on the card of what stands there once all steps that are on their way are done."""
+        """Copies, made on the card, of the state after all steps that were started."""
         with self._on_stream():
             return {name: tensor.clone() for name, tensor in flat(self.state()).items()}
 
@@ -140,7 +140,7 @@ class Training:
         self.ballast.add_(1)
 
     def _captured(self) -> torch.cuda.CUDAGraph:
-        """A graph of a step, after a few that warm it up, as PyTorch asks for; those are taken back."""
+        """A graph of one step. The warm-up steps that PyTorch asks for are undone."""
         before = {name: tensor.clone() for name, tensor in flat(self.state()).items()}
         random = torch.cuda.get_rng_state()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -163,7 +163,7 @@ class Training:
 
 
 def flat(state: Any, place: str = "") -> dict[str, torch.Tensor]:
-    """The tensors of a state by their places; numbers are tensors too."""
+    """The tensors of a state by their paths; numbers become tensors."""
     if callable(getattr(state, "state_dict", None)):
         return flat(state.state_dict(), place)
     if isinstance(state, torch.Tensor):
@@ -178,7 +178,7 @@ def flat(state: Any, place: str = "") -> dict[str, torch.Tensor]:
 
 
 def differences(saved: Any, expected: Mapping[str, torch.Tensor]) -> list[str]:
-    """The places at which a state differs in any bit from what was expected."""
+    """The paths at which a state differs in any bit from the expected one."""
     found = flat(saved)
     missing = sorted(found.keys() ^ expected.keys())
     return missing + [

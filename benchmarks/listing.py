@@ -156,7 +156,7 @@ def measure_memory(report: Report, options: Options, reply: Path, number: int) -
 
         def open_() -> StorageDataset:
             dataset = StorageDataset(server.url, remote=remote, cache=cache, target="folder")
-            assert len(dataset) == number == len(dataset.cached_names)
+            assert len(dataset) == number == len(dataset.reader.names())
             return dataset
 
         open_()  # from now on the listing is kept
@@ -176,8 +176,8 @@ def measure_memory(report: Report, options: Options, reply: Path, number: int) -
 
 
 def look_at(dataset: StorageDataset, index: int) -> object:
-    """All that a dataset knows of one sample."""
-    return dataset.keys[index], dataset.entry_of(index), dataset.cached_names[index], dataset.targets[index]
+    """Read everything that a dataset knows of one sample."""
+    return dataset.keys[index], dataset.reader.entries[index], dataset.reader.names()[index], dataset.targets[index]
 
 
 def held_bytes(make: Callable[[], object]) -> int:

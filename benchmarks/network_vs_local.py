@@ -1,8 +1,8 @@
-"""This network against this local disk: what a training gains from the cache on the storage that you have.
+"""This network beside this local disk: what a training gains from the cache on your storage.
 
 Run it as ``python -m benchmarks.network_vs_local rshare:benchmark --json mine.json``. With a path below ``/storage``
-the mount is measured too. It is gentle: some 130 files of 110 KB go up once, below a new name, each is read up to four
-times, and all of it is removed again, with the folders that were made for it.
+the mount is measured too. It costs the server little: some 130 files of 110 KB go up once, below a new name, each is
+read up to four times, and everything is removed again, with the folders made for it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BARS = {"warm_vs_local": at_most(3.0)}
 
 
 def measure(options: Options) -> Report:
-    """Put the files there, read them in every way, and remove them."""
+    """Upload the files, read them in every way, and remove them."""
     number = options.choose(8, 64, 128)
     name = f"ai4os-data-benchmark-{secrets.token_hex(4)}"
     base = options.location if options.location.endswith(":") else options.location.rstrip("/") + "/"
@@ -70,7 +70,7 @@ def measure(options: Options) -> Report:
 
 
 def _measure_once(report: Report, options: Options, location: str, local: list[Path], turn: int) -> None:
-    """One round: the local disk, an empty cache, a full one; and some files one after the other."""
+    """One round: the local disk, an empty cache, a full cache, and some files one by one."""
     cache = DiskCache(options.directory / f"cache-{turn}", size_limit="256MiB")
     data = StorageDataset(location, cache=cache)
     batches = [list(range(begin, min(begin + _BATCH, len(data)))) for begin in range(0, len(data), _BATCH)]
@@ -105,7 +105,7 @@ def _read_all(paths: Iterable[str | os.PathLike[str]]) -> None:
 
 
 def _per_file(work: Callable[[list], object], items: list) -> float:
-    """Milliseconds for each file."""
+    """Milliseconds per file."""
     begun = time.perf_counter()
     work(items)
     return (time.perf_counter() - begun) * 1000 / len(items)

@@ -1,7 +1,7 @@
-"""Ours beside what people use instead: the same files, the same server, the same distance, four workers each.
+"""Ours beside what people use instead: the same files, server and distance, and four workers each.
 
 A cold epoch begins with nothing local and ends when every worker has read its files once; a warm one reads them again,
-in another order. What fetches all files first (``.warm()``, ``rclone copy``) does so within the cold epoch.
+in another order. A way that fetches all files first (``.warm()``, ``rclone copy``) does so within the cold epoch.
 
 Run it as ``python -m benchmarks.peers --quick --json peers.json``.
 """
@@ -55,7 +55,7 @@ REFERENCE = "plain local files, for reference"
 
 @dataclass(frozen=True)
 class Setting:
-    """What every contestant gets.
+    """The files that every contestant reads.
 
     Attributes:
         url: of the server.
@@ -71,19 +71,19 @@ class Setting:
 
     @property
     def remote(self) -> Remote:
-        """The server, as ours takes it."""
+        """The server as a `Remote`."""
         return Remote(self.url, USER, PASSWORD)
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to read, ready to begin.
+    """One way to read.
 
     Attributes:
-        reader: called in each worker; gives what reads all of some keys, in their order.
-        fetch_first: what is done once before the workers read.
+        reader: called in each worker; returns a function that reads keys in their order.
+        fetch_first: called once before the workers read.
         disk: the folder that it fills.
-        pid: a process of its own, whose CPU time counts.
+        pid: another process, whose CPU time counts too.
     """
 
     reader: Callable[[], Callable[[list[str]], object]]
@@ -93,7 +93,7 @@ class Contestant:
 
 
 def measure(options: Options) -> Report:
-    """Let all of them read."""
+    """Measure all contestants."""
     number = options.choose(8, 200, 500)
     disk = mount_of(options.directory)
     settings = {
@@ -120,7 +120,7 @@ def measure(options: Options) -> Report:
 
 
 def race(report: Report, name: str, contestant: Contestant, setting: Setting) -> None:
-    """A cold epoch, and a warm one."""
+    """Measure a cold epoch and a warm one."""
 
     def prepare(worker: int) -> Callable[[], float]:
         read = contestant.reader()
@@ -154,7 +154,7 @@ def race(report: Report, name: str, contestant: Contestant, setting: Setting) ->
 
 
 def conclude(report: Report, names: list[str]) -> None:
-    """The table side by side, and who is first."""
+    """Add the table, and the ratios to the best of the others."""
     columns = ("cold epoch", "warm epoch", "CPU of both", "disk")
     names = sorted(names, key=lambda name: report.cases[f"{name}: cold epoch"].median)
     report.cases = {case: report.cases[case] for column in columns for case in (f"{name}: {column}" for name in names)}
@@ -171,7 +171,7 @@ def conclude(report: Report, names: list[str]) -> None:
 
 
 def available() -> dict[str, Callable[[Setting], AbstractContextManager[Contestant]]]:
-    """Who can run here; what is missing is told."""
+    """The contestants that can run here; the others are named with a reason."""
     found: dict[str, Callable[[Setting], AbstractContextManager[Contestant]]] = {
         OURS: ours,
         REFERENCE: plain,
@@ -194,7 +194,7 @@ def available() -> dict[str, Callable[[Setting], AbstractContextManager[Contesta
 
 @contextmanager
 def ours(setting: Setting) -> Iterator[Contestant]:
-    """A dataset, warmed first."""
+    """A `StorageDataset`, warmed first."""
     cache = DiskCache(setting.scratch / "cache", size_limit="4GiB")
     dataset = StorageDataset(setting.url, remote=setting.remote, cache=cache)
     index_of = {key: index for index, key in enumerate(dataset.keys)}
@@ -212,7 +212,7 @@ def ours(setting: Setting) -> Iterator[Contestant]:
 
 @contextmanager
 def plain(setting: Setting) -> Iterator[Contestant]:
-    """The files themselves."""
+    """Plain local files."""
     yield Contestant(lambda: reading_in(setting.files))
 
 
@@ -244,7 +244,7 @@ def webdav4(setting: Setting) -> Iterator[Contestant]:
 
 @contextmanager
 def filecache(setting: Setting) -> Iterator[Contestant]:
-    """The same under fsspec's cache of whole files, each worker with a folder of its own: its record is not shared."""
+    """The same under fsspec's cache of whole files. Each worker has its own folder, since the record is not shared."""
 
     def reader() -> Callable[[list[str]], None]:
         storage = tempfile.mkdtemp(dir=setting.scratch)
@@ -270,14 +270,14 @@ def mounted(setting: Setting, *flags: str) -> Iterator[RcloneMount]:
 
 @contextmanager
 def mount(setting: Setting) -> Iterator[Contestant]:
-    """As the platform mounts it."""
+    """A mount with the platform's flags."""
     with mounted(setting) as there:
         yield Contestant(lambda: reading_in(there.path), pid=there.child.pid)
 
 
 @contextmanager
 def mount_full(setting: Setting) -> Iterator[Contestant]:
-    """With rclone's own cache on disk."""
+    """A mount with rclone's own cache on disk."""
     cache = setting.scratch / "vfs"
     with mounted(setting, "--vfs-cache-mode", "full", "--cache-dir", str(cache)) as there:
         yield Contestant(lambda: reading_in(there.path), disk=cache, pid=there.child.pid)
@@ -285,7 +285,7 @@ def mount_full(setting: Setting) -> Iterator[Contestant]:
 
 @contextmanager
 def litdata(setting: Setting) -> Iterator[Contestant]:
-    """Its raw dataset with its cache of files, in batches, over the platform's mount."""
+    """Litdata's raw dataset with its cache of files, in batches, over the platform's mount."""
     cache = setting.scratch / "litdata"
     with mounted(setting) as there:
 
@@ -317,7 +317,7 @@ def rclone_copy(setting: Setting) -> Iterator[Contestant]:
 
 
 def reading_in(folder: Path) -> Callable[[list[str]], None]:
-    """What reads plain files."""
+    """A function that reads plain files of a folder."""
     paths = str(folder)
 
     def read(keys: list[str]) -> None:
@@ -346,7 +346,7 @@ def process_cpu_s(pid: int | None) -> float:
 
 
 def disk_bytes(folder: Path | None) -> int:
-    """What a folder takes, in allocated blocks. Here nothing is removed, so that this is the most it ever took."""
+    """The size of a folder in allocated blocks. Nothing is removed here, so it is the peak, too."""
     return sum(path.stat().st_blocks * 512 for path in folder.rglob("*")) if folder is not None else 0
 
 

@@ -86,7 +86,7 @@ COLD_CPU = "ours, cold, into the cache: CPU"
 
 @dataclass(frozen=True)
 class Files:
-    """What is read, and the server that has it too."""
+    """The files that are read, and the server that has them."""
 
     paths: list[Path]
     server: StaticServer
@@ -94,17 +94,17 @@ class Files:
 
     @property
     def urls(self) -> list[str]:
-        """Where the server has them."""
+        """The URLs of the files."""
         return [f"{self.server.url}{path.name}" for path in self.paths]
 
     def dataset(self, cache: DiskCache, keys: Sequence[str] | None = None) -> StorageDataset:
-        """A dataset of all of them, or of some."""
+        """A dataset of all files, or of some."""
         if keys is None:
             return StorageDataset(self.server.url, remote=self.remote, cache=cache)
         return StorageDataset.from_keys(self.server.url, keys, remote=self.remote, cache=cache)
 
     def store(self) -> Store:
-        """Their store, without a cache."""
+        """The store of the files, without a cache."""
         return open_store(self.server.url, self.remote)
 
 
@@ -115,11 +115,11 @@ class PlainFiles(Dataset[bytes]):
         self._paths = [str(path) for path in paths]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of files."""
         return len(self._paths)
 
     def __getitem__(self, index: int) -> bytes:
-        """The bytes of one."""
+        """The bytes of one file."""
         with open(self._paths[index], "rb") as file:
             return file.read()
 
@@ -152,7 +152,7 @@ def measure(options: Options) -> Report:
 
 
 def measure_all_warm(report: Report, files: Files, options: Options) -> None:
-    """What reads a cache that has everything."""
+    """Measure reads from a cache that has everything."""
     with new_cache(options.directory) as cache:
         dataset = files.dataset(cache)
         dataset.warm(progress=False)
@@ -170,7 +170,7 @@ def measure_all_warm(report: Report, files: Files, options: Options) -> None:
 
 
 def measure_warm(report: Report, dataset: StorageDataset, paths: list[Path], options: Options) -> None:
-    """``dataset[i]`` against ``open(path, "rb").read()``, in turns of a hundred."""
+    """``dataset[i]`` beside ``open(path, "rb").read()``, in turns of a hundred."""
     for number in options.rounds("warm", 10):
         local_s, ours_s = alternate(dataset, [str(path) for path in paths], number)
         report.add(LOCAL, local_s / len(paths) * 1e6, "µs/file")
@@ -206,7 +206,7 @@ def alternate(
 
 
 def measure_warm_2(report: Report, dataset: StorageDataset, paths: list[Path], options: Options) -> None:
-    """The same in two processes, which always do the same at the same time."""
+    """The same in two processes, which do the same at the same time."""
     barrier = multiprocessing.get_context("fork").Barrier(2)
     names = [str(path) for path in paths]
 
@@ -249,7 +249,7 @@ def measure_loader(report: Report, dataset: StorageDataset, paths: list[Path], o
 
 
 def measure_cold(report: Report, files: Files, options: Options) -> None:
-    """Into the cache and without one, against bare curl that throws the bytes away, and that writes files."""
+    """Cold reads with and without a cache, beside bare curl that drops the bytes or writes files."""
     turns: list[Callable[[], None]] = [
         lambda: timed(report, LIMIT, len(files.urls), lambda: bare_curl.throw_away(files.urls, IN_FLIGHT)),
         lambda: curl_into_files(report, files, options.directory),
@@ -267,7 +267,7 @@ def measure_cold(report: Report, files: Files, options: Options) -> None:
 
 
 def timed(report: Report, name: str, number: int, work: Callable[[], object], cpu: str = "") -> None:
-    """Do some work on so many files, and report how many that is a second, and its CPU time for each."""
+    """Do some work on files, and report files per second and CPU time per file."""
     begun, used = time.perf_counter(), cpu_s()
     work()
     seconds, used = time.perf_counter() - begun, cpu_s() - used
@@ -317,14 +317,14 @@ def new_cache(directory: Path) -> Iterator[DiskCache]:
 def new_folder(directory: Path, name: str) -> Path:
     """A folder that stays until all is measured.
 
-    ext4 searches long for the inode of a new file where many were deleted in the last minute, which no first epoch
-    meets: 0.2 ms instead of 0.03 for a file of ours as for one of curl's.
+    ext4 takes 0.2 ms instead of 0.03 to find the inode of a new file if many files were deleted in the last minute.
+    That does not happen in a first epoch, so nothing is deleted before the end.
     """
     return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=directory))
 
 
 def measure_mount(report: Report, files: Files, options: Options, number: int) -> None:
-    """The rclone mount of the sidecar against ours, four workers each."""
+    """The platform's rclone mount beside ours, four workers each."""
     missing = missing_fuse()
     if missing is not None:
         print(f"mount: left out, since {missing}", file=sys.stderr)
@@ -362,7 +362,7 @@ def read_plainly(paths: list[str]) -> None:
 
 
 def measure_archives(report: Report, options: Options, number: int) -> None:
-    """Files as zips from the double of Nextcloud, which works on one request at a time, against bare curl."""
+    """Archives from the double of Nextcloud, which serves one request at a time, beside bare curl."""
     folder = options.directory / "cloud"
     corpus.make(folder / "photos", number)
     with NextcloudServer(folder, concurrency=1, request_cost_s=REQUEST_COST_S, member_cost_s=MEMBER_COST_S) as cloud:
@@ -385,7 +385,7 @@ def measure_archives(report: Report, options: Options, number: int) -> None:
 
 
 def measure_look_ahead(report: Report, options: Options, number: int) -> None:
-    """A cold epoch over the double of Nextcloud, in all ways that we have, against filling the cache in one go."""
+    """A cold epoch over the double of Nextcloud in each of our ways, beside `warm()`."""
     folder = options.directory / "cloud ahead"
     corpus.make(folder / "photos", number)
     with NextcloudServer(folder, request_cost_s=REQUEST_COST_S, member_cost_s=MEMBER_COST_S) as cloud:
@@ -411,17 +411,17 @@ def measure_look_ahead(report: Report, options: Options, number: int) -> None:
 
 
 def cold_loader(kind: type[DataLoader[bytes]], dataset: StorageDataset) -> DataLoader[bytes]:
-    """A loader whose workers are still to be started."""
+    """A loader whose workers have not been started."""
     return kind(dataset, batch_size=CLOUD_BATCH, shuffle=True, num_workers=LOADER_WORKERS)
 
 
 def count(loader: DataLoader[bytes]) -> int:
-    """How many samples an epoch gives."""
+    """The number of samples in an epoch."""
     return sum(len(batch) for batch in loader)
 
 
 def read_batches(dataset: StorageDataset) -> int:
-    """Read all of it in this process, batch by batch, in an order that nobody knows beforehand."""
+    """Read everything in this process, batch by batch, in an order that is not known beforehand."""
     order = corpus.shuffled(len(dataset), 1)
     return sum(
         len(dataset.__getitems__(order[begin : begin + CLOUD_BATCH])) for begin in range(0, len(order), CLOUD_BATCH)
@@ -429,14 +429,14 @@ def read_batches(dataset: StorageDataset) -> int:
 
 
 def read_all(store: Store, entries: Sequence[Entry]) -> None:
-    """Read all of them whole, and fail if one fails."""
+    """Read all files whole; raises if one fails."""
     for _, outcome in store.read_many(entries):
         if isinstance(outcome, errors.StorageError):
             raise outcome
 
 
 def check_same(dataset: StorageDataset, paths: list[Path]) -> None:
-    """All ways must give the same bytes."""
+    """Check that all ways give the same bytes."""
     for index, path in enumerate(paths):
         assert dataset[index] == path.read_bytes(), path
 

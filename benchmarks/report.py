@@ -1,4 +1,4 @@
-"""The report of a run: cases with their spread, ratios with their bars; printed, written as JSON, and drawn."""
+"""The report of a run: cases with their spread, ratios with their bars; printed, and written as JSON."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ class Case:
         return statistics.median(self.values)
 
     def as_json(self) -> dict[str, object]:
-        """All that is known of it."""
+        """The case in the form of the report."""
         spread = {"median": self.median, "min": min(self.values), "max": max(self.values)}
         return {"name": self.name, "unit": self.unit, **spread, "values": self.values, "note": self.note}
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What a ratio has to reach: at most, or at least, some number."""
+    """The bar of a ratio: at most, or at least, some number."""
 
     relation: str
     number: float
 
     def holds(self, value: float) -> bool:
-        """Whether a value reaches it."""
+        """Whether a value is within the bar."""
         return value <= self.number if self.relation == "<=" else value >= self.number
 
     def __str__(self) -> str:
-        """As a table shows it."""
+        """The bar as a table shows it."""
         return f"{self.relation} {self.number:g}"
 
 
@@ -61,12 +61,12 @@ def at_least(number: float) -> Bar:
 
 
 class Report:
-    """What a benchmark measured.
+    """The measurements of one benchmark.
 
     Args:
         name: of the benchmark.
-        bars: what each ratio has to reach.
-        settings: what was measured, such as the number and the size of the files.
+        bars: the bar of each ratio.
+        settings: such as the number and the size of the files.
     """
 
     def __init__(self, name: str, bars: Mapping[str, Bar], settings: Mapping[str, object]) -> None:
@@ -83,12 +83,12 @@ class Report:
         self.cases.setdefault(name, Case(name, unit, note=note)).values.append(value)
 
     def ratio(self, name: str, over: str, under: str) -> None:
-        """The ratio of two cases, round by round: what disturbs the machine disturbs both."""
+        """Record the ratio of two cases, round by round: a disturbance of the machine affects both."""
         pairs = zip(self.cases[over].values, self.cases[under].values, strict=True)
         self._ratios[name] = [a / b for a, b in pairs]
 
     def figure(self, name: str, values: Iterable[float]) -> None:
-        """A ratio, or another number with a bar, that was measured by itself in each round."""
+        """Record a ratio, or another number with a bar, that was measured directly in each round."""
         self._ratios[name] = list(values)
 
     @property
@@ -97,7 +97,7 @@ class Report:
         return {name: statistics.median(values) for name, values in self._ratios.items()}
 
     def as_json(self) -> dict[str, object]:
-        """All of it."""
+        """The whole report."""
         bars = {
             name: {
                 "bar": str(bar),
@@ -124,7 +124,7 @@ class Report:
         path.write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
-        """The tables."""
+        """The report as tables of text."""
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         lines = [str(self.environment["line"]), settings, ""]
         for table in self.tables:

@@ -1,4 +1,4 @@
-"""A WebDAV server that is not what limits: one thread, answers made beforehand, bodies that are never copied.
+"""A WebDAV server that is never the bottleneck: one thread, prepared answers, bodies that are not copied.
 
 The distance is a delay line: each answer leaves one round trip after its request came, whatever else is on its way. A
 new connection costs one round trip more. TCP's slow start is not modelled.
@@ -42,13 +42,13 @@ _XML_TAIL = b"</D:multistatus>\n"
 class StaticServer:
     """The files of a folder as they were at its start, behind a distance, in a process of its own.
 
-    It ends with the ``with``. It asks for no password, and answers PROPFIND of Depth 0, 1 and infinity, GET with and
-    without one range, HEAD and OPTIONS.
+    It stops at the end of the ``with``. It asks for no password, and answers PROPFIND of Depth 0, 1 and infinity, GET
+    with and without one range, HEAD and OPTIONS.
 
     Args:
         root: the folder.
         rtt_s: the round trip.
-        canned: a file with the answer to every PROPFIND but those of Depth 0, whatever is in the folder.
+        canned: a file with the answer to every PROPFIND except Depth 0, whatever is in the folder.
     """
 
     def __init__(self, root: Path, *, rtt_s: float = 0.0, canned: Path | None = None) -> None:
@@ -59,12 +59,12 @@ class StaticServer:
 
     @property
     def url(self) -> str:
-        """The root of what is served, with a slash at its end."""
+        """The root URL, with a slash at its end."""
         return f"http://127.0.0.1:{self.port}/dav/"
 
     @property
     def pid(self) -> int:
-        """The process that serves."""
+        """The id of the serving process."""
         assert self._child is not None, "it is not running"
         return self._child.pid
 
@@ -88,7 +88,7 @@ class StaticServer:
 
 
 def main() -> None:
-    """Serve what the order on the command line says, for ever."""
+    """Serve as the command line says, until killed."""
     order, workspace = read_order()
     gc.disable()  # there are no cycles, and a collection would delay what is due
     canned = Path(order["canned"]).read_bytes() if order["canned"] else None
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 class _Answer:
-    """A head, and a body: bytes, or a stretch of the file that holds all bodies."""
+    """A head, and a body: bytes, or a range of the file that holds all bodies."""
 
     __slots__ = ("begin", "end", "head")
 
@@ -110,7 +110,7 @@ class _Answer:
 
 
 class _Files:
-    """What is served: every body in one anonymous file, every head in memory."""
+    """The files served: all bodies in one anonymous file, all heads in memory."""
 
     def __init__(self, root: Path, canned: bytes | None) -> None:
         self.pack = os.memfd_create("bodies")
@@ -138,7 +138,7 @@ class _Files:
         self._canned = self._multistatus(canned) if canned is not None else None
 
     def answer(self, head: bytes) -> _Answer:
-        """What a request is answered with; most are asked for again and again."""
+        """The answer to a request; most are asked for repeatedly, and are kept."""
         first, _, rest = head.partition(b"\r\n")
         method, target, _ = first.split(b" ")
         if method == b"GET" and b"\nRange:" not in head and b"\nrange:" not in head:
@@ -231,7 +231,7 @@ class _Connection:
 
 
 class _Loop:
-    """Takes requests, lets each answer wait for its time, and sends it."""
+    """Takes requests, delays each answer, and sends it."""
 
     def __init__(self, files: _Files, rtt_s: float) -> None:
         self._files = files
@@ -251,7 +251,7 @@ class _Loop:
         return port
 
     def turn(self) -> None:
-        """Wait for what comes first, a request or an answer whose time has come, and see to it."""
+        """Wait for a request, or for an answer that is due, and handle it."""
         due = min((line[0][0] for line in (self._usual, self._first) if line), default=None)
         timeout_s = None if due is None else max(0.0, due - time.monotonic())
         # Not the time-out of epoll, which counts in milliseconds.

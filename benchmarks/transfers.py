@@ -1,4 +1,4 @@
-"""Verified transfers of large files to and from a Nextcloud, beside curl that verifies nothing, on one link.
+"""Verified transfers of large files to and from a Nextcloud, beside curl, which verifies nothing.
 
 Uploads are what `write_confirmed` does: into a folder that is new, hashed by the server, the hash compared. Downloads
 are what `read_into` does: into a local file, hashed and compared.
@@ -49,7 +49,7 @@ RESTORE, RESTORE_CURL = "download, verified", "curl's GET"
 
 
 def measure(options: Options) -> Report:
-    """All parts, or those that are wanted."""
+    """Measure all parts, or those that were asked for."""
     settings = {
         "link": "1 Gbit/s",
         "round trip": f"{RTT_S * 1000:g} ms",
@@ -118,7 +118,7 @@ def _measure_restore(report: Report, options: Options, cloud: _Cloud) -> None:
 
 
 def _take_turns(report: Report, number: int, size_bytes: int, cases: dict[str, Callable[[], None]]) -> None:
-    """One round: every case once, the other way round each time, each in bytes per second."""
+    """One round: every case once, in reversed order each time; in bytes per second."""
     turns = list(cases.items())
     for name, act in turns if number % 2 else turns[::-1]:
         begun = time.perf_counter()
@@ -127,7 +127,7 @@ def _take_turns(report: Report, number: int, size_bytes: int, cases: dict[str, C
 
 
 class _Cloud:
-    """A Nextcloud behind a link, a store that is kept open, and curl with a connection that is kept open."""
+    """A Nextcloud behind a link, an open store, and curl with an open connection."""
 
     def __init__(self, server: NextcloudServer, proxy: ShapedProxy, directory: Path) -> None:
         self.server = server
@@ -144,7 +144,7 @@ class _Cloud:
     @classmethod
     @contextmanager
     def started(cls, options: Options) -> Iterator[_Cloud]:
-        """Start it, with the costs of a real one."""
+        """Start a Nextcloud with the costs of a real one."""
         with _memory(options, options.choose(1, 2, 6) * 1024 * MIB) as directory:
             server = NextcloudServer(directory / "server", request_cost_s=REQUEST_COST_S, hashing_cost_s=HASHING_COST_S)
             with server, ShapedProxy("127.0.0.1", server.port, rtt_s=RTT_S, rate_bit_s=LINK_BIT_S) as proxy:
@@ -162,21 +162,21 @@ class _Cloud:
         return path
 
     def warm(self) -> None:
-        """Let both sides connect, and be known by their cookies, as in a run that saves again and again."""
+        """Let both sides connect and get their cookies, as in a run that saves repeatedly."""
         small = self.local_file(1000)
         self.confirm(small)
         self.confirm(small, self.plain)
         self.put_with_curl(small)
 
     def confirm(self, local: Path, store: Store | None = None) -> None:
-        """What a checkpoint does with a file; its hash is known by then."""
+        """Send a file as a checkpoint does; its hash is known."""
         key = f"{self._new_folder()}/data.bin"
         level = (store or self.store).write_confirmed(key, local, _sha256(local))
         assert level == "confirmed"
         self._remove(key)
 
     def put_with_curl(self, local: Path) -> None:
-        """Into a folder that is there."""
+        """Upload into a folder that exists."""
         key = f"{self._new_folder()}.bin"
         self.curl.request("PUT", f"{self._files_url}/{key}", source=local, headers=["X-Hash: sha256"])
         self._remove(key)
@@ -199,15 +199,15 @@ class _Cloud:
         self._remove(key)
 
     def serve(self, local: Path) -> None:
-        """Put a file on the server, behind its back."""
+        """Put a file on the server's disk directly."""
         (self.server.root / "served.bin").write_bytes(local.read_bytes())
 
     def restore(self, local: Path) -> None:
-        """What a restore does with a file; its hash is known from the manifest."""
+        """Fetch a file as a restore does; its hash is known from the manifest."""
         self.store.read_into(self.store.stat("served.bin"), self.directory / "restored.bin", _sha256(local))
 
     def get_with_curl(self) -> None:
-        """Into a local file."""
+        """Fetch into a local file."""
         self.curl.request("GET", f"{self._files_url}/served.bin", sink=self.directory / "fetched.bin")
 
     def _new_folder(self) -> str:
@@ -220,7 +220,7 @@ class _Cloud:
 
 @contextmanager
 def _memory(options: Options, needed_bytes: int) -> Iterator[Path]:
-    """A folder in memory, where there is room, for the files of both sides: the link is measured, and not the disk."""
+    """A folder in memory, if there is room, so that the link is measured and not the disk."""
     shared = "/dev/shm"  # noqa: S108  a folder of random name is made in it
     mount = mount_of(shared)
     has_room = mount is not None and mount.is_memory and shutil.disk_usage(shared).free > needed_bytes

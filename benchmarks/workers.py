@@ -1,4 +1,4 @@
-"""Worker processes that begin at the same moment, after each has made ready."""
+"""Worker processes that begin at the same moment, once all are ready."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _LONGEST_S = 600.0
 
 
 class Workers(Generic[T]):
-    """So many forked processes, until the ``with`` ends.
+    """Forked processes that live until the ``with`` ends.
 
     Args:
         number: how many.
-        prepare: called in each with its number; gives what is to be measured.
+        prepare: called in each with its number; returns the function to measure.
         daemon: whether they end with this process, and start none themselves.
     """
 
@@ -49,7 +49,7 @@ class Workers(Generic[T]):
         return self
 
     def run(self, times: int = 1) -> tuple[float, list[T]]:
-        """Let all of them work: the seconds until the last has finished, and what each gave the last time."""
+        """Run all workers; returns the seconds until the last has finished, and the last result of each."""
         begun = time.perf_counter()
         for pipe in self._pipes:
             pipe.send(times)

@@ -1,9 +1,13 @@
-"""Train with Lightning from network storage, be stopped in mid-epoch, and go on where it was.
+"""Train with Lightning from a storage, stop in mid-epoch, and resume.
 
-    python examples/lightning_training.py               # on a WebDAV server that it starts itself
-    python examples/lightning_training.py rshare:demo   # on your own storage; what it writes is removed again
+    python examples/lightning_training.py
+    python examples/lightning_training.py rshare:somewhere
 
-The first life ends after 40 steps, in the middle of the second epoch; the second one goes on at the 41st.
+The first command starts a WebDAV server of its own. The second one uses your
+storage, and removes what it wrote there.
+
+The first training stops after 40 steps, in the middle of the second epoch; the
+second one resumes with step 41.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from storage import arguments, storage
 from torch import nn
 
 from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, open_filesystem
-from ai4os_data.lightning.callback import StorageCheckpointCallback
+from ai4os_data.lightning import StorageCheckpointCallback
 
 if TYPE_CHECKING:
     from ai4os_data import Remote, Sample
@@ -56,7 +60,7 @@ def point(sample: Sample) -> torch.Tensor:
 
 
 def upload(location: str, remote: Remote | None) -> None:
-    """Make a file of each point."""
+    """Upload one file for each point."""
     files = {}
     for number in range(POINTS):
         array = io.BytesIO()
@@ -65,11 +69,18 @@ def upload(location: str, remote: Remote | None) -> None:
     open_filesystem(location, remote, create=True).pipe(files)
 
 
-def live(location: str, remote: Remote | None, scratch: str, max_steps: int) -> int:
-    """Train from wherever the run is; the step at which this life begins."""
-    data = StorageDataset(f"{location}/data", remote=remote, decode=point, cache=DiskCache(f"{scratch}/cache", "64MiB"))
+def train(location: str, remote: Remote | None, scratch: str, max_steps: int) -> int:
+    """Train from the newest checkpoint; returns the step at which it begins."""
+    data = StorageDataset(
+        f"{location}/data",
+        remote=remote,
+        decode=point,
+        cache=DiskCache(f"{scratch}/cache", "64MiB"),
+    )
     loader = StorageDataLoader(data, batch_size=BATCH, shuffle=True, seed=1)
-    callback = StorageCheckpointCallback(f"{location}/run", remote, every_n_train_steps=16, spool=f"{scratch}/spool")
+    callback = StorageCheckpointCallback(
+        f"{location}/run", remote, every_n_train_steps=16, spool=f"{scratch}/spool"
+    )
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=4,
@@ -83,19 +94,24 @@ def live(location: str, remote: Remote | None, scratch: str, max_steps: int) -> 
     begin = torch.load(path, weights_only=True)["global_step"] if path else 0
     trainer.fit(Squares(), loader, ckpt_path=path)
     loss = trainer.callback_metrics["loss"]
-    print(f"begun at step {begin}, ended at step {trainer.global_step}, loss {loss:.5f}")
+    end = trainer.global_step
+    print(f"begun at step {begin}, ended at step {end}, loss {loss:.5f}")
     return int(begin)
 
 
 def main() -> int:
-    """Do it; the answer is the exit code."""
+    """Run the example; returns the exit code."""
     given = arguments(__doc__).parse_args().location
-    warnings.filterwarnings("ignore", module="lightning")  # of few workers, which suit so small files
+    # Lightning asks for more workers, which such small files do not need.
+    warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory(prefix="ai4os-data-lightning-") as scratch, storage(given) as (location, remote):
+    with (
+        tempfile.TemporaryDirectory(prefix="ai4os-data-lightning-") as scratch,
+        storage(given) as (location, remote),
+    ):
         upload(f"{location}/data", remote)
-        live(location, remote, scratch, max_steps=STOP_AT)
-        return 0 if live(location, remote, scratch, max_steps=-1) == STOP_AT else 1
+        train(location, remote, scratch, max_steps=STOP_AT)
+        return 0 if train(location, remote, scratch, max_steps=-1) == STOP_AT else 1
 
 
 if __name__ == "__main__":

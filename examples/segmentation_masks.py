@@ -1,9 +1,13 @@
-"""Segmentation: images and masks in parallel folders, augmented together; a small network learns them.
+"""Segmentation: images and masks in parallel folders, augmented together.
 
-    python examples/segmentation_masks.py                     # on a WebDAV server that it starts itself
-    python examples/segmentation_masks.py rshare:somewhere    # on your own storage; what it writes is removed again
+    python examples/segmentation_masks.py
+    python examples/segmentation_masks.py rshare:somewhere
 
-``images/0007.png`` has its mask in ``masks/0007.png``.
+The first command starts a WebDAV server of its own. The second one uses your
+storage, and removes what it wrote there.
+
+``images/0007.png`` has its mask in ``masks/0007.png``. A small network learns the
+masks.
 """
 
 from __future__ import annotations
@@ -19,7 +23,13 @@ from PIL import Image
 from storage import arguments, storage
 from torch import nn
 
-from ai4os_data import DiskCache, Sample, StorageDataLoader, StorageDataset, open_filesystem
+from ai4os_data import (
+    DiskCache,
+    Sample,
+    StorageDataLoader,
+    StorageDataset,
+    open_filesystem,
+)
 
 if TYPE_CHECKING:
     from ai4os_data.fsspec.filesystem import RootedFileSystem
@@ -35,7 +45,7 @@ def png(array: np.ndarray) -> bytes:
 
 
 def make_discs(files: RootedFileSystem, count: int) -> None:
-    """Upload bright discs in noise, and where they are."""
+    """Upload bright discs in noise, and their masks."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[:SIDE, :SIDE]
     made = {}
@@ -49,27 +59,42 @@ def make_discs(files: RootedFileSystem, count: int) -> None:
 
 
 def both(sample: Sample) -> torch.Tensor:
-    """An image and its mask as one 2 x H x W tensor, so that whatever turns the one turns the other."""
+    """An image and its mask as one 2 x H x W tensor: a transform changes both alike."""
     mask = sample.sibling(sample.key.replace("images/", "masks/"))
-    layers = [np.array(Image.open(each.open()).convert("L"), dtype=np.float32) / 255 for each in (sample, mask)]
+    layers = [
+        np.array(Image.open(each.open()).convert("L"), dtype=np.float32) / 255
+        for each in (sample, mask)
+    ]
     return torch.from_numpy(np.stack(layers))
 
 
 def flip(layers: torch.Tensor) -> torch.Tensor:
-    """Turn left and right around, every other time."""
+    """Swap left and right, with a probability of one half."""
     return layers.flip(-1) if torch.rand(()) < 0.5 else layers
 
 
 def main() -> int:
-    """Do it; the answer is the exit code."""
-    location = arguments(__doc__).parse_args().location
+    """Run the example; returns the exit code."""
+    given = arguments(__doc__).parse_args().location
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory(prefix="ai4os-data-masks-") as scratch, storage(location) as (place, remote):
-        make_discs(open_filesystem(place, remote, cache=None, create=True), count=32)
+    with (
+        tempfile.TemporaryDirectory(prefix="ai4os-data-masks-") as scratch,
+        storage(given) as (location, remote),
+    ):
+        make_discs(open_filesystem(location, remote, cache=None, create=True), count=32)
         cache = DiskCache(f"{scratch}/cache", size_limit="64MiB")
-        data = StorageDataset(place, remote=remote, pattern="images/*.png", decode=both, transform=flip, cache=cache)
+        data = StorageDataset(
+            location,
+            remote=remote,
+            pattern="images/*.png",
+            decode=both,
+            transform=flip,
+            cache=cache,
+        )
         loader = StorageDataLoader(data, batch_size=8, shuffle=True, seed=1)
-        model = nn.Sequential(nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.Conv2d(8, 1, 5, padding=2))
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.Conv2d(8, 1, 5, padding=2)
+        )
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
         for _ in range(10):
             for layers in loader:

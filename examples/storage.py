@@ -1,4 +1,4 @@
-"""Where an example runs: in a new folder of the location that is given to it, or of a server of its own."""
+"""Where an example runs: in a new folder of your storage, or on a server of its own."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ if TYPE_CHECKING:
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """The command line of an example: its location."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "location", nargs="?", help="a folder on your storage; by default a server of its own is started"
+        "location",
+        nargs="?",
+        help="a folder on your storage; by default a server of its own is started",
     )
     return parser
 
 
 @contextlib.contextmanager
 def storage(location: str | None) -> Iterator[tuple[str, Remote | None]]:
-    """A location that nobody uses, and the remote where it needs one; what is written there is removed at the end."""
+    """A new location, and its remote; what is written there is removed."""
     name = f"example-{secrets.token_hex(4)}"
     if location is None:
         with own_server(latency_s=0.005) as (url, remote):
@@ -37,7 +41,7 @@ def storage(location: str | None) -> Iterator[tuple[str, Remote | None]]:
         return
     store = open_store(location, create=True)
     files = open_filesystem(store, cache=None, create=True)
-    with visiting(store):  # the folders that this makes go too
+    with visiting(store):  # removes the folders that this makes
         try:
             yield join(location, name), None
         finally:
@@ -47,19 +51,26 @@ def storage(location: str | None) -> Iterator[tuple[str, Remote | None]]:
 
 @contextlib.contextmanager
 def own_server(latency_s: float) -> Iterator[tuple[str, Remote]]:
-    """The URL of a WebDAV server that answers each request after a while, and the remote for it."""
+    """The URL of a WebDAV server that delays each answer, and the remote for it."""
     try:
-        from ai4os_data.cli.server_process import serve  # only here: on your own storage no server is needed
+        # Imported only here: on your own storage no server is needed.
+        from ai4os_data.cli.server_process import serve
     except ImportError as error:
-        sys.exit(f"{error}\nOr give it a folder on your storage, such as rshare:somewhere.")
+        sys.exit(
+            f"{error}\nOr give a folder on your storage, such as rshare:somewhere."
+        )
     password = secrets.token_urlsafe()
     with (
         tempfile.TemporaryDirectory(prefix="ai4os-data-example-") as directory,
-        serve(Path(directory), user="demo", password=password, latency_s=latency_s) as url,
+        serve(
+            Path(directory), user="demo", password=password, latency_s=latency_s
+        ) as url,
     ):
         yield url, Remote(url, user="demo", password=password)
 
 
 def join(location: str, name: str) -> str:
-    """A place below a location."""
-    return f"{location}{name}" if location.endswith((":", "/")) else f"{location}/{name}"
+    """The location of a name below a location."""
+    return (
+        f"{location}{name}" if location.endswith((":", "/")) else f"{location}/{name}"
+    )

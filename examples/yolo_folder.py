@@ -1,9 +1,13 @@
 """A YOLO data set: images and labels in parallel folders, fetched together.
 
-    python examples/yolo_folder.py                     # on a WebDAV server that it starts itself
-    python examples/yolo_folder.py rshare:somewhere    # on your own storage; what it writes is removed again
+    python examples/yolo_folder.py
+    python examples/yolo_folder.py rshare:somewhere
 
-``images/0007.png`` has its boxes in ``labels/0007.txt``, a line each: class, centre x and y, width, height, as shares.
+The first command starts a WebDAV server of its own. The second one uses your
+storage, and removes what it wrote there.
+
+``images/0007.png`` has its boxes in ``labels/0007.txt``, one a line: class, centre
+x and y, width, height. All but the class are shares of the image.
 """
 
 from __future__ import annotations
@@ -45,8 +49,13 @@ def make_boxes(files: RootedFileSystem, count: int) -> None:
 
 def boxes(sample: Sample) -> torch.Tensor:
     """The boxes of an image, as an N x 5 float tensor."""
-    label = sample.sibling(sample.key.replace("images/", "labels/").replace(".png", ".txt"))
-    rows = [[float(number) for number in line.split()] for line in label.bytes().decode().splitlines()]
+    label = sample.sibling(
+        sample.key.replace("images/", "labels/").replace(".png", ".txt")
+    )
+    rows = [
+        [float(number) for number in line.split()]
+        for line in label.bytes().decode().splitlines()
+    ]
     return torch.tensor(rows)
 
 
@@ -55,18 +64,20 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image, dtype=np.float32) / 255).permute(2, 0, 1)
 
 
-def collate(batch: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Images in one tensor; boxes in a list, since each image has as many as it has."""
+def collate(
+    batch: list[tuple[torch.Tensor, torch.Tensor]],
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Images in one tensor; boxes in a list, since their number differs."""
     images, labels = zip(*batch, strict=True)
     return torch.stack(images), list(labels)
 
 
 def main() -> int:
-    """Do it; the answer is the exit code."""
-    with storage(arguments(__doc__).parse_args().location) as (place, remote):
-        make_boxes(open_filesystem(place, remote, cache=None, create=True), count=24)
+    """Run the example; returns the exit code."""
+    with storage(arguments(__doc__).parse_args().location) as (location, remote):
+        make_boxes(open_filesystem(location, remote, cache=None, create=True), count=24)
         data = StorageDataset(
-            place,
+            location,
             remote=remote,
             pattern="images/*.png",
             decode="image",
@@ -74,7 +85,9 @@ def main() -> int:
             transform=to_tensor,
             cache=None,
         )
-        loader = StorageDataLoader(data, batch_size=8, shuffle=True, collate_fn=collate, seed=1)
+        loader = StorageDataLoader(
+            data, batch_size=8, shuffle=True, collate_fn=collate, seed=1
+        )
         seen, right = 0, 0
         for images, labels in loader:
             for image, rows in zip(images, labels, strict=True):

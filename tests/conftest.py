@@ -6,7 +6,7 @@ import dataclasses
 import os
 import shutil
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -37,6 +37,18 @@ if TYPE_CHECKING:
 def pytest_configure() -> None:
     """Let tests interrupt themselves and their children also where a shell runs all of it in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what was told in a process of its own, where tests run in several."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["told"] = told
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what the tests of a process have told."""
+    told.extend(map(tuple, getattr(node, "workeroutput", {}).get("told", [])))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

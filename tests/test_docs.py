@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import io
 import json
 import re
@@ -68,7 +69,9 @@ def names() -> dict[str, Any]:
         ),
         "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1),
         "steps": 3,
-        "train_one": float,
+        "epochs": 2,
+        "train_one": lambda *_: 0.5,
+        "to_tensor": lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255,
     }
 
 
@@ -145,17 +148,109 @@ def test_what_a_page_names_is_there(page: str) -> None:
         assert ended.value.code == 0, command
 
 
-def test_figures_of_the_readme_are_those_of_the_results() -> None:
-    """Nothing is claimed that no benchmark in the repository shows."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    results = {
-        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("benchmarks/results/*.json")
+def test_decisions_are_dated_and_listed() -> None:
+    """Each note has the date of its name, and a line in the index, which says if the note no longer holds."""
+    folder = ROOT / "docs" / "decisions"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    lines = dict(re.findall(r"^- \[.*\]\((\S+\.md)\)(.*)$", index, re.MULTILINE))
+    notes = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("2*.md")}
+    assert lines.keys() == notes.keys()
+    for name, text in notes.items():
+        dated = text.splitlines()[2]
+        assert dated.startswith(name[:10]), name
+        assert ("superseded" in dated.lower()) == ("superseded" in lines[name]), name
+
+
+def test_troubleshooting_has_every_error() -> None:
+    """With what to do, and with what it can be caught as."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    kinds = {
+        name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)
     }
-    for row in results["peers"]["tables"][0][1:]:
-        assert f"| {' | '.join(row)} |" in text
-    ratios = {name: ratio for found in results.values() for name, ratio in found["ratios"].items()}
-    claimed = re.findall(r"^\| `(\w[\w.]*)` \| .* \| ([\d.]+) \|$", text, re.MULTILINE)
+    kinds.pop("StorageError")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \| .{30,} \|$", page, re.MULTILINE))
+    assert rows.keys() == kinds.keys()
+    for name, caught_as in rows.items():
+        assert caught_as
+        for other in re.findall(r"`(\w+Error)`", caught_as):
+            assert issubclass(kinds[name], getattr(errors, other, None) or getattr(builtins, other)), (name, other)
+
+
+def results() -> dict[str, Any]:
+    """The committed results of the benchmarks, by benchmark."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("benchmarks/results/*.json")}
+
+
+def ratios() -> dict[str, float]:
+    """Each ratio of the results."""
+    return {name: ratio for found in results().values() for name, ratio in found["ratios"].items()}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/performance.md"])
+def test_figures_of_the_page_are_those_of_the_results(page: str) -> None:
+    """Nothing is claimed that no benchmark in the repository shows, and each ratio says which way is good."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    row = re.compile(r"^\| (?!measured).* \| .* \| (.*) \| (higher|lower) \| `(.*)` \|$", re.MULTILINE)
+    claimed = [(name, figure) for figure, _, name in row.findall(text)]
     assert len(claimed) > 5
-    assert claimed == [(name, f"{ratios[name]:.2f}") for name, _ in claimed]
-    for shown in re.findall(r"\((benchmarks/results/\S+\.png)\)", text):
-        assert (ROOT / shown).exists()
+    assert claimed == [(name, f"{ratios()[name]:.2f}") for name, _ in claimed]
+    better = {name: way for _, way, name in row.findall(text)}
+    for found in results().values():
+        for name, bar in found["bars"].items():
+            if name in better:
+                assert better[name] == ("lower" if bar["bar"].startswith("<=") else "higher"), name
+    for folder, shown in re.findall(r"\(((?:\w+/)*)(\S+\.(?:png|svg))\)", text):
+        assert ((ROOT / page).parent / folder / shown).exists()
+
+
+def test_performance_page_has_every_ratio_and_table_of_the_results() -> None:
+    """What is measured is shown, whatever it says."""
+    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    for name, ratio in ratios().items():
+        absolute = {
+            "reopen_s": f"{ratio:.2f} s",
+            "index_bytes_per_key": f"{ratio:.0f} bytes a file",
+            "worker_copy_mb": f"copies {ratio:.1f} MB",
+        }
+        assert absolute.get(name, f"| {ratio:.2f} |") in text, name
+        assert name in absolute or f"`{name}`" in text, name
+    for benchmark in ("peers", "checkpoints"):
+        for row in results()[benchmark]["tables"][0][1:]:
+            assert f"| {' | '.join(row)} |" in text
+
+
+def test_losses_stand_in_the_readme() -> None:
+    """What misses its bar, and what costs twice as much or more, is not left out."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    missed = {name for found in results().values() for name, bar in found["bars"].items() if not bar["holds"]}
+    for name in missed | {"step_slowdown", "read_back_vs_curl", "fill_vs_plain"}:
+        assert f"`{name}`" in readme, name
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/performance.md"])
+def test_chart_is_described_with_the_figures_of_the_results(page: str) -> None:
+    """For who cannot see it."""
+    cold = {name: float(cold) for name, cold, *_ in results()["peers"]["tables"][0][1:]}
+    ours = cold.pop("ours")
+    others = [cold[name] for name in cold if not name.startswith("plain local files")]
+    said = f"ai4os-data {ours:.2f} in the first epoch, everything else {min(others):.0f} to {max(others):.0f}]"
+    assert said in (ROOT / page).read_text(encoding="utf-8")
+
+
+def test_readme_is_short_and_shows_code_before_any_table() -> None:
+    """A reader in a hurry sees how to read and how to save, and 120 lines in all."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    first_table = re.search(r"^\|", text, re.MULTILINE)
+    assert first_table
+    assert len(_BLOCK.findall(text[: first_table.start()])) == 2
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith("docs/decisions/")])
+def test_code_fits_its_box(page: str) -> None:
+    """Without scrolling, at the usual width of a page."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for path in _INCLUDED.findall(text):
+        text += f"\n```\n{(ROOT / path).read_text(encoding='utf-8')}\n```\n"
+    for block in re.findall(r"^```.*?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        assert [line for line in block.splitlines() if len(line) > 88] == []

@@ -41,9 +41,9 @@ TORCH_FROM = FLOORS["datasets"]
 
 HOMES_OF_LIBRARIES = {
     "diskcache": "cache/",
-    "pycurl": "http/transport.py",
-    "webdav4": "stores/webdav.py",
-    "httpx": "stores/webdav.py",
+    "pycurl": "http/curl.py",
+    "webdav4": "stores/dav.py",
+    "httpx": "stores/dav.py",
 }
 
 Modules = dict[str, ast.Module]  # by the path below the package
@@ -98,9 +98,9 @@ def target(one: Import, modules: Modules) -> str | None:
     package, _, inside = one.module.partition(".")
     if package != PACKAGE:
         return None
-    known = {dotted(path) for path in modules}
     whole = f"{inside}.{one.name}".lstrip(".")
-    return whole if whole in known else inside or "__init__"
+    is_module = any(f"{whole.replace('.', '/')}{ending}" in modules for ending in (".py", "/__init__.py"))
+    return whole if is_module else inside or "__init__"
 
 
 def without_floor(modules: Modules) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from ai4os_data.cache import CachedStore, DiskCache, session_of
+from ai4os_data.cache import CachedStore, DiskCache, UncachedStore, session_of
 from tests.support.crowd import Reading, Report, Warnings, together, wrong_keys
 from tests.support.disks import Peak, allocated_bytes, cached_files, ext4, indexed_files, tmpfs, used_bytes
 from tests.support.sources import content, source, spread, tell
@@ -189,7 +189,7 @@ def test_object_that_grew_on_its_way_stays_inside_the_limit(tmp_path: Path) -> N
     key = entries[0].key
     files.files[key] = content(key, 90 * MiB)
     with tmpfs(tmp_path / "disk", 200 * MiB) as disk, Peak(lambda: used_bytes(disk)) as peak:
-        cached = CachedStore(files, DiskCache(disk, limit), on_drift="refresh")
+        cached = CachedStore(UncachedStore(files, on_drift="refresh"), DiskCache(disk, limit))
         assert wrong_keys(cached, files, entries) == []
     assert peak.value <= limit
 

@@ -77,7 +77,7 @@ def test_hits_are_served_with_the_server_down_and_the_ledger_taken(
     dataset = StorageDataset(texts.location, remote=texts.remote, cache=DiskCache(directory, "16MiB"))
     expected = [content(str(number), 3000 + number) for number in range(COUNT)]
     assert dataset.__getitems__(range(COUNT)) == expected
-    dataset._cached.cache.stats()  # type: ignore[union-attr]
+    dataset.reader.files.cache.stats()  # type: ignore[union-attr]
     if fresh:
         dataset = StorageDataset(texts.location, remote=texts.remote, cache=DiskCache(directory, "16MiB"))
     before = dataset.stats()

@@ -17,7 +17,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from ai4os_data import StorageDataLoader, StorageDataset
-from ai4os_data.cache import CachedStore, DiskCache, LocalPath, pins, temporaries
+from ai4os_data.cache import CachedStore, DiskCache, LocalPath, UncachedStore, pins, temporaries
 from ai4os_data.cache.pins import pins_in
 from tests.support.crowd import Worker, together, wait_for, wrong_keys
 from tests.support.disks import allocated_bytes, cached_files
@@ -151,8 +151,7 @@ def test_odd_suffixes_give_plain_files(local_cache: DiskCache, temporary: Path) 
     names = ["a." + "x" * 200, "b.fill", "c.tar.gz", "d.a b'c", ".hidden"]
     for name, old in zip(names, list(files.files), strict=True):
         files.files[name] = files.files.pop(old)
-    for cache in (local_cache, None):
-        cached = CachedStore(files, cache)
+    for cached in (CachedStore(files, local_cache), UncachedStore(files)):
         for entry in files.list():
             path = cached.path(entry)
             assert Path(path).read_bytes() == files.files[entry.key]
@@ -166,7 +165,7 @@ def test_odd_suffixes_give_plain_files(local_cache: DiskCache, temporary: Path) 
 def test_without_a_cache_a_path_is_a_temporary_file(temporary: Path) -> None:
     """`cache=None` gives paths too."""
     files = source([1000], "none")
-    path = CachedStore(files, None).path(files.list()[0])
+    path = UncachedStore(files).path(files.list()[0])
     assert Path(path).read_bytes() == files.files["none/00000.bin"]
     del path
     gc.collect()

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pytest
 
 from ai4os_data import StorageDataset, errors
-from ai4os_data.cache import CachedStore, DiskCache
+from ai4os_data.cache import CachedStore, DiskCache, UncachedStore
 from ai4os_data.cache.fingerprints import fingerprint
 from tests.support.crowd import Warnings
 from tests.support.disks import cached_files
@@ -159,7 +159,7 @@ def test_prepare_that_cannot_be_told_from_another_needs_a_version(texts: Share, 
         with pytest.raises(ValueError, match=r"TextIOWrapper.*prepare_version="):
             opened(texts, tmp_path / "cache", prepare=prepare)
         with pytest.raises(ValueError, match="prepare_version="):
-            CachedStore(source([1]), None, prepare=prepare)
+            UncachedStore(source([1]), prepare=prepare)
         assert opened(texts, tmp_path / "cache", prepare=prepare, prepare_version=1)[0] == content("0", 5)
 
 

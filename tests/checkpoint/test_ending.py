@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ai4os_data import Remote, errors
-from ai4os_data.checkpoint import uploads
+from ai4os_data.checkpoint import delivery
 from ai4os_data.stores.directory import DirectoryStore
 from tests.support.crowd import wait_for
 from tests.support.runs import open_run, restored_step, state_of
@@ -261,7 +261,7 @@ atexit.register(lambda: (is_over.set(), thread.join()))
 LATE = """
 run = opened()
 run.save(state(1), 1).wait()
-run._uploads._closing_s = {closing_s}
+run.saver.uploads.closing_s = {closing_s}
 print("ready", flush=True)
 input()
 run.save(state(2), 2).wait("local")
@@ -352,12 +352,12 @@ def test_what_is_all_sent_is_waited_for_by_its_size(
     bytes_per_s: int, level: Level, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the server joins and hashes it, or it is read back, no byte is sent: a large one takes minutes."""
-    monkeypatch.setattr(uploads, "_VERIFIED_BYTES_PER_S", bytes_per_s)
+    monkeypatch.setattr(delivery, "_VERIFIED_BYTES_PER_S", bytes_per_s)
     run = open_run(Thorough(tmp_path / "run"), tmp_path)
-    run._uploads._closing_s = 0.2
+    run.saver.uploads.closing_s = 0.2
     handle = run.save(state_of(1), 1)
-    run._ending.begin()
-    run._ending.wait()
+    run.saver.ending.begin()
+    run.saver.ending.wait()
     assert handle.level == level
     handle.wait(timeout_s=20)
     run.close()
@@ -389,7 +389,7 @@ def test_failure_after_the_arrival_is_no_failure_of_the_upload(
         store.fails = True
         handle = run.save(state_of(1), 1)
         assert handle.wait(timeout_s=20) == "confirmed"
-        wait_for(lambda: not run._uploads.unsent())
+        wait_for(lambda: not run.saver.uploads.unsent())
         store.fails = False
         assert "step 1 is on the storage; what was to follow has failed" in caplog.text
         assert "not on the server" not in caplog.text
@@ -418,7 +418,7 @@ def test_kept_error_keeps_no_run(is_spooled: bool, tmp_path: Path) -> None:  # n
     try:
         run = open_run(Refusing(tmp_path / "run"), tmp_path)
         if not is_spooled:
-            run._spool.limit_bytes = 0
+            run.saver.spool.space.limit_bytes = 0
         reference = weakref.ref(run)
         handle = run.save(state_of(1), 1)
         with pytest.raises(errors.StorageError, match="not allowed" if is_spooled else "no room in the spool"):

@@ -25,14 +25,14 @@ def die_before_the_manifest(place: str, tmp_path: Path, spool: str, **options: A
     if child == 0:
         run = open_run(place, tmp_path, spool, **options)
         save_steps(run, 1)
-        plain = run._store.write_confirmed
+        plain = run.saver.store.write_confirmed
 
         def dying(key: str, *arguments: Any, **more: Any) -> Level:
             if key.endswith("MANIFEST.json"):
                 os._exit(0)
             return plain(key, *arguments, **more)
 
-        run._store.write_confirmed = dying  # type: ignore[method-assign]
+        run.saver.store.write_confirmed = dying  # type: ignore[method-assign]
         run.save(state_of(2), 2).wait(timeout_s=20)
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
@@ -40,7 +40,7 @@ def die_before_the_manifest(place: str, tmp_path: Path, spool: str, **options: A
 
 def with_short_grace(run: StorageCheckpoint) -> StorageCheckpoint:
     """Let a run wait half a second instead of an hour."""
-    run._pruning._grace_s = GRACE_S
+    run.saver.pruning._grace_s = GRACE_S
     return run
 
 

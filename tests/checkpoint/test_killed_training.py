@@ -78,7 +78,7 @@ class Life:
 
 def tell_phases(run: StorageCheckpoint, machine: Path) -> None:
     """Let an upload write down what it is at."""
-    plain = run._store.write_confirmed
+    plain = run.saver.store.write_confirmed
 
     def telling(key: str, *arguments: Any, **options: Any) -> Level:
         is_data = key.endswith(".pt")
@@ -87,7 +87,7 @@ def tell_phases(run: StorageCheckpoint, machine: Path) -> None:
         tell_phase(machine, BETWEEN if is_data else "elsewhere")
         return level
 
-    run._store.write_confirmed = telling  # type: ignore[method-assign]
+    run.saver.store.write_confirmed = telling  # type: ignore[method-assign]
 
 
 def tell_phase(machine: Path, phase: str) -> None:

@@ -14,7 +14,7 @@ from ai4os_data.checkpoint.attempts import note_level, turn
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.spool import Spool
 from tests.checkpoint.test_spool import ATTEMPT, write
-from tests.support.runs import open_run, save_steps
+from tests.support.runs import drop_sent_of_others, open_run, save_steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,8 @@ def steps_in(attempt: Path) -> list[int]:
 
 def swept(tmp_path: Path, limit_bytes: int | None = None) -> None:
     """Sweep as the start of another run does."""
-    Spool(tmp_path, "mine", limit_bytes).sweep()
+    mine = Spool(tmp_path, "mine")
+    leftovers.sweep(mine.directory, mine.folder, limit_bytes)
 
 
 def test_what_has_arrived_goes_when_it_is_old(tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ def test_last_copy_of_what_was_removed_on_the_storage_stays_for_its_time(tmp_pat
     swept(tmp_path)
     assert not old.exists()
     assert steps_in(needed) == [1, 2]
-    Spool(tmp_path, "mine").drop_sent_of_others()
+    drop_sent_of_others(Spool(tmp_path, "mine"))
     assert not needed.exists()
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from ai4os_data import StorageCheckpoint, errors
+from ai4os_data.checkpoint.restoring import Restoring
 from ai4os_data.stores import DirectoryStore, Level, MemoryStore
 from tests.support.runs import open_run, restored_step, save_steps, state_of, steps_of
 
@@ -209,7 +210,7 @@ def test_intermediate_saves_make_way_and_say_so(held: Held, tmp_path: Path) -> N
     assert [handle.level for handle in handles] == ["confirmed", None, None, "confirmed"]
     with open_run(held, tmp_path, "other") as again:
         assert steps_of(again) == [4, 1]
-    assert run.stats()["dropped"] == 2
+    assert run.saver.counts["dropped"] == 2
 
 
 def test_save_never_waits_for_the_store(held: Held, tmp_path: Path) -> None:
@@ -219,8 +220,8 @@ def test_save_never_waits_for_the_store(held: Held, tmp_path: Path) -> None:
     for step in range(10):
         run.save(state_of(step), step).wait("local", timeout_s=10)
     assert time.monotonic() - begun < 5
-    assert run.stats()["saves"] == 10
-    assert 0 < run.stats()["stall_s"] < 5
+    assert run.saver.counts["saves"] == 10
+    assert 0 < run.saver.counts["stall_s"] < 5
     held.gate.set()
     run.close()
 
@@ -245,7 +246,7 @@ def test_lasting_failure_reaches_the_next_save_and_close(held: Held, tmp_path: P
     assert handle.level == "local"
     with pytest.raises(errors.AuthenticationError, match="401"):
         run.save(state_of(2), 2)
-    wait_for(lambda: run.stats()["sent"] == 1)
+    wait_for(lambda: run.saver.counts["sent"] == 1)
     held.failures = [errors.PermissionDeniedError("403: read only")]
     run.save(state_of(3), 3)
     with pytest.raises(errors.PermissionDeniedError, match="403"):
@@ -253,7 +254,7 @@ def test_lasting_failure_reaches_the_next_save_and_close(held: Held, tmp_path: P
     run.close()
     with open_run(held, tmp_path) as again:
         assert restored_step(again) == 3
-        wait_for(lambda: again.stats()["sent"] == 1)
+        wait_for(lambda: again.saver.counts["sent"] == 1)
     with open_run(held, tmp_path, "other") as elsewhere:
         assert restored_step(elsewhere) == 3
 
@@ -261,7 +262,7 @@ def test_lasting_failure_reaches_the_next_save_and_close(held: Held, tmp_path: P
 def test_what_was_not_sent_is_sent_by_the_next_start(held: Held, tmp_path: Path) -> None:
     """First thing, in the background, without being asked; from the spool it is restored before that."""
     run = open_run(held, tmp_path)
-    run._uploads._closing_s = 0.0
+    run.saver.uploads.closing_s = 0.0
     held.failures = [errors.ServerUnavailableError("down")] * 3
     held.gate.set()
     run.save(state_of(7), 7).wait("local", timeout_s=10)
@@ -284,7 +285,7 @@ def test_two_processes_share_a_spool(tmp_path: Path) -> None:
     one.save(state_of(1), 1).wait("local", timeout_s=10)
     fast = DirectoryStore(tmp_path / "run")
     with open_run(fast, tmp_path) as two:
-        assert two.stats()["sent"] == 0
+        assert two.saver.counts["sent"] == 0
         save_steps(two, 2)
     slow.gate.set()
     one.close()
@@ -297,7 +298,6 @@ class Capped(DirectoryStore):
 
     level: Level = "mount"
 
-    @property
     def best_level(self) -> Level:
         """What it reaches."""
         return self.level
@@ -318,13 +318,13 @@ def test_nothing_is_removed_for_what_a_caching_mount_says(tmp_path: Path) -> Non
     with open_run(store, tmp_path, keep_last=1) as run:
         for step in (1, 2, 3):
             run.save(state_of(step), step)
-            wait_for(lambda sent=step: run.stats()["sent"] == sent)  # type: ignore[misc]
+            wait_for(lambda sent=step: run.saver.counts["sent"] == sent)  # type: ignore[misc]
         assert steps_of(run) == [3, 2, 1]
-        wait_for(lambda: [spooled.name.step for spooled in run._spool.entries()] == [3])
+        wait_for(lambda: [spooled.name.step for spooled in run.saver.spool.entries()] == [3])
     for path in (tmp_path / "run").glob("*/step-000000003-*/*"):
         path.unlink()  # as if it had died in the mount's cache
     with open_run(store, tmp_path, keep_last=1) as run:
-        wait_for(lambda: run.stats()["sent"] == 1)
+        wait_for(lambda: run.saver.counts["sent"] == 1)
     with open_run(store, tmp_path, "other") as run:
         assert steps_of(run) == [3, 2, 1]
 
@@ -510,7 +510,7 @@ def test_best_one_waits_beside_the_newest(held: Held, tmp_path: Path) -> None:
     wait_for(lambda: bool(held.asked))
     losses = (5.0, 1.0, 4.0, 2.0, 8.0, 7.0)
     handles = [run.save(state_of(step), step, {"loss": loss}) for step, loss in enumerate(losses, start=1)]
-    run.write_out()
+    run.saver.write_out()
     held.gate.set()
     run.close()
     assert [handle.step for handle in handles if handle.level == "confirmed"] == [2, 4, 6]
@@ -535,7 +535,7 @@ def test_what_waits_is_weighed_against_the_whole_run(held: Held, tmp_path: Path)
         handles = [run.save(state_of(3), 3, {"loss": 0.8})]
         wait_for(lambda: bool(held.asked))
         handles += [run.save(state_of(step), step, {"loss": loss}) for step, loss in ((4, 0.3), (5, 0.7))]
-        run.write_out()
+        run.saver.write_out()
         held.gate.set()
         run.close()
         assert [handle.level for handle in handles] == ["confirmed", "confirmed" if is_removed else None, "confirmed"]
@@ -548,15 +548,15 @@ def test_best_one_that_could_not_be_sent_waits_for_the_next_start(held: Held, tm
     held.gate.set()
     with open_run(held, tmp_path, **options) as run:
         for step, loss in ((1, 0.5), (2, 0.1)):
-            handle = run.save_anyhow(state_of(step), step, {"loss": loss})
+            handle = run.saver.save(state_of(step), step, {"loss": loss})
             with pytest.raises(errors.PermissionDeniedError):
                 handle.wait(timeout_s=20)
         with pytest.raises(errors.PermissionDeniedError):
             run.save(state_of(3), 3, {"loss": 0.7})
-        wait_for(lambda: run.stats()["sent"] == 1 and not run._uploads.unsent())
+        wait_for(lambda: run.saver.counts["sent"] == 1 and not run.saver.uploads.unsent())
         assert steps_of(run) == [3, 2]
     with open_run(held, tmp_path, **options) as run:
-        wait_for(lambda: run.stats()["sent"] == 1)
+        wait_for(lambda: run.saver.counts["sent"] == 1)
     with open_run(held, tmp_path, "other") as elsewhere:
         assert steps_of(elsewhere) == [3, 2]
 
@@ -570,20 +570,20 @@ def test_nothing_goes_while_a_checkpoint_is_read(held: Held, tmp_path: Path, mon
     run = open_run(held, tmp_path, keep_last=9)
     assert restored_step(run) == 2
     run.save(state_of(3), 3)
-    run.write_out()
+    run.saver.write_out()
     with pytest.raises(errors.DeadlineError):
         run.close(0.1)
-    run._spool.let_go()
+    run.saver.spool.let_go()
     again = open_run(held, tmp_path, "spool", keep_last=1)
-    wait_for(lambda: bool(again._uploads.unsent()))
-    payload = again._restoring.payload
+    wait_for(lambda: bool(again.saver.uploads.unsent()))
+    payload = Restoring._payload
 
     def slow(*arguments: Any, **options: Any) -> dict[str, Any]:
         held.gate.set()
         time.sleep(0.5)
         return payload(*arguments, **options)
 
-    monkeypatch.setattr(again._restoring, "payload", slow)
+    monkeypatch.setattr(Restoring, "_payload", slow)
     restored = again.restore(step=1)
     assert restored is not None
     assert restored.step == 1
@@ -598,7 +598,7 @@ def test_save_after_a_close_that_took_too_long_is_sent(held: Held, tmp_path: Pat
     with pytest.raises(errors.DeadlineError):
         run.close(0.1)
     held.gate.set()
-    wait_for(lambda: not run._uploads.unsent())
+    wait_for(lambda: not run.saver.uploads.unsent())
     assert run.save(state_of(2), 2).wait(timeout_s=20) == "confirmed"
     run.close()
 
@@ -612,7 +612,7 @@ def test_damaged_one_in_the_spool_is_not_sent_for_the_one_before(held: Held, tmp
     held.gate.set()
     with open_run(held, tmp_path) as run:
         assert restored_step(run) == 8
-        wait_for(lambda: run.stats()["sent"] == 1)
+        wait_for(lambda: run.saver.counts["sent"] == 1)
     with open_run(held, tmp_path, "other") as elsewhere:
         assert restored_step(elsewhere) == 8
 
@@ -625,7 +625,7 @@ def leave_unsent(held: Held, tmp_path: Path, *steps: int) -> None:
     try:
         run.close(0.1)
     finally:
-        run._spool.let_go()
+        run.saver.spool.let_go()
 
 
 def test_run_that_is_gone_all_at_once_is_no_new_run(tmp_path: Path) -> None:
@@ -702,7 +702,7 @@ def test_run_is_neither_pickled_nor_copied(tmp_path: Path) -> None:
 def test_saves_of_several_threads_are_told_apart(tmp_path: Path) -> None:
     """Each has a number of its own, however long the others take to return."""
     with open_run(tmp_path / "run", tmp_path, keep_every=1) as run:
-        begun = run._begun
+        begun = run.saver._begun
 
         def slowly(*arguments: Any) -> Any:
             handle = begun(*arguments)
@@ -715,8 +715,8 @@ def test_saves_of_several_threads_are_told_apart(tmp_path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert run._newest is not None
-        run._newest.wait(timeout_s=60)
+        assert run.saver.newest is not None
+        run.saver.newest.wait(timeout_s=60)
         assert sorted(checkpoint.name.nonce[:6] for checkpoint in run.list()) == [
             f"{number:06x}" for number in range(4)
         ]

@@ -54,9 +54,9 @@ def lose_in_the_cache_of_a_mount(share: Share, tmp_path: Path) -> None:
     caching = mount_of(share, tmp_path / "mount", "--vfs-cache-mode", "writes", "--vfs-write-back", "10m")
     with caching as mount:
         run = open_run(mount.path / "run", tmp_path)
-        assert run.best_level == "local"
+        assert run.saver.best_level == "local"
         handle = run.save(state_of(5), 5)
-        wait_for(lambda: run.stats()["sent"] == 1)
+        wait_for(lambda: run.saver.counts["sent"] == 1)
         assert handle.level == "local"
         run.close()
         mount.child.kill()

@@ -62,14 +62,14 @@ def test_training_goes_on_through_404_to_all(
     server = request.getfixturevalue(kind)
     store = open_store(f"{Share(server).location}/run", Share(server).remote, patience=patience, create=True)
     run = open_run(store, tmp_path)
-    run._uploads._patience = patience
+    run.saver.sender.tries.patience = patience
     save_steps(run, 1)
     if kind == "fault":
         server.always("*", NOT_FOUND, method="*")
     else:
         server.answer_next(100_000, 404)
     run.save(state_of(2), 2)
-    wait_for(lambda: run._uploads._tries is not None and run._uploads._tries.failures >= 2 * REFUSED_TRIES)
+    wait_for(lambda: run.saver.sender.tries.failures >= 2 * REFUSED_TRIES)
     run.save(state_of(3), 3)
     server.heal() if kind == "fault" else server.clear_faults()
     run.close()

@@ -69,8 +69,8 @@ def test_save_that_cannot_be_sent_in_time_is_left_in_the_spool(
     run = open_run(store, tmp_path)
     store.bytes_per_s = 20_000
     save_steps(run, 1)
-    assert run._uploads.bytes_per_s is not None
-    assert 5_000 < run._uploads.bytes_per_s < 21_000
+    assert run.saver.delivery.bytes_per_s is not None
+    assert 5_000 < run.saver.delivery.bytes_per_s < 21_000
     with run.preemption_guard(budget_s=8.0) as guard:
         os.kill(os.getpid(), signal.SIGTERM)
         begun = time.monotonic()
@@ -89,13 +89,13 @@ def test_time_for_the_local_disk_is_part_of_the_budget(
 ) -> None:
     """Whoever is to be killed can still do something else; the save goes on meanwhile."""
     with open_run(tmp_path / "run", tmp_path) as run:
-        write = run._spool.write
+        write = run.saver.spool.write
 
         def write_slowly(*arguments: Any) -> Any:
             time.sleep(3)
             return write(*arguments)
 
-        monkeypatch.setattr(run._spool, "write", write_slowly)
+        monkeypatch.setattr(run.saver.spool, "write", write_slowly)
         with run.preemption_guard(budget_s=0.5) as guard:
             os.kill(os.getpid(), signal.SIGTERM)
             begun = time.monotonic()

@@ -106,7 +106,7 @@ def fail_on_rank_0(rank: int, place: Path) -> list[str]:
     order = RankOrder()
     with open_at(place, timeout_s=20.0) as run:
         if rank == 0:
-            run._unraised.append(errors.AuthenticationError("401"))
+            run.saver.failures.lasting.append(errors.AuthenticationError("401"))
         for step in (1, 2):
             order.position = step
             try:
@@ -119,7 +119,7 @@ def fail_on_rank_0(rank: int, place: Path) -> list[str]:
         told.append(str((restored.step, restored["order"]["position"], restored["array"]["values"].tolist())))
         assert isinstance(restored["array"]["values"], np.ndarray)
         if rank == 0:
-            run._restoring._choose = cannot  # type: ignore[assignment, method-assign]
+            run.saver.look = cannot  # type: ignore[method-assign]
         with pytest.raises((OSError, errors.CheckpointError), match="a disk that fails"):
             run.restore()
     return told

@@ -29,8 +29,8 @@ MIB = 1024 * 1024
 def run_on(server: Server, patience: Patience, tmp_path: Path, **options: Any) -> StorageCheckpoint:
     """Open a run on a server that does not wait long."""
     run = open_run(Share(server).store(patience), tmp_path, **options)
-    run._uploads._patience = patience
-    run._uploads._closing_s = 2.0
+    run.saver.sender.tries.patience = patience
+    run.saver.uploads.closing_s = 2.0
     return run
 
 
@@ -67,14 +67,14 @@ def test_refusals_are_raised_by_the_next_save(
 ) -> None:
     """Three tries, then the next save says so once, with what to do; the spool has it, and the next start sends it."""
     run = run_on(fault, patience, tmp_path)
-    store = run._store
+    store = run.saver.store
     save_steps(run, 1)
     fault.forget()
     fault.script("*", *[Fault(status=status, kept_bytes=0)] * 50, method="PUT")
     handle = run.save(state_of(2), 2)
     with pytest.raises(LASTING[status], match=rf"\({status}\): \w"):
         handle.wait(timeout_s=20)
-    wait_for(lambda: bool(run._unraised))
+    wait_for(lambda: bool(run.saver.failures.lasting))
     # A missing folder is made, and the file sent once more, within each try.
     times = REFUSED_TRIES * (2 if status in {404, 409, 410} else 1)
     assert len([one for one in fault.requests() if one.method == "PUT"]) == times
@@ -85,7 +85,7 @@ def test_refusals_are_raised_by_the_next_save(
     fault.heal()
     with open_run(store, tmp_path) as again:
         assert restored_step(again) == 3
-        wait_for(lambda: not again._uploads.unsent())
+        wait_for(lambda: not again.saver.uploads.unsent())
     with open_run(store, tmp_path, "elsewhere") as elsewhere:
         assert restored_step(elsewhere) == 3
 
@@ -151,7 +151,7 @@ def test_newer_saves_do_not_hurry_a_full_server(fault: FaultServer, patience: Pa
     """Twenty saves while it is full are a few PUTs; with the first room the newest one arrives."""
     slower = Patience(tries=3, first_pause_s=0.1, longest_pause_s=0.2, connect_s=2.0, stall_s=1, total_s=20.0)
     run = open_run(Share(fault).store(patience), tmp_path)
-    run._uploads._patience = slower
+    run.saver.sender.tries.patience = slower
     save_steps(run, 1)
     fault.forget()
     fault.script("*", *[Fault(status=507, kept_bytes=0)] * 500, method="PUT")
@@ -161,14 +161,14 @@ def test_newer_saves_do_not_hurry_a_full_server(fault: FaultServer, patience: Pa
     assert len([one for one in fault.requests() if one.method == "PUT"]) <= 6
     fault.heal()
     run.close()
-    with open_run(run._store, tmp_path, "elsewhere") as elsewhere:
+    with open_run(run.saver.store, tmp_path, "elsewhere") as elsewhere:
         assert restored_step(elsewhere) == 21
 
 
 def test_a_full_nextcloud_gets_few_bytes(nextcloud: NextcloudServer, patience: Patience, tmp_path: Path) -> None:
     """Five tries of an upload in twelve chunks: four at once, then one a try; nothing is left of what was displaced."""
     run = run_on(nextcloud, patience, tmp_path, keep_last=1)
-    run._store.single_put_bytes, run._store.chunk_bytes = 6 * MIB, 5 * MIB  # type: ignore[attr-defined]
+    run.saver.store.single_put_bytes, run.saver.store.chunk_bytes = 6 * MIB, 5 * MIB  # type: ignore[attr-defined]
     save_steps(run, 1)
     uploads = nextcloud._workspace / "uploads"
     before = set(uploads.iterdir())
@@ -176,7 +176,7 @@ def test_a_full_nextcloud_gets_few_bytes(nextcloud: NextcloudServer, patience: P
     used = sum(path.stat().st_size for path in nextcloud.root.rglob("*") if path.is_file())
     nextcloud.set_quota(used + 10_000)
     run.save(state_of(2, 15 * MIB), 2)
-    wait_for(lambda: run._uploads._tries is not None and run._uploads._tries.failures >= 5)
+    wait_for(lambda: run.saver.sender.tries.failures >= 5)
     puts = [one for one in nextcloud.requests() if one.method == "PUT"]
     assert len(puts) <= 4 + 5
     nextcloud.set_quota(None)

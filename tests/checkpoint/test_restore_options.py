@@ -112,7 +112,7 @@ def bucket() -> Iterator[str]:
 def test_run_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     """Confirmed by reading back; older ones go; on another machine the newest is there; damage is named."""
     with open_run(bucket, tmp_path, keep_last=2) as run:
-        assert run.best_level == "confirmed"
+        assert run.saver.best_level == "confirmed"
         assert run.save(state_of(1), 1).wait(timeout_s=20) == "confirmed"
         save_steps(run, 2, 3)
         assert steps_of(run) == [3, 2]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ai4os_data import errors
+from ai4os_data.checkpoint import read_named
 from ai4os_data.checkpoint.names import MANIFEST
 from ai4os_data.checkpoint.retention import Retention, chosen_mode
-from ai4os_data.stores import DirectoryStore, MemoryStore
+from ai4os_data.stores import DirectoryStore, MemoryStore, file_at
 from tests.support.crowd import wait_for
 from tests.support.runs import open_run, restored_step, save_steps, state_of, steps_of
 
@@ -29,7 +30,7 @@ def test_keep_last_keeps_the_newest(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", tmp_path, keep_last=2) as run:
         save_steps(run, 1, 2, 3, 4)
         assert steps_of(run) == [4, 3]
-        assert run.stats()["removed"] == 2
+        assert run.saver.counts["removed"] == 2
     assert len(list((tmp_path / "run").glob("*/step-*/*"))) == 4
 
 
@@ -88,7 +89,7 @@ def test_files_of_others_in_the_folder_stay(tmp_path: Path) -> None:
         store.write(key, b"mine")
     with open_run(tmp_path / "run", tmp_path, keep_last=1) as run:
         save_steps(run, 1, 2, 3)
-    assert [key for key in foreign if store.exists(key)] == foreign
+    assert [key for key in foreign if file_at(store, key) is not None] == foreign
 
 
 def test_remains_of_own_uploads_go_and_those_of_others_wait(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_remains_of_own_uploads_go_and_those_of_others_wait(tmp_path: Path) -> N
     with open_run(place, tmp_path) as run:
         save_steps(run, 5)
         assert (place / remains).exists()
-        run._pruning._grace_s = 0.0
+        run.saver.pruning._grace_s = 0.0
         save_steps(run, 6)
         assert not (place / remains).exists()
 
@@ -137,7 +138,7 @@ def test_same_step_again_replaces_the_one_before(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", tmp_path, keep_last=1) as run:
         for value in range(8):
             run.save({"value": value}, 0).wait(timeout_s=20)
-            wait_for(lambda: not run._uploads.unsent())
+            wait_for(lambda: not run.saver.uploads.unsent())
         restored = run.restore()
         assert restored is not None
         assert restored["value"] == 7
@@ -197,7 +198,7 @@ def test_best_stays_through_every_restart(tmp_path: Path, restart: str) -> None:
             if restart == "from itself":
                 assert run.restore() is not None
             elif restart == "from an old one":
-                run.go_on_from(run.list()[-1].name)
+                run.saver.go_on_from(run.list()[-1].name)
             elif restart == "from a place of its own":
                 with open_run(tmp_path / "other", tmp_path) as other:
                     save_steps(other, 3)
@@ -294,14 +295,14 @@ def test_later_one_of_the_step_that_was_gone_on_from_is_abandoned(tmp_path: Path
     with open_run(tmp_path / "run", tmp_path, keep_last=9) as run:
         for value in (1, 2):
             run.save({"value": value}, 5).wait(timeout_s=20)
-            wait_for(lambda: not run._uploads.unsent())
+            wait_for(lambda: not run.saver.uploads.unsent())
         second, first = run.list()
     with open_run(tmp_path / "run", tmp_path, keep_last=9) as run:
-        assert run.read_named(first.name)["value"] == 1
-        assert run.read_named(second.name)["value"] == 2
-        run.go_on_from(first.name)
+        assert read_named(run.saver, first.name)["value"] == 1
+        assert read_named(run.saver, second.name)["value"] == 2
+        run.saver.go_on_from(first.name)
         run.save({"value": 3}, 6).wait(timeout_s=20)
-        wait_for(lambda: not run._uploads.unsent())
+        wait_for(lambda: not run.saver.uploads.unsent())
         assert [one.name for one in run.list()][1:] == [first.name]
 
 
@@ -310,10 +311,10 @@ def test_restored_is_the_first_of_its_step_where_that_was_gone_on_from(tmp_path:
     with open_run(tmp_path / "run", tmp_path, keep_every=5) as run:
         for value in (1, 2):
             run.save({"value": value}, 5).wait(timeout_s=20)
-            wait_for(lambda: not run._uploads.unsent())
+            wait_for(lambda: not run.saver.uploads.unsent())
         first = run.list()[1].name
     with open_run(tmp_path / "run", tmp_path, keep_every=5) as run:
-        run.go_on_from(first)
+        run.saver.go_on_from(first)
         run.save({"value": 3}, 6).wait(timeout_s=20)
     for state in (tmp_path / "run").glob("000002-*/*/state-*"):
         state.write_bytes(b"?")
@@ -336,7 +337,7 @@ def test_step_is_that_of_the_branch_that_is_gone_on_with(tmp_path: Path) -> None
     with open_run(tmp_path / "run", tmp_path, **options) as run:
         run.restore()
         first = next(one.name for one in run.list() if (one.attempt, one.step) == (1, 5))
-        run.go_on_from(first)
+        run.saver.go_on_from(first)
         run.save({"value": "g"}, 8).wait(timeout_s=20)
     with open_run(tmp_path / "run", tmp_path) as run:
         found = [run.restore(step=step) for step in (4, 5, 7, 8)]
@@ -348,7 +349,7 @@ def test_reading_one_by_name_changes_nothing(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", tmp_path, keep_last=9) as run:
         save_steps(run, 1, 2)
         oldest = run.list()[-1].name
-        assert run.read_named(oldest).step == 1
+        assert read_named(run.saver, oldest).step == 1
         save_steps(run, 3)
         assert [(one.attempt, one.parent) for one in run.list()] == [(1, None)] * 3
         shutil.rmtree(tmp_path / "run" / str(oldest))
@@ -357,7 +358,7 @@ def test_reading_one_by_name_changes_nothing(tmp_path: Path) -> None:
         open_run(tmp_path / "run", tmp_path) as run,
         pytest.raises(errors.CheckpointError, match=f"no checkpoint {oldest}"),
     ):
-        run.read_named(oldest)
+        read_named(run.saver, oldest)
 
 
 # --- whether high is good
@@ -411,12 +412,12 @@ def test_outage_drops_no_newest_for_an_older_best(patience: Patience, tmp_path: 
     store = Late(3)
     rules: dict[str, Any] = {"keep_best": 1, "monitor": "accuracy", "mode": "max"}
     with open_run(store, tmp_path, **rules) as run:
-        run._uploads._patience = patience
+        run.saver.sender.tries.patience = patience
         handles = []
         for step, accuracy in ((1, 0.1), (2, 0.9), (3, 0.3)):
             handles.append(run.save(state_of(step), step, {"accuracy": accuracy}))
             handles[-1].wait("local")
-        wait_for(lambda: len(run._uploads._pending) == 2)
+        wait_for(lambda: len(run.saver.uploads._pending) == 2)
         store.is_open.set()
         assert [handle.wait(timeout_s=20) for handle in handles] == ["confirmed"] * 3
     with open_run(store, tmp_path, "another machine", **rules) as run:

@@ -11,8 +11,11 @@ import pytest
 from ai4os_data import errors
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
-from ai4os_data.checkpoint.spool import Spool, Spooled, _manifest_in, default_directory, is_intact, parse_limit
+from ai4os_data.checkpoint.space import parse_limit
+from ai4os_data.checkpoint.spool import Spool, Spooled, _manifest_in
+from ai4os_data.checkpoint.spool_directory import default_directory
 from tests.support.disks import tmpfs
+from tests.support.runs import drop_sent_of_others
 
 ATTEMPT = AttemptName(1, "0123abcd")
 
@@ -44,7 +47,7 @@ def test_next_start_finds_what_the_dead_have_left(tmp_path: Path) -> None:
     spool.let_go()
     left = Spool(tmp_path, "run").adopt()
     assert [(spooled.name, spooled.level) for spooled in left] == [(first.name, "confirmed"), (second.name, "local")]
-    assert all(is_intact(spooled) for spooled in left)
+    assert all(spooled.is_intact() for spooled in left)
     assert not begun.exists()
     assert not half.exists(), "it has no manifest any more"
 
@@ -106,7 +109,7 @@ def test_runs_do_not_see_each_other(tmp_path: Path) -> None:
     write(one, 1)
     one.let_go()
     assert other.adopt() == []
-    assert one.used_bytes() == other.used_bytes() > 0
+    assert one.space.used_bytes() == other.space.used_bytes() > 0
 
 
 def test_removed_checkpoint_is_gone_with_its_attempt(tmp_path: Path) -> None:
@@ -131,9 +134,9 @@ def test_damaged_copy_is_not_intact(tmp_path: Path) -> None:
     data = path.read_bytes()
     for damaged in (data[:-1], bytes([data[0] ^ 1]) + data[1:]):
         path.write_bytes(damaged)
-        assert not is_intact(spooled)
+        assert not spooled.is_intact()
     path.unlink()
-    assert not is_intact(spooled)
+    assert not spooled.is_intact()
 
 
 def test_download_of_a_dead_process_is_removed(tmp_path: Path) -> None:
@@ -153,11 +156,11 @@ def test_download_of_a_dead_process_is_removed(tmp_path: Path) -> None:
 def test_room_is_that_of_the_disk_and_the_limit(tmp_path: Path) -> None:
     """With some left for everything else."""
     with tmpfs(tmp_path / "disk", 10 * 1024 * 1024):
-        Spool(tmp_path / "disk", "run").check_room(8_000_000)
+        Spool(tmp_path / "disk", "run").space.check(8_000_000)
         with pytest.raises(errors.OutOfSpaceError, match="bytes are free on its disk"):
-            Spool(tmp_path / "disk", "run").check_room(10_200_000)
+            Spool(tmp_path / "disk", "run").space.check(10_200_000)
         with pytest.raises(errors.OutOfSpaceError, match="0 bytes of 1,000,000 are taken"):
-            Spool(tmp_path / "disk", "run", 1_000_000).check_room(1_000_001)
+            Spool(tmp_path / "disk", "run", 1_000_000).space.check(1_000_001)
 
 
 def test_default_directory_is_beside_that_of_the_cache() -> None:
@@ -185,7 +188,7 @@ def test_what_other_runs_have_sent_gives_way(tmp_path: Path) -> None:
         spool.note(sent, "confirmed")
         assert unsent.level == "local"
     other.let_go()
-    mine.drop_sent_of_others()
+    drop_sent_of_others(mine)
     assert [spooled.name.step for spooled in Spool(tmp_path, "other").adopt()] == [2]
     living.let_go()
     assert [spooled.name.step for spooled in Spool(tmp_path, "living").adopt()] == [1, 2]
@@ -198,5 +201,5 @@ def test_limit_counts_what_a_state_takes_without_its_tensors(tmp_path: Path) -> 
     name = CheckpointName.new(ATTEMPT, 1)
     with pytest.raises(errors.OutOfSpaceError, match=r"of 1,048,576 are taken"):
         spool.write(name, {"text": "x" * 2**21}, lambda files: Manifest(name, files))
-    assert spool.used_bytes() < 2**20
-    spool.check_disk(2**21)  # a download does not stay, and the limit does not bind it
+    assert spool.space.used_bytes() < 2**20
+    spool.space.check_disk(2**21)  # a download does not stay, and the limit does not bind it

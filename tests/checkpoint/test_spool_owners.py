@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ai4os_data import errors
-from ai4os_data.checkpoint import StorageCheckpoint
+from ai4os_data.checkpoint import StorageCheckpoint, leftovers
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
-from ai4os_data.checkpoint.spool import Spool, usable_directory
+from ai4os_data.checkpoint.spool import Spool
+from ai4os_data.checkpoint.spool_directory import usable_directory
 from ai4os_data.machine import mounts
 from tests.checkpoint.test_spool import ATTEMPT, write
 from tests.support.disks import make_read_only, tmpfs
 from tests.support.owners import NOBODY, as_root, public_folder
-from tests.support.runs import open_run, save_steps
+from tests.support.runs import drop_sent_of_others, open_run, save_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,8 +77,8 @@ def test_journal_names_nothing_but_checkpoints_of_its_attempt(tmp_path: Path, cl
     with (closed / "journal").open("a") as file:
         file.write(json.dumps(FABRICATED[kind](victim)) + "\n")
     mine = Spool(tmp_path / "spool", "mine")
-    mine.drop_sent_of_others()
-    mine.sweep()
+    drop_sent_of_others(mine)
+    leftovers.sweep(mine.directory, mine.folder)
     assert (victim / "thesis.txt").exists()
     assert [spooled.name.step for spooled in Spool(tmp_path / "spool", "closed").adopt()] == [2]
 
@@ -87,7 +88,7 @@ def test_journal_of_anything_is_no_error(tmp_path: Path, closed: Path, data: byt
     """Binary, huge and deeply nested lines say nothing; those before and after them count."""
     journal = closed / "journal"
     journal.write_bytes(data + b"\n" + journal.read_bytes() + data)
-    Spool(tmp_path / "spool", "mine").drop_sent_of_others()
+    drop_sent_of_others(Spool(tmp_path / "spool", "mine"))
     assert [spooled.name.step for spooled in Spool(tmp_path / "spool", "closed").adopt()] == [2]
 
 
@@ -106,7 +107,7 @@ def test_what_lies_behind_a_link_is_neither_taken_over_nor_removed(tmp_path: Pat
     (state,) = checkpoint.glob("state-*")
     parts = {"checkpoint": checkpoint, "journal": closed / "journal", "manifest": checkpoint / "MANIFEST.json"}
     moved = replaced_by_link({"attempt": closed, "state": state, **parts}[part], tmp_path)
-    Spool(tmp_path / "spool", "mine").drop_sent_of_others()
+    drop_sent_of_others(Spool(tmp_path / "spool", "mine"))
     assert moved.exists()
     left = Spool(tmp_path / "spool", "closed").adopt()
     assert moved.exists()
@@ -118,7 +119,7 @@ def test_folder_of_a_run_that_is_a_link_is_refused(tmp_path: Path, closed: Path)
     moved = replaced_by_link(closed.parent, tmp_path)
     with pytest.raises(errors.CheckpointError, match="it is a symbolic link of user"):
         Spool(tmp_path / "spool", "closed")
-    Spool(tmp_path / "spool", "mine").drop_sent_of_others()
+    drop_sent_of_others(Spool(tmp_path / "spool", "mine"))
     assert len([*moved.glob("*/step-*")]) == 2
 
 
@@ -128,7 +129,7 @@ def test_link_that_is_put_in_the_place_of_a_folder_later_is_refused(tmp_path: Pa
     elsewhere.mkdir()
     run = open_run(tmp_path / "run", tmp_path)
     save_steps(run, 1)
-    folder = run._spool.folder
+    folder = run.saver.spool.folder
     folder.rename(tmp_path / "moved")
     folder.symlink_to(elsewhere)
     handle = run.save({"a": 2}, 2)
@@ -190,7 +191,7 @@ def test_link_of_the_user_to_a_larger_disk_is_followed(tmp_path: Path) -> None:
     (tmp_path / "spool").symlink_to(tmp_path / "disk")
     with open_run(tmp_path / "run", tmp_path) as run:
         save_steps(run, 1)
-        assert run._spool.folder.parent == tmp_path / "disk"
+        assert run.saver.spool.folder.parent == tmp_path / "disk"
 
 
 @as_root
@@ -210,7 +211,7 @@ def test_what_another_user_has_put_into_a_spool_is_not_taken_over(tmp_path: Path
     """The folder of a run is refused; an attempt or a checkpoint is left alone."""
     (checkpoint,) = closed.glob("step-000000001-*")
     os.chown({"run": closed.parent, "attempt": closed, "checkpoint": checkpoint}[part], NOBODY, NOBODY)
-    Spool(tmp_path / "spool", "mine").drop_sent_of_others()
+    drop_sent_of_others(Spool(tmp_path / "spool", "mine"))
     assert checkpoint.exists()
     if part == "run":
         with pytest.raises(errors.CheckpointError, match=f"a folder of user {NOBODY}"):
@@ -285,8 +286,8 @@ def test_user_without_a_home_has_a_spool_among_temporary_files(told: dict[str, s
                 os.environ.pop(name, None)
             os.environ.update(told)
             with open_run(public / "run", public) as run:
-                run._spool = Spool(usable_directory(os.environ), "other")
-                assert run._spool.directory == public / f"ai4os-data-spool-{os.getuid()}" or os.geteuid() != 54321
+                run.saver.spool = Spool(usable_directory(os.environ), "other")
+                assert run.saver.spool.directory == public / f"ai4os-data-spool-{os.getuid()}" or os.geteuid() != 54321
             assert not (public / "~").exists()
             outcome = 0
         finally:
@@ -325,7 +326,7 @@ def test_spool_may_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.Monkey
     """As an argument and in the environment, which no shell has expanded."""
     monkeypatch.setenv("HOME", str(tmp_path))
     with StorageCheckpoint(tmp_path / "run", spool="~/mine") as run:
-        assert run._spool.directory == tmp_path / "mine"
+        assert run.saver.spool.directory == tmp_path / "mine"
     assert usable_directory({"AI4OS_DATA_SPOOL": "~/told"}) == tmp_path / "told"
 
 

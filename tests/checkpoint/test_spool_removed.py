@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from ai4os_data.stores import Level
 
 PARTS: dict[str, Callable[[StorageCheckpoint], Path]] = {
-    "directory": lambda run: run._spool.directory,
-    "run": lambda run: run._spool.folder,
-    "attempt": lambda run: run._spool.folder / str(run._attempt),
+    "directory": lambda run: run.saver.spool.directory,
+    "run": lambda run: run.saver.spool.folder,
+    "attempt": lambda run: run.saver.spool.folder / str(run.saver._attempt),
 }
 
 ENDS = (errors.LostError, errors.DroppedError)
@@ -70,14 +70,14 @@ def test_spool_that_is_removed_again_and_again(tmp_path: Path) -> None:
 
     def clean() -> None:
         while not is_over.wait(0.02):
-            shutil.rmtree(run._spool.directory, ignore_errors=True)
+            shutil.rmtree(run.saver.spool.directory, ignore_errors=True)
 
     cleaner = threading.Thread(target=clean)
     cleaner.start()
-    handles = [run.save_anyhow(state_of(step, 100_000), step) for step in range(2, 20)]
+    handles = [run.saver.save(state_of(step, 100_000), step) for step in range(2, 20)]
     is_over.set()
     cleaner.join()
-    run.save_anyhow(state_of(20), 20).wait(timeout_s=20)
+    run.saver.save(state_of(20), 20).wait(timeout_s=20)
     assert {type(handle.error) for handle in handles} <= {type(None), errors.CheckpointError, *ENDS}
     assert restored_step(run) == 20
     with contextlib.suppress(errors.CheckpointError):  # of a save that found it removed at each try
@@ -91,7 +91,7 @@ def test_upload_whose_files_are_removed_ends_clearly(tmp_path: Path, part: str) 
     with open_run(store, tmp_path) as run:
         handle = run.save(state_of(1), 1)
         assert store.is_asked.wait(20)
-        (folder,) = run._spool.folder.glob("*/step-*")
+        (folder,) = run.saver.spool.folder.glob("*/step-*")
         doomed = {"attempt": [folder.parent], "checkpoint": [folder], "manifest": [folder / "MANIFEST.json"]}
         for path in doomed.get(part, [*folder.glob("state-*")]):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -109,7 +109,7 @@ def test_last_save_that_is_lost_is_raised_by_close(tmp_path: Path) -> None:
     run = open_run(store, tmp_path)
     run.save(state_of(1), 1)
     assert store.is_asked.wait(20)
-    shutil.rmtree(run._spool.directory)
+    shutil.rmtree(run.saver.spool.directory)
     store.goes.set()
     with pytest.raises(errors.LostError, match="step 1 is lost"):
         run.close()
@@ -123,7 +123,7 @@ def test_warning_names_what_was_not_on_the_storage(tmp_path: Path) -> None:
     write(spool, 2)
     shutil.rmtree(spool.directory)
     with Warnings() as warnings:
-        spool.check_room(1)
+        spool.scratch()
     assert "What was not on the storage yet is lost: step 2." in warnings[0]
     assert spool.entries() == []
     assert write(spool, 3).is_whole
@@ -148,7 +148,7 @@ def test_restore_makes_a_removed_spool_anew(tmp_path: Path) -> None:
     """It needs a folder for its download."""
     with open_run(tmp_path / "run", tmp_path) as run:
         save_steps(run, 1)
-        shutil.rmtree(run._spool.directory)
+        shutil.rmtree(run.saver.spool.directory)
         assert restored_step(run) == 1
 
 
@@ -157,7 +157,7 @@ def test_run_that_has_nothing_in_the_spool_misses_nothing(tmp_path: Path) -> Non
     with Warnings() as warnings, open_run(tmp_path / "run", tmp_path) as first:
         with open_run(tmp_path / "run", tmp_path):
             pass
-        assert not first._spool.folder.exists()
+        assert not first.saver.spool.folder.exists()
         save_steps(first, 1)
     assert warnings == []
 

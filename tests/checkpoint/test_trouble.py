@@ -50,7 +50,7 @@ def test_full_spool_disk_keeps_the_old_and_training_goes_on(tmp_path: Path, capl
 def test_disk_that_fills_up_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
     """The kernel's ENOSPC in mid-write, where the room had been there before."""
     with tmpfs(tmp_path / "disk", 12 * MiB), open_run(tmp_path / "run", tmp_path, "disk/spool") as run:
-        vars(run._spool)["check_room"] = lambda _: None
+        vars(run.saver.spool.space)["check"] = lambda _: None
         filler = tmp_path / "disk" / "filler"
         filler.write_bytes(bytes(8 * MiB))
         handle = run.save(state_of(1, 8 * MiB_OF_NUMBERS), 1)
@@ -66,7 +66,7 @@ def test_spool_keeps_its_limit_and_gives_way_to_what_is_newer(tmp_path: Path) ->
     with open_run(tmp_path / "run", tmp_path, spool_limit=3 * MiB) as run:
         for step in range(5):
             run.save(state_of(step, 2 * MiB_OF_NUMBERS), step).wait(timeout_s=20)
-            assert run._spool.used_bytes() <= 3 * MiB
+            assert run.saver.spool.space.used_bytes() <= 3 * MiB
         with pytest.raises(errors.OutOfSpaceError, match="bytes of 3,145,728 are taken"):
             run.save(state_of(5, 4 * MiB_OF_NUMBERS), 5).wait(timeout_s=20)
         assert run.save(state_of(6, 2 * MiB_OF_NUMBERS), 6).wait(timeout_s=20) == "confirmed"
@@ -103,7 +103,7 @@ def test_no_cache_yields_where_none_is_to(tmp_path: Path) -> None:
         with open_run(tmp_path / "run", tmp_path, "disk/spool", cache=None) as run:
             with pytest.raises(errors.OutOfSpaceError):
                 run.save(state_of(1, 14 * MiB_OF_NUMBERS), 1).wait(timeout_s=20)
-            run._newest = None
+            run.saver.newest = None
         assert cache.stats()["entries"] == before["entries"]
         cache.close()
         with pytest.raises(TypeError, match="cache is a DiskCache, 'auto' or None"):
@@ -113,8 +113,8 @@ def test_no_cache_yields_where_none_is_to(tmp_path: Path) -> None:
 def run_on(server: Server, patience: Patience, tmp_path: Path, **options: Any) -> StorageCheckpoint:
     """Open a run on a server that does not wait long."""
     run = open_run(Share(server).store(patience), tmp_path, **options)
-    run._uploads._patience = patience
-    run._uploads._closing_s = 2.0
+    run.saver.sender.tries.patience = patience
+    run.saver.uploads.closing_s = 2.0
     return run
 
 
@@ -160,7 +160,7 @@ def test_full_server_keeps_the_old_and_close_says_so(
 ) -> None:
     """507 for good: training goes on, the spool has it, and the next start sends it."""
     run = run_on(nextcloud, patience, tmp_path)
-    store = run._store
+    store = run.saver.store
     save_steps(run, 1)
     nextcloud.set_quota(1)
     for step in (2, 3, 4):
@@ -194,7 +194,7 @@ def stop_for(down_s: float, server: Server, tmp_path: Path, patience: Patience |
     share = Share(server)
     with open_run(share.store(patience or Patience()), tmp_path) as run:
         if patience:
-            run._uploads._patience = patience
+            run.saver.sender.tries.patience = patience
         save_steps(run, 1)
         step, slowest_s = 1, 0.0
         with share.down():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from ai4os_data import errors
@@ -13,7 +12,8 @@ from ai4os_data.checkpoint.history import Seen
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.pruning import _stored_at
 from ai4os_data.stores.base import Entry
-from ai4os_data.stores.webdav import _span
+from ai4os_data.stores.dav import DavAnswer
+from ai4os_data.stores.dav_writing import _span
 from tests.support.crowd import wait_for
 from tests.support.runs import open_run, restored_step, save_steps, state_of, steps_of
 from tests.support.servers import BROKEN_XML, PASSWORD, Fault, FaultServer
@@ -35,7 +35,7 @@ LOST = "lost"
 def run_on(server: Server, patience: Patience, tmp_path: Path, spool: str = "spool") -> StorageCheckpoint:
     """Open a run that keeps one, on a server that does not wait long."""
     run = open_run(Share(server).store(patience), tmp_path, spool, keep_last=1)
-    run._uploads._patience = patience
+    run.saver.sender.tries.patience = patience
     return run
 
 
@@ -47,7 +47,7 @@ def check_passes(run: StorageCheckpoint, tmp_path: Path, go_wrong: Callable[[], 
     handle = run.save(state_of(3), 3)
     assert time.monotonic() - begun < 1, "a save has waited for the network"
     assert handle.wait(timeout_s=60) == "confirmed"
-    wait_for(lambda: not run._uploads.unsent())
+    wait_for(lambda: not run.saver.uploads.unsent())
     last = 3
     while steps_of(run) != [last]:
         assert steps_of(run)[0] == last
@@ -56,7 +56,7 @@ def check_passes(run: StorageCheckpoint, tmp_path: Path, go_wrong: Callable[[], 
         save_steps(run, last)
     assert run.verify() == {}
     run.close()
-    with open_run(run._store, tmp_path, "elsewhere") as elsewhere:
+    with open_run(run.saver.store, tmp_path, "elsewhere") as elsewhere:
         assert restored_step(elsewhere) == last
 
 
@@ -106,7 +106,7 @@ ODD_DATES = [f"Mon, {'9' * 30} Jan 1 00:00:00 GMT", "yesterday", ""]
 @pytest.mark.parametrize("date", ODD_DATES)
 def test_dates_that_no_clock_reads_are_none(date: str) -> None:
     """Neither when something was removed follows from them, nor when a file was stored."""
-    assert _span(httpx.Response(204, headers={"Date": date}), 0.0) is None
+    assert _span(DavAnswer(204, {"date": date}, b""), 0.0) is None
     name = CheckpointName.new(AttemptName.new(1), 1)
     assert _stored_at(Seen(name, {"state": Entry("state", 1, None, date)})) is None
 
@@ -181,7 +181,7 @@ def test_credentials_that_are_revoked_are_told_by_the_next_save(
     finally:
         nextcloud.change_password(PASSWORD)
         nextcloud.open_again()
-    store = type(run._store)(run._store.remote, run._store.path, patience=patience)  # type: ignore[attr-defined, call-arg]
+    store = type(run.saver.store)(run.saver.store.remote, run.saver.store.address.path, patience=patience)  # type: ignore[attr-defined, call-arg]
     with open_run(store, tmp_path, "elsewhere") as elsewhere:
         assert restored_step(elsewhere) == 1
     with open_run(store, tmp_path) as again:

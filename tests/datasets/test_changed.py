@@ -103,7 +103,9 @@ def test_error_is_raised_whatever_others_have_kept(tmp_path: Path) -> None:
     store = MemoryStore({"a": b"before"})
     cache = DiskCache(tmp_path, "8MiB")
     strict, lenient = (StorageDataset(store, cache=cache, on_drift=on_drift) for on_drift in ("error", "warn"))
-    strict._cached._listing = lenient._cached._listing  # as in two processes that have the listing kept
+    strict.reader.files.versions.listing = (
+        lenient.reader.files.versions.listing
+    )  # as in two processes that have the listing kept
     store.files["a"] = b"meanwhile"
     assert lenient[0] == b"meanwhile"
     with pytest.raises(SampleError) as caught:

@@ -245,7 +245,7 @@ def test_refresh_forgets_an_older_drift(share: Share) -> None:
     assert dataset[0] == b"second version"
     share.put({"a/00.bin": "third one"})
     dataset.refresh()
-    dataset._cached.on_drift = "error"
+    dataset.reader.files.versions.on_drift = "error"
     assert dataset[0] == b"third one"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, open_filesystem
-from ai4os_data.stores.base import Entry
+from ai4os_data.stores.base import Entry, Listing
 from ai4os_data.stores.memory import MemoryStore
 from tests.support.shares import Folder
 
@@ -141,12 +141,13 @@ class Listed(MemoryStore):
         super().__init__()
         self._number = number
 
-    def list(self) -> list[Entry]:
+    def listing(self) -> Listing:
         """Each in one of a hundred folders."""
-        return [
+        entries = [
             Entry(f"class{n * 100 // self._number:02}/image {n:07}.jpg", n % 90_000, f"{n * 7919:032x}", None)
             for n in range(self._number)
         ]
+        return Listing(entries, [])
 
 
 def own_bytes() -> int:
@@ -183,11 +184,17 @@ def test_worker_copies_nothing_of_the_index(tmp_path: Path) -> None:
     number = 100_000
     store = Listed(number)
     dataset = StorageDataset(store, cache=DiskCache(tmp_path, "64MiB"), target="folder")
-    names, targets = dataset.cached_names, dataset.targets
+    names, targets = dataset.reader.names(), dataset.targets
     assert targets is not None
 
     def look(index: int) -> object:
-        return dataset.keys[index], dataset.index.entries[index], dataset.entry_of(index), names[index], targets[index]
+        return (
+            dataset.keys[index],
+            dataset.index.entries[index],
+            dataset.reader.entries[index],
+            names[index],
+            targets[index],
+        )
 
     assert copied_bytes(look, number) < 3_000_000
     entries = store.list()

@@ -48,15 +48,15 @@ class Numbers(Dataset[Any]):
         return index, draws()
 
 
-def test_seed_plants_all_three_generators() -> None:
+def test_seed_all_seeds_all_three_generators() -> None:
     """The same seed gives the same draws, another one others."""
-    seeding.plant(seeding.sample_seed(1, 2, 3))
+    seeding.seed_all(seeding.sample_seed(1, 2, 3))
     first = draws()
-    seeding.plant(seeding.sample_seed(1, 2, 3))
+    seeding.seed_all(seeding.sample_seed(1, 2, 3))
     assert draws() == first
     others = [(1, 2, 4), (1, 3, 2), (2, 2, 3), (12, 3, 0)]
     for numbers in others:
-        seeding.plant(seeding.sample_seed(*numbers))
+        seeding.seed_all(seeding.sample_seed(*numbers))
         assert not set(draws()) & set(first)
     assert seeding.batch_seed(1, 2, 3) != seeding.sample_seed(1, 2, 3)
 

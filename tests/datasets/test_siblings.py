@@ -187,7 +187,7 @@ def test_nothing_is_learned_where_names_do_not_follow() -> None:
     """A file that all samples share, such as a palette, tells nothing about the next sample."""
     siblings = Siblings()
     siblings.learn("images/17.jpg", "palette.json")
-    assert not siblings.any
+    assert siblings.learned() == 0
     siblings.learn("images/17.jpg", "masks/17.png")
     assert siblings.of("images/18.jpg") == ["masks/18.png"]
     assert siblings.of("images/18.png") == siblings.of("photos/18.jpg") == siblings.of("18.jpg") == []
@@ -297,7 +297,7 @@ def test_look_ahead_brings_siblings_too(share: Share, tmp_path: Path, workers: i
             assert loader.stats()["look_ahead_files"] > 80
             assert len(share.requests("GET")) == 120
     assert loader.stats()["hit_rate"] == 1.0
-    assert dataset.siblings_learned == 1
+    assert dataset.reader.siblings.learned() == 1
 
 
 def test_siblings_do_not_evict_each_other(share: Share, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ai4os_data import StorageCheckpoint, StorageDataset
 from ai4os_data.errors import ChangedError, ProtocolError
-from ai4os_data.http.transport import Request
+from ai4os_data.http.requests import Request
 from ai4os_data.locations.remotes import Remote
 from ai4os_data.stores import Fetched, open_store
 from tests.support.faulty import DATA, KEY, SIZE_BYTES, Faulty
@@ -63,7 +63,7 @@ def test_a_transfer_of_a_labelled_file_is_resumed(faulty: Faulty) -> None:
 
 def test_a_head_is_answered(labelled: Faulty) -> None:
     """With the length of the file."""
-    response = labelled.store.transport.send(Request(labelled.store.url(KEY), method="HEAD"))
+    response = labelled.store.transport.send(Request(labelled.store.address.url(KEY), method="HEAD"))
     assert response.headers["content-length"] == str(SIZE_BYTES)
 
 

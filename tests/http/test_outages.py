@@ -27,7 +27,7 @@ from ai4os_data.http.retries import OUTAGE_S, Patience
 from ai4os_data.locations.remotes import Remote
 from ai4os_data.stores import Entry, Fetched, open_store
 from ai4os_data.stores.webdav import WebDAVStore
-from tests.support.faulty import DATA, KEY, Faulty
+from tests.support.faulty import DATA, KEY, Faulty, waiting
 from tests.support.servers import Fault, RcloneMount, missing_fuse, need
 from tests.support.shares import Share
 
@@ -176,7 +176,7 @@ def test_outage_is_waited_out(patient: Faulty, verb: str, answer: str) -> None:
     """However a server shows that it is away, tries do not end the waiting."""
     store = patient.store
     if answer == "asked for an hour":  # then the end of our patience is what is waited for
-        store = store.waiting(AWAY_S + 1.0)
+        store = waiting(store, AWAY_S + 1.0)
     patient = Faulty(patient.server, store, patient.entry)
     patient.server.always("*", AWAY_ANSWERS[answer], method="PROPFIND" if verb == "PROPFIND" else "GET")
     away_s = 2 * AWAY_S if answer == "silent" else AWAY_S  # longer than two tries take
@@ -311,7 +311,7 @@ def test_long_pause_that_the_server_asks_for_is_logged(
 @pytest.mark.parametrize("verb", VERBS)
 def test_waiting_ends_with_its_time(patient: Faulty, verb: str) -> None:
     """The error says how long it was waited, and by which setting."""
-    faulty = Faulty(patient.server, patient.store.waiting(2.0), patient.entry)
+    faulty = Faulty(patient.server, waiting(patient.store, 2.0), patient.entry)
     patient.server.always("*", Fault(status=503), method="PROPFIND" if verb == "PROPFIND" else "GET")
     begin = time.monotonic()
     if verb == "GET":
@@ -354,7 +354,7 @@ def test_batch_ends_as_a_whole_when_the_waiting_ends(patient: Faulty) -> None:
     """Those that were never sent do not wait anew, one after the other."""
     for number in range(60):
         (patient.server.root / f"{number:02}.bin").write_bytes(b"1")
-    store = patient.store.waiting(2.0)
+    store = waiting(patient.store, 2.0)
     patient.server.always("*", Fault(status=503))
     begin = time.monotonic()
     outcomes = [outcome for _, outcome in store.read_many(Entry(f"{number:02}.bin", 1) for number in range(60))]
@@ -367,7 +367,7 @@ def test_without_waiting_tries_end_it(patient: Faulty) -> None:
     """``outage_s=0``: as many as patience has."""
     patient.server.always("*", Fault(status=503))
     with pytest.raises(errors.ServerUnavailableError):
-        patient.store.waiting(0.0).read_range(patient.entry, 0, 10)
+        waiting(patient.store, 0.0).read_range(patient.entry, 0, 10)
     assert len(patient.requests()) == PATIENT.tries
 
 
@@ -468,10 +468,10 @@ def test_ten_minutes_are_waited_unless_told_otherwise(share: Share) -> None:
     assert outage_of(store) == OUTAGE_S == 600
     assert outage_of(open_store(share.location, share.remote, outage_s=5)) == 5
     dataset = StorageDataset(share.location, remote=share.remote, cache=None)
-    assert outage_of(dataset.cached_store.store) == 600
+    assert outage_of(dataset.reader.files.store) == 600
     given = share.store(replace(PATIENT, outage_s=7.0))
-    assert outage_of(StorageDataset(given, cache=None).cached_store.store) == 7
-    assert outage_of(StorageDataset(given, cache=None, outage_s=0).cached_store.store) == 0
+    assert outage_of(StorageDataset(given, cache=None).reader.files.store) == 7
+    assert outage_of(StorageDataset(given, cache=None, outage_s=0).reader.files.store) == 0
 
 
 # --- opening

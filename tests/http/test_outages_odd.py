@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai4os_data import errors
-from ai4os_data.http import outages, retries, transport
+from ai4os_data.http import outages, policy, retries
 from ai4os_data.http.bodies import HashBody
 from ai4os_data.http.retries import Patience
 from ai4os_data.locations.remotes import Remote
-from ai4os_data.stores import Entry, Fetched, webdav
+from ai4os_data.stores import Entry, Fetched
 from ai4os_data.stores.nextcloud import NextcloudStore
 from ai4os_data.stores.webdav import WebDAVStore
-from tests.support.faulty import DATA, KEY, Faulty
+from tests.support.faulty import DATA, KEY, Faulty, waiting
 from tests.support.servers import Fault
 
 if TYPE_CHECKING:
@@ -171,8 +171,7 @@ def test_lock_that_asks_for_a_long_pause_is_told_soon(
     patient: Faulty, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It concerns one file, whatever ``Retry-After`` says; else the others would wait for it."""
-    for module in (transport, webdav):
-        monkeypatch.setattr(module, "LONGEST_LOCK_PAUSE_S", 0.1)
+    monkeypatch.setattr(policy, "LONGEST_LOCK_PAUSE_S", 0.1)
     asked = Fault(status=423, headers={"Retry-After": "3600"})
     patient.server.always("*", asked, method="PROPFIND" if verb == "PROPFIND" else "GET")
     begin = time.monotonic()
@@ -206,7 +205,7 @@ def test_server_that_says_in_a_multistatus_that_it_is_away_is_waited_for(patient
     patient.server.always("*", document, method="PROPFIND")
     begin = time.monotonic()
     with pytest.raises(errors.ServerUnavailableError, match="503"):
-        patient.store.waiting(1.0).stat(KEY)
+        waiting(patient.store, 1.0).stat(KEY)
     assert time.monotonic() - begin < 4
 
 
@@ -244,7 +243,7 @@ def test_silence_is_no_longer_than_the_waiting(patient: Faulty, monkeypatch: pyt
 def test_waiting_without_an_end_is_possible(patient: Faulty) -> None:
     """``outage_s=inf``."""
     patient.server.script(KEY, *[Fault(status=503)] * 3)
-    assert Faulty(patient.server, patient.store.waiting(float("inf")), patient.entry).bytes() == DATA
+    assert Faulty(patient.server, waiting(patient.store, float("inf")), patient.entry).bytes() == DATA
 
 
 @pytest.mark.parametrize("verb", VERBS)

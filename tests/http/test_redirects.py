@@ -10,7 +10,7 @@ import pytest
 
 from ai4os_data import StorageDataset, errors
 from ai4os_data.http.redirects import MOST_HOPS, absolute, shown
-from ai4os_data.http.transport import Request
+from ai4os_data.http.requests import Request
 from ai4os_data.locations.remotes import Remote
 from ai4os_data.stores import Fetched
 from ai4os_data.stores.webdav import WebDAVStore
@@ -72,7 +72,7 @@ def test_a_file_is_read_where_the_server_says_that_it_is(faulty: Faulty, pool: F
         faulty.server.always(KEY, to(pool, status=status), method)
     assert faulty.bytes() == DATA
     assert faulty.store.read_range(faulty.entry, 10, 20) == DATA[10:20]
-    head = faulty.store.transport.send(Request(faulty.store.url(KEY), method="HEAD"))
+    head = faulty.store.transport.send(Request(faulty.store.address.url(KEY), method="HEAD"))
     assert head.headers["content-length"] == str(SIZE_BYTES)
     assert all(request.headers["authorization"] == faulty.server.authorization for request in faulty.requests())
     assert [request.method for request in pool.requests()] == ["GET", "GET", "HEAD"]

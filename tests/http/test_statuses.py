@@ -1,4 +1,4 @@
-"""The table of statuses: each has one place, and an error keeps it."""
+"""The table of statuses: each has one standing, and an error keeps it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from ai4os_data import errors
 from ai4os_data.http import statuses
 from ai4os_data.http.answers import error_for_status
-from ai4os_data.http.statuses import Place, passes, place_of, status_of
+from ai4os_data.http.statuses import Standing, passes, standing_of, status_of
 from ai4os_data.locations.remotes import Remote
 
 REMOTE = Remote("https://cloud.example/remote.php/dav/files/ann", "ann", "sesame-open-now")
@@ -20,39 +20,39 @@ CREDENTIALS = {401, 407}
 
 
 @pytest.mark.parametrize("status", range(300, 600))
-def test_each_status_has_its_place(status: int) -> None:
+def test_each_status_has_its_standing(status: int) -> None:
     """One that nobody knows lasts as a 3xx or a 4xx, and passes as a 5xx."""
-    place = status_of(status).place
+    standing = status_of(status).standing
     if status in CREDENTIALS:
-        assert place is Place.CREDENTIALS
+        assert standing is Standing.CREDENTIALS
     elif status in OF_ONE_FILE:
-        assert place is Place.OF_ONE_FILE
+        assert standing is Standing.OF_ONE_FILE
     elif status in PASSING or (status >= 500 and status not in statuses._TABLE):
-        assert place is Place.PASSING
+        assert standing is Standing.PASSING
     else:
-        assert place is Place.LASTING
+        assert standing is Standing.LASTING
 
 
 @pytest.mark.parametrize("status", [*range(300, 309), *range(400, 432), 451, *range(500, 512), 520, 599])
 def test_an_error_says_what_where_and_what_to_do(status: int) -> None:
-    """It keeps its status across processes, so that its place stays known; no secret is in it."""
+    """It keeps its status across processes, so that its standing stays known; no secret is in it."""
     error = error_for_status(status, "PUT https://cloud.example/x", {"location": "/y"}, REMOTE, is_upload=True)
     again = pickle.loads(pickle.dumps(error))  # noqa: S301  it is our own
     assert type(again) is type(error)
     assert again.status == error.status == status
-    assert place_of(again) is status_of(status).place
+    assert standing_of(again) is status_of(status).standing
     assert str(status) in str(error)
     assert "sesame" not in str(error)
-    if status_of(status).place is Place.LASTING:
+    if status_of(status).standing is Standing.LASTING:
         assert status_of(status).advice in str(error)
         assert status_of(status).advice
 
 
-def test_errors_without_a_status_have_a_place_too() -> None:
+def test_errors_without_a_status_have_a_standing_too() -> None:
     """What may pass by itself, and what does not."""
     assert passes(errors.IntegrityError("a bit"))
     assert passes(errors.StorageGoneError("the mount"))
     assert not passes(errors.PermissionDeniedError("a directory"))
     assert not passes(errors.NameRefusedError("a name"))
     assert not passes(ValueError("a bug"))
-    assert place_of(errors.AuthenticationError("a password")) is Place.CREDENTIALS
+    assert standing_of(errors.AuthenticationError("a password")) is Standing.CREDENTIALS

@@ -10,7 +10,7 @@ import pytest
 
 from ai4os_data.errors import ServerUnavailableError, TLSError
 from ai4os_data.locations.remotes import Remote
-from ai4os_data.stores import Entry, Fetched
+from ai4os_data.stores import Entry, Fetched, file_at
 from ai4os_data.stores.webdav import WebDAVStore
 from tests.support.servers import PASSWORD, USER, FaultServer, make_certificates
 
@@ -52,7 +52,7 @@ def ask_all(store: WebDAVStore) -> list[Callable[[], object]]:
     return [
         store.list,
         lambda: store.stat(KEY),
-        lambda: store.exists(KEY),
+        lambda: file_at(store, KEY),
         read_many,
         lambda: store.read_range(Entry(KEY, len(DATA)), 1, 3),
         lambda: store.write(KEY, b"1"),

@@ -211,7 +211,7 @@ def test_what_cannot_be_read_to_be_sent_is_no_broken_connection(
     source = Source(b"12345")
     monkeypatch.setattr(source, "open", lambda: _BreaksToo(error))
     with pytest.raises(type(error)) as raised:
-        faulty.store.upload("new.bin", source, repeats=True)
+        faulty.store._writer.put("new.bin", source, repeats=True)
     assert raised.value is error
     assert len(faulty.requests("PUT")) <= 1
     assert faulty.bytes() == DATA

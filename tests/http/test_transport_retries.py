@@ -14,7 +14,7 @@ import pytest
 from ai4os_data import errors
 from ai4os_data.http.retries import Patience
 from ai4os_data.locations.remotes import Remote
-from ai4os_data.stores import Fetched
+from ai4os_data.stores import Fetched, file_at
 from ai4os_data.stores.webdav import WebDAVStore
 from tests.support.faulty import DATA, KEY, SIZE_BYTES, Faulty
 from tests.support.outcomes import content
@@ -252,12 +252,12 @@ def test_whether_a_file_exists_is_answered_or_raised(faulty: Faulty, status: int
     """False means that the server said so, never that it could not tell."""
     faulty.server.always("missing.bin", Fault(status=status, headers={"Location": "/login"}), method="PROPFIND")
     with pytest.raises(errors.StorageError) as raised:
-        faulty.store.exists("missing.bin")
+        file_at(faulty.store, "missing.bin")
     assert not isinstance(raised.value, errors.NotFoundError)
     faulty.server.heal()
     faulty.store.transport.refusals.held_since = time.time()  # as if it were opened anew
-    assert not faulty.store.exists("missing.bin")
-    assert faulty.store.exists(KEY)
+    assert file_at(faulty.store, "missing.bin") is None
+    assert file_at(faulty.store, KEY) is not None
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

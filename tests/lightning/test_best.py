@@ -20,7 +20,7 @@ from tests.support.lit import BATCHES, FailedError, Model, Patient, callback_of,
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ai4os_data.lightning.callback import StorageCheckpointCallback
+    from ai4os_data.lightning import StorageCheckpointCallback
     from tests.support.shares import Folder
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning's own, about devices, workers and loggers
@@ -216,11 +216,13 @@ def test_step_of_another_callback_is_not_taken_for_saved(folder: Folder, tmp_pat
     own.setup(_trainer(), None, "fit")  # type: ignore[arg-type]  # no model is looked at
     state = torch.load(other.last_model_path, weights_only=True)
     own.on_load_checkpoint(_trainer(), None, state)  # type: ignore[arg-type]
-    assert own._saved_step == 0
+    assert own._training is not None
+    assert own._training.resumed.saved_step == 0
     own.teardown(_trainer(), None, "fit")  # type: ignore[arg-type]
     other.setup(_trainer(), None, "fit")  # type: ignore[arg-type]
     other.on_load_checkpoint(_trainer(), None, state)  # type: ignore[arg-type]
-    assert other._saved_step == 2 * BATCHES
+    assert other._training is not None
+    assert other._training.resumed.saved_step == 2 * BATCHES
     other.teardown(_trainer(), None, "fit")  # type: ignore[arg-type]
 
 

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 
 from ai4os_data import StorageCheckpoint, errors
-from ai4os_data.lightning.callback import StorageCheckpointCallback
+from ai4os_data.lightning import StorageCheckpointCallback
 from tests.support.lit import (
     BATCHES,
     FailedError,

@@ -21,7 +21,7 @@ import sys, warnings
 warnings.simplefilter("ignore")
 import torch
 import pytorch_lightning as pl
-from ai4os_data.lightning.callback import StorageCheckpointCallback, StorageCheckpointIO
+from ai4os_data.lightning import StorageCheckpointCallback, StorageCheckpointIO
 
 class Model(pl.LightningModule):
     def __init__(self):
@@ -55,7 +55,7 @@ def test_trainer_of_the_other_one_is_told(tmp_path: Path) -> None:
     """With what to import first."""
     from pytorch_lightning.strategies import SingleDeviceStrategy
 
-    from ai4os_data.lightning.callback import StorageCheckpointCallback
+    from ai4os_data.lightning import StorageCheckpointCallback
 
     trainer: Any = SimpleNamespace(strategy=SingleDeviceStrategy())
     with pytest.raises(errors.CheckpointError, match=r"this Trainer is of pytorch_lightning, .* before"):

@@ -19,7 +19,7 @@ import lightning
 import torch
 
 from ai4os_data import StorageCheckpoint, errors
-from ai4os_data.lightning.callback import StorageCheckpointCallback, StorageCheckpointIO
+from ai4os_data.lightning import StorageCheckpointCallback, StorageCheckpointIO
 from ai4os_data.lightning.hparams import check_hyperparameters
 from tests.support.lit import Model, loader_of, trainer_of
 

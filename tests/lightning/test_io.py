@@ -18,8 +18,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from ai4os_data import StorageCheckpoint, errors
+from ai4os_data.lightning import StorageCheckpointIO
 from ai4os_data.lightning import io as lightning_io
-from ai4os_data.lightning.callback import StorageCheckpointIO
 from tests.support.failpoints import run_until
 from tests.support.lit import BATCHES, Model, loader_of, start, trainer_of, weights_of
 from tests.support.shares import Folder
@@ -275,7 +275,7 @@ def wrong_password(io: StorageCheckpointIO, share: Share) -> None:
     import dataclasses
 
     assert share.remote is not None
-    io._remote = dataclasses.replace(share.remote, password="withdrawn")
+    io._outgoing._remote = dataclasses.replace(share.remote, password="withdrawn")
     io.save_checkpoint(STATE, f"{share.location}/b.ckpt")
     io.teardown()
 
@@ -345,7 +345,7 @@ class SaveOnce(lightning.Callback):
         """Save."""
         if trainer.global_step == 5:
             trainer.save_checkpoint(self._path)
-            self.was_behind = self._path in self._io._sending
+            self.was_behind = self._path in self._io._outgoing._sending
 
 
 def test_save_after_a_training_returns_when_it_has_arrived(place: Folder, tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_save_after_a_training_returns_when_it_has_arrived(place: Folder, tmp_pa
     trainer.fit(model, loader)
     assert once.was_behind
     trainer.save_checkpoint(f"{place.location}/end.ckpt")
-    assert io._sending == {}
+    assert io._outgoing._sending == {}
     assert saved(place) == {"five.ckpt", "end.ckpt"}
 
 
@@ -397,7 +397,7 @@ UNTOLD = """
 import sys
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
-from ai4os_data.lightning.callback import StorageCheckpointIO
+from ai4os_data.lightning import StorageCheckpointIO
 import ai4os_data.lightning.io as room
 import torch
 room._is_fitting = lambda: True  # the end of the process comes in mid-training

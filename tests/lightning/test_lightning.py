@@ -15,7 +15,7 @@ import lightning
 import torch
 
 from ai4os_data import StorageCheckpoint, errors
-from ai4os_data.lightning.callback import StorageCheckpointCallback
+from ai4os_data.lightning import StorageCheckpointCallback
 from tests.support.lit import (
     BATCHES,
     FailedError,
@@ -23,6 +23,7 @@ from tests.support.lit import (
     callback_of,
     fit,
     loader_of,
+    newest_save,
     seconds,
     start,
     steps_of,
@@ -171,9 +172,8 @@ class Slow(lightning.Callback):
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Wait, and remember the weights that are in it."""
         self.weights[trainer.global_step] = weights_of(pl_module)
-        assert self._other._run is not None
-        if self._other._run._newest is not None:
-            self._other._run._newest.wait(timeout_s=30)
+        if (newest := newest_save(self._other)) is not None:
+            newest.wait(timeout_s=30)
 
 
 class Pause(lightning.Callback):

@@ -18,8 +18,8 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from ai4os_data import errors
 from ai4os_data.fsspec.filesystem import StorageFileSystem
+from ai4os_data.lightning import StorageCheckpointIO
 from ai4os_data.lightning import io as lightning_io
-from ai4os_data.lightning.callback import StorageCheckpointIO
 from ai4os_data.stores.underway import Underway
 from tests.support.lit import Model, loader_of, trainer_of
 from tests.support.servers.fault import Fault

@@ -15,7 +15,7 @@ import torch
 
 from ai4os_data import StorageCheckpoint
 from ai4os_data.lightning import StorageCheckpointCallback, StorageCheckpointIO
-from ai4os_data.lightning.options import numbers_in
+from ai4os_data.lightning.metrics import numbers_in
 from tests.support.lit import Model, loader_of, trainer_of
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ai4os_data import errors
-from ai4os_data.lightning.callback import StorageCheckpointCallback, StorageCheckpointIO
+from ai4os_data.lightning import StorageCheckpointCallback, StorageCheckpointIO
 from tests.support.lit import Model, loader_of, trainer_of
 from tests.support.servers import Fault
 from tests.support.shares import Folder, Share

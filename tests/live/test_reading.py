@@ -11,7 +11,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from ai4os_data import StorageDataLoader, StorageDataset, errors, open_filesystem
-from ai4os_data.stores import open_store
+from ai4os_data.stores import file_at, open_store
 from tests.support.live_cloud import wanted
 from tests.support.odd_names import NAMES
 from tests.support.sources import content, tell
@@ -109,7 +109,7 @@ def test_a_missing_path_is_missing_at_the_old_address_too(cloud: Cloud) -> None:
     old = f"{cloud.url}/remote.php/webdav"
     store = open_store(f"{old}/{cloud.folder}", cloud.remote.at(old))
     begun_s = time.perf_counter()
-    assert not store.exists("nothing.bin")
+    assert file_at(store, "nothing.bin") is None
     assert store.list_below("nothing") == []
     with pytest.raises(errors.NotFoundError):
         store.stat("nothing/here.bin")

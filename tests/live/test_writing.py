@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai4os_data import errors
-from ai4os_data.stores.chunked import UploadPlace
+from ai4os_data.stores import file_at
 from ai4os_data.stores.nextcloud import NextcloudStore
+from ai4os_data.stores.nextcloud_urls import NextcloudUrls
 from ai4os_data.stores.trashbin import TrashBin
 from tests.checkpoint.test_writers import in_a_child
 from tests.support.live_cloud import wanted
@@ -75,7 +76,7 @@ def test_an_upload_killed_in_its_chunks_goes_on_from_the_last_one(
     os.waitpid(child, 0)
     os.close(read)
     os.close(write)
-    assert not chunked.exists("large.bin")
+    assert file_at(chunked, "large.bin") is None
     sent: list[int] = []
     assert chunked.write_confirmed("large.bin", path, sha256, on_bytes=sent.append) == "confirmed"
     tell(f"killed after {arrived} MiB; then {sum(sent) / MIB:.0f} of 64 MiB were sent")
@@ -123,10 +124,10 @@ def test_removed_checkpoints_do_not_stay_in_the_trash_bin(cloud: Cloud, tmp_path
     store = cloud.store("binned")
     with open_run(store, tmp_path, keep_last=1) as run:
         save_steps(run, 1, 2, 3)
-        place = UploadPlace.of(cloud.remote)
-        assert place is not None
+        urls = NextcloudUrls.of(cloud.remote)
+        assert urls is not None
         assert isinstance(store, NextcloudStore)
-        trash = TrashBin(store, place)
+        trash = TrashBin(store.dav, urls)
         store.write("by-hand", b"1")
         store.delete("by-hand")
         there = [one.location for one in trash.entries() if one.location.startswith(f"{cloud.folder}/")]

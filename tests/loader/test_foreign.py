@@ -242,7 +242,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
     "more samples": (PLAIN["random"], lambda: RandomSampler(range(44)), "gave 42 samples .* gives 44 samples"),
     "fewer samples": (PLAIN["sequential"], lambda: SequentialSampler(range(36)), "gave 42 samples .* gives 36"),
     "another kind": (PLAIN["random"], PLAIN["sequential"], "SequentialSampler gives the .* than RandomSampler did"),
-    "the same name": (PLAIN["random"], sampler_of_the_same_name, "test_loader_foreign.* than torch.utils.data.sampler"),
+    "the same name": (PLAIN["random"], sampler_of_the_same_name, "test_foreign.* than torch.utils.data.sampler"),
     "other weights": (
         PLAIN["weighted"],
         lambda: WeightedRandomSampler([1.0] * NUMBER, 40),

@@ -343,8 +343,8 @@ def test_killed_owner_leaves_nothing_running(share: Share, tmp_path: Path) -> No
         assert not any(map(is_running, workers))
     dataset = dataset_of(share, tmp_path / "c", decode=only_key)
     assert sorted(flat(list(loader_of(dataset)))) == sorted(FILES)
-    assert dataset.cached_store.cache is not None
-    assert dataset.cached_store.cache.verify()["damaged"] == 0
+    assert dataset.reader.files.cache is not None
+    assert dataset.reader.files.cache.verify()["damaged"] == 0
 
 
 def test_process_that_ends_in_mid_epoch_ends(share: Share, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from torch.utils.data import BatchSampler, DistributedSampler, RandomSampler, SequentialSampler, WeightedRandomSampler
 
 from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, StorageSampler
-from ai4os_data.cache import live_in, session_of
+from ai4os_data.cache import CachedStore, live_in, session_of
 from ai4os_data.cache.claims import Claim
 from ai4os_data.errors import SampleError, StorageError
 from ai4os_data.http.retries import Patience
@@ -110,9 +110,9 @@ def test_warm_epoch_costs_nothing(share: Share, tmp_path: Path, workers: int) ->
 def test_what_another_is_fetching_is_left_to_it(share: Share, tmp_path: Path) -> None:
     """It is neither fetched nor waited for."""
     dataset = dataset_of(share, tmp_path, decode=only_key)
-    store = dataset.cached_store
-    assert store.cache is not None
-    entries = dataset.files_of(range(NUMBER))
+    store = dataset.reader.files
+    assert isinstance(store, CachedStore)
+    entries = dataset.reader.own_files(range(NUMBER))
     claim: Any = session_of(store.cache).claim(store.name(entries[3]))
     came = [entry.key for entry, _ in store.fetch_ahead(entries)]
     assert sorted(came) == [key for key in dataset.keys if key != "03.bin"]
@@ -124,18 +124,18 @@ def test_what_another_is_fetching_is_left_to_it(share: Share, tmp_path: Path) ->
 
 def test_what_is_not_wanted_any_more_is_left_out(share: Share, tmp_path: Path) -> None:
     """The last look is taken with the claim in hand: whoever fetched it meanwhile had no room to keep it."""
-    store = dataset_of(share, tmp_path, decode=only_key).cached_store
+    store = dataset_of(share, tmp_path, decode=only_key).reader.files
+    assert isinstance(store, CachedStore)
     entries = store.absent(store.store.list())
     claimed: list[bool] = []
 
     def is_wanted() -> bool:
-        assert store.cache is not None
         claimed.append(session_of(store.cache).claim(store.name(entries[len(claimed)])) is None)
         return len(claimed) < 4
 
     assert len(list(store.fetch_ahead(entries, is_wanted))) == 3
     assert claimed == [True] * 4
-    assert isinstance(store.cache and session_of(store.cache).claim(store.name(entries[3])), Claim), "it was given up"
+    assert isinstance(session_of(store.cache).claim(store.name(entries[3])), Claim), "it was given up"
 
 
 def test_nothing_is_fetched_that_cannot_be_kept(share: Share, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def costs(share: Share, **seconds: float) -> Iterator[None]:
 def test_dead_server_is_met_by_the_loop_in_its_place(share: Share, tmp_path: Path) -> None:
     """What had come before is given; then the error comes, with a key, from the batch that misses it."""
     dataset = dataset_of(share, tmp_path, decode=only_key)
-    store: Any = dataset.cached_store.store
+    store: Any = dataset.reader.files.store
     store.transport.patience = Patience(tries=2, first_pause_s=0.01, longest_pause_s=0.02, connect_s=1.0, total_s=2.0)
     loader = loader_of(dataset, look_ahead_bytes=6 * 700)
     coming = iter(loader)
@@ -277,7 +277,7 @@ def test_failing_user_code_ends_it_quietly(
 ) -> None:
     """Whatever goes wrong in the thread, the epoch is whole, and the log says that it went without."""
     dataset = dataset_of(share, tmp_path, decode=only_key)
-    monkeypatch.setattr(type(dataset.cached_store), "fetch_ahead", lambda *_: 1 / 0)
+    monkeypatch.setattr(type(dataset.reader.files), "fetch_ahead", lambda *_: 1 / 0)
     assert len(flat(list(loader_of(dataset)))) == NUMBER
     assert "looking ahead has ended, reading goes on without: ZeroDivisionError" in caplog.text
 
@@ -375,11 +375,11 @@ def test_course_tells_the_cache_what_comes(share: Share, tmp_path: Path) -> None
     loader = loader_of(dataset)
     coming = iter(loader)
     next(coming)
-    cache = dataset.cached_store.cache
+    cache = dataset.reader.files.cache
     assert cache is not None
     (plan,) = live_in(cache.directory).plans()
     order: Any = loader.sampler
-    names = [dataset.cached_names[index] for index in [*order.order(0), *order.order(1)]]
+    names = [dataset.reader.names()[index] for index in [*order.order(0), *order.order(1)]]
     assert plan.position == 4
     assert [plan.next_use(name) for name in names[4:NUMBER]] == list(range(4, NUMBER))
     assert next(plan.victims(names, names[4])) == next(name for name in reversed(names) if name in names[:4])

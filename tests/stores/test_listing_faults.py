@@ -11,6 +11,7 @@ import torch
 
 from ai4os_data import StorageCheckpoint, errors
 from ai4os_data.locations.remotes import Remote
+from ai4os_data.stores import file_at
 from ai4os_data.stores.webdav import WebDAVStore
 from tests.support.servers import BROKEN_XML, HREFS_ELSEWHERE, LOGIN_PAGE, Fault
 
@@ -182,7 +183,7 @@ def test_a_broken_listing_is_fetched_again(fault: FaultServer, store: WebDAVStor
 def test_what_is_never_a_listing_is_an_error(fault: FaultServer, store: WebDAVStore, broken: Fault) -> None:
     """And no empty folder."""
     fault.always("*", broken, method="PROPFIND")
-    for ask in (store.list, lambda: store.stat("top.bin"), lambda: store.exists("top.bin")):
+    for ask in (store.list, lambda: store.stat("top.bin"), lambda: file_at(store, "top.bin")):
         with pytest.raises(errors.ProtocolError, match="cannot be used"):
             ask()
 
@@ -345,7 +346,7 @@ def test_an_error_in_a_multistatus_is_read_as_its_status(
     """Nextcloud streams: the status has left before it is known that there is nothing to tell."""
     body = around.format(SABRE.format(exception))
     fault.always("*", Fault(status=207, body=body.encode()), method="PROPFIND")
-    for ask in (store.list, lambda: store.stat("top.bin"), store.folder_etag, lambda: store.has_folder("a")):
+    for ask in (store.list, lambda: store.stat("top.bin"), store._folder.etag, lambda: store.has_folder("a")):
         with pytest.raises(HIDDEN[exception]) as raised:
             ask()
         assert not isinstance(raised.value, errors.OutOfSpaceError)
@@ -358,13 +359,13 @@ def test_a_missing_path_in_a_multistatus_is_missing_at_once(
     """False, nothing, NotFoundError and LocationError, as with a 404; without a second try."""
     body = around.format(SABRE.format(r"Sabre\DAV\Exception\NotFound"))
     fault.always("*", Fault(status=207, body=body.encode()), method="PROPFIND")
-    assert not store.exists("top.bin")
+    assert file_at(store, "top.bin") is None
     assert not store.has_folder("a")
     assert len(fault.requests()) == 2
     assert store.list_below("a") == []
     with pytest.raises(errors.NotFoundError):
         store.stat("top.bin")
-    for ask in (store.list, store.look, store.folder_etag):
+    for ask in (store.list, store.look, store._folder.etag):
         with pytest.raises(errors.LocationError, match="no such folder"):
             ask()
 

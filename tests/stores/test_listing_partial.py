@@ -454,7 +454,7 @@ def test_the_kept_listing_serves_where_no_listing_comes(
 def test_a_folder_etag_that_is_torn_once_is_asked_for_again(fault: FaultServer, store: WebDAVStore) -> None:
     """Torn once is chance."""
     fault.script("d", BROKEN_XML, method="PROPFIND")
-    assert store.folder_etag() is None
+    assert store._folder.etag() is None
     assert len(fault.requests()) == 2
 
 

@@ -12,7 +12,7 @@ import torch
 
 from ai4os_data import StorageCheckpoint, StorageDataset, errors, open_filesystem
 from ai4os_data.locations.remotes import Remote
-from ai4os_data.stores import DirectoryStore, MemoryStore, open_store
+from ai4os_data.stores import DirectoryStore, MemoryStore, look_at, open_store
 from ai4os_data.stores.names import why_refused
 from ai4os_data.stores.nextcloud import NextcloudStore
 from ai4os_data.stores.webdav import WebDAVStore
@@ -73,7 +73,7 @@ def test_a_location_is_found_in_its_other_form(apache: ApacheServer, top: str, t
     assert StorageDataset(location, remote=remote_of(apache), cache=None)[0] == b"x"
     store = open_store(location, remote_of(apache))
     assert [entry.key for entry in store.list_below("")] == ["1.bin"]
-    store.look()
+    look_at(store)
 
 
 @FORMS

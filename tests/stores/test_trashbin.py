@@ -11,8 +11,8 @@ import pytest
 
 from ai4os_data.locations.remotes import Remote
 from ai4os_data.stores import trashbin
-from ai4os_data.stores.chunked import UploadPlace
 from ai4os_data.stores.nextcloud import NextcloudStore
+from ai4os_data.stores.nextcloud_urls import NextcloudUrls
 from ai4os_data.stores.trashbin import TrashBin
 from tests.support.runs import open_run, save_steps, steps_of
 
@@ -35,9 +35,9 @@ class Bin:
 
     def locations(self) -> list[str]:
         """Where what lies in the bin was, below the folder."""
-        place = UploadPlace.of(self.remote)
-        assert place is not None
-        all_of_them = [one.location for one in TrashBin(self.store, place).entries()]
+        urls = NextcloudUrls.of(self.remote)
+        assert urls is not None
+        all_of_them = [one.location for one in TrashBin(self.store.dav, urls).entries()]
         return sorted(one[len(self.folder) + 1 :] for one in all_of_them if one.startswith(f"{self.folder}/"))
 
     def requests(self, method: str) -> int:
@@ -48,7 +48,7 @@ class Bin:
         """Delete something as the web page does."""
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
         token = b64encode(f"{self.server.user}:{self.server.password}".encode()).decode()
-        connection.request("DELETE", self.store.url(key), headers={"Authorization": f"Basic {token}"})
+        connection.request("DELETE", self.store.address.url(key), headers={"Authorization": f"Basic {token}"})
         assert connection.getresponse().status == 204
         connection.close()
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import torch
 
-from ai4os_data.http import bodies, transport
+from ai4os_data.http import bodies, curl
 from ai4os_data.stores import directory
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class Failpoints:
         """Count from here on, in this process."""
         for name in _CALLS:
             self._wrap(os, name)
-        self._wrap(transport._Lane, "_begin", lambda _, transfer: transfer.request.method)
+        self._wrap(curl.Lane, "begin", lambda _, transfer, *__: transfer.request.method)
         self._wrap(httpx.HTTPTransport, "handle_request", lambda _, request: request.method)
-        self._wrap(bodies._FileReader, "read")
+        self._wrap(bodies.SourceReader, "read")
         write, whole = os.write, bodies.write_whole
 
         def half_write(descriptor: int, data: Any, /) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
@@ -26,6 +26,11 @@ SIZE_BYTES = 100_000
 DATA = random.Random(1).randbytes(SIZE_BYTES)
 NEWER = random.Random(2).randbytes(SIZE_BYTES)
 """Another content of the same length."""
+
+
+def waiting(store: WebDAVStore, outage_s: float) -> WebDAVStore:
+    """The same files, whose reads wait so long for a server that is away."""
+    return store.with_patience(replace(store.patience, outage_s=outage_s))
 
 
 @dataclass

@@ -17,9 +17,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ai4os_data import DiskCache, Remote, Sample, StorageCheckpoint, StorageDataLoader, StorageDataset
-from ai4os_data.lightning.callback import StorageCheckpointCallback, StorageCheckpointIO
+from ai4os_data.lightning import StorageCheckpointCallback, StorageCheckpointIO
 
 if TYPE_CHECKING:
+    from ai4os_data.checkpoint import SaveHandle
     from ai4os_data.stores import Level
     from tests.support.shares import Folder
 
@@ -79,8 +80,7 @@ class Signal(lightning.Callback):
         """Send it, to all ranks at once."""
         if trainer.global_step == self._step:
             for callback in trainer.checkpoint_callbacks:
-                newest = callback._run._newest
-                if newest is not None:
+                if (newest := newest_save(callback)) is not None:
                     newest.wait(self._level, timeout_s=60)
             trainer.strategy.barrier()
             os.kill(os.getpid(), self._number)
@@ -108,9 +108,14 @@ class Patient(lightning.Callback):
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         """Wait."""
         for callback in trainer.checkpoint_callbacks:
-            run = getattr(callback, "_run", None)
-            if run is not None and run._newest is not None:
-                run._newest.wait(timeout_s=30)
+            if (newest := newest_save(callback)) is not None:
+                newest.wait(timeout_s=30)
+
+
+def newest_save(callback: Any) -> SaveHandle | None:
+    """Return the handle of the newest save of a callback, if it is ours and has saved."""
+    run = callback._runs.current if isinstance(callback, StorageCheckpointCallback) else None
+    return None if run is None else run.saver.newest
 
 
 def callback_of(share: Folder, tmp_path: Path, name: str = "run", **options: Any) -> StorageCheckpointCallback:

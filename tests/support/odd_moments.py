@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from ai4os_data import StorageDataLoader
-from ai4os_data.lightning.callback import StorageCheckpointCallback
+from ai4os_data.lightning import StorageCheckpointCallback
 from tests.support.lit import trainer_of
 
 if TYPE_CHECKING:

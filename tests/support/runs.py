@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ai4os_data.checkpoint import StorageCheckpoint
+from ai4os_data.checkpoint import StorageCheckpoint, leftovers
 from tests.support.crowd import wait_for
 
 if TYPE_CHECKING:
     import os
     from pathlib import Path
 
-    from ai4os_data.checkpoint.uploads import Upload
+    from ai4os_data.checkpoint.spool import Spool, Spooled
     from ai4os_data.stores import Level, Store
 
 NUMBERS = 1000
@@ -35,7 +35,7 @@ def save_steps(run: StorageCheckpoint, *steps: int, **metrics: float) -> None:
     """Save one step after the other, each as far as the store can be trusted, and what may go then gone."""
     for step in steps:
         run.save(state_of(step), step, metrics or None).wait(timeout_s=60)
-        wait_for(lambda: not run._uploads.unsent())
+        wait_for(lambda: not run.saver.uploads.unsent())
 
 
 def restored_step(run: StorageCheckpoint) -> int | None:
@@ -54,14 +54,19 @@ def steps_of(run: StorageCheckpoint) -> list[int]:
     return [checkpoint.step for checkpoint in run.list()]
 
 
+def drop_sent_of_others(spool: Spool) -> None:
+    """Let other runs in the directory of a spool give way to it."""
+    leftovers.drop_all(spool.directory, spool.folder)
+
+
 def remove_before_sending(run: StorageCheckpoint) -> None:
     """Let a run break W2: what it has confirmed goes before the next one is sent."""
-    deliver = run._uploads._deliver
+    send = run.saver.delivery.send
 
-    def worse(upload: Upload) -> Level:
+    def worse(spooled: Spooled) -> Level:
         for checkpoint in run.list():
-            if checkpoint.attempt == upload.spooled.name.attempt.number and checkpoint.on_store:
-                run._store.remove_tree(str(checkpoint.name))
-        return deliver(upload)
+            if checkpoint.attempt == spooled.name.attempt.number and checkpoint.on_store:
+                run.saver.store.remove_tree(str(checkpoint.name))
+        return send(spooled)
 
-    run._uploads._deliver = worse  # type: ignore[method-assign]
+    run.saver.delivery.send = worse  # type: ignore[method-assign]

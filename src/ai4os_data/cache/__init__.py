@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ai4os_data.cache import placement
-from ai4os_data.cache.cached_store import IN_MEMORY_BYTES, CachedStore
+from ai4os_data.cache.cached_store import CachedStore, Files
 from ai4os_data.cache.disk_cache import DiskCache, cache_for, caches_on_disk_of, session_of
 from ai4os_data.cache.entries import Held, digest
 from ai4os_data.cache.known import MOST_KNOWN
@@ -17,6 +17,8 @@ from ai4os_data.cache.placement import (
 )
 from ai4os_data.cache.plan import Plan, Turns, Uses
 from ai4os_data.cache.report import Report, directories, existing, report
+from ai4os_data.cache.uncached import IN_MEMORY_BYTES, UncachedStore
+from ai4os_data.cache.versions import Drift, WantedFile
 
 __all__ = [
     "IN_MEMORY_BYTES",
@@ -24,12 +26,16 @@ __all__ = [
     "SMALLEST_BYTES",
     "CachedStore",
     "DiskCache",
+    "Drift",
+    "Files",
     "Held",
     "LocalPath",
     "Plan",
     "Report",
     "Turns",
+    "UncachedStore",
     "Uses",
+    "WantedFile",
     "cache_for",
     "caches_on_disk_of",
     "digest",

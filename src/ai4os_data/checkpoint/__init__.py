@@ -10,8 +10,10 @@ from ai4os_data.checkpoint.preemption import PreemptionGuard
 from ai4os_data.checkpoint.randomness import random_states, set_random_states
 from ai4os_data.checkpoint.ranks import Ranks
 from ai4os_data.checkpoint.restored import Checkpoint, Restored
+from ai4os_data.checkpoint.restoring import read_named
 from ai4os_data.checkpoint.retention import Mode, Retention, chosen_mode
-from ai4os_data.checkpoint.spool import parse_limit
+from ai4os_data.checkpoint.saving import Saver
+from ai4os_data.checkpoint.space import parse_limit
 from ai4os_data.checkpoint.staging import Staging, with_arrays
 
 __all__ = [
@@ -26,12 +28,14 @@ __all__ = [
     "Restored",
     "Retention",
     "SaveHandle",
+    "Saver",
     "Staging",
     "StorageCheckpoint",
     "chosen_mode",
     "finish_runs",
     "parse_limit",
     "random_states",
+    "read_named",
     "set_random_states",
     "with_arrays",
 ]

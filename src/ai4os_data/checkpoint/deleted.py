@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ai4os_data.checkpoint.leftovers import NEWEST_STAYS_S
 from ai4os_data.checkpoint.names import MANIFEST
-from ai4os_data.stores import is_on_the_server
+from ai4os_data.stores import file_at, is_on_the_server
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _is_gone(store: Store, history: History, spooled: Spooled) -> bool:
     if not is_on_the_server(spooled.level) or history.seen[spooled.name].files:
         return False
     files = (MANIFEST, *spooled.manifest.files)
-    return not any(store.exists(f"{spooled.name}/{file}") for file in files)
+    return not any(file_at(store, f"{spooled.name}/{file}") is not None for file in files)
 
 
 def _tell(store: Store, removed: list[Spooled], *, begins_anew: bool) -> None:

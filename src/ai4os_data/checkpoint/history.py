@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ai4os_data import errors
 from ai4os_data.checkpoint.manifest import Manifest
 from ai4os_data.checkpoint.names import COMMITTED, MANIFEST, AttemptName, CheckpointName
+from ai4os_data.checkpoint.restored import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -145,6 +146,28 @@ class History:
         """All candidates at once."""
         return list(self.candidates())
 
+    def latest(self) -> Checkpoint | None:
+        """The first candidate with a readable manifest; None if there is none."""
+        return next((found for seen in self.candidates() if (found := self._described(seen)) is not None), None)
+
+    def listed(self) -> list[Checkpoint]:
+        """Every checkpoint with a readable manifest, newest first."""
+        return [found for seen in self.committed() if (found := self._described(seen)) is not None]
+
+    def _described(self, seen: Seen) -> Checkpoint | None:
+        try:
+            manifest = self.manifest(seen)
+        except errors.IntegrityError:
+            return None
+        return Checkpoint(
+            seen.name,
+            dict(manifest.metrics),
+            manifest.size_bytes,
+            manifest.parent,
+            MANIFEST in seen.files,
+            seen.spooled is not None,
+        )
+
     def parent_of(self, own: Iterable[Seen]) -> CheckpointName | None:
         """What an attempt was resumed from, by any manifest of it that can be read."""
         for seen in own:
@@ -172,3 +195,19 @@ def ancestors(history: History, parent: CheckpointName | None) -> dict[AttemptNa
         found[parent.attempt] = parent
         parent = history.parent_of(seen for seen in history.committed() if seen.name.attempt == parent.attempt)
     return found
+
+
+def on_store(history: History) -> dict[CheckpointName, dict[str, float]]:
+    """What the store has whole, by its listing, newest first; each with its metrics.
+
+    A damaged one does not count, and is left for whoever looks into it.
+    """
+    metrics: dict[CheckpointName, dict[str, float]] = {}
+    for seen in history.committed():
+        try:
+            manifest = history.manifest(seen) if MANIFEST in seen.files else None
+        except errors.IntegrityError:
+            continue
+        if manifest is not None and seen.has(manifest.files):
+            metrics[seen.name] = manifest.metrics
+    return metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.signals import StopSignals
@@ -16,21 +16,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ai4os_data.checkpoint.handle import SaveHandle
+    from ai4os_data.checkpoint.saving import Saver
 
 _MARGIN_S = 0.3  # for the manifest, and for the exit
-
-
-class Saves(Protocol):
-    """What a guard needs of a run."""
-
-    def save_anyhow(self, state: Mapping[str, Any], step: int, metrics: Mapping[str, Any] | None) -> SaveHandle:
-        """Save, and leave what earlier saves failed with to somebody else."""
-
-    def time_to_send_s(self) -> float | None:
-        """How long what is not on the server yet will take; None if unknown."""
-
-    def wait_for_uploads(self, timeout_s: float, handle: SaveHandle) -> None:
-        """Wait for a save, but no longer than that."""
 
 
 class PreemptionGuard:
@@ -40,12 +28,12 @@ class PreemptionGuard:
     forked child as if there were no guard; the first SIGINT, which a terminal sends to all, it leaves to its parent.
 
     Args:
-        run: what saves.
+        saver: what saves.
         budget_s: how long the process lives after the signal; the platform kills after 5 seconds.
     """
 
-    def __init__(self, run: Saves, budget_s: float) -> None:
-        self._run = run
+    def __init__(self, saver: Saver, budget_s: float) -> None:
+        self._saver = saver
         self._budget_s = budget_s
         self._signals = StopSignals()
 
@@ -72,7 +60,7 @@ class PreemptionGuard:
             StateError: the state cannot be saved.
             StorageError: the local disk did not take it.
         """
-        handle = self._run.save_anyhow(state, step, metrics)
+        handle = self._saver.save(state, step, metrics)
         if handle.name is None:
             return handle  # rank 0 writes, and waits
         try:
@@ -80,7 +68,7 @@ class PreemptionGuard:
         except errors.DeadlineError:
             log.error("step %d is not on the local disk yet, and the %g s are over", handle.step, self._budget_s)
             return handle
-        needed_s = self._run.time_to_send_s()
+        needed_s = self._saver.time_to_send_s()
         allowed_s = max(0.0, self.remaining_s - _MARGIN_S)
         if needed_s is not None and needed_s > allowed_s:
             log.warning(
@@ -91,7 +79,10 @@ class PreemptionGuard:
                 allowed_s,
             )
         else:
-            self._run.wait_for_uploads(allowed_s, handle)
+            try:
+                handle.wait(timeout_s=allowed_s)
+            except errors.StorageError as error:
+                log.warning("%s", error)
         return handle
 
     def restore(self) -> None:

@@ -6,13 +6,13 @@ import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from ai4os_data import errors
-from ai4os_data.checkpoint.history import History, Seen, ancestors
+from ai4os_data.checkpoint.history import History, Seen, ancestors, on_store
 from ai4os_data.checkpoint.names import MANIFEST
+from ai4os_data.stores import expunge
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from ai4os_data.checkpoint.names import AttemptName, CheckpointName
     from ai4os_data.checkpoint.retention import Retention
@@ -32,6 +32,9 @@ class Pruning:
         store: of the run.
         retention: the rules.
         grace_s: how long the remains of an upload must have stayed as they are.
+
+    Attributes:
+        source: what the run was resumed from; it stays.
     """
 
     def __init__(self, store: Store, retention: Retention, *, grace_s: float = GRACE_S) -> None:
@@ -42,6 +45,7 @@ class Pruning:
         self._known: set[CheckpointName] = set()
         self._own: set[AttemptName] = set()
         self._confirmed: set[CheckpointName] = set()
+        self.source: CheckpointName | None = None
 
     def know(self, history: History) -> None:
         """Record what lies there before this process adds to it."""
@@ -51,35 +55,26 @@ class Pruning:
         """Record that an attempt is this process's."""
         self._own.add(attempt)
 
-    def prune(
-        self,
-        history: History,
-        confirmed: CheckpointName,
-        source: CheckpointName | None,
-        busy: Callable[[], set[CheckpointName]],
-    ) -> list[CheckpointName]:
+    def prune(self, history: History, confirmed: CheckpointName, busy: set[CheckpointName]) -> list[CheckpointName]:
         """Remove what may go, now that a checkpoint has been confirmed.
 
         Args:
             history: as the store is now.
             confirmed: the checkpoint; it stays.
-            source: what the run was resumed from; it stays.
             busy: the checkpoints that are still to be sent.
 
         Returns:
             Those that were removed.
         """
         self._confirmed.add(confirmed)
-        doomed = self._doomed(history, confirmed, source)
+        doomed = self._doomed(history, confirmed)
         for name in doomed:
             self._remove(name)
-        for seen in self._remains(history, confirmed, busy()):
+        for seen in self._remains(history, confirmed, busy):
             self._remove(seen.name)
         return doomed
 
-    def _doomed(
-        self, history: History, confirmed: CheckpointName, source: CheckpointName | None
-    ) -> list[CheckpointName]:
+    def _doomed(self, history: History, confirmed: CheckpointName) -> list[CheckpointName]:
         metrics = on_store(history)
         last = ancestors(history, confirmed)  # of each attempt that leads up to it
         line = [
@@ -90,7 +85,7 @@ class Pruning:
         ]
         newest = {name.attempt: name for name in reversed(metrics)}
         others = {name for attempt, name in newest.items() if attempt not in {confirmed.attempt, *last}}
-        kept = {confirmed, source, *others, *self._retention.kept(line, [*metrics], metrics)}
+        kept = {confirmed, self.source, *others, *self._retention.kept(line, [*metrics], metrics)}
         mine = [name for name in metrics if name.attempt in self._own or name in self._known]
         # Newer than what was confirmed: another writer's, or one that is confirmed just now.
         return [name for name in mine if name not in kept and name.is_older_than(confirmed)]
@@ -117,24 +112,8 @@ class Pruning:
 
     def _remove(self, name: CheckpointName) -> None:
         self._confirmed.discard(name)
-        self._store.expunge(str(name), first=[f"{name}/{MANIFEST}"])
+        expunge(self._store, str(name), first=[f"{name}/{MANIFEST}"])
         log.info("removed the checkpoint %s", name)
-
-
-def on_store(history: History) -> dict[CheckpointName, dict[str, float]]:
-    """What the store has whole, by its listing, newest first; each with its metrics.
-
-    A damaged one does not count, and is left for whoever looks into it.
-    """
-    metrics: dict[CheckpointName, dict[str, float]] = {}
-    for seen in history.committed():
-        try:
-            manifest = history.manifest(seen) if MANIFEST in seen.files else None
-        except errors.IntegrityError:
-            continue
-        if manifest is not None and seen.has(manifest.files):
-            metrics[seen.name] = manifest.metrics
-    return metrics
 
 
 def _stored_at(seen: Seen | None) -> float | None:

@@ -23,8 +23,8 @@ class Ranks:
 
     def __init__(self, timeout_s: float, *, alone: bool = False) -> None:
         self._timeout_s = timeout_s
-        there_are_others = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        self.is_distributed = there_are_others and not alone
+        self._is_alone = alone
+        self.is_distributed = not alone and _there_are_others()
         self.rank = dist.get_rank() if self.is_distributed else 0
         self.size = dist.get_world_size() if self.is_distributed else 1
         # Of its own, over the CPU: NCCL moves no objects without a GPU, and its timeout is that of the training.
@@ -36,6 +36,15 @@ class Ranks:
     def writes(self) -> bool:
         """Whether this is the one that writes."""
         return self.rank == 0
+
+    def check_group(self) -> None:
+        """Make sure that no process group was made since.
+
+        Raises:
+            CheckpointError: there are other ranks, which this one does not know.
+        """
+        if not self._is_alone and not self.is_distributed and _there_are_others():
+            raise errors.CheckpointError("make StorageCheckpoint after init_process_group, on every rank")
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, on rank 0; nothing on the others.
@@ -72,3 +81,7 @@ class Ranks:
             f"rank {self.rank} of {self.size} waited for the others, and at least one is gone or took longer than "
             f"{self._timeout_s:g} s: {error}"
         )
+
+
+def _there_are_others() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

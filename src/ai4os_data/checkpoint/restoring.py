@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.names import CheckpointName
+from ai4os_data.checkpoint.ranks import Ranks
+from ai4os_data.checkpoint.restored import Restored
 from ai4os_data.checkpoint.serialisation import load_state, sha256_of
-from ai4os_data.checkpoint.spool import is_intact
 from ai4os_data.checkpoint.staging import with_arrays
 from ai4os_data.telemetry import log
 
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
     from ai4os_data.checkpoint.history import History, Seen
     from ai4os_data.checkpoint.manifest import Manifest
-    from ai4os_data.checkpoint.ranks import Ranks
-    from ai4os_data.stores import Store
+    from ai4os_data.checkpoint.saving import Saver
 
 _LOOKS = 10  # until what another process removes while it is read is taken for damaged
 
@@ -48,51 +48,82 @@ class Restoring:
     """Chooses a checkpoint, and reads it.
 
     Args:
-        store: of the run.
+        saver: of the run.
         ranks: which all restore the same one; rank 0 chooses.
-        room_for: makes a folder on the local disk with room for so many bytes.
     """
 
-    def __init__(self, store: Store, ranks: Ranks, room_for: Callable[[int], Path]) -> None:
-        self._store = store
+    def __init__(self, saver: Saver, ranks: Ranks) -> None:
+        self._saver = saver
+        self._store = saver.store
         self._ranks = ranks
-        self._room_for = room_for
 
-    @contextmanager
-    def chosen(
-        self, look: Callable[[], History] | None, wanted: CheckpointName | int | None
-    ) -> Iterator[Chosen | None]:
-        """The checkpoint that rank 0 chooses, for all ranks; its file stays while the ``with`` lasts.
+    def resumed(
+        self, step: int | None, map_location: Any, *, weights_only: bool
+    ) -> tuple[Restored, dict[str, Any] | None] | None:
+        """The newest checkpoint, or that of a step, for all ranks, and the random states of this one.
 
-        Args:
-            look: finds out what is there, on rank 0.
-            wanted: the name or the step of the checkpoint; None for the newest.
+        What is saved afterwards goes on from it.
+
+        Returns:
+            None if there has never been a checkpoint. The random states are None if this rank has saved none.
 
         Raises:
             DamagedError: there are some, and none is intact.
             StorageError: the store cannot be listed or read.
         """
-        outcome: Chosen | errors.StorageError | None = None
-        failed: Exception | None = None
-        if look is not None:
-            try:
-                outcome = self._choose(look, wanted)
-            except Exception as error:  # noqa: BLE001  the other ranks wait for an answer
-                failed = error
-                told = errors.CheckpointError(f"rank 0 cannot restore: {error!r}")
-                outcome = error if isinstance(error, errors.StorageError) else told
-        outcome = self._ranks.broadcast(outcome)
-        if failed is not None:
-            raise failed
-        if isinstance(outcome, errors.StorageError):
-            raise outcome
-        try:
-            yield outcome
-        finally:
-            if self._ranks.writes:
-                _remove_scratch(outcome)
+        with self._chosen(self._look_anew, step) as chosen:
+            if chosen is None:
+                return None
+            payload = self._payload(chosen, map_location, weights_only=weights_only)
+            self._ranks.gather(None)  # the file stays until all have read it
+            self._saver.go_on_from(chosen.manifest.name)
+        return self._restored(chosen, payload)
 
-    def payload(self, chosen: Chosen, map_location: Any, *, weights_only: bool) -> dict[str, Any]:
+    def named(self, name: CheckpointName) -> Restored:
+        """Exactly one checkpoint.
+
+        Raises:
+            DamagedError: it is not intact.
+            StorageError: it is not there, or the store cannot be listed or read.
+        """
+        with self._chosen(self._saver.look, name) as chosen:
+            assert chosen is not None  # if there is none it raises
+            payload = self._payload(chosen, "cpu", weights_only=True)
+        return self._restored(chosen, payload)[0]
+
+    def _look_anew(self) -> History:
+        """What is there now, before this process adds to it under a new attempt."""
+        history = self._saver.look()
+        self._saver.pruning.know(history)
+        return history
+
+    @contextmanager
+    def _chosen(self, look: Callable[[], History], wanted: CheckpointName | int | None) -> Iterator[Chosen | None]:
+        """The checkpoint that rank 0 chooses, for all ranks; its file stays while the ``with`` lasts.
+
+        Args:
+            look: finds out what is there, on rank 0.
+            wanted: the name or the step of the checkpoint; None for the newest.
+        """
+        if not self._ranks.writes:
+            told = self._ranks.broadcast(None)
+            if isinstance(told, errors.StorageError):
+                raise told
+            yield told
+            return
+        with self._saver.spool.read():
+            try:
+                chosen = self._choose(look, wanted)
+            except Exception as error:  # the other ranks wait for an answer
+                is_ours = isinstance(error, errors.StorageError)
+                self._ranks.broadcast(error if is_ours else errors.CheckpointError(f"rank 0 cannot restore: {error!r}"))
+                raise
+            try:
+                yield self._ranks.broadcast(chosen)
+            finally:
+                _remove_scratch(chosen)
+
+    def _payload(self, chosen: Chosen, map_location: Any, *, weights_only: bool) -> dict[str, Any]:
         """What was saved."""
         path = chosen.file
         (facts,) = chosen.manifest.files.values()
@@ -103,8 +134,8 @@ class Restoring:
             self._store.read_into(self._store.stat(f"{chosen.manifest.name}/{path.name}"), own, facts.sha256)
             return _payload(own, map_location, weights_only=weights_only)
 
-    def of_this_rank(self, payload: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """The state as this rank saved it, and its random states; none where there was no such rank."""
+    def _restored(self, chosen: Chosen, payload: dict[str, Any]) -> tuple[Restored, dict[str, Any] | None]:
+        """The state as this rank saved it, and its random states; None if there was no such rank."""
         ranks, rank = payload["ranks"], self._ranks.rank
         something_differs = any(own["state"] or own["random"] is not None for own in ranks)
         if len(ranks) != self._ranks.size and something_differs:
@@ -117,7 +148,9 @@ class Restoring:
         own = ranks[rank] if rank < len(ranks) else {"state": ranks[0]["state"], "random": None}
         state: dict[str, Any] = payload["state"]  # itself: it may be a state_dict with its versions
         state.update(own["state"])
-        return state, own["random"]
+        manifest = chosen.manifest
+        restored = Restored(manifest.name, dict(manifest.metrics), chosen.skipped, state, manifest.size_bytes)
+        return restored, own["random"]
 
     def _choose(self, look: Callable[[], History], wanted: CheckpointName | int | None) -> Chosen | None:
         """The best checkpoint that is intact; looked for again as long as what was found wanting is gone meanwhile."""
@@ -162,7 +195,7 @@ class Restoring:
         if len(manifest.files) != 1:
             raise errors.IntegrityError(f"its manifest names {len(manifest.files)} files, where one is written")
         (file,) = manifest.files
-        if seen.spooled is not None and is_intact(seen.spooled):
+        if seen.spooled is not None and seen.spooled.is_intact():
             return seen.spooled.folder / file, None
         if file not in seen.files:
             where = "is damaged in the spool and not on the store" if seen.spooled else "is not there"
@@ -174,7 +207,7 @@ class Restoring:
             raise errors.IntegrityError(
                 f"{file} has {entry.size_bytes:,} bytes, where {facts.size_bytes:,} were written"
             )
-        scratch = self._room_for(facts.size_bytes)
+        scratch = self._saver.room.for_download(facts.size_bytes)
         try:
             self._store.read_into(entry, scratch / file, facts.sha256)
         except BaseException:
@@ -209,6 +242,20 @@ class Restoring:
             )
         if skipped:
             log.warning("%s has no checkpoint, only uploads that were cut off: %s", where, _listed(skipped))
+
+
+def read_named(saver: Saver, name: CheckpointName) -> Restored:
+    """Read exactly one checkpoint as `list` names it, whatever others have its step; on rank 0 alone.
+
+    What is saved afterwards goes on from where it did.
+
+    Raises:
+        DamagedError: it is not intact.
+        CheckpointError: it is not there.
+        StorageError: the store cannot be listed or read.
+    """
+    saver.check_usable()
+    return Restoring(saver, Ranks(0.0, alone=True)).named(name)
 
 
 def _remove_scratch(chosen: Chosen | None) -> None:

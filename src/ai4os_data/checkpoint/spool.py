@@ -1,28 +1,21 @@
 """The spool: checkpoints on the local disk, whole and fsynced, until they are on the server.
 
-Each attempt has a folder of its own, on which a lock lies for as long as its process lives. What a dead one has left is
-taken over by the next start of the same run: complete checkpoints are sent, incomplete ones removed.
-
-Nothing is removed or read but by the names that this module gives, in folders of this user, through no link.
+What a dead process has left is taken over by the next start of the same run: complete checkpoints are sent, incomplete
+ones removed. Nothing is removed or read but by the names that this room gives, in folders of this user, through no
+link.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import operator
 import os
-import secrets
 import shutil
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors
-from ai4os_data.cache import SMALLEST_BYTES, spool_room
-from ai4os_data.checkpoint import leftovers
 from ai4os_data.checkpoint.attempts import (
     DELETED,
     JOURNAL,
@@ -34,30 +27,25 @@ from ai4os_data.checkpoint.attempts import (
     read_file,
     remove_if_abandoned,
     remove_if_begun,
-    remove_if_empty,
     turn,
 )
+from ai4os_data.checkpoint.leftovers import NEWEST_STAYS_S
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
+from ai4os_data.checkpoint.run_folder import RunFolder, sync_folder
 from ai4os_data.checkpoint.serialisation import sha256_of, write_state
-from ai4os_data.checkpoint.spool_directory import default_directory, make_run_folder, prepared, usable_directory
-from ai4os_data.machine import descriptors, disk_bytes, is_at, locks, ownership, parse_size, write_new
+from ai4os_data.checkpoint.space import Space
+from ai4os_data.machine import descriptors, ownership, write_new
 from ai4os_data.stores import is_on_the_server
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ai4os_data.stores import Level
 
-__all__ = ["Spool", "Spooled", "default_directory", "is_intact", "parse_limit", "usable_directory"]
-
 _TURN_S = 10.0  # the longest wait for another process that looks through the run's folder
-_TRIES = 3
-
-# The folders for downloads of this process, each with the descriptor that has its lock: some are read until it ends.
-_scratches: dict[Path, int] = {}
 
 
 @dataclass
@@ -87,6 +75,17 @@ class Spooled:
             ownership.is_regular_file(self.folder / file) for file in files
         )
 
+    def is_intact(self) -> bool:
+        """Whether every byte is as the manifest says."""
+        try:
+            return self.is_whole and all(
+                (self.folder / file).stat().st_size == facts.size_bytes
+                and sha256_of(self.folder / file) == facts.sha256
+                for file, facts in self.manifest.files.items()
+            )
+        except OSError:
+            return False
+
 
 class Spool:
     """The checkpoints of one run on this machine.
@@ -95,18 +94,23 @@ class Spool:
         directory: on a local disk; shared by any number of runs.
         run: what tells the run from others.
         limit_bytes: the most that all runs in the directory may take; None for what is free, less a reserve.
+
+    Attributes:
+        folder: of the run.
+        space: what may be written.
+        reading: held while a checkpoint is read, and while what newer ones supersede is removed.
     """
 
     def __init__(self, directory: Path, run: str, limit_bytes: int | None = None) -> None:
-        self.directory = prepared(directory)
-        self.limit_bytes = limit_bytes
-        self.folder = self.directory / hashlib.sha256(run.encode("utf-8", "surrogateescape")).hexdigest()[:24]
-        self._locks: dict[AttemptName, int] = {}  # the attempts of this process, and those of the dead
-        self._current: AttemptName | None = None  # the one that this process saves under
+        self._run = RunFolder(directory, run)
+        self.directory = self._run.directory
+        self.folder = self._run.path
+        self.space = Space(self.directory, limit_bytes)
+        self.reading = threading.Lock()
+        self._is_read = False
         self._entries: dict[CheckpointName, Spooled] = {}
         self._aside: dict[CheckpointName, Path] = {}  # removed on the storage, and kept for a while all the same
         self._guard = threading.RLock()
-        make_run_folder(self.folder)
 
     def open_attempt(self, attempt: AttemptName) -> None:
         """Make the folder of an attempt; it is this process's until that ends.
@@ -116,72 +120,18 @@ class Spool:
             OutOfSpaceError: the disk is full.
         """
         try:
-            lock = self._opened_at_last(attempt)
+            with self._guard, self.space.translated():
+                self._run.open(attempt)
         except OSError as error:
-            if _is_full(error):
-                raise self._full(os.strerror(errno.ENOSPC)) from error
+            if isinstance(error, errors.StorageError):
+                raise
             raise errors.CheckpointError(f"{self.directory} cannot be used as a spool: {error.strerror}") from error
-        with self._guard:
-            self._locks[attempt] = lock
-            self._current = attempt
-
-    def _opened_at_last(self, attempt: AttemptName) -> int:
-        for _ in range(_TRIES):
-            with suppress(FileNotFoundError):  # another process has begun or ended just now, and removed what is empty
-                return self._opened(attempt)
-        return self._opened(attempt)
-
-    def _opened(self, attempt: AttemptName) -> int:
-        make_run_folder(self.folder)  # somebody may have removed it
-        beside = self.folder / f"{attempt}{NEW}-{secrets.token_hex(4)}"
-        beside.mkdir(mode=0o700)
-        lock = ownership.open_folder(beside)
-        try:
-            locks.lock(lock)
-            beside.rename(self.folder / str(attempt))
-        except BaseException:
-            os.close(lock)
-            raise
-        _sync_folder(self.folder)
-        return lock
-
-    def _make_anew(self) -> None:
-        """Make sure that the folders of the run and of its attempt are there, also after somebody has removed them.
-
-        Raises:
-            CheckpointError: there is something else in their place.
-            OSError: they cannot be made.
-        """
-        with self._guard:
-            # A run that has nothing here yet misses nothing: who closes last removes the empty folder.
-            is_there = self.folder.exists() or (self._current is None and not self._entries)
-            make_run_folder(self.folder)
-            attempt = self._current
-            lock = self._locks.get(attempt) if attempt is not None else None
-            if attempt is not None and lock is not None and not is_at(lock, self.folder / str(attempt)):
-                is_there = False
-                self._locks[attempt] = self._opened(attempt)
-                os.close(lock)
-            if not is_there:
-                self._tell_removed()
-
-    def _tell_removed(self) -> None:
-        gone = [spooled for spooled in self._entries.values() if not spooled.is_whole]
-        for spooled in gone:
-            del self._entries[spooled.name]
-        lost = [str(spooled.name.step) for spooled in gone if not is_on_the_server(spooled.level)]
-        log.warning(
-            "%s was removed while the run goes on, and is made anew; saving goes on. %sIf something cleans that place, "
-            "give StorageCheckpoint another, as spool= or AI4OS_DATA_SPOOL",
-            self.folder,
-            f"What was not on the storage yet is lost: step {', '.join(lost)}. " if lost else "",
-        )
 
     def adopt(self) -> list[Spooled]:
         """Take over what dead attempts have left, and remove what they had only begun; newest last."""
         with self._guard, turn(self.folder, _TURN_S):
             for path in sorted(self.folder.glob("*")):
-                if (attempt := AttemptName.parse(path.name)) and attempt not in self._locks:
+                if (attempt := AttemptName.parse(path.name)) and not self._run.holds(attempt):
                     self._adopt(attempt, path)
                 else:
                     remove_if_abandoned(path)
@@ -194,7 +144,7 @@ class Spool:
 
     def attempts(self) -> list[AttemptName]:
         """Every attempt that has a folder here, living ones of other processes included."""
-        return [name for path in self.folder.glob("*") if (name := AttemptName.parse(path.name))]
+        return self._run.attempts()
 
     def find(self, name: CheckpointName) -> Spooled | None:
         """A checkpoint, if it lies here."""
@@ -213,38 +163,10 @@ class Spool:
         Raises:
             OutOfSpaceError: the disk is full. What was written of it is gone again.
         """
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                self._make_anew()
-                return self._written(name, payload, facts)
-            except FileNotFoundError as error:  # somebody removes it just now
-                if not tries_left:
-                    raise self._always_removed() from error
-        raise AssertionError
-
-    def _written(
-        self, name: CheckpointName, payload: Any, facts: Callable[[dict[str, FileFacts]], Manifest]
-    ) -> Spooled:
-        final = self.folder / str(name)
-        beside = final.with_name(f"{final.name}{NEW}")
-        try:
-            beside.mkdir(mode=0o700)
-            written = write_state(payload, beside / NEW)
-            file = state_file(written.sha256)
-            (beside / NEW).rename(beside / file)
-            self._check_limit(0)
-            manifest = facts({file: FileFacts(written.size_bytes, written.sha256)})
-            write_new(beside / MANIFEST, manifest.to_json())
-            _sync_folder(beside)
-            beside.rename(final)
-            _sync_folder(final.parent)
-        except BaseException as error:
-            shutil.rmtree(beside, ignore_errors=True)
-            if _is_full(error):
-                raise self._full(f"{os.strerror(errno.ENOSPC)} while step {name.step} was written") from error
-            raise
+        with self.space.translated(f" while step {name.step} was written"):
+            spooled = self._run.tried(lambda: self._written(name, payload, facts))
         with self._guard:
-            self._entries[name] = spooled = Spooled(manifest, final)
+            self._entries[name] = spooled
         return spooled
 
     def note(self, spooled: Spooled, level: Level) -> None:
@@ -266,13 +188,25 @@ class Spool:
                 (spooled.folder / MANIFEST).unlink(missing_ok=True)
                 shutil.rmtree(spooled.folder)
 
-    def drop_sent_of_others(self) -> None:
-        """Remove what other runs have left here that is on their stores."""
-        leftovers.drop_all(self.directory, self.folder)
+    @contextmanager
+    def read(self) -> Iterator[None]:
+        """Remove nothing while a checkpoint is read."""
+        with self.reading:
+            self._is_read = True
+            try:
+                yield
+            finally:
+                self._is_read = False
 
-    def sweep(self) -> None:
-        """Remove what closed runs have left here that is on their stores, by age and by share of the disk."""
-        leftovers.sweep(self.directory, self.folder, self.limit_bytes)
+    def drop_sent(self) -> None:
+        """Remove what is on the store already, where a restore finds it too, and what was set aside."""
+        for spooled in self.entries():
+            if is_on_the_server(spooled.level) and not self._is_read:
+                self.remove(spooled)
+        with self._guard:
+            for folder in self._aside.values():
+                shutil.rmtree(folder, ignore_errors=True)
+            self._aside.clear()
 
     def set_aside(self, spooled: Spooled) -> None:
         """Leave alone what somebody has removed on the storage: from now on it is no checkpoint of the run."""
@@ -282,71 +216,15 @@ class Spool:
             with suppress(OSError):  # a full disk: then the next start finds it out once more
                 note_level(spooled.folder.parent, spooled.name, DELETED)
 
-    def drop_set_aside(self) -> None:
-        """Remove what was set aside."""
-        with self._guard:
-            for folder in self._aside.values():
-                shutil.rmtree(folder, ignore_errors=True)
-            self._aside.clear()
-
-    def check_room(self, size_bytes: int) -> None:
-        """Make sure that so much more may be written.
-
-        Raises:
-            OutOfSpaceError: it may not.
-        """
-        self._check_limit(size_bytes)
-        self.check_disk(size_bytes)
-
-    def check_disk(self, size_bytes: int) -> None:
-        """The same for what does not stay, and which the limit does not bind.
-
-        Raises:
-            OutOfSpaceError: the disk has too little.
-        """
-        free, reserve = self._room()
-        if size_bytes + reserve > free:
-            raise self._full(f"{free:,} bytes are free on its disk")
-
-    def _check_limit(self, size_bytes: int) -> None:
-        if self.limit_bytes is not None and (used := self.used_bytes()) + size_bytes > self.limit_bytes:
-            raise self._full(f"{used:,} bytes of {self.limit_bytes:,} are taken")
-
-    def _room(self) -> tuple[int, int]:
-        """What is free on the disk, and what of it is to stay so."""
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                self._make_anew()
-                return spool_room(self.folder)
-            except FileNotFoundError as error:  # somebody removes it just now
-                if not tries_left:
-                    raise self._always_removed() from error
-        raise AssertionError
-
-    def lacking_on_disk(self, size_bytes: int) -> int:
-        """How much has to become free on the disk before so much more may be written."""
-        free, reserve = self._room()
-        return max(0, size_bytes + reserve - free)
-
-    def used_bytes(self) -> int:
-        """What all runs take in the directory."""
-        below = os.walk(self.directory)
-        return sum(disk_bytes(os.path.join(folder, file)) for folder, _, files in below for file in files)
-
     def scratch(self) -> Path:
         """A new folder for a download, which the caller removes; that of a dead process goes with the next start."""
         self._make_anew()
-        _close_gone()
-        while True:
-            path = self.folder / f"restore-{os.getpid()}-{secrets.token_hex(4)}"
-            path.mkdir(mode=0o700)
-            with suppress(FileNotFoundError):  # taken for abandoned before it was locked
-                descriptor = ownership.open_folder(path)
-                locks.lock(descriptor)
-                if is_at(descriptor, path):
-                    _scratches[path] = descriptor
-                    return path
-                os.close(descriptor)
+        return self._run.scratch()
+
+    def unlock(self) -> None:
+        """Close the locks, and leave the folder of the run, which another object of this process may use."""
+        with self._guard:
+            self._run.unlock({name.attempt for name in (*self._entries, *self._aside)})
 
     def let_go(self) -> None:
         """Close the locks, so that the next start may take over."""
@@ -354,32 +232,55 @@ class Spool:
         with suppress(OSError):  # something is left in it
             self.folder.rmdir()
 
-    def unlock(self) -> None:
-        """Close the locks, and leave the folder of the run, which another object of this process may use."""
+    def _make_anew(self) -> None:
+        """Make the folders anew that somebody has removed, and log what was lost with them."""
         with self._guard:
-            for attempt, lock in self._locks.items():
-                is_empty = not any(name.attempt == attempt for name in (*self._entries, *self._aside))
-                if is_empty and is_at(lock, self.folder / str(attempt)):
-                    with suppress(OSError):  # then the next start does it
-                        remove_if_empty(self.folder / str(attempt))
-                os.close(lock)
-            self._locks.clear()
+            # A run that has nothing here yet misses nothing: who closes last removes the empty folder.
+            misses_something = self._run.attempt is not None or bool(self._entries)
+            if self._run.make_anew() and misses_something:
+                self._forget_removed()
 
-    def after_fork(self) -> None:
-        """Close a child's copies of the locks, which would outlive the parent; the parent's own stay locked."""
-        for lock in self._locks.values():
-            os.close(lock)
-        self._locks = {}
+    def _forget_removed(self) -> None:
+        gone = [spooled for spooled in self._entries.values() if not spooled.is_whole]
+        for spooled in gone:
+            del self._entries[spooled.name]
+        lost = [str(spooled.name.step) for spooled in gone if not is_on_the_server(spooled.level)]
+        log.warning(
+            "%s was removed while the run goes on, and is made anew; saving goes on. %sIf something cleans that place, "
+            "give StorageCheckpoint another, as spool= or AI4OS_DATA_SPOOL",
+            self.folder,
+            f"What was not on the storage yet is lost: step {', '.join(lost)}. " if lost else "",
+        )
+
+    def _written(
+        self, name: CheckpointName, payload: Any, facts: Callable[[dict[str, FileFacts]], Manifest]
+    ) -> Spooled:
+        self._make_anew()
+        final = self.folder / str(name)
+        beside = final.with_name(f"{final.name}{NEW}")
+        try:
+            beside.mkdir(mode=0o700)
+            written = write_state(payload, beside / NEW)
+            file = state_file(written.sha256)
+            (beside / NEW).rename(beside / file)
+            self.space.check_limit(0)
+            manifest = facts({file: FileFacts(written.size_bytes, written.sha256)})
+            write_new(beside / MANIFEST, manifest.to_json())
+            sync_folder(beside)
+            beside.rename(final)
+            sync_folder(final.parent)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        return Spooled(manifest, final)
 
     def _adopt(self, attempt: AttemptName, path: Path) -> None:
         if not ownership.is_own_folder(path):
             log.warning("%s is no folder of %s, and is left alone", path, ownership.user(os.geteuid()))
             return
-        lock = locks.lock_of_the_dead(path, is_folder=True)
-        if lock is None:
+        if not self._run.take_over(attempt):
             log.info("%s is in use by another StorageCheckpoint, of this process or another, and left to it", path)
             return
-        self._locks[attempt] = lock
         levels, deleted = levels_in(path), deleted_in(path)
         for folder in sorted(path.iterdir()):
             name = CheckpointName.parse(f"{attempt}/{folder.name}")
@@ -392,26 +293,14 @@ class Spool:
 
     def _keep_aside(self, name: CheckpointName, folder: Path) -> None:
         """Leave alone what an earlier start has set aside, until its time is over."""
-        if time.time() - (folder.parent / JOURNAL).stat().st_mtime > leftovers.NEWEST_STAYS_S:
+        if time.time() - (folder.parent / JOURNAL).stat().st_mtime > NEWEST_STAYS_S:
             shutil.rmtree(folder, ignore_errors=True)
         else:
             self._aside[name] = folder
 
-    def _always_removed(self) -> errors.CheckpointError:
-        return errors.CheckpointError(
-            f"{self.folder} is removed as often as it is made, so that nothing can be saved there; give "
-            "StorageCheckpoint another spool, as spool= or AI4OS_DATA_SPOOL"
-        )
-
-    def _full(self, why: str) -> errors.OutOfSpaceError:
-        return errors.OutOfSpaceError(
-            f"no room in the spool {self.directory}: {why}. The checkpoints before are kept, and training goes on; "
-            "give StorageCheckpoint a spool on a larger disk, a higher spool_limit, or its cache a lower limit"
-        )
-
 
 def _manifest_in(folder: Path, name: CheckpointName) -> Manifest | None:
-    """The manifest of a checkpoint; None where it is damaged or cannot be read, and the checkpoint is left alone.
+    """The manifest of a checkpoint; None if it is damaged or cannot be read, and the checkpoint is left alone.
 
     Raises:
         OpenFilesError: this process can open no more files: that tells nothing of it.
@@ -423,54 +312,3 @@ def _manifest_in(folder: Path, name: CheckpointName) -> Manifest | None:
             raise exhausted from error
         log.warning("%s cannot be used, and is left alone: %s", folder, error)
         return None
-
-
-def is_intact(spooled: Spooled) -> bool:
-    """Whether every byte is as the manifest says."""
-    try:
-        return spooled.is_whole and all(
-            (spooled.folder / file).stat().st_size == facts.size_bytes
-            and sha256_of(spooled.folder / file) == facts.sha256
-            for file, facts in spooled.manifest.files.items()
-        )
-    except OSError:
-        return False
-
-
-def parse_limit(limit: int | str | None) -> int | None:
-    """Bytes from a number or a text such as ``"20GiB"``; None for what the disk has.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if limit is None or limit == "auto":
-        return None
-    try:
-        size_bytes = parse_size(limit) if isinstance(limit, str) else operator.index(limit)
-    except (TypeError, ValueError):
-        message = f"{limit!r} is not a spool limit: write a number of bytes, '20GiB' or 'auto'"
-        raise ValueError(message) from None
-    if size_bytes < SMALLEST_BYTES:
-        raise ValueError(f"{limit!r} is no spool limit: it has to be at least {SMALLEST_BYTES:,} bytes")
-    return size_bytes
-
-
-def _is_full(error: BaseException) -> bool:
-    """Whether the disk says that it is full, and not one of us."""
-    is_ours = isinstance(error, errors.StorageError)
-    return isinstance(error, OSError) and not is_ours and error.errno in {errno.ENOSPC, errno.EDQUOT}
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = ownership.open_folder(folder)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _close_gone() -> None:
-    """Let go of the downloads that were removed."""
-    for path, descriptor in list(_scratches.items()):
-        if not is_at(descriptor, path):
-            os.close(_scratches.pop(path))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.http import Place, place_of
+from ai4os_data.http import Standing, standing_of
 
 if TYPE_CHECKING:
     from ai4os_data.http import Patience
@@ -28,7 +28,7 @@ class Tries:
     """
 
     def __init__(self, patience: Patience) -> None:
-        self._patience = patience
+        self.patience = patience
         self._full = 0  # times in a row, over all uploads
         self._full_until_s = 0.0
         self.begin()
@@ -55,21 +55,21 @@ class Tries:
             error: what this try failed with.
         """
         self.failures += 1
-        place = place_of(error)
-        if place is Place.PASSING:
+        standing = standing_of(error)
+        if standing is Standing.PASSING:
             return self._passing(error)
-        if place is Place.CREDENTIALS or error.status is None:
+        if standing is Standing.CREDENTIALS or error.status is None:
             return None
         self._refused += 1
         if self._refused >= REFUSED_TRIES and time.monotonic() - self._away_s >= _BACK_FOR_S:
             return None
-        return self._patience.pause_s(self._refused)
+        return self.patience.pause_s(self._refused)
 
     def _passing(self, error: errors.StorageError) -> float:
         self._refused = 0
         if not isinstance(error, errors.OutOfSpaceError):
             self._away_s = time.monotonic()
-            return self._patience.pause_s(self.failures)
+            return self.patience.pause_s(self.failures)
         self._full += 1
         pause_s = self._full_patience.pause_s(self._full)
         self._full_until_s = time.monotonic() + pause_s
@@ -78,7 +78,7 @@ class Tries:
     @property
     def _full_patience(self) -> Patience:
         return replace(
-            self._patience,
-            first_pause_s=_FULL_TIMES * self._patience.first_pause_s,
-            longest_pause_s=_FULL_LONGEST_TIMES * self._patience.longest_pause_s,
+            self.patience,
+            first_pause_s=_FULL_TIMES * self.patience.first_pause_s,
+            longest_pause_s=_FULL_LONGEST_TIMES * self.patience.longest_pause_s,
         )

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    import httpx
+    from ai4os_data.stores import DavAnswer
 
 _PROBE = ".ai4os-data-doctor-"
 _PROBE_BYTES = 2**20
@@ -298,22 +298,22 @@ def _store(store: Store, options: Options, environ: Mapping[str, str]) -> Iterat
             yield finding
 
 
-def _ask(store: WebDAVStore) -> httpx.Response:
+def _ask(store: WebDAVStore) -> DavAnswer:
     """One small question, whose answer has to be WebDAV's; where the folder is missing, the remote itself answers."""
     headers = {"Depth": "0", "Content-Type": "application/xml"}
     try:
-        response = store.dav("PROPFIND", f"{store.base_url}/", headers, _QUOTA)
+        response = store.dav.send("PROPFIND", f"{store.address.base_url}/", headers, _QUOTA)
     except (errors.NotFoundError, errors.ProtocolError):
         # It is missing, or a file: a slash after one is a bad request to some servers.
-        if not store.path:
+        if not store.address.path:
             raise
-        response = store.dav("PROPFIND", f"{store.remote.url}/", headers, _QUOTA)
+        response = store.dav.send("PROPFIND", f"{store.remote.url}/", headers, _QUOTA)
     try:
-        resources(response.content)
+        resources(response.body)
     except NotMultistatusError as error:
         raise errors.ProtocolError(
             f"{store.remote.url} answers with {response.headers.get('content-type', 'something')}, not as WebDAV does "
-            f"({response.status_code}; {error}): a page to log in, or another address?"
+            f"({response.status}; {error}): a page to log in, or another address?"
         ) from error
     return response
 
@@ -329,7 +329,7 @@ def _unanswered(error: errors.StorageError, store: WebDAVStore, environ: Mapping
     return Finding("bad", "credentials" if is_known else "server", str(error), advice_for(error, store, environ))
 
 
-def _server(store: WebDAVStore, answer: httpx.Response) -> Finding:
+def _server(store: WebDAVStore, answer: DavAnswer) -> Finding:
     if not isinstance(store, NextcloudStore):
         name = answer.headers.get("server", "a WebDAV server that does not tell its name")
         return Finding(
@@ -353,14 +353,14 @@ def _nextcloud_version(store: NextcloudStore) -> str | None:
     return None
 
 
-def _quota(store: WebDAVStore, answer: httpx.Response) -> Finding:
+def _quota(store: WebDAVStore, answer: DavAnswer) -> Finding:
     found = {
         name: int(match[1])
         for name in ("available", "used")
-        if (match := re.search(rf"quota-{name}-bytes[^>]*>(-?\d+)<".encode(), answer.content)) is not None
+        if (match := re.search(rf"quota-{name}-bytes[^>]*>(-?\d+)<".encode(), answer.body)) is not None
     }
     free = found.get("available", -1)
-    of_folder = " by this folder" if store.path and isinstance(store, NextcloudStore) else ""
+    of_folder = " by this folder" if store.address.path and isinstance(store, NextcloudStore) else ""
     used = f", {shown_size(found['used'])} used{of_folder}" if "used" in found else ""
     stale = "; Nextcloud's figures can be minutes old" if isinstance(store, NextcloudStore) and found else ""
     if free < 0:  # Nextcloud: -1 not computed, -2 unknown, -3 unlimited

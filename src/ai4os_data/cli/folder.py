@@ -23,9 +23,9 @@ def folder_of(store: Store, *, writes: bool) -> Finding:
         LocationError: there is a file in its place.
         StorageError: it cannot be told.
     """
-    if isinstance(store, WebDAVStore) and store.path:
+    if isinstance(store, WebDAVStore) and store.address.path:
         top = open_dav(store.remote, "", patience=store.patience)
-        if not _is_folder(top, store.path):
+        if not _is_folder(top, store.address.path):
             return _missing_on_server(store, top, writes=writes)
     elif isinstance(store, DirectoryStore) and not os.path.lexists(store.root):
         above = nearest(store.root)
@@ -45,7 +45,7 @@ def _contents(store: Store) -> Finding:
 
 
 def _missing_on_server(store: WebDAVStore, top: Store, *, writes: bool) -> Finding:
-    parts = store.path.split("/")
+    parts = store.address.path.split("/")
     there = len(parts) - 1
     while there and not _is_folder(top, "/".join(parts[:there])):
         there -= 1

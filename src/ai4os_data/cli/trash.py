@@ -8,7 +8,7 @@ from ai4os_data import errors
 from ai4os_data.checkpoint import MANIFEST, CheckpointName
 from ai4os_data.cli.finding import Finding
 from ai4os_data.machine import shown_size
-from ai4os_data.stores import TrashBin, UploadPlace
+from ai4os_data.stores import NextcloudUrls, TrashBin
 
 if TYPE_CHECKING:
     from ai4os_data.stores import NextcloudStore
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 def trash_of(store: NextcloudStore) -> Finding | None:
     """What lies there; None where there is no trash bin, or where it cannot be read."""
-    place = UploadPlace.of(store.remote)
-    if place is None:
+    urls = NextcloudUrls.of(store.remote)
+    if urls is None:
         return None
     try:
-        entries = TrashBin(store, place).entries()
+        entries = TrashBin(store.dav, urls).entries()
     except errors.StorageError:
         return None
     ours = [entry for entry in entries if is_of_checkpoint(entry.location)]

@@ -31,7 +31,7 @@ def visiting(store: Store) -> Iterator[None]:
             _remove_directories(missing)
     elif isinstance(store, WebDAVStore):
         top = open_dav(store.remote, "", patience=store.patience)
-        absent = _missing_folders(top, store.path)
+        absent = _missing_folders(top, store.address.path)
         try:
             yield
         finally:

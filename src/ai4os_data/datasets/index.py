@@ -8,24 +8,22 @@ import os
 import secrets
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
 from ai4os_data import errors
 from ai4os_data.cache import digest, session_of
 from ai4os_data.http import retries
-from ai4os_data.stores import ByKey, PackedEntries, Store, Unreadable, is_safe
+from ai4os_data.stores import ByKey, PackedEntries, Store, Unreadable, folder_token, is_safe
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ai4os_data.cache import DiskCache
+    from ai4os_data.cache import DiskCache, Drift
     from ai4os_data.machine import PackedList
     from ai4os_data.stores import Entry, Listing
-
-Drift = Literal["error", "warn", "refresh"]
 
 _SCHEMA = "ai4os-data listing 1"
 # The server or the mount cannot give a listing now: it is away, fails, or something before it answers with a page.
@@ -251,9 +249,9 @@ def open_index(
         StorageError: it cannot be listed, and no listing is kept.
     """
     kept = Index.load(lock_file) if lock_file is not None else _kept(cache, _name(store))
-    store = store.hurried(retries.OPENING_S, waits=kept is None)
+    store = store.with_patience(store.patience.hurried(retries.OPENING_S, waits=kept is None))
     try:
-        token = store.token()
+        token = folder_token(store)
         if kept is not None and token is not None and token == kept.token and not kept.unreadable:
             return kept
         listed = Index.of(store.listing(), store.location, token)
@@ -274,7 +272,7 @@ def list_anew(store: Store, cache: DiskCache | None) -> Index:
     Raises:
         StorageError: it cannot be listed.
     """
-    token = store.token()  # before the listing: one that is older than its listing does no harm
+    token = folder_token(store)  # before the listing: one that is older than its listing does no harm
     listed = Index.of(store.listing(), store.location, token)
     _keep(cache, store, listed)
     return listed
@@ -289,7 +287,8 @@ def find_folders(index: Index, store: Store, cache: DiskCache | None) -> None:
     if index.folders is not None or type(store).members is Store.members:  # that shows no more than a listing of files
         return
     try:
-        index.folders = store.hurried(retries.OPENING_S, waits=False).members("")[1]
+        hurried = store.with_patience(store.patience.hurried(retries.OPENING_S, waits=False))
+        index.folders = hurried.members("")[1]
     except _UNREACHABLE as error:
         tell_once(
             f"{store.location}: folders without a file are not seen, since the storage cannot be reached: {error}"

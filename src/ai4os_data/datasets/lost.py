@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def nearest(key: str, keys: Sequence[str], label: str | None = None) -> str | None:
+def meant(key: str, keys: Sequence[str], label: str | None = None) -> str | None:
     """What to write in the place of a key that is not there; None where nothing is like it.
 
     Args:

@@ -42,7 +42,7 @@ def _plain(index: Any) -> Any:
         return index
 
 
-def plant(seed: int) -> None:
+def seed_all(seed: int) -> None:
     """Seed what augmentations draw from: ``random``, NumPy's global generator, and torch's on the CPU."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002  it is the one that transforms draw from

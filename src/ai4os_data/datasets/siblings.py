@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import json
 import posixpath
-from typing import NamedTuple, Protocol
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ai4os_data import errors
+from ai4os_data.cache import WantedFile
+from ai4os_data.machine import Grouped
+from ai4os_data.stores import ByKey, PackedEntries, in_its_form, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ai4os_data.stores import Entry
+    from ai4os_data.telemetry import Counters
 
 _MOST_RULES = 8
 
@@ -31,28 +43,14 @@ class _Rule(NamedTuple):
         return "/".join([*above[:place], *self.new_folders, *above[end:], f"{self.before}{stem}{self.after}"])
 
 
-class Board(Protocol):
-    """Where the processes of one owner leave word for each other."""
-
-    @property
-    def noted_bytes(self) -> int:
-        """How much there is on it."""
-
-    def note(self, line: str) -> None:
-        """Add a line."""
-
-    def noted(self) -> list[str]:
-        """All lines."""
-
-
 class Siblings:
     """Rules from key to sibling, such as ``images/…/*.jpg`` to ``masks/…/*.png``.
 
     Args:
-        board: tells what other processes have learned, and tells them; None keeps it to this one.
+        board: where the processes of a dataset note for each other what they have learned; None keeps it to this one.
     """
 
-    def __init__(self, board: Board | None = None) -> None:
+    def __init__(self, board: Counters | None = None) -> None:
         self._rules: dict[_Rule, None] = {}
         self._board = board
         self._noted_bytes = 0
@@ -60,14 +58,13 @@ class Siblings:
     def learn(self, key: str, sibling: str) -> None:
         """Record that a sample asked for a sibling."""
         rule = _rule(key, sibling)
-        if rule is not None and self.count < _MOST_RULES and rule not in self._rules:
+        if rule is not None and self.learned() < _MOST_RULES and rule not in self._rules:
             self._rules[rule] = None
             if self._board is not None:
                 self._board.note(json.dumps(rule))
 
-    @property
-    def count(self) -> int:
-        """How much has been learned."""
+    def learned(self) -> int:
+        """Take in what other processes have noted; how many rules are known now."""
         if self._board is not None and self._noted_bytes != (noted := self._board.noted_bytes):
             self._noted_bytes = noted
             for line in self._board.noted():
@@ -75,14 +72,71 @@ class Siblings:
                 self._rules[_Rule(tuple(folders), tuple(new_folders), *others)] = None
         return len(self._rules)
 
-    @property
-    def any(self) -> bool:
-        """Whether anything has been learned."""
-        return self.count > 0
-
     def of(self, key: str) -> list[str]:
         """The keys that this sample will probably ask for."""
         return [sibling for rule in tuple(self._rules) if (sibling := rule.apply(key)) is not None]
+
+
+class SiblingFiles:
+    """The siblings of a dataset's samples: other files of its location, which come without ``prepare``.
+
+    Args:
+        location: that of the dataset.
+        rules: what is known of them.
+        as_stored: whether ``prepare`` would change them: a shrunken mask would be another mask.
+    """
+
+    def __init__(self, location: str, rules: Siblings, *, as_stored: bool) -> None:
+        self.learned = rules.learned
+        self._location = location
+        self._rules = rules
+        self._as_stored = as_stored
+        self.begin(PackedEntries.of(()), ())
+
+    def begin(self, entries: PackedEntries, keys: Sequence[str]) -> None:
+        """Look for siblings in a listing from now on.
+
+        Args:
+            entries: all files of the location.
+            keys: those of the samples.
+        """
+        self._listed, self._keys = entries, keys
+        self._all: tuple[int, Sequence[list[Entry]]] = (0, [])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without what each process finds out by itself."""
+        return {**self.__dict__, "_all": (0, [])}
+
+    def find(self, key: str, sibling: str) -> WantedFile:
+        """The sibling that a sample asks for; that it goes with the sample is recorded.
+
+        Raises:
+            NotFoundError: there is no such file.
+        """
+        entry = in_its_form(sibling, ByKey(self._listed))
+        if entry is None:
+            raise errors.NotFoundError(f"{self._location}: {key!r} has no sibling {shown(sibling)}")
+        self._rules.learn(key, entry.key)
+        return self.wanted(entry)
+
+    def of(self, key: str) -> list[WantedFile]:
+        """The files that a sample will probably ask for, as far as is known."""
+        found = ByKey(self._listed)
+        return [self.wanted(found[sibling]) for sibling in self._rules.of(key) if sibling in found]
+
+    def of_all(self) -> Sequence[list[Entry]]:
+        """The entries of those of every sample; looked for anew when more has been learned."""
+        learned = self.learned()
+        if self._all[0] != learned:
+            siblings = list(map(self._rules.of, self._keys))
+            found = iter(self._listed.places_of(list(chain.from_iterable(siblings))))
+            groups = ([position for _ in keys if (position := next(found)) is not None] for keys in siblings)
+            self._all = learned, Grouped(self._listed, groups)
+        return self._all[1]
+
+    def wanted(self, entry: Entry) -> WantedFile:
+        """A file as a sibling is wanted."""
+        return WantedFile(entry, self._as_stored)
 
 
 def _rule(key: str, sibling: str) -> _Rule | None:

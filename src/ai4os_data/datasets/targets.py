@@ -132,10 +132,10 @@ class Targets:
         )
         return cls(numbers, classes=classes)
 
-    def label(self, index: int, sample: Callable[[], Sample]) -> Any:
+    def label(self, index: int, sample: Sample) -> Any:
         """The label of one sample."""
         if self.function is not None:
-            return self.function(sample())
+            return self.function(sample)
         assert self.values is not None
         return self.values[index]
 

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -30,13 +31,13 @@ from fsspec.spec import AbstractBufferedFile
 from fsspec.utils import infer_compression, other_paths
 
 from ai4os_data import errors
-from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache, cache_for
+from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache, Files, UncachedStore, cache_for
 from ai4os_data.fsspec.newfile import NewFile, NewTextFile
 from ai4os_data.fsspec.readfile import LargeFile, SmallFile
 from ai4os_data.http import OPENING_S, Content, checked_outage_s
 from ai4os_data.locations import Remote
 from ai4os_data.locations import parsing as locations
-from ai4os_data.stores import Entry, Store, checked, is_safe, open_store, underway
+from ai4os_data.stores import Entry, Store, address_of, best_level, checked, is_safe, look_at, open_store, underway
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
@@ -134,7 +135,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         }
         self._cache = cache
         self._outage_s = None if outage_s is None else checked_outage_s(outage_s)
-        self._stores: dict[str, CachedStore] = {}
+        self._stores: dict[str, Files] = {}
 
     def to_dict(self, *, include_password: bool = True) -> Info:  # noqa: ARG002  there is none in it
         """What it is made from, for JSON.
@@ -151,7 +152,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     # --- where things are
 
-    def _find(self, path: str) -> tuple[CachedStore, str]:
+    def _find(self, path: str) -> tuple[Files, str]:
         """The store of a path, and the key in it."""
         name, _, key = str(self._strip_protocol(path)).partition("/")
         if name not in self._stores:
@@ -160,8 +161,9 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             self._stores[name] = self._through_cache(open_store(f"ai4os://{name}", outage_s=self._outage_s))
         return self._stores[name], key.strip("/")
 
-    def _through_cache(self, store: Store) -> CachedStore:
-        return CachedStore(store, cache_for(self._cache, local=store.is_local))
+    def _through_cache(self, store: Store) -> Files:
+        cache = cache_for(self._cache, local=store.is_local)
+        return UncachedStore(store) if cache is None else CachedStore(store, cache)
 
     def _roots(self) -> list[str] | None:
         """The names at the top, where the top is no folder itself."""
@@ -265,7 +267,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         """Whether there is a folder; an error where the server cannot tell."""
         return self._type(path) == "directory"
 
-    def _existing(self, path: str) -> tuple[CachedStore, Entry]:
+    def _existing(self, path: str) -> tuple[Files, Entry]:
         """The store of a file that is to be read, and the file.
 
         Raises:
@@ -419,7 +421,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         found: dict[str, Any] = dict.fromkeys(paths)
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="ai4os-data-cat") as pool:
             entries = dict(zip(paths, pool.map(self._entry_or_error, paths), strict=True))
-        by_store: dict[int, tuple[CachedStore, dict[str, tuple[str, Entry]]]] = {}
+        by_store: dict[int, tuple[Files, dict[str, tuple[str, Entry]]]] = {}
         for path, entry in entries.items():
             if isinstance(entry, Exception):
                 found[path] = entry
@@ -427,8 +429,8 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             cached, key = self._find(path)
             by_store.setdefault(id(cached), (cached, {}))[1][key] = (path, entry)
         for cached, wanted in by_store.values():
-            for entry, result in cached.read_many([entry for _, entry in wanted.values()]):
-                found[wanted[entry.key][0]] = result
+            for read, result in cached.read_many([entry for _, entry in wanted.values()]):
+                found[wanted[read.key][0]] = result
         if on_error == "raise":
             for result in found.values():
                 if isinstance(result, Exception):
@@ -531,7 +533,9 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         checked(key)
         try:
             # A write has its own tries, those of its questions among them.
-            _send(cached.store.waiting(0.0), key, content, None if is_new else _file_at(cached.store, key), on_bytes)
+            existing = None if is_new else _file_at(cached.store, key)
+            patience = replace(cached.store.patience, outage_s=0.0)
+            _send(cached.store.with_patience(patience), key, content, existing, on_bytes)
         except errors.NameRefusedError:
             raise
         except errors.LocationError as error:
@@ -677,7 +681,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     def _place(self, path: str) -> str:
         """What tells whether two paths are one file."""
         cached, key = self._find(path)
-        return cached.store.place(key)
+        return address_of(cached.store, key)
 
     def _remove_copied(self, path: str, entry: Entry) -> None:
         """Remove a file, if it is still what was copied. It is not where both names lead to the same file."""
@@ -822,13 +826,14 @@ class RootedFileSystem(StorageFileSystem):
         Raises:
             LocationError: there is nothing at it.
         """
-        self._root.store.hurried(OPENING_S, waits=True).look()
+        store = self._root.store
+        look_at(store.with_patience(store.patience.hurried(OPENING_S, waits=True)))
 
     def unstrip_protocol(self, name: str) -> str:
         """The path as a location that a dataset takes."""
         return f"{self._root.store.location.rstrip('/')}/{self._strip_protocol(name)}"
 
-    def _find(self, path: str) -> tuple[CachedStore, str]:
+    def _find(self, path: str) -> tuple[Files, str]:
         return self._root, str(self._strip_protocol(path))
 
     def _roots(self) -> None:
@@ -841,7 +846,7 @@ class RootedFileSystem(StorageFileSystem):
 class _BufferedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec publishes no types
     """A file with one of fsspec's own caches before it, as ``blockcache::`` and ``cache_type=`` want it."""
 
-    def __init__(self, files: StorageFileSystem, path: str, entry: Entry, cached: CachedStore, **options: Any) -> None:
+    def __init__(self, files: StorageFileSystem, path: str, entry: Entry, cached: Files, **options: Any) -> None:
         self._fetch_range = partial(_part, cached, entry)
         kept = {name: options.get(name) for name in ("cache_type", "cache_options")}
         super().__init__(files, path, "rb", options.get("block_size") or "default", size=entry.size_bytes, **kept)
@@ -893,7 +898,7 @@ def _only_missing(error: OSError) -> None:
         raise error
 
 
-def _part(cached: CachedStore, entry: Entry, start: int | None, end: int | None) -> bytes:
+def _part(cached: Files, entry: Entry, start: int | None, end: int | None) -> bytes:
     """The bytes of one version from ``start`` up to ``end``, which count from the end where they are negative."""
     begin, stop, _ = slice(start, end).indices(entry.size_bytes)
     if (begin, stop) == (0, entry.size_bytes) or entry.size_bytes <= _PIECE_BYTES or cached.holds(entry):
@@ -901,7 +906,7 @@ def _part(cached: CachedStore, entry: Entry, start: int | None, end: int | None)
     return cached.store.read_range(entry, begin, stop) if begin < stop else b""
 
 
-def _get(cached: CachedStore, entry: Entry, path: str) -> None:
+def _get(cached: Files, entry: Entry, path: str) -> None:
     """Download a file beside its place, and put it there."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".ai4os-data-get-", dir=os.path.dirname(os.path.abspath(path))) as beside:
@@ -926,7 +931,7 @@ def _send(
     entry = store.write(key, content)
     if on_bytes is not None:
         on_bytes(entry.size_bytes)
-    if store.best_level == "confirmed" and (found := store.sha256_of(entry)) != digest:
+    if best_level(store) == "confirmed" and (found := store.sha256_of(entry)) != digest:
         raise errors.IntegrityError(
             f"{store.location}: {key!r} was written, but the store holds other bytes (their sha256 is {found}, not "
             f"{digest}); does somebody else write it too?"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ai4os_data.http import proxies, retries, statuses, tls
-from ai4os_data.http.answers import NO_ANSWER, error_for_status, host_of, plain_etag, status_meant, wrong_credentials
+from ai4os_data.http import failures, proxies, retries, statuses, tls
+from ai4os_data.http.answers import error_for_status, host_of, plain_etag, status_meant
 from ai4os_data.http.bodies import (
     Body,
     CappedBody,
@@ -17,28 +17,17 @@ from ai4os_data.http.bodies import (
     write_all_at,
     write_whole,
 )
-from ai4os_data.http.outages import FLAPPING, LOOK_S, Wait, outage_of, waited_out
+from ai4os_data.http.failures import NO_ANSWER, compressed
+from ai4os_data.http.outages import Wait, outage_of, waited_out
+from ai4os_data.http.policy import RequestTries, Verdict
 from ai4os_data.http.proxies import proxy_for
-from ai4os_data.http.refusals import LOOK_AT_DOUBT_S
-from ai4os_data.http.retries import (
-    LOCKED_TRIES,
-    LONGEST_LOCK_PAUSE_S,
-    OPENING_S,
-    OUTAGE_S,
-    Patience,
-    checked_outage_s,
-    retry_after_s,
-    shortened,
-)
-from ai4os_data.http.statuses import PASSING, Place, passes, place_of, status_of
-from ai4os_data.http.transport import Request, Response, Transport, compressed
+from ai4os_data.http.requests import Request, Response
+from ai4os_data.http.retries import LOCKED_TRIES, OPENING_S, OUTAGE_S, Patience, checked_outage_s, retry_after_s
+from ai4os_data.http.statuses import PASSING, Standing, passes, standing_of, status_of
+from ai4os_data.http.transport import Transport
 
 __all__ = [
-    "FLAPPING",
     "LOCKED_TRIES",
-    "LONGEST_LOCK_PAUSE_S",
-    "LOOK_AT_DOUBT_S",
-    "LOOK_S",
     "NO_ANSWER",
     "OPENING_S",
     "OUTAGE_S",
@@ -52,25 +41,27 @@ __all__ = [
     "MemoryBody",
     "NoBody",
     "Patience",
-    "Place",
     "Request",
+    "RequestTries",
     "Response",
     "Source",
+    "Standing",
     "Transport",
+    "Verdict",
     "Wait",
     "checked_outage_s",
     "compressed",
     "error_for_status",
+    "failures",
     "host_of",
     "outage_of",
     "passes",
-    "place_of",
     "plain_etag",
     "proxies",
     "proxy_for",
     "retries",
     "retry_after_s",
-    "shortened",
+    "standing_of",
     "status_meant",
     "status_of",
     "statuses",
@@ -78,5 +69,4 @@ __all__ = [
     "waited_out",
     "write_all_at",
     "write_whole",
-    "wrong_credentials",
 ]

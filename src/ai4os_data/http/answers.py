@@ -8,11 +8,13 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ai4os_data import errors
 from ai4os_data.http import proxies, redirects
-from ai4os_data.http.statuses import status_of
+from ai4os_data.http.statuses import OF_PROXY, status_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ai4os_data import errors
     from ai4os_data.http.statuses import Status
     from ai4os_data.locations import Remote
 
@@ -23,10 +25,6 @@ _NOT_THERE = re.compile(
 _SAID = re.compile(rb"<s:message>([^<]{1,300})</s:message>")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
-
-
-# What tells nothing of whether the server has done, does, or will do what it was asked for.
-NO_ANSWER = (errors.ServerUnavailableError, errors.DeadlineError, errors.ThrottledError, errors.LockedError)
 
 
 def parse_head(lines: list[bytes]) -> tuple[int, dict[str, str]]:
@@ -84,7 +82,7 @@ def wrong_credentials(remote: Remote) -> str:
 
 
 def error_for_status(
-    status: int, what: str, headers: dict[str, str], remote: Remote, *, is_upload: bool = False, page: bytes = b""
+    status: int, what: str, headers: Mapping[str, str], remote: Remote, *, is_upload: bool = False, page: bytes = b""
 ) -> errors.StorageError:
     """The error that an HTTP status stands for, as the table of statuses has it.
 
@@ -109,7 +107,7 @@ def error_for_status(
     return error
 
 
-def _meaning(status: int, row: Status, headers: dict[str, str], remote: Remote) -> str:
+def _meaning(status: int, row: Status, headers: Mapping[str, str], remote: Remote) -> str:
     if 300 <= status < 400 and not headers.get("location"):
         return f"the server redirects this, and does not say where to ({status})"
     if 300 <= status < 400:
@@ -125,7 +123,7 @@ def _meaning(status: int, row: Status, headers: dict[str, str], remote: Remote) 
             ". Without a Retry-After this may be the lock-out after wrong passwords, which holds for some minutes and "
             "for the right password too."
         )
-    way = proxies.through(remote.url, os.environ) if row.of_proxy else ""
+    way = proxies.through(remote.url, os.environ) if status in OF_PROXY else ""
     return f"{row.meaning} ({status}){way}{hint}"
 
 
@@ -137,13 +135,13 @@ def host_of(authority: str) -> str | None:
         return None
 
 
-def content_length(headers: dict[str, str]) -> int | None:
+def content_length(headers: Mapping[str, str]) -> int | None:
     """The length that an answer promises, where it does."""
     value = headers.get("content-length", "")
     return int(value) if value.isascii() and value.isdigit() else None
 
 
-def compression(headers: dict[str, str]) -> str | None:
+def compression(headers: Mapping[str, str]) -> str | None:
     """The ``Content-Encoding`` of an answer if it names a compression; ``none``, ``utf-8`` and the like mean nothing.
 
     It does not tell whether the server has compressed the file or has it so: Apache's AddEncoding labels stored ``.gz``
@@ -153,7 +151,7 @@ def compression(headers: dict[str, str]) -> str | None:
     return value if _COMPRESSIONS & {token.strip().lower() for token in value.split(",")} else None
 
 
-def content_range(headers: dict[str, str]) -> tuple[int, int | None] | None:
+def content_range(headers: Mapping[str, str]) -> tuple[int, int | None] | None:
     """The first byte of a partial answer, and the size of the whole where it is told; None without a valid range."""
     match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
     if match is None:

@@ -29,16 +29,6 @@ class Body(Protocol):
         """Forget what came so far."""
 
 
-class Reader(Protocol):
-    """Where an upload takes its bytes."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most so many of the next bytes."""
-
-    def close(self) -> None:
-        """Let go of the file."""
-
-
 class MemoryBody:
     """The bytes of an answer, kept as the pieces they came in."""
 
@@ -230,71 +220,47 @@ class Source:
             stop = content.stat().st_size if isinstance(content, Path) else memoryview(content).nbytes
         self.size_bytes = stop - start
 
-    def open(self) -> Reader:
+    def open(self) -> SourceReader:
         """A reader at the first byte, to be closed."""
-        return _Told(self._reader(), self.on_bytes) if self.on_bytes is not None else self._reader()
+        return SourceReader(self.content, self._start, self.size_bytes, self.on_bytes)
 
     def part(self, start: int, stop: int) -> Source:
         """The bytes from ``start`` up to ``stop`` (exclusive) of this."""
         return Source(self.content, self._start + start, self._start + min(stop, self.size_bytes), self.on_bytes)
 
-    def _reader(self) -> Reader:
-        if isinstance(self.content, Path):
-            return _FileReader(self.content, self._start, self.size_bytes)
-        view = memoryview(self.content).cast("B")
-        return _MemoryReader(view[self._start : self._start + self.size_bytes])
 
+class SourceReader:
+    """Reads one stretch of a file or of memory, of which it makes no copy as a whole, as `io.BytesIO` would of a view.
 
-class _FileReader:
-    """Reads one stretch of a file."""
+    Args:
+        content: the bytes, or the file.
+        start: the first byte that is read.
+        size_bytes: the length of the stretch.
+        on_bytes: called with the number of bytes taken each time.
+    """
 
-    def __init__(self, path: Path, start: int, size_bytes: int) -> None:
-        self._file = path.open("rb", buffering=0)
-        self._file.seek(start)
-        self._left_bytes = size_bytes
-
-    def read(self, size: int, /) -> bytes:
-        """At most so many of the next bytes."""
-        piece = self._file.read(min(size, self._left_bytes))
-        self._left_bytes -= len(piece)
-        return piece
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
-
-
-class _Told:
-    """Tells how many bytes were taken."""
-
-    def __init__(self, reader: Reader, on_bytes: Callable[[int], None]) -> None:
-        self._reader = reader
+    def __init__(self, content: Content, start: int, size_bytes: int, on_bytes: Callable[[int], None] | None) -> None:
+        self._file = content.open("rb", buffering=0) if isinstance(content, Path) else None
+        self._view = memoryview(b"" if isinstance(content, Path) else content).cast("B")
+        self._position = start
+        self._stop = start + size_bytes
         self._on_bytes = on_bytes
+        if self._file is not None:
+            self._file.seek(start)
 
     def read(self, size: int, /) -> bytes:
         """At most so many of the next bytes."""
-        piece = self._reader.read(size)
-        if piece:
+        stop = min(self._position + size, self._stop)
+        if self._file is not None:
+            piece = self._file.read(stop - self._position)
+        else:
+            piece = bytes(self._view[self._position : stop])
+        self._position += len(piece)
+        if piece and self._on_bytes is not None:
             self._on_bytes(len(piece))
         return piece
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._reader.close()
-
-
-class _MemoryReader:
-    """Reads without a copy of the whole, which `io.BytesIO` would make of a view."""
-
-    def __init__(self, view: memoryview) -> None:
-        self._view = view
-        self._place = 0
-
-    def read(self, size: int, /) -> bytes:
-        """At most so many of the next bytes."""
-        piece = bytes(self._view[self._place : self._place + size])
-        self._place += len(piece)
-        return piece
-
-    def close(self) -> None:
-        """There is nothing to close."""
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()

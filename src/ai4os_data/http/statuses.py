@@ -1,6 +1,6 @@
 """One table of HTTP statuses: what each one means, whether it passes by itself, and what to do about it.
 
-Reads and writes use it alike, over bytes and over DAV verbs. A status has one of four places in it: it passes by
+Reads and writes use it alike, over bytes and over DAV verbs. A status has one of four standings: it passes by
 itself, it lasts, it is of one file, or it is of the credentials.
 """
 
@@ -14,7 +14,7 @@ from ai4os_data import errors
 ADDRESS = "https://HOST/remote.php/dav/files/USER"
 
 
-class Place(Enum):
+class Standing(Enum):
     """How long an answer stands."""
 
     PASSING = "passing"
@@ -31,30 +31,31 @@ class Status(NamedTuple):
     """What an answer means.
 
     Attributes:
-        place: how long it stands.
+        standing: how long it stands.
         error: what is raised.
         meaning: for the message.
         advice: what to do where an upload is answered so.
         of_member: what is raised where a listing says so of one of its members, and its meaning.
-        retried: whether the request itself is sent again: a few times, or for as long as an outage is waited for.
-        away: whether the server answers nothing else for now.
-        uncertain: whether it comes from a gateway, behind which the server may have done what was asked for.
-        doubtful: whether it means little right after an outage: what stands before a server says 404 until the server
-            is there, and the server 401 or 500 until its own parts are.
-        of_proxy: whether it may be a proxy that says so.
     """
 
-    place: Place
+    standing: Standing
     error: type[errors.StorageError]
     meaning: str
     advice: str = ""
     of_member: tuple[type[errors.StorageError], str] | None = None
-    retried: bool = False
-    away: bool = False
-    uncertain: bool = False
-    doubtful: bool = False
-    of_proxy: bool = False
 
+
+AWAY = frozenset({429, 502, 503, 504, 520, 521, 522, 523, 524})
+"""The server answers nothing else for now."""
+RETRIED = AWAY | {408, 423, 425}
+"""The request itself is sent again: a few times, or for as long as an outage is waited for."""
+UNCERTAIN = AWAY - {429}
+"""A gateway may say so, behind which the server may have done what was asked for."""
+DOUBTFUL = frozenset({401, 403, 404, 500})
+"""It means little right after an outage: what stands before a server says 404 until the server is there, and the server
+401 or 500 until its own parts are."""
+OF_PROXY = (AWAY | {407, 408}) - {429, 503}
+"""It may be a proxy that says so."""
 
 _NOT_UPLOADED = f"this address takes no uploads. Nextcloud's is {ADDRESS}"
 _NOT_ALLOWED = (errors.PermissionDeniedError, "not allowed with these credentials")
@@ -74,13 +75,21 @@ _SLOW = "a gateway waits too long for the server"
 
 
 def _lasting(meaning: str, advice: str = "", error: type[errors.StorageError] = errors.ServerError) -> Status:
-    return Status(Place.LASTING, error, meaning, advice)
+    return Status(Standing.LASTING, error, meaning, advice)
+
+
+def _passing(
+    error: type[errors.StorageError], meaning: str, of_member: tuple[type[errors.StorageError], str] | None = None
+) -> Status:
+    return Status(Standing.PASSING, error, meaning, of_member=of_member)
+
+
+def _of_one_file(error: type[errors.StorageError], meaning: str, advice: str = "") -> Status:
+    return Status(Standing.OF_ONE_FILE, error, meaning, advice)
 
 
 def _away(meaning: str) -> Status:
-    return Status(
-        Place.PASSING, errors.ServerUnavailableError, meaning, retried=True, away=True, uncertain=True, of_proxy=True
-    )
+    return _passing(errors.ServerUnavailableError, meaning)
 
 
 _TABLE: dict[int, Status] = {
@@ -90,54 +99,37 @@ _TABLE: dict[int, Status] = {
         errors.ProtocolError,
     ),
     401: Status(
-        Place.CREDENTIALS,
-        errors.AuthenticationError,
-        "the credentials are not accepted",
-        of_member=_NOT_ALLOWED,
-        doubtful=True,
+        Standing.CREDENTIALS, errors.AuthenticationError, "the credentials are not accepted", of_member=_NOT_ALLOWED
     ),
     402: _lasting("the provider asks for a payment", "ask the provider of the storage"),
     403: Status(
-        Place.LASTING,
+        Standing.LASTING,
         *_NOT_ALLOWED,
         "choose a folder of your own, or ask its owner for the right to write; a proxy before the server may forbid "
         "uploads, too",
         of_member=_NOT_ALLOWED,
-        doubtful=True,
     ),
-    404: Status(
-        Place.OF_ONE_FILE,
-        errors.NotFoundError,
-        "no such file",
-        "its folder is not there and cannot be made: check the location",
-        doubtful=True,
+    404: _of_one_file(
+        errors.NotFoundError, "no such file", "its folder is not there and cannot be made: check the location"
     ),
     405: _lasting(f"not possible there. Is it a WebDAV address? Nextcloud's is {ADDRESS}", "it takes no uploads"),
     406: _lasting("the server has no answer of the kind that was asked for", _NOT_UPLOADED),
     407: Status(
-        Place.CREDENTIALS,
+        Standing.CREDENTIALS,
         errors.PermissionDeniedError,
         "the proxy asks for credentials: put them into the variable that names it, as http://USER:PASSWORD@HOST:PORT",
-        of_proxy=True,
     ),
-    408: Status(
-        Place.PASSING, errors.DeadlineError, "the server waited too long for the request", retried=True, of_proxy=True
-    ),
-    409: Status(
-        Place.OF_ONE_FILE,
+    408: _passing(errors.DeadlineError, "the server waited too long for the request"),
+    409: _of_one_file(
         errors.NotFoundError,
         "its folder does not exist",
         "it cannot be made either: check the location, and whether a file is in its place",
     ),
-    410: Status(
-        Place.OF_ONE_FILE,
-        errors.NotFoundError,
-        "no such file any more",
-        "its folder was removed for good: save to another location",
+    410: _of_one_file(
+        errors.NotFoundError, "no such file any more", "its folder was removed for good: save to another location"
     ),
     411: _lasting("the server asks for a length", "a proxy before it has taken the length away: go past it"),
-    412: Status(
-        Place.OF_ONE_FILE,
+    412: _of_one_file(
         errors.ChangedError,
         "the file is not the version that was asked for",
         "something else writes to this run: give each run a location of its own",
@@ -149,47 +141,35 @@ _TABLE: dict[int, Status] = {
     ),
     414: _lasting("the address is longer than the server takes", "save to a location with a shorter path"),
     415: _lasting("the server does not take files of this kind", _NOT_UPLOADED),
-    416: Status(Place.OF_ONE_FILE, errors.ChangedError, "the file is shorter than it was listed"),
+    416: _of_one_file(errors.ChangedError, "the file is shorter than it was listed"),
     417: _lasting("the server does not do what a header asks for", _NOT_UPLOADED),
     421: _lasting("another server is responsible for this address", _NOT_UPLOADED),
     422: _lasting(
         "the server understands the request and does not carry it out",
         "a filter or an application before the storage refuses it; ask the administrator",
     ),
-    423: Status(
-        Place.PASSING, errors.LockedError, _LOCKED, of_member=(errors.LockedError, "locked on the server"), retried=True
-    ),
+    423: _passing(errors.LockedError, _LOCKED, of_member=(errors.LockedError, "locked on the server")),
     424: _lasting("something that the request depends on failed", "look into the server's log"),
-    425: Status(Place.PASSING, errors.ServerUnavailableError, "the server asks for another try", retried=True),
+    425: _passing(errors.ServerUnavailableError, "the server asks for another try"),
     426: _lasting("the server asks for another protocol", "is it https:// in the place of http://?"),
     428: _lasting("the server takes only conditional requests", _NOT_UPLOADED),
-    429: Status(Place.PASSING, errors.ThrottledError, "too many requests", retried=True, away=True),
+    429: _passing(errors.ThrottledError, "too many requests"),
     431: _lasting(
         "the headers are larger than the server takes", "shorten the path of the location, or the remote's headers"
     ),
     451: _lasting("withheld for legal reasons", "ask the provider of the storage", error=errors.PermissionDeniedError),
-    500: Status(Place.PASSING, errors.ServerError, "the server failed", doubtful=True),
+    500: _passing(errors.ServerError, "the server failed"),
     501: _lasting("the server does not know this kind of request", _NOT_UPLOADED),
     502: _away(_GATEWAY),
-    503: Status(
-        Place.PASSING,
-        errors.ServerUnavailableError,
-        "the server is in maintenance or overloaded",
-        retried=True,
-        away=True,
-        uncertain=True,
-    ),
+    503: _passing(errors.ServerUnavailableError, "the server is in maintenance or overloaded"),
     504: _away(_SLOW),
     505: _lasting("the server does not speak HTTP/1.1", _NOT_UPLOADED),
     506: _lasting("the server is set up in a circle", "tell the administrator"),
-    507: Status(
-        Place.PASSING,
-        errors.OutOfSpaceError,
-        _FULL,
-        of_member=(errors.ServerError, "the server cuts its listing off here"),
+    507: _passing(
+        errors.OutOfSpaceError, _FULL, of_member=(errors.ServerError, "the server cuts its listing off here")
     ),
     508: _lasting("the server has found a circle", "a folder there may link to one above it"),
-    509: Status(Place.PASSING, errors.ServerError, "the provider's limit of traffic is reached"),
+    509: _passing(errors.ServerError, "the provider's limit of traffic is reached"),
     510: _lasting("the server asks for an extension", _NOT_UPLOADED),
     511: _lasting("the network asks to log in", "log in on a web page of this network, or go past its proxy"),
     # Of a network that delivers content before the server (Cloudflare).
@@ -203,20 +183,16 @@ _TABLE: dict[int, Status] = {
 # What the table does not know: it is answered as its hundred is.
 _OTHERS = {
     3: Status(
-        Place.LASTING,
+        Standing.LASTING,
         errors.ProtocolError,
         "redirected",
         "uploads follow no redirect: give the address that it leads to as the location, or as the remote's url",
     ),
     4: _lasting("an answer that is not understood", "ask the administrator what it means for an upload"),
-    5: Status(Place.PASSING, errors.ServerError, "an answer that is not understood"),
+    5: _passing(errors.ServerError, "an answer that is not understood"),
 }
-_NONE_OF_HTTP = Status(Place.PASSING, errors.ProtocolError, "an answer that is not understood")
+_NONE_OF_HTTP = _passing(errors.ProtocolError, "an answer that is not understood")
 
-RETRIED = frozenset(status for status, row in _TABLE.items() if row.retried)
-AWAY = frozenset(status for status, row in _TABLE.items() if row.away)
-UNCERTAIN = frozenset(status for status, row in _TABLE.items() if row.uncertain)
-DOUBTFUL = frozenset(status for status, row in _TABLE.items() if row.doubtful)
 
 PASSING = (
     errors.ServerError,
@@ -239,17 +215,17 @@ def status_of(status: int) -> Status:
     return _TABLE.get(status) or _OTHERS.get(status // 100, _NONE_OF_HTTP)
 
 
-def place_of(error: BaseException) -> Place:
-    """The place of an error: that of the status that it came with, else that of its class."""
+def standing_of(error: BaseException) -> Standing:
+    """The standing of an error: that of the status that it came with, else that of its class."""
     if isinstance(error, errors.AuthenticationError):
-        return Place.CREDENTIALS
+        return Standing.CREDENTIALS
     if isinstance(error, errors.StorageError) and error.status is not None:
-        return status_of(error.status).place
+        return status_of(error.status).standing
     if isinstance(error, PASSING):
-        return Place.PASSING
-    return Place.OF_ONE_FILE if isinstance(error, _OF_ONE_FILE) else Place.LASTING
+        return Standing.PASSING
+    return Standing.OF_ONE_FILE if isinstance(error, _OF_ONE_FILE) else Standing.LASTING
 
 
 def passes(error: BaseException) -> bool:
     """Whether what an upload failed with may pass by itself, so that it is tried again for as long as it takes."""
-    return place_of(error) is Place.PASSING
+    return standing_of(error) is Standing.PASSING

@@ -1,6 +1,6 @@
 """Which Lightning a program trains with: `lightning`, or `pytorch_lightning`, whose classes are other ones.
 
-Each comes with the other, so what is installed tells nothing; what the program has imported does.
+Each comes with the other, so what is installed says nothing; what the program has imported does.
 """
 
 from __future__ import annotations
@@ -10,21 +10,11 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-__all__ = [
-    "FLAVOUR",
-    "Checkpoint",
-    "CheckpointIO",
-    "DDPStrategy",
-    "DeepSpeedStrategy",
-    "GradientAccumulationScheduler",
-    "SIGTERMException",
-    "SingleDeviceStrategy",
-    "StochasticWeightAveraging",
-    "Strategy",
-    "TorchCheckpointIO",
-    "Trainer",
-    "WeightAveraging",
-]
+if TYPE_CHECKING:
+    from lightning import pytorch
+    from lightning.fabric import plugins
+
+__all__ = ["FLAVOUR", "plugins", "pytorch"]
 
 
 def _chosen() -> tuple[str, str]:
@@ -39,27 +29,8 @@ def _chosen() -> tuple[str, str]:
 
 FLAVOUR, _FABRIC = _chosen()
 
-if TYPE_CHECKING:
-    from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import (
-        Checkpoint,
-        GradientAccumulationScheduler,
-        StochasticWeightAveraging,
-        WeightAveraging,
-    )
-    from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-else:
-    Trainer = import_module(FLAVOUR).Trainer
-    Checkpoint = import_module(f"{FLAVOUR}.callbacks").Checkpoint
-    _callbacks = import_module(f"{FLAVOUR}.callbacks")
-    GradientAccumulationScheduler = _callbacks.GradientAccumulationScheduler
-    StochasticWeightAveraging = _callbacks.StochasticWeightAveraging
-    WeightAveraging = getattr(_callbacks, "WeightAveraging", ())  # older ones have none
-    SIGTERMException = import_module(f"{FLAVOUR}.utilities.exceptions").SIGTERMException
-    _strategies = import_module(f"{FLAVOUR}.strategies")
-    DDPStrategy, DeepSpeedStrategy = _strategies.DDPStrategy, _strategies.DeepSpeedStrategy
-    SingleDeviceStrategy, Strategy = _strategies.SingleDeviceStrategy, _strategies.Strategy
-    _plugins = import_module(f"{_FABRIC}.plugins")
-    CheckpointIO, TorchCheckpointIO = _plugins.CheckpointIO, _plugins.TorchCheckpointIO
+if not TYPE_CHECKING:
+    pytorch = import_module(FLAVOUR)
+    plugins = import_module(f"{_FABRIC}.plugins")
+    for _part in ("callbacks", "strategies", "utilities.exceptions"):
+        import_module(f"{FLAVOUR}.{_part}")

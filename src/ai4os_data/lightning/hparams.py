@@ -1,4 +1,4 @@
-"""Hyperparameters as Lightning puts them into a checkpoint: what does not come back as it was is told beforehand.
+"""Hyperparameters as Lightning puts them into a checkpoint: what does not come back as it was is said beforehand.
 
 A checkpoint holds tensors and primitives, and hyperparameters may be anything. What has a plain form of the same
 content is saved in it. The callback refuses anything else before the training; the plugin saves a pickle of it beside
@@ -13,7 +13,7 @@ import io
 import pickle
 import sys
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from enum import Enum
 from pathlib import PurePath
@@ -32,9 +32,9 @@ _TYPES = {"hyper_parameters": "hparams_type", "datamodule_hyper_parameters": "da
 _PICKLED = "ai4os_data_pickled_hyper_parameters"
 
 _EXACT = (bool, int, float, complex, str, bytes, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
-_CONTAINERS: tuple[type, ...] = (dict, OrderedDict, Counter, list, tuple, set)
 _PLAIN_NUMPY_KINDS = "biufcSU"
 _TENSOR_KINDS = "biufc"
+_LEFT_OUT = object()
 
 
 class _Change(NamedTuple):
@@ -55,6 +55,9 @@ class _Change(NamedTuple):
         return "".join(f"[{part!r}]" for part in self.path)
 
 
+_Changes = list[_Change]
+
+
 def check_hyperparameters(*owners: Any) -> None:
     """Refuse hyperparameters that cannot be saved, before an epoch was trained for them; name those that change type.
 
@@ -69,14 +72,15 @@ def check_hyperparameters(*owners: Any) -> None:
         if not isinstance(hparams, Mapping):
             continue
         key = owner.CHECKPOINT_HYPER_PARAMS_KEY
-        changes = list(_changes_of(hparams))
+        changes: _Changes = []
+        plain = _plain(hparams, (), changes)
         if refused := [change for change in changes if change.form is None]:
-            told = "; ".join(f"{key}{change} is {_described(change.value)}: {_advice(change)}" for change in refused)
+            each = "; ".join(f"{key}{change} is {_described(change.value)}: {_advice(change)}" for change in refused)
             raise errors.StateError(
                 f"{type(owner).__name__} has hyperparameters that no checkpoint can hold which loads with "
-                f"weights_only=True. {told}"
+                f"weights_only=True. {each}"
             )
-        _check_rest(owner, plain_hyperparameters({key: hparams}))
+        _check_rest(owner, {key: plain})
         for change in changes:
             log.warning(
                 "%s%s of %s is %s and comes back as a %s of the same content: %s",
@@ -100,30 +104,30 @@ def _check_rest(owner: Any, checkpoint: dict[str, Any]) -> None:
 
 def plain_hyperparameters(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint of Lightning's whose hyperparameters are plain; those that cannot be are left out."""
-    plain = dict(checkpoint)
+    return _plain_with_changes(checkpoint)[0]
+
+
+def _plain_with_changes(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The same, and the names of those that do not come back as they were."""
+    plain, names = dict(checkpoint), []
     for key in KEYS:
         if isinstance(hparams := checkpoint.get(key), Mapping):
-            left_out = {change.path for change in _changes_of(hparams) if change.form is None}
-            plain[key] = _plain(hparams, (), left_out)
+            changes: _Changes = []
+            plain[key] = _plain(hparams, (), changes)
+            names += [f"{key}{change}" for change in changes]
             kind = plain.get(_TYPES[key])
             if isinstance(kind, type) and kind.__module__.partition(".")[0] == "omegaconf":
                 del plain[_TYPES[key]]  # it is a plain one now
-    return plain
+    return plain, names
 
 
 def with_pickled(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint with plain hyperparameters, and a pickle of all if some of them do not come back as they were."""
-    changes = [
-        f"{key}{change}"
-        for key in KEYS
-        if isinstance(hparams := checkpoint.get(key), Mapping)
-        for change in _changes_of(hparams)
-    ]
+    plain, changes = _plain_with_changes(checkpoint)
     if not changes:
         return checkpoint
     names = [*KEYS, *_TYPES.values()]
     pickled = io.BytesIO()
-    plain = plain_hyperparameters(checkpoint)
     try:
         torch.save({name: checkpoint[name] for name in names if name in checkpoint}, pickled)
     except (pickle.PicklingError, AttributeError, TypeError) as error:  # as Lightning has it
@@ -146,65 +150,42 @@ def with_opened(checkpoint: dict[str, Any], location: str, *, weights_only: bool
     return {**checkpoint, **torch.load(io.BytesIO(pickled["content"]), map_location, weights_only=False)}
 
 
-def _changes_of(hparams: Mapping[Any, Any]) -> Iterator[_Change]:
-    """What of the hyperparameters of a module does not come back as it was."""
-    if _is_omegaconf(hparams):
-        yield _Change((), hparams, "dict")
-    else:  # an AttributeDict, which Lightning makes anew
-        for name, value in hparams.items():
-            yield from _changes(value, (name,))
-
-
-def _changes(value: Any, path: tuple[Any, ...]) -> Iterator[_Change]:
+def _plain(value: Any, path: tuple[Any, ...], changes: _Changes) -> Any:
+    """What a value comes back as, or ``_LEFT_OUT`` if it cannot be saved; each difference is added to ``changes``."""
     if type(value) in _EXACT:
-        return
+        return value
     if _is_omegaconf(value):
-        yield _Change(path, value, "dict" if isinstance(value, Mapping) else "list")
-        return
-    if isinstance(value, type) or not isinstance(value, (Mapping, list, tuple, set, frozenset)):
-        yield _Change(path, value, _plain_form(value))
-        return
-    if type(value) not in _CONTAINERS and not _is_attribute_dict(value):
-        yield _Change(path, value, _container_form(value))
-    items = value.items() if isinstance(value, Mapping) else enumerate(value)
-    for name, item in items:
-        yield from _changes(item, (*path, name))
-
-
-def _plain_form(value: Any) -> str | None:
-    """What a number, a string or a tensor of a class of its own comes back as."""
-    if isinstance(value, np.generic):
-        return type(value.item()).__name__ if value.dtype.kind in _PLAIN_NUMPY_KINDS else None
-    if isinstance(value, torch.nn.Parameter) or (type(value) is np.ndarray and value.dtype.kind in _TENSOR_KINDS):
-        return "Tensor"  # no file with an array of NumPy loads with weights_only=True
-    kinds = (bool, int, float, str, bytes)
-    return next((kind.__name__ for kind in kinds if isinstance(value, kind)), None)
-
-
-def _container_form(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "OrderedDict" if isinstance(value, OrderedDict) else "dict"
-    return next((kind.__name__ for kind in (list, tuple) if isinstance(value, kind)), "set")
-
-
-def _plain(value: Any, path: tuple[Any, ...], left_out: set[tuple[Any, ...]]) -> Any:
-    """A value without the containers of OmegaConf, and without what cannot be saved."""
-    if _is_omegaconf(value):
+        changes.append(_Change(path, value, "dict" if isinstance(value, Mapping) else "list"))
         return sys.modules["omegaconf"].OmegaConf.to_container(value, resolve=True)
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.copy())
+    if isinstance(value, type) or not isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        form, plain = _plain_leaf(value)
+        changes.append(_Change(path, value, form))
+        return plain
+    kind = _plain_container(value)
+    if path and type(value) is not kind and not _is_attribute_dict(value):
+        changes.append(_Change(path, value, kind.__name__))
+    items = value.items() if isinstance(value, Mapping) else enumerate(value)
+    plain = {name: _plain(item, (*path, name), changes) for name, item in items}
+    kept = {name: item for name, item in plain.items() if item is not _LEFT_OUT}
+    return kind(kept if issubclass(kind, dict) else kept.values())
+
+
+def _plain_leaf(value: Any) -> tuple[str | None, Any]:
+    """What a number, a string or a tensor of a class of its own comes back as: the name of its class, and itself."""
     if isinstance(value, np.generic):
-        return value.item()
+        is_plain = value.dtype.kind in _PLAIN_NUMPY_KINDS
+        return (type(value.item()).__name__, value.item()) if is_plain else (None, _LEFT_OUT)
+    if type(value) is np.ndarray and value.dtype.kind in _TENSOR_KINDS:
+        return "Tensor", torch.from_numpy(value.copy())  # no file with an array of NumPy loads with weights_only=True
+    kinds = {torch.nn.Parameter: "Tensor", bool: "bool", int: "int", float: "float", str: "str", bytes: "bytes"}
+    form = next((name for kind, name in kinds.items() if isinstance(value, kind)), None)
+    return form, _LEFT_OUT if form is None else value
+
+
+def _plain_container(value: Any) -> type:
     if isinstance(value, Mapping):
-        kept = {name: item for name, item in value.items() if (*path, name) not in left_out}
-        kind: type[dict[Any, Any]] = OrderedDict if isinstance(value, OrderedDict) else dict
-        return (Counter if type(value) is Counter else kind)(
-            {name: _plain(item, (*path, name), left_out) for name, item in kept.items()}
-        )
-    if isinstance(value, (list, tuple, set, frozenset)):
-        items = (_plain(item, (*path, n), left_out) for n, item in enumerate(value) if (*path, n) not in left_out)
-        return list(items) if isinstance(value, list) else tuple(items) if isinstance(value, tuple) else set(items)
-    return value
+        return Counter if type(value) is Counter else OrderedDict if isinstance(value, OrderedDict) else dict
+    return next((kind for kind in (list, tuple) if isinstance(value, kind)), set)
 
 
 def _is_omegaconf(value: Any) -> bool:

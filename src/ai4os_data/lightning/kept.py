@@ -49,8 +49,6 @@ class Kept:
 
     def __init__(self) -> None:
         self.moment: Moment | None = None
-        self.is_late = False  # a save waits for the next batch
-        self.awaits_model = False  # a save waits for what the model does after the last one
         self.is_swapped = False  # the weights were others when the last validation ended, and no batch has come since
         self.is_change_for_good = False  # what changes weights at the end of an epoch has not changed them back
         self._state: dict[str, Any] = {}

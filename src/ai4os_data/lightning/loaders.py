@@ -70,6 +70,13 @@ def end_epoch(trainer: Trainer, following: int) -> None:
                 loader.set_epoch(state["epoch"] + 1)
 
 
+def begins_anew(trainer: Trainer) -> list[str]:
+    """The kinds of loaders that do not know how far they were, and so begin a resumed epoch anew."""
+    combined = trainer.fit_loop._combined_loader
+    loaders = combined.flattened if combined is not None else ()
+    return [type(loader).__name__ for loader in loaders if not callable(getattr(loader, "state_dict", None))]
+
+
 def _begin_after(loader: StorageDataLoader, state: Mapping[str, Any]) -> None:
     """Let a loader begin the epoch after the one that a state is of."""
     try:

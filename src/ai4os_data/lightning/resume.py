@@ -1,86 +1,104 @@
-"""What a training had still to do when its checkpoint was made, and Lightning would leave out after a resume."""
+"""What a training resumes from: random states, loaders and what was still to do are as they were at the checkpoint."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from ai4os_data.lightning.flavour import (
-    GradientAccumulationScheduler,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
+from ai4os_data.checkpoint import CheckpointName, Ranks, StorageCheckpoint, set_random_states
+from ai4os_data.lightning.loaders import LoaderStates, begins_anew
 from ai4os_data.lightning.moments import is_whole_epoch
+from ai4os_data.lightning.runs import OURS
+from ai4os_data.lightning.unfinished import end_first_epoch, make_up
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from lightning.pytorch import Trainer
 
+    from ai4os_data.lightning.moments import Awaited
 
-def make_up(trainer: Trainer, ours: Mapping[str, Any]) -> None:
-    """Do what was left to do at the moment of a checkpoint, once, before the first batch.
 
-    Learning rates are updated, the metrics are there again, a validation that was cut off comes next, and an epoch
-    of which all batches were trained comes to its end.
+class Resumed:
+    """The checkpoint that a training resumes from; nothing, if it begins anew.
 
-    Args:
-        trainer: it has loaded the checkpoint, and begins to train.
-        ours: our part of the checkpoint.
+    Attributes:
+        saved_step: the step of this run that need not be saved again; a model without a step is no progress.
     """
-    trainer._logger_connector._callback_metrics.update(ours.get("metrics", {}))
-    if ours.get("awaits") != "epoch":
-        _begin_epoch(trainer)
-    for number, metric in ours.get("updates", []):
-        _update(trainer, number, metric)
-    _average(trainer)
-    fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    if ours.get("awaits") == "epoch" and fit.restarting:  # as it is with max_steps: the epoch would end a second time
-        fit.epoch_progress.increment_completed()
-        fit._restarting, loop.restarting = False, False
-        fit.reset_restart_stage()
-    elif ours.get("awaits") == "validation" and loop.restarting:
-        loop.val_loop.restarting = False  # it begins anew
-        loop.val_loop._restart_stage = "restarted_mid_evaluation"  # and before the next batch
-        if getattr(trainer, "_val_check_time_interval", None) is not None:
-            trainer._last_val_time = -math.inf  # type: ignore[attr-defined]  # set elsewhere
-    elif ours.get("awaits") == "end of epoch" and loop.restarting and is_whole_epoch(trainer):
-        loop.val_loop._has_run = True  # so that no batch is asked for
-        loop._batches_that_stepped += 1
 
+    def __init__(self, ranks: Ranks, warn: Callable[[str], None]) -> None:
+        self.saved_step = 0
+        self._ranks, self._warn = ranks, warn
+        self._ours: Mapping[str, Any] | None = None  # our part of the checkpoint
+        self._random: list[Any] | None = None
+        self._loaders = LoaderStates()
 
-def end_first_epoch(trainer: Trainer) -> None:
-    """Let the end of the epoch that was resumed be as any other: Lightning would leave out the learning rate."""
-    trainer.fit_loop._restarting = False
-    trainer.fit_loop.epoch_loop.on_iteration_done()
+    @property
+    def awaits(self) -> Awaited | None:
+        """What came next at the checkpoint; None if none was loaded, or its epoch has ended."""
+        return None if self._ours is None else self._ours.get("awaits")
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether a validation or the end of an epoch has to be made up; then the step is saved once more."""
+        return self.awaits in {"validation", "end of epoch"}
 
-def _average(trainer: Trainer) -> None:
-    """Let averaged weights have the last step, if an exception has come in between; they know what they have had."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set elsewhere
-        if isinstance(callback, WeightAveraging) and trainer.global_step:
-            WeightAveraging.on_train_batch_end(callback, trainer, trainer.lightning_module, None, None, 0)
+    def note(self, checkpoint: Mapping[str, Any], run: StorageCheckpoint) -> None:
+        """Record the checkpoint that Lightning loads, of this run or of another."""
+        self._loaders.note(checkpoint)
+        if (ours := checkpoint.get(OURS)) is None:
+            return
+        self._ours, self._random = ours, ours["random"]
+        name = CheckpointName.parse(ours.get("name", ""))
+        is_of_this_run = self._ranks.writes and name in {found.name for found in run.list()}
+        if is_of_this_run and name is not None:
+            run.saver.go_on_from(name)
+        # The same step of another run is not here yet.
+        is_here = self._ranks.broadcast(is_of_this_run)
+        self.saved_step = int(checkpoint["global_step"]) if is_here and not self.is_cut_off else 0
 
+    def set_random_states(self) -> None:
+        """Set those of this rank, if they have not been left behind."""
+        if self._random is not None and self._ranks.rank < len(self._random):
+            set_random_states(self._random[self._ranks.rank])
 
-def _begin_epoch(trainer: Trainer) -> None:
-    """Let Lightning's callbacks do what they do where an epoch begins, and what no checkpoint holds.
+    def begin(self, trainer: Trainer) -> None:
+        """Let the loaders resume, and make up what the training had still to do."""
+        self._loaders.load(trainer)
+        if self._ours is None:
+            return
+        make_up(trainer, self._ours)
+        if self.is_cut_off:
+            if not is_whole_epoch(trainer):
+                self._warn_of_loaders(trainer)
+            self.set_random_states()
+            self._random = None
 
-    It is how many batches are accumulated in this epoch, and the scheduler of stochastic averages.
-    """
-    rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set elsewhere
-        if isinstance(callback, GradientAccumulationScheduler):
-            callback.on_train_epoch_start(trainer)
-        is_stochastic = isinstance(callback, StochasticWeightAveraging) and callback._scheduler_state is not None
-        if is_stochastic and callback.swa_start <= trainer.current_epoch <= callback.swa_end:
-            StochasticWeightAveraging.on_train_epoch_start(callback, trainer, trainer.lightning_module)
-            for optimizer, before in zip(trainer.optimizers, rates, strict=True):
-                for group, rate in zip(optimizer.param_groups, before, strict=True):
-                    group["lr"] = rate  # a scheduler that is made sets its first one
+    def begin_epoch(self, trainer: Trainer) -> None:
+        """If a new epoch begins after the resume, let the loaders begin it once more.
 
+        Lightning has let them begin already, without their states and before it told them which epoch it is.
+        """
+        ready, fetcher = trainer.fit_loop.epoch_loop.batch_progress.current.ready, trainer.fit_loop._data_fetcher
+        if self._random is not None and fetcher is not None and not 0 < ready < trainer.num_training_batches:
+            self.set_random_states()
+            iter(fetcher)
 
-def _update(trainer: Trainer, number: int, metric: Any) -> None:
-    progress = trainer.fit_loop.epoch_loop.scheduler_progress
-    progress.increment_ready()
-    trainer.lightning_module.lr_scheduler_step(trainer.lr_scheduler_configs[number].scheduler, metric)
-    progress.increment_completed()
+    def begin_batch(self, trainer: Trainer, batch_idx: int) -> None:
+        """In mid-epoch, set the random states once more: the loaders have drawn from them."""
+        if batch_idx > 0 and self._random is not None:
+            self._warn_of_loaders(trainer)
+            self.set_random_states()
+        self._random = None
+
+    def end_epoch(self, trainer: Trainer) -> None:
+        """Leave the checkpoint behind when the first epoch ends."""
+        if self._ours is not None:
+            end_first_epoch(trainer)
+            self._ours = None
+
+    def _warn_of_loaders(self, trainer: Trainer) -> None:
+        for name in begins_anew(trainer):
+            self._warn(
+                f"the training resumes in mid-epoch, and {name} begins the epoch anew: samples come twice, and as many "
+                "others not at all; ai4os_data.StorageDataLoader gives the rest of it"
+            )

@@ -106,7 +106,7 @@ class Work(Dataset[Any]):
         items = [item for _, item in found]
         if not self._is_batched:
             return self._collate(items[0])
-        seeding.plant(seeding.batch_seed(wanted.seed, wanted.epoch, wanted.indices[0]))
+        seeding.seed_all(seeding.batch_seed(wanted.seed, wanted.epoch, wanted.indices[0]))
         try:
             return self._collate(items)
         except _OF_TORCH as error:
@@ -122,7 +122,7 @@ class Work(Dataset[Any]):
         """What the samples at these places of a batch are called: by their keys, as far as they are known."""
         found = nesting.expected(self.dataset, indices)
         names = [
-            f"sample {index}" if where is None else repr(where[0].entry_of(where[1]).key)
+            f"sample {index}" if where is None else repr(where[0].reader.entries[where[1]].key)
             for index, where in zip(indices, found, strict=True)
         ]
         return [names[place] for place in places]
@@ -133,7 +133,7 @@ class Work(Dataset[Any]):
         if places is not None:
             return _read(places, seeds)
         if self._is_batched and nesting.fetches_batches(self.dataset):
-            seeding.plant(seeds[0])
+            seeding.seed_all(seeds[0])
             return list(enumerate(self.dataset.__getitems__(indices)))
         return self._one_by_one(indices, seeds)
 
@@ -142,7 +142,7 @@ class Work(Dataset[Any]):
         items = []
         skipped: SkippedError | None = None
         for place, (index, seed) in enumerate(zip(indices, seeds, strict=True)):
-            seeding.plant(seed)
+            seeding.seed_all(seed)
             try:
                 items.append((place, self.dataset[index]))
             except SkippedError as error:
@@ -183,12 +183,13 @@ def _read(places: Sequence[nesting.Place], seeds: Sequence[int]) -> list[tuple[i
         by_dataset.setdefault(id(dataset), (dataset, []))[1].append(place)
     found: list[tuple[int, Any]] = []
     for dataset, its_places in by_dataset.values():
-        indices = [dataset.checked(places[place][1]) for place in its_places]
-        items = dataset.good_items(indices, [seeds[place] for place in its_places])
+        reader = dataset.reader
+        indices = [reader.checked(places[place][1]) for place in its_places]
+        items = reader.good(indices, [seeds[place] for place in its_places])
         found += [(its_places[number], item) for number, item in items]
     if len(by_dataset) > 1:
         found.sort(key=lambda pair: pair[0])
     if not found:
-        dataset, index = places[-1]
-        raise dataset.skipped(dataset.checked(index))
+        reader, index = places[-1][0].reader, places[-1][1]
+        raise reader.skipped(reader.checked(index))
     return found

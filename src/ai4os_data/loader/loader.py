@@ -292,7 +292,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
     def _parts(self, made: _Pass, way: Way) -> _Parts:
         """What goes through a way for a pass."""
         ahead = self._look_ahead(way.coming) if isinstance(way.coming, list) else None
-        counters = [dataset.cached_store.counters for dataset in self._datasets]
+        counters = [dataset.reader.files.counters for dataset in self._datasets]
         progress = self._shown.progress = Progress(way.epoch, counters, ahead)
         sizes: dict[int, int] = {}
         self._draws.manual_seed(derived_seed(way.seed, way.epoch))
@@ -382,7 +382,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         )
 
     def _look_ahead(self, batches: list[tuple[int, list[int]]]) -> LookAhead | None:
-        caches = [dataset.cached_store.cache for dataset in self._datasets]
+        caches = [dataset.reader.files.cache for dataset in self._datasets]
         limits = [cache.size_limit for cache in caches if cache is not None]
         if not limits or not batches or self._staged_bytes == 0:
             return None
@@ -395,7 +395,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
             staged_bytes=self._staged_bytes or default_bytes(min(limits)),
             trusting=is_quiet,
             workers=self.num_workers,
-            together=any(dataset.cached_store.store.asks_together for dataset in self._datasets),
+            together=any(dataset.reader.files.store.asks_together for dataset in self._datasets),
         )
 
 

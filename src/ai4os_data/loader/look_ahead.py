@@ -20,10 +20,9 @@ from ai4os_data.telemetry import tell_once
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ai4os_data.cache import CachedStore
-    from ai4os_data.stores import Entry
+    from ai4os_data.cache import CachedStore, WantedFile
 
-    Files = list[tuple[CachedStore, list[Entry]]]  # what a batch is read from
+    Files = list[tuple[CachedStore, list[WantedFile]]]  # what a batch is read from
     FilesOf = Callable[[list[int]], Files]
 
 _PARTS_OF_CACHE = 4  # so much of the limit may be staged ahead, unless the user says otherwise
@@ -123,7 +122,7 @@ class _Walk:
         self._files_of = files_of
         self._limit_bytes = limit_bytes
         self._trusting = trusting
-        self._missing: deque[tuple[int, CachedStore, Entry]] = deque()
+        self._missing: deque[tuple[int, CachedStore, WantedFile]] = deque()
         self._staged: dict[int, int] = {}  # by the number of the batch
         self._staged_bytes = 0
         self._used_up_to = -1
@@ -158,10 +157,10 @@ class _Walk:
 
     def _round(self, store: CachedStore) -> str:
         """Fetch from one store until enough is staged: ``"done"``, or there was no room, or it failed."""
-        taken: deque[tuple[int, CachedStore, Entry]] = deque(maxlen=1)
+        taken: deque[tuple[int, CachedStore, WantedFile]] = deque(maxlen=1)
         is_exhausted = False
 
-        def entries() -> Iterator[Entry]:
+        def entries() -> Iterator[WantedFile]:
             nonlocal is_exhausted
             for item in self._next_of(store):
                 taken.append(item)
@@ -194,9 +193,9 @@ class _Walk:
             return "full"
         return "full" if row[telemetry.PASSED_THROUGH] > passed_before else "done"
 
-    def _next_of(self, store: CachedStore) -> Iterator[tuple[int, CachedStore, Entry]]:
+    def _next_of(self, store: CachedStore) -> Iterator[tuple[int, CachedStore, WantedFile]]:
         """What is to be fetched from one store; what others have to give waits."""
-        passed_over: list[tuple[int, CachedStore, Entry]] = []
+        passed_over: list[tuple[int, CachedStore, WantedFile]] = []
         waiting_bytes = 0
         try:
             while not self.is_over and waiting_bytes < _ROUND_BYTES and self._look_on():
@@ -241,7 +240,7 @@ class _Walk:
         begun = min(self.handed_out, self._used_up_to + self._workers) if self._workers else self.handed_out
         return max(begun, self._last_of_first)
 
-    def _miss(self, number: int, store: CachedStore, absent: list[Entry]) -> None:
+    def _miss(self, number: int, store: CachedStore, absent: list[WantedFile]) -> None:
         """Have these fetched, if they are not for the workers after all."""
         if absent and store.store.asks_together and store not in self._tight:
             passed = store.counters.totals()["passed_through"]
@@ -250,8 +249,8 @@ class _Walk:
         if number > self._left_to_workers(store):
             self._missing.extend((number, store, entry) for entry in absent)
 
-    def _absent(self, number: int, store: CachedStore, entries: list[Entry]) -> list[Entry]:
-        by_use = store.cache is not None and store.cache.policy == "lru"
+    def _absent(self, number: int, store: CachedStore, entries: list[WantedFile]) -> list[WantedFile]:
+        by_use = store.cache.policy == "lru"
         absent = store.absent(entries, trusting=self._trusting, noting=by_use)
         if by_use:
             self._stage(number, sum(entry.size_bytes for entry in entries) - sum(entry.size_bytes for entry in absent))

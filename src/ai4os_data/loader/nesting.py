@@ -13,8 +13,7 @@ from ai4os_data.datasets import StorageDataset
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ai4os_data.cache import CachedStore
-    from ai4os_data.stores import Entry
+    from ai4os_data.cache import CachedStore, WantedFile
 
 Place = tuple[StorageDataset, int]
 
@@ -48,14 +47,13 @@ def expected(dataset: Any, indices: Sequence[int]) -> list[Place | None]:
     return [None] * len(indices)
 
 
-def files(dataset: Any, indices: Sequence[int]) -> list[tuple[CachedStore, list[Entry]]]:
+def files(dataset: Any, indices: Sequence[int]) -> list[tuple[CachedStore, list[WantedFile]]]:
     """The files that samples are expected to be read from through a cache, as whole ones, with what reads them."""
     try:
-        places = expected(dataset, indices)
-        reads = [read for found, its_indices in _by_dataset(places) for read in found.reads_of(its_indices)]
+        readers = [(found.reader, its_indices) for found, its_indices in _by_dataset(expected(dataset, indices))]
+        return [(reader.cached, reader.all_files(some)) for reader, some in readers if reader.cached is not None]
     except (IndexError, KeyError, TypeError, ValueError):  # the batch meets it in its own place
         return []
-    return [(store, entries) for store, entries in reads if store.cache is not None]
 
 
 def names(dataset: Any, indices: Sequence[int]) -> list[list[str]]:
@@ -67,7 +65,9 @@ def names(dataset: Any, indices: Sequence[int]) -> list[list[str]]:
         if place is not None:
             numbers.setdefault(id(place[0]), []).append(number)
     for storage_dataset, its_indices in _by_dataset(places):
-        for number, its_names in zip(numbers[id(storage_dataset)], storage_dataset.names_of(its_indices), strict=True):
+        for number, its_names in zip(
+            numbers[id(storage_dataset)], storage_dataset.reader.names_of(its_indices), strict=True
+        ):
             found[number] = its_names
     return found
 
@@ -82,7 +82,7 @@ def fingerprints(dataset: Any) -> tuple[str, str] | None:
         return None
     keys, versions = blake2b(digest_size=16), blake2b(digest_size=16)
     for place in places:
-        entry = None if place is None else place[0].entry_of(place[1])
+        entry = None if place is None else place[0].reader.entries[place[1]]
         key = b"" if entry is None else entry.key.encode("utf-8", "surrogateescape")
         keys.update(key + b"\0")
         versions.update(b"" if entry is None else f"{entry.version}\0{entry.size_bytes}\0".encode())

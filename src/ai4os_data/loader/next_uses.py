@@ -32,7 +32,7 @@ class Course:
     def reach(self, epoch: int, place: int) -> None:
         """Record that an epoch is gone through up to a place in the global order."""
         told = self._told.get()
-        learned = sum(dataset.siblings_learned for dataset in self._datasets)
+        learned = sum(dataset.reader.siblings.learned() for dataset in self._datasets)
         if (told.epoch, told.learned) != (epoch, learned):
             told.epoch, told.learned, told.plans = epoch, learned, self._plans(epoch)
         for plan in told.plans:
@@ -40,8 +40,8 @@ class Course:
 
     def _plans(self, epoch: int) -> list[Plan]:
         """A plan for each cache, which knows it while it lives."""
-        stores = [found.cached_store for found in self._datasets]
-        caches = {id(store.cache): store.cache for store in stores if store.cache is not None}
+        stores = [found.reader.cached for found in self._datasets]
+        caches = {id(store.cache): store.cache for store in stores if store is not None}
         plans = []
         for cache in caches.values():
             plans.append(plan := Plan(lambda: self._uses(epoch)))
@@ -51,8 +51,8 @@ class Course:
     def _uses(self, epoch: int) -> Uses | tuple[Turns, Turns]:
         """What each turn of an epoch and of the next one uses."""
         this_epoch, next_epoch = (self._sampler.order(number) for number in (epoch, epoch + 1))
-        if type(self._dataset) is StorageDataset and not self._dataset.siblings_learned:
-            return Uses(self._dataset.cached_names, this_epoch, next_epoch)
+        if type(self._dataset) is StorageDataset and not self._dataset.reader.siblings.learned():
+            return Uses(self._dataset.reader.names(), this_epoch, next_epoch)
         return nesting.names(self._dataset, this_epoch), nesting.names(self._dataset, next_epoch)
 
 

@@ -718,7 +718,7 @@ class ForeignOrder(Order):
     @contextmanager
     def _seeded(self) -> Iterator[None]:
         with seeding.kept_states(), self.drawn_as_wanted():
-            seeding.plant(derived_seed(self.seed, self._epoch))
+            seeding.seed_all(derived_seed(self.seed, self._epoch))
             yield
 
     @contextmanager
@@ -737,7 +737,7 @@ class ForeignOrder(Order):
         source = None
         for number in count():
             with seeding.kept_states():
-                seeding.plant(derived_seed(seed, number))
+                seeding.seed_all(derived_seed(seed, number))
                 source = source or iter(self._source)
                 try:
                     drawn = next(source)

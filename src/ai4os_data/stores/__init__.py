@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from ai4os_data.stores import underway
-from ai4os_data.stores.base import Entry, Fetched, Listing, Store, Unreadable, checked, is_safe
-from ai4os_data.stores.chunked import UploadPlace
-from ai4os_data.stores.directory import DirectoryStore, nearest, within
+from ai4os_data.stores.base import Entry, Fetched, Listing, Store, Unreadable, checked, file_at, is_safe
+from ai4os_data.stores.dav import DavAnswer
+from ai4os_data.stores.directory import DirectoryStore
+from ai4os_data.stores.directory_files import nearest
 from ai4os_data.stores.entries import ByKey, ChosenEntries, PackedEntries
 from ai4os_data.stores.forms import Twins, forms, in_its_form, keyed_alike, shown
+from ai4os_data.stores.kinds import abandon, address_of, best_level, expunge, folder_token, local_path, look_at
 from ai4os_data.stores.levels import LEVELS, Durability, Level, is_on_the_server, lower, reaches
 from ai4os_data.stores.memory import MemoryStore
 from ai4os_data.stores.mounted import STORAGE
 from ai4os_data.stores.multistatus import NotMultistatusError, resources
 from ai4os_data.stores.nextcloud import NextcloudStore
+from ai4os_data.stores.nextcloud_urls import NextcloudUrls
 from ai4os_data.stores.opening import open_dav, open_store
+from ai4os_data.stores.os_errors import within
 from ai4os_data.stores.ranged import BLOCK_BYTES, RangedFile
 from ai4os_data.stores.trashbin import TrashBin
 from ai4os_data.stores.underway import Underway
@@ -25,6 +29,7 @@ __all__ = [
     "STORAGE",
     "ByKey",
     "ChosenEntries",
+    "DavAnswer",
     "DirectoryStore",
     "Durability",
     "Entry",
@@ -33,6 +38,7 @@ __all__ = [
     "Listing",
     "MemoryStore",
     "NextcloudStore",
+    "NextcloudUrls",
     "NotMultistatusError",
     "PackedEntries",
     "RangedFile",
@@ -41,14 +47,21 @@ __all__ = [
     "Twins",
     "Underway",
     "Unreadable",
-    "UploadPlace",
     "WebDAVStore",
+    "abandon",
+    "address_of",
+    "best_level",
     "checked",
+    "expunge",
+    "file_at",
+    "folder_token",
     "forms",
     "in_its_form",
     "is_on_the_server",
     "is_safe",
     "keyed_alike",
+    "local_path",
+    "look_at",
     "lower",
     "nearest",
     "open_dav",

@@ -6,7 +6,6 @@ import errno
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import fsspec
 from fsspec.utils import get_protocol
-from typing_extensions import Self
 
 from ai4os_data import errors, telemetry
 from ai4os_data.http import Patience, Wait, outage_of, waited_out
@@ -27,6 +25,7 @@ from ai4os_data.stores.base import (
     Fetched,
     Listing,
     MakeBody,
+    OnBytes,
     Outcome,
     Store,
     Unreadable,
@@ -40,7 +39,8 @@ from ai4os_data.stores.fsspec_tree import Tree, is_file, tree
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ai4os_data.http import Content, Source
+    from ai4os_data.http import Content
+    from ai4os_data.stores.levels import Level
 
 T = TypeVar("T")
 
@@ -98,45 +98,19 @@ class FsspecStore(Store):
         common = {"counters": state["counters"], "patience": state["patience"]}
         self.__init__(state["url"], **common, **state["options"])  # type: ignore[misc]
 
-    def waiting(self, outage_s: float) -> Self:
-        """The same files, read with another patience for a storage that is away."""
-        return self._patient(replace(self.patience, outage_s=outage_s))
-
-    def hurried(self, limit_s: float, *, waits: bool) -> Self:
-        """The same files, for a question that somebody has another answer to after a while."""
-        return self._patient(self.patience.hurried(limit_s, waits=waits))
-
-    def _patient(self, patience: Patience) -> Self:
-        if self.is_local or patience == self.patience:
-            return self
-        other: Self = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, patience=patience)
-        return other
-
     def _waited_out(self, work: Callable[[], T]) -> T:
         """What some reading gives, when the storage is there."""
         if self.is_local or not self.patience.outage_s:
             return work()
         return waited_out(work, _may_pass, Wait(outage_of(self.location), self.patience))
 
-    def list(self) -> list[Entry]:
-        """Every file below."""
-        return self.listing().complete()
-
-    def listing(self) -> Listing:
-        """Every file below that can be told of, and what cannot."""
-        found = self._waited_out(lambda: self._find(""))
-        if found is None:
-            message = f"{self.location}: there is nothing at this location"
-            raise errors.LocationError(message)
-        return found
-
     def list_below(self, folder: str) -> Entries:
         """Every file below a folder, as the file system has it now, whatever it has listed before."""
-        system, _ = self._system.get()
-        system.invalidate_cache()
-        found = self._waited_out(lambda: self._find(checked(folder) if folder else ""))
-        return found.complete() if found is not None else []
+        self._system.get()[0].invalidate_cache()
+        return super().list_below(folder)
+
+    def _listed(self, folder: str) -> Listing | None:
+        return self._waited_out(lambda: self._find(folder))
 
     def has_folder(self, key: str) -> bool:
         """Whether there is such a folder; where there are no folders, whether a file lies below."""
@@ -302,10 +276,12 @@ class FsspecStore(Store):
             raise self._translated(key, error) from error
         return self.stat(key)
 
-    def _store_new(self, key: str, source: Source, sha256: str, before: Entry | None) -> str:
-        """Write it and read it back; of what could not be written nothing stays where it would fill the disk."""
+    def write_confirmed(
+        self, key: str, content: Path | bytes, sha256: str, *, on_bytes: OnBytes | None = None
+    ) -> Level:
+        """Write a whole new file and read it back; a part that was written before the disk was full is removed."""
         try:
-            return super()._store_new(key, source, sha256, before)
+            return super().write_confirmed(key, content, sha256, on_bytes=on_bytes)
         except errors.OutOfSpaceError:
             with suppress(errors.StorageError):
                 self.delete(key)

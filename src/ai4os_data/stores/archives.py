@@ -71,9 +71,7 @@ class Group(NamedTuple):
         return f"accept=zip&files={_encoded(self.names)}"
 
 
-def groups(
-    entries: Iterable[Entry], longest_query: int = LONGEST_QUERY, most_members: int = MOST_MEMBERS
-) -> Iterator[Group]:
+def groups(entries: Iterable[Entry], most_members: int) -> Iterator[Group]:
     """Put entries together, neighbours first, so that the names below the common folder are short."""
     group: list[Entry] = []
     folder = ""
@@ -86,7 +84,7 @@ def groups(
         common = _common(folder, above) if group else above
         # A higher common folder makes every name longer by what it no longer says.
         grown = length + len(group) * _longer(folder, common) + _length(entry, common)
-        if group and (held + entry.size_bytes > MOST_BYTES or len(group) >= most_members or grown > longest_query):
+        if group and (held + entry.size_bytes > MOST_BYTES or len(group) >= most_members or grown > LONGEST_QUERY):
             yield Group(folder, group)
             group, common, held = [], above, 0
             grown = _length(entry, above)
@@ -164,18 +162,16 @@ class Plan:
     Args:
         entries: what is to be read; taken as they are needed.
         naming: tells those that may come together at all.
-        longest_query: how long a request may be.
         halves: whether all of it is asked for in two requests of one size, where these are enough.
 
     Attributes:
         alone: what is left for requests of its own. Take it, and clear it.
     """
 
-    def __init__(self, entries: Iterable[Entry], naming: Naming, longest_query: int, *, halves: bool) -> None:
+    def __init__(self, entries: Iterable[Entry], naming: Naming, *, halves: bool) -> None:
         self.alone: list[Entry] = []
         self._source = iter(entries)
         self._naming = naming
-        self._longest_query = longest_query
         self._halves = halves
         self._pool: dict[Entry, None] = {}  # the oldest first
         self._again: list[Group] = []
@@ -194,7 +190,7 @@ class Plan:
                 most = -(-len(self._pool) // 2)
             self._halves = False  # there is always another request under way from now on
             oldest = list(islice(self._pool, most))
-            group = next(group for group in groups(oldest, self._longest_query, most) if oldest[0] in group.entries)
+            group = next(group for group in groups(oldest, most) if oldest[0] in group.entries)
             for entry in group.entries:
                 del self._pool[entry]
             if len(group.entries) > 1:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from typing_extensions import Self
 
 from ai4os_data import errors
-from ai4os_data.http import Body, Content, FileBody, HashBody, MemoryBody, Source
+from ai4os_data.http import Body, Content, FileBody, HashBody, MemoryBody, Patience, Source
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -24,6 +27,7 @@ PIECE_BYTES = 1024 * 1024
 
 _LEAVES = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")  # an empty part, one or two dots, a NUL
 
+B = TypeVar("B", bound=Body)
 MakeBody = Callable[["Entry"], Body]
 Entries = list["Entry"]  # inside a store, `list` is its verb
 Keys = list[str]
@@ -109,16 +113,19 @@ class Store(ABC):
     Attributes:
         location: what messages call it; it holds no secrets.
         identity: what tells its files from those of other stores, for the cache.
+        patience: how long its reads wait for a server that is away.
         is_local: whether it is as fast as a local disk, so that a cache would gain nothing.
         asks_together: whether many files come with one request, and so the faster the more are asked for at once.
     """
 
     location: str
     identity: str
+    patience: Patience = Patience()
     is_local: bool = False
     asks_together: bool = False
 
-    @abstractmethod
+    # --- looking
+
     def list(self) -> list[Entry]:
         """Every file below the root, ordered by key.
 
@@ -126,6 +133,7 @@ class Store(ABC):
             LocationError: there is no such folder.
             StorageError: something of it cannot be told; `listing` gives the rest.
         """
+        return self.listing().complete()
 
     def listing(self) -> Listing:
         """Every file below the root that can be told, and beside them what cannot.
@@ -134,7 +142,49 @@ class Store(ABC):
             LocationError: there is no such folder.
             StorageError: the root itself cannot be listed.
         """
-        return Listing(self.list(), [])
+        found = self._listed("")
+        if found is None:
+            raise errors.LocationError(f"{self.location}: there is nothing at this location (no such directory)")
+        return found
+
+    def list_below(self, folder: str) -> Entries:
+        """Every file below a folder, ordered by key; the keys begin at the root of the store, as everywhere.
+
+        If there is no such folder there are no files. A listing that fails raises: it never looks like an empty one.
+
+        Args:
+            folder: its key; ``""`` is the root, which may be missing too.
+
+        Raises:
+            StorageError: what is there cannot be told.
+        """
+        found = self._listed(checked(folder) if folder else "")
+        return found.complete() if found is not None else []
+
+    @abstractmethod
+    def _listed(self, folder: str) -> Listing | None:
+        """Every file below a folder, with the same keys as below the root; None if there is no such folder."""
+
+    def members(self, folder: str) -> tuple[Entries, Keys]:
+        """The files that lie directly in a folder, and the keys of the folders in it, each ordered.
+
+        Args:
+            folder: its key; ``""`` is the root.
+
+        Raises:
+            NotFoundError: there is no such folder.
+        """
+        above = f"{checked(folder)}/" if folder else ""
+        below = self.list_below(folder)
+        if not below and folder:
+            raise errors.NotFoundError(f"{self.location}: {folder!r}: there is no such folder")
+        files = [entry for entry in below if "/" not in entry.key[len(above) :]]
+        names = {entry.key[len(above) :].partition("/")[0] for entry in below} - {e.key[len(above) :] for e in files}
+        return files, sorted(above + name for name in names)
+
+    def has_folder(self, key: str) -> bool:
+        """Whether there is such a folder, be it empty; an error if the store cannot tell."""
+        return bool(self.list_below(key))
 
     @abstractmethod
     def stat(self, key: str) -> Entry:
@@ -143,6 +193,15 @@ class Store(ABC):
         Raises:
             NotFoundError: there is none.
         """
+
+    # --- reading
+
+    def read(self, key: str) -> bytes:
+        """One whole file, in its present version."""
+        ((_, outcome),) = self.read_many([self.stat(key)])
+        if isinstance(outcome, errors.StorageError):
+            raise outcome
+        return in_memory(outcome.body)
 
     @abstractmethod
     def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
@@ -163,6 +222,34 @@ class Store(ABC):
             ChangedError: the store has another version by now.
         """
 
+    def read_into(self, entry: Entry, path: Path, sha256: str | None = None) -> str:
+        """Download a whole file, in one version, into a local file; memory does not grow with its size.
+
+        Args:
+            entry: as it was listed.
+            path: the local file; it is made anew, and removed again if this raises.
+            sha256: what the bytes must have, in hexadecimal.
+
+        Returns:
+            The sha256 of the bytes.
+
+        Raises:
+            IntegrityError: they have another sha256.
+            StorageError: it cannot be read.
+            OSError: the local disk cannot take it.
+        """
+        return received(self, entry, path, sha256, partial(read_back, self, entry))
+
+    def sha256_of(self, entry: Entry) -> str:
+        """The sha256 of a file as the store holds it, computed by the server or from the bytes that are read back.
+
+        Raises:
+            StorageError: it cannot be told.
+        """
+        return _whole(self, entry, HashBody()).sha256
+
+    # --- writing
+
     @abstractmethod
     def write(self, key: str, content: Content) -> Entry:
         """Store a whole file, and the folders above it.
@@ -171,64 +258,37 @@ class Store(ABC):
             LocationError: there is a folder of this name, or a file where a folder above it belongs.
         """
 
+    def write_confirmed(
+        self, key: str, content: Path | bytes, sha256: str, *, on_bytes: OnBytes | None = None
+    ) -> Level:
+        """Store a whole new file, and make sure that the store holds exactly these bytes.
+
+        It may be called again after a crash or an error: what is there already, whole, is verified and not sent again.
+        Size alone never confirms.
+
+        Args:
+            key: one that nobody else writes to.
+            content: the bytes, or a local file.
+            sha256: of the content, in hexadecimal.
+            on_bytes: called with the number of bytes sent each time, from the calling thread; what is sent again
+                counts again.
+
+        Returns:
+            The level that was reached: ``"confirmed"`` if the server computed the sha256 or the bytes were read
+            back, ``"mount"`` if a mount that writes through has closed the file, ``"local"`` if one that caches has.
+
+        Raises:
+            IntegrityError: the store holds other bytes; they are removed as far as possible.
+            OutOfSpaceError: the store is full.
+            LocationError: there is a folder of this name; nothing was stored, and the folder is as it was.
+            StorageError: it could not be stored, or not verified.
+        """
+        source = Source(content, on_bytes=on_bytes)
+        return confirm(self, key, source, sha256, found=partial(file_at, self), send=partial(write_new, self))
+
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove a file."""
-
-    # --- where it is
-
-    def look(self) -> None:  # noqa: B027  most are looked at when they are opened, or have nothing that could be missing
-        """Find the location there.
-
-        Raises:
-            LocationError: there is nothing at it.
-            StorageError: the store cannot tell.
-        """
-
-    def place(self, key: str) -> str:
-        """What a key's file has in common with the same file of any other store, and with no other file.
-
-        Args:
-            key: ``""`` is the root.
-        """
-        return f"{self.identity}/{key}".rstrip("/")
-
-    # --- whole trees
-
-    def list_below(self, folder: str) -> Entries:
-        """Every file below a folder, ordered by key; the keys begin at the root of the store, as everywhere.
-
-        Where there is no such folder there are no files. A listing that fails raises: it never looks like an empty one.
-
-        Args:
-            folder: its key; ``""`` is the root, which may be missing too.
-
-        Raises:
-            StorageError: what is there cannot be told.
-        """
-        above = f"{checked(folder)}/" if folder else ""
-        return [entry for entry in self.list() if entry.key.startswith(above)]
-
-    def has_folder(self, key: str) -> bool:
-        """Whether there is such a folder, be it empty; an error where the store cannot tell."""
-        return bool(self.list_below(key))
-
-    def members(self, folder: str) -> tuple[Entries, Keys]:
-        """The files that lie directly in a folder, and the keys of the folders in it, each ordered.
-
-        Args:
-            folder: its key; ``""`` is the root.
-
-        Raises:
-            NotFoundError: there is no such folder.
-        """
-        above = f"{checked(folder)}/" if folder else ""
-        below = self.list_below(folder)
-        if not below and folder:
-            raise errors.NotFoundError(f"{self.location}: {folder!r}: there is no such folder")
-        files = [entry for entry in below if "/" not in entry.key[len(above) :]]
-        names = {entry.key[len(above) :].partition("/")[0] for entry in below} - {e.key[len(above) :] for e in files}
-        return files, sorted(above + name for name in names)
 
     def make_folder(self, key: str) -> bool:
         """Make an empty folder, and those above it; whether it is known to be new. Some stores have no folders.
@@ -249,193 +309,112 @@ class Store(ABC):
             with suppress(errors.NotFoundError):  # somebody else removes it too
                 self.delete(entry.key)
 
-    def expunge(self, folder: str, first: Sequence[str] = ()) -> None:
-        """Remove a folder and all below it for good; a missing one is no error.
+    # --- the store itself
 
-        Where the store has a trash bin nothing of it stays there, as far as that is possible; that it does is no error.
-
-        Args:
-            folder: its key.
-            first: keys of files in it that go before all others.
-
-        Raises:
-            LocationError: the key is empty: the root is never removed.
-        """
-        for key in first:
-            with suppress(errors.NotFoundError):  # somebody else was faster
-                self.delete(key)
-        self.remove_tree(folder)
-
-    # --- files that are verified
-
-    @property
-    def best_level(self) -> Level:
-        """The highest level that `write_confirmed` can reach here. It may ask the store once, and remembers.
-
-        Raises:
-            StorageError: the store cannot be asked, or not be written to.
-        """
-        return "confirmed"
-
-    def write_confirmed(
-        self, key: str, content: Path | bytes, sha256: str, *, on_bytes: OnBytes | None = None
-    ) -> Level:
-        """Store a whole new file, and make sure that the store holds exactly these bytes.
-
-        It may be called again after a crash or an error: what is there already, whole, is verified and not sent again.
-        Size alone never confirms.
-
-        Args:
-            key: one that nobody else writes to.
-            content: the bytes, or a local file.
-            sha256: of the content, in hexadecimal.
-            on_bytes: told how many bytes were sent each time, from the calling thread; what is sent again counts again.
-
-        Returns:
-            The level that was reached: ``"confirmed"`` where the server computed the sha256 or the bytes were read
-            back, ``"mount"`` where a mount that writes through has closed the file, ``"local"`` where one that caches
-            has.
-
-        Raises:
-            IntegrityError: the store holds other bytes; they are removed as far as possible.
-            OutOfSpaceError: the store is full.
-            LocationError: there is a folder of this name; nothing was stored, and the folder is as it was.
-            StorageError: it could not be stored, or not verified.
-        """
-        source = Source(content, on_bytes=on_bytes)
-        before = self._before(key)
-        if before is None or not self._holds(before, source.size_bytes, sha256):
-            found = self._store_new(key, source, sha256, before)
-            if found != sha256:
-                with suppress(errors.StorageError):
-                    self.delete(key)
-                raise errors.IntegrityError(
-                    f"{self.location}: {key!r} was written, but the store holds other bytes (their sha256 is {found}, "
-                    f"not {sha256}); they were removed, write it again"
-                )
-        return self.best_level
-
-    def abandon(self, key: str, size_bytes: int, sha256: str) -> None:  # noqa: B027  most keep nothing of it
-        """Remove what is left of an upload that broke off and will not be resumed; errors are no news.
-
-        Args:
-            key: where it was to go.
-            size_bytes: its length.
-            sha256: of the content, in hexadecimal.
-        """
-
-    def sha256_of(self, entry: Entry) -> str:
-        """The sha256 of a file as the store holds it, computed by the server or from the bytes that are read back.
-
-        Raises:
-            StorageError: it cannot be told.
-        """
-        body = HashBody()
-        ((_, outcome),) = self.read_many([entry], lambda _: body)
-        if isinstance(outcome, errors.StorageError):
-            raise outcome
-        return body.sha256
-
-    def read_into(self, entry: Entry, path: Path, sha256: str | None = None) -> str:
-        """Download a whole file, in one version, into a local file; memory does not grow with its size.
-
-        Args:
-            entry: as it was listed.
-            path: the local file; it is made anew, and removed again if this raises.
-            sha256: what the bytes must have, in hexadecimal.
-
-        Returns:
-            The sha256 of the bytes.
-
-        Raises:
-            IntegrityError: they have another sha256.
-            StorageError: it cannot be read.
-            OSError: the local disk cannot take it.
-        """
-        with new_file(path) as file:
-            return self._verified(entry, self._read_into(entry, file), sha256)
-
-    def _verified(self, entry: Entry, found: str, sha256: str | None) -> str:
-        """The sha256 that was found, if it is the one that was wanted."""
-        if sha256 is not None and found != sha256:
-            raise errors.IntegrityError(
-                f"{self.location}: {entry.key!r} is damaged: its sha256 is {found}, where {sha256} was written"
-            )
-        return found
-
-    def _before(self, key: str) -> Entry | None:
-        """What an earlier try has left at a key."""
-        try:
-            return self.stat(key)
-        except errors.NotFoundError:
-            return None
-
-    def _holds(self, entry: Entry, size_bytes: int, sha256: str) -> bool:
-        """Whether an earlier try has stored these bytes already."""
-        try:
-            return entry.size_bytes == size_bytes and self.sha256_of(entry) == sha256
-        except errors.NotFoundError:
-            return False
-
-    def _store_new(self, key: str, source: Source, sha256: str, before: Entry | None) -> str:  # noqa: ARG002  others ask
-        """Store a file where there was none, or another, and tell the sha256 of what the store holds then."""
-        entry = self.write(key, source.content)
-        if source.on_bytes is not None:
-            source.on_bytes(source.size_bytes)
-        return self.sha256_of(entry)
-
-    def _read_into(self, entry: Entry, file: FileIO) -> str:
-        """Fill an empty file with the bytes of one version, and tell their sha256."""
-        body = FileBody(file)
-        ((_, outcome),) = self.read_many([entry], lambda _: body)
-        if isinstance(outcome, errors.StorageError):
-            raise outcome
-        if body.error is not None:
-            raise body.error
-        return body.sha256
-
-    def token(self) -> str | None:
-        """One value that changes when anything below the root does; None where the store has none."""
-        return None
-
-    def local_path(self, entry: Entry) -> str | None:  # noqa: ARG002  for those whose files are elsewhere
-        """Where a file lies on a disk of this machine, in the version of the entry; None where it does not."""
-        return None
-
-    def read(self, key: str) -> bytes:
-        """One whole file, in its present version."""
-        ((_, outcome),) = self.read_many([self.stat(key)])
-        if isinstance(outcome, errors.StorageError):
-            raise outcome
-        return in_memory(outcome.body)
-
-    def exists(self, key: str) -> bool:
-        """Whether there is such a file; an error where the store cannot tell."""
-        try:
-            self.stat(key)
-        except errors.NotFoundError:
-            return False
-        return True
-
-    def waiting(self, outage_s: float) -> Store:  # noqa: ARG002  for those that wait
-        """The same files, whose reads wait so long for a server that is away; 0 for no longer than their tries."""
-        return self
-
-    def hurried(self, limit_s: float, *, waits: bool) -> Store:  # noqa: ARG002  for those that can hurry
-        """The same files, for a question that somebody has another answer to after a while.
-
-        Args:
-            limit_s: how long it may take without an answer.
-            waits: whether to wait so long for a server that is away, since there is no other answer.
-        """
-        return self
+    def with_patience(self, patience: Patience) -> Self:
+        """The same files, read with another patience for a server that is away."""
+        if self.is_local or patience == self.patience:
+            return self
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, patience=patience)
+        return other
 
     def close(self) -> None:  # noqa: B027  most hold nothing open
-        """Let go of what is held open in this process, such as connections. The next request opens it again."""
+        """Close what is open in this process, such as connections. The next request opens it again."""
 
     def __repr__(self) -> str:
-        """Tell what is stored where."""
+        """A short description for people."""
         return f"{type(self).__name__}({self.location!r})"
+
+
+def confirm(
+    store: Store,
+    key: str,
+    source: Source,
+    sha256: str,
+    *,
+    found: Callable[[str], Entry | None],
+    send: Callable[[str, Source, str, Entry | None], str],
+) -> Level:
+    """Write a whole new file, unless an earlier try has, and compare the sha256 of what the store holds.
+
+    Args:
+        store: where it goes.
+        key: as for `Store.write_confirmed`.
+        source: its bytes.
+        sha256: of these.
+        found: the file that an earlier try has left at a key.
+        send: stores the file, and gives the sha256 of what the store holds then.
+
+    Raises:
+        IntegrityError: the store holds other bytes; they are removed as far as possible.
+    """
+    before = found(key)
+    if before is None or not holds(store, before, source.size_bytes, sha256):
+        stored = send(key, source, sha256, before)
+        if stored != sha256:
+            with suppress(errors.StorageError):
+                store.delete(key)
+            raise errors.IntegrityError(
+                f"{store.location}: {key!r} was written, but the store holds other bytes (their sha256 is {stored}, "
+                f"not {sha256}); they were removed, write it again"
+            )
+    return "confirmed"
+
+
+def file_at(store: Store, key: str) -> Entry | None:
+    """The file at a key; None if there is none."""
+    try:
+        return store.stat(key)
+    except errors.NotFoundError:
+        return None
+
+
+def holds(store: Store, entry: Entry, size_bytes: int, sha256: str) -> bool:
+    """Whether a file has these bytes already."""
+    try:
+        return entry.size_bytes == size_bytes and store.sha256_of(entry) == sha256
+    except errors.NotFoundError:
+        return False
+
+
+def write_new(store: Store, key: str, source: Source, _sha256: str, _before: Entry | None) -> str:
+    """Write a file, and give the sha256 of what the store holds then."""
+    entry = store.write(key, source.content)
+    if source.on_bytes is not None:
+        source.on_bytes(source.size_bytes)
+    return store.sha256_of(entry)
+
+
+def received(store: Store, entry: Entry, path: Path, sha256: str | None, fill: Callable[[FileIO], str]) -> str:
+    """Fill a new local file with the bytes of one version, and give their sha256 if it is the one that is wanted.
+
+    Raises:
+        IntegrityError: it is not; the local file is removed.
+    """
+    with new_file(path) as file:
+        found = fill(file)
+        if sha256 is not None and found != sha256:
+            raise errors.IntegrityError(
+                f"{store.location}: {entry.key!r} is damaged: its sha256 is {found}, where {sha256} was written"
+            )
+    return found
+
+
+def read_back(store: Store, entry: Entry, file: FileIO) -> str:
+    """Fill an empty file with the bytes of one version, and give their sha256."""
+    body = _whole(store, entry, FileBody(file))
+    if body.error is not None:
+        raise body.error
+    return body.sha256
+
+
+def _whole(store: Store, entry: Entry, body: B) -> B:
+    """The body, once it has taken all bytes of a file."""
+    ((_, outcome),) = store.read_many([entry], lambda _: body)
+    if isinstance(outcome, errors.StorageError):
+        raise outcome
+    return body
 
 
 @contextmanager

@@ -12,31 +12,31 @@ bytes only if the server has not refused that; it asks no more once a gateway tu
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from ai4os_data import errors
-from ai4os_data.http import NO_ANSWER, Place, Request, place_of
-from ai4os_data.stores.forms import quoted, unquoted
+from ai4os_data.http import NO_ANSWER, Request, Standing, standing_of
+from ai4os_data.stores.capabilities import ChunkLimits
+from ai4os_data.stores.forms import unquoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ai4os_data.http import Source
-    from ai4os_data.locations import Remote
-    from ai4os_data.stores.capabilities import ChunkLimits
-    from ai4os_data.stores.nextcloud import NextcloudStore
+    from ai4os_data.stores.dav_folders import FolderMaker
+    from ai4os_data.stores.listings import Listings
+    from ai4os_data.stores.nextcloud_urls import NextcloudUrls
 
 CHUNK_BYTES = 32 * 1024 * 1024
 
 LEAST_CHUNK_BYTES = 5 * 1024 * 1024
 _MOST_CHUNKS = 10_000
 _SIZE = re.compile(r"[0-9]{1,19}")
-_DAV_URL = re.compile(r"(?P<server>.*)/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?P<below>(?:/.*)?)")
 _UNSUPPORTED = (errors.NotFoundError, errors.PermissionDeniedError, errors.ProtocolError)
 # These do not pass by themselves, so nobody will come back for what was sent.
 _HOPELESS = (errors.PermissionDeniedError, errors.ProtocolError)
@@ -45,90 +45,66 @@ _LOOKS = 3
 _WHOLE = ".file"
 
 
-class UploadPlace(NamedTuple):
-    """Where things are on a Nextcloud: addresses, percent-encoded, without a slash at the end.
-
-    Attributes:
-        server_url: the server.
-        uploads_url: the user's chunked uploads.
-        files_url: the remote's folder, at the endpoint that uploads are moved to.
-        trash_url: the user's trash bin.
-        below: the path of the remote's folder below the user's files, decoded, without a slash at its begin or end.
-    """
-
-    server_url: str
-    uploads_url: str
-    files_url: str
-    trash_url: str
-    below: str
-
-    @classmethod
-    def of(cls, remote: Remote) -> UploadPlace | None:
-        """The places of a remote; None where its address does not tell them."""
-        match = _DAV_URL.fullmatch(remote.url.rstrip("/"))
-        if match is None:
-            return None
-        user = match["user"] or (quote(remote.user, safe="") if remote.user else None)
-        if user is None:
-            return None
-        dav = f"{match['server']}/remote.php/dav"
-        return cls(
-            match["server"],
-            f"{dav}/uploads/{user}",
-            f"{dav}/files/{user}{match['below']}",
-            f"{dav}/trashbin/{user}/trash",
-            unquoted(match["below"]).strip("/"),
-        )
-
-    def destination(self, path: str) -> str:
-        """Where a file belongs, by its path below the remote's folder."""
-        return f"{self.files_url}/{quoted(path)}"
-
-    def upload_url(self, destination: str, sha256: str) -> str:
-        """Where the chunks of a content go that belongs to a destination: its name tells both."""
-        name = hashlib.sha256(f"{destination}\0{sha256}".encode()).hexdigest()[:32]
-        return f"{self.uploads_url}/ai4os-data-{name}"
-
-
 class UnsupportedError(Exception):
     """The server takes no chunked uploads here."""
+
+
+@dataclass
+class ServerChunking:
+    """What is known of how a server takes chunks. The uploads to it share this, and record what they find.
+
+    Attributes:
+        is_supported: whether it takes any.
+        limits: what it allows; None if it was not asked yet.
+        was_full: whether it had no room when it was asked last.
+        answers_heads: whether it answers ``Expect: 100-continue``.
+    """
+
+    is_supported: bool = True
+    limits: ChunkLimits | None = None
+    was_full: bool = False
+    answers_heads: bool = True
 
 
 class ChunkedUpload:
     """The upload of one file.
 
     Args:
-        store: where the file belongs.
-        place: where uploads and files are.
+        listings: tell what is at the destination.
+        folders: makes the folder above it.
+        urls: where uploads and files are.
         key: the file's key.
         source: its bytes.
         sha256: of these bytes.
-        limits: what the server allows.
-        chunk_bytes: the size of a chunk, within these.
-        was_full: whether the server had no room when it was asked last.
+        chunking: what is known of the server.
+        chunk_bytes: the size of a chunk, within the server's limits.
     """
 
     def __init__(
         self,
-        store: NextcloudStore,
-        place: UploadPlace,
+        listings: Listings,
+        folders: FolderMaker,
+        urls: NextcloudUrls,
         key: str,
         source: Source,
-        sha256: str,
         *,
-        limits: ChunkLimits,
+        sha256: str,
+        chunking: ServerChunking,
         chunk_bytes: int = CHUNK_BYTES,
-        was_full: bool = False,
     ) -> None:
-        self._store = store
+        self._listings = listings
+        self._folders = folders
+        self._dav = listings.folder.dav
         self._key = key
         self._source = source
+        self._chunking = chunking
+        limits = chunking.limits or ChunkLimits()
         least = max(LEAST_CHUNK_BYTES, -(-source.size_bytes // _MOST_CHUNKS))
         self._chunk_bytes = max(least, min(chunk_bytes, limits.most_bytes))
         self._in_flight = limits.parallel
-        self._one_first = was_full
-        destination = place.destination(store.below_remote(key))
-        self._url = place.upload_url(destination, sha256)
+        self._one_first = chunking.was_full
+        destination = urls.destination(listings.folder.address.below_remote(key))
+        self._url = urls.upload_url(destination, sha256)
         self._headers = {"Destination": destination, "OC-Total-Length": str(source.size_bytes)}
 
     def send(self) -> None:
@@ -155,19 +131,19 @@ class ChunkedUpload:
 
     @property
     def _what(self) -> str:
-        return f"{self._store.location}: {self._key!r}"
+        return f"{self._listings.folder.location}: {self._key!r}"
 
     def _begin(self) -> dict[str, int]:
         """Make the upload folder, or find the one of an earlier try: what has arrived in it."""
         try:
-            self._store.dav("MKCOL", self._url, {"Destination": self._headers["Destination"]})
+            self._dav.send("MKCOL", self._url, {"Destination": self._headers["Destination"]})
         except NO_ANSWER:
             raise
         except _UNSUPPORTED as error:
             raise UnsupportedError from error
         except errors.ServerError as error:
             arrived = self._arrived()
-            if arrived is None and place_of(error) is Place.LASTING:
+            if arrived is None and standing_of(error) is Standing.LASTING:
                 raise UnsupportedError from error
             if arrived is None:
                 raise
@@ -178,7 +154,7 @@ class ChunkedUpload:
     def _arrived(self) -> dict[str, int] | None:
         """Name and size of each chunk that the server has; None where it knows no such upload."""
         try:
-            found = self._store.propfind(f"{self._url}/", "1")
+            found = self._listings.folder.propfind(f"{self._url}/", "1")
         except errors.NotFoundError:
             return None
         names = ((unquoted(urlsplit(one.href).path).rpartition("/")[2], one) for one in found if not one.is_folder)
@@ -204,18 +180,18 @@ class ChunkedUpload:
                 source=chunk.source,
                 headers=lines,
                 expected_bytes=chunk.source.size_bytes,
-                asks_first=self._one_first and self._store.answers_heads,  # else it costs a round trip a chunk
+                asks_first=self._one_first and self._chunking.answers_heads,  # else it costs a round trip a chunk
             )
             for chunk in chunks
         )
-        with closing(self._store.transport.fetch(requests, self._in_flight)) as answers:
+        with closing(self._dav.transport.fetch(requests, self._in_flight)) as answers:
             for request, outcome in answers:
                 if isinstance(outcome, errors.NotFoundError):
                     return False
                 if isinstance(outcome, errors.StorageError):
                     raise outcome
                 if request.asks_first and not request.was_let:
-                    self._store.answers_heads = False  # each chunk would wait a second for nothing
+                    self._chunking.answers_heads = False  # each chunk would wait a second for nothing
         return True
 
     def _chunks(self) -> Iterator[_Chunk]:
@@ -224,7 +200,7 @@ class ChunkedUpload:
 
     def _is_put_together(self) -> bool:
         """MOVE it to its destination. Where no answer tells, the destination does; False where the upload is gone."""
-        until = time.monotonic() + self._store.patience.silence_s(self._source.size_bytes)
+        until = time.monotonic() + self._dav.patience.silence_s(self._source.size_bytes)
         failures = 0
         while True:
             try:
@@ -233,7 +209,7 @@ class ChunkedUpload:
                 if failures or self._is_there() or self._arrived() is None:
                     return self._is_there()
                 failures += 1
-                self._store.make_folder(self._key.rpartition("/")[0])
+                self._folders.make(self._key.rpartition("/")[0])
             except NO_ANSWER as error:
                 failures += 1
                 if self._appears(failures):
@@ -245,23 +221,23 @@ class ChunkedUpload:
 
     def _move(self) -> None:
         headers = self._headers | {"Overwrite": "T"}
-        self._store.dav("MOVE", f"{self._url}/{_WHOLE}", headers, tries=1, worked_bytes=self._source.size_bytes)
+        self._dav.send("MOVE", f"{self._url}/{_WHOLE}", headers, tries=1, worked_bytes=self._source.size_bytes)
 
     def _appears(self, failures: int) -> bool:
         """Whether the file is there by and by: after a 504 or a 423 the server may still be joining its chunks."""
         for _ in range(_LOOKS):
             if self._is_there():
                 return True
-            time.sleep(self._store.patience.pause_s(failures))
+            time.sleep(self._dav.patience.pause_s(failures))
         return self._is_there()
 
     def _is_there(self) -> bool:
-        return self._store.size_of(self._key) == self._source.size_bytes
+        return self._listings.size_of(self._key) == self._source.size_bytes
 
     def discard(self) -> None:
         """Remove what the server has of it."""
         with suppress(errors.StorageError):
-            self._store.dav("DELETE", self._url)
+            self._dav.send("DELETE", self._url)
 
 
 def _size(told: str) -> int:

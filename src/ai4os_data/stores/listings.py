@@ -11,21 +11,17 @@ from urllib.parse import urlsplit
 
 from ai4os_data import errors
 from ai4os_data.http import host_of, plain_etag, status_of
-from ai4os_data.stores.base import Entries, Entry, Keys, Listing, Unreadable, is_safe
+from ai4os_data.stores.base import Entries, Entry, Keys, Listing, Unreadable, checked, is_safe
+from ai4os_data.stores.dav import FolderError
 from ai4os_data.stores.forms import are_alike, quoted, same_prefix, unquoted
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ai4os_data.stores.dav_folder import DavFolder
     from ai4os_data.stores.multistatus import Resource
-    from ai4os_data.stores.webdav import WebDAVStore
 
-# Only what is needed: all properties of 2,000 files take 824 KB.
-PROPFIND = (
-    b'<?xml version="1.0" encoding="utf-8"?><d:propfind xmlns:d="DAV:"><d:prop><d:resourcetype/><d:getcontentlength/>'
-    b"<d:getetag/><d:getlastmodified/></d:prop></d:propfind>"
-)
 _THREADS = 8
 _OF_THE_STORAGE = (
     errors.AuthenticationError,
@@ -55,16 +51,42 @@ class Listings:
     """The listings of one store.
 
     Args:
-        store: sends the requests, and knows where its folder is.
+        folder: the folder of the store.
     """
 
-    def __init__(self, store: WebDAVStore) -> None:
-        self._store = store
-        self._server = (store.remote.url, store.remote.user)
+    def __init__(self, folder: DavFolder) -> None:
+        self.folder = folder
+        self._where = folder.location
+        self._remote = folder.address.remote
+        self._server = (self._remote.url, self._remote.user)
 
-    @property
-    def _where(self) -> str:
-        return self._store.location
+    def stat(self, key: str) -> Entry:
+        """One file, by a PROPFIND of Depth 0.
+
+        Raises:
+            FolderError: it is a folder.
+            NotFoundError: there is none.
+        """
+        entries = self.of(checked(key), "0", slash=False).files
+        if not entries:
+            raise FolderError(f"{self._where}: {key!r} is a folder, not a file")
+        return entries[0]._replace(key=key)
+
+    def size_of(self, key: str) -> int | None:
+        """The length of a file; None if it is not there."""
+        try:
+            return self.stat(key).size_bytes
+        except errors.NotFoundError:
+            return None
+
+    def members(self, folder: str) -> tuple[Entries, Keys]:
+        """What lies directly in a folder, by a PROPFIND of Depth 1; what cannot be told of is named in the log."""
+        files, folders, unreadable = self.of(checked(folder) if folder else "", "1")
+        if [entry.key for entry in files] == [folder]:  # some servers do not mind the slash after a file
+            raise errors.NotFoundError(f"{self._where}: {folder!r} is a file, not a folder")
+        for one in unreadable:
+            tell_once(f"left out: {one.error}")
+        return sorted(files), sorted(folders)
 
     def below(self, top: str = "") -> Listing:
         """Every file below a folder, in no order, and what cannot be read of it.
@@ -157,14 +179,14 @@ class Listings:
         Raises:
             StorageError: it is not known of what was asked for.
         """
-        url = self._store.base_url + (f"/{quoted(key)}" if key else "") + ("/" if slash else "")
-        return self._sorted(self._store.propfind(url, depth, tries=tries), key.strip("/"))
+        url = self.folder.address.base_url + (f"/{quoted(key)}" if key else "") + ("/" if slash else "")
+        return self._sorted(self.folder.propfind(url, depth, tries=tries), key.strip("/"))
 
     def _sorted(self, told: Sequence[Resource], asked: str) -> Found:
         files: Entries = []
         folders: Keys = []
         odd: list[tuple[str, Resource]] = []
-        base = self._store.base_path
+        base = self.folder.address.base_path
         for resource in told:
             href, is_known, is_folder, size, etag, modified, status, _ = resource
             path = "/" + unquoted(self._path_on_server(href)).strip("/")
@@ -242,7 +264,7 @@ class Listings:
         Raises:
             ProtocolError: it is not below our folder.
         """
-        base = self._store.base_path
+        base = self.folder.address.base_path
         length = same_prefix(path, base)
         if length is None:
             message = f"{self._where}: the server lists {href!r}, which is not below {base!r}; check the remote's url"
@@ -264,10 +286,10 @@ class Listings:
         if not separator or "/" in before:
             return href
         authority, _, path = rest.partition("/")
-        ours = host_of(urlsplit(self._store.remote.url).netloc)
+        ours = host_of(urlsplit(self._remote.url).netloc)
         if before.lower() not in {"", "http:", "https:"} or host_of(authority) != ours:
             message = (
-                f"{self._where}: the server lists {href!r}, which is not on {self._store.remote.origin}; nothing of "
+                f"{self._where}: the server lists {href!r}, which is not on {self._remote.origin}; nothing of "
                 "this listing is used"
             )
             raise errors.ProtocolError(message)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.stores.base import Entries, Entry, Fetched, MakeBody, Outcome, Store, checked, memory_body
+from ai4os_data.stores.base import Entry, Fetched, Listing, MakeBody, Outcome, Store, checked, memory_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,10 +27,6 @@ class MemoryStore(Store):
         self.location = "memory"
         self.is_local = True
         self.identity = f"memory {id(self):x}"
-
-    def list(self) -> list[Entry]:
-        """Every file."""
-        return sorted(self.stat(key) for key in self.files)
 
     def stat(self, key: str) -> Entry:
         """One file."""
@@ -68,7 +64,6 @@ class MemoryStore(Store):
         self.stat(key)
         del self.files[key]
 
-    def list_below(self, folder: str) -> Entries:
-        """Every file whose key begins so."""
-        above = f"{checked(folder)}/" if folder else ""
-        return sorted(self.stat(key) for key in self.files if key.startswith(above))
+    def _listed(self, folder: str) -> Listing:
+        above = f"{folder}/" if folder else ""
+        return Listing([self.stat(key) for key in self.files if key.startswith(above)], [])

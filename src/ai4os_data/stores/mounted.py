@@ -17,8 +17,11 @@ from ai4os_data import errors, telemetry
 from ai4os_data.locations import Remote, mistaken_for
 from ai4os_data.machine import mounts
 from ai4os_data.stores.base import Store
-from ai4os_data.stores.directory import DEAD_MOUNT, STAGED, DirectoryStore, nearest, told, within
+from ai4os_data.stores.directory import DirectoryStore
+from ai4os_data.stores.directory_files import nearest
+from ai4os_data.stores.directory_tree import STAGED
 from ai4os_data.stores.forms import forms
+from ai4os_data.stores.os_errors import DEAD_MOUNT, translated, within
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -86,7 +89,7 @@ def open_path(
         if not is_synced:
             tell_once(f"{_not_synced(storage)} read with 'rshare:path'")
         direct_top = direct_store(top) if direct is not None else None
-        hurried = direct_top.hurried(deadline_s, waits=False) if direct_top is not None else None
+        hurried = direct_top and direct_top.with_patience(direct_top.patience.hurried(deadline_s, waits=False))
         is_same = hurried is not None and _is_same_place(top, hurried, deadline_s, may_write=create)
     except errors.StorageGoneError as gone:
         if direct is None:
@@ -115,7 +118,7 @@ def _in_its_form(path: str, mount: mounts.Mount | None, deadline_s: float) -> st
 
 def _nearest(path: str, *, is_network: bool, deadline_s: float) -> str:
     def find() -> str:
-        with told(path, "the directory"):
+        with translated(path, "the directory"):
             return nearest(path)
 
     return within(deadline_s, find, f"{path}: {DEAD_MOUNT}") if is_network else find()
@@ -145,7 +148,7 @@ def _look(path: str, mount: mounts.Mount | None, deadline_s: float) -> None:
     is_network = mount is not None and mount.is_network
 
     def find() -> bool:
-        with told(path, "the directory"):
+        with translated(path, "the directory"):
             os.stat(path)  # says why, where there is nothing
             is_folder = os.path.isdir(path)
             if is_network and is_folder:
@@ -201,7 +204,7 @@ def _shows_folder(path: str, direct: Store, deadline_s: float) -> bool:
     name = f"{STAGED}{secrets.token_hex(8)}"
 
     def make() -> None:
-        with told(path, "a new folder"):
+        with translated(path, "a new folder"):
             os.mkdir(f"{path}/{name}")
 
     def remove() -> None:
@@ -235,7 +238,7 @@ def _some_file(path: str, deadline_s: float) -> _Seen | None:
     """One of the first files that the mount shows, an empty one only where the others are too; None for no file."""
 
     def read() -> _Seen | None:
-        with told(path, "the first file"):
+        with translated(path, "the first file"):
             found = sorted(_files(path), key=lambda file: file[1] == 0)
             if not found:
                 return None

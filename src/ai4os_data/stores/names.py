@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+from ai4os_data import errors
+
 _MOST_BYTES = 250  # of the name, not of the path: a column of Nextcloud's database
 _KEPT_ENDINGS = (".part", ".filepart")
 _WINDOWS = frozenset(':*?"<>|')
+_NOT_OF_A_NAME = (
+    errors.AuthenticationError,
+    errors.DeadlineError,
+    errors.LockedError,
+    errors.OutOfSpaceError,
+    errors.ServerUnavailableError,
+    errors.ThrottledError,
+    errors.LocationError,
+)
+
+
+def check_not_the_name(location: str, key: str, error: errors.StorageError) -> None:
+    """Say that it is the name that the server refuses, if its answer to a PUT or MKCOL may well mean that.
+
+    Raises:
+        NameRefusedError: it is.
+    """
+    if isinstance(error, _NOT_OF_A_NAME):
+        return
+    why = why_refused(key, is_forbidden=isinstance(error, errors.PermissionDeniedError))
+    if why is not None:
+        raise errors.NameRefusedError(
+            f"{location}: {key!r} cannot be written: the server refuses the name, since {why}. Choose another name. "
+            f"({error})"
+        ) from error
 
 
 def why_refused(key: str, *, is_forbidden: bool = False) -> str | None:
@@ -22,13 +49,26 @@ def why_refused(key: str, *, is_forbidden: bool = False) -> str | None:
     return None
 
 
-def is_utf_8(name: str) -> bool:
+def _is_utf_8(name: str) -> bool:
     """Whether the bytes of a name are UTF-8; those that are not stand in it as surrogates (PEP 383)."""
     try:
         name.encode()
     except UnicodeEncodeError:
         return False
     return True
+
+
+def check_utf_8(location: str, key: str) -> None:
+    """Refuse a name that a Nextcloud would store as another one: it reads what is no UTF-8 as Latin-1.
+
+    Raises:
+        NameRefusedError: the name is no UTF-8.
+    """
+    if not _is_utf_8(key):
+        raise errors.NameRefusedError(
+            f"{location}: {key!r} cannot be written: it is no UTF-8, and a Nextcloud would store it under another "
+            "name. Choose another name."
+        )
 
 
 def _why(name: str) -> str | None:
@@ -43,7 +83,7 @@ def _why(name: str) -> str | None:
     size_bytes = len(name.encode("utf-8", "surrogateescape"))
     if size_bytes > _MOST_BYTES:
         return f"is {size_bytes} bytes long, and most servers take {_MOST_BYTES}"
-    return None if is_utf_8(name) else "is no UTF-8"
+    return None if _is_utf_8(name) else "is no UTF-8"
 
 
 def _why_elsewhere(name: str) -> str | None:

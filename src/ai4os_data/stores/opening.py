@@ -63,7 +63,7 @@ def open_store(
     if outage_s is not None:
         outage_s = checked_outage_s(outage_s)
     if isinstance(location, Store):
-        return location if outage_s is None else location.waiting(outage_s)
+        return location if outage_s is None else location.with_patience(replace(location.patience, outage_s=outage_s))
     if outage_s is not None or patience is None:
         patience = replace(patience or Patience(), outage_s=OUTAGE_S if outage_s is None else outage_s)
     environ = os.environ if environ is None else environ

@@ -19,8 +19,9 @@ from ai4os_data.telemetry import log
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ai4os_data.stores.chunked import UploadPlace
-    from ai4os_data.stores.webdav import Span, WebDAVStore
+    from ai4os_data.stores.dav import DavClient
+    from ai4os_data.stores.dav_writing import Span
+    from ai4os_data.stores.nextcloud_urls import NextcloudUrls
 
 SKIP = {"X-NC-Skip-Trashbin": "true"}
 
@@ -59,14 +60,15 @@ class TrashBin:
     """The trash bin of a user.
 
     Args:
-        store: through which it is asked.
-        place: where it is.
+        dav: asks the server.
+        urls: where it is.
     """
 
-    def __init__(self, store: WebDAVStore, place: UploadPlace) -> None:
-        self._store = store
-        self._place = place
-        self._bin = place.trash_url, store.remote.user
+    def __init__(self, dav: DavClient, urls: NextcloudUrls) -> None:
+        self._dav = dav
+        self._url = urls.trash_url
+        self._above = f"{urls.below}/" if urls.below else ""
+        self._bin = urls.trash_url, dav.remote.user
 
     def entries(self) -> list[Thrown]:
         """What lies in it.
@@ -75,11 +77,11 @@ class TrashBin:
             StorageError: it cannot be told.
         """
         headers = {"Depth": "1", "Content-Type": "application/xml"}
-        answer = self._store.dav("PROPFIND", f"{self._place.trash_url}/", headers, _PROPFIND, tries=1)
+        answer = self._dav.send("PROPFIND", f"{self._url}/", headers, _PROPFIND, tries=1)
         try:
-            told = properties(answer.content, [_NAME, _LOCATION, _TIME, _SIZE])
+            told = properties(answer.body, [_NAME, _LOCATION, _TIME, _SIZE])
         except NotMultistatusError as error:
-            raise errors.ProtocolError(f"{self._place.trash_url}: no listing of a trash bin ({error})") from error
+            raise errors.ProtocolError(f"{self._url}: no listing of a trash bin ({error})") from error
         found = (self._thrown(href, texts) for href, texts in told)
         return [each for each in found if each is not None]
 
@@ -94,7 +96,7 @@ class TrashBin:
         try:
             ours = [each for each in self.entries() if self._is_one_of(each, gone)]
             for each in ours:
-                self._store.dav("DELETE", f"{self._place.trash_url}/{quoted(each.name)}", tries=1)
+                self._dav.send("DELETE", f"{self._url}/{quoted(each.name)}", tries=1)
         except errors.StorageError as error:
             log.info("what was removed may lie in the trash bin of the server: %s", error)
             if isinstance(error, errors.NotFoundError | errors.PermissionDeniedError):
@@ -105,12 +107,9 @@ class TrashBin:
 
     def _is_one_of(self, thrown: Thrown, gone: Mapping[str, Span | None]) -> bool:
         """Whether an entry is what was deleted just now: the same path, at this time, and a name made of the two."""
-        path = thrown.location
-        if self._place.below:
-            above, slash, path = path[: len(self._place.below)], *path[len(self._place.below) :].partition("/")[1:]
-            if (above, slash) != (self._place.below, "/"):
-                return False
-        span = gone.get(path)
+        if not thrown.location.startswith(self._above):
+            return False
+        span = gone.get(thrown.location.removeprefix(self._above))
         return span is not None and span[0] - _CLOCKS_S <= thrown.deleted_s <= span[1] + _CLOCKS_S
 
     def _thrown(self, href: str, texts: Mapping[str, str]) -> Thrown | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai4os_data.errors import ChangedError, LocationError, NotFoundError, StorageError
-from ai4os_data.stores import Entry, Fetched
+from ai4os_data.stores import Entry, Fetched, file_at
 from tests.support.outcomes import content
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def test_what_is_not_there_is_a_file_not_found(place: Place, store: Store) -> No
     """For each verb, in a folder that is there and in one that is not."""
     place.put("there/a.bin", b"1")
     for key in ("missing.bin", "there/missing.bin", "nowhere/missing.bin"):
-        assert not store.exists(key)
+        assert file_at(store, key) is None
         for ask in (store.stat, store.read, store.delete, lambda key: store.read_range(Entry(key, 5), 1, 3)):
             with pytest.raises(NotFoundError) as raised:
                 ask(key)
@@ -150,7 +150,7 @@ def test_a_folder_is_not_a_file(place: Place, store: Store) -> None:
     place.put("folder/a.bin", b"1")
     place.make_folder("empty")
     for key in ("folder", "empty"):
-        assert not store.exists(key)
+        assert file_at(store, key) is None
         for ask in (store.read, store.delete):
             with pytest.raises(NotFoundError):
                 ask(key)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ai4os_data.stores import file_at, folder_token
 from tests.support.places import TALKATIVE, ServedFolder, make_place
 
 if TYPE_CHECKING:
@@ -24,10 +25,10 @@ def requests(request: pytest.FixtureRequest, patience: Patience) -> list[Request
     place.make_folder("empty")
     place.server.forget()
     store = place.open()
-    store.token()
+    folder_token(store)
     listed = store.list()
     list(store.read_many(listed))
-    store.exists("missing.bin")
+    file_at(store, "missing.bin")
     store.read_range(listed[0], 1, 3)
     store.write("new folder/two/new.bin", b"3")
     store.delete("new folder/two/new.bin")

@@ -1,0 +1,262 @@
+"""A request for files through the cache: what nobody else is fetching is fetched here, once, and kept."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from ai4os_data import errors, telemetry
+from ai4os_data.cache.claims import Claim
+from ai4os_data.cache.disk_cache import session_of
+from ai4os_data.cache.entries import Held
+from ai4os_data.cache.staged import allocated
+from ai4os_data.cache.temporaries import TemporaryBody
+from ai4os_data.cache.uncached import content_of
+from ai4os_data.http import Body, LargeBody, MemoryBody, NoBody
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ai4os_data.cache.lookup import Lookup
+    from ai4os_data.cache.uncached import UncachedStore
+    from ai4os_data.cache.versions import WantedFile
+    from ai4os_data.stores import Fetched
+
+As = Literal["bytes", "file", "nothing"]
+"""How a file is wanted: in memory, as a local file, or merely in the cache."""
+Content = list[bytes] | Held | TemporaryBody | NoBody
+"""What came: pieces in memory, a file of the cache, a file outside of it, or nothing that anybody reads."""
+Arrival = tuple["WantedFile", Content | errors.StorageError]
+
+
+class Request:
+    """Some files that are wanted in one way.
+
+    Files are claimed one by one as the store has room for them, so that its connections are never idle. Those that
+    another process is fetching come last, when no claim of ours is left: two processes never wait for each other.
+
+    Args:
+        source: where files come from.
+        lookup: what of them is in the cache.
+        as_: how they are wanted.
+        is_wanted: for files that nobody waits for: asked when nobody else can fetch the one that was taken last.
+            Then those that another process is fetching are left out, and the first that is not wanted any more, or
+            that there is no room for, ends the request.
+    """
+
+    def __init__(
+        self, source: UncachedStore, lookup: Lookup, as_: As, is_wanted: Callable[[], bool] | None = None
+    ) -> None:
+        self._source = source
+        self._lookup = lookup
+        self._cache = lookup.cache
+        self._counts = source.counters.row
+        self._as = as_
+        self._is_wanted = is_wanted
+        self._claims: dict[WantedFile, Claim] = {}
+        self._here: list[Arrival] = []  # found in the cache
+        self._theirs: list[WantedFile] = []  # another process is fetching them
+
+    def arrivals(self, files: Iterable[WantedFile]) -> Iterator[Arrival]:
+        """Each file with its content or its own error."""
+        for arrival in self._fetched(self._absent(files)):
+            yield from self._found()
+            yield arrival
+        yield from self._found()
+        for wanted in self._theirs if self._is_wanted is None else ():
+            yield from self._taken_over(wanted)
+
+    def _found(self) -> list[Arrival]:
+        found, self._here = self._here, []
+        return found
+
+    # --- who fetches it
+
+    def _absent(self, files: Iterable[WantedFile]) -> Iterator[WantedFile]:
+        """Those files that are to be fetched here."""
+        for wanted in files:
+            found = self._claim_or_content(self._source.name(wanted))
+            if isinstance(found, Claim):
+                found = self._with_room(found, wanted)
+            if found is None:
+                self._theirs.append(wanted)
+            elif isinstance(found, Claim):
+                self._claims[wanted] = found
+                yield wanted
+            elif not isinstance(found, str):
+                self._here.append((wanted, found))
+            elif self._is_wanted is None:
+                yield wanted
+            else:  # it could not be kept, and would come in vain
+                return
+
+    def _claim_or_content(self, name: str) -> Claim | Content | Literal["unwritable"] | None:
+        """The right to fetch an entry, or what is there by now; None if another process is fetching it."""
+        for _ in range(2):  # it may be damaged
+            found = self._claim(name)
+            if isinstance(found, Claim):
+                return self._newer_or(found)
+            if not isinstance(found, Held):
+                return found
+            if (content := self._content(found)) is not None:
+                return content
+        return "unwritable"  # and so it is read past the cache
+
+    def _claim(self, name: str) -> Claim | Held | Literal["unwritable"] | None:
+        try:
+            return session_of(self._cache).claim(name)
+        except OSError as error:
+            session_of(self._cache).budget.trouble(error)
+            return "unwritable"
+
+    def _newer_or(self, claim: Claim) -> Claim | Content:
+        """What is there of a file that was found to have changed since it was listed; else the claim."""
+        held = self._lookup.newer(claim.name)
+        content = self._content(held) if held is not None else None
+        if content is None:
+            return claim
+        self._give_up(claim)
+        return content
+
+    def _content(self, held: Held) -> Content | None:
+        """What a cached file gives; None if it is not there, or damaged."""
+        if self._as == "bytes":
+            data = self._lookup.hit(held)
+            return None if data is None else [data]
+        if not session_of(self._cache).objects.is_there(held):
+            return None
+        return held if self._as == "file" else NoBody()
+
+    def _with_room(self, claim: Claim, wanted: WantedFile) -> Claim | NoBody | Literal["unwritable"]:
+        """A claim that there is room for; else a large file that nobody reads is not fetched at all."""
+        if self._has_room(claim, wanted):
+            return claim
+        if self._is_wanted is not None or self._as != "nothing" or not self._source.is_large(wanted):
+            return "unwritable"
+        self._counts[telemetry.PASSED_THROUGH] += 1
+        return NoBody()
+
+    def _has_room(self, claim: Claim, wanted: WantedFile) -> bool:
+        """Reserve room for a file, or end its claim. For what `prepare` makes, it is reserved later."""
+        is_prepared = not wanted.as_stored and self._source.preparation is not None
+        if (self._is_wanted is None or self._is_wanted()) and (
+            is_prepared or session_of(self._cache).budget.reserve(claim, wanted.size_bytes)
+        ):
+            return True
+        session_of(self._cache).give_up(claim)
+        return False
+
+    def _taken_over(self, wanted: WantedFile) -> Iterator[Arrival]:
+        """What another process was fetching: from the cache, or by ourselves if it gave up."""
+        found: Claim | Content | None
+        try:
+            found = session_of(self._cache).wait(self._source.name(wanted))
+        except OSError as error:
+            session_of(self._cache).budget.trouble(error)
+            found = None
+        if isinstance(found, Claim):
+            found = self._newer_or(found)
+        elif isinstance(found, Held):
+            found = self._content(found)
+        if isinstance(found, Claim):
+            if self._has_room(found, wanted):
+                self._claims[wanted] = found
+        elif found is not None:
+            yield wanted, found
+            return
+        yield from self._fetched([wanted])
+
+    # --- fetching
+
+    def _fetched(self, files: Iterable[WantedFile]) -> Iterator[Arrival]:
+        """Fetch files, and keep those that there are claims for; each claim ends as its file comes."""
+        try:
+            for wanted, outcome in self._source.fetch(files, self._body):
+                claim = self._claims.get(wanted)
+                result = outcome if isinstance(outcome, errors.StorageError) else self._taken(wanted, outcome, claim)
+                self._give_up(claim)
+                self._claims.pop(wanted, None)  # not before: an interrupt would leave it to nobody
+                yield wanted, result
+        finally:
+            for claim in self._claims.values():
+                session_of(self._cache).give_up(claim)
+            self._claims.clear()
+
+    def _body(self, wanted: WantedFile) -> Body:
+        """What takes the bytes of a file: those of a large one go to the disk as they come."""
+        if not self._source.is_large(wanted):
+            return MemoryBody()
+        claim = self._claims.get(wanted)
+        if claim is None:
+            return self._outside(wanted)
+        claim.make_instead = partial(self._outside, wanted)
+        return claim
+
+    def _outside(self, wanted: WantedFile) -> Body:
+        """What takes a large answer that the cache has no room for."""
+        if self._as == "bytes":
+            return LargeBody()
+        return TemporaryBody(wanted.key) if self._as == "file" else NoBody()
+
+    def _taken(self, wanted: WantedFile, fetched: Fetched, claim: Claim | None) -> Content:
+        """What came; it is kept, under the version that it is of."""
+        content = self._received(fetched.body)
+        kept = self._kept(wanted, fetched, claim, content) if claim is not None else None
+        self._counts[telemetry.STORED if kept else telemetry.PASSED_THROUGH] += 1
+        return kept if kept is not None and self._as != "bytes" and self._source.is_large(wanted) else content
+
+    def _received(self, body: Body) -> Content:
+        """What a body has taken, as it is wanted."""
+        if isinstance(body, MemoryBody):
+            return body.chunks
+        outer = body
+        if isinstance(body, Claim):
+            if body.error is not None:
+                session_of(self._cache).budget.trouble(body.error)
+            outer = body.instead or body
+        if self._as == "bytes":
+            return [body.content() if isinstance(body, Claim) else content_of(body)]
+        if isinstance(outer, (TemporaryBody, NoBody)):
+            return outer
+        nothing = NoBody()  # it is in the staged file, and is kept
+        nothing.length = outer.length
+        return nothing
+
+    def _kept(self, wanted: WantedFile, fetched: Fetched, claim: Claim, content: Content) -> Held | None:
+        """The cached file of what came; None if there was no room, or somebody else is filling it."""
+        if fetched.entry is wanted.entry or wanted.entry.is_same_version(fetched.entry):
+            return self._stored(claim, wanted.key, fetched.body, content)
+        name = self._source.name(wanted._replace(entry=fetched.entry))
+        newer = self._claim(name)
+        if isinstance(newer, Claim):
+            claim.hand_over(newer)
+            try:
+                newer = self._stored(newer, wanted.key, fetched.body, content)
+            finally:
+                self._give_up(newer if isinstance(newer, Claim) else None)
+        if not isinstance(newer, Held):
+            return None
+        if (link := self._source.versions.link(claim.name)) is not None:
+            session_of(self._cache).known.note_newer(link, name)  # before the claim ends: who waits for it finds this
+        return newer
+
+    def _stored(self, claim: Claim, key: str, body: Body, content: Content) -> Held | None:
+        """The cached file, and the claim has ended; None if there is no room on the disk."""
+        session = session_of(self._cache)
+        try:
+            if isinstance(body, Claim):
+                return session.store(claim, key) if claim.is_whole else None
+            if not isinstance(content, list):
+                return None
+            size_bytes = sum(map(len, content))
+            if allocated(size_bytes) > claim.reserved_bytes and not session.budget.reserve(claim, size_bytes):
+                return None
+            claim.write_pieces(content)
+            return session.store(claim, key)
+        except OSError as error:
+            session.budget.trouble(error)
+            return None
+
+    def _give_up(self, claim: Claim | None) -> None:
+        if claim is not None and claim.is_ours:  # it has ended where its file was stored
+            session_of(self._cache).give_up(claim)

@@ -1,0 +1,68 @@
+"""Room on the spool's disk: what is on the store already gives way to a checkpoint, and then the caches do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ai4os_data import errors
+from ai4os_data.cache import DiskCache, caches_on_disk_of
+from ai4os_data.checkpoint import leftovers
+from ai4os_data.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ai4os_data.checkpoint.spool import Spool
+
+
+class Room:
+    """Makes room on a disk.
+
+    Args:
+        spool: what it is for.
+        cache: what gives way: ``"auto"`` is each cache of this process on the spool's disk; a cache, or None for none.
+    """
+
+    def __init__(self, spool: Spool, cache: DiskCache | Literal["auto"] | None) -> None:
+        self._spool = spool
+        self._cache = cache
+
+    def make(self, size_bytes: int, check: Callable[[int], None] | None = None) -> None:
+        """Let something give way until a checkpoint can be written.
+
+        Args:
+            size_bytes: of the checkpoint.
+            check: says whether there is room; by default for what stays in the spool.
+
+        Raises:
+            OutOfSpaceError: it is not enough.
+        """
+        check = check or self._spool.space.check
+        try:
+            check(size_bytes)
+        except errors.OutOfSpaceError:
+            self._spool.drop_sent()
+            leftovers.drop_all(self._spool.directory, self._spool.folder)
+            self.take_from_caches(size_bytes)
+            check(size_bytes)
+
+    def take_from_caches(self, size_bytes: int) -> None:
+        """Let caches give up what is lacking for so many bytes."""
+        if self._cache == "auto":
+            caches = caches_on_disk_of(self._spool.folder)
+        else:
+            caches = [self._cache] if self._cache is not None else []
+        for cache in caches:
+            if lacking := self._spool.space.lacking_on_disk(size_bytes):
+                log.warning("the spool is short of room: %s gives way by %s bytes", cache.directory, f"{lacking:,}")
+                cache.give_way(lacking)
+
+    def for_download(self, size_bytes: int) -> Path:
+        """A new folder in the spool for a download of this size; the next start removes it if this process dies.
+
+        Raises:
+            OutOfSpaceError: there is no room.
+        """
+        self.make(size_bytes, self._spool.space.check_disk)
+        return self._spool.scratch()

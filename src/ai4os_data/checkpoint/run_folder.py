@@ -1,0 +1,158 @@
+"""The folder of a run in a directory of spools, and the locks of this process on what is in it.
+
+Each attempt has a folder of its own, on which a lock lies for as long as its process lives. Folders that somebody
+removes while the run goes on are made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from ai4os_data import errors
+from ai4os_data.checkpoint.attempts import NEW, remove_if_empty
+from ai4os_data.checkpoint.names import AttemptName
+from ai4os_data.checkpoint.spool_directory import make_run_folder, prepared
+from ai4os_data.machine import is_at, locks, ownership, tell_after_fork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from pathlib import Path
+
+T = TypeVar("T")
+
+_TRIES = 3
+
+# The folders for downloads of this process, each with the descriptor that has its lock: some are read until it ends.
+_scratches: dict[Path, int] = {}
+
+
+class RunFolder:
+    """The folder of one run on this machine.
+
+    Args:
+        directory: of spools, on a local disk.
+        run: what tells the run from others.
+
+    Attributes:
+        attempt: the one that this process saves under; None before its first save.
+    """
+
+    def __init__(self, directory: Path, run: str) -> None:
+        self.directory = prepared(directory)
+        self.path = self.directory / hashlib.sha256(run.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+        self.attempt: AttemptName | None = None
+        self._locks: dict[AttemptName, int] = {}  # of the attempts of this process, and of the dead
+        make_run_folder(self.path)
+        tell_after_fork(self)
+
+    def open(self, attempt: AttemptName) -> None:
+        """Make the folder of an attempt; it is this process's until that ends."""
+        self._locks[attempt] = self.tried(lambda: self._opened(attempt))
+        self.attempt = attempt
+
+    def tried(self, work: Callable[[], T]) -> T:
+        """The result of some work, which is done again if somebody removes the folders meanwhile.
+
+        Raises:
+            CheckpointError: they are removed again and again.
+        """
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return work()
+            except FileNotFoundError as error:
+                if not tries_left:
+                    raise errors.CheckpointError(
+                        f"{self.path} is removed as often as it is made, so that nothing can be saved there; give "
+                        "StorageCheckpoint another spool, as spool= or AI4OS_DATA_SPOOL"
+                    ) from error
+        raise AssertionError
+
+    def make_anew(self) -> bool:
+        """Make the folders of the run and of its attempt if they are missing; whether one was.
+
+        Raises:
+            CheckpointError: there is something else in their place.
+            OSError: they cannot be made.
+        """
+        is_there = self.path.exists()
+        make_run_folder(self.path)
+        lock = self._locks.get(self.attempt) if self.attempt is not None else None
+        if self.attempt is not None and lock is not None and not is_at(lock, self.path / str(self.attempt)):
+            is_there = False
+            self._locks[self.attempt] = self._opened(self.attempt)
+            os.close(lock)
+        return not is_there
+
+    def attempts(self) -> list[AttemptName]:
+        """Every attempt that has a folder here, living ones of other processes included."""
+        return [name for path in self.path.glob("*") if (name := AttemptName.parse(path.name))]
+
+    def holds(self, attempt: AttemptName | None) -> bool:
+        """Whether this process has the lock of an attempt."""
+        return attempt in self._locks
+
+    def take_over(self, attempt: AttemptName) -> bool:
+        """Lock the folder of an attempt whose process is dead; False if it lives."""
+        lock = locks.lock_of_the_dead(self.path / str(attempt), is_folder=True)
+        if lock is not None:
+            self._locks[attempt] = lock
+        return lock is not None
+
+    def scratch(self) -> Path:
+        """A new folder for a download, which the caller removes; that of a dead process goes with the next start."""
+        for path, descriptor in list(_scratches.items()):
+            if not is_at(descriptor, path):
+                os.close(_scratches.pop(path))
+        while True:
+            path = self.path / f"restore-{os.getpid()}-{secrets.token_hex(4)}"
+            path.mkdir(mode=0o700)
+            with suppress(FileNotFoundError):  # taken for abandoned before it was locked
+                descriptor = ownership.open_folder(path)
+                locks.lock(descriptor)
+                if is_at(descriptor, path):
+                    _scratches[path] = descriptor
+                    return path
+                os.close(descriptor)
+
+    def unlock(self, used: Collection[AttemptName]) -> None:
+        """Close the locks, so that the next start may take over; folders of attempts that are not used go."""
+        for attempt, lock in self._locks.items():
+            folder = self.path / str(attempt)
+            if attempt not in used and is_at(lock, folder):
+                with suppress(OSError):  # then the next start does it
+                    remove_if_empty(folder)
+            os.close(lock)
+        self._locks.clear()
+
+    def after_fork(self) -> None:
+        """Close a child's copies of the locks, which would outlive the parent; the parent's own stay locked."""
+        for lock in self._locks.values():
+            os.close(lock)
+        self._locks = {}
+
+    def _opened(self, attempt: AttemptName) -> int:
+        make_run_folder(self.path)  # somebody may have removed it
+        beside = self.path / f"{attempt}{NEW}-{secrets.token_hex(4)}"
+        beside.mkdir(mode=0o700)
+        lock = ownership.open_folder(beside)
+        try:
+            locks.lock(lock)
+            beside.rename(self.path / str(attempt))
+        except BaseException:
+            os.close(lock)
+            raise
+        sync_folder(self.path)
+        return lock
+
+
+def sync_folder(folder: Path) -> None:
+    """Let what was made and renamed in a folder survive a power cut."""
+    descriptor = ownership.open_folder(folder)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,67 @@
+"""Bad samples: each is an error that names it, or, under ``on_error="skip"``, a line in the log and left out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ai4os_data import errors
+from ai4os_data.telemetry import tell_once
+
+if TYPE_CHECKING:
+    from ai4os_data.telemetry import Counters
+
+# What is wrong with one file. Anything else is wrong with the storage, and never skipped.
+_OF_ONE_FILE = (
+    errors.NotFoundError,
+    errors.ChangedError,
+    errors.IntegrityError,
+    errors.PermissionDeniedError,
+    errors.LockedError,
+    errors.ProtocolError,
+    errors.PreparationError,
+)
+
+
+class Failures:
+    """What becomes of the bad samples of a dataset.
+
+    Args:
+        location: that of the dataset.
+        skips: whether they are left out.
+        counters: know what has been logged by any process.
+    """
+
+    def __init__(self, location: str, counters: Counters, *, skips: bool) -> None:
+        self._location = location
+        self._counters = counters
+        self._skips = skips
+
+    def of_sample(self, index: int, key: str, error: Exception) -> errors.SampleError:
+        """The error that says which sample is bad."""
+        said = str(error) if isinstance(error, errors.StorageError) else f"{type(error).__name__}: {error}"
+        message = f"sample {index} ({key!r}) of {self._location}: {said}"
+        return errors.SampleError(message, key=key, location=self._location, index=index)
+
+    def of_file(self, key: str, error: errors.StorageError) -> errors.SampleError:
+        """The error that says which file is bad."""
+        return errors.SampleError(f"{key!r} of {self._location}: {error}", key=key, location=self._location)
+
+    def skip(self, failure: errors.SampleError, cause: Exception) -> None:
+        """Leave a sample out, and log it once in all workers and epochs.
+
+        Raises:
+            SampleError: the failure; samples are not left out, or something else than this one is wrong.
+        """
+        is_of_one_file = isinstance(cause, _OF_ONE_FILE) or not isinstance(cause, errors.StorageError)
+        if not self._skips or not is_of_one_file:
+            raise failure from cause
+        if self._counters.is_first(f"skipped {failure.key}"):
+            tell_once(f"skipped: {failure}")
+
+    def nothing_left(self, index: int, key: str) -> errors.SkippedError:
+        """What to raise if nothing but bad samples was asked for."""
+        message = (
+            f"{self._location}: every sample of this request is bad (last: {index}, {key!r}); the log says why. "
+            "StorageDataLoader drops such batches; elsewhere catch SkippedError"
+        )
+        return errors.SkippedError(message, key=key, location=self._location, index=index)

@@ -1,0 +1,230 @@
+"""Reading of samples: those in the cache at once, the others of a batch in one request, with their siblings."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any
+
+from ai4os_data import errors, telemetry
+from ai4os_data.cache import IN_MEMORY_BYTES, MOST_KNOWN, CachedStore, WantedFile, live_in
+from ai4os_data.datasets import seeding
+from ai4os_data.datasets.sample import Origin, Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ai4os_data.cache import Files, Held
+    from ai4os_data.datasets.failures import Failures
+    from ai4os_data.datasets.index import Index
+    from ai4os_data.datasets.making import Maker
+    from ai4os_data.datasets.siblings import SiblingFiles
+    from ai4os_data.datasets.targets import Targets
+    from ai4os_data.stores import ChosenEntries, Entry
+
+
+class Reader:
+    """The samples of one dataset by their indices, as its own methods and a loader read them.
+
+    Attributes:
+        files: what files are read through.
+        cached: the same, if there is a cache.
+        entries: the file of each sample.
+        maker: what a sample is made by.
+        siblings: the files that go with samples.
+        failures: what becomes of bad samples.
+        origin: what samples get their bytes from.
+    """
+
+    entries: ChosenEntries
+
+    def __init__(self, files: Files, maker: Maker, siblings: SiblingFiles, failures: Failures) -> None:
+        self.files = files
+        self.cached = files if isinstance(files, CachedStore) else None
+        self.maker = maker
+        self.siblings = siblings
+        self.failures = failures
+        self.origin = Origin(files, siblings)
+        self._slots: dict[int, Held] = {}  # of those that were read last
+        self._keep_siblings()
+
+    def begin(self, index: Index, entries: ChosenEntries, targets: Targets | None) -> None:
+        """Read these files of a listing from now on."""
+        self.entries = entries
+        self.maker.targets = targets
+        self._slots = {}
+        self.siblings.begin(index.entries, entries.keys)
+        self.files.versions.begin(f"{index.checked_s!r}", index.newer)
+        if self.cached is not None:
+            self.cached.keep_together(entries)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without what each process finds out by itself."""
+        return {**self.__dict__, "_slots": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be known to the cache in this process too."""
+        self.__dict__.update(state)
+        self._keep_siblings()
+
+    def _keep_siblings(self) -> None:
+        """Under the policy ``"auto"``, siblings do not evict each other either, as long as this object lives."""
+        if self.cached is not None:
+            live_in(self.cached.cache.directory).keep_together(self._sibling_names)
+
+    def _sibling_names(self) -> Iterator[str]:
+        for entries in self.siblings.of_all():
+            for entry in entries:
+                yield self.files.name(self.siblings.wanted(entry))
+
+    def checked(self, index: Any) -> int:
+        """An index as it counts from 0.
+
+        Raises:
+            IndexError: there is no such sample.
+        """
+        try:
+            number = operator.index(index)
+        except TypeError:
+            message = (
+                f"a sample is asked for by its number, not by {type(index).__name__} {index!r}; for several use "
+                "torch.utils.data.Subset(dataset, indices), for keys StorageDataset.from_keys(location, keys)"
+            )
+            raise TypeError(message) from None
+        count = len(self.entries)
+        if number < 0:
+            number += count
+        if not 0 <= number < count:
+            message = f"index {index} is out of range for a dataset of {count} samples"
+            raise IndexError(message)
+        return number
+
+    def entry_of(self, index: int) -> Entry:
+        """The file of a sample, as it was listed."""
+        return self.entries[index]
+
+    def read_as_stored(self, entry: Entry) -> bytes:
+        """The content of any file of the location, without ``prepare``."""
+        return self.files.read(self.siblings.wanted(entry))
+
+    def hit(self, index: int) -> bytes | None:
+        """The bytes of a sample that is in the cache."""
+        if self.cached is None or self.maker.gives_paths:
+            return None
+        held = self._slots.get(index)
+        if held is None:
+            held = self.cached.known(self.entries[index])
+            if held is None:
+                return None
+            if len(self._slots) >= MOST_KNOWN:
+                self._slots.clear()
+            self._slots[index] = held
+        data = self.cached.hit(held)
+        if data is None:
+            self._slots.pop(index, None)
+        return data
+
+    def good(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> list[tuple[int, Any]]:
+        """Several samples, each with its position among the indices; bad ones are left out under ``on_error="skip"``.
+
+        Args:
+            indices: from 0 on.
+            seeds: for each, what its random augmentations follow from.
+
+        Raises:
+            SampleError: one is bad, and is not to be skipped.
+        """
+        contents: dict[int, bytes | errors.StorageError] = {}
+        absent: dict[tuple[str, bool], list[int]] = {}
+        own: list[WantedFile] = []
+        for index in dict.fromkeys(indices):
+            wanted = WantedFile(self.entries[index])
+            if self._comes_later(wanted):
+                continue
+            data = self.hit(index)
+            if data is not None:
+                contents[index] = data
+            elif wanted.form in absent:
+                absent[wanted.form].append(index)
+            else:
+                absent[wanted.form] = [index]
+                own.append(wanted)
+        beside = [wanted for wanted in self._siblings_of(indices) if wanted.form not in absent]
+        has_siblings = self.siblings.learned() > 0
+        fetched: dict[tuple[str, bool], bytes] = {}
+        for wanted, result in self.files.read_many([*own, *beside]):
+            for index in absent.get(wanted.form, ()):
+                contents[index] = result
+            if has_siblings and isinstance(result, bytes):
+                fetched[wanted.form] = result
+        return list(self._made(indices, contents, fetched, seeds if self.maker.may_draw else None))
+
+    def _comes_later(self, wanted: WantedFile) -> bool:
+        """Whether the file of a sample is read when it is asked for, and not as a whole before."""
+        if self.maker.is_lazy and wanted.size_bytes > IN_MEMORY_BYTES:
+            return True
+        return self.maker.gives_paths and self.files.holds(wanted)
+
+    def _siblings_of(self, indices: Sequence[int]) -> list[WantedFile]:
+        """What samples will probably ask for, each once; large files come when they are asked for."""
+        if not self.siblings.learned():
+            return []
+        found = (wanted for index in indices for wanted in self.siblings.of(self.entries[index].key))
+        return list({wanted.form: wanted for wanted in found if wanted.size_bytes <= IN_MEMORY_BYTES}.values())
+
+    def _made(
+        self,
+        indices: Sequence[int],
+        contents: Mapping[int, bytes | errors.StorageError],
+        fetched: Mapping[tuple[str, bool], bytes],
+        seeds: Sequence[int] | None,
+    ) -> Iterator[tuple[int, Any]]:
+        """Decode, label and transform, in the order that was asked for."""
+        for position, index in enumerate(indices):
+            content, entry = contents.get(index), self.entries[index]
+            if seeds is not None:
+                seeding.seed_all(seeds[position])
+            try:
+                if isinstance(content, errors.StorageError):
+                    raise content
+                x, y = self.maker.decoded(index, Sample(self.origin, WantedFile(entry), content, fetched))
+            except Exception as error:  # noqa: BLE001  a user's function may raise anything
+                self.failures.skip(self.failures.of_sample(index, entry.key, error), error)
+                self.files.counters.row[telemetry.SKIPPED] += 1
+                continue
+            try:
+                item = self.maker.transformed(x, y)
+            except Exception as error:
+                raise self.failures.of_sample(index, entry.key, error) from error
+            yield position, item
+
+    def skipped(self, index: int) -> errors.SkippedError:
+        """What to raise if nothing but bad samples was asked for, and this was the last of them."""
+        return self.failures.nothing_left(index, self.entries[index].key)
+
+    # --- for those who plan ahead
+
+    def names(self) -> Sequence[str]:
+        """What each sample's file is called in the cache."""
+        return self.cached.names() if self.cached is not None else [""] * len(self.entries)
+
+    def names_of(self, indices: Sequence[int]) -> list[list[str]]:
+        """What the files of each of these samples are called in the cache, those of its siblings included."""
+        if self.cached is None:
+            return [[] for _ in indices]
+        names = self.cached.names()
+        if not self.siblings.learned():
+            return [[names[index]] for index in indices]
+        name, wanted, siblings = self.files.name, self.siblings.wanted, self.siblings.of_all()
+        return [[names[index], *(name(wanted(entry)) for entry in siblings[index])] for index in indices]
+
+    def own_files(self, indices: Sequence[int]) -> list[WantedFile]:
+        """The files that these samples are read from as a whole, in their order."""
+        files = [WantedFile(self.entries[index]) for index in indices]
+        if not self.maker.is_lazy or self.maker.gives_paths:
+            return files
+        return [wanted for wanted in files if wanted.size_bytes <= IN_MEMORY_BYTES]
+
+    def all_files(self, indices: Sequence[int]) -> list[WantedFile]:
+        """All that these samples are read from, siblings included as far as they are known, each once."""
+        found = [*self.own_files(indices), *self._siblings_of(indices)]
+        return list({wanted.form: wanted for wanted in found}.values())

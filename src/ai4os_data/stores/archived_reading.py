@@ -1,0 +1,134 @@
+"""Small files read from a Nextcloud as archives of many; those that do not come so come alone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ai4os_data import errors
+from ai4os_data.http import CappedBody, MemoryBody, Request, Response
+from ai4os_data.stores import archives
+from ai4os_data.stores.base import Fetched, MakeBody, Outcome
+from ai4os_data.telemetry import tell_once
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ai4os_data.http import Transport
+    from ai4os_data.stores.address import Address
+    from ai4os_data.stores.base import Entry
+    from ai4os_data.stores.dav_reading import DavReader
+
+DAV_ROOT = re.compile(r"/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?:/|$)")
+_QUERY = re.compile(r"\?\S+(?=:)")
+_ARCHIVES_IN_FLIGHT = 2
+_OF_A_MEMBER = (errors.NotFoundError, errors.LockedError)
+_HOPELESS = (
+    errors.AuthenticationError,
+    errors.ServerUnavailableError,
+    errors.ThrottledError,
+    errors.DeadlineError,
+)
+
+
+class ArchiveReader:
+    """Reads files by archives, as long as the server makes them.
+
+    Args:
+        reader: reads what comes alone.
+        transport: sends the requests.
+        address: where the folder is.
+
+    Attributes:
+        makes_archives: whether the server makes archives, as far as is known.
+    """
+
+    def __init__(self, reader: DavReader, transport: Transport, address: Address) -> None:
+        self._reader = reader
+        self._transport = transport
+        self._address = address
+        self.makes_archives = True
+
+    def read_many(self, entries: Iterable[Entry], make: MakeBody) -> Iterator[Outcome]:
+        """Read whole files: small ones as archives of many, the rest by single GETs.
+
+        The next archive is asked for as one ends; only what comes alone waits for those that are under way.
+        """
+        # A worker beside others needs no second request to keep the server busy.
+        plan = archives.Plan(entries, self._naming, halves=multiprocessing.parent_process() is None)
+        while self.makes_archives and not plan.is_through:
+            yield from self._read_archives(plan, make)
+            alone, plan.alone = plan.alone, []
+            if alone:
+                yield from self._reader.read_many(alone, make)
+        if not plan.is_through:
+            yield from self._reader.read_many(plan.everything(), make)
+
+    @cached_property
+    def _naming(self) -> archives.Naming:
+        root = DAV_ROOT.search(self._address.base_path)
+        if root is None:
+            return archives.Naming(None, None)
+        return archives.Naming(root["user"], self._address.base_path[root.end() :])
+
+    def _read_archives(self, plan: archives.Plan, make: MakeBody) -> Iterator[Outcome]:
+        """Read small files as archives, until something is to be read alone, or nothing is left."""
+        for request, outcome in self._transport.fetch(self._requests(plan), _ARCHIVES_IN_FLIGHT):
+            group = request.tag
+            assert isinstance(group, archives.Group)
+            assert isinstance(request.body, MemoryBody)
+            if isinstance(outcome, errors.StorageError):
+                if request.body.length:
+                    yield from _unpacked(request.body.getvalue(), group, make, plan)
+                elif isinstance(outcome, _HOPELESS) and not request.fails_alone:
+                    yield from ((entry, outcome) for entry in group.entries)
+                elif isinstance(outcome, _OF_A_MEMBER):
+                    plan.halve(group)
+                else:
+                    self._record(request, outcome)
+                    plan.alone.extend(group.entries)
+            elif self._is_archive(outcome):
+                yield from _unpacked(request.body.getvalue(), group, make, plan)
+            else:
+                plan.alone.extend(group.entries)
+
+    def _requests(self, plan: archives.Plan) -> Iterator[Request]:
+        begun = 0
+        while self.makes_archives and (begun < _ARCHIVES_IN_FLIGHT or not plan.alone):
+            group = plan.next()
+            if group is None:
+                return
+            begun += 1
+            url = self._address.url(group.folder) if group.folder else self._address.base_url
+            size_bytes = sum(entry.size_bytes for entry in group.entries)
+            body = CappedBody(group.longest_bytes)
+            yield Request(f"{url}?{group.query}", body, expected_bytes=size_bytes, is_archive=True, tag=group)
+
+    def _record(self, request: Request, error: errors.StorageError) -> None:
+        """Ask for no more archives if they alone fail, as behind some proxies: each takes all its tries."""
+        if not request.fails_alone:
+            return
+        if self.makes_archives:
+            said = _QUERY.sub("", str(error))
+            tell_once(
+                f"{self._address.location}: files come one by one, since the server fails at archives of many: {said}"
+            )
+        self.makes_archives = False
+
+    def _is_archive(self, response: Response) -> bool:
+        """Whether the server makes archives at all: before version 31 it answers the same request with a page."""
+        if response.headers.get("content-type", "").startswith("application/zip"):
+            return True
+        self.makes_archives = False
+        return False
+
+
+def _unpacked(archive: bytes, group: archives.Group, make: MakeBody, plan: archives.Plan) -> Iterator[Outcome]:
+    came = archives.unpacked(archive, group)
+    plan.take_up(group, came)
+    for entry, data in came.files:
+        body = make(entry)
+        body.write(data)
+        yield entry, Fetched(entry, body)

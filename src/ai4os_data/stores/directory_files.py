@@ -1,0 +1,97 @@
+"""Files and folders of a directory as system calls make them: on a local disk a file is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ai4os_data.http import write_whole
+from ai4os_data.stores.base import PIECE_BYTES
+from ai4os_data.stores.directory_tree import STAGED
+
+if TYPE_CHECKING:
+    from io import FileIO
+
+    from ai4os_data.http import Source
+
+
+def nearest(path: str) -> str:
+    """The directory, or the nearest one above it that exists."""
+    while True:
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            path = os.path.dirname(path)
+        else:
+            return path
+
+
+def write_beside(target: str, source: Source, root: str) -> None:
+    """Write a file beside its path and move it there; with the folders below the root it survives a power cut."""
+    staged = f"{os.path.dirname(target)}/{STAGED}{secrets.token_hex(8)}"
+    # Not mkstemp: a file that others may read has the mode that the umask gives it.
+    descriptor = os.open(staged, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            _copy(source, file)
+            os.fsync(file.fileno())
+        os.replace(staged, target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(staged)
+        raise
+    _sync_folders(target, root)
+
+
+def _sync_folders(target: str, root: str) -> None:
+    """Let the names of a new file and of the folders above it, which may be new too, survive a power cut."""
+    folder = os.path.dirname(target)
+    while folder.startswith(root):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        folder = os.path.dirname(folder)
+
+
+def write_through(target: str, source: Source) -> None:
+    """Write a file in one sequential pass; the close uploads, and raises if that fails."""
+    file = open(target, "wb", buffering=0)  # noqa: SIM115  what cannot be opened is not ours to remove
+    try:
+        with file:
+            _copy(source, file)
+    except BaseException:
+        with suppress(OSError):  # the mount would keep the first part under the final name
+            os.unlink(target)
+        raise
+
+
+def _copy(source: Source, file: FileIO) -> None:
+    reader = source.open()
+    try:
+        while piece := reader.read(PIECE_BYTES):
+            write_whole(file, piece)
+    finally:
+        reader.close()
+
+
+def remove_folder(top: str) -> None:
+    """Remove a folder from the leaves up. What is gone already is no error: somebody may be removing it too.
+
+    Not shutil.rmtree, which stops at the first such file; an old listing of a mount can show many.
+    """
+
+    def unless_gone(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for folder, folders, files in os.walk(top, topdown=False, onerror=unless_gone):
+        links = [name for name in folders if os.path.islink(f"{folder}/{name}")]
+        for name in files + links:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{folder}/{name}")
+        with suppress(FileNotFoundError):
+            os.rmdir(folder)

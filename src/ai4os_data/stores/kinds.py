@@ -1,0 +1,104 @@
+"""What some kinds of store can do beyond the verbs, asked of any store: those that cannot give the plain answer."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ai4os_data.errors import NotFoundError, StorageError
+from ai4os_data.stores.directory import DirectoryStore
+from ai4os_data.stores.nextcloud import NextcloudStore
+from ai4os_data.stores.webdav import WebDAVStore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ai4os_data.stores.base import Entry, Store
+    from ai4os_data.stores.levels import Level
+
+
+def best_level(store: Store) -> Level:
+    """The highest level that `Store.write_confirmed` can reach. A mount is tried once, and the answer is kept.
+
+    Raises:
+        StorageError: the store cannot be asked, or not be written to.
+    """
+    return store.best_level() if isinstance(store, DirectoryStore) else "confirmed"
+
+
+def look_at(store: Store) -> None:
+    """Find the location there; a directory was looked at when it was opened, and other stores have no root to look at.
+
+    Raises:
+        LocationError: there is nothing at it.
+        StorageError: the store cannot tell.
+    """
+    if isinstance(store, WebDAVStore):
+        store.look()
+
+
+def folder_token(store: Store) -> str | None:
+    """One value that changes when anything below the root does; None if the store has none.
+
+    A Nextcloud has: the ETag of the folder.
+    """
+    return store.folder_etag() if isinstance(store, NextcloudStore) else None
+
+
+def address_of(store: Store, key: str) -> str:
+    """What a key's file has in common with the same file of any other store, and with no other file.
+
+    Args:
+        store: where it is.
+        key: ``""`` is the root.
+    """
+    if isinstance(store, DirectoryStore):
+        return os.path.realpath(f"{store.root}/{key}")  # whatever links lead to it
+    if isinstance(store, WebDAVStore):
+        return store.address.url_below_remote(store.address.below_remote(key))
+    return f"{store.identity}/{key}".rstrip("/")
+
+
+def local_path(store: Store, entry: Entry) -> str | None:
+    """Where a file lies on a disk of this machine, in the version of the entry; None if it does not."""
+    if isinstance(store, DirectoryStore) and store.is_local:
+        with suppress(StorageError):  # reading it says what is wrong
+            if store.stat(entry.key).is_same_version(entry):
+                return store.path(entry.key)
+    return None
+
+
+def expunge(store: Store, folder: str, first: Sequence[str] = ()) -> None:
+    """Remove a folder and all below it for good; a missing one is no error.
+
+    Of a store with a trash bin nothing stays in it, as far as that is possible; what stays is no error.
+
+    Args:
+        store: where it is.
+        folder: its key.
+        first: keys of files in it that go before all others.
+
+    Raises:
+        LocationError: the key is empty: the root is never removed.
+    """
+    if isinstance(store, NextcloudStore):
+        store.expunge(folder, first)
+        return
+    for key in first:
+        with suppress(NotFoundError):  # somebody else was faster
+            store.delete(key)
+    store.remove_tree(folder)
+
+
+def abandon(store: Store, key: str, size_bytes: int, sha256: str) -> None:
+    """Remove what is left of an upload that broke off and will not be resumed; errors are no news.
+
+    Args:
+        store: where it was to go.
+        key: its key there.
+        size_bytes: its length.
+        sha256: of the content, in hexadecimal.
+    """
+    if isinstance(store, NextcloudStore):
+        store.abandon(key, size_bytes, sha256)
