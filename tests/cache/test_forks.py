@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data import StorageDataLoader, StorageDataset
-from ai4os_data.cache import CachedStore, DiskCache, rows
+from ai4os_data.cache import CachedStore, DiskCache, index, session_of
 from ai4os_data.machine.processes import no_fork
 from tests.support.crowd import Warnings, Worker, together, wrong_keys
 from tests.support.sources import content, source
@@ -185,7 +185,7 @@ def fork_and_enter() -> int:
 def test_locked_index_is_not_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another program holds it locked, reading goes on and nothing is stored; afterwards it is the same index."""
     if sys.version_info >= (3, 11):  # before that diskcache waits for a minute when it opens the index
-        monkeypatch.setattr(rows, "LOCKED_FOR_S", 0.2)
+        monkeypatch.setattr(index, "LOCKED_FOR_S", 0.2)
     files = source([100 * KiB] * 60, "locked")
     cache = DiskCache(tmp_path, 4 * MiB, "lru")
     cached = CachedStore(files, cache)
@@ -201,7 +201,7 @@ def test_locked_index_is_not_thrown_away(tmp_path: Path, monkeypatch: pytest.Mon
     foreign.close()
     assert [message for message in warnings if "made anew" in message] == []
     assert any("locked" in message and "without storing" in message for message in warnings), warnings
-    cache._process.get()._not_before = 0.0
+    session_of(cache).budget._not_before = 0.0
     assert wrong_keys(cached, files, files.list()) == []
     assert cache.stats()["entries"] > 20
     assert path.stat().st_ino == before
