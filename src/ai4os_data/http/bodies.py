@@ -189,11 +189,11 @@ def write_whole(file: FileIO, data: bytes | memoryview) -> None:
         view = view[file.write(view) :]
 
 
-def write_all_at(file: FileIO, data: bytes, place: int) -> None:
-    """Write all of it at a place."""
-    written = os.pwrite(file.fileno(), data, place)
+def write_all_at(file: FileIO, data: bytes, position: int) -> None:
+    """Write all of it at a position."""
+    written = os.pwrite(file.fileno(), data, position)
     while written < len(data):
-        written += os.pwrite(file.fileno(), memoryview(data)[written:], place + written)
+        written += os.pwrite(file.fileno(), memoryview(data)[written:], position + written)
 
 
 class Source:

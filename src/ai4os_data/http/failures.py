@@ -8,7 +8,9 @@ from ai4os_data import errors
 from ai4os_data.http import proxies
 from ai4os_data.locations import origin_of
 
-NO_ANSWER = (errors.ServerUnavailableError, errors.DeadlineError, errors.ThrottledError, errors.LockedError)
+SILENT = (errors.ServerUnavailableError, errors.DeadlineError, errors.ThrottledError)
+"""What concerns the server, and not what it was asked for."""
+NO_ANSWER = (*SILENT, errors.LockedError)
 """What tells nothing of whether the server has done, does, or will do what it was asked for."""
 
 

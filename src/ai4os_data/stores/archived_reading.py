@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.http import CappedBody, MemoryBody, Request, Response
+from ai4os_data.http import SILENT, CappedBody, MemoryBody, Request, Response
 from ai4os_data.stores import archives
 from ai4os_data.stores.base import Fetched, MakeBody, Outcome
 from ai4os_data.telemetry import tell_once
@@ -25,12 +25,7 @@ DAV_ROOT = re.compile(r"/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?:/|$)
 _QUERY = re.compile(r"\?\S+(?=:)")
 _ARCHIVES_IN_FLIGHT = 2
 _OF_A_MEMBER = (errors.NotFoundError, errors.LockedError)
-_HOPELESS = (
-    errors.AuthenticationError,
-    errors.ServerUnavailableError,
-    errors.ThrottledError,
-    errors.DeadlineError,
-)
+_HOPELESS = (*SILENT, errors.AuthenticationError)
 
 
 class ArchiveReader:

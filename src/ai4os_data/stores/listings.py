@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from ai4os_data import errors
-from ai4os_data.http import host_of, plain_etag, status_of
+from ai4os_data.http import SILENT, host_of, plain_etag, status_of
 from ai4os_data.stores.base import Entries, Entry, Keys, Listing, Unreadable, checked, is_safe
 from ai4os_data.stores.dav import FolderError
 from ai4os_data.stores.forms import are_alike, quoted, same_prefix, unquoted
@@ -23,13 +23,7 @@ if TYPE_CHECKING:
     from ai4os_data.stores.multistatus import Resource
 
 _THREADS = 8
-_OF_THE_STORAGE = (
-    errors.AuthenticationError,
-    errors.DeadlineError,
-    errors.LocationError,
-    errors.ServerUnavailableError,
-    errors.ThrottledError,
-)
+_OF_THE_STORAGE = (*SILENT, errors.AuthenticationError, errors.LocationError)
 _HOPELESS = (errors.AuthenticationError, errors.TLSError, errors.LocationError)
 _DIGITS = re.compile(r"\s*[0-9]{1,18}\s*")
 _HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
