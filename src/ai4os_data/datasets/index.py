@@ -343,7 +343,7 @@ def _check_place(locked: Index, listed: Index, concerns: Callable[[str], bool]) 
     """
     if locked.location != listed.location:
         keys = [key for key in locked.keys if concerns(key)]
-        places = listed.entries.places_of(keys)
+        places = listed.entries.positions_of(keys)
         gone = [repr(key) for key, place in zip(keys, places, strict=True) if place is None]
         if gone:
             message = (
