@@ -90,7 +90,7 @@ class Transport:
             if lane.is_ours:
                 lane.abandon()
                 connections.lanes.append(lane)
-            else:  # in a forked child: the parent goes on with these sockets, and with the epoll that watches them
+            else:  # in a forked child: the parent still uses these sockets, and the epoll that watches them
                 leave_to_parent(lane)
 
     def send(self, request: Request) -> Response:

@@ -52,7 +52,7 @@ class ArchiveReader:
         The next archive is asked for as one ends; only what comes alone waits for those that are under way.
         """
         # A worker beside others needs no second request to keep the server busy.
-        plan = archives.Plan(entries, self._naming, halves=multiprocessing.parent_process() is None)
+        plan = archives.ArchivePlan(entries, self._naming, halves=multiprocessing.parent_process() is None)
         while self.makes_archives and not plan.is_through:
             yield from self._read_archives(plan, make)
             alone, plan.alone = plan.alone, []
@@ -68,7 +68,7 @@ class ArchiveReader:
             return archives.Naming(None, None)
         return archives.Naming(root["user"], self._address.base_path[root.end() :])
 
-    def _read_archives(self, plan: archives.Plan, make: MakeBody) -> Iterator[Outcome]:
+    def _read_archives(self, plan: archives.ArchivePlan, make: MakeBody) -> Iterator[Outcome]:
         """Read small files as archives, until something is to be read alone, or nothing is left."""
         for request, outcome in self._transport.fetch(self._requests(plan), _ARCHIVES_IN_FLIGHT):
             group = request.tag
@@ -89,7 +89,7 @@ class ArchiveReader:
             else:
                 plan.alone.extend(group.entries)
 
-    def _requests(self, plan: archives.Plan) -> Iterator[Request]:
+    def _requests(self, plan: archives.ArchivePlan) -> Iterator[Request]:
         begun = 0
         while self.makes_archives and (begun < _ARCHIVES_IN_FLIGHT or not plan.alone):
             group = plan.next()
@@ -120,7 +120,7 @@ class ArchiveReader:
         return False
 
 
-def _unpacked(archive: bytes, group: archives.Group, make: MakeBody, plan: archives.Plan) -> Iterator[Outcome]:
+def _unpacked(archive: bytes, group: archives.Group, make: MakeBody, plan: archives.ArchivePlan) -> Iterator[Outcome]:
     came = archives.unpacked(archive, group)
     plan.take_up(group, came)
     for entry, data in came.files:

@@ -65,15 +65,15 @@ class DavFolder:
         attempt = 0
         while True:
             attempt += 1
-            told = _asked_once(self.dav, self.location, url, depth, tries)
-            if not isinstance(told, errors.StorageError):
-                return told
+            found = _asked_once(self.dav, self.location, url, depth, tries)
+            if not isinstance(found, errors.StorageError):
+                return found
             pause_s = min(patience.pause_s(attempt), _ERROR_PAUSE_S)
-            is_away = isinstance(told, errors.ServerUnavailableError | errors.ThrottledError)
+            is_away = isinstance(found, errors.ServerUnavailableError | errors.ThrottledError)
             if attempt >= most and not (is_away and time.monotonic() + pause_s < until_s):
-                raise told
+                raise found
             if attempt == most:
-                log.warning("%s: the server cannot tell for now, and is waited for (%s)", self.location, told)
+                log.warning("%s: the server cannot tell for now, and is waited for (%s)", self.location, found)
             time.sleep(pause_s)
 
     def etag(self) -> str | None:
@@ -82,8 +82,8 @@ class DavFolder:
         Raises:
             LocationError: there is no such folder.
         """
-        told = self.found(lambda: self.propfind(f"{self.address.base_url}/", "0"))
-        return next((plain_etag(resource.etag) for resource in told), None)
+        found = self.found(lambda: self.propfind(f"{self.address.base_url}/", "0"))
+        return next((plain_etag(resource.etag) for resource in found), None)
 
     def found(self, ask: Callable[[], T]) -> T:
         """What a question about the folder gives; it is asked of the other Unicode form of its name, too.
@@ -97,7 +97,7 @@ class DavFolder:
             raise self._no_such_folder() from error
 
     def found_in_some_form(self, ask: Callable[[], T]) -> T:
-        """The same, where a missing folder may be no error.
+        """The same, for a folder that may be missing.
 
         Raises:
             NotFoundError: there is no such folder in any form.
@@ -122,7 +122,7 @@ class DavFolder:
         return True
 
     def check_above(self) -> None:
-        """Make sure that the server is there which says that something is not: what stands before it says 404 to all.
+        """Make sure that the server itself says that something is missing: a proxy may answer 404 to everything.
 
         Raises:
             ServerUnavailableError: it knows no folder above the store's own, up to the remote's.
@@ -174,13 +174,13 @@ class DavFolder:
 def _asked_once(
     dav: DavClient, location: str, url: str, depth: str, tries: int | None
 ) -> Resources | errors.StorageError:
-    """What is told, or an error that may be chance."""
+    """The resources, or an error that may be chance."""
     what = f"PROPFIND {url}"
     headers = {"Depth": depth, "Content-Type": "application/xml"}
     silence_s = _INFINITY_SILENCE_S if depth == "infinity" else None
     try:
         answer = dav.send("PROPFIND", url, headers, _WANTED, tries=tries, silence_s=silence_s)
-        told = resources(answer.body)
+        found = resources(answer.body)
     except TornError as error:
         return _unusable(location, error)
     except errors.OutOfSpaceError as error:
@@ -200,9 +200,9 @@ def _asked_once(
             f"{dav.remote.origin} the address of the storage itself, and not of a page before it, such as a login?"
         )
         raise errors.ProtocolError(message) from error
-    if len(told) == 1 and not told[0].is_known and (status := told[0].status) in statuses.AWAY:
+    if len(found) == 1 and not found[0].is_known and (status := found[0].status) in statuses.AWAY:
         return error_for_status(status or 0, f"{what}, in a multistatus", {}, dav.remote)
-    return told
+    return found
 
 
 def _unusable(location: str, error: Exception) -> errors.ProtocolError:

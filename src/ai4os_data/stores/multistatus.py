@@ -57,7 +57,7 @@ class RefusedError(Exception):
     """What came is no listing, but an error of the server under the status of a success.
 
     Nextcloud 33.0.7 to 34 begins the answer to a PROPFIND at ``/remote.php/webdav`` before it knows whether there is
-    anything to tell: a missing path is a 207 with a ``d:error``, and with the torn begin of a multistatus.
+    anything at all: a missing path is a 207 with a ``d:error``, and with the torn beginning of a multistatus.
 
     Attributes:
         status: the status that the answer should have had.
@@ -69,7 +69,7 @@ class RefusedError(Exception):
 
 
 class Resource(NamedTuple):
-    """What a server tells of one file or folder.
+    """What a server says about one file or folder.
 
     Attributes:
         href: its address, percent-encoded, as the server spells it.
@@ -78,7 +78,7 @@ class Resource(NamedTuple):
         size: ``getcontentlength``, as it came.
         etag: ``getetag``, as it came.
         modified: ``getlastmodified``, as it came.
-        status: of the resource itself, or of the properties that did not come; None where nothing says one.
+        status: of the resource itself, or of the properties that did not come; None if there is none.
         is_gone: whether it is the resource itself that is not there any more.
     """
 
@@ -126,10 +126,10 @@ def properties(xml: bytes, names: Sequence[str]) -> list[tuple[str, dict[str, st
         NotMultistatusError: it is something else, or ends before its end.
     """
 
-    def told(href: str, _is_known: bool, _is_folder: bool, *rest: Any) -> tuple[str, dict[str, str]]:  # noqa: FBT001
+    def named(href: str, _is_known: bool, _is_folder: bool, *rest: Any) -> tuple[str, dict[str, str]]:  # noqa: FBT001
         return href, {name: text for name, text in zip(names, rest, strict=False) if text is not None}
 
-    return _read(xml.lstrip(), names, told)
+    return _read(xml.lstrip(), names, named)
 
 
 def _parse(parser: expat.XMLParserType, xml: bytes) -> None:

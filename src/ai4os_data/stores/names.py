@@ -28,7 +28,7 @@ def check_not_the_name(location: str, key: str, error: errors.StorageError) -> N
 
 
 def why_refused(key: str, *, is_forbidden: bool = False) -> str | None:
-    """What is wrong with a name of a file or of a folder above it; None where nothing is known to be.
+    """What is wrong with a name of a file or of a folder above it; None if nothing is known to be.
 
     Args:
         key: the names, with ``/`` between them.

@@ -23,9 +23,9 @@ _PIECE_BYTES = 1024 * 1024
 
 
 def read_ranges(transport: Transport, url: str, entry: Entry, file: FileIO) -> str | None:
-    """Fill an empty file with the version that an entry names, and tell its sha256.
+    """Fill an empty file with the version that an entry names, and give its sha256.
 
-    None, and the file is empty again, where that cannot be had in ranges: the file is small, or has no strong ETag, or
+    None, and the file is empty again, if that cannot be had in ranges: the file is small, or has no strong ETag, or
     the server has another version by now or ignores ranges.
 
     Raises:
