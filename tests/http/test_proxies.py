@@ -309,7 +309,7 @@ def test_a_proxy_that_opens_no_way_is_told(
             assert len(proxy.asked) == tries
     monkeypatch.delenv("HTTPS_PROXY")
     assert read_all(WebDAVStore(encrypted)) == {"a.bin": b"1"}
-    assert not store.transport.refusals.stands()
+    assert not store.transport.credentials.refusals.stands()
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])

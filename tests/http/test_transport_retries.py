@@ -255,7 +255,7 @@ def test_whether_a_file_exists_is_answered_or_raised(faulty: Faulty, status: int
         file_at(faulty.store, "missing.bin")
     assert not isinstance(raised.value, errors.NotFoundError)
     faulty.server.heal()
-    faulty.store.transport.refusals.held_since = time.time()  # as if it were opened anew
+    faulty.store.transport.credentials.refusals.held_since = time.time()  # as if it were opened anew
     assert file_at(faulty.store, "missing.bin") is None
     assert file_at(faulty.store, KEY) is not None
 

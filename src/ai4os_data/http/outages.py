@@ -180,19 +180,7 @@ class Outage:
             log.warning("%s answers again, after %s; reading continues", self.where, _spoken(lasted_s))
 
 
-class _Outages:
-    """What this process knows of each storage that is not reached through connections of ours."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._of: dict[str, Outage] = {}
-
-    def of(self, where: str) -> Outage:
-        with self._lock:
-            return self._of.setdefault(where, Outage(where))
-
-
-_outages = PerProcess(_Outages)
+_outages: PerProcess[dict[str, Outage]] = PerProcess(dict)
 
 
 def outage_of(where: str) -> Outage:
@@ -201,7 +189,7 @@ def outage_of(where: str) -> Outage:
     Args:
         where: what messages call it; no secrets.
     """
-    return _outages.get().of(where)
+    return _outages.get().setdefault(where, Outage(where))
 
 
 class Wait:
