@@ -169,10 +169,10 @@ def test_a_ratio_is_the_median_of_its_rounds() -> None:
 def nested(folder: Path) -> dict[str, bytes]:
     """Some files in folders."""
     files = {"a.bin": b"a" * 300_000, "x y/b#1.bin": b"b", "x y/z/ü.bin": b""}
-    for key, content in files.items():
+    for key, data in files.items():
         path = folder / key
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        path.write_bytes(data)
     return files
 
 
