@@ -61,11 +61,17 @@ class StorageError(Exception):
 
 
 class LocationError(StorageError, ValueError):
-    """A location cannot be understood, or there is nothing at it. The message shows names like it: correct the spelling."""
+    """A location cannot be understood, or there is nothing at it.
+
+    The message shows names like it: correct the spelling.
+    """
 
 
 class NameRefusedError(LocationError, OSError):
-    """The server stores nothing under this name: ``.htaccess``, ``x.part``, a line break, 251 bytes and more. Choose another."""
+    """The server stores nothing under this name: ``.htaccess``, ``x.part``, a line break, 251 bytes and more.
+
+    Choose another.
+    """
 
     error_number = errno.EINVAL
 
@@ -75,13 +81,19 @@ class RemoteError(StorageError, LookupError):
 
 
 class AuthenticationError(StorageError, PermissionError):
-    """The server does not accept the credentials (401). Link the storage again, or correct the password in ``rclone.conf``."""
+    """The server does not accept the credentials (401).
+
+    Link the storage again, or correct the password in ``rclone.conf``.
+    """
 
     error_number = errno.EACCES
 
 
 class PermissionDeniedError(StorageError, PermissionError):
-    """The credentials are good, but this is not allowed with them (403). Choose a folder of your own, or ask its owner."""
+    """The credentials are good, but this is not allowed with them (403).
+
+    Choose a folder of your own, or ask its owner.
+    """
 
     error_number = errno.EPERM
 
@@ -99,7 +111,10 @@ class OutOfSpaceError(StorageError, OSError):
 
 
 class StorageGoneError(StorageError, OSError):
-    """The mount under a location does not answer any more. Restart the deployment, or read and write ``rshare:path``."""
+    """The mount under a location does not answer any more.
+
+    Restart the deployment, or read and write ``rshare:path``.
+    """
 
     error_number = errno.ENOTCONN
 
@@ -128,7 +143,10 @@ class ServerUnavailableError(ServerError, ConnectionError):
 
 
 class TLSError(ServerUnavailableError):
-    """The server's certificate cannot be verified. Set ``SSL_CERT_FILE`` to its authority, or check date and address."""
+    """The server's certificate cannot be verified.
+
+    Set ``SSL_CERT_FILE`` to its authority, or check date and address.
+    """
 
 
 class DeadlineError(ServerError, TimeoutError):
@@ -150,7 +168,10 @@ class LockedError(ServerError):
 
 
 class ProtocolError(ServerError):
-    """The server's answer breaks the protocol, so its bytes are not trusted. Check the address, and proxies on the way."""
+    """The server's answer breaks the protocol, so its bytes are not trusted.
+
+    Check the address, and proxies on the way.
+    """
 
     error_number = errno.EPROTO
 
@@ -176,7 +197,10 @@ class EmptyDatasetError(StorageError, ValueError):
 
 
 class EmptyClassError(EmptyDatasetError, FileNotFoundError):
-    """A class has no sample, so that leaving it out would move the numbers of others. Give ``allow_empty=True`` to keep it."""
+    """A class has no sample, so that leaving it out would move the numbers of others.
+
+    Give ``allow_empty=True`` to keep it.
+    """
 
     error_number = errno.ENOENT
 
@@ -190,11 +214,17 @@ class CheckpointError(StorageError):
 
 
 class StateError(CheckpointError, TypeError):
-    """A state holds something that is neither plain nor has a ``state_dict()``. The message names where: save a plain form."""
+    """A state holds something that is neither plain nor has a ``state_dict()``.
+
+    The message names where: save a plain form.
+    """
 
 
 class StateMismatchError(CheckpointError, LookupError):
-    """What a checkpoint is to be loaded into does not fit what was saved. Build it as it was, or restore without ``into``."""
+    """What a checkpoint is to be loaded into does not fit what was saved.
+
+    Build it as it was, or restore without ``into``.
+    """
 
 
 class DurabilityError(CheckpointError, ValueError):
@@ -206,7 +236,10 @@ class DroppedError(CheckpointError):
 
 
 class LostError(CheckpointError):
-    """Somebody removed a checkpoint from the spool before it had arrived. Give ``spool=`` a directory that nothing cleans."""
+    """Somebody removed a checkpoint from the spool before it had arrived.
+
+    Give ``spool=`` a directory that nothing cleans.
+    """
 
 
 class DamagedError(CheckpointError):
