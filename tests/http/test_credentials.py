@@ -11,7 +11,8 @@ import pytest
 
 from ai4os_data import StorageDataset, errors
 from ai4os_data.http import concurrency
-from ai4os_data.locations.remotes import Remote, obscure
+from ai4os_data.locations.rclone import obscure
+from ai4os_data.locations.remotes import Remote
 from ai4os_data.stores import Entry, Fetched, open_store
 from tests.support.faulty import read_in_threads
 from tests.support.loaders import batches_of
