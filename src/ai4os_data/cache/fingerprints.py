@@ -1,4 +1,4 @@
-"""What distinguishes one ``prepare`` from another, so that what one has made is never given out for what the other makes."""
+"""Fingerprints of ``prepare``: what one function made is never given out as what another one makes."""
 
 from __future__ import annotations
 

@@ -63,8 +63,8 @@ class Versions:
         """Go by a listing from now on.
 
         Args:
-            listing: distinguishes it from others. What a file of it was found to have become holds for it alone: a later
-                listing may find the file as it was.
+            listing: its name. What a file of it was found to have become holds for it alone: a later listing may find
+                the file as it was.
             newer: files that are known to have changed since, by their keys.
         """
         self.listing = listing

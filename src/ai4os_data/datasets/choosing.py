@@ -135,11 +135,11 @@ def found(keys: Sequence[str], index: Index, location: str) -> list[int]:
         NotFoundError: some are not there.
         EmptyDatasetError: there are no keys.
     """
-    positions = index.entries.places_of(keys)
+    positions = index.entries.positions_of(keys)
     missing = [key for key, position in zip(keys, positions, strict=True) if position is None]
     if missing:
         _check_keys(index.unreadable, missing)
-        positions = index.entries.places_of(_in_their_forms(keys, missing, index, location))
+        positions = index.entries.positions_of(_in_their_forms(keys, missing, index, location))
     if not keys:
         raise errors.EmptyDatasetError(f"{location}: no keys were given")
     return [position for position in positions if position is not None]

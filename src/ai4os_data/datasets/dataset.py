@@ -279,7 +279,7 @@ class StorageDataset(Dataset[Any]):
 
     def _take(self, index: Index, positions: Sequence[int], wanted: Wanted) -> None:
         """Have the samples at these positions of a listing, and label them."""
-        entries = ChosenEntries.at_places(index.entries, positions)
+        entries = ChosenEntries.at_positions(index.entries, positions)
         target = keyed_alike(self._target, entries.keys) if isinstance(self._target, Mapping) else self._target
         targets = Targets.of(target, entries.keys, wanted, partial(self._folders, index))
         self.index, self._wanted = index, wanted

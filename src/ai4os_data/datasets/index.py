@@ -313,7 +313,7 @@ def _check_location(locked: Index, listed: Index, concerns: Callable[[str], bool
     """
     if locked.location != listed.location:
         keys = [key for key in locked.keys if concerns(key)]
-        found = listed.entries.places_of(keys)
+        found = listed.entries.positions_of(keys)
         gone = [repr(key) for key, position in zip(keys, found, strict=True) if position is None]
         if gone:
             raise errors.LocationError(
