@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from ai4os_data import Remote
-from ai4os_data.stores import Fetched, Store, open_store
-from ai4os_data.stores.base import in_memory
+from ai4os_data.stores import Store, open_store
+from tests.support.outcomes import content
 from tests.support.servers import missing_fuse
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # the benchmarks are not installed
@@ -189,11 +189,7 @@ def test_static_server_serves_a_folder_as_webdav(tmp_path: Path) -> None:
         entries = store.list()
         assert {entry.key: entry.size_bytes for entry in entries} == {key: len(data) for key, data in files.items()}
         assert all(entry.etag for entry in entries)
-        read = {
-            entry.key: in_memory(outcome.body)
-            for entry, outcome in store.read_many(entries)
-            if isinstance(outcome, Fetched)
-        }
+        read = {entry.key: content(outcome) for entry, outcome in store.read_many(entries)}
         assert read == files
         whole = next(entry for entry in entries if entry.key == "a.bin")
         assert store.read_range(whole, 299_990, 400_000) == b"a" * 10

@@ -36,10 +36,16 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def options(tmp_path: Path) -> doctor.Options:
-    """A machine where nothing is mounted, and little time."""
+    """A machine where nothing is mounted, and the deadline that users have: a loaded machine answers within it."""
     table = tmp_path / "mounts"
     table.write_text("/dev/sda1 / ext4 rw 0 0\n")
-    return doctor.Options(deadline_s=4.0, storage=str(tmp_path / "storage"), table=table)
+    return doctor.Options(storage=str(tmp_path / "storage"), table=table)
+
+
+@pytest.fixture
+def hurried(options: doctor.Options) -> doctor.Options:
+    """The same, with little time."""
+    return dataclasses.replace(options, deadline_s=4.0)
 
 
 @pytest.fixture
@@ -84,15 +90,15 @@ def test_wrong_password_is_told_by_one_line_and_one_request(share: Share, option
     assert [request.status for request in share.server.requests()] == [401]
 
 
-def test_dead_server_is_told_soon(share: Share, options: doctor.Options) -> None:
+def test_dead_server_is_told_soon(share: Share, hurried: doctor.Options) -> None:
     """Nobody answers: that is said within the deadline."""
     begun = time.monotonic()
     with share.down():
-        assert states(options, share.environ())["server"] == "bad"
+        assert states(hurried, share.environ())["server"] == "bad"
     assert time.monotonic() - begun < 10
 
 
-def test_unreachable_server_is_told_within_the_deadline(options: doctor.Options) -> None:
+def test_unreachable_server_is_told_within_the_deadline(hurried: doctor.Options) -> None:
     """An address from which nothing comes back."""
     begun = time.monotonic()
     environ = {
@@ -100,7 +106,7 @@ def test_unreachable_server_is_told_within_the_deadline(options: doctor.Options)
         "RCLONE_CONFIG_RSHARE_URL": "http://192.0.2.1/",  # TEST-NET-1: packets vanish (RFC 5737)
         "RCLONE_CONFIG": "/dev/null",
     }
-    assert states(options, environ)["server"] == "bad"
+    assert states(hurried, environ)["server"] == "bad"
     assert time.monotonic() - begun < 15
 
 
@@ -121,7 +127,7 @@ def test_plain_directory_is_no_storage(options: doctor.Options, tmp_path: Path) 
 def test_mount_is_looked_at(mount: RcloneMount, cloud_share: Share) -> None:
     """A real mount of the storage: it answers, and shows what the server has."""
     name = "rshare"
-    options = doctor.Options(deadline_s=10.0, storage=str(mount.path), writes=False)
+    options = doctor.Options(storage=str(mount.path), writes=False)
     found = states(options, cloud_share.environ(name))
     assert found["mounted"] == "good"
     assert found["fresh"] in {"good", "fair"}  # other tests may have put something there less than five minutes ago
@@ -186,8 +192,8 @@ def test_command_line(share: Share, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     """The exit code tells; the password is nowhere."""
     for name, value in share.environ().items():
         monkeypatch.setenv(name, value)
-    assert main(["doctor", f"rshare:{share.name}", "--deadline-s", "5"]) == 0
-    assert main(["doctor", f"rshare:{share.name}", "--deadline-s", "5", "--read-only"]) == 0
+    assert main(["doctor", f"rshare:{share.name}", "--deadline-s", "30"]) == 0
+    assert main(["doctor", f"rshare:{share.name}", "--deadline-s", "30", "--read-only"]) == 0
     assert main(["doctor", "nosuch:x"]) == 1
     told = capsys.readouterr()
     assert PASSWORD not in told.out + told.err
@@ -482,11 +488,12 @@ def test_help_into_a_pipe_that_nobody_reads() -> None:
 @pytest.mark.parametrize("method", ["PROPFIND", "PUT", "GET"])
 def test_ctrl_c_ends_it_without_a_traceback_and_leaves_nothing(fault: FaultServer, method: str) -> None:
     """While it asks, writes, or reads back; the folders and the probe go."""
-    fault.always("/" if method == "PROPFIND" else "*", Fault(stall_s=4.0), method=method)
+    # Long enough that the signal comes meanwhile, and no deadline does, however loaded the machine is.
+    fault.always("/" if method == "PROPFIND" else "*", Fault(stall_s=30.0), method=method)
     environ = {**os.environ, **at(fault.url, fault)}
-    asked = command("doctor", "--deadline-s", "10", "rshare:new/deep")
+    asked = command("doctor", "--deadline-s", "120", "rshare:new/deep")
     process = subprocess.Popen(asked, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: any(request.method == method for request in fault.requests()) or process.poll() is not None)
+    wait_for(lambda: method in {request.method for request in fault.requests()} or process.poll() is not None, 120)
     process.send_signal(signal.SIGINT)
     told, errors = process.communicate(timeout=60)
     assert "interrupted" in errors

@@ -281,12 +281,15 @@ def test_versions_are_never_spliced(
     assert found == hashlib.sha256(newer).hexdigest()
 
 
-def test_a_full_local_disk_is_told_and_leaves_nothing(fault: FaultServer, store: WebDAVStore) -> None:
+def test_a_full_local_disk_is_told_and_leaves_nothing(fault: FaultServer, store: WebDAVStore, tmp_path: Path) -> None:
     """It is an error of this machine, not of the store."""
     (fault.root / KEY).write_bytes(LARGE)
-    with open("/dev/full", "r+b", buffering=0) as full, pytest.raises(OSError, match="No space left") as raised:
-        store._read_into(store.stat(KEY), full)
+    local = tmp_path / "local.bin"
+    local.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as raised:
+        store.read_into(store.stat(KEY), local)
     assert not isinstance(raised.value, errors.StorageError)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_memory_does_not_grow_with_the_file(store: WebDAVStore, tmp_path: Path) -> None:

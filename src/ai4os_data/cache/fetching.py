@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from ai4os_data.cache.versions import WantedFile
     from ai4os_data.stores import Fetched
 
+    _Claiming = Callable[[str], Claim | Held | "_PastCache" | None]
+
 As = Literal["bytes", "file", "nothing"]
 """How a file is wanted: in memory, as a local file, or merely in the cache."""
 Content = list[bytes] | Held | TemporaryBody | NoBody
 """What came: pieces in memory, a file of the cache, a file outside of it, or nothing that anybody reads."""
+_PastCache = Literal["past the cache"]  # it cannot be kept
 Arrival = tuple["WantedFile", Content | errors.StorageError]
 
 
@@ -59,12 +62,15 @@ class Request:
 
     def arrivals(self, files: Iterable[WantedFile]) -> Iterator[Arrival]:
         """Each file with its content or its own error."""
-        for arrival in self._fetched(self._absent(files)):
+        yield from self._arrivals(files, session_of(self._cache).claim)
+        for wanted in self._theirs if self._is_wanted is None else ():
+            yield from self._arrivals([wanted], self._waited)
+
+    def _arrivals(self, files: Iterable[WantedFile], claim: _Claiming) -> Iterator[Arrival]:
+        for arrival in self._fetched(self._absent(files, claim)):
             yield from self._found()
             yield arrival
         yield from self._found()
-        for wanted in self._theirs if self._is_wanted is None else ():
-            yield from self._taken_over(wanted)
 
     def _found(self) -> list[Arrival]:
         found, self._here = self._here, []
@@ -72,17 +78,17 @@ class Request:
 
     # --- who fetches it
 
-    def _absent(self, files: Iterable[WantedFile]) -> Iterator[WantedFile]:
+    def _absent(self, files: Iterable[WantedFile], claim: _Claiming) -> Iterator[WantedFile]:
         """Those files that are to be fetched here."""
         for wanted in files:
-            found = self._claim_or_content(self._source.name(wanted))
+            found = self._claim_or_content(self._source.name(wanted), claim)
             if isinstance(found, Claim):
                 found = self._with_room(found, wanted)
-            if found is None:
-                self._theirs.append(wanted)
-            elif isinstance(found, Claim):
+            if isinstance(found, Claim):
                 self._claims[wanted] = found
                 yield wanted
+            elif found is None:
+                self._theirs.append(wanted)
             elif not isinstance(found, str):
                 self._here.append((wanted, found))
             elif self._is_wanted is None:
@@ -90,24 +96,27 @@ class Request:
             else:  # it could not be kept, and would come in vain
                 return
 
-    def _claim_or_content(self, name: str) -> Claim | Content | Literal["unwritable"] | None:
+    def _claim_or_content(self, name: str, claim: _Claiming) -> Claim | Content | _PastCache | None:
         """The right to fetch an entry, or what is there by now; None if another process is fetching it."""
         for _ in range(2):  # it may be damaged
-            found = self._claim(name)
+            found = self._try(claim, name)
             if isinstance(found, Claim):
                 return self._newer_or(found)
             if not isinstance(found, Held):
                 return found
             if (content := self._content(found)) is not None:
                 return content
-        return "unwritable"  # and so it is read past the cache
+        return "past the cache"
 
-    def _claim(self, name: str) -> Claim | Held | Literal["unwritable"] | None:
+    def _try(self, claim: _Claiming, name: str) -> Claim | Held | _PastCache | None:
         try:
-            return session_of(self._cache).claim(name)
+            return claim(name)
         except OSError as error:
             session_of(self._cache).budget.trouble(error)
-            return "unwritable"
+            return "past the cache"
+
+    def _waited(self, name: str) -> Claim | Held | _PastCache:
+        return session_of(self._cache).wait(name) or "past the cache"
 
     def _newer_or(self, claim: Claim) -> Claim | Content:
         """What is there of a file that was found to have changed since it was listed; else the claim."""
@@ -127,12 +136,12 @@ class Request:
             return None
         return held if self._as == "file" else NoBody()
 
-    def _with_room(self, claim: Claim, wanted: WantedFile) -> Claim | NoBody | Literal["unwritable"]:
+    def _with_room(self, claim: Claim, wanted: WantedFile) -> Claim | NoBody | _PastCache:
         """A claim that there is room for; else a large file that nobody reads is not fetched at all."""
         if self._has_room(claim, wanted):
             return claim
         if self._is_wanted is not None or self._as != "nothing" or not self._source.is_large(wanted):
-            return "unwritable"
+            return "past the cache"
         self._counts[telemetry.PASSED_THROUGH] += 1
         return NoBody()
 
@@ -147,26 +156,6 @@ class Request:
             if not has_room:
                 session.give_up(claim)
         return has_room
-
-    def _taken_over(self, wanted: WantedFile) -> Iterator[Arrival]:
-        """What another process was fetching: from the cache, or by ourselves if it gave up."""
-        found: Claim | Content | None
-        try:
-            found = session_of(self._cache).wait(self._source.name(wanted))
-        except OSError as error:
-            session_of(self._cache).budget.trouble(error)
-            found = None
-        if isinstance(found, Claim):
-            found = self._newer_or(found)
-        elif isinstance(found, Held):
-            found = self._content(found)
-        if isinstance(found, Claim):
-            if self._has_room(found, wanted):
-                self._claims[wanted] = found
-        elif found is not None:
-            yield wanted, found
-            return
-        yield from self._fetched([wanted])
 
     # --- fetching
 
@@ -229,7 +218,7 @@ class Request:
         if fetched.entry is wanted.entry or wanted.entry.is_same_version(fetched.entry):
             return self._stored(claim, wanted.key, fetched.body, content)
         name = self._source.name(wanted._replace(entry=fetched.entry))
-        newer = self._claim(name)
+        newer = self._try(session_of(self._cache).claim, name)
         if isinstance(newer, Claim):
             claim.hand_over(newer)
             try:

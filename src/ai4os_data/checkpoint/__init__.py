@@ -14,6 +14,7 @@ from ai4os_data.checkpoint.restoring import read_named
 from ai4os_data.checkpoint.retention import Mode, Retention, chosen_mode
 from ai4os_data.checkpoint.saving import Saver
 from ai4os_data.checkpoint.space import parse_limit
+from ai4os_data.checkpoint.spool_directory import foreseen_directory
 from ai4os_data.checkpoint.staging import Staging, with_arrays
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "StorageCheckpoint",
     "chosen_mode",
     "finish_runs",
+    "foreseen_directory",
     "parse_limit",
     "random_states",
     "read_named",

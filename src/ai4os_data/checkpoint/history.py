@@ -142,10 +142,6 @@ class History:
             rest = [seen for seen in left if seen.name.attempt != attempt]
             left = self._before(self.parent_of(own), rest)
 
-    def lineage(self) -> list[Seen]:
-        """All candidates at once."""
-        return list(self.candidates())
-
     def latest(self) -> Checkpoint | None:
         """The first candidate with a readable manifest; None if there is none."""
         return next((found for seen in self.candidates() if (found := self._described(seen)) is not None), None)

@@ -13,8 +13,9 @@ from ai4os_data import errors
 from ai4os_data.checkpoint.names import CheckpointName
 from ai4os_data.checkpoint.ranks import Ranks
 from ai4os_data.checkpoint.restored import Restored
-from ai4os_data.checkpoint.serialisation import load_state, sha256_of
+from ai4os_data.checkpoint.serialisation import load_state
 from ai4os_data.checkpoint.staging import with_arrays
+from ai4os_data.machine import sha256_of
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -283,10 +284,10 @@ def _has_moved(before: History, after: History, skipped: Iterable[CheckpointName
 def _candidates(history: History, wanted: CheckpointName | int | None) -> list[Seen]:
     """What is tried, best first; of a step first what belongs to the branch that a restore would go on with."""
     if wanted is None:
-        return history.lineage()
+        return [*history.candidates()]
     if isinstance(wanted, CheckpointName):
         return [seen for seen in history.committed() if seen.name == wanted]
-    line = [seen for seen in history.lineage() if seen.is_committed]
+    line = [seen for seen in history.candidates() if seen.is_committed]
     others = [seen for seen in history.committed() if seen not in line]
     return [seen for seen in (*line, *others) if seen.name.step == wanted]
 

@@ -33,9 +33,9 @@ from ai4os_data.checkpoint.leftovers import NEWEST_STAYS_S
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
 from ai4os_data.checkpoint.run_folder import RunFolder, sync_folder
-from ai4os_data.checkpoint.serialisation import sha256_of, write_state
+from ai4os_data.checkpoint.serialisation import write_state
 from ai4os_data.checkpoint.space import Space
-from ai4os_data.machine import descriptors, ownership, write_new
+from ai4os_data.machine import descriptors, ownership, sha256_of, write_new
 from ai4os_data.stores import is_on_the_server
 from ai4os_data.telemetry import log
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ai4os_data import errors
 from ai4os_data.cache import fallback, spool_candidates
 from ai4os_data.machine import mounts, ownership
+from ai4os_data.stores import nearest
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -32,16 +33,13 @@ def named_directory(spool: str | os.PathLike[str] | None, environ: Mapping[str, 
     Raises:
         CheckpointError: nothing is said, and no place can be used.
     """
-    return usable_directory(environ) if spool is None else Path(os.path.abspath(os.path.expanduser(spool)))
-
-
-def default_directory(environ: Mapping[str, str]) -> Path:
-    """Where checkpoints are spooled if nobody says: on a local disk, beside where the cache goes."""
-    return Path(next(spool_candidates(environ)))
+    return usable_directory(environ) if spool is None else _absolute(spool)
 
 
 def usable_directory(environ: Mapping[str, str]) -> Path:
-    """The same, or the one for temporary files if this one cannot be made or written, or is another user's.
+    """Where checkpoints are spooled if nobody says: beside the cache, or in the directory for temporary files.
+
+    The second is taken if the first cannot be made or written, or is another user's.
 
     Raises:
         CheckpointError: neither can be used.
@@ -49,7 +47,7 @@ def usable_directory(environ: Mapping[str, str]) -> Path:
     reasons: list[str] = []
     for candidate in spool_candidates(environ):
         try:
-            directory = prepared(Path(os.path.abspath(os.path.expanduser(candidate))))
+            directory = prepared(_absolute(candidate))
         except errors.CheckpointError as error:
             reasons.append(str(error))
         else:
@@ -59,17 +57,44 @@ def usable_directory(environ: Mapping[str, str]) -> Path:
     raise errors.CheckpointError("; ".join(reasons))
 
 
+def foreseen_directory(environ: Mapping[str, str]) -> tuple[Path, str | None]:
+    """The directory that `usable_directory` would give, without making it; and why not, if none can be used."""
+    judged = [(path, _refusal(path)) for path in map(_absolute, spool_candidates(environ))]
+    return next((each for each in judged if each[1] is None), judged[0])
+
+
+def _refusal(directory: Path) -> str | None:
+    try:
+        reason = _elsewhere(directory) or (_foreign(directory) if os.path.lexists(directory) else None)
+    except OSError as error:  # a link to nothing
+        return f"cannot be used: {error.strerror}"
+    is_writable = os.access(nearest(str(directory)), os.W_OK | os.X_OK)
+    return reason or (None if is_writable else "cannot be written")
+
+
+def _absolute(directory: str | os.PathLike[str]) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(directory)))
+
+
+def _elsewhere(directory: Path) -> str | None:
+    mount = mounts.mount_of(directory)
+    if mount is None or not mount.is_network:
+        return None
+    return f"is on {mount.kind} ({mount.source}): a spool belongs on a local disk"
+
+
+def _foreign(directory: Path) -> str | None:
+    return ownership.refusal(directory, is_fallback=str(directory) == os.path.abspath(fallback("spool")))
+
+
 def prepared(directory: Path) -> Path:
     """A directory for spools, made if it is missing; a link of the user's own is followed now, and no more later.
 
     Raises:
         CheckpointError: it cannot be made or written, is another user's, or is not on a local disk.
     """
-    mount = mounts.mount_of(directory)
-    if mount is not None and mount.is_network:
-        raise errors.CheckpointError(
-            f"{directory} is on {mount.kind} ({mount.source}): a spool belongs on a local disk; {_ELSEWHERE}"
-        )
+    if (elsewhere := _elsewhere(directory)) is not None:
+        raise errors.CheckpointError(f"{directory} {elsewhere}; {_ELSEWHERE}")
     try:
         try:
             _prepare(directory)
@@ -84,8 +109,7 @@ def prepared(directory: Path) -> Path:
 
 def _prepare(directory: Path) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    reason = ownership.refusal(directory, is_fallback=str(directory) == os.path.abspath(fallback("spool")))
-    if reason is not None:
+    if (reason := _foreign(directory)) is not None:
         raise errors.CheckpointError(
             f"{directory} cannot be used as a spool: it {reason}, so that others could put checkpoints there, or move "
             f"yours; {_ELSEWHERE}: a folder that this process makes, such as {directory}-{os.geteuid()}"

@@ -15,6 +15,11 @@ class Finding(NamedTuple):
     told: str
     advice: str = ""
 
+    @classmethod
+    def fine(cls, what: str, told: str, note: str = "") -> Finding:
+        """It is good; only fair if there is something to note."""
+        return cls("fair" if note else "good", what, told, note)
+
     def __str__(self) -> str:
         """As it is printed."""
         line = f"{_SIGNS[self.state]}  {self.what:<12}{self.told}"

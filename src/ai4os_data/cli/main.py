@@ -6,7 +6,7 @@ import argparse
 import math
 import sys
 from contextlib import suppress
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, TypeVar
 
 from ai4os_data.cli.output import silence
@@ -23,8 +23,10 @@ _INTERRUPTED, _PIPE_CLOSED = 130, 141  # as a shell has it: 128 and the number o
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the answer is the exit code."""
     try:
-        options = _parser().parse_args(arguments)
-        return int(options.run(options))
+        given = vars(_parser().parse_args(arguments))
+        # Only here: the demo takes torch, and no other command should wait for that.
+        command = import_module(f"ai4os_data.cli.{given.pop('command')}")
+        return int(command.run(command.Options(**given)))
     except (StorageError, ImportError) as error:
         print(f"ai4os-data: {error}", file=sys.stderr)
         return 1
@@ -78,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how many milliseconds the server waits before each answer",
     )
     demo.add_argument("--cache-size", default="16MiB", help="the cache's limit; at 4MiB only part of the images fit")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(command="demo")
     doctor = commands.add_parser(
         "doctor",
         help="check whether the storage is linked, mounted and fast, and say what to do",
@@ -92,8 +94,10 @@ def _parser() -> argparse.ArgumentParser:
         default=20.0,
         help="how many seconds each check may take (default: %(default)g)",
     )
-    doctor.add_argument("--read-only", action="store_true", help="write nothing; check what the folder shows")
-    doctor.set_defaults(run=_doctor)
+    doctor.add_argument(
+        "--read-only", dest="writes", action="store_false", help="write nothing; check what the folder shows"
+    )
+    doctor.set_defaults(command="doctor")
     _add_cache(commands)
     return parser
 
@@ -114,34 +118,7 @@ def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         one.add_argument("directory", nargs="?", help='by default those that cache="auto" uses on this machine')
         if action == "clear":
             one.add_argument("-y", "--yes", action="store_true", help="do not ask")
-        one.set_defaults(run=_cache, action=action, yes=False)
-
-
-def _demo(options: argparse.Namespace) -> int:
-    # Only here: it takes torch, and no other command should wait for that.
-    from ai4os_data.cli import demo
-
-    return demo.run(
-        demo.Options(
-            epochs=options.epochs,
-            workers=options.workers,
-            latency_ms=options.latency_ms,
-            cache_size=options.cache_size,
-        )
-    )
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from ai4os_data.cli import doctor
-
-    asked = doctor.Options(location=options.location, deadline_s=options.deadline_s, writes=not options.read_only)
-    return doctor.run(asked)
-
-
-def _cache(options: argparse.Namespace) -> int:
-    from ai4os_data.cli import cache
-
-    return cache.run(cache.Options(action=options.action, directory=options.directory, yes=options.yes))
+        one.set_defaults(command="cache", action=action, yes=False)
 
 
 def _number(kind: type[T], is_right: Callable[[T], bool], wanted: str) -> Callable[[str], T]:

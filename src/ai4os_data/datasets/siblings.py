@@ -129,7 +129,7 @@ class SiblingFiles:
         learned = self.learned()
         if self._all[0] != learned:
             siblings = list(map(self._rules.of, self._keys))
-            found = iter(self._listed.places_of(list(chain.from_iterable(siblings))))
+            found = iter(self._listed.positions_of(list(chain.from_iterable(siblings))))
             groups = ([position for _ in keys if (position := next(found)) is not None] for keys in siblings)
             self._all = learned, Grouped(self._listed, groups)
         return self._all[1]

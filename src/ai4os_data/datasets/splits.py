@@ -67,8 +67,7 @@ def parse_split(text: str, file: str, is_key: Callable[[str], bool]) -> Split:
         found.keys.append(key)
         found.labels.append(Written(number, parts[1]))
     if not found.keys:
-        message = f"{file}: no line says 'path label'"
-        raise EmptyDatasetError(message)
+        raise EmptyDatasetError(f"{file}: no line says 'path label'")
     return found
 
 

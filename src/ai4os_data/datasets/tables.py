@@ -88,17 +88,11 @@ class Table:
         Raises:
             LocationError: there is none in one.
         """
-        place = self.columns.index(column)
-        for row in self.rows:
-            if not row.fields[place]:
-                message = f"{self.file}, line {row.line}: there is nothing in the column {column!r}"
-                raise LocationError(message)
-        return [as_key(f"{prefix}{row.fields[place].removeprefix('./')}{suffix}", is_key) for row in self.rows]
-
-    @property
-    def lines(self) -> list[int]:
-        """Where each row stands in the file."""
-        return [row.line for row in self.rows]
+        labels = self.labels(column)
+        for label in labels:
+            if not label.text:
+                raise LocationError(f"{self.file}, line {label.line}: there is nothing in the column {column!r}")
+        return [as_key(f"{prefix}{label.text.removeprefix('./')}{suffix}", is_key) for label in labels]
 
     def labels(self, column: str) -> list[Written]:
         """What stands in a column."""
@@ -155,11 +149,10 @@ class Table:
         while len(fields) > count and not fields[-1]:
             fields = fields[:-1]
         if len(fields) != count:
-            message = (
+            raise LocationError(
                 f"{self.file}, line {row.line}: {len(fields)} value{'s' * (len(fields) != 1)} for the {count} columns "
                 f"{', '.join(map(repr, self.columns))}; a value with a delimiter in it stands in quotes"
             )
-            raise LocationError(message)
         return Row(row.line, fields)
 
     def _check_once(self, name: str) -> None:
@@ -173,13 +166,12 @@ class Table:
                 continue
             close = difflib.get_close_matches(name.lower(), [column.lower() for column in self.columns], n=1)
             meant = [column for column in self.columns if [column.lower()] == close]
-            message = (
+            raise LocationError(
                 f"{self.file} has no column {name!r}"
                 + (f" (did you mean {meant[0]!r}?)" if meant else "")
                 + f"; its {found} columns, with {delimiter!r} between them, are {', '.join(map(repr, self.columns))}. "
                 "Without a line of names in the file, give columns=[…]; delimiter= sets what separates them"
             )
-            raise LocationError(message)
 
 
 @contextmanager
@@ -198,9 +190,7 @@ def _fits(head: Sequence[str], wanted: Sequence[str], columns: Sequence[str] | N
     return len(head) == len(columns) if columns is not None else set(wanted) <= set(head)
 
 
-def targets_of(
-    table: Table, target: ColumnTarget, keys: Sequence[str], location: str, wanted: Wanted
-) -> Targets | None:
+def targets_of(table: Table, target: ColumnTarget, keys: Sequence[str], wanted: Wanted) -> Targets | None:
     """The labels that a ``target=`` argument means for the rows of a table.
 
     Raises:
@@ -208,13 +198,12 @@ def targets_of(
         EmptyClassError: a given class has no row.
     """
     if isinstance(target, str):
-        values, classes = understood(table.labels(target), table.file, location, wanted)
+        values, classes = understood(table.labels(target), table.file, wanted)
         return Targets(values, classes=classes)
     if callable(target):
-        return Targets.of_values([target(row) for row in table.mappings()], keys, location, wanted)
+        return Targets.of_values([target(row) for row in table.mappings()], keys, wanted)
     if wanted.classes is not None:
-        message = "classes= and class_to_idx= say what the labels of one target= column mean"
-        raise ValueError(message)
+        raise ValueError("classes= and class_to_idx= say what the labels of one target= column mean")
     if target is None:
         return None
     columns = [table.labels(column) for column in target]

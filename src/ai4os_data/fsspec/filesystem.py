@@ -8,45 +8,53 @@ whole and verified when its ``close`` returns, or not at all.
 from __future__ import annotations
 
 import errno
-import io
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from glob import has_magic
-from hashlib import sha256
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from fsspec import AbstractFileSystem
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.compression import compr
-from fsspec.spec import AbstractBufferedFile
 from fsspec.utils import infer_compression, other_paths
 
 from ai4os_data import errors
-from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache, Files, UncachedStore, cache_for
-from ai4os_data.fsspec.newfile import NewFile, NewTextFile
-from ai4os_data.fsspec.readfile import LargeFile, SmallFile
+from ai4os_data.cache import CachedStore, DiskCache, Files, UncachedStore, cache_for
+from ai4os_data.fsspec.files import BufferedFile, NewFile, NewTextFile, opened
+from ai4os_data.fsspec.moving import (
+    PIECE_BYTES,
+    Pairs,
+    address,
+    apart,
+    check_movable,
+    copied,
+    download,
+    part_of,
+    remove_copied,
+    remove_emptied,
+    upload,
+)
 from ai4os_data.http import OPENING_S, Content, checked_outage_s
 from ai4os_data.locations import Remote
 from ai4os_data.locations import parsing as locations
-from ai4os_data.stores import Entry, Store, address_of, best_level, checked, is_safe, look_at, open_store, underway
+from ai4os_data.stores import Entry, Store, checked, is_safe, look_at, open_store, underway
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
 Info = dict[str, Any]
+T = TypeVar("T")
 Cache = DiskCache | str | os.PathLike[str] | None
 
 _THREADS = 8
-_PIECE_BYTES = 1024 * 1024
 _OPTIONS_OF_FSSPEC = frozenset(
     (
         *("asynchronous", "batch_size", "loop", "skip_instance_cache"),
@@ -363,23 +371,12 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             cached, entry = self._existing(path)
             reading = self._reading | {name: value for name, value in options.items() if value is not None}
             if "cache_type" in reading:
-                return _BufferedFile(self, path, entry, cached, **reading)
-            file, details = cached.open(entry), _file(path, entry)
-            if isinstance(file, io.BytesIO):
-                return SmallFile(self, details, file.getvalue())
-            return LargeFile(self, details, file)
+                return BufferedFile(self, path, entry, cached, **reading)
+            return opened(self, _file(path, entry), cached.open(entry))
         if mode not in {"wb", "xb"}:
             raise ValueError(f"mode {mode!r}: a file is read ('rb') or written anew ('wb', 'xb'); WebDAV has no append")
-        if mode == "xb":
-            self._refuse_existing(path)
-        return NewFile(
-            self,
-            path,
-            lambda local: self._store(path, local, is_new=mode == "xb"),
-            mode=mode,
-            compress=options.get("compress"),
-            commit_on_close=autocommit,
-        )
+        send = partial(self._store, path, is_new=self._is_new(path, wanted=mode == "xb"))
+        return NewFile(self, path, send, mode=mode, compress=options.get("compress"), commit_on_close=autocommit)
 
     def open(
         self,
@@ -408,7 +405,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """A whole file through the cache, or a part of one version of it."""
         cached, entry = self._existing(path)
-        return _part(cached, entry, start, end)
+        return part_of(cached, entry, start, end)
 
     def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **options: Any) -> Any:
         """One file, or many at a time."""
@@ -418,65 +415,39 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         return self._cat_many([name for name in paths if not recursive or not self.isdir(name)], on_error)
 
     def _cat_many(self, paths: list[str], on_error: str) -> dict[str, Any]:
-        found: dict[str, Any] = dict.fromkeys(paths)
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="ai4os-data-cat") as pool:
-            entries = dict(zip(paths, pool.map(self._entry_or_error, paths), strict=True))
-        by_store: dict[int, tuple[Files, dict[str, tuple[str, Entry]]]] = {}
-        for path, entry in entries.items():
-            if isinstance(entry, Exception):
-                found[path] = entry
-                continue
-            cached, key = self._find(path)
-            by_store.setdefault(id(cached), (cached, {}))[1][key] = (path, entry)
-        for cached, wanted in by_store.values():
+        found: dict[str, Any] = dict(self._known(paths))
+        by_store: dict[Files, dict[str, tuple[str, Entry]]] = {}
+        for path, known in found.items():
+            if not isinstance(known, Exception):
+                by_store.setdefault(known[0], {})[known[1].key] = path, known[1]
+        for cached, wanted in by_store.items():
             for read, result in cached.read_many([entry for _, entry in wanted.values()]):
                 found[wanted[read.key][0]] = result
         if on_error == "raise":
-            for result in found.values():
-                if isinstance(result, Exception):
-                    raise result
+            _raise_first(found.values())
         return {path: got for path, got in found.items() if on_error != "omit" or not isinstance(got, Exception)}
 
-    def _entry_or_error(self, path: str) -> Entry | Exception:
-        try:
-            return self._existing(path)[1]
-        except (errors.StorageError, IsADirectoryError) as error:
-            return error
-
     def cat_ranges(
-        self,
-        paths: list[str],
-        starts: Any,
-        ends: Any,
-        max_gap: int | None = None,
-        on_error: str = "return",
-        **_: Any,
+        self, paths: list[str], starts: Any, ends: Any, max_gap: Any = None, on_error: str = "return", **_: Any
     ) -> list[Any]:
         """Parts of files, many at a time; those of one file come from one version of it."""
         if max_gap is not None:
             raise NotImplementedError("max_gap: parts are fetched as they are asked for")
-        starts = starts if isinstance(starts, Iterable) else [starts] * len(paths)
-        ends = ends if isinstance(ends, Iterable) else [ends] * len(paths)
-        names = list(dict.fromkeys(paths))
+        starts, ends = (each if isinstance(each, Iterable) else [each] * len(paths) for each in (starts, ends))
+        known = self._known(list(dict.fromkeys(paths)))
 
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="ai4os-data-ranges") as pool:
-            entries = dict(zip(names, pool.map(self._entry_or_error, names), strict=True))
+        def part(path: str, start: int | None, end: int | None) -> bytes | Exception:
+            found = known[path]
+            return found if isinstance(found, Exception) else _or_error(part_of, *found, start, end)
 
-            def part(path: str, start: int | None, end: int | None) -> bytes | Exception:
-                entry = entries[path]
-                if isinstance(entry, Exception):
-                    return entry
-                try:
-                    return _part(self._find(path)[0], entry, start, end)
-                except errors.StorageError as error:
-                    return error
-
-            parts = list(pool.map(part, paths, starts, ends))
+        parts = _at_once(part, paths, starts, ends)
         if on_error == "raise":
-            for result in parts:
-                if isinstance(result, Exception):
-                    raise result
+            _raise_first(parts)
         return parts
+
+    def _known(self, paths: list[str]) -> dict[str, tuple[Files, Entry] | Exception]:
+        """Each file with its store, or why there is none."""
+        return dict(zip(paths, _at_once(partial(_or_error, self._existing), paths), strict=True))
 
     def get_file(
         self, rpath: str, lpath: Any, callback: Callback = DEFAULT_CALLBACK, outfile: IO[bytes] | None = None, **_: Any
@@ -489,18 +460,16 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         callback.set_size(entry.size_bytes)
         if outfile is not None or hasattr(lpath, "write"):
             with cached.open(entry) as file:
-                shutil.copyfileobj(file, lpath if outfile is None else outfile, _PIECE_BYTES)
+                shutil.copyfileobj(file, lpath if outfile is None else outfile, PIECE_BYTES)
         else:
-            _get(cached, entry, os.fspath(lpath))
+            download(cached, entry, os.fspath(lpath))
         callback.relative_update(entry.size_bytes)
 
     # --- writing
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
         """Write a whole file."""
-        if mode == "create":
-            self._refuse_existing(path)
-        self._store(path, bytes(value), is_new=mode == "create")
+        self._store(path, bytes(value), is_new=self._is_new(path, wanted=mode == "create"))
 
     def put_file(
         self, lpath: Any, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **_: Any
@@ -509,19 +478,20 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         if os.path.isdir(lpath):
             self.makedirs(rpath, exist_ok=True)
             return
-        if mode == "create":
-            self._refuse_existing(rpath)
+        is_new = self._is_new(rpath, wanted=mode == "create")
         callback.set_size(os.path.getsize(lpath))
-        self._store(rpath, Path(lpath), is_new=mode == "create", on_bytes=callback.relative_update)
+        self._store(rpath, Path(lpath), is_new=is_new, on_bytes=callback.relative_update)
 
     def touch(self, path: str, truncate: bool = True, **_: Any) -> None:
         """Write an empty file; without ``truncate`` only where there is none."""
         if truncate or not self.exists(path):
             self._store(path, b"")
 
-    def _refuse_existing(self, path: str) -> None:
-        if self.exists(path):
+    def _is_new(self, path: str, *, wanted: bool) -> bool:
+        """Whether a file is to be new; one that is there already is refused then."""
+        if wanted and self.exists(path):
             raise FileExistsError(errno.EEXIST, "there is such a file already", path)
+        return wanted
 
     def _store(
         self, path: str, content: Content, *, is_new: bool = False, on_bytes: Callable[[int], None] | None = None
@@ -531,52 +501,48 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         if not key:
             raise IsADirectoryError(errno.EISDIR, "this is a folder", path)
         checked(key)
-        try:
-            # A write has its own tries, those of its questions among them.
-            existing = None if is_new else _file_at(cached.store, key)
-            patience = replace(cached.store.patience, outage_s=0.0)
-            _send(cached.store.with_patience(patience), key, content, existing, on_bytes)
-        except errors.NameRefusedError:
-            raise
-        except errors.LocationError as error:
-            raise self._in_the_way(path) from error
+        store = cached.store.with_patience(replace(cached.store.patience, outage_s=0.0))  # a write has its own tries
+        with self._no_other_kind(path):
+            upload(store, key, content, None if is_new else _file_at(cached.store, key), on_bytes)
         cached.forget(cached.store.stat(key))
         self.invalidate_cache(path)
 
-    def _in_the_way(self, path: str) -> OSError:
-        """What to say where a file cannot be where a folder is, or a folder where a file is."""
+    @contextmanager
+    def _no_other_kind(self, path: str) -> Iterator[None]:
+        """Say what is in the way if a file cannot be where a folder is, or a folder where a file is."""
         try:
-            found = self._type(path)
-        except errors.ProtocolError:  # Apache's answer to what would be below a file
-            found = None
-        if found == "directory":
-            return IsADirectoryError(errno.EISDIR, "there is a folder of this name", path)
-        if found == "file":
-            return FileExistsError(errno.EEXIST, "there is a file of this name", path)
-        return NotADirectoryError(errno.ENOTDIR, "there is a file where a folder above it belongs", path)
+            yield
+        except errors.NameRefusedError:
+            raise
+        except errors.LocationError as error:
+            try:
+                found = self._type(path)
+            except errors.ProtocolError:  # Apache's answer to what would be below a file
+                found = None
+            if found == "directory":
+                raise IsADirectoryError(errno.EISDIR, "there is a folder of this name", path) from error
+            if found == "file":
+                raise FileExistsError(errno.EEXIST, "there is a file of this name", path) from error
+            message = "there is a file where a folder above it belongs"
+            raise NotADirectoryError(errno.ENOTDIR, message, path) from error
 
     # --- copying and moving
 
     def cp_file(self, path1: str, path2: str, **_: Any) -> None:
         """Copy a file by way of this machine; it is verified like any file that is written. A folder is made."""
-        if self._place(path1) != self._place(path2):
+        if address(self._find, path1) != address(self._find, path2):
             self._copy(path1, path2)
 
     def _copy(self, source: str, target: str) -> Entry | None:
-        """Copy a file, and tell which version; None where it is a folder, and one was made."""
+        """Copy a file, and give its version; None if it is a folder, and one was made."""
         cached, key = self._find(source)
         entry = _file_at(cached.store, key) if key else None
-        if entry is None:
-            if not self.isdir(source):
-                raise _nothing_at(cached.store, key)
+        if entry is not None:
+            copied(cached, entry, partial(self._store, target))
+        elif self.isdir(source):
             self.makedirs(target, exist_ok=True)
-        elif entry.size_bytes <= IN_MEMORY_BYTES:
-            self._store(target, cached.read(entry))
         else:
-            with tempfile.TemporaryDirectory(prefix="ai4os-data-copy-") as scratch:
-                local = Path(scratch, "file")
-                cached.store.read_into(entry, local)
-                self._store(target, local)
+            raise _nothing_at(cached.store, key)
         return entry
 
     def copy(
@@ -594,7 +560,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             OSError: a folder would be copied into itself.
         """
         ignores_missing = (on_error or ("ignore" if recursive else "raise")) == "ignore"
-        for source, target in self._apart(self._pairs(path1, path2, recursive, maxdepth)):
+        for source, target in apart(self._find, self._pairs(path1, path2, recursive, maxdepth)):
             try:
                 self._copy(source, target)
             except FileNotFoundError:
@@ -613,21 +579,19 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         pairs = self._pairs(path1, path2, recursive, maxdepth)
         if not pairs:
             raise IsADirectoryError(errno.EISDIR, "this is a folder; say recursive=True to move it whole", path1)
-        pairs = self._apart(pairs)
-        self._refuse_links([source for source, _ in pairs])
-        if len({self._place(target) for _, target in pairs}) < len(pairs):
-            raise ValueError(f"{path1!r} cannot be moved to {path2!r}: two of the files would have the same name there")
-        if any(not self._find(source)[1] for source, _ in pairs):
-            raise ValueError(f"{path1!r} is a root, which is never removed; copy what is in it")
-        copied = {source: self._copy(source, target) for source, target in pairs}
-        for source, entry in copied.items():
+        pairs = apart(self._find, pairs)
+        check_movable(self._find, pairs, path1, path2)
+        versions = {source: self._copy(source, target) for source, target in pairs}
+        for source, entry in versions.items():
             if entry is not None:
-                self._remove_copied(source, entry)
-        folders = {source for source, entry in copied.items() if entry is None}
+                cached, key = self._find(source)
+                remove_copied(cached.store, key, entry)
+        folders = {source for source, entry in versions.items() if entry is None}
         for folder in sorted(folder for folder in folders if self._parent(folder) not in folders):
-            self._remove_emptied(folder)
+            cached, key = self._find(folder)
+            remove_emptied(cached.store, key, folder)
 
-    def _pairs(self, path1: Any, path2: Any, recursive: bool, maxdepth: int | None) -> list[tuple[str, str]]:
+    def _pairs(self, path1: Any, path2: Any, recursive: bool, maxdepth: int | None) -> Pairs:
         """Each file and folder with the place that it is to be copied to, by the rules of fsspec."""
         if isinstance(path1, list) and isinstance(path2, list):
             return [
@@ -655,52 +619,6 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         is_folder = not isinstance(path2, list) and (os.fspath(path2).endswith("/") or self.isdir(path2))
         return is_folder and not path1.endswith("/")
 
-    def _apart(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """The pairs without those that are one file, if the rest can be copied one after the other.
-
-        Raises:
-            OSError: a folder would be copied into itself, or one file over another that is still to be copied.
-        """
-        places = [(self._place(source), self._place(target)) for source, target in pairs]
-        sources = {source for source, _ in places}
-        for (source, target), (from_place, to_place) in zip(pairs, places, strict=True):
-            if to_place.startswith(f"{from_place}/"):
-                raise OSError(errno.EINVAL, "this cannot be copied or moved into itself", source, None, target)
-            if from_place != to_place and to_place in sources:
-                raise OSError(errno.EINVAL, "this would be written over before it is copied itself", target)
-        return [pair for pair, (from_place, to_place) in zip(pairs, places, strict=True) if from_place != to_place]
-
-    def _refuse_links(self, paths: list[str]) -> None:
-        """Find no folder among them that leads to files elsewhere: these would be removed there."""
-        known = set(paths)
-        for path in paths:
-            above = self._parent(path)
-            if above in known and not self._place(path).startswith(f"{self._place(above)}/"):
-                raise OSError(errno.EINVAL, "a symbolic link leads out of the folder that is to be moved", path)
-
-    def _place(self, path: str) -> str:
-        """What tells whether two paths are one file."""
-        cached, key = self._find(path)
-        return address_of(cached.store, key)
-
-    def _remove_copied(self, path: str, entry: Entry) -> None:
-        """Remove a file, if it is still what was copied. It is not where both names lead to the same file."""
-        cached, key = self._find(path)
-        with suppress(errors.NotFoundError):  # somebody else has removed it
-            if not cached.store.stat(key).is_same_version(entry):
-                raise errors.ChangedError(
-                    f"{cached.store.location}: {key!r} was copied, and has changed since; it was not removed. Is it "
-                    "still being written, or are both names the same file?"
-                )
-            cached.store.delete(key)
-
-    def _remove_emptied(self, path: str) -> None:
-        """Remove a folder whose files have all been moved."""
-        cached, key = self._find(path)
-        if cached.store.list_below(key):
-            raise OSError(errno.ENOTEMPTY, "it was copied, and has other files now; these were not removed", path)
-        cached.store.remove_tree(key)
-
     # --- folders, and removing
 
     def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:
@@ -718,12 +636,8 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         cached, key = self._find(path)
         if key:
             checked(key)
-            try:
+            with self._no_other_kind(path):
                 cached.store.make_folder(key)
-            except errors.NameRefusedError:
-                raise
-            except errors.LocationError as error:
-                raise self._in_the_way(path) from error
 
     def rmdir(self, path: str) -> None:
         """Remove an empty folder."""
@@ -843,15 +757,6 @@ class RootedFileSystem(StorageFileSystem):
         return key
 
 
-class _BufferedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec publishes no types
-    """A file with one of fsspec's own caches before it, as ``blockcache::`` and ``cache_type=`` want it."""
-
-    def __init__(self, files: StorageFileSystem, path: str, entry: Entry, cached: Files, **options: Any) -> None:
-        self._fetch_range = partial(_part, cached, entry)
-        kept = {name: options.get(name) for name in ("cache_type", "cache_options")}
-        super().__init__(files, path, "rb", options.get("block_size") or "default", size=entry.size_bytes, **kept)
-
-
 def _has_credentials(value: object) -> bool:
     return isinstance(value, str) and locations.shown(value) != value
 
@@ -863,13 +768,8 @@ def _plain(value: object) -> object:
 
 
 def _file(name: str, entry: Entry) -> Info:
-    return {
-        "name": name,
-        "size": entry.size_bytes,
-        "type": "file",
-        "ETag": entry.etag,
-        "modified": entry.modified,
-    }
+    kept = {"ETag": entry.etag, "modified": entry.modified}
+    return {"name": name, "size": entry.size_bytes, "type": "file", **kept}
 
 
 def _folder(name: str) -> Info:
@@ -898,51 +798,21 @@ def _only_missing(error: OSError) -> None:
         raise error
 
 
-def _part(cached: Files, entry: Entry, start: int | None, end: int | None) -> bytes:
-    """The bytes of one version from ``start`` up to ``end``, which count from the end where they are negative."""
-    begin, stop, _ = slice(start, end).indices(entry.size_bytes)
-    if (begin, stop) == (0, entry.size_bytes) or entry.size_bytes <= _PIECE_BYTES or cached.holds(entry):
-        return cached.read(entry)[begin:stop]
-    return cached.store.read_range(entry, begin, stop) if begin < stop else b""
+def _at_once(work: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
+    """The result of some work for each of some arguments, in their order."""
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="ai4os-data-cat") as pool:
+        return list(pool.map(work, *arguments))
 
 
-def _get(cached: Files, entry: Entry, path: str) -> None:
-    """Download a file beside its place, and put it there."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".ai4os-data-get-", dir=os.path.dirname(os.path.abspath(path))) as beside:
-        local = Path(beside, "file")
-        if entry.size_bytes <= IN_MEMORY_BYTES:
-            local.write_bytes(cached.read(entry))
-        elif cached.holds(entry):
-            shutil.copyfile(cached.path(entry), local)
-        else:
-            cached.store.read_into(entry, local)
-        os.replace(local, path)
+def _or_error(read: Callable[..., T], *arguments: Any) -> T | Exception:
+    """The result of a read, or why there is none."""
+    try:
+        return read(*arguments)
+    except (errors.StorageError, IsADirectoryError) as error:
+        return error
 
 
-def _send(
-    store: Store, key: str, content: Content, existing: Entry | None, on_bytes: Callable[[int], None] | None
-) -> None:
-    """Store a whole file and verify it; where there is one already, it stays if this fails, as far as servers go."""
-    digest = _sha256(content)
-    if existing is None:
-        store.write_confirmed(key, content if isinstance(content, Path) else bytes(content), digest, on_bytes=on_bytes)
-        return
-    entry = store.write(key, content)
-    if on_bytes is not None:
-        on_bytes(entry.size_bytes)
-    if best_level(store) == "confirmed" and (found := store.sha256_of(entry)) != digest:
-        raise errors.IntegrityError(
-            f"{store.location}: {key!r} was written, but the store holds other bytes (their sha256 is {found}, not "
-            f"{digest}); does somebody else write it too?"
-        )
-
-
-def _sha256(content: Content) -> str:
-    if not isinstance(content, Path):
-        return sha256(content).hexdigest()
-    digest = sha256()
-    with content.open("rb", buffering=0) as file:
-        while piece := file.read(_PIECE_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
+def _raise_first(results: Iterable[Any]) -> None:
+    for result in results:
+        if isinstance(result, Exception):
+            raise result

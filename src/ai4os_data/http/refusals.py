@@ -31,6 +31,7 @@ _DOUBT_LASTS_S = 90.0  # longer than a request without an answer; who had the se
 _STANDS_S = 30.0  # how long a refusal stands; twice as long after each further one
 _MOST_DOUBLINGS = 7
 _READ_EVERY_S = 5.0
+_GO_LASTS_S = 0.005  # a look takes two system calls, which is a tenth of our own cost of a small file
 _ODD_AFTER = 4  # good answers; until then a 401 is taken for what it says
 
 
@@ -143,6 +144,7 @@ class Credentials:
         self.refusals = Refusals(self.remote)
         self.answers = 0
         self._read_s = -_READ_EVERY_S
+        self._go_until_s = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle what is known of them: those refused since the original was made stay refused."""
@@ -166,7 +168,11 @@ class Credentials:
 
     def turn(self) -> Turn:
         """What a request has to do, as `Refusals.turn` tells; the credentials are read anew where they were refused."""
+        if time.monotonic() < self._go_until_s:
+            return "go"
         turn = self.refusals.turn()
+        if turn == "go":
+            self._go_until_s = time.monotonic() + _GO_LASTS_S
         if turn == "first" or (turn == "refused" and time.monotonic() - self._read_s >= _READ_EVERY_S):
             before = self.refusals
             self._read_anew()
@@ -192,6 +198,7 @@ class Credentials:
             Whether it is now the one whose answer the others wait for, and the pause before it is sent again. None if
             it is not: nobody asks any more with these credentials.
         """
+        self._go_until_s = 0.0
         if sent is not self.remote and tries <= 1:
             return False, 0.0
         before = self.refusals

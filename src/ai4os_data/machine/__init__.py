@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ai4os_data.machine import descriptors, locks, mounts, ownership
 from ai4os_data.machine.descriptors import exhausted
-from ai4os_data.machine.files import disk_bytes, identity, is_at, replace_whole, write_all, write_new
+from ai4os_data.machine.files import disk_bytes, identity, is_at, replace_whole, sha256_of, write_all, write_new
 from ai4os_data.machine.mounts import Mount
 from ai4os_data.machine.packed import (
     Chosen,
@@ -49,6 +49,7 @@ __all__ = [
     "parse_size",
     "positions",
     "replace_whole",
+    "sha256_of",
     "shown_size",
     "tell_after_fork",
     "write_all",

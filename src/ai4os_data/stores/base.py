@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -198,10 +198,7 @@ class Store(ABC):
 
     def read(self, key: str) -> bytes:
         """One whole file, in its present version."""
-        ((_, outcome),) = self.read_many([self.stat(key)])
-        if isinstance(outcome, errors.StorageError):
-            raise outcome
-        return in_memory(outcome.body)
+        return _whole(self, self.stat(key), MemoryBody()).getvalue()
 
     @abstractmethod
     def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
@@ -392,12 +389,16 @@ def received(store: Store, entry: Entry, path: Path, sha256: str | None, fill: C
     Raises:
         IntegrityError: it is not; the local file is removed.
     """
-    with new_file(path) as file:
-        found = fill(file)
+    try:
+        with path.open("w+b", buffering=0) as file:
+            found = fill(file)
         if sha256 is not None and found != sha256:
             raise errors.IntegrityError(
                 f"{store.location}: {entry.key!r} is damaged: its sha256 is {found}, where {sha256} was written"
             )
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return found
 
 
@@ -415,24 +416,6 @@ def _whole(store: Store, entry: Entry, body: B) -> B:
     if isinstance(outcome, errors.StorageError):
         raise outcome
     return body
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[FileIO]:
-    """An empty local file to write to; it is removed where that fails."""
-    try:
-        with path.open("w+b", buffering=0) as file:
-            yield file
-    except BaseException:
-        with suppress(FileNotFoundError):
-            path.unlink()
-        raise
-
-
-def in_memory(body: Body) -> bytes:
-    """The bytes of a body that was made in memory."""
-    assert isinstance(body, MemoryBody)
-    return body.getvalue()
 
 
 def memory_body(_entry: Entry) -> Body:

@@ -1,24 +1,50 @@
-"""Every file below a folder of an fsspec file system, and what of it could not be listed."""
+"""What an fsspec file system has below a folder, as entries, and what it says of a failure, as our errors."""
 
 from __future__ import annotations
 
+import errno
+from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 
-Info = dict[str, Any]
-Failures = dict[str, OSError]
+from ai4os_data import errors
+from ai4os_data.stores.base import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+Info = dict[str, Any]
+
+_AWAY = (errors.ServerUnavailableError, errors.DeadlineError, errors.ThrottledError)
+_OF_NUMBERS: dict[int | None, type[errors.StorageError]] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), errors.OutOfSpaceError),
+    **dict.fromkeys(
+        (errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE), errors.ServerUnavailableError
+    ),
+    **dict.fromkeys(
+        (errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN), errors.ServerUnavailableError
+    ),
+}
+_OF_TYPES: dict[type[OSError], type[errors.StorageError]] = {
+    FileNotFoundError: errors.NotFoundError,
+    NotADirectoryError: errors.NotFoundError,
+    IsADirectoryError: errors.NotFoundError,
+    PermissionError: errors.PermissionDeniedError,
+    TimeoutError: errors.DeadlineError,
+    ConnectionError: errors.ServerUnavailableError,
+}
+_TAGGED_BY = ("ETag", "etag", "md5", "md5Hash", "checksum")
+_DATED_BY = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 
 
 class Tree(NamedTuple):
     """What was found: files by path, and by path why something could not be listed."""
 
     files: dict[str, Info]
-    failures: Failures
+    failures: dict[str, OSError]
 
 
 def tree(system: AbstractFileSystem, top: str) -> Tree:
@@ -34,7 +60,7 @@ def tree(system: AbstractFileSystem, top: str) -> Tree:
         found: dict[str, Info] = system.find(top, detail=True)
         return Tree({path: info for path, info in found.items() if info.get("type") == "file"}, {})
     files: dict[str, Info] = {}
-    failures: Failures = {}
+    failures: dict[str, OSError] = {}
     folders, seen = [top.rstrip("/")], {top.rstrip("/")}
     while folders:
         folder = folders.pop()
@@ -74,3 +100,59 @@ def _has_own_way(system: AbstractFileSystem) -> bool:
     if isinstance(system, AsyncFileSystem):
         return type(system)._find is not AsyncFileSystem._find  # noqa: SLF001  what its implementations override
     return type(system).find is not AbstractFileSystem.find
+
+
+def entry_of(key: str, size_bytes: int, info: Info) -> Entry:
+    """A file as its file system describes it."""
+    etag = next((str(info[name]) for name in _TAGGED_BY if info.get(name)), None)
+    changed = next((_moment(info[name]) for name in _DATED_BY if info.get(name)), None)
+    return Entry(key, size_bytes, etag.strip('"') if etag else None, changed)
+
+
+def _moment(value: object) -> str:
+    """A moment, spelt alike whether it comes from a listing or of one file: fsspec's memory gives it in two types."""
+    return str(value.timestamp() if isinstance(value, datetime) else value)
+
+
+def whole_number(value: Any) -> int | None:
+    """A size, in whatever type a file system gives it; None if it is none."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if number >= 0 and (isinstance(value, str) or number == value) else None
+
+
+@contextmanager
+def translated(location: str, key: str, *, in_the_way: tuple[type[OSError], ...] = ()) -> Iterator[None]:
+    """Raise what a file system says of a file as one of our errors.
+
+    Args:
+        location: what messages call the store.
+        key: the file.
+        in_the_way: what says that there is a folder of this name, or a file of that of a folder above it.
+    """
+    try:
+        yield
+    except errors.StorageError:
+        raise
+    except OSError as error:
+        if isinstance(error, in_the_way):
+            message = f"{location}: {key!r}: a file and a folder cannot have the same name"
+            raise errors.LocationError(message) from error
+        raise storage_error(location, key, error) from error
+
+
+def storage_error(location: str, key: str, error: OSError) -> errors.StorageError:
+    """Our error for what a file system says of a file."""
+    if isinstance(error, errors.StorageError):
+        return error
+    kind = _OF_NUMBERS.get(error.errno) or next(
+        (ours for theirs, ours in _OF_TYPES.items() if isinstance(error, theirs)), errors.ServerError
+    )
+    return kind(f"{location}: {key!r}: {error}")
+
+
+def may_pass(error: errors.StorageError) -> bool:
+    """Whether it is what a file system says while its server is away."""
+    return isinstance(error, _AWAY)

@@ -79,6 +79,13 @@ class Listings:
         except errors.NotFoundError:
             return None
 
+    def has_folder(self, key: str) -> bool:
+        """Whether there is such a folder."""
+        try:
+            return not self.of(checked(key), "0").files
+        except errors.NotFoundError:
+            return False
+
     def members(self, folder: str) -> tuple[Entries, Keys]:
         """What lies directly in a folder, by a PROPFIND of Depth 1; what cannot be told of is named in the log."""
         files, folders, unreadable = self.of(checked(folder) if folder else "", "1")
@@ -87,6 +94,25 @@ class Listings:
         for one in unreadable:
             tell_once(f"left out: {one.error}")
         return sorted(files), sorted(folders)
+
+    def below_if_there(self, top: str) -> Listing | None:
+        """Every file below a folder; None if the server knows no such folder.
+
+        Raises:
+            ServerUnavailableError: it knows none of the folders above the store's own either: its answer tells nothing.
+        """
+        try:
+            found = self.folder.found_in_some_form(lambda: self.below(top))
+        except errors.NotFoundError:
+            if top:
+                return None
+            self.folder.check_above()
+            try:
+                found = self.folder.found_in_some_form(self.below)  # it may have come back in between
+            except errors.NotFoundError:
+                return None
+        base = f"/{top}".rstrip("/")
+        return found._replace(entries=[one for one in found.entries if same_prefix(f"/{one.key}", base) is not None])
 
     def below(self, top: str = "") -> Listing:
         """Every file below a folder, in no order, and what cannot be read of it.

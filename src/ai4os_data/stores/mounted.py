@@ -10,8 +10,9 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ai4os_data import errors, telemetry
 from ai4os_data.locations import Remote, mistaken_for
@@ -36,6 +37,7 @@ _COMPARED_BYTES = 1024 * 1024
 _LOOKED_AT = 200
 _NEAR_NAMES = 3
 
+T = TypeVar("T")
 OpenDav = Callable[[Remote, str], Store]
 
 
@@ -71,10 +73,12 @@ def open_path(
         StorageGoneError: it is on a mount that answers no more.
     """
     path = os.path.abspath(path)
-    if not create and not path.isascii():
-        path = _in_its_form(path, mounts.mount_of(path, table), deadline_s)
     mount = mounts.mount_of(path, table)
+    if not create and not path.isascii():
+        path = _in_its_form(path, deadline_s if mount is not None and mount.is_network else None)
+        mount = mounts.mount_of(path, table)
     is_network = mount is not None and mount.is_network
+    limit_s = deadline_s if is_network else None
     is_synced = is_network or not (_is_in(storage, path) or _is_in(storage, mounts.resolved(path, table)))
     if create and not is_synced:
         raise errors.LocationError(f"{path}: {_not_synced(storage)} write to 'rshare:path'")
@@ -84,8 +88,8 @@ def open_path(
 
     direct = direct_store(path)
     try:
-        top = _nearest(path, is_network=is_network, deadline_s=deadline_s) if create else path
-        _look(top, mount, deadline_s)
+        top = _asked(path, limit_s, partial(nearest, path)) if create else path
+        _look(top, limit_s)
         if not is_synced:
             tell_once(f"{_not_synced(storage)} read with 'rshare:path'")
         direct_top = direct_store(top) if direct is not None else None
@@ -101,27 +105,34 @@ def open_path(
     return DirectoryStore(path, counters=counters, patience=patience)
 
 
-def _in_its_form(path: str, mount: mounts.Mount | None, deadline_s: float) -> str:
+def _asked(path: str, limit_s: float | None, work: Callable[[], T], what: str = "the directory") -> T:
+    """The result of system calls at a path, with our errors; on a mount within a deadline, since a dead one can block.
+
+    Args:
+        path: what is asked.
+        limit_s: the deadline; None for a local disk.
+        work: the calls.
+        what: which file messages name.
+    """
+
+    def asked() -> T:
+        with translated(path, what):
+            return work()
+
+    return asked() if limit_s is None else within(limit_s, asked, f"{path}: {DEAD_MOUNT}")
+
+
+def _in_its_form(path: str, limit_s: float | None) -> str:
     """The path, or the one in the other Unicode form, if only that one is there: Macs type another than Linux has."""
 
     def find() -> str:
         there = [form for form in forms(path) if os.path.exists(form)]
         return there[0] if len(there) == 1 else path
 
-    if mount is None or not mount.is_network:
-        return find()
     try:
-        return within(deadline_s, find, f"{path}: {DEAD_MOUNT}")
-    except errors.StorageGoneError:  # to be told, or read around, by who looks at the path
+        return _asked(path, limit_s, find)
+    except errors.StorageGoneError:  # raised, or read around, by who looks at the path
         return path
-
-
-def _nearest(path: str, *, is_network: bool, deadline_s: float) -> str:
-    def find() -> str:
-        with translated(path, "the directory"):
-            return nearest(path)
-
-    return within(deadline_s, find, f"{path}: {DEAD_MOUNT}") if is_network else find()
 
 
 def _direct_store(
@@ -143,31 +154,27 @@ def _direct_store(
     return store
 
 
-def _look(path: str, mount: mounts.Mount | None, deadline_s: float) -> None:
-    """Find the directory; on a mount within a deadline and by a listing, since its top is known without asking."""
-    is_network = mount is not None and mount.is_network
+def _look(path: str, limit_s: float | None) -> None:
+    """Find the directory; on a mount by a listing, since its top is known without asking."""
 
     def find() -> bool:
-        with translated(path, "the directory"):
-            os.stat(path)  # says why, where there is nothing
-            is_folder = os.path.isdir(path)
-            if is_network and is_folder:
-                with os.scandir(path) as listing:
-                    next(listing, None)
-            return is_folder
+        os.stat(path)  # says why, if there is nothing
+        is_folder = os.path.isdir(path)
+        if limit_s is not None and is_folder:
+            with os.scandir(path) as listing:
+                next(listing, None)
+        return is_folder
 
     try:
-        found = within(deadline_s, find, f"{path}: {DEAD_MOUNT}") if is_network else find()
+        found = _asked(path, limit_s, find)
     except errors.NotFoundError as error:
         other = "" if path.isascii() else f" ({path!a}), nor one in the other Unicode form"
-        message = (
+        raise errors.LocationError(
             f"{path}: there is no such directory{other}. Is the storage mounted? `ls {STORAGE}` and "
-            f"`mount | grep rclone` tell{'' if is_network else _beside(path)}"
-        )
-        raise errors.LocationError(message) from error
+            f"`mount | grep rclone` tell{_beside(path) if limit_s is None else ''}"
+        ) from error
     if not found:
-        message = f"{path} is a file; give the directory that it lies in"
-        raise errors.LocationError(message)
+        raise errors.LocationError(f"{path} is a file; give the directory that it lies in")
 
 
 def _beside(path: str) -> str:
@@ -203,22 +210,18 @@ def _shows_folder(path: str, direct: Store, deadline_s: float) -> bool:
     """Whether a new folder on the mount, which no mount keeps to itself, shows on the server."""
     name = f"{STAGED}{secrets.token_hex(8)}"
 
-    def make() -> None:
-        with translated(path, "a new folder"):
-            os.mkdir(f"{path}/{name}")
-
     def remove() -> None:
         with suppress(OSError):
             os.rmdir(f"{path}/{name}")
 
-    within(deadline_s, make, f"{path}: {DEAD_MOUNT}")
+    _asked(path, deadline_s, partial(os.mkdir, f"{path}/{name}"), "a new folder")
     try:
         shows = direct.has_folder(name)
     except errors.StorageError as error:
         tell_once(f"{path}: writing through the mount, since WebDAV does not work: {error}")
         return False
     finally:
-        within(deadline_s, remove, f"{path}: {DEAD_MOUNT}")
+        _asked(path, deadline_s, remove)
     if shows:
         tell_once(f"{path} is {direct.location}: going over WebDAV, which is faster than the mount, and can confirm")
     else:
@@ -238,15 +241,14 @@ def _some_file(path: str, deadline_s: float) -> _Seen | None:
     """One of the first files that the mount shows, an empty one only where the others are too; None for no file."""
 
     def read() -> _Seen | None:
-        with translated(path, "the first file"):
-            found = sorted(_files(path), key=lambda file: file[1] == 0)
-            if not found:
-                return None
-            key, size_bytes = found[0]
-            with open(f"{path}/{key}", "rb") as file:
-                return _Seen(key, size_bytes, file.read(_COMPARED_BYTES))
+        found = sorted(_files(path), key=lambda file: file[1] == 0)
+        if not found:
+            return None
+        key, size_bytes = found[0]
+        with open(f"{path}/{key}", "rb") as file:
+            return _Seen(key, size_bytes, file.read(_COMPARED_BYTES))
 
-    return within(deadline_s, read, f"{path}: {DEAD_MOUNT}")
+    return _asked(path, deadline_s, read, "the first file")
 
 
 def _is_same(path: str, seen: _Seen, direct: Store) -> bool:

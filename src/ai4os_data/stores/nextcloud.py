@@ -6,8 +6,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
+from ai4os_data.http import Source
 from ai4os_data.stores.archived_reading import DAV_ROOT, ArchiveReader
-from ai4os_data.stores.base import Entry, MakeBody, Outcome, checked, memory_body
+from ai4os_data.stores.base import Entry, MakeBody, OnBytes, Outcome, checked, confirm, memory_body
 from ai4os_data.stores.capabilities import chunk_limits
 from ai4os_data.stores.chunked import CHUNK_BYTES, LEAST_CHUNK_BYTES, ChunkedUpload, ServerChunking, UnsupportedError
 from ai4os_data.stores.names import check_utf_8
@@ -19,10 +20,12 @@ from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
-    from ai4os_data.http import Content, Source, Transport
+    from ai4os_data.http import Content, Transport
     from ai4os_data.locations import Remote
     from ai4os_data.stores.dav_writing import Span
+    from ai4os_data.stores.levels import Level
 
 _HASH_TRIES = 2  # a proxy that has no patience with a large file will not have it the next time
 
@@ -90,10 +93,17 @@ class NextcloudStore(WebDAVStore):
         check_utf_8(self.location, key)
         return super().write(key, content)
 
+    def write_confirmed(
+        self, key: str, content: Path | bytes, sha256: str, *, on_bytes: OnBytes | None = None
+    ) -> Level:
+        """PUT a whole new file, or send it in chunks; the server computes the sha256."""
+        check_utf_8(self.location, key)
+        source = Source(content, on_bytes=on_bytes)
+        return confirm(self, key, source, sha256, found=self._before, send=self._store_new)
+
     def _before(self, key: str) -> Entry | None:
         """What an earlier try has left at a key; in a folder that is new there is nothing to look for."""
-        check_utf_8(self.location, key)
-        return None if self._folders.make_parent(key) else super()._before(key)
+        return None if self._folders.make_parent(key) else self._writer.before(key)
 
     def abandon(self, key: str, size_bytes: int, sha256: str) -> None:
         """Remove the chunks of an upload that broke off."""

@@ -1,4 +1,8 @@
-"""A file that is being written: staged on the local disk, and sent as a whole when it is closed, or not at all."""
+"""Files that a file system opens: read from memory or in ranges, or written whole when they are closed, or not at all.
+
+They have the names that fsspec's own files have: ``tar://`` and pandas infer the compression from the path, pyarrow
+the direction from the mode, audio libraries the format from the name.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,147 @@ import io
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
-from ai4os_data.fsspec.opened import Opened
+from fsspec.spec import AbstractBufferedFile
+
+from ai4os_data.errors import ChangedError
+from ai4os_data.fsspec.moving import part_of
+from ai4os_data.stores import BLOCK_BYTES
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Send = "Callable[[Path], None]"
+    from ai4os_data.cache import Files
+    from ai4os_data.stores import Entry
+
+_READ_ONLY = "it was opened to be read; open it with 'wb' to write it anew"
 
 
-class Compressor(Protocol):
-    """What compresses into another file."""
+class Opened:
+    """Mixed into the files that a file system opens, before the class that reads or writes.
 
-    def write(self, data: Any, /) -> int:
-        """Take the next bytes."""
+    Attributes:
+        fs: the file system that opened it.
+        path: where it is in that file system.
+    """
 
-    def close(self) -> None:
-        """Write out what is left, and leave the other file open."""
+    fs: Any
+    path: str
+    _mode: str
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return self.path
+
+    @property
+    def mode(self) -> str:
+        """The mode that it was opened with, ``"rb"``, ``"wb"`` or ``"xb"``."""
+        return self._mode
+
+    @property
+    def full_name(self) -> str:
+        """The path as a location that a dataset takes."""
+        return str(self.fs.unstrip_protocol(self.path))
+
+    @property
+    def loc(self) -> int:
+        """The position that is read or written next."""
+        return int(self.tell())  # type: ignore[attr-defined]  # of the class that reads or writes
+
+
+class OpenedToRead(Opened):
+    """A file that is read: what was known of it when it was opened.
+
+    Attributes:
+        details: as the file system's ``info`` gives it.
+        size: its length in bytes.
+    """
+
+    _mode = "rb"
+    details: dict[str, Any]
+    size: int
+
+    def _describe(self, fs: Any, details: dict[str, Any]) -> None:
+        self.fs, self.path, self.details, self.size = fs, details["name"], details, details["size"]
+
+    def info(self) -> dict[str, Any]:
+        """What the file system said of it when it was opened."""
+        return self.details
+
+
+class SmallFile(OpenedToRead, io.BytesIO):
+    """A file in memory, which is read, and not written.
+
+    Args:
+        fs: the file system that opens it.
+        details: what its ``info`` says of the file.
+        data: the content.
+    """
+
+    def __init__(self, fs: Any, details: dict[str, Any], data: bytes) -> None:
+        super().__init__(data)
+        self._describe(fs, details)
+
+    def writable(self) -> bool:
+        """It is not."""
+        return False
+
+    def _refuse(self, *_: Any) -> int:
+        raise io.UnsupportedOperation(_READ_ONLY)
+
+    write = truncate = writelines = _refuse  # type: ignore[assignment]  # each has its own arguments
+
+    def getbuffer(self) -> memoryview:
+        """Its content, which cannot be changed either."""
+        return super().getbuffer().toreadonly()
+
+
+class LargeFile(OpenedToRead, io.BufferedReader):
+    """A file of the cache, or one that is read in ranges. Pickled, it is opened again at the same position.
+
+    Args:
+        fs: the file system that opens it.
+        details: what its ``info`` says of the file.
+        file: what reads it.
+    """
+
+    def __init__(self, fs: Any, details: dict[str, Any], file: Any) -> None:
+        raw = file.detach()
+        raw.seek(0)  # what opened it may have read its first block
+        super().__init__(raw, BLOCK_BYTES)
+        self._describe(fs, details)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it takes to open it again."""
+        return _opened_again, (self.fs, self.details, self.tell())
+
+
+def opened(fs: Any, details: dict[str, Any], file: IO[bytes]) -> SmallFile | LargeFile:
+    """A file of a store or a cache as fsspec hands it out."""
+    return SmallFile(fs, details, file.getvalue()) if isinstance(file, io.BytesIO) else LargeFile(fs, details, file)
+
+
+def _opened_again(fs: Any, details: dict[str, Any], position: int) -> Any:
+    file = fs.open(details["name"])
+    if file.details != details:
+        file.close()
+        raise ChangedError(f"{details['name']!r} changed on the store since it was opened; open it again")
+    file.seek(position)
+    return file
+
+
+class BufferedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec publishes no types
+    """A file with one of fsspec's own caches before it, as ``blockcache::`` and ``cache_type=`` want it."""
+
+    def __init__(self, fs: Any, path: str, entry: Entry, cached: Files, **options: Any) -> None:
+        self._fetch_range = partial(part_of, cached, entry)
+        kept = {name: options.get(name) for name in ("cache_type", "cache_options")}
+        super().__init__(fs, path, "rb", options.get("block_size") or "default", size=entry.size_bytes, **kept)
 
 
 class NewFile(Opened, io.RawIOBase):
@@ -51,7 +176,7 @@ class NewFile(Opened, io.RawIOBase):
         send: Callable[[Path], None],
         *,
         mode: str = "wb",
-        compress: Callable[[Any], Compressor] | None = None,
+        compress: Callable[[Any], Any] | None = None,
         commit_on_close: bool = True,
     ) -> None:
         super().__init__()
