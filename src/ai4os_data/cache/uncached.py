@@ -7,7 +7,8 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from ai4os_data import errors, telemetry
-from ai4os_data.cache.objects import LocalPath, digest
+from ai4os_data.cache.entries import digest
+from ai4os_data.cache.paths import LocalPath
 from ai4os_data.cache.preparation import Preparation, Prepare
 from ai4os_data.cache.temporaries import TemporaryBody, write_temporary
 from ai4os_data.cache.versions import Drift, Versions, WantedFile

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ai4os_data import errors, telemetry
-from ai4os_data.cache.objects import digest
+from ai4os_data.cache.entries import digest
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from typing_extensions import Self
 
 from ai4os_data import telemetry
-from ai4os_data.cache import CachedStore, DiskCache, Drift, UncachedStore
+from ai4os_data.cache import CachedStore, DiskCache, Drift, UncachedStore, cache_for
 from ai4os_data.datasets import choosing
 from ai4os_data.datasets.classes import Classes, Wanted, compare
 from ai4os_data.datasets.decoding import Maker
@@ -128,7 +128,7 @@ class StorageDataset(Dataset[Any]):
         self._store = open_store(location, remote, counters=counters, outage_s=outage_s)
         self.location = self._store.location
         wanted = Wanted(self.location, numbering, allow_empty)
-        cache = DiskCache.resolve(cache, local=self._store.is_local)
+        cache = cache_for(cache, local=self._store.is_local)
         files = UncachedStore(
             self._store, prepare=prepare, prepare_version=prepare_version, on_drift=on_drift, counters=counters
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from ai4os_data import errors
-from ai4os_data.cache import digest
+from ai4os_data.cache import digest, session_of
 from ai4os_data.http import retries
 from ai4os_data.machine import replace_whole
 from ai4os_data.stores import ByKey, PackedEntries, Store, Unreadable, folder_token, is_safe
@@ -273,11 +273,11 @@ def _name(store: Store) -> str:
 
 def _keep(cache: DiskCache | None, store: Store, listed: Index) -> None:
     if cache is not None:
-        cache.keep_listing(_name(store), listed.to_bytes())
+        session_of(cache).keep_listing(_name(store), listed.to_bytes())
 
 
 def _kept(cache: DiskCache | None, name: str) -> Index | None:
-    data = cache.kept_listing(name) if cache is not None else None
+    data = session_of(cache).kept_listing(name) if cache is not None else None
     try:
         return Index.from_bytes(data) if data is not None else None
     except (ValueError, KeyError, TypeError):  # of another version of this library
