@@ -148,12 +148,14 @@ class Request:
     def _has_room(self, claim: Claim, wanted: WantedFile) -> bool:
         """Reserve room for a file, or end its claim. For what `prepare` makes, it is reserved later."""
         is_prepared = not wanted.as_stored and self._source.preparation is not None
-        if (self._is_wanted is None or self._is_wanted()) and (
-            is_prepared or session_of(self._cache).budget.reserve(claim, wanted.size_bytes)
-        ):
-            return True
-        session_of(self._cache).give_up(claim)
-        return False
+        session, has_room = session_of(self._cache), False
+        try:
+            if self._is_wanted is None or self._is_wanted():
+                has_room = is_prepared or session.budget.reserve(claim, wanted.size_bytes)
+        finally:  # also after an error: others would wait for what nobody fetches
+            if not has_room:
+                session.give_up(claim)
+        return has_room
 
     # --- fetching
 
