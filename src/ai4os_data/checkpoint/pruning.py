@@ -22,7 +22,7 @@ GRACE_S = 3600.0  # an upload of another machine that nobody has touched for so 
 
 
 class Pruning:
-    """What this process may remove, and what it has to leave.
+    """Decides which checkpoints of the store this process may remove, and removes them.
 
     It touches its own checkpoints, and what lay there when it began to work: what another writer adds later is not its
     business, and neither is the newest checkpoint of an attempt that this one does not go back to. The newest are kept

@@ -147,7 +147,7 @@ class RunFolder:
 
 
 def sync_folder(folder: Path) -> None:
-    """Let what was made and renamed in a folder survive a power cut."""
+    """Make new and renamed entries of a folder survive a power cut."""
     descriptor = ownership.open_folder(folder)
     try:
         os.fsync(descriptor)

@@ -64,7 +64,7 @@ class Spooled:
 
     @property
     def name(self) -> CheckpointName:
-        """What it is called."""
+        """Of the checkpoint."""
         return self.manifest.name
 
     @property
@@ -138,7 +138,7 @@ class Spool:
             return self.entries()
 
     def entries(self) -> list[Spooled]:
-        """What is complete, of this process and of the dead; newest last."""
+        """Complete checkpoints, of this process and of dead ones; newest last."""
         with self._guard:
             return sorted(self._entries.values(), key=lambda spooled: (spooled.name.order, spooled.name))
 
