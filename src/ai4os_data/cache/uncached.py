@@ -33,8 +33,8 @@ class UncachedStore:
     Args:
         store: where the files are.
         prepare: turns a file's bytes into those that are given out.
-        prepare_version: tells what ``prepare`` makes from what another one makes; by default it follows from its
-            code.
+        prepare_version: distinguishes what ``prepare`` makes from what another one makes; by default it follows from
+            its code.
         on_drift: what to do about a file that is another version than the listed one: raise, warn, or take it.
         counters: where misses and bytes are counted.
     """
