@@ -41,7 +41,7 @@ def mounted(share: Share, directory: Path, **options: Any) -> RcloneMount:
 
 @pytest.fixture
 def mount(share: Share, tmp_path: Path) -> Iterator[RcloneMount]:
-    """The share, filled and mounted at a place with a space in its name."""
+    """The share, filled and mounted at a path with a space in its name."""
     need(missing_fuse())
     share.put(FILES)
     with mounted(share, tmp_path / "my storage") as mount:
@@ -145,7 +145,7 @@ def test_source_and_point_are_read_from_the_mount_table(
 
 
 def test_one_file_is_compared_both_ways(share: Share, mount: RcloneMount, patience: Patience) -> None:
-    """Before the change rclone fetches one file, and so do we: the same one."""
+    """One file is compared before reads change over: rclone fetches it, and so do we."""
     open_at(mount.path, share.environ(), patience)
     fetched = [(request.path, request.headers["user-agent"].partition("/")[0]) for request in share.requests("GET")]
     path = f"/{share.name}/a/with space 0.txt"
@@ -153,7 +153,7 @@ def test_one_file_is_compared_both_ways(share: Share, mount: RcloneMount, patien
 
 
 def test_large_file_is_compared_by_its_beginning(share: Share, tmp_path: Path, patience: Patience) -> None:
-    """Where every file is large, sizes and the first MiB tell whether it is the same place."""
+    """If every file is large, sizes and the first MiB decide whether it is the same folder."""
     need(missing_fuse())
     share.put({"large.bin": os.urandom(5 * 1024 * 1024), "empty.bin": b""})
     with mounted(share, tmp_path / "storage") as mount:
@@ -296,7 +296,7 @@ def frozen(mount: RcloneMount) -> Iterator[RcloneMount]:
 
 
 def test_frozen_mount_is_told_within_the_deadline(frozen: RcloneMount, patience: Patience) -> None:
-    """Nobody waits for ever: not for the first look, and not for a listing."""
+    """A dead mount raises after the deadline, at the first look and at a listing."""
     begin = time.monotonic()
     with pytest.raises(StorageGoneError, match=r"the storage is gone.*\(no answer within 0\.5 s\)"):
         open_at(frozen.path, {"RCLONE_CONFIG": os.devnull}, patience, deadline_s=0.5)
