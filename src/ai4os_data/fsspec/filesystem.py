@@ -27,7 +27,7 @@ from fsspec.compression import compr
 from fsspec.utils import infer_compression, other_paths
 
 from ai4os_data import errors
-from ai4os_data.cache import CachedStore, DiskCache, Files, UncachedStore
+from ai4os_data.cache import CachedStore, DiskCache, Files, UncachedStore, cache_for
 from ai4os_data.fsspec.files import BufferedFile, NewFile, NewTextFile, opened
 from ai4os_data.fsspec.moving import (
     PIECE_BYTES,
@@ -176,7 +176,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         return self._paths.existing(self._strip_protocol(path))
 
     def _through_cache(self, store: Store) -> Files:
-        cache = DiskCache.resolve(self._cache, local=store.is_local)
+        cache = cache_for(self._cache, local=store.is_local)
         return UncachedStore(store) if cache is None else CachedStore(store, cache)
 
     @classmethod
