@@ -74,8 +74,8 @@ def files(share: Share) -> dict[str, bytes]:
 def opened(path: Path, share: Share, patience: Patience, **options: object) -> Store:
     """Open a path for a new run, with the credentials of a deployment at hand."""
 
-    def dav(remote: Remote, remote_path: str) -> Store:
-        return open_dav(remote, remote_path, patience=patience)
+    def dav(remote: Remote, remote_path: str, location: str) -> Store:
+        return open_dav(remote, remote_path, location=location, patience=patience)
 
     return open_path(str(path), None, environ=share.environ(), open_dav=dav, create=True, **options)  # type: ignore[arg-type]
 
@@ -247,9 +247,9 @@ def test_another_server_under_the_same_name_is_not_written_to(
     """The mount is then the only way to where the user pointed."""
     mount = mounting(SIDECAR)
 
-    def dav(_remote: Remote, _path: str) -> Store:
+    def dav(_remote: Remote, _path: str, location: str) -> Store:
         assert share.remote is not None
-        return open_dav(share.remote, share.name, patience=patience)
+        return open_dav(share.remote, share.name, location=location, patience=patience)
 
     store = open_path(str(mount.path / "run"), None, environ=cloud_share.environ(), open_dav=dav, create=True)
     assert isinstance(store, DirectoryStore)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from ai4os_data import StorageDataset
 from ai4os_data.errors import LocationError, SampleError, ServerUnavailableError, StorageGoneError
-from ai4os_data.stores import DirectoryStore, Store, open_dav
+from ai4os_data.stores import DirectoryStore, Entry, Store, open_dav
 from ai4os_data.stores.mounted import open_path
 from ai4os_data.stores.nextcloud import NextcloudStore
 from ai4os_data.stores.webdav import WebDAVStore
@@ -52,8 +52,8 @@ def mount(share: Share, tmp_path: Path) -> Iterator[RcloneMount]:
 def open_at(path: Path, environ: Mapping[str, str], patience: Patience, **options: Any) -> Store:
     """Open a path with these credentials at hand."""
 
-    def dav(remote: Remote, remote_path: str) -> Store:
-        return open_dav(remote, remote_path, patience=patience)
+    def dav(remote: Remote, remote_path: str, location: str) -> Store:
+        return open_dav(remote, remote_path, location=location, patience=patience)
 
     return open_path(str(path), None, environ=environ, open_dav=dav, **options)
 
@@ -116,6 +116,8 @@ def test_path_below_the_mount_is_mapped_to_the_path_below_the_remote(
     assert store.location == f"{mount.path}/b/deep (rshare:{share.name}/b/deep)"
     assert [entry.key for entry in store.list()] == [f"with space {number}.txt" for number in range(3)]
     assert isinstance(store, WebDAVStore)
+    ((_, outcome),) = store.read_many([Entry("absent", 1)])
+    assert str(outcome).startswith(f"{store.location}: 'absent' was listed")
 
 
 def test_link_to_the_mount_is_recognised(share: Share, mount: RcloneMount, tmp_path: Path, patience: Patience) -> None:
