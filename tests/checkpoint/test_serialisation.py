@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ai4os_data import errors
+from ai4os_data.checkpoint.manifest import FileFacts
 from ai4os_data.checkpoint.serialisation import load_state, write_state
 from ai4os_data.machine import sha256_of
 
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_written_state_has_the_hash_that_is_told(tmp_path: Path) -> None:
+def test_written_state_has_the_hash_that_is_returned(tmp_path: Path) -> None:
     """And comes back, on the device that is asked for."""
     path = tmp_path / "state.pt"
     written = write_state({"x": torch.arange(100_000), "n": 1}, path)
-    assert written == (path.stat().st_size, sha256_of(path))
+    assert written == FileFacts(path.stat().st_size, sha256_of(path))
     assert load_state(path)["x"].tolist() == list(range(100_000))
     assert load_state(path, map_location="meta")["x"].device.type == "meta"
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint.staging import Staging
     from ai4os_data.checkpoint.uploads import Upload, Uploads
 
-_endings: weakref.WeakSet[Ending] = weakref.WeakSet()
+_endings: weakref.WeakSet[RunEnding] = weakref.WeakSet()
 _users: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # have made a run, or saved
 _has_begun = threading.Event()
 _has_ended = threading.Event()
@@ -33,7 +33,7 @@ _REST_S = 5.0  # after the last wait: if the process still lives then, somebody 
 _LOOK_S = 0.1
 
 
-class Ending:
+class RunEnding:
     """What a run has to bring to its end when the process ends.
 
     Args:
@@ -147,7 +147,7 @@ def rest_if_ending() -> None:
         )
 
 
-def _open_ones() -> list[Ending]:
+def _open_ones() -> list[RunEnding]:
     return [ending for ending in list(_endings) if ending.is_open]
 
 
@@ -196,7 +196,7 @@ def _waits_for_the_end(thread: threading.Thread) -> bool:
     return False
 
 
-def _wait_for(endings: Sequence[Ending]) -> str:
+def _wait_for(endings: Sequence[RunEnding]) -> str:
     """Wait for what is on its way; what has ended the wait."""
     on_their_way = [upload for ending in endings for upload in ending.begin()]
     patience_s = max(ending.uploads.closing_s for ending in endings)

@@ -8,7 +8,7 @@ from ai4os_data import errors
 from ai4os_data.http import passes
 
 
-class Failures:
+class SaveFailures:
     """The errors of a run that were not raised yet.
 
     Attributes:

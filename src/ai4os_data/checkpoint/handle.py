@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ai4os_data.stores import Durability, Level
 
 
-class Progress:
+class SaveProgress:
     """How far a save has come.
 
     Attributes:
@@ -62,7 +62,7 @@ class SaveHandle:
     """
 
     def __init__(
-        self, step: int, name: CheckpointName | None, progress: Progress, wanted: Level, best: Level | None = None
+        self, step: int, name: CheckpointName | None, progress: SaveProgress, wanted: Level, best: Level | None = None
     ) -> None:
         self.step = step
         self.name = name

@@ -29,7 +29,7 @@ _LOOKS = 10  # until what another process removes while it is read is taken for 
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Verified:
     """The checkpoint that is restored.
 
     Attributes:
@@ -99,7 +99,7 @@ class Restoring:
         return history
 
     @contextmanager
-    def _chosen(self, look: Callable[[], History], wanted: CheckpointName | int | None) -> Iterator[Chosen | None]:
+    def _chosen(self, look: Callable[[], History], wanted: CheckpointName | int | None) -> Iterator[Verified | None]:
         """The checkpoint that rank 0 chooses, for all ranks; its file stays while the ``with`` lasts.
 
         Args:
@@ -124,7 +124,7 @@ class Restoring:
             finally:
                 _remove_scratch(chosen)
 
-    def _payload(self, chosen: Chosen, map_location: Any, *, weights_only: bool) -> dict[str, Any]:
+    def _payload(self, chosen: Verified, map_location: Any, *, weights_only: bool) -> dict[str, Any]:
         """The saved payload."""
         path = chosen.file
         (facts,) = chosen.manifest.files.values()
@@ -135,7 +135,7 @@ class Restoring:
             self._store.read_into(self._store.stat(f"{chosen.manifest.name}/{path.name}"), own, facts.sha256)
             return _payload(own, map_location, weights_only=weights_only)
 
-    def _restored(self, chosen: Chosen, payload: dict[str, Any]) -> tuple[Restored, dict[str, Any] | None]:
+    def _restored(self, chosen: Verified, payload: dict[str, Any]) -> tuple[Restored, dict[str, Any] | None]:
         """The state as this rank saved it, and its random states; None if there was no such rank."""
         ranks, rank = payload["ranks"], self._ranks.rank
         something_differs = any(own["state"] or own["random"] is not None for own in ranks)
@@ -153,7 +153,7 @@ class Restoring:
         restored = Restored(manifest.name, dict(manifest.metrics), chosen.skipped, state, manifest.size_bytes)
         return restored, own["random"]
 
-    def _choose(self, look: Callable[[], History], wanted: CheckpointName | int | None) -> Chosen | None:
+    def _choose(self, look: Callable[[], History], wanted: CheckpointName | int | None) -> Verified | None:
         """The best checkpoint that is intact; looked for again as long as what was found wanting is gone meanwhile."""
         history = look()
         for _ in range(_LOOKS):
@@ -178,7 +178,7 @@ class Restoring:
 
     def _first_intact(
         self, history: History, wanted: CheckpointName | int | None
-    ) -> tuple[Chosen | None, dict[CheckpointName, str]]:
+    ) -> tuple[Verified | None, dict[CheckpointName, str]]:
         """The first candidate that is intact, if any, and those before it, each with what is wrong with it."""
         skipped: dict[CheckpointName, str] = {}
         for seen in _candidates(history, wanted):
@@ -188,7 +188,7 @@ class Restoring:
             except (errors.IntegrityError, errors.NotFoundError, errors.ChangedError) as error:
                 skipped[seen.name] = str(error)
             else:
-                return Chosen(manifest, file, scratch, {}), skipped
+                return Verified(manifest, file, scratch, {}), skipped
         return None, skipped
 
     def _fetched(self, seen: Seen, manifest: Manifest) -> tuple[Path, Path | None]:
@@ -259,7 +259,7 @@ def read_named(saver: Saver, name: CheckpointName) -> Restored:
     return Restoring(saver, Ranks(0.0, alone=True)).named(name)
 
 
-def _remove_scratch(chosen: Chosen | None) -> None:
+def _remove_scratch(chosen: Verified | None) -> None:
     if chosen is not None and chosen.scratch is not None:
         shutil.rmtree(chosen.scratch, ignore_errors=True)
 
@@ -268,7 +268,7 @@ def _committed(history: History) -> set[CheckpointName]:
     return {seen.name for seen in history.committed()}
 
 
-def _is_clear(history: History, chosen: Chosen | None, skipped: Iterable[CheckpointName]) -> bool:
+def _is_clear(history: History, chosen: Verified | None, skipped: Iterable[CheckpointName]) -> bool:
     """Whether a look needs no second one: a checkpoint was found, and none before it is damaged, or there is none."""
     if chosen is None:
         return not [*skipped] and not history.marked

@@ -20,9 +20,9 @@ from ai4os_data.checkpoint import leftovers
 from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step, log_what_lacks
 from ai4os_data.checkpoint.catalogue import Catalogue
 from ai4os_data.checkpoint.delivery import Delivery
-from ai4os_data.checkpoint.ending import Ending, daemons, is_late, note_thread, rest_if_ending
-from ai4os_data.checkpoint.failures import Failures
-from ai4os_data.checkpoint.handle import Progress, SaveHandle
+from ai4os_data.checkpoint.ending import RunEnding, daemons, is_late, note_thread, rest_if_ending
+from ai4os_data.checkpoint.failures import SaveFailures
+from ai4os_data.checkpoint.handle import SaveHandle, SaveProgress
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.pruning import Pruning
@@ -102,7 +102,7 @@ class Saver:
         self.newest: SaveHandle | None = None
         self.asked: frozenset[str] = frozenset()
         self.counts = dict.fromkeys(_COUNTED, 0.0)
-        self.failures = Failures()
+        self.failures = SaveFailures()
         self._monitor = retention.monitor if retention.keep_best else None
         self._save_random_states = save_random_states
         self._staging = Staging()
@@ -124,7 +124,7 @@ class Saver:
         self.sender = Sender(
             self.uploads, self.delivery, self.spool, self.catalogue, self.pruning, self.failures, self.counts
         )
-        self.ending = Ending(store.location, self._staging, self.uploads)
+        self.ending = RunEnding(store.location, self._staging, self.uploads)
         note_thread()
         weakref.finalize(self, _unlock, self.spool, self._pid).atexit = False
         self.spool.adopt()
@@ -146,7 +146,7 @@ class Saver:
         log_what_lacks(state, self.asked)
         ranks = self._gathered(state)  # before anything that may fail on rank 0 alone
         if not self.ranks.writes:
-            return SaveHandle(step, None, Progress(), self.wanted)
+            return SaveHandle(step, None, SaveProgress(), self.wanted)
         numbers = checked_metrics(metrics)
         if self._monitor is not None and self._monitor not in numbers:
             raise ValueError(f"metrics lacks {self._monitor!r}, which says which checkpoints are the best")
@@ -249,7 +249,7 @@ class Saver:
         arrays = [("ranks", rank, *path) for rank, own in enumerate(ranks) for path in own.arrays]
         try:
             name = CheckpointName.new(self._open_attempt(), step, next(self._numbers))
-            progress = Progress()
+            progress = SaveProgress()
             handle = SaveHandle(step, name, progress, self.wanted, self.best_level)
             handle.waited_s = staged.waited_s
             payload = {**staged.state, "arrays": [*staged.arrays, *arrays]}
@@ -279,7 +279,7 @@ class Saver:
         return self.ranks.gather(_OfRank(staged.state, list(staged.arrays)))
 
     def _write_out(
-        self, payload: _Payload, size_bytes: int, name: CheckpointName, metrics: _Metrics, progress: Progress
+        self, payload: _Payload, size_bytes: int, name: CheckpointName, metrics: _Metrics, progress: SaveProgress
     ) -> None:
         """Bring a copy to the spool, and hand it to the uploads."""
         try:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ai4os_data.checkpoint.catalogue import Catalogue
     from ai4os_data.checkpoint.delivery import Delivery
-    from ai4os_data.checkpoint.failures import Failures
+    from ai4os_data.checkpoint.failures import SaveFailures
     from ai4os_data.checkpoint.names import CheckpointName
     from ai4os_data.checkpoint.pruning import Pruning
     from ai4os_data.checkpoint.spool import Spool, Spooled
@@ -48,7 +48,7 @@ class Sender:
     spool: Spool
     catalogue: Catalogue
     pruning: Pruning
-    failures: Failures
+    failures: SaveFailures
     counts: dict[str, float]
     tries: Tries = field(default_factory=lambda: Tries(Patience(first_pause_s=1.0, longest_pause_s=30.0)))
 

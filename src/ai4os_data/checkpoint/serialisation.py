@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ai4os_data import errors
+from ai4os_data.checkpoint.manifest import FileFacts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,15 +19,8 @@ _PIECE_BYTES = 4 * 1024 * 1024
 _SMALL_BYTES = 64 * 1024  # what is smaller shares a write with others
 
 
-class Written(NamedTuple):
-    """A file that lies on the disk, fsynced."""
-
-    size_bytes: int
-    sha256: str
-
-
-def write_state(state: Any, path: Path) -> Written:
-    """Serialise a state into a new file."""
+def write_state(state: Any, path: Path) -> FileFacts:
+    """Serialise a state into a new file, which lies on the disk then, fsynced."""
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
         sink = _HashingSink(descriptor)
@@ -35,7 +29,7 @@ def write_state(state: Any, path: Path) -> Written:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return Written(sink.size_bytes, sink.sha256())
+    return FileFacts(sink.size_bytes, sink.sha256())
 
 
 def load_state(path: Path, *, map_location: Any = "cpu", weights_only: bool = True) -> Any:

@@ -258,7 +258,7 @@ class Spool:
             file = state_file(written.sha256)
             (beside / NEW).rename(beside / file)
             self.space.check_limit(0)
-            manifest = facts({file: FileFacts(written.size_bytes, written.sha256)})
+            manifest = facts({file: written})
             write_new(beside / MANIFEST, manifest.to_json())
             sync_folder(beside)
             beside.rename(final)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from ai4os_data.checkpoint.catalogue import Catalogue
     from ai4os_data.checkpoint.delivery import Delivery
-    from ai4os_data.checkpoint.handle import Progress
+    from ai4os_data.checkpoint.handle import SaveProgress
     from ai4os_data.checkpoint.spool import Spooled
 
 _CLOSING_S = 60.0  # how long after the last sign of life a close gives up
@@ -26,7 +26,7 @@ class Upload(NamedTuple):
     """
 
     spooled: Spooled
-    progress: Progress | None
+    progress: SaveProgress | None
 
 
 class Uploads:

@@ -160,7 +160,8 @@ class Walk:
             )
         try:
             # A tensor has no negative strides, and warns of memory that may not be written.
-            tensor = torch.from_numpy(array if _is_tensor_like(array) else array.copy())
+            is_like_a_tensor = array.flags.writeable and all(stride >= 0 for stride in array.strides)
+            tensor = torch.from_numpy(array if is_like_a_tensor else array.copy())
         except (TypeError, ValueError) as error:
             raise errors.StateError(f"{shown(path)} is an array of {array.dtype}, which no tensor holds") from error
         self.arrays.append(path)
@@ -275,10 +276,6 @@ def _checked_int(value: int, path: StatePath) -> int:
             "string"
         )
     return value
-
-
-def _is_tensor_like(array: np.ndarray[Any, Any]) -> bool:
-    return array.flags.writeable and all(stride >= 0 for stride in array.strides)
 
 
 def _named(kind: type) -> str:
