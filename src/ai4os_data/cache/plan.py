@@ -35,7 +35,7 @@ class Uses(NamedTuple):
 class Plan:
     """The uses of entries in this epoch and in the next one, and how far the first is gone through.
 
-    Entries are used in turns, some at once. The first turn of this epoch has the place 0, those of the next epoch
+    Entries are used in turns, some at once. The first turn of this epoch has the position 0, those of the next epoch
     follow upon those of this one. The best entry to do without is the one whose next use is furthest away
     (`Belady 1966`_).
 
@@ -50,38 +50,38 @@ class Plan:
         self._find = find
         self._position = 0
         self._looked_up_to = 0
-        self._places: _Places | None = None
-        self._furthest: list[int] = []  # a heap, the one with the furthest next use first; see `_Places.ranked`
+        self._table: _Table | None = None
+        self._furthest: list[int] = []  # a heap, the one with the furthest next use first; see `_Table.ranked`
 
     @property
     def position(self) -> int:
-        """The place of the next turn."""
+        """The position of the next turn."""
         return self._position
 
     def advance(self, position: int) -> None:
-        """Record that all turns before a place are past. It never goes back."""
+        """Record that all turns before a position are past. It never goes back."""
         self._position = max(self._position, position)
 
     @property
     def is_made(self) -> bool:
         """Whether the uses have been found and sorted."""
-        return self._places is not None
+        return self._table is not None
 
     def make(self) -> None:
         """Find the uses and sort them, unless that is done: it takes some tenths of a second for a million."""
-        if self._places is None:
+        if self._table is None:
             position = self._position
-            places = _Places(self._find())
-            self._furthest = places.ranked(np.arange(places.count), position)
+            table = _Table(self._find())
+            self._furthest = table.ranked(np.arange(table.count), position)
             heapq.heapify(self._furthest)
             self._looked_up_to = position
-            self._places = places
+            self._table = table
 
     def next_use(self, name: str) -> int | None:
-        """The place of an entry's next use; behind all others where it has had its last; None where it has none."""
-        places = self._made()
-        number = places.number(name)
-        return None if number is None else places.next_use(number, self._position)
+        """The position of an entry's next use; behind all others if it has had its last; None if it has none."""
+        table = self._made()
+        number = table.number(name)
+        return None if number is None else table.next_use(number, self._position)
 
     def victims(self, held: Container[str], room_for: str) -> Iterator[str]:
         """Which held entries to evict, the one whose next use is furthest away first, and each once.
@@ -91,41 +91,41 @@ class Plan:
 
         Args:
             held: the digests of the entries that may be there.
-            room_for: the digest of the entry that needs the room: what is used before it stays, and where it has no
+            room_for: the digest of the entry that needs the room: what is used before it stays, and if it has no
                 use in the plan, everything.
         """
         if (after := self.next_use(room_for)) is None:
             return
-        places = self._made()
-        self._catch_up(places)
+        table = self._made()
+        self._catch_up(table)
         furthest = self._furthest
         before = 1
-        while furthest and -furthest[0] // places.count > after:
+        while furthest and -furthest[0] // table.count > after:
             found = heapq.heappop(furthest)
-            place, number = divmod(-found, places.count)
-            if found != before and places.next_use(number, self._position) == place:
-                name = places.name(number)
+            next_use, number = divmod(-found, table.count)
+            if found != before and table.next_use(number, self._position) == next_use:
+                name = table.name(number)
                 if name != room_for and name in held:
                     yield name
             before = found
 
     def keep(self, name: str) -> None:
         """Record that a victim could not be evicted."""
-        if self._places is not None and (number := self._places.number(name)) is not None:
-            self._push(self._places.ranked(np.array([number]), self._position))
+        if self._table is not None and (number := self._table.number(name)) is not None:
+            self._push(self._table.ranked(np.array([number]), self._position))
 
-    def _made(self) -> _Places:
+    def _made(self) -> _Table:
         self.make()
-        assert self._places is not None
-        return self._places
+        assert self._table is not None
+        return self._table
 
-    def _catch_up(self, places: _Places) -> None:
+    def _catch_up(self, table: _Table) -> None:
         """Those that have been used since have another next use."""
         position = self._position
         if position > self._looked_up_to:
-            used = places.used_in(self._looked_up_to, position)
+            used = table.used_in(self._looked_up_to, position)
             self._looked_up_to = position
-            self._push(places.ranked(used, position))
+            self._push(table.ranked(used, position))
 
     def _push(self, ranked: list[int]) -> None:
         if len(ranked) > len(self._furthest) // 8:
@@ -136,8 +136,8 @@ class Plan:
                 heapq.heappush(self._furthest, rank)
 
 
-class _Places:
-    """The places of all uses, by the numbers that entries have here.
+class _Table:
+    """The positions of all uses, by the numbers that entries have here.
 
     Attributes:
         count: how many entries there are.
@@ -160,7 +160,7 @@ class _Places:
         self._has_use = (self._this.last >= 0) | (self._next.last >= 0)
 
     def number(self, name: str) -> int | None:
-        """The number of an entry; None where it has no use."""
+        """The number of an entry; None if it has no use."""
         wanted = hash(name)
         number = int(np.searchsorted(self._hashes, wanted))
         is_known = number < self.count and self._hashes[number] == wanted
@@ -171,7 +171,7 @@ class _Places:
         return self._names[int(self._first_name[number])]
 
     def next_use(self, number: int, position: int) -> int:
-        """The place of an entry's next use, counted from a place on."""
+        """The position of an entry's next use, from a position on."""
         for span in (self._this, self._next):
             first, last = int(span.first[number]), int(span.last[number])
             if position <= first and last >= 0:
@@ -182,7 +182,7 @@ class _Places:
         return self._total
 
     def used_in(self, begin: int, end: int) -> NDArray[np.integer]:
-        """The entries that are used from one place on and before another."""
+        """The entries that are used from one position on and before another."""
         begin, end = np.searchsorted(self._turns, [begin, end])
         return self._used[begin:end]
 
@@ -193,16 +193,16 @@ class _Places:
         """
         is_idle = (self._this.last[numbers] < position) & self._has_use[numbers]
         numbers = numbers[is_idle].astype(np.int64)
-        places = self._next.first[numbers].astype(np.int64)
-        is_past = (places < position) | (self._next.last[numbers] < 0)
-        places[is_past] = self._total
-        numbers, places = (some[~is_past | (self._next.last[numbers] < position)] for some in (numbers, places))
-        ranked: list[int] = (-(places * self.count + numbers)).tolist()
+        uses = self._next.first[numbers].astype(np.int64)
+        is_past = (uses < position) | (self._next.last[numbers] < 0)
+        uses[is_past] = self._total
+        numbers, uses = (some[~is_past | (self._next.last[numbers] < position)] for some in (numbers, uses))
+        ranked: list[int] = (-(uses * self.count + numbers)).tolist()
         return ranked
 
 
 class _Span:
-    """Where each entry is used first and last in one epoch; -1 as the last where it is not."""
+    """The positions at which each entry is used first and last in one epoch; the last is -1 if it is not."""
 
     def __init__(self, used: NDArray[np.integer], turns: NDArray[np.integer], count: int) -> None:
         self.first = np.full(count, -1, np.int32)
@@ -212,7 +212,7 @@ class _Span:
 
 
 def _flattened(found: Uses | tuple[Turns, Turns]) -> tuple[Uses, NDArray[np.int32], int]:
-    """The uses one by one, the place of each, and how many turns there are."""
+    """The uses one by one, the position of each, and how many turns there are."""
     if isinstance(found, Uses):
         total = len(found.this_epoch) + len(found.next_epoch)
         return found, np.arange(total, dtype=np.int32), total
@@ -221,6 +221,6 @@ def _flattened(found: Uses | tuple[Turns, Turns]) -> tuple[Uses, NDArray[np.int3
     names = [name for turn in turns for name in turn]
     in_this_epoch = sum(map(len, this_epoch))
     lengths = np.fromiter(map(len, turns), np.int64, len(turns))
-    places = np.repeat(np.arange(len(turns), dtype=np.int32), lengths)
+    positions = np.repeat(np.arange(len(turns), dtype=np.int32), lengths)
     uses = Uses(names, np.arange(in_this_epoch), np.arange(in_this_epoch, len(names)))
-    return uses, places, len(turns)
+    return uses, positions, len(turns)
