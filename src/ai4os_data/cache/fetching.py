@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from ai4os_data import errors, telemetry
 from ai4os_data.cache.claims import Claim
-from ai4os_data.cache.objects import Held
+from ai4os_data.cache.disk_cache import session_of
+from ai4os_data.cache.entries import Held
 from ai4os_data.cache.staged import allocated
 from ai4os_data.cache.temporaries import TemporaryBody
 from ai4os_data.cache.uncached import content_of
@@ -61,7 +62,7 @@ class Request:
 
     def arrivals(self, files: Iterable[WantedFile]) -> Iterator[Arrival]:
         """Each file with its content or its own error."""
-        yield from self._arrivals(files, self._cache.claim)
+        yield from self._arrivals(files, session_of(self._cache).claim)
         for wanted in self._theirs if self._is_wanted is None else ():
             yield from self._arrivals([wanted], self._waited)
 
@@ -111,11 +112,11 @@ class Request:
         try:
             return claim(name)
         except OSError as error:
-            self._cache.trouble(error)
+            session_of(self._cache).budget.trouble(error)
             return "past the cache"
 
     def _waited(self, name: str) -> Claim | Held | _PastCache:
-        return self._cache.wait(name) or "past the cache"
+        return session_of(self._cache).wait(name) or "past the cache"
 
     def _newer_or(self, claim: Claim) -> Claim | Content:
         """What is there of a file that was found to have changed since it was listed; else the claim."""
@@ -131,7 +132,7 @@ class Request:
         if self._as == "bytes":
             data = self._lookup.hit(held)
             return None if data is None else [data]
-        if not self._cache.objects.is_there(held):
+        if not session_of(self._cache).objects.is_there(held):
             return None
         return held if self._as == "file" else NoBody()
 
@@ -147,12 +148,14 @@ class Request:
     def _has_room(self, claim: Claim, wanted: WantedFile) -> bool:
         """Reserve room for a file, or end its claim. For what `prepare` makes, it is reserved later."""
         is_prepared = not wanted.as_stored and self._source.preparation is not None
-        if (self._is_wanted is None or self._is_wanted()) and (
-            is_prepared or self._cache.reserve(claim, wanted.size_bytes)
-        ):
-            return True
-        self._cache.give_up(claim)
-        return False
+        session, has_room = session_of(self._cache), False
+        try:
+            if self._is_wanted is None or self._is_wanted():
+                has_room = is_prepared or session.budget.reserve(claim, wanted.size_bytes)
+        finally:  # also after an error: others would wait for what nobody fetches
+            if not has_room:
+                session.give_up(claim)
+        return has_room
 
     # --- fetching
 
@@ -167,7 +170,7 @@ class Request:
                 yield wanted, result
         finally:
             for claim in self._claims.values():
-                self._cache.give_up(claim)
+                session_of(self._cache).give_up(claim)
             self._claims.clear()
 
     def _body(self, wanted: WantedFile) -> Body:
@@ -200,7 +203,7 @@ class Request:
         outer = body
         if isinstance(body, Claim):
             if body.error is not None:
-                self._cache.trouble(body.error)
+                session_of(self._cache).budget.trouble(body.error)
             outer = body.instead or body
         if self._as == "bytes":
             return [body.content() if isinstance(body, Claim) else content_of(body)]
@@ -215,7 +218,7 @@ class Request:
         if fetched.entry is wanted.entry or wanted.entry.is_same_version(fetched.entry):
             return self._stored(claim, wanted.key, fetched.body, content)
         name = self._source.name(wanted._replace(entry=fetched.entry))
-        newer = self._try(self._cache.claim, name)
+        newer = self._try(session_of(self._cache).claim, name)
         if isinstance(newer, Claim):
             claim.hand_over(newer)
             try:
@@ -225,25 +228,26 @@ class Request:
         if not isinstance(newer, Held):
             return None
         if (link := self._source.versions.link(claim.name)) is not None:
-            self._cache.objects.tell_newer(link, name)  # before the claim ends: who waits for it finds this
+            session_of(self._cache).known.note_newer(link, name)  # before the claim ends: who waits for it finds this
         return newer
 
     def _stored(self, claim: Claim, key: str, body: Body, content: Content) -> Held | None:
         """The cached file, and the claim has ended; None if there is no room on the disk."""
+        session = session_of(self._cache)
         try:
             if isinstance(body, Claim):
-                return self._cache.store(claim, key) if claim.is_whole else None
+                return session.store(claim, key) if claim.is_whole else None
             if not isinstance(content, list):
                 return None
             size_bytes = sum(map(len, content))
-            if allocated(size_bytes) > claim.reserved_bytes and not self._cache.reserve(claim, size_bytes):
+            if allocated(size_bytes) > claim.reserved_bytes and not session.budget.reserve(claim, size_bytes):
                 return None
             claim.write_pieces(content)
-            return self._cache.store(claim, key)
+            return session.store(claim, key)
         except OSError as error:
-            self._cache.trouble(error)
+            session.budget.trouble(error)
             return None
 
     def _give_up(self, claim: Claim | None) -> None:
         if claim is not None and claim.is_ours:  # it has ended where its file was stored
-            self._cache.give_up(claim)
+            session_of(self._cache).give_up(claim)

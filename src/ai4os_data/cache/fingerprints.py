@@ -1,4 +1,4 @@
-"""What tells one ``prepare`` from another, so that what one has made is never given out for what the other makes."""
+"""Fingerprints of ``prepare``: what one function made is never given out as what another one makes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fingerprint(function: Callable[..., object]) -> str:
     Plain values and functions of its own module that it refers to by name count too. It is the same in every process.
 
     Raises:
-        ValueError: it holds something that nothing tells from its like.
+        ValueError: it holds something that cannot be told from another of its kind.
     """
     hasher = blake2b(digest_size=8)
     for part in _labelled(function, set()):
@@ -36,7 +36,7 @@ def fingerprint(function: Callable[..., object]) -> str:
 
 
 def _labelled(value: object, seen: set[int]) -> Iterator[str]:
-    """The type of a value, and what tells it from others of the type."""
+    """The type of a value, and what distinguishes it from others of the type."""
     if isinstance(value, _Raw):
         yield value
         return
@@ -80,7 +80,7 @@ def _content(cell: types.CellType) -> object:
 
 
 def _globals_used(function: types.FunctionType) -> Iterator[object]:
-    """What the code refers to by name, where that can change without a change of a library."""
+    """What the code refers to by name, if that can change without a change of a library."""
     for name in _names_used(function.__code__):
         value = function.__globals__.get(name)
         if isinstance(value, (*_PLAIN, tuple, frozenset)) or (

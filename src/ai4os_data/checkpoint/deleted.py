@@ -26,7 +26,7 @@ def set_aside_deleted(store: Store, spool: Spool, history: History, *, may_begin
         store: of the run.
         spool: of this machine; what was removed under the rules of retention goes there too.
         history: what the store has listed.
-        may_begin: whether a new run begins where nothing is left.
+        may_begin: whether a new run begins if nothing is left.
 
     Raises:
         StorageError: the store cannot tell whether something is there.

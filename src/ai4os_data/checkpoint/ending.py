@@ -158,14 +158,14 @@ def _wait_for_threads() -> None:
     run that is not closed; or never, so for them there is a bound.
     """
     until = time.monotonic() + max((ending.uploads.closing_s for ending in _open_ones()), default=0.0)
-    told: set[threading.Thread] = set()
+    logged: set[threading.Thread] = set()
     while threads := [thread for thread in threading.enumerate() if _is_waited_for(thread)]:
         known = [thread for thread in threads if thread in _users]
         if not known and time.monotonic() >= until:
             return
         thread = (known or threads)[0]
-        if thread not in told:
-            told.add(thread)
+        if thread not in logged:
+            logged.add(thread)
             log.info("the script has ended: waiting for the thread %s, which may still save", thread.name)
         thread.join(_LOOK_S)
 
@@ -179,11 +179,11 @@ def _is_waited_for(thread: threading.Thread) -> bool:
 
 def _is_of_a_pool(thread: threading.Thread) -> bool:
     """Whether a thread is of a pool, whose module ends it later in the same way."""
-    told = {getattr(call.func, "__module__", None) for call in threading._threading_atexits}  # type: ignore[attr-defined]  # noqa: SLF001  there is no public name for it
+    ends_pools = {getattr(call.func, "__module__", None) for call in threading._threading_atexits}  # type: ignore[attr-defined]  # noqa: SLF001  there is no public name for it
     target = getattr(thread, "_target", None)
     made_by = {type(thread).__module__, getattr(target, "__module__", None)}
     is_of_pool = thread in pools._threads_queues or type(thread).__module__.startswith("concurrent.")  # noqa: SLF001  nor for this
-    return is_of_pool or not made_by.isdisjoint(told)
+    return is_of_pool or not made_by.isdisjoint(ends_pools)
 
 
 def _waits_for_the_end(thread: threading.Thread) -> bool:

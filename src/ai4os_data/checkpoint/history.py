@@ -87,7 +87,7 @@ class History:
 
     @property
     def highest_attempt(self) -> int:
-        """The number of the last attempt; 0 where there was none."""
+        """The number of the last attempt; 0 if there was none."""
         return max((attempt.number for attempt in self._attempts), default=0)
 
     @property
@@ -176,7 +176,7 @@ class History:
     def _before(self, parent: CheckpointName | None, rest: list[Seen]) -> list[Seen]:
         """What is left once an attempt has been looked through."""
         if parent is None:
-            return rest  # it began anew, or nobody can tell: what is older is better than nothing
+            return rest  # it began anew, or its parent is unknown: what is older is better than nothing
         return [seen for seen in rest if seen.name.attempt.number < parent.attempt.number or seen.name.leads_to(parent)]
 
     @staticmethod

@@ -35,7 +35,7 @@ class Chosen:
     Attributes:
         manifest: what it consists of.
         file: its state on the disk of rank 0, verified.
-        scratch: the folder that goes when it has been read; None where it was in the spool.
+        scratch: the folder that goes when it has been read; None if it was in the spool.
         skipped: those that would have come first, each with the reason.
     """
 
@@ -63,7 +63,7 @@ class Restoring:
     ) -> tuple[Restored, dict[str, Any] | None] | None:
         """The newest checkpoint, or that of a step, for all ranks, and the random states of this one.
 
-        What is saved afterwards goes on from it.
+        What is saved afterwards belongs to a new attempt, whose parent it is.
 
         Returns:
             None if there has never been a checkpoint. The random states are None if this rank has saved none.
@@ -107,10 +107,10 @@ class Restoring:
             wanted: the name or the step of the checkpoint; None for the newest.
         """
         if not self._ranks.writes:
-            told = self._ranks.broadcast(None)
-            if isinstance(told, errors.StorageError):
-                raise told
-            yield told
+            answer = self._ranks.broadcast(None)
+            if isinstance(answer, errors.StorageError):
+                raise answer
+            yield answer
             return
         with self._saver.spool.read():
             try:
@@ -168,12 +168,12 @@ class Restoring:
             chosen, skipped = self._first_intact(history, wanted)
         for name, reason in skipped.items():
             log.warning("%s: the checkpoint %s is skipped: %s", self._store.location, name, reason)
-        told = {str(name): reason for name, reason in skipped.items()}
+        reasons = {str(name): reason for name, reason in skipped.items()}
         if chosen is not None:
-            return replace(chosen, skipped=told)
+            return replace(chosen, skipped=reasons)
         if wanted is not None:
-            raise self._not_found(history, wanted, told)
-        self._refuse_to_begin_anew(history, told)
+            raise self._not_found(history, wanted, reasons)
+        self._refuse_to_begin_anew(history, reasons)
         return None
 
     def _first_intact(
@@ -248,7 +248,7 @@ class Restoring:
 def read_named(saver: Saver, name: CheckpointName) -> Restored:
     """Read exactly one checkpoint as `list` names it, whatever others have its step; on rank 0 alone.
 
-    What is saved afterwards goes on from where it did.
+    The attempt of this process stays as it is.
 
     Raises:
         DamagedError: it is not intact.

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ai4os_data import errors
 from ai4os_data.checkpoint import leftovers
-from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step, tell_what_lacks
+from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step, log_what_lacks
 from ai4os_data.checkpoint.catalogue import Catalogue
 from ai4os_data.checkpoint.delivery import Delivery
 from ai4os_data.checkpoint.ending import Ending, daemons, is_late, note_thread, rest_if_ending
@@ -143,7 +143,7 @@ class Saver:
         rest_if_ending()
         note_thread()
         state, step = checked_state(state), checked_step(step)
-        tell_what_lacks(state, self.asked)
+        log_what_lacks(state, self.asked)
         ranks = self._gathered(state)  # before anything that may fail on rank 0 alone
         if not self.ranks.writes:
             return SaveHandle(step, None, Progress(), self.wanted)
@@ -205,7 +205,7 @@ class Saver:
         self.ranks.check_group()
 
     def close(self, timeout_s: float | None) -> None:
-        """Wait for the last upload; raise what nobody has been told yet.
+        """Wait for the last upload; raise what was not raised yet.
 
         Raises:
             DeadlineError: the time is over.
@@ -244,7 +244,7 @@ class Saver:
         )
 
     def _begun(self, state: _State, ranks: list[_OfRank], step: int, metrics: _Metrics) -> SaveHandle:
-        """A save of which the copy is made, and the rest goes on behind the training."""
+        """A save whose copy is made; the rest follows behind the training."""
         staged = self._staging.stage({"state": state, "ranks": [own.state for own in ranks]})
         arrays = [("ranks", rank, *path) for rank, own in enumerate(ranks) for path in own.arrays]
         try:
@@ -342,6 +342,7 @@ class Saver:
     def _send_all(self) -> None:
         """What the thread of the uploads does: it holds this object for as long as there is something to send."""
         self.sender.send_all()
+        del self  # an error that somebody keeps has this frame
 
 
 def _wanted(durability: Durability, best: Level, store: Store) -> Level:

@@ -92,7 +92,7 @@ class Spool:
 
     Args:
         directory: on a local disk; shared by any number of runs.
-        run: what tells the run from others.
+        run: what the run is known by; no other run has the same.
         limit_bytes: the most that all runs in the directory may take; None for what is free, less a reserve.
 
     Attributes:
@@ -303,7 +303,7 @@ def _manifest_in(folder: Path, name: CheckpointName) -> Manifest | None:
     """The manifest of a checkpoint; None if it is damaged or cannot be read, and the checkpoint is left alone.
 
     Raises:
-        OpenFilesError: this process can open no more files: that tells nothing of it.
+        OpenFilesError: this process can open no more files: that says nothing about it.
     """
     try:
         return Manifest.from_json(read_file(folder / MANIFEST, MOST_BYTES), name)

@@ -95,7 +95,7 @@ class Staging:
     @torch.inference_mode(mode=False)
     @torch.no_grad()
     def _copied(self, sources: list[torch.Tensor]) -> list[torch.Tensor]:
-        """A copy of each tensor, in the buffers of the last time where they fit."""
+        """A copy of each tensor, in the buffers of the last time if they fit."""
         groups = _by_storage(sources)
         devices = {source.device for source in sources if source.device.type == "cuda"}
         for device in devices:
@@ -208,7 +208,7 @@ def _span_elements(tensors: Sequence[torch.Tensor]) -> int:
 
 
 def with_arrays(state: Any, arrays: Sequence[StatePath]) -> Any:
-    """The state with NumPy arrays where there were some; containers are changed in place."""
+    """The state with NumPy arrays in the places of those that were saved; containers are changed in place."""
     for path in arrays:
         state = _with_array(state, path)
     return state

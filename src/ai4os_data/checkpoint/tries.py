@@ -49,7 +49,7 @@ class Tries:
         return max(0.0, self._full_until_s - time.monotonic())
 
     def failed(self, error: errors.StorageError) -> float | None:
-        """The pause before the next try; None where there is none, since the error will not pass.
+        """The pause before the next try; None if there is none, since the error will not pass.
 
         Args:
             error: what this try failed with.

@@ -22,7 +22,7 @@ class Upload(NamedTuple):
 
     Attributes:
         spooled: where its bytes are.
-        progress: where it is noted how far it is; None for what an earlier process has left.
+        progress: what whoever waits looks at; None for what an earlier process has left.
     """
 
     spooled: Spooled

@@ -196,7 +196,7 @@ def shown(path: StatePath) -> str:
 
 
 def _flat_bytes(items: Collection[Any]) -> int | None:
-    """About what primitives take in a file; None where there is something else, or a number that is too large."""
+    """About what primitives take in a file; None if there is something else, or a number that is too large."""
     kinds = set(map(type, items))
     if not kinds <= _PRIMITIVES:
         return None

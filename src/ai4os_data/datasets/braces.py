@@ -63,7 +63,7 @@ def _first_group(pattern: str) -> tuple[int, int, list[str]] | None:
 
 
 def _groups(pattern: str) -> list[tuple[int, int, list[int]]]:
-    """Braces that close: where they begin and end, and their own commas; ordered by their begin."""
+    """Braces that close: where they begin and end, and their own commas; ordered by where they begin."""
     found: list[tuple[int, int, list[int]]] = []
     opened: list[tuple[int, list[int]]] = []
     for token in _TOKEN.finditer(pattern):

@@ -115,7 +115,7 @@ def _log_left_out(pattern: Pattern, others: list[str], location: str) -> None:
 
 
 def class_folders(pattern: str | Sequence[str] | None, index: Index) -> Folders:
-    """The folders at the top of a location that a sample may lie in, as far as a pattern tells; None is for keys."""
+    """The folders at the top of a location that a sample may lie in, going by the pattern; None is for keys."""
     reaches = Pattern("**/*" if pattern is None else pattern).reaches
     return Folders([name for name in index.tops if reaches(name)], partial(_inside, index), pattern)
 

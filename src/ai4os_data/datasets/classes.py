@@ -6,7 +6,7 @@ import operator
 import posixpath
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ class Classes:
 
     @classmethod
     def given(cls, classes: Any, class_to_idx: Any) -> Classes | None:
-        """Those that the arguments ``classes=`` and ``class_to_idx=`` mean; None where there are none.
+        """Those that the arguments ``classes=`` and ``class_to_idx=`` mean; None if there are none.
 
         Raises:
             TypeError: one of them is something else.
@@ -143,12 +143,11 @@ class Wanted(NamedTuple):
                 f"{where(first)}: the class {unknown[0]} is none of classes={self.classes!r}{more}. Add it there, or "
                 "leave its samples out"
             )
-        used = set(numbers.values())
-        self.check_filled([name for name, number in given.items() if number not in used])
+        self._check_filled(self.classes, set(numbers.values()))
         return [numbers[name] for name in names], self.classes
 
     def checked(self, numbers: Sequence[int], where: Where) -> Classes | None:
-        """The classes that numbers are of; None where none are given.
+        """The classes that numbers are of; None if none are given.
 
         Raises:
             LocationError: a number is that of no class.
@@ -163,15 +162,16 @@ class Wanted(NamedTuple):
             raise LocationError(
                 f"{where(sample)}: there is no class {number}: {len(given)} are given, from {given[0]} to {given[-1]}"
             )
-        self.check_filled([name for name, number in self.classes.numbers.items() if number not in used])
+        self._check_filled(self.classes, used)
         return self.classes
 
-    def check_filled(self, empty: Sequence[str]) -> None:
+    def _check_filled(self, classes: Classes, used: Container[int]) -> None:
         """See that no given class is without a sample, unless that is allowed.
 
         Raises:
             EmptyClassError: one is.
         """
+        empty = [name for name, number in classes.numbers.items() if number not in used]
         if empty and not self.allow_empty:
             raise EmptyClassError(
                 f"{self.location}: there is no sample of {enumerated(map(repr, empty))}, which classes= or "
@@ -203,7 +203,7 @@ _SEEN: deque[_Numbering] = deque(maxlen=64)
 
 
 def compare(classes: Classes, location: str, *, is_given: bool) -> None:
-    """Warn once where a class has another number in another split of the same data, as far as this process has seen it.
+    """Warn once if a class has another number in another split of the same data that this process has seen.
 
     Args:
         classes: of a dataset that was just made.

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from typing_extensions import Self
 
 from ai4os_data import telemetry
-from ai4os_data.cache import CachedStore, DiskCache, Drift, UncachedStore
+from ai4os_data.cache import CachedStore, DiskCache, Drift, UncachedStore, cache_for
 from ai4os_data.datasets import choosing
 from ai4os_data.datasets.classes import Classes, Wanted, compare
 from ai4os_data.datasets.decoding import Maker
@@ -42,7 +42,7 @@ class StorageDataset(Dataset[Any]):
     """A map-style dataset of the files at a location, read through a bounded cache on the local disk.
 
     It works in a ``DataLoader`` with any number of workers, under fork, spawn and forkserver; ``Subset``,
-    ``random_split`` and ``ConcatDataset`` go over it. An item is ``x``, or ``(x, y)`` where there is a target.
+    ``random_split`` and ``ConcatDataset`` go over it. An item is ``x``, or ``(x, y)`` if there is a target.
 
     Args:
         location: a directory, ``/storage/…``, ``rshare:path`` (any rclone remote), ``ai4os://rshare/path``,
@@ -59,7 +59,7 @@ class StorageDataset(Dataset[Any]):
         classes: the names of the classes, in the order of their numbers, such as ``train.classes`` for a validation
             split. Without it, class folders are numbered in sorted order, those that no sample lies in included.
         class_to_idx: the same as a mapping from name to number. Numbers may have gaps; each has one name.
-        allow_empty: let a class keep its number where it has no sample; otherwise that is an error.
+        allow_empty: let a class keep its number if it has no sample; otherwise that is an error.
         transform: applied to ``x``.
         target_transform: applied to ``y``.
         prepare: bytes to bytes, applied once, before a file is kept in the cache: such as shrinking photographs. It is
@@ -68,9 +68,9 @@ class StorageDataset(Dataset[Any]):
         cache: a `DiskCache`, a directory, ``"auto"``, or None. ``"auto"`` caches nothing that is on a local disk
             already.
         index: a lock file, written by ``dataset.index.save(…)``: the dataset then has exactly its files.
-        on_error: ``"raise"``, or ``"skip"``: name a bad sample once, and leave it out of its batch, which is shorter
-            then. No other sample takes its place. Where nothing is left, as with ``dataset[i]`` or a batch of one, a
-            `SkippedError` is raised; `StorageDataLoader` leaves such a batch out, unless there are other ranks.
+        on_error: ``"raise"``, or ``"skip"``: log a bad sample once, and leave it out: its batch is one shorter.
+            If every sample of a request is bad, as with ``dataset[i]`` or a batch of one, a `SkippedError` is raised;
+            `StorageDataLoader` drops such a batch, unless there are other ranks.
         on_drift: what to do about a file that is another version than the listed one: ``"error"``, ``"warn"`` and use
             it, or ``"refresh"``: use it in silence.
         outage_s: how many seconds reads wait for a storage that is away, such as a server that restarts or is in
@@ -80,9 +80,9 @@ class StorageDataset(Dataset[Any]):
     Attributes:
         keys: the samples' keys, sorted.
         index: the `Index` of the location; ``index.save("data.lock.json")`` writes a lock file.
-        classes: the class names in the order of their labels, with ``target="folder"`` or where names are labels.
+        classes: the class names in the order of their labels, with ``target="folder"`` or if names are labels.
         class_to_idx: from class name to label.
-        targets: every label, where they are known without reading.
+        targets: every label, if they are known without reading.
 
     Raises:
         LocationError: there is nothing at the location.
@@ -128,7 +128,7 @@ class StorageDataset(Dataset[Any]):
         self._store = open_store(location, remote, counters=counters, outage_s=outage_s)
         self.location = self._store.location
         wanted = Wanted(self.location, numbering, allow_empty)
-        cache = DiskCache.resolve(cache, local=self._store.is_local)
+        cache = cache_for(cache, local=self._store.is_local)
         files = UncachedStore(
             self._store, prepare=prepare, prepare_version=prepare_version, on_drift=on_drift, counters=counters
         )
@@ -161,7 +161,7 @@ class StorageDataset(Dataset[Any]):
             keys: paths below the location, as in ``dataset.keys``; one may come more than once. ``./a``, ``a//b`` and
                 ``a/../b`` mean what they mean to a system, and so does ``a\b``, unless there is a file of that name.
             targets: a label for each key, in the same order, or a mapping from key to label.
-            options: as for the class, without ``pattern``; ``target`` only where there are no ``targets``.
+            options: as for the class, without ``pattern``; ``target`` only if there are no ``targets``.
 
         Raises:
             NotFoundError: some keys are not there.
@@ -176,7 +176,7 @@ class StorageDataset(Dataset[Any]):
     def from_split_file(cls, location: Location, file: str | os.PathLike[str], **options: Any) -> Self:
         """A dataset of the files that a split file lists, with lines such as ``Class/some image.jpg 0``.
 
-        The label is what follows the last space, or the last tab where there is one; a path or a label with blanks may
+        The label is what follows the last space, or the last tab if there is one; a path or a label with blanks may
         stand in quotes. Lines that begin with ``#``, and what comes after `` # ``, are comments. Labels that are all
         integers are these integers; all numbers, floats; all names, classes in sorted order, or as ``classes=`` says.
 
@@ -223,7 +223,7 @@ class StorageDataset(Dataset[Any]):
             suffix: what comes after it, such as ``".jpg"``.
             delimiter: what stands between columns; by default ``,``, ``;``, a tab or ``|``, whichever makes these
                 columns.
-            columns: the names of the columns, where the first line is a row already.
+            columns: the names of the columns, if the first line is a row already.
             options: as for the class, without ``pattern``.
 
         Raises:
@@ -346,9 +346,9 @@ class StorageDataset(Dataset[Any]):
         self.reader.maker.target_transform = transform
 
     def warm(self, progress: bool = True) -> dict[str, int]:  # noqa: FBT001, FBT002  as users of progress bars expect
-        """Bring every sample into the cache, with its siblings, as far as it goes.
+        """Bring every sample into the cache, with its siblings, as far as there is room.
 
-        Which siblings samples have is learned from one of them, which is made for it where nothing is known yet.
+        Which siblings samples have is learned from one of them, which is made for it if nothing is known yet.
 
         Args:
             progress: show a bar.

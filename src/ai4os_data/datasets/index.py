@@ -1,4 +1,4 @@
-"""The listing of a location: made once, kept beside the cache, and as a lock file where a user wants it fixed."""
+"""The listing of a location: made once, kept beside the cache, and as a lock file if a user wants it fixed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from ai4os_data import errors
-from ai4os_data.cache import digest
+from ai4os_data.cache import digest, session_of
 from ai4os_data.http import retries
 from ai4os_data.machine import replace_whole
 from ai4os_data.stores import ByKey, PackedEntries, Store, Unreadable, folder_token, is_safe
@@ -40,12 +40,12 @@ class Index:
     Attributes:
         entries: ordered by key; packed, so an `Entry` is made each time that one is asked for.
         location: where, without secrets.
-        token: the store's own sign of the listing (a folder's ETag on Nextcloud); None where it has none.
+        token: the store's own sign of the listing (a folder's ETag on Nextcloud); None if it has none.
         listed_s: when, in seconds since the epoch.
         checked_s: when it was last compared with the storage.
         newer: the files of a lock file that have changed since it was written, as they were then.
-        folders: the folders at the top, those without a file included; None where nobody has asked for them.
-        unreadable: what could not be told of; a lock file has none of it, since it says itself which files there are.
+        folders: the folders at the top, those without a file included; None if nobody has asked for them.
+        unreadable: what could not be listed; empty for a lock file, which says itself which files there are.
     """
 
     entries: PackedEntries
@@ -90,7 +90,7 @@ class Index:
 
     @cached_property
     def digest(self) -> str:
-        """What tells this listing from any other: a sha256 over keys, sizes and versions."""
+        """What distinguishes this listing from others: a sha256 over keys, sizes and versions."""
         hasher = hashlib.sha256()
         for entry in self.entries:
             hasher.update(f"{entry.key}\0{entry.size_bytes}\0{entry.version}\n".encode("utf-8", "surrogateescape"))
@@ -164,7 +164,7 @@ class Index:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Index | None:
-        """The listing; None where its bytes are damaged."""
+        """The listing; None if its bytes are damaged."""
         checksum, _, columns = data.partition(b"\n")
         if xxhash.xxh3_64_hexdigest(columns).encode() != checksum:
             return None
@@ -201,13 +201,13 @@ def open_index(
     on_drift: Drift,
     concerns: Callable[[str], bool] = lambda _: True,
 ) -> Index:
-    """The listing of a store: the kept one where the server says that it is still right, else a new one.
+    """The listing of a store: the kept one if the server says that it is still right, else a new one.
 
     Args:
         store: what is listed.
         cache: where listings are kept.
         lock_file: what the listing has to be.
-        on_drift: what to do where it is not.
+        on_drift: what to do if it is not.
         concerns: whether a key matters: others may come and go.
 
     Raises:
@@ -273,11 +273,11 @@ def _name(store: Store) -> str:
 
 def _keep(cache: DiskCache | None, store: Store, listed: Index) -> None:
     if cache is not None:
-        cache.keep_listing(_name(store), listed.to_bytes())
+        session_of(cache).keep_listing(_name(store), listed.to_bytes())
 
 
 def _kept(cache: DiskCache | None, name: str) -> Index | None:
-    data = cache.kept_listing(name) if cache is not None else None
+    data = session_of(cache).kept_listing(name) if cache is not None else None
     try:
         return Index.from_bytes(data) if data is not None else None
     except (ValueError, KeyError, TypeError):  # of another version of this library
@@ -285,13 +285,13 @@ def _kept(cache: DiskCache | None, name: str) -> Index | None:
 
 
 def _reconciled(locked: Index, listed: Index, on_drift: Drift, concerns: Callable[[str], bool]) -> Index:
-    """The listing to use where a lock file was given."""
+    """The listing to use with a lock file."""
     if on_drift == "refresh":
         return listed
     if locked.digest == listed.digest:
         listed.folders = locked.folders
         return listed
-    _check_place(locked, listed, concerns)
+    _check_location(locked, listed, concerns)
     differences = locked.differences(listed, concerns)
     lost = [phrase for phrase in differences if not phrase.endswith("is new")]
     what = f"{listed.location} is not what the lock file says: {enumerated(differences)}"
@@ -305,7 +305,7 @@ def _reconciled(locked: Index, listed: Index, on_drift: Drift, concerns: Callabl
     return locked
 
 
-def _check_place(locked: Index, listed: Index, concerns: Callable[[str], bool]) -> None:
+def _check_location(locked: Index, listed: Index, concerns: Callable[[str], bool]) -> None:
     """See that a lock file is of the location; the same files at another address will do.
 
     Raises:
@@ -313,8 +313,8 @@ def _check_place(locked: Index, listed: Index, concerns: Callable[[str], bool]) 
     """
     if locked.location != listed.location:
         keys = [key for key in locked.keys if concerns(key)]
-        places = listed.entries.positions_of(keys)
-        gone = [repr(key) for key, place in zip(keys, places, strict=True) if place is None]
+        found = listed.entries.positions_of(keys)
+        gone = [repr(key) for key, position in zip(keys, found, strict=True) if position is None]
         if gone:
             raise errors.LocationError(
                 f"the lock file is of {locked.location}, and not of {listed.location}, where {enumerated(gone)} "

@@ -30,7 +30,7 @@ class Written(NamedTuple):
 
 
 def understood(labels: Sequence[Written], file: str, wanted: Wanted) -> tuple[Sequence[Any], Classes | None]:
-    """The labels that texts mean, and the classes where they are names.
+    """The labels that texts mean, and the classes if they are names.
 
     Texts that are all names of given classes are those; such as are all integers are these integers, or are the numbers
     of given classes; all numbers are floats; else all are names of classes, numbered in sorted order.

@@ -90,7 +90,7 @@ def csv_file(
 
 
 def _meant(key: str, keys: Sequence[str], label: str | None = None) -> str | None:
-    """What to write in the place of a key that is not there; None where nothing is like it.
+    """What to write instead of a key that is not there; None if nothing is like it.
 
     Args:
         key: the key.
@@ -115,7 +115,7 @@ def _without_folders(key: str, known: set[str]) -> str | None:
 
 
 def _difference(key: str, other: str) -> str | None:
-    """What tells a key that is not there from one that is; None where much does."""
+    """The difference between a key that is not there and one that is; None if much does."""
     if other.casefold() == key.casefold():
         return f"{other!r} is there: upper and lower case differ"
     if other == key.strip("\"'"):

@@ -50,7 +50,7 @@ class Pattern:
         return self._ordinary(key) and self.is_junk(key)
 
     def reaches(self, folder: str) -> bool:
-        """Whether a file in this folder, or further below, may be a sample, for all that its name tells."""
+        """Whether a file in this folder, or further below, may be a sample, going by its name."""
         names = folder.split("/")
         is_junk = any(map(is_junk_name, names))
         return any(_is_on_the_way(parts, names) for parts, names_junk in self._ways_down if names_junk or not is_junk)

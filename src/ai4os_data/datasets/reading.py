@@ -6,7 +6,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors, telemetry
-from ai4os_data.cache import IN_MEMORY_BYTES, MOST_KNOWN, CachedStore, WantedFile
+from ai4os_data.cache import IN_MEMORY_BYTES, MOST_KNOWN, CachedStore, WantedFile, live_in
 from ai4os_data.datasets import seeding
 from ai4os_data.datasets.sample import Origin, Sample
 
@@ -69,7 +69,7 @@ class Reader:
     def _keep_siblings(self) -> None:
         """Under the policy ``"auto"``, siblings do not evict each other either, as long as this object lives."""
         if self.cached is not None:
-            self.cached.cache.keep_together(self._sibling_names)
+            live_in(self.cached.cache.directory).keep_together(self._sibling_names)
 
     def _sibling_names(self) -> Iterator[str]:
         for entries in self.siblings.of_all():

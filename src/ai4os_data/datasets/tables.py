@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from ai4os_data.datasets.labels import Written, check_present, typed, understood
 from ai4os_data.datasets.splits import as_key
 from ai4os_data.datasets.targets import Targets
 from ai4os_data.errors import EmptyDatasetError, LocationError
+from ai4os_data.locations import mistaken_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ class Table:
         file: what errors call it.
         wanted: the names of columns that there have to be.
         delimiter: between columns; None for the one of ``,``, ``;``, tab and ``|`` that makes these columns.
-        columns: their names, where the file has no line with them.
+        columns: their names, if the file has no line with them.
 
     Raises:
         LocationError: a column is missing, or a row has too few or too many.
@@ -81,7 +81,7 @@ class Table:
 
         Args:
             column: where they stand.
-            is_key: tells whether there is a file of this key.
+            is_key: whether there is a file of this key.
             prefix: what comes before them.
             suffix: what comes after them.
 
@@ -96,8 +96,8 @@ class Table:
 
     def labels(self, column: str) -> list[Written]:
         """What stands in a column."""
-        place = self.columns.index(column)
-        return [Written(row.line, row.fields[place]) for row in self.rows]
+        number = self.columns.index(column)
+        return [Written(row.line, row.fields[number]) for row in self.rows]
 
     def mappings(self) -> Iterator[dict[str, str]]:
         """Each row as a mapping from column to text.
@@ -164,8 +164,7 @@ class Table:
             if name in self.columns:
                 self._check_once(name)
                 continue
-            close = difflib.get_close_matches(name.lower(), [column.lower() for column in self.columns], n=1)
-            meant = [column for column in self.columns if [column.lower()] == close]
+            meant = mistaken_for(name, self.columns)
             raise LocationError(
                 f"{self.file} has no column {name!r}"
                 + (f" (did you mean {meant[0]!r}?)" if meant else "")

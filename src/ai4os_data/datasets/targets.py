@@ -27,8 +27,8 @@ class Folders(NamedTuple):
 
     Attributes:
         names: all that may hold samples, whether or not they do.
-        describe: tells what is in one that does not.
-        pattern: what samples match; None where their keys were given.
+        describe: says what is in one that does not.
+        pattern: what samples match; None if their keys were given.
     """
 
     names: Sequence[str]
@@ -40,7 +40,7 @@ class Targets:
     """The labels of a dataset's samples.
 
     Attributes:
-        classes: the names of the classes, in the order of their numbers; None where labels are not classes.
+        classes: the names of the classes, in the order of their numbers; None if labels are not classes.
         class_to_idx: from the name to the label.
         numbering: the classes, as one object.
     """
@@ -91,7 +91,7 @@ class Targets:
 
     @classmethod
     def of_values(cls, values: Sequence[Any], keys: Sequence[str], wanted: Wanted) -> Targets:
-        """Labels as a user gives them; where classes are given too, their names or numbers.
+        """Labels as a user gives them; if classes are given too, their names or numbers.
 
         Raises:
             LocationError: one is no class.
@@ -107,7 +107,7 @@ class Targets:
 
     @classmethod
     def of_function(cls, function: Callable[[Sample], Any], wanted: Wanted) -> Targets:
-        """Labels that a user's function gives; where classes are given too, by their names or numbers."""
+        """Labels that a user's function gives; if classes are given too, by their names or numbers."""
         if wanted.classes is None:
             return cls(function=function)
         return cls(function=partial(_numbered, function, wanted), classes=wanted.classes)

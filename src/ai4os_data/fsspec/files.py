@@ -35,12 +35,23 @@ class Opened:
 
     Attributes:
         fs: the file system that opened it.
-        path: where it is in that file system.
+        path: its path in that file system.
+        details: of a file that is read, as the file system's ``info`` gives it.
+        size: of a file that is read, its length in bytes.
     """
 
     fs: Any
     path: str
-    _mode: str
+    size: int
+    details: dict[str, Any]
+    _mode = "rb"
+
+    def _describe(self, fs: Any, details: dict[str, Any]) -> None:
+        self.fs, self.path, self.details, self.size = fs, details["name"], details, details["size"]
+
+    def info(self) -> dict[str, Any]:
+        """What the file system said of it when it was opened."""
+        return self.details
 
     @property
     def name(self) -> str:
@@ -63,27 +74,7 @@ class Opened:
         return int(self.tell())  # type: ignore[attr-defined]  # of the class that reads or writes
 
 
-class OpenedToRead(Opened):
-    """A file that is read: what was known of it when it was opened.
-
-    Attributes:
-        details: as the file system's ``info`` gives it.
-        size: its length in bytes.
-    """
-
-    _mode = "rb"
-    details: dict[str, Any]
-    size: int
-
-    def _describe(self, fs: Any, details: dict[str, Any]) -> None:
-        self.fs, self.path, self.details, self.size = fs, details["name"], details, details["size"]
-
-    def info(self) -> dict[str, Any]:
-        """What the file system said of it when it was opened."""
-        return self.details
-
-
-class SmallFile(OpenedToRead, io.BytesIO):
+class SmallFile(Opened, io.BytesIO):
     """A file in memory, which is read, and not written.
 
     Args:
@@ -110,7 +101,7 @@ class SmallFile(OpenedToRead, io.BytesIO):
         return super().getbuffer().toreadonly()
 
 
-class LargeFile(OpenedToRead, io.BufferedReader):
+class LargeFile(Opened, io.BufferedReader):
     """A file of the cache, or one that is read in ranges. Pickled, it is opened again at the same position.
 
     Args:
@@ -156,13 +147,13 @@ class BufferedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec publis
 class NewFile(Opened, io.RawIOBase):
     """A binary file that can be written, read again and gone back in; `close` sends it.
 
-    Nothing is sent where an exception that came after the opening is being handled at the time of the close, so that
-    a ``with`` which fails leaves nothing behind, whatever wraps this file; nor where the object is dropped. `commit`
-    sends in any case.
+    Nothing is sent if an exception that came after the opening is being handled at the time of the close, so that a
+    ``with`` that fails leaves nothing behind, whatever wraps this file; nor if the object is dropped. `commit` sends
+    in any case.
 
     Args:
         fs: the file system that opens it.
-        path: where it is to be in that file system.
+        path: its path in that file system.
         send: stores the local file that it is given.
         mode: the mode that it was opened with.
         compress: makes what compresses into a file.
@@ -215,11 +206,11 @@ class NewFile(Opened, io.RawIOBase):
         return cast("io.BufferedRandom", self._stage).readinto(buffer)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go to a place."""
+        """Go to a position."""
         return self._stage.seek(offset, whence)
 
     def tell(self) -> int:
-        """The place that is written next; of a compressed file, that of the compressed bytes."""
+        """The position that is written next; of a compressed file, that of the compressed bytes."""
         return self._stage.tell()
 
     def truncate(self, size: int | None = None, /) -> int:
@@ -266,7 +257,7 @@ class NewFile(Opened, io.RawIOBase):
         self.close()
 
     def _dealloc_warn(self, _: object) -> None:
-        """Be told by the text file around this one that it is being dropped; Python's own files are told so too."""
+        """Send nothing: the text file around this one calls this when it is dropped, as it does with Python's own."""
         self.discard()
 
     def __del__(self) -> None:

@@ -27,7 +27,7 @@ from fsspec.compression import compr
 from fsspec.utils import infer_compression, other_paths
 
 from ai4os_data import errors
-from ai4os_data.cache import CachedStore, DiskCache, Files, UncachedStore
+from ai4os_data.cache import CachedStore, DiskCache, Files, UncachedStore, cache_for
 from ai4os_data.fsspec.files import BufferedFile, NewFile, NewTextFile, opened
 from ai4os_data.fsspec.moving import (
     PIECE_BYTES,
@@ -42,15 +42,23 @@ from ai4os_data.fsspec.moving import (
     remove_emptied,
     upload,
 )
+from ai4os_data.fsspec.paths import (
+    Info,
+    Paths,
+    RemotePaths,
+    RootedPaths,
+    file_info,
+    nothing_at,
+    safe_file_at,
+)
 from ai4os_data.http import OPENING_S, Content, checked_outage_s
 from ai4os_data.locations import Remote
 from ai4os_data.locations import parsing as locations
-from ai4os_data.stores import Entry, Store, checked, is_safe, look_at, open_store, underway
+from ai4os_data.stores import Entry, Store, checked, is_safe, look_at, open_store
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
-Info = dict[str, Any]
 T = TypeVar("T")
 Cache = DiskCache | str | os.PathLike[str] | None
 
@@ -114,7 +122,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         cache: a `DiskCache`, a directory, ``"auto"``, or None.
         outage_s: how many seconds reads wait for a storage that is away; 10 minutes by default, 0 for a few tries.
         storage_options: fsspec's own. ``cache_type``, ``block_size`` and ``cache_options`` are what ``open`` takes
-            where it is told nothing else: with a ``cache_type``, a file is read through that cache of fsspec's, in
+            if it is given nothing else: with a ``cache_type``, a file is read through that cache of fsspec's, in
             blocks of this size; without one, ``block_size`` changes nothing. Others change nothing either:
             nothing is kept of a listing, and the settings of other HTTP clients (``client_kwargs``) are taken and
             ignored.
@@ -126,7 +134,6 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     protocol = "ai4os"
     root_marker = ""
     _arguments: tuple[str, ...] = ("cache", "outage_s")
-    _begins_with_remote = True  # so do the paths that `underway` knows
 
     def __init__(self, cache: Cache = "auto", outage_s: float | None = None, **storage_options: Any) -> None:
         if unknown := sorted(storage_options.keys() - _OPTIONS_OF_FSSPEC):
@@ -142,8 +149,8 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             if (found := storage_options.get(name, storage_options.get(f"default_{name}"))) is not None
         }
         self._cache = cache
-        self._outage_s = None if outage_s is None else checked_outage_s(outage_s)
-        self._stores: dict[str, Files] = {}
+        outage_s = None if outage_s is None else checked_outage_s(outage_s)
+        self._paths: Paths = RemotePaths(self._through_cache, outage_s)
 
     def to_dict(self, *, include_password: bool = True) -> Info:  # noqa: ARG002  there is none in it
         """What it is made from, for JSON.
@@ -158,29 +165,19 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         kind = type(self)
         return {"cls": f"{kind.__module__}:{kind.__name__}", "protocol": self.protocol, "args": [], **made_from}
 
-    # --- where things are
+    # --- paths
 
     def _find(self, path: str) -> tuple[Files, str]:
         """The store of a path, and the key in it."""
-        name, _, key = str(self._strip_protocol(path)).partition("/")
-        if name not in self._stores:
-            if not name:
-                raise errors.LocationError("ai4os://REMOTE/PATH begins with the name of a remote, such as rshare")
-            self._stores[name] = self._through_cache(open_store(f"ai4os://{name}", outage_s=self._outage_s))
-        return self._stores[name], key.strip("/")
+        return self._paths.find(self._strip_protocol(path))
+
+    def _existing(self, path: str) -> tuple[Files, Entry]:
+        """The store of a file that is to be read, and the file."""
+        return self._paths.existing(self._strip_protocol(path))
 
     def _through_cache(self, store: Store) -> Files:
-        cache = DiskCache.resolve(self._cache, local=store.is_local)
+        cache = cache_for(self._cache, local=store.is_local)
         return UncachedStore(store) if cache is None else CachedStore(store, cache)
-
-    def _roots(self) -> list[str] | None:
-        """The names at the top, where the top is no folder itself."""
-        return sorted({remote.name for remote in Remote.known() if remote.name})
-
-    def _name(self, path: str, key: str) -> str:
-        """The path of a key, beside another path of the same store."""
-        name = str(self._strip_protocol(path)).partition("/")[0]
-        return f"{name}/{key}" if key else name
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -191,111 +188,24 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """What lies directly in a folder; a file lists itself."""
-        path = self._strip_protocol(path)
-        if not path and (roots := self._roots()) is not None:
-            found = [_folder(root) for root in roots]
-        else:
-            found = self._listed_with_underway(path)
+        found = self._paths.members(self._strip_protocol(path))
         return found if detail else sorted(info["name"] for info in found)
 
-    def _listed(self, path: str) -> list[Info]:
-        """What the storage shows directly in a folder."""
-        cached, key = self._find(path)
-        if not is_safe(key) and key:
-            raise _nothing_at(cached.store, key)
-        try:
-            files, folders = cached.store.members(key)
-            found = [_file(self._name(path, entry.key), entry) for entry in files]
-            found += [_folder(self._name(path, folder)) for folder in folders]
-        except (errors.NotFoundError, errors.LocationError):
-            if not key:
-                raise
-            found = [_file(path, cached.store.stat(key))]
-        except errors.ServerError:  # a slash after a file is a bad request to some servers
-            if not key or (entry := _file_at(cached.store, key)) is None:
-                raise
-            found = [_file(path, entry)]
-        return found
-
-    def _listed_with_underway(self, path: str) -> list[Info]:
-        """What lies in a folder, with what this process has on its way there, without what it is about to remove."""
-        if not self._begins_with_remote:
-            return self._listed(path)
-        coming = underway.coming_in(path)
-        if underway.is_going(path):
-            raise _about_to_go(path)
-        try:
-            found = self._listed(path)
-        except FileNotFoundError:
-            if not coming and not underway.is_coming(path):
-                raise
-            found = []
-        shown = [info for info in found if not underway.is_going(info["name"])]
-        return shown + [_folder(name) for name in sorted(coming - {info["name"] for info in shown})]
-
     def info(self, path: str, **_: Any) -> Info:
-        """Name, size and type; of a file its ETag and when it was changed, as the server tells them."""
-        path = self._strip_protocol(path)
-        if not path and self._roots() is not None:
-            return _folder("")
-        if self._begins_with_remote and underway.is_coming(path):  # also while the server does not answer
-            return _folder(path)
-        if self._begins_with_remote and underway.is_going(path):
-            raise _about_to_go(path)
-        cached, key = self._find(path)
-        if not key:
-            self._look_at_root(cached.store)
-            return _folder(path)
-        if (entry := _file_at(cached.store, key)) is not None:
-            return _file(path, entry)
-        if is_safe(key) and cached.store.has_folder(key):
-            return _folder(path)
-        raise _nothing_at(cached.store, key)
-
-    def _look_at_root(self, store: Store) -> None:
-        """Find the root there.
-
-        Raises:
-            NotFoundError: it is not.
-        """
-        try:
-            store.members("")
-        except errors.LocationError as error:
-            raise errors.NotFoundError(str(error)) from error
+        """Name, size and type; of a file its ETag and when it was changed, as the server gives them."""
+        return self._paths.info(self._strip_protocol(path))
 
     def exists(self, path: str, **_: Any) -> bool:
-        """Whether there is anything; an error where the server cannot tell."""
+        """Whether there is anything; an error if the server cannot answer."""
         return self._type(path) is not None
 
     def isfile(self, path: str) -> bool:
-        """Whether there is a file; an error where the server cannot tell."""
+        """Whether there is a file; an error if the server cannot answer."""
         return self._type(path) == "file"
 
     def isdir(self, path: str) -> bool:
-        """Whether there is a folder; an error where the server cannot tell."""
+        """Whether there is a folder; an error if the server cannot answer."""
         return self._type(path) == "directory"
-
-    def _existing(self, path: str) -> tuple[Files, Entry]:
-        """The store of a file that is to be read, and the file.
-
-        Raises:
-            IsADirectoryError: it is a folder.
-            NotFoundError: there is nothing, and can be nothing where the path has ``..`` or an empty part.
-        """
-        path = self._strip_protocol(path)
-        if not path:
-            raise IsADirectoryError(errno.EISDIR, "this is a folder", path)
-        cached, key = self._find(path)
-        if not key:
-            raise IsADirectoryError(errno.EISDIR, "this is a folder", path)
-        if not is_safe(key):
-            raise _nothing_at(cached.store, key)
-        try:
-            return cached, cached.store.stat(key)
-        except errors.NotFoundError as error:
-            if cached.store.has_folder(key):
-                raise IsADirectoryError(errno.EISDIR, "this is a folder", path) from error
-            raise
 
     def _type(self, path: str) -> str | None:
         try:
@@ -312,16 +222,16 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     def find(
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **options: Any
     ) -> Any:
-        """Every file below a folder, in one request where the server allows it."""
+        """Every file below a folder, in one request if the server allows it."""
         path = self._strip_protocol(path)
-        if maxdepth is not None or withdirs or (not path and self._roots() is not None):
+        if maxdepth is not None or withdirs or (not path and self._paths.roots() is not None):
             return super().find(path, maxdepth, withdirs, detail, **options)
         cached, key = self._find(path)
         if key and not is_safe(key):
             return {} if detail else []
-        entry = _file_at(cached.store, key) if key else None
+        entry = safe_file_at(cached.store, key) if key else None
         entries = [entry] if entry is not None else cached.store.list_below(key)
-        found = {name: _file(name, entry) for entry in entries if (name := self._name(path, entry.key))}
+        found = {name: file_info(name, entry) for entry in entries if (name := self._paths.name(path, entry.key))}
         return found if detail else sorted(found)
 
     def expand_path(self, path: Any, recursive: bool = False, maxdepth: int | None = None, **options: Any) -> list[str]:
@@ -356,13 +266,13 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         """When a file was changed, by the server's clock.
 
         Raises:
-            NotImplementedError: the store tells no time that can be understood.
+            NotImplementedError: the store gives no time that can be parsed.
         """
-        told = self.info(path).get("modified")
+        modified = self.info(path).get("modified")
         for read in (parsedate_to_datetime, datetime.fromisoformat):
             with suppress(ValueError, TypeError):
-                return read(told or "")
-        raise NotImplementedError(f"{path}: the store tells no time of its last change")
+                return read(modified or "")
+        raise NotImplementedError(f"{path}: the store gives no time of its last change")
 
     # --- reading
 
@@ -372,7 +282,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             reading = self._reading | {name: value for name, value in options.items() if value is not None}
             if "cache_type" in reading:
                 return BufferedFile(self, path, entry, cached, **reading)
-            return opened(self, _file(path, entry), cached.open(entry))
+            return opened(self, file_info(path, entry), cached.open(entry))
         if mode not in {"wb", "xb"}:
             raise ValueError(f"mode {mode!r}: a file is read ('rb') or written anew ('wb', 'xb'); WebDAV has no append")
         send = partial(self._store, path, is_new=self._is_new(path, wanted=mode == "xb"))
@@ -483,7 +393,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         self._store(rpath, Path(lpath), is_new=is_new, on_bytes=callback.relative_update)
 
     def touch(self, path: str, truncate: bool = True, **_: Any) -> None:
-        """Write an empty file; without ``truncate`` only where there is none."""
+        """Write an empty file; without ``truncate`` only if there is none."""
         if truncate or not self.exists(path):
             self._store(path, b"")
 
@@ -503,7 +413,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         checked(key)
         store = cached.store.with_patience(replace(cached.store.patience, outage_s=0.0))  # a write has its own tries
         with self._no_other_kind(path):
-            upload(store, key, content, None if is_new else _file_at(cached.store, key), on_bytes)
+            upload(store, key, content, None if is_new else safe_file_at(cached.store, key), on_bytes)
         cached.forget(cached.store.stat(key))
         self.invalidate_cache(path)
 
@@ -536,13 +446,13 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     def _copy(self, source: str, target: str) -> Entry | None:
         """Copy a file, and give its version; None if it is a folder, and one was made."""
         cached, key = self._find(source)
-        entry = _file_at(cached.store, key) if key else None
+        entry = safe_file_at(cached.store, key) if key else None
         if entry is not None:
             copied(cached, entry, partial(self._store, target))
         elif self.isdir(source):
             self.makedirs(target, exist_ok=True)
         else:
-            raise _nothing_at(cached.store, key)
+            raise nothing_at(cached.store, key)
         return entry
 
     def copy(
@@ -554,7 +464,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         on_error: str | None = None,
         **_: Any,
     ) -> None:
-        """Copy files, and folders where ``recursive`` says so; a file is not copied onto itself.
+        """Copy files, and folders too if ``recursive``; a file is not copied onto itself.
 
         Raises:
             OSError: a folder would be copied into itself.
@@ -592,7 +502,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             remove_emptied(cached.store, key, folder)
 
     def _pairs(self, path1: Any, path2: Any, recursive: bool, maxdepth: int | None) -> Pairs:
-        """Each file and folder with the place that it is to be copied to, by the rules of fsspec."""
+        """Each file and folder with the path that it is copied to, by the rules of fsspec."""
         if isinstance(path1, list) and isinstance(path2, list):
             return [
                 (self._strip_protocol(one), self._strip_protocol(two)) for one, two in zip(path1, path2, strict=True)
@@ -662,7 +572,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         self.rm_file(path)
 
     def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
-        """Remove files; folders with all that is in them where ``recursive`` says so.
+        """Remove files, and if ``recursive`` folders with all that is in them.
 
         The root of a file system, and of a remote, is emptied and stays. The remotes together are never emptied.
 
@@ -683,7 +593,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     def _remove_folder(self, path: str) -> None:
         """Remove a folder and all below it; of a root, all below it."""
-        if not path and self._roots() is not None:
+        if not path and self._paths.roots() is not None:
             raise PermissionError(errno.EPERM, "these are all remotes; name the one that is to be emptied", path)
         cached, key = self._find(path)
         if key:
@@ -714,7 +624,6 @@ class RootedFileSystem(StorageFileSystem):
     """
 
     _arguments = ("location", "remote", "cache", "create", "outage_s")
-    _begins_with_remote = False
     cachable = False  # fsspec tells instances apart by the repr of their arguments, in which no password shows
 
     def __init__(
@@ -728,11 +637,12 @@ class RootedFileSystem(StorageFileSystem):
         **storage_options: Any,
     ) -> None:
         super().__init__(cache, outage_s, **storage_options)
-        self._root = self._through_cache(open_store(location, remote, create=create, outage_s=outage_s))
+        self._root = open_store(location, remote, create=create, outage_s=outage_s)
+        self._paths = RootedPaths(self._through_cache(self._root))
 
     def __repr__(self) -> str:
-        """Tell what is shown."""
-        return f"{type(self).__name__}({self._root.store.location!r})"
+        """A short description for people."""
+        return f"{type(self).__name__}({self._root.location!r})"
 
     def look(self) -> None:
         """Find the location there.
@@ -740,21 +650,12 @@ class RootedFileSystem(StorageFileSystem):
         Raises:
             LocationError: there is nothing at it.
         """
-        store = self._root.store
+        store = self._root
         look_at(store.with_patience(store.patience.hurried(OPENING_S, waits=True)))
 
     def unstrip_protocol(self, name: str) -> str:
         """The path as a location that a dataset takes."""
-        return f"{self._root.store.location.rstrip('/')}/{self._strip_protocol(name)}"
-
-    def _find(self, path: str) -> tuple[Files, str]:
-        return self._root, str(self._strip_protocol(path))
-
-    def _roots(self) -> None:
-        return None
-
-    def _name(self, path: str, key: str) -> str:  # noqa: ARG002  here a path is a key
-        return key
+        return f"{self._root.location.rstrip('/')}/{self._strip_protocol(name)}"
 
 
 def _has_credentials(value: object) -> bool:
@@ -767,33 +668,8 @@ def _plain(value: object) -> object:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def _file(name: str, entry: Entry) -> Info:
-    kept = {"ETag": entry.etag, "modified": entry.modified}
-    return {"name": name, "size": entry.size_bytes, "type": "file", **kept}
-
-
-def _folder(name: str) -> Info:
-    return {"name": name, "size": 0, "type": "directory"}
-
-
-def _about_to_go(path: str) -> errors.NotFoundError:
-    return errors.NotFoundError(f"ai4os://{path} was removed by this process, and goes once a newer one is stored")
-
-
-def _nothing_at(store: Store, key: str) -> errors.NotFoundError:
-    return errors.NotFoundError(f"{store.location}: {key!r}: there is neither a file nor a folder")
-
-
-def _file_at(store: Store, key: str) -> Entry | None:
-    """The file at a key; None where there is none, or can be none."""
-    try:
-        return store.stat(key) if is_safe(key) else None
-    except errors.NotFoundError:
-        return None
-
-
 def _only_missing(error: OSError) -> None:
-    """Go on where a folder has gone; else a folder that cannot be listed would look empty."""
+    """Pass over a folder that has gone; any other that cannot be listed would look empty."""
     if not isinstance(error, FileNotFoundError):
         raise error
 

@@ -82,7 +82,7 @@ def upload(
 
 
 def address(find: Find, path: str) -> str:
-    """What tells whether two paths are one file."""
+    """The same for two paths that are one file, and for no others."""
     cached, key = find(path)
     return address_of(cached.store, key)
 
@@ -111,9 +111,9 @@ def check_movable(find: Find, pairs: Pairs, path1: str, path2: str) -> None:
         ValueError: two files would have the same name; or a root is among them.
     """
     sources = {source: address(find, source) for source, _ in pairs}
-    for path, where in sources.items():
+    for path, found in sources.items():
         above = sources.get(path.rpartition("/")[0])
-        if above is not None and not where.startswith(f"{above}/"):
+        if above is not None and not found.startswith(f"{above}/"):
             raise OSError(errno.EINVAL, "a symbolic link leads out of the folder that is to be moved", path)
     if len({address(find, target) for _, target in pairs}) < len(pairs):
         raise ValueError(f"{path1!r} cannot be moved to {path2!r}: two of the files would have the same name there")

@@ -17,7 +17,7 @@ from ai4os_data.http.bodies import (
     write_all_at,
     write_whole,
 )
-from ai4os_data.http.failures import NO_ANSWER, compressed
+from ai4os_data.http.failures import NO_ANSWER, SILENT, compressed
 from ai4os_data.http.outages import Wait, outage_of, waited_out
 from ai4os_data.http.policy import RequestTries, Verdict
 from ai4os_data.http.proxies import proxy_for
@@ -33,6 +33,7 @@ __all__ = [
     "OPENING_S",
     "OUTAGE_S",
     "PASSING",
+    "SILENT",
     "Body",
     "CappedBody",
     "Content",

@@ -36,7 +36,7 @@ _ODD_AFTER = 4  # good answers; until then a 401 is taken for what it says
 
 
 class Refusals:
-    """The mark that one set of credentials was refused: a file whose name tells nothing, with a byte a refusal."""
+    """The mark that one set of credentials was refused: a file with a byte for each, whose name reveals nothing."""
 
     def __init__(self, remote: Remote) -> None:
         self.held_since = time.time()
@@ -112,7 +112,7 @@ class Refusals:
         return doubted is not None and doubted.st_size > 0
 
     def end_doubt(self) -> None:
-        """Let the others go on."""
+        """Let the other requests continue."""
         with suppress(OSError):
             os.unlink(self._doubt)
 
@@ -131,7 +131,7 @@ class Refusals:
 
 
 class Credentials:
-    """A remote as its credentials are now: they are read anew where a server no longer accepts them.
+    """A remote as its credentials are now: they are read anew if a server no longer accepts them.
 
     Attributes:
         remote: the server, and who we are there.
@@ -167,7 +167,7 @@ class Credentials:
             self.answers += 1
 
     def turn(self) -> Turn:
-        """What a request has to do, as `Refusals.turn` tells; the credentials are read anew where they were refused."""
+        """What a request has to do, as in `Refusals.turn`; refused credentials are read anew."""
         if time.monotonic() < self._go_until_s:
             return "go"
         turn = self.refusals.turn()
@@ -180,7 +180,7 @@ class Credentials:
         return turn
 
     def is_hopeless(self) -> bool:
-        """Whether the second try is not worth a request, as others are refused too; nobody asks any more then."""
+        """Whether a second try is pointless, since others are refused too; then no more requests are sent."""
         if not self.refusals.is_confirmed():
             return False
         self.refusals.record()
@@ -196,7 +196,7 @@ class Credentials:
 
         Returns:
             Whether it is now the one whose answer the others wait for, and the pause before it is sent again. None if
-            it is not: nobody asks any more with these credentials.
+            it is not: no more requests are sent with these credentials.
         """
         self._go_until_s = 0.0
         if sent is not self.remote and tries <= 1:
@@ -231,7 +231,7 @@ def _folder() -> str:
 
 
 def _fingerprint(remote: Remote) -> str:
-    """A name for the credentials, keyed by the running kernel so that nobody can try guesses on it later."""
+    """A name for the credentials, keyed by the running kernel so that guesses cannot be tried on it later."""
     try:
         key = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     except OSError:

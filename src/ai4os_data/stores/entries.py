@@ -51,10 +51,10 @@ class PackedEntries(PackedList[Entry]):
         """How many there are."""
         return len(self.keys)
 
-    def at(self, place: int) -> Entry:
+    def at(self, position: int) -> Entry:
         """The entry at a position."""
-        etag, modified = self._etags.at(place) or None, self._modified.at(place) or None
-        return Entry(self.keys.at(place), self._sizes.at(place), etag, modified)
+        etag, modified = self._etags.at(position) or None, self._modified.at(position) or None
+        return Entry(self.keys.at(position), self._sizes.at(position), etag, modified)
 
     def __iter__(self) -> Iterator[Entry]:
         """Each of them."""

@@ -1,4 +1,4 @@
-"""Paths of this machine: plain directories, and the mount of the storage, read over WebDAV where that is possible.
+"""Paths of this machine: plain directories, and the mount of the storage, read over WebDAV if that is possible.
 
 The mount gives 25 small files a second, and may answer an error, nothing, or an old listing. So a path on an rclone
 mount is mapped to its remote, one file is compared both ways, and the rest is read from the server itself.
@@ -58,11 +58,11 @@ def open_path(
 
     Args:
         path: a directory.
-        remote: whose credentials to use, where the path is on an rclone mount.
+        remote: whose credentials to use, if the path is on an rclone mount.
         environ: where a remote is looked for otherwise.
         open_dav: opens the store for a path below a remote.
         counters: where bytes are counted.
-        create: whether it may be missing, since it is to be written to; the first file makes it.
+        create: whether it may be missing, since it will be written to; the first file makes it.
         patience: how long reads of a mount wait for a storage that is away.
         table: the mount table.
         storage: where the platform mounts the storage.
@@ -94,7 +94,7 @@ def open_path(
             tell_once(f"{_not_synced(storage)} read with 'rshare:path'")
         direct_top = direct_store(top) if direct is not None else None
         hurried = direct_top and direct_top.with_patience(direct_top.patience.hurried(deadline_s, waits=False))
-        is_same = hurried is not None and _is_same_place(top, hurried, deadline_s, may_write=create)
+        is_same = hurried is not None and _is_same_folder(top, hurried, deadline_s, may_write=create)
     except errors.StorageGoneError as gone:
         if direct is None:
             raise
@@ -137,20 +137,20 @@ def _in_its_form(path: str, limit_s: float | None) -> str:
 
 def _direct_store(
     path: str,
-    place: tuple[str, str] | None,
+    remote_path: tuple[str, str] | None,
     remote: Remote | None,
     environ: Mapping[str, str],
     open_dav: OpenDav,
 ) -> Store | None:
-    """The store that reads the same folder from the server; None where the way or the credentials are unknown."""
-    if place is None:
+    """The store that reads the same folder from the server; None if the remote or the credentials are unknown."""
+    if remote_path is None:
         return None
-    name, remote_path = place
+    name, below = remote_path
     try:
-        store = open_dav(remote or Remote.discover(name, environ), remote_path)
+        store = open_dav(remote or Remote.discover(name, environ), below)
     except errors.RemoteError:
         return None
-    store.location = f"{path} ({name}:{remote_path})"
+    store.location = f"{path} ({name}:{below})"
     return store
 
 
@@ -198,7 +198,7 @@ def _not_synced(storage: str) -> str:
     )
 
 
-def _is_same_place(path: str, direct: Store, deadline_s: float, *, may_write: bool) -> bool:
+def _is_same_folder(path: str, direct: Store, deadline_s: float, *, may_write: bool) -> bool:
     """Whether the server has what the mount has: a file that is there, or else a folder that is made for this."""
     seen = _some_file(path, deadline_s)
     if seen is not None:
@@ -230,15 +230,15 @@ def _shows_folder(path: str, direct: Store, deadline_s: float) -> bool:
 
 
 class _Seen(NamedTuple):
-    """A file as the mount shows it: its key, its size, and how it begins."""
+    """A file as the mount shows it: its key, its size, and its first bytes."""
 
     key: str
     size_bytes: int
-    begin: bytes
+    start: bytes
 
 
 def _some_file(path: str, deadline_s: float) -> _Seen | None:
-    """One of the first files that the mount shows, an empty one only where the others are too; None for no file."""
+    """One of the first files that the mount shows, an empty one only if the others are too; None for no file."""
 
     def read() -> _Seen | None:
         found = sorted(_files(path), key=lambda file: file[1] == 0)
@@ -252,10 +252,10 @@ def _some_file(path: str, deadline_s: float) -> _Seen | None:
 
 
 def _is_same(path: str, seen: _Seen, direct: Store) -> bool:
-    """Whether the server gives a file as the mount does. What it is read through is told."""
+    """Whether the server gives a file as the mount does. It is logged which of them is read."""
     try:
         entry = direct.stat(seen.key)
-        same = entry.size_bytes == seen.size_bytes and seen.begin == direct.read_range(entry, 0, _COMPARED_BYTES)
+        same = entry.size_bytes == seen.size_bytes and seen.start == direct.read_range(entry, 0, _COMPARED_BYTES)
     except errors.NotFoundError:
         same = False
     except errors.StorageError as error:

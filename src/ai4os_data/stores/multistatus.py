@@ -26,43 +26,27 @@ _GONE = frozenset({404, 410})
 _CODE = re.compile(r"\b([1-5][0-9][0-9])\b")
 
 # The classes of sabre/dav and of Nextcloud, without their namespaces, and the status that each would have had.
-_STATUS_OF_EXCEPTION = {
-    "BadRequest": 400,
-    "InvalidPath": 400,
-    "NotAuthenticated": 401,
-    "PasswordLoginForbidden": 401,
-    "PaymentRequired": 402,
-    "Forbidden": 403,
-    "ForbiddenException": 403,
-    "NotPermittedException": 403,
-    "InvalidResourceType": 403,
-    "InvalidSyncToken": 403,
-    "NotFound": 404,
-    "NotFoundException": 404,
-    "MethodNotAllowed": 405,
-    "Conflict": 409,
-    "LockTokenMatchesRequestUri": 409,
-    "LengthRequired": 411,
-    "PreconditionFailed": 412,
-    "EntityTooLarge": 413,
-    "UnsupportedMediaType": 415,
-    "ReportNotSupported": 415,
-    "RequestedRangeNotSatisfiable": 416,
-    "Locked": 423,
-    "ConflictingLock": 423,
-    "FileLocked": 423,
-    "LockedException": 423,
-    "TooManyRequests": 429,
-    "NotImplemented": 501,
-    "BadGateway": 502,
-    "ServiceUnavailable": 503,
-    "ServerMaintenanceMode": 503,
-    "StorageNotAvailableException": 503,
-    "StorageTimeoutException": 503,
-    "InsufficientStorage": 507,
-    "TooManyMatches": 507,
-    "NotEnoughSpaceException": 507,
+_EXCEPTIONS = {
+    400: ("BadRequest", "InvalidPath"),
+    401: ("NotAuthenticated", "PasswordLoginForbidden"),
+    402: ("PaymentRequired",),
+    403: ("Forbidden", "ForbiddenException", "NotPermittedException", "InvalidResourceType", "InvalidSyncToken"),
+    404: ("NotFound", "NotFoundException"),
+    405: ("MethodNotAllowed",),
+    409: ("Conflict", "LockTokenMatchesRequestUri"),
+    411: ("LengthRequired",),
+    412: ("PreconditionFailed",),
+    413: ("EntityTooLarge",),
+    415: ("UnsupportedMediaType", "ReportNotSupported"),
+    416: ("RequestedRangeNotSatisfiable",),
+    423: ("Locked", "ConflictingLock", "FileLocked", "LockedException"),
+    429: ("TooManyRequests",),
+    501: ("NotImplemented",),
+    502: ("BadGateway",),
+    503: ("ServiceUnavailable", "ServerMaintenanceMode", "StorageNotAvailableException", "StorageTimeoutException"),
+    507: ("InsufficientStorage", "TooManyMatches", "NotEnoughSpaceException"),
 }
+_STATUS_OF_EXCEPTION = {name: status for status, names in _EXCEPTIONS.items() for name in names}
 
 
 class NotMultistatusError(ValueError):
@@ -73,7 +57,7 @@ class RefusedError(Exception):
     """What came is no listing, but an error of the server under the status of a success.
 
     Nextcloud 33.0.7 to 34 begins the answer to a PROPFIND at ``/remote.php/webdav`` before it knows whether there is
-    anything to tell: a missing path is a 207 with a ``d:error``, and with the torn begin of a multistatus.
+    anything at all: a missing path is a 207 with a ``d:error``, and with the torn beginning of a multistatus.
 
     Attributes:
         status: the status that the answer should have had.
@@ -85,7 +69,7 @@ class RefusedError(Exception):
 
 
 class Resource(NamedTuple):
-    """What a server tells of one file or folder.
+    """What a server says about one file or folder.
 
     Attributes:
         href: its address, percent-encoded, as the server spells it.
@@ -94,7 +78,7 @@ class Resource(NamedTuple):
         size: ``getcontentlength``, as it came.
         etag: ``getetag``, as it came.
         modified: ``getlastmodified``, as it came.
-        status: of the resource itself, or of the properties that did not come; None where nothing says one.
+        status: of the resource itself, or of the properties that did not come; None if there is none.
         is_gone: whether it is the resource itself that is not there any more.
     """
 
@@ -142,10 +126,10 @@ def properties(xml: bytes, names: Sequence[str]) -> list[tuple[str, dict[str, st
         NotMultistatusError: it is something else, or ends before its end.
     """
 
-    def told(href: str, _is_known: bool, _is_folder: bool, *rest: Any) -> tuple[str, dict[str, str]]:  # noqa: FBT001
+    def named(href: str, _is_known: bool, _is_folder: bool, *rest: Any) -> tuple[str, dict[str, str]]:  # noqa: FBT001
         return href, {name: text for name, text in zip(names, rest, strict=False) if text is not None}
 
-    return _read(xml.lstrip(), names, told)
+    return _read(xml.lstrip(), names, named)
 
 
 def _parse(parser: expat.XMLParserType, xml: bytes) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _HASH_TRIES = 2  # a proxy that has no patience with a large file will not have it the next time
 
 SINGLE_PUT_BYTES = 64 * 1024 * 1024
-"""The largest file that is sent in one piece; a larger one goes in chunks, and on from the last one after a break."""
+"""The largest file that is sent in one piece; a larger one goes in chunks, and can be resumed."""
 
 
 def is_nextcloud(remote: Remote) -> bool:
@@ -66,13 +66,13 @@ class NextcloudStore(WebDAVStore):
         return self._folder.etag()
 
     def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
-        """Read whole files: small ones as archives of many, where the server makes them; the rest by single GETs."""
+        """Read whole files: small ones as archives of many, if the server makes them; the rest by single GETs."""
         return self._archives.read_many(entries, body or memory_body)
 
     # --- writing
 
     def sha256_of(self, entry: Entry) -> str:
-        """The sha256 that the server computes of what it reads back; of what is downloaded, where it does not."""
+        """The sha256 that the server computes of what it reads back, or that of the downloaded bytes if it does not."""
         try:
             answer = self.dav.send(
                 "PATCH",
@@ -89,7 +89,7 @@ class NextcloudStore(WebDAVStore):
         return found.lower() if kind == "SHA256" else super().sha256_of(self.stat(entry.key))
 
     def write(self, key: str, content: Content) -> Entry:
-        """PUT a whole file, and make the folders above it where they are missing."""
+        """PUT a whole file, and make the folders above it if they are missing."""
         check_utf_8(self.location, key)
         return super().write(key, content)
 
@@ -114,7 +114,7 @@ class NextcloudStore(WebDAVStore):
                 self.dav.send("DELETE", urls.upload_url(destination, sha256), tries=1)
 
     def _store_new(self, key: str, source: Source, sha256: str, before: Entry | None) -> str:
-        """Store it, in smaller pieces where a proxy limits the body of a request."""
+        """Store it, in smaller pieces if a proxy limits the body of a request."""
         while True:
             try:
                 return self._store_in_pieces(key, source, sha256, before)

@@ -124,7 +124,7 @@ class WebDAVStore(Store):
         return self._listings.has_folder(key)
 
     def members(self, folder: str) -> tuple[Entries, Keys]:
-        """What lies directly in a folder, by a PROPFIND of Depth 1; what cannot be told of is named in the log."""
+        """What lies directly in a folder, by a PROPFIND of Depth 1; what cannot be read is logged."""
         return self._listings.members(folder)
 
     def stat(self, key: str) -> Entry:
@@ -140,7 +140,7 @@ class WebDAVStore(Store):
         return self._reader.read_range(entry, start, stop)
 
     def read_into(self, entry: Entry, path: Path, sha256: str | None = None) -> str:
-        """Download by several ranges at a time if the server tells versions apart, else from beginning to end."""
+        """Download by several ranges at a time if the server has strong ETags, else from beginning to end."""
         url = self.address.url(entry.key)
 
         def fill(file: FileIO) -> str:
@@ -151,7 +151,7 @@ class WebDAVStore(Store):
     # --- writing
 
     def write(self, key: str, content: Content) -> Entry:
-        """PUT a whole file, and make the folders above it where they are missing."""
+        """PUT a whole file, and make the folders above it if they are missing."""
         self._writer.put(key, Source(content), repeats=True)
         return self.stat(key)
 
@@ -169,7 +169,7 @@ class WebDAVStore(Store):
         return confirm(self, key, source, sha256, found=self._writer.before, send=send)
 
     def make_folder(self, key: str) -> bool:
-        """Make a folder below the root, and those above it, where they are missing; whether the server says it is new.
+        """Make a folder below the root, and those above it, if they are missing; whether the server says it is new.
 
         Some servers say so of one that was there.
         """
