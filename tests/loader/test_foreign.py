@@ -300,7 +300,7 @@ def test_another_order_is_refused_and_the_loader_stays_as_it_was(case: str) -> N
     taken(first, 2)
     loader = loader_of(50, sampler=loaded())
     before = loader.state_dict()
-    with pytest.raises(ValueError, match=f"(?s)(cannot resume|cannot be gone on with): .*{message}"):
+    with pytest.raises(ValueError, match=f"(?s)cannot resume: .*{message}"):
         loader.load_state_dict(through(first.state_dict()))
     after = loader.state_dict()
     assert through(after).keys() == before.keys()
@@ -596,7 +596,13 @@ def test_an_error_of_the_sampler_leaves_the_loader_as_it_was() -> None:
     assert flat(list(loader)) == list(range(NUMBER))
 
 
-@pytest.mark.parametrize(("change", "message"), [("length", "length was 42, and is 44"), ("seed", "seed was 0")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("length", "cannot resume: the state was saved for 42 samples, this dataset has 44"),
+        ("seed", "saved with seed=0"),
+    ],
+)
 def test_the_loaders_own_order_is_compared_again_at_the_first_batch(change: str, message: str) -> None:
     """A dataset that has grown since the load has another order; each time, and not once another epoch is set."""
     dataset = list(range(NUMBER))
@@ -649,7 +655,7 @@ def test_files_are_compared_again_at_the_first_batch(tmp_path: Path, options: di
     loader = loader_with(made(), saved.state_dict())
     (tmp_path / "00.txt").rename(tmp_path / "99.txt")
     dataset.refresh()
-    with pytest.raises(ValueError, match="the samples are not those that it was saved with"):
+    with pytest.raises(ValueError, match="the samples are not those that the state was saved with"):
         iter(loader)
     loader.set_epoch(3)
     assert len(flat(list(loader))) == NUMBER

@@ -281,7 +281,7 @@ def test_killed_worker_is_an_error_and_no_hang(share: Share, tmp_path: Path) -> 
         with pytest.raises(RuntimeError, match=r"exited unexpectedly|killed by signal"):
             seen.extend(key for batch in coming for key in batch)
         state = loader.state_dict()
-        coming._batches._shutdown_workers()  # torch waits for the collector, which pytest's own frames hold up
+        coming._parts.batches._shutdown_workers()  # torch waits for the collector, which pytest's own frames hold up
         del coming
     resumed = loader_of(dataset, 2)
     resumed.load_state_dict(state)

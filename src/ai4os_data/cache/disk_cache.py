@@ -235,7 +235,7 @@ class DiskCache:
         self._live.keep_together(digests)
 
     def follow(self, plan: Plan) -> None:
-        """Under ``"auto"``: while this plan lives, what it needs last goes first, to make room for what it needs."""
+        """Under ``"auto"``: while this plan lives, what it has used goes, to make room for what it still needs."""
         self._live.follow(plan)
 
     @property

@@ -447,7 +447,7 @@ class Ledger:
         return free + self._rows.evict(min(wanted_bytes - free, evictable), floor_bytes)
 
     def _evict_planned(self, wanted_bytes: int, free: int, room_for: str) -> int:
-        """Take out what has its next use furthest away, as far as that is known; tell what is free then."""
+        """Take out what the epochs of living loaders have used and do not need any more; what is free then."""
         for plan in self._plans() if room_for else ():
             if free < wanted_bytes and not plan.is_made:
                 self._unmade.append(plan)

@@ -1,4 +1,4 @@
-"""What Lightning and Fabric know of a loader that they iterate over, and do not tell it.
+"""What Lightning and Fabric know of a loader that they iterate over, and give it in no public way.
 
 Fabric's wrapper has no state and counts the epochs from 0 in each process. Lightning restores the states of loaders
 that it has set up before, and leaves them lying. Neither has a public way to it, so the caller is looked at; where its
