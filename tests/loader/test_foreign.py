@@ -84,13 +84,13 @@ class Buckets(Sampler[list[int]]):
 
 
 class Unsized(Sampler[Any]):
-    """What a function gives, by somebody who does not tell how much that is."""
+    """What a function gives, without a length."""
 
     def __init__(self, drawn: Callable[[], Iterator[Any]]) -> None:
         self._drawn = drawn
 
     def __iter__(self) -> Iterator[Any]:
-        """Anew."""
+        """From the beginning."""
         return self._drawn()
 
 
@@ -131,7 +131,7 @@ class Yielding(Counting):
     skipped = 0
 
     def __iter__(self) -> Iterator[int]:
-        """From where it was, if that was loaded."""
+        """From its position, if one was loaded."""
         self.given, self.skipped = self.skipped, 0
         for number in range(self.given, NUMBER):
             self.given += 1
@@ -277,7 +277,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
 
 
 class WornOut(Sampler[int]):
-    """One that was gone through before."""
+    """One that was iterated over before."""
 
     def __init__(self, sampler: Any) -> None:
         list(sampler)
@@ -310,7 +310,7 @@ def test_another_order_is_refused_and_the_loader_stays_as_it_was(case: str) -> N
 
 
 def test_batches_that_a_sampler_makes_stay_as_it_makes_them() -> None:
-    """They are gone on with where one ends, if the samples come in the same order."""
+    """They are resumed where one ends, if the samples come in the same order."""
     whole = flat(list(loader_of(batch_sampler=Buckets(2, 6, 4))))
     for sizes in ((2, 6, 4), (4,), (12,), (8, 16)):
         seen, rest = left(loader_of(batch_sampler=Buckets(2, 6, 4)), loader_of(batch_sampler=Buckets(*sizes)), 6)
@@ -367,7 +367,7 @@ def test_a_sampler_that_changes_after_the_load_is_compared_again() -> None:
 
 
 def test_a_batch_size_that_changes_after_the_load_is_gone_on_with() -> None:
-    """The rest is dealt out anew."""
+    """The rest is batched again."""
     saved = loader_of(sampler=PLAIN["random"]())
     whole = flat(list(loader_of(sampler=PLAIN["random"]())))
     seen = flat(taken(saved, 3))
@@ -380,7 +380,7 @@ def test_a_batch_size_that_changes_after_the_load_is_gone_on_with() -> None:
 
 
 def test_an_epoch_that_is_set_after_the_load(caplog: pytest.LogCaptureFixture) -> None:
-    """The same one goes on, told by loader or sampler; another one begins anew, and the log says so."""
+    """The same one is resumed, set on the loader or the sampler; another one starts over, and that is logged."""
     whole = loader_of(sampler=distributed())
     list(whole)
     wanted = flat(list(whole))
@@ -399,7 +399,7 @@ def test_an_epoch_that_is_set_after_the_load(caplog: pytest.LogCaptureFixture) -
 
 
 def old(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a state as versions saved it that did not tell of the order."""
+    """Return a state as older versions saved it, which say nothing of the order."""
     return {name: state[name] for name in ("seed", "epoch", "samplers", "batches", "others")}
 
 
@@ -532,7 +532,7 @@ def test_an_order_of_a_subclass_is_not_that_of_the_class() -> None:
 
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_a_sampler_that_saves_what_it_has_given_is_resumed_in_each_epoch(epochs: int) -> None:
-    """Its state before an epoch may still tell of the end of the one before."""
+    """Its state before an epoch may still be that of the end of the one before."""
     whole = flat(list(loader_of(sampler=Yielding())))
     loader = loader_of(sampler=Yielding())
     for _ in range(epochs):
@@ -642,7 +642,7 @@ def test_a_sampler_that_is_restored_besides_its_loader_is_set_back() -> None:
 
 @pytest.mark.parametrize("options", [{"shuffle": True}, {"sampler": SequentialSampler(range(NUMBER))}])
 def test_files_are_compared_again_at_the_first_batch(tmp_path: Path, options: dict[str, Any]) -> None:
-    """A dataset that was listed anew since the load has other samples, of the same number."""
+    """A dataset that was listed again since the load has other samples, of the same number."""
     for number in range(NUMBER):
         (tmp_path / f"{number:02}.txt").write_text(str(number))
     dataset = StorageDataset(str(tmp_path), decode="text", cache=None)
@@ -662,7 +662,7 @@ def test_files_are_compared_again_at_the_first_batch(tmp_path: Path, options: di
 
 
 class Sharded(Sampler[int]):
-    """One that asks for the number of ranks whenever it is gone through, as one that waits for a process group."""
+    """One that asks for the number of ranks at each iteration, as one that waits for a process group."""
 
     world = 1
 
@@ -693,7 +693,7 @@ def test_a_group_that_is_made_after_the_load_is_waited_for() -> None:
 
 @pytest.mark.parametrize("kind", PLAIN)
 def test_a_loader_that_has_loaded_may_be_pickled(kind: str) -> None:
-    """Its copy goes on where it would."""
+    """Its copy continues at the same position."""
     saved = loader_of(sampler=[3, 1, 2, 0] * 10 if kind == "without a length" else PLAIN[kind]())
     list(saved)
     seen = taken(saved, 2)

@@ -19,7 +19,7 @@ from ai4os_data.cache import CachedStore
 from ai4os_data.cache.claims import Claim
 from ai4os_data.errors import SampleError, StorageError
 from ai4os_data.http.retries import Patience
-from ai4os_data.loader import look_ahead as prefetch
+from ai4os_data.loader.look_ahead import default_bytes
 from tests.nextcloud import NextcloudServer
 from tests.support.epochs import FILES, NUMBER, dataset_of, flat, loader_of, look_ahead_threads, only_key, taken
 
@@ -181,7 +181,7 @@ def test_archives_bring_many_at_once(cloud_share: Share, tmp_path: Path) -> None
 
 
 def asked_together(share: Share) -> list[list[str]]:
-    """The keys of each request for files, with a folder's where it was for an archive; in the order of the answers."""
+    """The keys of each request for files, all of them if it was for an archive; in the order of the answers."""
     top = unquote(urlsplit(share.location).path)
     groups = []
     for request in share.requests("GET"):
@@ -365,8 +365,8 @@ def test_under_lru_what_comes_is_not_evicted_by_what_comes_later(share: Share, t
 
 def test_default_is_a_part_of_the_cache() -> None:
     """A quarter of the limit, a gibibyte at most."""
-    assert prefetch.default_bytes(400) == 100
-    assert prefetch.default_bytes(2**40) == 2**30
+    assert default_bytes(400) == 100
+    assert default_bytes(2**40) == 2**30
 
 
 def test_the_cache_knows_what_the_epoch_still_needs(share: Share, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Passes over a loader do not disturb each other, as with a DataLoader; the state tells of the one that goes on."""
+"""Passes over a loader do not disturb each other, as with a DataLoader; the state is that of the one that goes on."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_pass_knows_how_long_it_is(share: Share, tmp_path: Path) -> None:
 
 
 def test_epoch_that_the_user_tells_a_sampler_is_gone_through(share: Share, tmp_path: Path) -> None:
-    """Also after a pass that was left early, and also where it is the same one again, as in a DataLoader."""
+    """Also after a pass that was left early, and also if it is the same one again, as in a DataLoader."""
     dataset = dataset_of(share, tmp_path, "warm", decode=only_key)
 
     def heads(kind: Any, **options: Any) -> list[list[str]]:
@@ -198,7 +198,7 @@ def test_what_is_no_state_is_refused(share: Share, tmp_path: Path, kind: str, st
 
 
 def test_state_of_other_files_is_refused(share: Share, caplog: pytest.LogCaptureFixture) -> None:
-    """As many of them, in another split or by other names; a state from before samples were told of is taken."""
+    """As many of them, in another split or by other names; a state of a version that did not name samples is loaded."""
     dataset = dataset_of(share, None, "none", decode=only_key)
     loader = loader_of(Subset(dataset, range(20)))
     begun = taken(loader, 2)

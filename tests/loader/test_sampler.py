@@ -1,4 +1,4 @@
-"""The order of an epoch: dealt out to ranks exactly once, and gone on with from any place by any number of them."""
+"""The order of an epoch is shared among ranks exactly once, and resumed at any position by any number of them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_rest_of_an_epoch_is_exact_at_any_world_size(
     shuffle: bool,  # noqa: FBT001  drawn by hypothesis
     epoch: int,
 ) -> None:
-    """Cut anywhere, one to four times, with another number of ranks each time: each sample comes in its place."""
+    """Cut anywhere, one to four times, with another number of ranks each time: each sample comes at its position."""
     whole = StorageSampler(range(length), 1, 0, shuffle=shuffle).order(epoch)
     seen: list[int] = []
     state: dict[str, int] | None = None

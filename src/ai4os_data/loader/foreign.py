@@ -15,31 +15,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 
-class ForeignPass(EpochPass):
-    """One in the order of anybody's sampler.
-
-    Args:
-        epoch: as for an `EpochPass`.
-        seed: as for an `EpochPass`.
-        rest: what is still to come.
-        resume: as for an `EpochPass`.
-        at_begin: how the samplers stood when the epoch began.
-    """
-
-    def __init__(self, epoch: int, seed: int, rest: Rest, resume: Resume, at_begin: States) -> None:
-        super().__init__(epoch, seed, rest.coming, resume._replace(below=rest.first))
-        self.at_begin = at_begin
-        self._rest = rest
-
-    def _passed(self, number: int) -> None:
-        self._rest.passed(number)
-
-    def state_dict(self) -> dict[str, Any]:
-        """How many batches and samples of which epoch, of which order, and how the samplers stood when it began."""
-        named = {"seed": self.seed, "epoch": self.epoch, "samplers": self.at_begin}
-        return {**named, **super().state_dict(), **self._rest.state_dict()}
-
-
 class ForeignOrder(Order):
     """That of anybody's sampler: it is drawn again up to the position of the caller.
 
@@ -142,7 +117,7 @@ class ForeignOrder(Order):
         # What was drawn at the load may be another order by now, or a sampler may stand elsewhere.
         is_drawn = ready is not None and ready.settings == self._drawing.settings and not any(self._samplers.states())
         rest = ready.rest if ready is not None and is_drawn else self._drawn()
-        begun = ForeignPass(self._epoch, self.seed, rest, self._resume, self._at_begin)
+        begun = EpochPass(self._epoch, self.seed, rest, self._resume, samplers=self._at_begin)
         self._is_begun = True
         self._have_nothing_loaded()
         return begun
@@ -187,8 +162,8 @@ class ForeignOrder(Order):
         self._epoch = epoch
         self._is_begun = False
         self._samplers.set_epoch(epoch)
-        if isinstance(again, ForeignPass):
-            self._at_begin = again.at_begin
+        if again is not None:
+            self._at_begin = again.described["samplers"]
 
     def _next_state(self) -> dict[str, Any]:
         samplers = self._at_begin or self._samplers.states()

@@ -224,7 +224,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         if keeps_workers(self) and self._pass is not None and (going := self._pass()) is not None:
             going.give_way()
         if self._order.is_resumed:
-            self._samples.compare_again()
+            self._samples.compare()  # the datasets may have been listed again since it was loaded
         made = Pass(self._order, self._shown, self._next_uses, self._parts, self._confirmed, self._order.begin())
         self._pass = weakref.ref(made)
         return made
@@ -253,7 +253,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         batches = self._workers.batches(self, work, wanted, derived_seed(epoch_pass.seed, epoch_pass.epoch))
         if ahead is not None:
             ahead.start(made)  # not before: workers are better forked from a process without it
-        prepared = self._placement and PreparedPass(self, self._placement, epoch_pass.samples_before)
+        prepared = self._placement and PreparedPass(self, self._placement, epoch_pass.rest.samples_before)
         return Parts(batches, sizes, progress, ahead, prepared)
 
     @property

@@ -5,14 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import copy
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from ai4os_data.loader.rest import digest
+from ai4os_data.loader.rest import Rest, digest
 from ai4os_data.loader.sampler import AGAIN, StorageSampler, begin, sharing_now
 from ai4os_data.loader.sharing import batched
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 Batch = list[int]
 
@@ -66,23 +63,24 @@ class EpochPass:
     Args:
         epoch: its number.
         seed: what order and augmentations follow from.
-        coming: the batches that are still to come, with their numbers.
+        rest: the batches that are still to come, with their numbers, and what a state says of their order.
         resume: where it begins.
+        described: what else a state says.
     """
 
-    position = 0  # in the order that all ranks share
-    samples_before: int | None = None  # of all ranks together, when it began; None if that is not known
     is_asked = False  # whether the caller wanted its first batch
     is_emptied = False  # whether it is what is left of the epoch before it, which had come to its end
     instead_of: EpochPass | None = None  # the one before it, of which nobody had wanted a batch
 
-    def __init__(self, epoch: int, seed: int, coming: Iterable[tuple[int, Batch]], resume: Resume) -> None:
+    def __init__(self, epoch: int, seed: int, rest: Rest, resume: Resume, **described: Any) -> None:
         self.epoch = epoch
         self.seed = seed
-        self.coming = coming
-        self.taken = 0  # batches, since it began
+        self.rest = rest
         self.resume = resume
-        self._below = resume.below
+        self.described = described
+        self.coming = rest.coming
+        self.taken = 0  # batches, since it began
+        self._below = rest.first
         self._others = set(resume.others)
 
     def __len__(self) -> int:
@@ -106,15 +104,13 @@ class EpochPass:
         self._others.add(number)
         while self._below in self._others:
             self._others.remove(self._below)
-            self._passed(self._below)
+            self.rest.passed(self._below)
             self._below += 1
-
-    def _passed(self, number: int) -> None:
-        """Record that a batch and all before it have been given."""
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the caller in it."""
-        return {"batches": self._below, "others": sorted(self._others)}
+        named = {"seed": self.seed, "epoch": self.epoch, **self.described}
+        return {**named, "batches": self._below, "others": sorted(self._others), **self.rest.state_dict()}
 
 
 class OpenPasses:
@@ -304,38 +300,34 @@ class Order(ABC):
         """The state before the next pass."""
 
 
-class OwnPass(EpochPass):
-    """One in the order of a `StorageSampler` that has just begun.
+class OwnRest(Rest):
+    """What is still to come of an epoch of a `StorageSampler` that has just begun.
 
     Args:
         sampler: gives the samples of this rank.
         batches: of these samples.
-        resume: as for an `EpochPass`.
+        resume: where they begin.
         description: what a state says of the order.
     """
 
     def __init__(
         self, sampler: StorageSampler, batches: list[Batch], resume: Resume, description: dict[str, Any]
     ) -> None:
-        numbered = list(enumerate(batches, resume.below))
-        coming = [item for item in numbered if item[0] not in resume.others]
-        super().__init__(sampler.epoch, sampler.seed, coming, resume)
+        super().__init__(batches, resume.below, 0, resume.others, description)
         self.start = self.position = sampler.position.start
         self._length = len(sampler.dataset)
+        self._sharing = sharing_now(sampler)
         if not sampler.drop_last:
             self.samples_before = self._length - self.start
-        self.samples = 0  # that this rank was given
-        self._sizes = {number: len(batch) for number, batch in numbered}
-        self._sharing = sharing_now(sampler)
-        self._description = description
 
-    def _passed(self, number: int) -> None:
-        self.samples += self._sizes[number]
-        self.position = self._sharing.done_after(self._length, self.start, self.samples)
+    def passed(self, number: int) -> None:
+        """Count its samples."""
+        super().passed(number)
+        self.position = self._sharing.done_after(self._length, self.start, self.given)
 
     def state_dict(self) -> dict[str, Any]:
         """The position of all ranks together."""
-        return {**self._description, **super().state_dict(), "done": self.position}
+        return {**self.described, "done": self.position}
 
 
 class OwnOrder(Order):
@@ -423,16 +415,16 @@ class OwnOrder(Order):
             self._go_to(self.sampler.epoch + 1)
             self._resume = Resume()
         batches = batched(begin(self.sampler), self._batch_size, drop_last=self._drop_last)
-        begun = OwnPass(self.sampler, batches, self._resume, self._description)
+        rest = OwnRest(self.sampler, batches, self._resume, self._description)
         self._changes = self.sampler.position.changes
-        return begun
+        return EpochPass(self.sampler.epoch, self.sampler.seed, rest, self._resume)
 
     def _show(self, one: EpochPass) -> None:
-        assert isinstance(one, OwnPass)
+        assert isinstance(one.rest, OwnRest)
         self._passes.current = one
         if not self._is_set:
             self.sampler.epoch = one.epoch
-            self.sampler.position.show(one.start, one.samples)
+            self.sampler.position.show(one.rest.start, one.rest.given)
 
     def _go_to(self, epoch: int, *, again: EpochPass | None = None) -> None:  # noqa: ARG002  it follows from the epoch
         position = self.sampler.position

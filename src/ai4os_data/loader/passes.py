@@ -209,7 +209,7 @@ class Pass:
 
     def _reach(self) -> None:
         if self._next_uses is not None:
-            self._next_uses.reach(self._epoch_pass.epoch, self._epoch_pass.position)
+            self._next_uses.reach(self._epoch_pass.epoch, self._epoch_pass.rest.position)
 
     def __del__(self) -> None:
         """Leave nothing running."""
@@ -236,4 +236,4 @@ def handed_out(epoch_pass: EpochPass, sizes: dict[int, int], ahead: LookAhead | 
         sizes[number] = len(indices)
         if ahead is not None:
             ahead.handed_out(number)
-        yield Wanted(number, epoch_pass.seed, epoch_pass.epoch, epoch_pass.position, indices)
+        yield Wanted(number, epoch_pass.seed, epoch_pass.epoch, epoch_pass.rest.position, indices)

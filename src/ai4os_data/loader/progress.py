@@ -74,16 +74,12 @@ class Progress:
     def log(self) -> None:
         """Log the figures in one line."""
         said = self.figures()
+        parts = {name: said[name] * 100 for name in ("hit_rate", "waiting_share")}
         telemetry.log.info(
-            "epoch %d: %d images, %.0f images/s, hit rate %.1f %%, %.1f MB from the network, "
-            "first batch after %.2f s, then %.1f %% of the time waiting",
-            said["epoch"],
-            said["images"],
-            said["images_per_s"],
-            said["hit_rate"] * 100,
-            said["bytes_from_network"] / 1e6,
-            said["first_batch_s"],
-            said["waiting_share"] * 100,
+            "epoch %(epoch)d: %(images)d images, %(images_per_s).0f images/s, hit rate %(hit_rate).1f %%, "
+            "%(megabytes).1f MB from the network, first batch after %(first_batch_s).2f s, "
+            "then %(waiting_share).1f %% of the time waiting",
+            {**said, **parts, "megabytes": said["bytes_from_network"] / 1e6},
         )
 
     def _totals(self) -> dict[str, int]:

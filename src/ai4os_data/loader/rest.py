@@ -43,6 +43,11 @@ class Position(NamedTuple):
     kind: str
 
     @property
+    def described(self) -> dict[str, Any]:
+        """What a state says of whose part of which sampler it is."""
+        return {"rank": self.rank, "kind": self.kind}
+
+    @property
     def given(self) -> int | None:
         """How many samples had been given; None if the state does not say."""
         return self.saved.get("given")
@@ -115,17 +120,24 @@ class Rest:
     Attributes:
         coming: the batches, with their numbers.
         first: the number of the first one; others were given before.
-        given: the number of samples before the first batch that is still to be given.
+        given: the number of samples that were given, up to the first batch that is still to be given.
+        position: in the order that all ranks share, if there is one.
+        samples_before: of all ranks together, when it began; None if that is not known.
+        described: what a state says of its order.
     """
 
     coming: Iterable[tuple[int, Batch]]
+    position = 0
+    samples_before: int | None = None
 
-    def __init__(self, batches: list[Batch], first: int, given: int, position: Position, **described: Any) -> None:
+    def __init__(
+        self, batches: list[Batch], first: int, given: int, others: frozenset[int], described: dict[str, Any]
+    ) -> None:
         self.first = first
         self.given = given
-        self.coming = [item for item in enumerate(batches, first) if item[0] not in position.others]
+        self.coming = [item for item in enumerate(batches, first) if item[0] not in others]
+        self.described = described
         self._sizes = [len(batch) for batch in batches]
-        self._described = {"rank": position.rank, "kind": position.kind, **described}
 
     def passed(self, number: int) -> None:
         """Record that a batch and all before it have been given."""
@@ -133,7 +145,7 @@ class Rest:
 
     def state_dict(self) -> dict[str, Any]:
         """What a `Position` is made of."""
-        return {**self._described, "given": self.given}
+        return {**self.described, "given": self.given}
 
 
 def rest_of_samples(
@@ -158,7 +170,7 @@ def rest_of_samples(
     given = min(position.below * size if position.given is None else position.given, len(samples))
     batches = batched(samples[given:], batch_size, drop_last=drop_last)
     described = {"order": digest(samples), "drawn": len(samples), "batch_size": batch_size or 0}
-    return Rest(batches, position.below, given, position, **described)
+    return Rest(batches, position.below, given, position.others, {**position.described, **described})
 
 
 def rest_of_batches(batches: list[Batch], position: Position) -> Rest:
@@ -179,7 +191,7 @@ def rest_of_batches(batches: list[Batch], position: Position) -> Rest:
     else:
         position.refuse_end(len(batches))
         first = position.below
-    return Rest(batches[first:], first, sum(sizes[:first]), position, **described)
+    return Rest(batches[first:], first, sum(sizes[:first]), position.others, {**position.described, **described})
 
 
 class EndlessRest(Rest):
@@ -191,7 +203,7 @@ class EndlessRest(Rest):
     """
 
     def __init__(self, batches: Iterator[Batch], position: Position) -> None:
-        super().__init__([], 0, 0, position)
+        super().__init__([], 0, 0, position.others, position.described)
         self._digest = blake2b(digest_size=_DIGEST_BYTES)
         self._waiting: dict[int, tuple[int, bytes]] = {}  # batches that were drawn, and not given
         self._numbered = zip(count(), batches)

@@ -37,20 +37,13 @@ class SavedSamples:
         """Remember those of a state."""
         self._loaded = {name: state[name] for name in ("samples", "versions") if name in state}
 
-    def compare_again(self) -> None:
-        """Compare with the state that was loaded: the datasets may have been listed anew since.
-
-        Raises:
-            ValueError: the samples are others now.
-        """
-        self.compare(self._loaded)
-
-    def compare(self, state: Mapping[str, Any]) -> None:
-        """Compare with a state, if it says which samples it was saved with.
+    def compare(self, state: Mapping[str, Any] | None = None) -> None:
+        """Compare with a state, by default the one that was loaded, if it says which samples it was saved with.
 
         Raises:
             ValueError: they are others.
         """
+        state = self._loaded if state is None else state
         if "samples" not in state or not (ours := self.state_dict()):
             return
         locations = ", ".join(dataset.location for dataset in self._datasets)
