@@ -57,10 +57,14 @@ _CALLED = {
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Draw a report in the form of its JSON."""
-    cases = report["cases"]
-    figure = _peers(report) if any(case["name"] == "ours: warm epoch" for case in cases) else _by_unit(report)
-    figure.savefig(path, dpi=150, transparent=True)
+    """Draw a report in the form of its JSON into a PNG."""
+    figure_of(report).savefig(path, dpi=150, transparent=True)
+
+
+def figure_of(report: Mapping[str, Any]) -> Figure:
+    """The chart of a report: ours beside others on one axis, or an axis for each unit."""
+    is_race = any(case["name"] == "ours: warm epoch" for case in report["cases"])
+    return _peers(report) if is_race else _by_unit(report)
 
 
 def _peers(report: Mapping[str, Any]) -> Figure:

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from matplotlib.text import Text
 
 from ai4os_data import Remote
-from ai4os_data.stores import Fetched, Store, open_store
-from ai4os_data.stores.base import in_memory
+from ai4os_data.stores import Store, open_store
+from tests.support.outcomes import content
 from tests.support.servers import missing_fuse
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # the benchmarks are not installed
 
-from benchmarks import bare_curl, corpus, gpu, gpu_training
+from benchmarks import bare_curl, chart, corpus, gpu, gpu_training
 from benchmarks.command import Options
 from benchmarks.report import Report, at_least, at_most
 from benchmarks.static_server import StaticServer
@@ -103,6 +104,28 @@ def test_benchmark_reports_environment_cases_and_ratios(name: str, tmp_path: Pat
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", ["peers", "reads", "checkpoints"])
+def test_chart_is_linear_from_zero_and_names_no_ratio(name: str) -> None:
+    """A reader in a hurry compares lengths, and needs no term of ours."""
+    report = report_of(ROOT / "benchmarks" / "results" / f"{name}.json")
+    figure = chart.figure_of(report)
+    for axis in figure.axes:
+        assert axis.get_xscale() == "linear"
+        assert axis.get_xlim()[0] == 0
+    words = " ".join(text.get_text() for text in figure.findobj(Text))
+    assert [ratio for ratio in report["ratios"] if ratio in words] == []
+    assert "is better" in words
+
+
+def test_chart_of_peers_has_one_axis_and_marks_ours() -> None:
+    """Ours is the first row, in its own colour."""
+    figure = chart.figure_of(report_of(ROOT / "benchmarks" / "results" / "peers.json"))
+    (axis,) = figure.axes
+    ours, *others = axis.get_yticklabels()
+    assert ours.get_text() == "ai4os-data"
+    assert ours.get_color() not in {other.get_color() for other in others}
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it measures where there is a card")
 def test_benchmark_of_a_card_says_that_there_is_none() -> None:
     """Without a card nothing is measured, and the exit code tells."""
@@ -169,10 +192,10 @@ def test_a_ratio_is_the_median_of_its_rounds() -> None:
 def nested(folder: Path) -> dict[str, bytes]:
     """Some files in folders."""
     files = {"a.bin": b"a" * 300_000, "x y/b#1.bin": b"b", "x y/z/ü.bin": b""}
-    for key, content in files.items():
+    for key, data in files.items():
         path = folder / key
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        path.write_bytes(data)
     return files
 
 
@@ -189,11 +212,7 @@ def test_static_server_serves_a_folder_as_webdav(tmp_path: Path) -> None:
         entries = store.list()
         assert {entry.key: entry.size_bytes for entry in entries} == {key: len(data) for key, data in files.items()}
         assert all(entry.etag for entry in entries)
-        read = {
-            entry.key: in_memory(outcome.body)
-            for entry, outcome in store.read_many(entries)
-            if isinstance(outcome, Fetched)
-        }
+        read = {entry.key: content(outcome) for entry, outcome in store.read_many(entries)}
         assert read == files
         whole = next(entry for entry in entries if entry.key == "a.bin")
         assert store.read_range(whole, 299_990, 400_000) == b"a" * 10

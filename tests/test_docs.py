@@ -1,4 +1,4 @@
-"""What README and docs show runs, as far as it can run against the embedded server."""
+"""README and pages: their code runs against the embedded server, and their figures are those of the results."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ _COMMAND = re.compile(r"(?:^|`)ai4os-data (\w+)", re.MULTILINE)
 
 
 class Classifier(lightning.LightningModule):
-    """Stand for the model that a page speaks of, with Lightning and without."""
+    """The model that the pages leave to the reader, with Lightning and without."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(3, 2)
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
-        """Tell the classes by the mean color."""
+        """Classify by the mean colour."""
         images, labels = batch
         loss = nn.functional.cross_entropy(self.layer(images.mean((2, 3))), labels)
         self.log("val_loss", loss)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Go downhill."""
+        """Use SGD."""
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def names() -> dict[str, Any]:
-    """What the pages take for granted: a model, and what trains it."""
+    """The names that the pages leave to the reader: a model, and what trains it."""
     model = Classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     return {
@@ -77,7 +77,7 @@ def names() -> dict[str, Any]:
 
 @pytest.fixture
 def linked(share: Share, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Share]:
-    """A deployment with a linked storage, on which the pages' pictures lie."""
+    """A deployment with a linked storage that has the pages' pictures."""
     environ = share.environ()
     environ["RCLONE_CONFIG_RSHARE_URL"] = share.location
     for name, value in environ.items():
@@ -97,18 +97,18 @@ def linked(share: Share, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
 
 @pytest.mark.parametrize("page", [page for page in PAGES if _BLOCK.search((ROOT / page).read_text())])
 @pytest.mark.usefixtures("linked")
-# The pages speak to a machine with four cores; this one may have two.
+# The pages are written for a machine with four cores; this one may have two.
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning")
-@pytest.mark.filterwarnings("ignore:::lightning")  # of workers, and of what is not installed or old
+@pytest.mark.filterwarnings("ignore:::lightning")  # about workers, and about packages that are missing or old
 def test_code_of_the_page_runs(page: str) -> None:
-    """Its blocks run one after the other, as somebody would type them."""
+    """The blocks of a page run one after the other, as somebody would type them."""
     there = names()
     for block in _BLOCK.findall((ROOT / page).read_text()):
-        exec(compile(block, page, "exec"), there)  # noqa: S102  that is what is tried
+        exec(compile(block, page, "exec"), there)  # noqa: S102  running them is the test
 
 
 def test_quickstart_runs_as_a_file_on_class_folders_of_any_number(linked: Share, tmp_path: Path) -> None:
-    """A newcomer copies its blocks into a file; the pictures are of three classes and of unlike sizes."""
+    """Its blocks, copied into one file, run on three classes of pictures of different sizes."""
     for number, side in enumerate((5, 31, 200)):
         picture = io.BytesIO()
         Image.new("RGB", (side, 2 * side)).save(picture, "JPEG")
@@ -128,7 +128,7 @@ def test_quickstart_runs_as_a_file_on_class_folders_of_any_number(linked: Share,
 
 
 def test_reference_has_every_public_name() -> None:
-    """And every error that may be caught."""
+    """The reference lists each public name, and each error that may be caught."""
     page = (ROOT / "docs" / "api.md").read_text()
     listed = set(re.findall(r"^::: ai4os_data\.[\w.]*?(\w+)$", page, re.MULTILINE))
     errors_ = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
@@ -138,7 +138,7 @@ def test_reference_has_every_public_name() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_names_is_there(page: str) -> None:
-    """The files that it includes, and the commands that it tells to type."""
+    """The files that a page includes exist, and so do the commands that it shows."""
     text = (ROOT / page).read_text()
     for path in _INCLUDED.findall(text):
         assert (ROOT / path).is_file(), path
@@ -162,7 +162,7 @@ def test_decisions_are_dated_and_listed() -> None:
 
 
 def test_troubleshooting_has_every_error() -> None:
-    """With what to do, and with what it can be caught as."""
+    """Each has what to do, and what it can be caught as."""
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     kinds = {
         name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)
@@ -204,7 +204,7 @@ def test_figures_of_the_page_are_those_of_the_results(page: str) -> None:
 
 
 def test_performance_page_has_every_ratio_and_table_of_the_results() -> None:
-    """What is measured is shown, whatever it says."""
+    """Every measured ratio is shown, good or bad."""
     text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     for name, ratio in ratios().items():
         absolute = {
@@ -220,7 +220,7 @@ def test_performance_page_has_every_ratio_and_table_of_the_results() -> None:
 
 
 def test_losses_stand_in_the_readme() -> None:
-    """What misses its bar, and what costs twice as much or more, is not left out."""
+    """Ratios that miss their bar, and those that cost about twice as much, are not left out."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     missed = {name for found in results().values() for name, bar in found["bars"].items() if not bar["holds"]}
     for name in missed | {"step_slowdown", "read_back_vs_curl", "fill_vs_plain"}:
@@ -229,7 +229,7 @@ def test_losses_stand_in_the_readme() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/performance.md"])
 def test_chart_is_described_with_the_figures_of_the_results(page: str) -> None:
-    """For who cannot see it."""
+    """A reader who cannot see the chart gets its figures."""
     cold = {name: float(cold) for name, cold, *_ in results()["peers"]["tables"][0][1:]}
     ours = cold.pop("ours")
     others = [cold[name] for name in cold if not name.startswith("plain local files")]
@@ -238,7 +238,7 @@ def test_chart_is_described_with_the_figures_of_the_results(page: str) -> None:
 
 
 def test_readme_is_short_and_shows_code_before_any_table() -> None:
-    """A reader in a hurry sees how to read and how to save, and 120 lines in all."""
+    """It has 120 lines at most, and both code blocks come before the first table."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 120
     first_table = re.search(r"^\|", text, re.MULTILINE)
@@ -248,7 +248,7 @@ def test_readme_is_short_and_shows_code_before_any_table() -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith("docs/decisions/")])
 def test_code_fits_its_box(page: str) -> None:
-    """Without scrolling, at the usual width of a page."""
+    """Lines of code are short enough for the usual width of a page."""
     text = (ROOT / page).read_text(encoding="utf-8")
     for path in _INCLUDED.findall(text):
         text += f"\n```\n{(ROOT / path).read_text(encoding='utf-8')}\n```\n"

@@ -1,4 +1,4 @@
-"""The examples do what they say."""
+"""The examples do what their descriptions say."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(name: str, *arguments: str, scratch: Path, launcher: tuple[str, ...] = (
 
 
 def test_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
-    """On a server of its own; nothing stays behind."""
+    """The example runs on a server of its own, and leaves nothing behind."""
     answer = run("train_and_survive.py", "--kills", "1", scratch=tmp_path)
     assert answer.returncode == 0, answer.stderr
     assert "killed with SIGKILL" in answer.stdout
@@ -38,7 +38,7 @@ def test_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_example_runs_on_a_storage_of_the_user(tmp_path: Path) -> None:
-    """Whatever location is typed."""
+    """Given a location, the example leaves its two runs there and names them."""
     answer = run("train_and_survive.py", str(tmp_path / "runs"), "--kills", "1", scratch=tmp_path)
     assert answer.returncode == 0, answer.stderr
     runs = sorted(map(str, (tmp_path / "runs").iterdir()))
@@ -48,7 +48,7 @@ def test_example_runs_on_a_storage_of_the_user(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py") if path.name != "storage.py"))
 def test_help_is_no_location(name: str, tmp_path: Path) -> None:
-    """Whoever asks what an example does is told, and nothing else is done."""
+    """`--help` prints the description, and nothing else happens."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     answer = run(name, "--help", scratch=scratch)
@@ -75,7 +75,7 @@ def run_without_extras(*arguments: str, scratch: Path) -> subprocess.CompletedPr
 
 
 def test_own_storage_needs_no_extra(share: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And has nothing more on it afterwards than before, although its folder was still to be made."""
+    """The storage is as before afterwards, although the example made its folder."""
     for name, value in share.environ().items():
         monkeypatch.setenv(name, value)
     answer = run_without_extras(f"rshare:{share.name}/new/deep/", scratch=tmp_path)
@@ -85,7 +85,7 @@ def test_own_storage_needs_no_extra(share: Share, tmp_path: Path, monkeypatch: p
 
 
 def test_server_of_its_own_needs_an_extra(tmp_path: Path) -> None:
-    """Which is named, as well as the other way, in a sentence and no traceback."""
+    """The message names the extra and the other way, and there is no traceback."""
     answer = run_without_extras(scratch=tmp_path)
     assert answer.returncode == 1
     assert "pip install 'ai4os-data[demo]'" in answer.stderr
@@ -94,7 +94,7 @@ def test_server_of_its_own_needs_an_extra(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told", "where"),
+    ("name", "expected", "where"),
     [
         ("quickstart.py", ["epoch 2: loss"], "server"),
         ("pandas_zarr.py", ["is half a table there? False"], "server"),
@@ -105,43 +105,45 @@ def test_server_of_its_own_needs_an_extra(tmp_path: Path) -> None:
         ("lightning_training.py", ["ended at step 40,", "begun at step 40, ended at step 128"], "directory"),
     ],
 )
-def test_example_does_what_it_says_and_leaves_nothing(name: str, told: list[str], where: str, tmp_path: Path) -> None:
-    """On a server of its own, and on a storage of the user."""
-    check(name, told, where, tmp_path)
+def test_example_does_what_it_says_and_leaves_nothing(
+    name: str, expected: list[str], where: str, tmp_path: Path
+) -> None:
+    """Each example runs on a server of its own and on a storage of the user."""
+    check(name, expected, where, tmp_path)
 
 
 @pytest.mark.parametrize("where", ["server", "directory"])
 def test_two_processes_do_what_the_example_says_and_leave_nothing(where: str, tmp_path: Path) -> None:
-    """Started by torchrun."""
-    told = [
+    """The example runs under torchrun."""
+    expected = [
         "epoch 0: 256 of 256 samples came to exactly one rank",
         "epoch 1: 256 of 256 samples came to exactly one rank",
         "256 files were fetched by both together; each took 16 steps an epoch",
     ]
-    check("ddp.py", told, where, tmp_path, launcher=TORCHRUN)
+    check("ddp.py", expected, where, tmp_path, launcher=TORCHRUN)
 
 
-def test_ddp_tells_how_it_is_started(tmp_path: Path) -> None:
-    """Where nobody has started ranks."""
+def test_ddp_says_how_to_start_it(tmp_path: Path) -> None:
+    """Without ranks, the message names the command."""
     answer = run("ddp.py", scratch=tmp_path)
     assert answer.returncode == 1
     assert "torchrun --nproc-per-node 2" in answer.stderr
 
 
-def check(name: str, told: list[str], where: str, tmp_path: Path, launcher: tuple[str, ...] = ()) -> None:
-    """Run an example on a server of its own, or in a directory; both are left as they were."""
-    scratch, place = tmp_path / "scratch", tmp_path / "storage"
+def check(name: str, expected: list[str], where: str, tmp_path: Path, launcher: tuple[str, ...] = ()) -> None:
+    """Run an example on a server of its own, or in a directory; neither has changed afterwards."""
+    scratch, directory = tmp_path / "scratch", tmp_path / "storage"
     scratch.mkdir()
-    place.mkdir()
-    arguments = [str(place / "new" / "deep")] if where == "directory" else []
+    directory.mkdir()
+    arguments = [str(directory / "new" / "deep")] if where == "directory" else []
     answer = run(name, *arguments, scratch=scratch, launcher=launcher)
     assert answer.returncode == 0, answer.stderr
-    for line in told:
+    for line in expected:
         assert line in answer.stdout
     assert left_in(scratch) == []
-    assert list(place.iterdir()) == []
+    assert list(directory.iterdir()) == []
 
 
 def left_in(scratch: Path) -> list[str]:
-    """What an example has left behind, but for what torch makes: its inductor, and torchrun its logs."""
+    """The files that an example has left behind, except those of torch's inductor and of torchrun."""
     return [path.name for path in scratch.iterdir() if not path.name.startswith(("torchinductor_", "torchelastic_"))]

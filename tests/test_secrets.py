@@ -17,7 +17,8 @@ import pytest
 from ai4os_data import DiskCache, StorageDataset, errors
 from ai4os_data.http.retries import Patience
 from ai4os_data.locations import parsing
-from ai4os_data.locations.remotes import Remote, obscure
+from ai4os_data.locations.rclone import obscure
+from ai4os_data.locations.remotes import Remote
 from ai4os_data.stores import open_store
 from tests.support.loaders import batches_of
 from tests.support.servers import LOGIN_PAGE, PASSWORD, USER, Fault, FaultServer, make_certificates

@@ -32,7 +32,7 @@ StorageError
 ├── EmptyDatasetError        (ValueError)         nothing matches
 │   └── EmptyClassError      (FileNotFoundError)  a class has no sample
 └── SampleError                                   one sample failed: .key, .location, .index
-    └── SkippedError                              it was to be skipped, and nothing else is there to be given
+    └── SkippedError                              every sample of a request is bad, and skipped
 
 Each can be made from its message alone, so that an error crosses process borders (pickle, a
 DataLoader's worker) as the type that it is.
@@ -45,10 +45,10 @@ from typing import ClassVar
 
 
 class StorageError(Exception):
-    """Something between the caller and the stored bytes went wrong.
+    """Something between the caller and the stored bytes went wrong. The message says what, where, and what to do.
 
     Attributes:
-        status: the HTTP status that it stands for; None where no answer of a server led to it.
+        status: the HTTP status that it stands for; None if no answer of a server led to it.
     """
 
     error_number: ClassVar[int | None] = None
@@ -61,66 +61,81 @@ class StorageError(Exception):
 
 
 class LocationError(StorageError, ValueError):
-    """A location cannot be understood, or there is nothing at it."""
+    """A location cannot be understood, or there is nothing at it.
+
+    The message shows names like it: correct the spelling.
+    """
 
 
 class NameRefusedError(LocationError, OSError):
-    """The server stores nothing under this name: ``.htaccess``, ``x.part``, a line break, 251 bytes and more."""
+    """The server stores nothing under this name: ``.htaccess``, ``x.part``, a line break, 251 bytes and more.
+
+    Choose another.
+    """
 
     error_number = errno.EINVAL
 
 
 class RemoteError(StorageError, LookupError):
-    """A remote is not configured, or its configuration cannot be used."""
+    """A remote is not configured, or its configuration cannot be used. The message names those that are: correct it."""
 
 
 class AuthenticationError(StorageError, PermissionError):
-    """The server does not accept the credentials (401)."""
+    """The server does not accept the credentials (401).
+
+    Link the storage again, or correct the password in ``rclone.conf``.
+    """
 
     error_number = errno.EACCES
 
 
 class PermissionDeniedError(StorageError, PermissionError):
-    """The credentials are good, but this is not allowed with them (403)."""
+    """The credentials are good, but this is not allowed with them (403).
+
+    Choose a folder of your own, or ask its owner.
+    """
 
     error_number = errno.EPERM
 
 
 class NotFoundError(StorageError, FileNotFoundError):
-    """There is no such file on the store."""
+    """There is no such file on the store. If it was removed, list again."""
 
     error_number = errno.ENOENT
 
 
 class OutOfSpaceError(StorageError, OSError):
-    """A disk or a quota is full."""
+    """A disk or a quota is full; the message says which. Make room there."""
 
     error_number = errno.ENOSPC
 
 
 class StorageGoneError(StorageError, OSError):
-    """The mount under a location answers no more."""
+    """The mount under a location does not answer any more.
+
+    Restart the deployment, or read and write ``rshare:path``.
+    """
 
     error_number = errno.ENOTCONN
 
 
 class OpenFilesError(StorageError, OSError):
-    """This process has as many files and connections open as it may."""
+    """This process has as many files and connections open as it may. Raise ``ulimit -n``."""
 
     error_number = errno.EMFILE
 
 
 class ServerError(StorageError, OSError):
-    """The server answered that it cannot, or did not answer at all."""
+    """The server answered that it cannot, or did not answer at all. Try again later; its log has the reason."""
 
     error_number = errno.EIO
 
 
 class ServerUnavailableError(ServerError, ConnectionError):
-    """The server is down, unreachable, or busy for longer than we wait.
+    """The server is down, unreachable, or busy for longer than we wait. Try later, or wait longer (``outage_s=``).
 
     Attributes:
-        retry_after_s: the pause that the server asked for, where it did.
+        retry_after_s: the pause that the server asked for, if it did.
     """
 
     retry_after_s: float | None = None
@@ -128,96 +143,114 @@ class ServerUnavailableError(ServerError, ConnectionError):
 
 
 class TLSError(ServerUnavailableError):
-    """The server's certificate cannot be verified."""
+    """The server's certificate cannot be verified.
+
+    Set ``SSL_CERT_FILE`` to its authority, or check date and address.
+    """
 
 
 class DeadlineError(ServerError, TimeoutError):
-    """A deadline of ours passed before the answer was complete."""
+    """A deadline of ours passed before the answer was complete. Try again, or give a longer one."""
 
     error_number = errno.ETIMEDOUT
 
 
 class ThrottledError(ServerError):
-    """The server keeps asking us to slow down (429)."""
+    """The server keeps asking us to slow down (429). Ask nothing for some minutes, then use fewer processes."""
 
     error_number = errno.EAGAIN
 
 
 class LockedError(ServerError):
-    """The file stays locked on the server (423)."""
+    """The file stays locked on the server (423). Wait: Nextcloud keeps a dead lock for up to an hour."""
 
     error_number = errno.EBUSY
 
 
 class ProtocolError(ServerError):
-    """The server's answer breaks the protocol, so its bytes are not trusted."""
+    """The server's answer breaks the protocol, so its bytes are not trusted.
+
+    Check the address, and proxies on the way.
+    """
 
     error_number = errno.EPROTO
 
 
 class ChangedError(StorageError):
-    """A file on the store is no longer the version that was asked for."""
+    """A file on the store is no longer the version that was asked for. List again, or open it again."""
 
 
 class IntegrityError(StorageError):
-    """Bytes failed their length or checksum."""
+    """Bytes failed their length or checksum. Do not train from them: the file is damaged there, or on the way."""
 
 
 class CacheError(StorageError):
-    """A cache directory cannot be used."""
+    """A cache directory cannot be used. Give another one on a local disk, as ``cache=`` or ``AI4OS_DATA_CACHE``."""
 
 
 class CacheLimitError(CacheError, ValueError):
-    """A cache limit is too small to work with, or cannot be understood."""
+    """A cache limit is too small to work with, or cannot be understood. Write it as ``"20GiB"``."""
 
 
 class EmptyDatasetError(StorageError, ValueError):
-    """Nothing at a location matches."""
+    """Nothing at a location matches. Check the pattern; the message shows one that matches, if it finds one."""
 
 
 class EmptyClassError(EmptyDatasetError, FileNotFoundError):
-    """A class has no sample, so that leaving it out would move the numbers of others."""
+    """A class has no sample, so that leaving it out would move the numbers of others.
+
+    Give ``allow_empty=True`` to keep it.
+    """
 
     error_number = errno.ENOENT
 
 
 class PreparationError(StorageError):
-    """The user's ``prepare`` failed on a file, or gave something else than bytes."""
+    """The user's ``prepare`` failed on a file, or gave something else than bytes. The message names the file."""
 
 
 class CheckpointError(StorageError):
-    """A checkpoint cannot be saved or restored."""
+    """A checkpoint cannot be saved or restored. The message says why, and what to do."""
 
 
 class StateError(CheckpointError, TypeError):
-    """A state holds something that is neither plain nor has a ``state_dict()``."""
+    """A state holds something that is neither plain nor has a ``state_dict()``.
+
+    The message names where: save a plain form.
+    """
 
 
 class StateMismatchError(CheckpointError, LookupError):
-    """What a checkpoint is to be loaded into does not fit what was saved."""
+    """What a checkpoint is to be loaded into does not fit what was saved.
+
+    Build it as it was, or restore without ``into``.
+    """
 
 
 class DurabilityError(CheckpointError, ValueError):
-    """The store cannot reach the level that was asked for."""
+    """The store cannot reach the level that was asked for. Ask for ``durability="best"``, or save over WebDAV."""
 
 
 class DroppedError(CheckpointError):
-    """A checkpoint was dropped before its upload began, because a newer one had come."""
+    """A checkpoint was dropped before its upload began, because a newer one had come. There is nothing to do."""
 
 
 class LostError(CheckpointError):
-    """The files of a checkpoint were removed from the spool by somebody else, before they had arrived."""
+    """Somebody removed a checkpoint from the spool before it had arrived.
+
+    Give ``spool=`` a directory that nothing cleans.
+    """
 
 
 class DamagedError(CheckpointError):
-    """There are checkpoints, and none of them is intact."""
+    """There are checkpoints, and none of them is intact. Look at the storage; to begin anew, move the run away."""
 
 
 class SampleError(StorageError):
-    """One sample could not be read, decoded or transformed.
+    """One sample could not be read, decoded or transformed. ``on_error="skip"`` leaves such samples out.
 
     Attributes:
-        key: the sample's key below the dataset's location; None after a way through a DataLoader's worker.
+        key: the sample's key below the dataset's location; None after the way through a DataLoader's worker.
         location: the dataset's location, without secrets.
         index: the sample's index in the dataset.
     """
@@ -242,4 +275,4 @@ class SampleError(StorageError):
 
 
 class SkippedError(SampleError):
-    """A bad sample is skipped, and nothing is left to be given: it was asked for alone, or all of its batch are bad."""
+    """Every sample of a request is bad, and skipped. `StorageDataLoader` drops such batches; elsewhere catch it."""

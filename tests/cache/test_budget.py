@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from ai4os_data.cache import CachedStore, DiskCache, UncachedStore
+from ai4os_data.cache import CachedStore, DiskCache, UncachedStore, session_of
 from tests.support.crowd import Reading, Report, Warnings, together, wrong_keys
 from tests.support.disks import Peak, allocated_bytes, cached_files, ext4, indexed_files, tmpfs, used_bytes
 from tests.support.sources import content, source, spread, tell
@@ -199,9 +199,9 @@ def test_listings_take_a_quarter_at_most(tmp_path: Path) -> None:
     limit = 16 * MiB
     cache = DiskCache(tmp_path, limit)
     for number in range(20):
-        cache.keep_listing(f"{number:032x}", bytes(3 * MiB))
+        session_of(cache).keep_listing(f"{number:032x}", bytes(3 * MiB))
     assert (allocated_bytes(tmp_path / "listings") or 0) <= limit // 4
-    assert cache.kept_listing(f"{19:032x}") == bytes(3 * MiB)
+    assert session_of(cache).kept_listing(f"{19:032x}") == bytes(3 * MiB)
     assert (allocated_bytes(tmp_path) or 0) <= limit
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai4os_data import StorageDataset, telemetry
-from ai4os_data.cache import CachedStore, DiskCache
+from ai4os_data.cache import CachedStore, DiskCache, session_of
 from tests.support.crowd import Reading, Warnings, Worker, together, wait_for, wrong_keys
 from tests.support.disks import allocated_bytes, cached_files, indexed_files
 from tests.support.shares import Folder
@@ -39,7 +39,7 @@ class Abandoned:
         """Do it."""
         cache = DiskCache(self.directory, LIMIT, "lru")
         assert wrong_keys(CachedStore(OLD, cache), OLD, OLD.list()) == []
-        cache.keep_listing("0" * 32, b"what there was")
+        session_of(cache).keep_listing("0" * 32, b"what there was")
         cache.stats()
         os._exit(0)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from ai4os_data import StorageDataset
-from ai4os_data.cache import CachedStore, DiskCache
+from ai4os_data.cache import CachedStore, DiskCache, session_of
 from tests.support.crowd import Reading, Warnings, read_all, together, wrong_keys
 from tests.support.disks import allocated_bytes, cached_files
 from tests.support.shares import Folder
@@ -162,7 +162,7 @@ def test_dataset_that_was_dropped_gives_way_in_the_same_process(tmp_path: Path) 
     assert sum(held(new_cached, new.list())) <= 4
     del old_cached
     gc.collect()
-    cache._process.get()._not_before = 0.0  # the second until it asks again for what was refused
+    session_of(cache).budget._not_before = 0.0  # the second until it asks again for what was refused
     assert read_all(new_cached, reading(new, cache, 2)).wrong == []
     assert sum(held(new_cached, new.list())) == 100
 
@@ -195,7 +195,7 @@ def test_keys_given_twice_are_protected_once(tmp_path: Path) -> None:
     old = source([50 * KiB] * 300, "old")
     assert read_all(CachedStore(old, cache), reading(old, cache, 1)).wrong == []
     gc.collect()
-    cache._process.get()._not_before = 0.0
+    session_of(cache).budget._not_before = 0.0
     keys = [f"{number:02d}.bin" for number in range(30)] * 4
     dataset = StorageDataset.from_keys(folder.location, keys, cache=cache)
     for _ in range(2):
@@ -230,7 +230,7 @@ def test_foreign_files_survive(tmp_path: Path, policy: Literal["auto", "lru"]) -
         cached = CachedStore(files, cache)
         assert wrong_keys(cached, files, files.list()) == []
         for number in range(40):
-            cache.keep_listing(f"{number:032x}", b"listing")
+            session_of(cache).keep_listing(f"{number:032x}", b"listing")
         cache.verify()
         cache.close()
         assert (

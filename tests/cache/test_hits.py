@@ -13,7 +13,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from ai4os_data import StorageDataset
-from ai4os_data.cache import CachedStore, DiskCache
+from ai4os_data.cache import CachedStore, DiskCache, session_of
 from tests.support.crowd import Reading, Report, Warnings, Worker, together, wait_for, wrong_keys
 from tests.support.disks import cached_files
 from tests.support.sources import content, source
@@ -101,17 +101,17 @@ def test_use_is_not_noted_against_a_taken_ledger(tmp_path: Path) -> None:
     cached = CachedStore(files, cache)
     assert wrong_keys(cached, files, files.list()) == []
     cache.stats()
-    process = cache._process.get()
+    budget = session_of(cache).budget
     with locked(tmp_path / "cache", tmp_path / "mark"):
         for _ in range(20):
-            process._note_use_at = 0.0
+            budget._note_use_at = 0.0
             begun = time.monotonic()
             assert wrong_keys(cached, files, files.list()) == []
             assert time.monotonic() - begun < 0.5
-        assert len(process._used) == 10
-    process._note_use_at = 0.0
+        assert len(budget._used) == 10
+    budget._note_use_at = 0.0
     assert wrong_keys(cached, files, files.list()) == []
-    assert len(process._used) < 10
+    assert len(budget._used) < 10
 
 
 def test_miss_waits_for_a_taken_ledger_and_is_stored(tmp_path: Path) -> None:
@@ -260,8 +260,8 @@ class Orphan:
         """Do it."""
         cached = CachedStore(self.store, DiskCache(self.directory, "8MiB"))
         assert cached.cache is not None
-        claims = [cached.cache.claim(cached.name(entry)) for entry in self.store.list()]
-        assert all(cached.cache.reserve(claim, 50 * KiB) for claim in claims)  # type: ignore[arg-type]
+        claims = [session_of(cached.cache).claim(cached.name(entry)) for entry in self.store.list()]
+        assert all(session_of(cached.cache).budget.reserve(claim, 50 * KiB) for claim in claims)  # type: ignore[arg-type]
         pid = os.fork()
         if pid == 0:
             time.sleep(600)

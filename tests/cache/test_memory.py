@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from ai4os_data.cache import CachedStore, DiskCache
+from ai4os_data.cache import CachedStore, DiskCache, session_of
 from ai4os_data.cache.claims import Claim
 from tests.support.crowd import together, wrong_keys
 from tests.support.sources import source, tell
@@ -99,7 +99,7 @@ class Large:
 def test_object_of_more_than_2_gib_comes_whole(tmp_path: Path) -> None:
     """One system call reads 2 GiB less a page at most; what the claim holds is more."""
     size = 2 * 1024**3 + 5
-    claim = DiskCache(tmp_path, "4GiB").claim("0" * 32)
+    claim = session_of(DiskCache(tmp_path, "4GiB")).claim("0" * 32)
     assert isinstance(claim, Claim)
     os.ftruncate(claim.file().descriptor, size)  # a file of holes
     os.pwrite(claim.file().descriptor, b"end", size - 3)

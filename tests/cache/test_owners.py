@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai4os_data import errors, telemetry
-from ai4os_data.cache import CachedStore, DiskCache, placement
+from ai4os_data.cache import CachedStore, DiskCache, placement, session_of
 from ai4os_data.cache.temporaries import TemporaryBody
 from ai4os_data.http.refusals import Refusals
 from ai4os_data.locations.remotes import Remote
@@ -93,7 +93,7 @@ def test_link_under_a_name_that_is_written_later_is_not_followed(tmp_path: Path,
     (directory / name).symlink_to(victim)
     if name == "names.new":
         with pytest.raises(OSError, match="symbolic links"):
-            cache.objects.retell()
+            session_of(cache).objects.rewrite_names()
     else:
         with pytest.raises(errors.CacheError, match="symbolic links"):
             DiskCache(directory, "8MiB")

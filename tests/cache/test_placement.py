@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ai4os_data import StorageDataset, errors
-from ai4os_data.cache import CachedStore, DiskCache, placement
+from ai4os_data.cache import CachedStore, DiskCache, placement, session_of
 from tests.support.crowd import Reading, Warnings, Worker, read_all, together, wrong_keys
 from tests.support.disks import cached_files, ext4, make_read_only, tmpfs, used_bytes
 from tests.support.sources import source
@@ -49,7 +49,7 @@ def test_directories_are_0700_and_files_0600(tmp_path: Path) -> None:
         cache = DiskCache(tmp_path / "a" / "cache", "8MiB")
         cached = CachedStore(files, cache)
         assert wrong_keys(cached, files, files.list()) == []
-        cache.keep_listing("0" * 32, b"listing")
+        session_of(cache).keep_listing("0" * 32, b"listing")
         cache.stats()
         modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a" / "cache").rglob("*")}
         assert len(modes) > 30

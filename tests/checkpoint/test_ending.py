@@ -323,7 +323,7 @@ def test_run_is_freed_when_its_last_upload_is_through(tmp_path: Path) -> None:
         threads = threading.active_count()
         run = open_run(tmp_path / "run", tmp_path)
         handle = run.save({"weights": [1.0]}, 1)
-        reference = weakref.ref(run)
+        reference = weakref.ref(run.saver)
         del run
         assert handle.wait(timeout_s=20) == "confirmed"
         wait_for(lambda: reference() is None)
@@ -419,7 +419,7 @@ def test_kept_error_keeps_no_run(is_spooled: bool, tmp_path: Path) -> None:  # n
         run = open_run(Refusing(tmp_path / "run"), tmp_path)
         if not is_spooled:
             run.saver.spool.space.limit_bytes = 0
-        reference = weakref.ref(run)
+        reference = weakref.ref(run.saver)
         handle = run.save(state_of(1), 1)
         with pytest.raises(errors.StorageError, match="not allowed" if is_spooled else "no room in the spool"):
             handle.wait(timeout_s=20)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ai4os_data import errors
-from ai4os_data.checkpoint.serialisation import load_state, sha256_of, write_state
+from ai4os_data.checkpoint.serialisation import load_state, write_state
+from ai4os_data.machine import sha256_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from ai4os_data import errors
+from ai4os_data.cache import spool_candidates
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
 from ai4os_data.checkpoint.space import parse_limit
 from ai4os_data.checkpoint.spool import Spool, Spooled, _manifest_in
-from ai4os_data.checkpoint.spool_directory import default_directory
 from tests.support.disks import tmpfs
 from tests.support.runs import drop_sent_of_others
 
@@ -165,10 +165,14 @@ def test_room_is_that_of_the_disk_and_the_limit(tmp_path: Path) -> None:
 
 def test_default_directory_is_beside_that_of_the_cache() -> None:
     """Unless the environment says otherwise; never in main memory."""
-    assert default_directory({"AI4OS_DATA_SPOOL": "/scratch/spool"}) == Path("/scratch/spool")
-    assert default_directory({"XDG_CACHE_HOME": "/scratch"}) == Path("/scratch/ai4os-data-spool")
-    assert default_directory({"HOME": "/root"}) == Path("/root/.cache/ai4os-data-spool")
-    assert default_directory({"HOME": "/dev/shm"}).name == f"ai4os-data-spool-{os.getuid()}"
+
+    def default(environ: dict[str, str]) -> Path:
+        return Path(next(spool_candidates(environ)))
+
+    assert default({"AI4OS_DATA_SPOOL": "/scratch/spool"}) == Path("/scratch/spool")
+    assert default({"XDG_CACHE_HOME": "/scratch"}) == Path("/scratch/ai4os-data-spool")
+    assert default({"HOME": "/root"}) == Path("/root/.cache/ai4os-data-spool")
+    assert default({"HOME": "/dev/shm"}).name == f"ai4os-data-spool-{os.getuid()}"
     assert (parse_limit("2GiB"), parse_limit("auto"), parse_limit(None)) == (2 << 30, None, None)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ai4os_data import errors
-from ai4os_data.checkpoint.staging import Staged, Staging, with_arrays
+from ai4os_data.checkpoint.staging import Staging, StateCopy, with_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Pair = namedtuple("Pair", "a b")  # noqa: PYI024  as users still write them
 
 
-def stage(state: Any, staging: Staging | None = None) -> Staged:
+def stage(state: Any, staging: Staging | None = None) -> StateCopy:
     """Stage a state, and let the buffers be used again."""
     staging = staging or Staging()
     staged = staging.stage(state)
@@ -30,7 +30,7 @@ def stage(state: Any, staging: Staging | None = None) -> Staged:
     return staged
 
 
-def through_a_file(staged: Staged) -> Any:
+def through_a_file(staged: StateCopy) -> Any:
     """Return a staged state as it comes back from a file that is loaded without running its code."""
     file = io.BytesIO()
     torch.save(staged.state, file)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ai4os_data.cache import CachedStore, DiskCache
+from ai4os_data.cache import CachedStore, DiskCache, session_of
 from ai4os_data.cli.main import main
 from tests.support.crowd import wrong_keys
 from tests.support.disks import tmpfs
@@ -39,7 +39,7 @@ def filled(directory: Path, entries: int = 5, limit: int | str = "20MB") -> Disk
     files = source([100 * KiB] * entries, f"command {entries}")
     cache = DiskCache(directory, limit)
     assert wrong_keys(CachedStore(files, cache), files, files.list()) == []
-    cache.keep_listing("0" * 32, b"listing")
+    session_of(cache).keep_listing("0" * 32, b"listing")
     cache.stats()
     return cache
 

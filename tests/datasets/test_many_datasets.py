@@ -17,6 +17,7 @@ import pytest
 from torch.utils.data import ConcatDataset, DataLoader
 
 from ai4os_data import DiskCache, StorageDataset, errors, telemetry
+from ai4os_data.cache import session_of
 from ai4os_data.stores import open_store
 from ai4os_data.telemetry import HITS, Counters
 from tests.support.faulty import Faulty
@@ -128,7 +129,7 @@ def test_too_many_open_files_are_told_as_such(faulty: Faulty, warm: bool) -> Non
 def test_cache_that_can_open_nothing_says_what_to_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """And reading goes on without storing more."""
     cache = DiskCache(tmp_path, "64MiB")
-    cache.trouble(OSError(errno.EMFILE, "Too many open files"))
+    session_of(cache).budget.trouble(OSError(errno.EMFILE, "Too many open files"))
     assert "ulimit -n" in caplog.text
     assert "without storing more" in caplog.text
 

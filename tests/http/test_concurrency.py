@@ -64,7 +64,7 @@ class Server:
 
 
 def begun() -> Concurrency:
-    """Return a number as it is at first."""
+    """The number of requests in flight at the beginning."""
     found = Concurrency()
     found.begin()
     return found

@@ -1,4 +1,4 @@
-"""Connections go with what made them, whether or not the garbage collector comes by."""
+"""Connections are closed with the store that made them, with or without the garbage collector."""
 
 from __future__ import annotations
 

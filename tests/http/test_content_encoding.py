@@ -79,7 +79,7 @@ def test_a_large_labelled_file_comes_in_ranges(faulty: Faulty, tmp_path: Path) -
 
 
 def test_a_labelled_file_is_opened_as_any_other(faulty: Faulty) -> None:
-    """By ``Sample.open()``, and decoded by who knows what it is."""
+    """``Sample.open()`` gives the stored bytes; decoding them is the user's."""
     data = gzip.compress(b"table" * 1000)
     (faulty.server.root / "d").mkdir()
     (faulty.server.root / "d" / "t.csv.gz").write_bytes(data)
@@ -119,7 +119,7 @@ def test_a_labelled_file_that_was_rewritten_comes_as_it_is_now(faulty: Faulty) -
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_what_is_compressed_on_its_way_is_refused(faulty: Faulty, chunked: bool) -> None:  # noqa: FBT001  a parameter
-    """Whole or as the answer to a range, with its length or without; the error says what to do."""
+    """A whole file and a range, with a length and without one; the error says what to do."""
     zeros = bytes(SIZE_BYTES)
     (faulty.server.root / KEY).write_bytes(zeros)
     entry = faulty.store.stat(KEY)

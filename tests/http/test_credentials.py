@@ -11,7 +11,8 @@ import pytest
 
 from ai4os_data import StorageDataset, errors
 from ai4os_data.http import concurrency
-from ai4os_data.locations.remotes import Remote, obscure
+from ai4os_data.locations.rclone import obscure
+from ai4os_data.locations.remotes import Remote
 from ai4os_data.stores import Entry, Fetched, open_store
 from tests.support.faulty import read_in_threads
 from tests.support.loaders import batches_of
@@ -35,7 +36,7 @@ LATENCY_S = 0.01
 
 @pytest.fixture(params=["fault", "wsgidav", "apache", "nextcloud"])
 def server(request: pytest.FixtureRequest) -> Server:
-    """Each server that tells of the requests it refused."""
+    """Each server that records the requests it refused."""
     found: Server = request.getfixturevalue(request.param)
     found.forget()
     return found
@@ -59,7 +60,7 @@ def in_processes(store: Store, context: ForkContext | SpawnContext) -> list[list
 
 
 def test_a_wrong_password_costs_one_request_when_a_dataset_is_opened(server: Server) -> None:
-    """And is told with the user, and with what to do; not with the password."""
+    """The error names the user and what to do, and never the password."""
     with pytest.raises(errors.AuthenticationError, match="app password") as raised:
         StorageDataset("data", remote=Remote(server.url, server.user, WRONG))
     assert isinstance(raised.value, PermissionError)
@@ -69,7 +70,7 @@ def test_a_wrong_password_costs_one_request_when_a_dataset_is_opened(server: Ser
 
 
 def test_a_wrong_password_costs_one_request_over_all_processes_and_threads(server: Server) -> None:
-    """Whoever shares the store knows what its first request taught."""
+    """All who share the store learn from its first request."""
     store = open_store("data", Remote(server.url, server.user, WRONG))
     with pytest.raises(errors.AuthenticationError):
         store.list()
@@ -81,7 +82,7 @@ def test_a_wrong_password_costs_one_request_over_all_processes_and_threads(serve
 
 
 def test_a_wrong_password_is_told_by_rclone_too(rclone: RcloneServer) -> None:
-    """It does not log what it refused."""
+    """The log of rclone does not show what it refused, so the client's own record counts."""
     with pytest.raises(errors.AuthenticationError):
         StorageDataset("data", remote=Remote(rclone.url, rclone.user, WRONG))
 
@@ -135,7 +136,7 @@ def running(fault: FaultServer) -> tuple[FaultServer, StorageDataset]:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # of more workers than cores
 def test_credentials_that_expire_end_the_asking_of_all_workers(running: tuple[FaultServer, StorageDataset]) -> None:
-    """At most what was in flight is refused, in four workers; from then on nobody asks."""
+    """With four workers, at most what was in flight is refused; then no request is sent any more."""
     server, dataset = running
     with batches_of(dataset, workers=LOADERS, batch_size=BATCH) as batches:
         for _ in range(5):
@@ -186,7 +187,7 @@ def test_credentials_that_expire_end_the_asking_of_all_threads(
 
 
 def test_credentials_that_expire_are_no_bad_samples(running: tuple[FaultServer, StorageDataset]) -> None:
-    """``on_error="skip"`` is for files that are broken, and goes on without them; without a storage nothing goes on."""
+    """``on_error="skip"`` leaves out broken files; without credentials the run ends."""
     server, _ = running
     remote = Remote(server.url, server.user, server.password)
     dataset = StorageDataset("", remote=remote, cache=None, on_error="skip")
@@ -196,7 +197,7 @@ def test_credentials_that_expire_are_no_bad_samples(running: tuple[FaultServer, 
 
 
 def test_what_is_in_the_cache_is_read_without_credentials(fault: FaultServer, tmp_path: Path) -> None:
-    """An epoch that needs nothing from the server goes on to its end."""
+    """An epoch that needs nothing from the server completes."""
     for number in range(10):
         (fault.root / f"{number}.bin").write_bytes(bytes([number]) * 1000)
     remote = Remote(fault.url, fault.user, fault.password)
@@ -225,7 +226,7 @@ def test_nextcloud_does_not_shut_us_out(nextcloud: NextcloudServer) -> None:
 def test_a_redirect_does_not_take_credentials_elsewhere(
     fault: FaultServer, nextcloud: NextcloudServer, patience: Patience
 ) -> None:
-    """A listing is not followed; a file is, without them, and what that host says of them is not what ours says."""
+    """A redirected listing is refused; a file is followed without credentials, and that host's 401 does not count."""
     (fault.root / "a.bin").write_bytes(b"1")
     store = open_store("", Remote(fault.url, fault.user, fault.password), patience=patience)
     entry = store.stat("a.bin")

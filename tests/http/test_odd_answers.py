@@ -71,7 +71,7 @@ def opened(share: Share, **options: Any) -> StorageDataset:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_locked_file_is_skipped_in_short_time(odd: OddShare, workers: int) -> None:
-    """It concerns itself: the others come, and the run goes on, without ten minutes of waiting."""
+    """A lock concerns one file: the others come, and the run continues without ten minutes of waiting."""
     dataset = opened(odd, on_error="skip")
     odd.server.always(path_of(odd, ODD), Fault(status=423))
     begin = time.monotonic()
@@ -109,7 +109,7 @@ def test_lock_that_goes_is_waited_for(odd: OddShare) -> None:
 
 
 def test_lock_is_no_outage(odd: OddShare, caplog: pytest.LogCaptureFixture) -> None:
-    """Locked files in numbers hold up nobody else, and nobody waits for the server."""
+    """Many locked files hold up no others, and are not taken for an outage."""
     dataset = opened(odd, on_error="skip")
     for number in range(10, 20):
         odd.server.always(path_of(odd, f"{number}.bin"), Fault(status=423))
@@ -133,7 +133,7 @@ def test_archive_that_is_locked_comes_as_single_files(nextcloud: NextcloudServer
 
 
 def read_all(store: Store) -> dict[str, object]:
-    """Every file by a GET, with what came."""
+    """Every file by a GET, with its outcome."""
     return {
         entry.key: outcome
         for entry, outcome in store.read_many(
@@ -257,7 +257,7 @@ def test_later_epoch_may_try_again(odd: OddShare, monkeypatch: pytest.MonkeyPatc
 
 
 def test_refusal_stands_twice_as_long_after_each(fault: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a loop over epochs never makes so many wrong tries that the server shuts the address out."""
+    """A loop over epochs thus never makes enough wrong tries for the server to shut the address out."""
     monkeypatch.setattr(refusals, "_STANDS_S", 0.2)
     held = refusals.Refusals(Remote(fault.url, "somebody", "else"))
     held.held_since -= 1.0

@@ -1,4 +1,4 @@
-"""A server that is away ends no training: reads wait for it and say so; what cannot pass is told at once."""
+"""A server that is away ends no training: reads wait for it and log that; what cannot pass is raised at once."""
 
 from __future__ import annotations
 
@@ -387,7 +387,7 @@ def test_interrupt_ends_the_waiting(patient: Faulty, kind: str) -> None:
 
 
 def test_forked_child_waits_by_itself(patient: Faulty) -> None:
-    """It takes over nothing of what its parent knows of an outage, and neither its locks."""
+    """It inherits neither its parent's knowledge of an outage nor its locks."""
     patient.server.always("*", Fault(status=503))
     thread = threading.Thread(target=patient.bytes)
     thread.start()
@@ -415,7 +415,7 @@ def _be_killed(store: Store, told: Any) -> None:
 
 
 def test_worker_whose_trainer_is_killed_waits_no_more(patient: Faulty) -> None:
-    """Nobody takes what it reads; it went on for ten minutes."""
+    """What it reads is not used any more; it used to read for ten minutes."""
     patient.server.always("*", Fault(status=503), method="*")
     context = multiprocessing.get_context("fork")
     heard, told = context.Pipe(duplex=False)
@@ -442,7 +442,7 @@ def _runs(pid: int) -> bool:
 
 @pytest.mark.parametrize("wrong", [-1, float("nan"), "600", None.__class__, True])
 def test_only_a_number_of_seconds_is_taken(share: Share, wrong: Any) -> None:
-    """Whatever else is given is told with the name of the argument."""
+    """The error for anything else names the argument."""
     for make in (
         lambda: StorageDataset(share.location, remote=share.remote, outage_s=wrong),
         lambda: StorageDataset.from_keys(share.location, ["a"], remote=share.remote, outage_s=wrong),

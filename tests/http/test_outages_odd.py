@@ -104,7 +104,7 @@ def test_archives_that_a_proxy_breaks_off_come_as_single_files(patient: Faulty) 
 @pytest.mark.parametrize("status", [401, 403, 404, 500])
 @pytest.mark.parametrize("verb", ["GET", "PROPFIND"])
 def test_server_that_is_not_yet_itself_again_is_not_believed(patient: Faulty, verb: str, status: int) -> None:
-    """After an outage, what stands before it says 404 until it is there, and it says 401 until its database is."""
+    """After an outage a proxy says 404 until the server is there, and the server 401 until its database is."""
     method = "PROPFIND" if verb == "PROPFIND" else "GET"
     patient.server.always("*", Fault(drop=True), method=method)
     answers = [Fault(status=status)] * (2 if status == 401 else 4)
@@ -276,7 +276,7 @@ def test_public_share_that_is_gone_is_told_at_once(patient: Faulty, verb: str) -
     ],
 )
 def test_address_that_is_not_of_files_is_told(patient: Faulty, below: str, hint: str) -> None:
-    """A Nextcloud finds no such folder there; the error says where it is to be found."""
+    """A Nextcloud finds no such folder there; the error gives the right address."""
     remote = Remote(f"{patient.server.url}{below}", patient.server.user, patient.server.password)
     with pytest.raises(errors.LocationError, match=hint):
         WebDAVStore(remote, "flowers", patience=PATIENT).listing()

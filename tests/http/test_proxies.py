@@ -108,7 +108,7 @@ def test_a_proxy_is_taken_to_pieces(value: str, url: str, user: str | None, pass
 def test_what_names_no_proxy_is_an_error_that_names_the_variable(
     value: str, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of listings and of files alike, and without what may be a password in it."""
+    """For listings and files alike, and without what may be a password."""
     value = value.replace("://", f"://alice:{QUOTED}@", 1)
     monkeypatch.setenv(variable, value)
     store = WebDAVStore(Remote(NOWHERE, "u", "p"))
@@ -167,7 +167,7 @@ def test_what_names_no_proxy_is_an_error_that_names_the_variable(
     ],
 )
 def test_no_proxy_names_servers_to_ask_directly(host: str, excluded: str, direct: bool) -> None:  # noqa: FBT001  a parameter
-    """Names with those below them, addresses, networks, ports; what means nothing is no error."""
+    """Names with their subdomains, addresses, networks, ports; an entry that means nothing is no error."""
     for variable in ("no_proxy", "NO_PROXY"):
         assert (proxy_for(f"http://{host}/dav", {"http_proxy": PROXY, variable: excluded}) is None) == direct
 
@@ -182,7 +182,7 @@ def read_all(store: WebDAVStore) -> dict[str, bytes]:
 
 @pytest.fixture
 def behind(fault: FaultServer) -> FaultServer:
-    """A proxy that answers itself, for a server that nobody else finds."""
+    """A proxy that answers itself, for a server that does not exist."""
     (fault.root / "dav").mkdir()
     (fault.root / "dav" / "a.bin").write_bytes(b"1")
     return fault
@@ -234,7 +234,7 @@ def test_a_proxy_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch, patience
 def test_an_error_of_the_proxy_is_told_as_such(
     behind: FaultServer, monkeypatch: pytest.MonkeyPatch, patience: Patience, status: int, kind: type[Exception]
 ) -> None:
-    """A proxy speaks with the server's voice where nothing is encrypted."""
+    """Without encryption, a proxy's answer looks like the server's."""
     behind.always("*", Fault(status=status), method="*")
     monkeypatch.setenv("HTTP_PROXY", f"127.0.0.1:{behind.port}")
     store = WebDAVStore(Remote(NOWHERE, "u", "p"), patience=patience)
@@ -245,7 +245,7 @@ def test_an_error_of_the_proxy_is_told_as_such(
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """An authority, and what it has signed."""
+    """An authority, and the certificates that it has signed."""
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
@@ -296,7 +296,7 @@ def test_a_proxy_that_opens_no_way_is_told(
     status: int,
     expected: tuple[type[Exception], int],
 ) -> None:
-    """At once, where it will not pass; what it refuses are not the storage's credentials."""
+    """It is raised at once if it will not pass; the credentials of the storage are not what it refuses."""
     kind, tries = expected
     with TunnelProxy("connect", port_of(encrypted), status=status) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.address)
@@ -309,7 +309,7 @@ def test_a_proxy_that_opens_no_way_is_told(
             assert len(proxy.asked) == tries
     monkeypatch.delenv("HTTPS_PROXY")
     assert read_all(WebDAVStore(encrypted)) == {"a.bin": b"1"}
-    assert not store.transport.refusals.stands()
+    assert not store.transport.credentials.refusals.stands()
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
@@ -357,7 +357,7 @@ def test_a_proxy_that_does_not_speak_socks_is_told(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_socks_proxy_without_its_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what to install; curl alone could, and listings would fail."""
+    """The error says what to install: curl could do without, but listings would fail."""
     monkeypatch.setattr(proxies, "find_spec", lambda _: None)
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
     store = WebDAVStore(Remote(NOWHERE, "u", "p"))

@@ -1,4 +1,4 @@
-"""Files that a server redirects: followed where that is safe, and named without their signatures where it is not."""
+"""Redirected files are followed if that is safe; otherwise the error shows the address without its signature."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_transfer_that_breaks_off_is_not_spliced_with_another_version(door: Fa
 
 
 def test_a_server_that_begins_to_redirect_keeps_what_came(faulty: Faulty, pool: FaultServer) -> None:
-    """The page of a redirect in the middle does not take the place of the first part."""
+    """The page that comes with a later redirect does not replace the first part."""
     faulty.server.script(KEY, Fault(cut_after_bytes=CUT), to(pool))
     assert faulty.bytes() == DATA
     assert pool.requests()[0].headers["range"] == f"bytes={CUT}-"
@@ -137,7 +137,7 @@ def test_a_pool_that_is_away_is_asked_for_anew(door: Faulty, pool: FaultServer) 
 
 
 def test_etags_of_another_host_are_its_own(door: Faulty, pool: FaultServer) -> None:
-    """The length is what both have; the entry stays the listed one."""
+    """Only the length can be compared; the entry stays the listed one."""
     pool.change(etags="seconds")
     outcome = door.outcome()
     assert isinstance(outcome, Fetched)
@@ -148,7 +148,7 @@ def test_etags_of_another_host_are_its_own(door: Faulty, pool: FaultServer) -> N
 
 
 def test_a_large_file_comes_from_another_host(door: Faulty, pool: FaultServer, tmp_path: Path) -> None:
-    """In ranges where it has the listed version by its ETag, else from one end to the other."""
+    """In ranges if it has the listed ETag, else from beginning to end."""
     data = random.Random(5).randbytes(RANGED_BYTES)
     for server in (door.server, pool):
         (server.root / "large").write_bytes(data)
@@ -202,7 +202,7 @@ def test_what_is_no_address_of_a_file_is_not_followed(faulty: Faulty, place: str
 
 @pytest.mark.parametrize("status", [300, 304, 305, 306])
 def test_what_is_no_redirect_is_told_as_what_it_is(faulty: Faulty, pool: FaultServer, status: int) -> None:
-    """Also where it names an address; where it names none, none is invented."""
+    """Whether or not it names an address."""
     faulty.server.script(KEY, to(pool, status=status), Fault(status=status))
     for _ in range(2):
         assert str(status) in str(outcome_of(faulty))
@@ -236,7 +236,7 @@ def test_a_refusal_of_another_host_does_not_end_the_asking_of_ours(
 
 @pytest.mark.parametrize("wrong", [Fault(drop=True), Fault(status=404), Fault(status=500), Fault(status=503)], ids=repr)
 def test_a_failure_of_another_host_shows_no_signature(door: Faulty, pool: FaultServer, wrong: Fault) -> None:
-    """But where the file was sought."""
+    """The error shows the address without its query."""
     pool.always(KEY, wrong)
     error = outcome_of(door)
     if wrong.status != 404:
@@ -271,7 +271,7 @@ def test_a_listing_is_not_redirected(faulty: Faulty, pool: FaultServer) -> None:
 
 
 def test_a_page_to_log_in_is_no_file(faulty: Faulty, pool: FaultServer) -> None:
-    """Where a session has expired: neither whole, nor in part, nor when its length is not told."""
+    """A login page is refused as a whole file, as a range, and without a length."""
     for chunked in (False, True):
         page = Fault(headers={"Content-Type": "text/html"}, body=PAGE * 4000, chunked=chunked, ignore_range=True)
         pool.always("login", replace(page, status=200))

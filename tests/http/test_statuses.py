@@ -21,7 +21,7 @@ CREDENTIALS = {401, 407}
 
 @pytest.mark.parametrize("status", range(300, 600))
 def test_each_status_has_its_standing(status: int) -> None:
-    """One that nobody knows lasts as a 3xx or a 4xx, and passes as a 5xx."""
+    """An unknown status is lasting as a 3xx or 4xx, and passing as a 5xx."""
     standing = status_of(status).standing
     if status in CREDENTIALS:
         assert standing is Standing.CREDENTIALS
@@ -49,7 +49,7 @@ def test_an_error_says_what_where_and_what_to_do(status: int) -> None:
 
 
 def test_errors_without_a_status_have_a_standing_too() -> None:
-    """What may pass by itself, and what does not."""
+    """Which errors may pass by themselves, and which do not."""
     assert passes(errors.IntegrityError("a bit"))
     assert passes(errors.StorageGoneError("the mount"))
     assert not passes(errors.PermissionDeniedError("a directory"))

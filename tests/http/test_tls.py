@@ -28,7 +28,7 @@ DATA = bytes(range(256)) * 100
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """An authority that nobody knows, and what it signed."""
+    """An unknown authority, and the certificates that it signed."""
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
@@ -61,7 +61,7 @@ def ask_all(store: WebDAVStore) -> list[Callable[[], object]]:
 
 
 def check_distrust(server: FaultServer, remote: Remote, patience: Patience) -> None:
-    """Every verb refuses at once, says what to do, and tells the server nothing."""
+    """Every verb refuses at once, says what to do, and sends the server nothing."""
     server.forget()
     for ask in ask_all(WebDAVStore(remote, patience=patience)):
         begin = time.monotonic()
@@ -116,7 +116,7 @@ def test_an_authority_of_the_environment_is_trusted(
 def test_authorities_that_cannot_be_read_are_told(
     secure: FaultServer, tmp_path: Path, patience: Patience, content: bytes | None
 ) -> None:
-    """With the file's name, and as what it is: no trusted connection."""
+    """The error names the file, and is a ``TLSError``."""
     secure.forget()
     if content is not None:
         (tmp_path / "authority.pem").write_bytes(content)
@@ -161,7 +161,7 @@ def test_a_server_with_tls_that_is_asked_without_is_told(secure: FaultServer, pa
 
 
 def test_a_bearer_token_is_sent_by_every_verb(fault: FaultServer, patience: Patience) -> None:
-    """Instead of user and password, also where a user is named."""
+    """It is sent instead of user and password, also if a user is named."""
     (fault.root / KEY).write_bytes(DATA)
     assert fault.token is not None
     for remote in (Remote(fault.url, token=fault.token), Remote(fault.url, USER, "wrong", token=fault.token)):

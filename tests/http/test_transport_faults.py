@@ -42,7 +42,7 @@ def test_a_wrong_answer_is_followed_by_a_right_one(faulty: Faulty, wrong: Fault)
 
 
 def test_a_length_that_promises_too_much_is_found_out(faulty: Faulty) -> None:
-    """There is no rest to go on with (416), so the file is fetched anew."""
+    """There is no rest to resume with (416), so the file is fetched anew."""
     faulty.server.script(KEY, Fault(headers={"Content-Length": str(SIZE_BYTES + 1)}, close=True))
     assert faulty.bytes() == DATA
     assert [request.status for request in faulty.requests()] == [200, 416, 200]
@@ -68,7 +68,7 @@ def test_a_server_that_hangs_up_for_ever_is_unavailable(faulty: Faulty, broken: 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 def test_a_server_that_lists_one_size_and_sends_another_is_not_believed(faulty: Faulty, wrong: Fault) -> None:
-    """Also where its answer ends well: three times, then an error that tells both sizes."""
+    """Even if its answer is complete: three tries, then an error with both sizes."""
     faulty.server.always(KEY, wrong)
     outcome = faulty.outcome()
     assert isinstance(outcome, IntegrityError)
@@ -111,13 +111,13 @@ def test_a_login_page_as_long_as_the_file_is_not_a_file(faulty: Faulty) -> None:
 
 
 def test_a_page_that_is_a_file_is_read(faulty: Faulty) -> None:
-    """HTML is data too where the key says so."""
+    """HTML is data too if the key says so."""
     (faulty.server.root / "page.html").write_bytes(b"<html></html>")
     assert faulty.store.read("page.html") == b"<html></html>"
 
 
 def test_compressed_bytes_are_refused(faulty: Faulty) -> None:
-    """Their length is another than the listed one, and nobody asked for them; once is enough."""
+    """Their length differs from the listed one, and no compression was asked for; one try is enough."""
     faulty.server.always(KEY, Fault(gzip=True))
     outcome = faulty.outcome()
     assert isinstance(outcome, ProtocolError)
@@ -194,7 +194,7 @@ class _BreaksToo:
 def test_what_goes_wrong_here_is_no_broken_connection(
     faulty: Faulty, error: BaseException, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither a full disk, nor a bug, nor an interrupt that comes while bytes are taken; it is raised as it is."""
+    """A full disk, a bug, or an interrupt while bytes arrive is raised unchanged."""
     with pytest.raises(type(error)) as raised:
         list(faulty.store.read_many([faulty.entry] * 3, lambda _: _Breaks(error)))
     assert raised.value is error

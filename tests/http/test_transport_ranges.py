@@ -1,4 +1,4 @@
-"""Parts of a file are of the version and from the place that were asked for, and broken transfers go on there."""
+"""Ranges are of the version and at the offset that were asked for, and broken transfers resume there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def range_answer(first: int, last: int, total: int | str = SIZE_BYTES) -> dict[s
 
 
 def test_a_broken_transfer_goes_on_where_it_stopped(faulty: Faulty) -> None:
-    """With the strong ETag of what came so far, so that the rest is of the same version."""
+    """It resumes with the strong ETag of the first part, so that the rest is of the same version."""
     faulty.server.script(KEY, Fault(cut_after_bytes=CUT))
     assert faulty.bytes() == DATA
     first, second = faulty.requests()
@@ -75,7 +75,7 @@ def test_a_file_that_changed_between_two_tries_begins_anew(faulty: Faulty) -> No
 
 @pytest.mark.parametrize("etag", [{}, {"ETag": '"another"'}, {"ETag": 'W/"another"'}, {"ETag": None}], ids=repr)
 def test_a_rest_of_another_version_is_never_put_to_the_first_part(faulty: Faulty, etag: dict[str, str | None]) -> None:
-    """Also where the server does not look at If-Range, and both versions are of one length."""
+    """Even if the server ignores If-Range, and both versions have the same length."""
     rest = Fault(status=206, headers={**range_answer(CUT, SIZE_BYTES - 1), **etag}, body=NEWER[CUT:])
     faulty.server.script(KEY, Fault(cut_after_bytes=CUT, rewrite=NEWER), rest)
     assert faulty.bytes() == NEWER
@@ -83,7 +83,7 @@ def test_a_rest_of_another_version_is_never_put_to_the_first_part(faulty: Faulty
 
 
 def test_an_answer_of_another_version_that_breaks_off_at_once_does_not_renew_the_first_part(faulty: Faulty) -> None:
-    """Its head names the new version, when what was kept is of the old one."""
+    """Its head names the new version, but the kept part is of the old one."""
     faulty.server.script(KEY, Fault(cut_after_bytes=CUT, rewrite=NEWER), Fault(cut_after_bytes=0))
     assert faulty.bytes() == NEWER
     assert [request.headers.get("range") for request in faulty.requests()] == [None, f"bytes={CUT}-", None]
@@ -106,7 +106,7 @@ def test_an_answer_of_another_version_that_breaks_off_at_once_does_not_renew_the
     ids=repr,
 )
 def test_a_rest_that_is_not_the_rest_does_no_harm(faulty: Faulty, rest: Fault) -> None:
-    """Whatever answers the second try, what is put together in the end is the file."""
+    """Whatever the second answer is, the result is the file."""
     faulty.server.script(KEY, Fault(cut_after_bytes=CUT), rest)
     assert faulty.bytes() == DATA
 
@@ -118,7 +118,7 @@ def test_a_compressed_rest_is_refused(faulty: Faulty) -> None:
 
 
 def test_a_compressed_first_part_is_not_gone_on_with(faulty: Faulty) -> None:
-    """Its place in the compressed bytes is not a place in the file."""
+    """An offset in the compressed bytes is not an offset in the file."""
     faulty.server.script(KEY, Fault(gzip=True, cut_after_bytes=CUT))
     assert faulty.bytes() == DATA
     assert "range" not in faulty.requests()[1].headers
@@ -175,7 +175,7 @@ def test_a_part_of_a_part_is_refused(faulty: Faulty, total: int | str) -> None:
 
 
 def test_a_part_that_is_too_long_is_refused(faulty: Faulty) -> None:
-    """More than was asked for is not what was asked for."""
+    """More bytes than were asked for are an error."""
     faulty.server.always(KEY, Fault(headers=range_answer(20, 39), body=DATA[20:40]))
     with pytest.raises(IntegrityError):
         faulty.store.read_range(faulty.entry, 20, 30)

@@ -1,4 +1,4 @@
-"""What may pass is tried again, as often and as late as the server and our patience allow; the rest is told at once."""
+"""What may pass is tried again, as often and as late as server and patience allow; the rest is raised at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FINAL = {
 
 
 def read(store: WebDAVStore) -> bytes:
-    """The whole file, by one GET where all is well."""
+    """The whole file, by one GET if all is well."""
     return store.read_range(store.stat(KEY), 0, SIZE_BYTES)
 
 
@@ -132,7 +132,7 @@ def test_an_answer_that_does_not_come_is_asked_for_again(faulty: Faulty, verb: s
 
 
 def test_an_upload_waits_longer_for_its_answer(faulty: Faulty) -> None:
-    """A server may hash what it stored; a second try would only begin that anew."""
+    """A server may hash what it stored; a second try would only start that over."""
     faulty.server.script(KEY, Fault(stall_s=2.5), method="PUT")
     faulty.store.write(KEY, DATA)
     assert len(faulty.requests("PUT")) == 1
@@ -150,7 +150,7 @@ def test_a_second_try_of_an_upload_sends_all_of_it(faulty: Faulty, tmp_path: Pat
 
 
 def test_a_delete_whose_answer_was_lost_is_done(faulty: Faulty) -> None:
-    """The second try finds nothing, and that is what was wanted."""
+    """The second try finds nothing, which is the goal of a DELETE."""
     faulty.server.script(KEY, Fault(status=503), method="DELETE")
     faulty.store.delete(KEY)
     assert [request.status for request in faulty.requests("DELETE")] == [503, 404]
@@ -237,7 +237,7 @@ def test_pauses_grow_and_are_never_quite_alike() -> None:
 
 
 def test_a_lock_out_is_explained(faulty: Faulty) -> None:
-    """A 429 without Retry-After is what Nextcloud answers after wrong passwords, to the right one too."""
+    """After wrong passwords Nextcloud answers even the right one with a 429 without Retry-After."""
     faulty.server.always(KEY, Fault(status=429))
     assert "wrong passwords" in str(faulty.outcome())
     faulty.server.always(KEY, Fault(status=429, headers={"Retry-After": "0"}))
@@ -249,13 +249,13 @@ def test_a_lock_out_is_explained(faulty: Faulty) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308, 400, 401, 403, 418, 423, 429, 500, 502, 503, 504, 507])
 def test_whether_a_file_exists_is_answered_or_raised(faulty: Faulty, status: int) -> None:
-    """False means that the server said so, never that it could not tell."""
+    """False means that the server said so, never that it could not be asked."""
     faulty.server.always("missing.bin", Fault(status=status, headers={"Location": "/login"}), method="PROPFIND")
     with pytest.raises(errors.StorageError) as raised:
         file_at(faulty.store, "missing.bin")
     assert not isinstance(raised.value, errors.NotFoundError)
     faulty.server.heal()
-    faulty.store.transport.refusals.held_since = time.time()  # as if it were opened anew
+    faulty.store.transport.credentials.refusals.held_since = time.time()  # as if it were opened anew
     assert file_at(faulty.store, "missing.bin") is None
     assert file_at(faulty.store, KEY) is not None
 
@@ -276,7 +276,7 @@ def test_a_redirect_is_told_with_the_place_that_it_names(faulty: Faulty, verb: s
 
 @pytest.mark.parametrize("verb", [*VERBS, "list"])
 def test_a_server_that_is_down_is_unavailable_within_bounded_time(faulty: Faulty, verb: str) -> None:
-    """Refused connections are tried again, and then told with the server's address."""
+    """Refused connections are tried again; then the error names the server's address."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -291,7 +291,7 @@ def test_a_server_that_is_down_is_unavailable_within_bounded_time(faulty: Faulty
 
 
 def test_a_host_that_does_not_take_connections_is_left_within_the_deadline(patience: Patience) -> None:
-    """As a firewall that drops what it does not let through."""
+    """Such as behind a firewall that drops packets."""
     patience = replace(patience, connect_s=0.5)
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))

@@ -15,7 +15,7 @@ import pytest
 from torch.utils.data import BatchSampler, DistributedSampler, RandomSampler, SequentialSampler, WeightedRandomSampler
 
 from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, StorageSampler
-from ai4os_data.cache import CachedStore
+from ai4os_data.cache import CachedStore, live_in, session_of
 from ai4os_data.cache.claims import Claim
 from ai4os_data.errors import SampleError, StorageError
 from ai4os_data.http.retries import Patience
@@ -113,11 +113,11 @@ def test_what_another_is_fetching_is_left_to_it(share: Share, tmp_path: Path) ->
     store = dataset.reader.files
     assert isinstance(store, CachedStore)
     entries = dataset.reader.own_files(range(NUMBER))
-    claim: Any = store.cache.claim(store.name(entries[3]))
+    claim: Any = session_of(store.cache).claim(store.name(entries[3]))
     came = [entry.key for entry, _ in store.fetch_ahead(entries)]
     assert sorted(came) == [key for key in dataset.keys if key != "03.bin"]
     assert store.absent(entries) == [entries[3]]
-    store.cache.give_up(claim)
+    session_of(store.cache).give_up(claim)
     assert [entry.key for entry, came_bytes in store.fetch_ahead(entries) if came_bytes] == ["03.bin"]
     assert store.absent(entries, trusting=True) == []
 
@@ -130,12 +130,12 @@ def test_what_is_not_wanted_any_more_is_left_out(share: Share, tmp_path: Path) -
     claimed: list[bool] = []
 
     def is_wanted() -> bool:
-        claimed.append(store.cache.claim(store.name(entries[len(claimed)])) is None)
+        claimed.append(session_of(store.cache).claim(store.name(entries[len(claimed)])) is None)
         return len(claimed) < 4
 
     assert len(list(store.fetch_ahead(entries, is_wanted))) == 3
     assert claimed == [True] * 4
-    assert isinstance(store.cache.claim(store.name(entries[3])), Claim), "it was given up"
+    assert isinstance(session_of(store.cache).claim(store.name(entries[3])), Claim), "it was given up"
 
 
 def test_nothing_is_fetched_that_cannot_be_kept(share: Share, tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_the_cache_knows_what_the_epoch_still_needs(share: Share, tmp_path: Path
     next(coming)
     cache = dataset.reader.files.cache
     assert cache is not None
-    (plan,) = cache.plans()
+    (plan,) = live_in(cache.directory).plans()
     order: Any = loader.sampler
     names = [dataset.reader.names()[index] for index in order.order(0)]
     assert plan.position == 4
@@ -385,4 +385,4 @@ def test_the_cache_knows_what_the_epoch_still_needs(share: Share, tmp_path: Path
     assert list(plan.victims(names, names[4])) == names[:4]
     del plan, loader, coming
     gc.collect()
-    assert cache.plans() == []
+    assert live_in(cache.directory).plans() == []

@@ -14,7 +14,8 @@ import pytest
 
 from ai4os_data.errors import AuthenticationError, LocationError, RemoteError
 from ai4os_data.locations.parsing import DavLocation, DirectoryLocation, FsspecLocation, RemoteLocation, parse, shown
-from ai4os_data.locations.remotes import Remote, obscure
+from ai4os_data.locations.rclone import obscure
+from ai4os_data.locations.remotes import Remote
 from ai4os_data.stores import open_store
 from ai4os_data.stores.nextcloud import NextcloudStore
 from ai4os_data.stores.webdav import WebDAVStore

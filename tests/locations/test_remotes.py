@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai4os_data.errors import RemoteError
-from ai4os_data.locations.remotes import Remote, obscure, reveal
+from ai4os_data.locations.rclone import obscure, reveal
+from ai4os_data.locations.remotes import Remote
 from tests.support.servers import PASSWORD, WsgidavServer
 from tests.support.servers import rclone as real_rclone
 

@@ -14,7 +14,8 @@ from ai4os_data import StorageDataset
 from ai4os_data.errors import AuthenticationError, RemoteError
 from ai4os_data.http.bodies import MemoryBody
 from ai4os_data.locations import tokens
-from ai4os_data.locations.remotes import Remote, obscure
+from ai4os_data.locations.rclone import obscure
+from ai4os_data.locations.remotes import Remote
 from ai4os_data.stores import Fetched, open_store
 from ai4os_data.stores.webdav import WebDAVStore
 from tests.locations.test_remotes import conf, rclone

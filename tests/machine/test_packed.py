@@ -129,7 +129,7 @@ def test_packed_lists_read_as_lists() -> None:
 def test_place_of_a_key_is_found_as_in_a_list() -> None:
     """From a beginning up to an end, and fast enough to be asked of each of many keys."""
     keys = [f"{number:06d}" for number in range(100_000)]
-    packed = ChosenEntries.at_places(PackedEntries.of([Entry(key, 1) for key in keys]), range(len(keys))).keys
+    packed = ChosenEntries.at_positions(PackedEntries.of([Entry(key, 1) for key in keys]), range(len(keys))).keys
     begin = time.process_time()
     assert [packed.index(key) for key in keys[::100]] == list(range(0, len(keys), 100))
     assert time.process_time() - begin < 1
@@ -169,7 +169,7 @@ def test_entries_come_back_sorted() -> None:
 def test_chosen_keys_are_the_chosen_ones() -> None:
     """In the user's order, repeated ones included; a pickle of few of many is small."""
     packed = PackedEntries.of([Entry(f"{number:05d}", number) for number in range(10_000)])
-    chosen = ChosenEntries.at_places(packed, [9, 3, 3, 5000])
+    chosen = ChosenEntries.at_positions(packed, [9, 3, 3, 5000])
     assert chosen.keys == ["00009", "00003", "00003", "05000"]
     assert [entry.size_bytes for entry in chosen] == [9, 3, 3, 5000]
     assert "00003" in chosen.keys
@@ -179,7 +179,7 @@ def test_chosen_keys_are_the_chosen_ones() -> None:
     assert again == chosen.keys
     assert all(key in again for key in chosen.keys)
     assert [again.index(key) for key in again] == [0, 1, 1, 3]
-    whole = ChosenEntries.at_places(packed, range(10_000))
+    whole = ChosenEntries.at_positions(packed, range(10_000))
     assert whole.positions == range(10_000)
     assert isinstance(whole.keys, ChosenTexts)
     assert positions([0, 2, 1], 3) == positions([0, 2, 1], 3) != range(3)

@@ -52,7 +52,7 @@ def plant(server: NextcloudServer, keys: set[str]) -> dict[str, bytes]:
 
 
 class Pipe:
-    """Takes what is written to it, and can do no more, as the connection to a client."""
+    """Only takes what is written to it, like the connection to a client."""
 
     def __init__(self) -> None:
         self.content = b""
@@ -150,12 +150,12 @@ def test_what_cannot_be_renamed_still_comes_together(server: NextcloudServer) ->
     ],
 )
 def test_who_may_come_in_an_archive(user: str | None, above: str | None, key: str, is_kept: bool) -> None:  # noqa: FBT001  a parameter
-    """The path of the folder on the server is in no part of the name, as far as it is known."""
+    """Files whose names contain no part of the folder's path on the server, as far as it is known."""
     assert Naming(user, above).is_kept(Entry(key, 1)) is is_kept
 
 
 def test_a_name_that_comes_twice_is_nobody_s() -> None:
-    """Nothing tells which of both was meant."""
+    """It is unknown which of the two was meant."""
     entries = [Entry(f"{name}.bin", 3) for name in "abc"]
     archive = streamed_zip([("a.bin", b"one"), ("b.bin", b"two"), ("a.bin", b"six"), ("c.bin", b"ten")])
     came = unpacked(archive, Group("", entries))

@@ -36,7 +36,7 @@ LARGE_BYTES = 3 * 1024 * 1024
 
 @pytest.fixture
 def share(nextcloud: NextcloudServer) -> Iterator[Share]:
-    """A folder of small files on Nextcloud 34, where all is well."""
+    """A folder of small files on Nextcloud 34, without faults."""
     share = Share(nextcloud)
     share.put(FILES)
     nextcloud.forget()
@@ -81,7 +81,7 @@ def test_small_files_come_in_few_requests(share: Share, store: NextcloudStore) -
 
 
 def test_the_next_archive_does_not_wait_for_the_last_file(share: Share, store: NextcloudStore) -> None:
-    """As each archive ends another one is asked for, and what is to be read is taken no further than that."""
+    """When an archive ends the next one is asked for, and no more entries are taken than that needs."""
     taken: list[Entry] = []
 
     def entries() -> Iterator[Entry]:
@@ -118,7 +118,7 @@ def test_one_small_file_comes_alone(share: Share, store: NextcloudStore) -> None
 
 @pytest.mark.parametrize("number", [8, 15, 16, 31, 127, 128, 129])
 def test_two_archives_are_asked_for_at_once(share: Share, store: NextcloudStore, number: int) -> None:
-    """Also where one would be enough; a handful is not worth it."""
+    """Even if one would be enough; for a handful of files it is not worth it."""
     some = store.list()[:number]
     assert read(store, some).keys() == {entry.key for entry in some}
     assert asked(share) == (1 if number < 16 else 2, 0)
@@ -133,7 +133,7 @@ def test_a_torn_archive_gives_what_it_had(
     after_bytes: int,
     hangs_up: bool,  # noqa: FBT001  a parameter
 ) -> None:
-    """Also where it ends well, with a 200: the file it was cut at comes alone, those behind it as an archive."""
+    """Even if the answer is a complete 200: the file at the cut comes alone, those after it as an archive."""
     nextcloud.truncate_next_archive(after_bytes, hangs_up=hangs_up)
     assert read(store, store.list()) == FILES
     again_whole = hangs_up and after_bytes == 0
@@ -144,7 +144,7 @@ def test_a_torn_archive_gives_what_it_had(
 def test_a_locked_member_cuts_off_itself_alone(
     nextcloud: NextcloudServer, share: Share, store: NextcloudStore, place: int
 ) -> None:
-    """The server ends the archive with an error, in a 200; what comes behind it is asked for once more."""
+    """The server ends the archive with an error, in a 200; the members after it are asked for once more."""
     nextcloud.lock_member(sorted(FILES)[place], count=10)
     assert read(store, store.list()) == FILES
     archives, alone = asked(share)
@@ -183,7 +183,7 @@ def test_archives_that_never_have_a_member_are_given_up(
 
 
 def test_a_damaged_member_is_fetched_alone(nextcloud: NextcloudServer, share: Share, store: NextcloudStore) -> None:
-    """Its CRC-32 tells; the others of the archive are kept."""
+    """Its CRC-32 shows the damage; the other members are kept."""
     for key in list(FILES)[3:6]:
         nextcloud.corrupt_member(key)
     assert read(store, store.list()) == FILES
@@ -229,7 +229,7 @@ def test_a_folder_that_is_gone_costs_few_archives(share: Share, store: Nextcloud
 def test_a_member_of_another_size_does_not_hide_the_others(
     nextcloud: NextcloudServer, share: Share, store: NextcloudStore
 ) -> None:
-    """Where it ends is unknown; what comes behind it is asked for again."""
+    """Its end is unknown; the members after it are asked for again."""
     entries = store.list()
     changed = {key: FILES[key] + b"longer" for key in sorted(FILES)[40:42]}
     share.put(changed)
@@ -253,7 +253,7 @@ def test_a_file_of_another_size_comes_as_it_is_now(share: Share, store: Nextclou
 
 
 def test_a_file_that_has_grown_takes_no_memory_in_an_archive(share: Share, store: NextcloudStore) -> None:
-    """An archive is held in memory as far as it can be what was listed; the file comes as large files do."""
+    """No more of an archive is kept in memory than was listed; the file comes by a GET of its own."""
     entries = store.list()[:40]
     grown = random.Random(2).randbytes(48 * 2**20)
     share.put({entries[3].key: grown})
@@ -381,7 +381,7 @@ def test_a_file_that_is_asked_for_twice_comes_twice(store: NextcloudStore) -> No
 
 
 def test_session_cookies_are_kept(share: Share, store: NextcloudStore) -> None:
-    """The first answer to a listing and to a download begins a session; what is asked after it brings the cookies."""
+    """The first answer to a listing and to a download starts a session; later requests send its cookies."""
     entries = store.list()
     store.list()
     for entry in entries[:3]:

@@ -148,7 +148,7 @@ def test_an_address_of_the_server_itself_is_taken(fault: FaultServer, store: Web
 
 
 def test_names_are_taken_apart_after_they_are_decoded(fault: FaultServer, store: WebDAVStore) -> None:
-    """Also where the server encodes more or less than we would."""
+    """Even if the server encodes more or less than we would."""
     hrefs = ("/%66older/%61.bin", "/folder/b c.bin", "/folder/d%2520e.bin", "/folder/caf%C3%A9.bin", "/folder/~.bin")
     fault.always("folder", Fault(hrefs=hrefs), method="PROPFIND")
     assert set(listed(store)) == set(TREE) | {"a.bin", "b c.bin", "d%20e.bin", "caf\u00e9.bin", "~.bin"}
@@ -189,7 +189,7 @@ def test_what_is_never_a_listing_is_an_error(fault: FaultServer, store: WebDAVSt
 
 
 def test_a_login_page_is_no_listing(fault: FaultServer, store: WebDAVStore) -> None:
-    """It is told by its status, and not asked for time and again."""
+    """Its status gives it away, and it is not asked for again."""
     fault.always("*", LOGIN_PAGE, method="PROPFIND")
     with pytest.raises(errors.ProtocolError, match="not a WebDAV server"):
         store.list()
@@ -212,7 +212,7 @@ def test_a_size_that_is_none_is_an_error(fault: FaultServer, store: WebDAVStore,
 
 
 def test_properties_that_the_server_does_not_know_are_not_taken(fault: FaultServer, store: WebDAVStore) -> None:
-    """Those with another status than 200 are no properties; a response that only tells an error is no file."""
+    """Properties with another status than 200 do not count; a response with only an error is no file."""
     unknown = (
         "<d:response><d:href>/folder/x.bin</d:href>"
         "<d:propstat><d:prop><d:getetag>wrong</d:getetag><d:getcontentlength>1</d:getcontentlength></d:prop>"
@@ -283,7 +283,7 @@ FAILURES = [
 def test_a_failing_depth_of_infinity_is_tried_once_for_a_server(
     fault: FaultServer, store: WebDAVStore, failure: Fault
 ) -> None:
-    """Then Depth 1 tells the same, folder by folder; and in this process no store of the server tries it again."""
+    """Then Depth 1 lists the same, folder by folder; no store of that server tries infinity again in this process."""
     fault.script("folder", failure, method="PROPFIND")
     assert listed(store) == TREE
     depths = [request.headers["depth"] for request in fault.requests()]
@@ -298,7 +298,7 @@ def test_a_failing_depth_of_infinity_is_tried_once_for_a_server(
 def test_a_depth_of_infinity_that_fails_like_depth_1_says_nothing_of_the_server(
     fault: FaultServer, store: WebDAVStore, failure: Fault
 ) -> None:
-    """It is an outage, or a missing folder: an error of ours of what happened to Depth 1, and none is remembered."""
+    """It is an outage, or a missing folder: Depth 1 raises its own error, and nothing is remembered."""
     fault.always("folder", failure, method="PROPFIND")
     with pytest.raises(errors.StorageError) as raised:
         store.list()
@@ -343,7 +343,7 @@ HIDDEN = {
 def test_an_error_in_a_multistatus_is_read_as_its_status(
     fault: FaultServer, store: WebDAVStore, exception: str, around: str
 ) -> None:
-    """Nextcloud streams: the status has left before it is known that there is nothing to tell."""
+    """Nextcloud streams: the status is sent before it knows that there is nothing to list."""
     body = around.format(SABRE.format(exception))
     fault.always("*", Fault(status=207, body=body.encode()), method="PROPFIND")
     for ask in (store.list, lambda: store.stat("top.bin"), store._folder.etag, lambda: store.has_folder("a")):
@@ -416,7 +416,7 @@ def test_a_listing_that_only_calls_itself_compressed_is_an_error_of_ours(
 def test_a_new_run_begins_at_the_older_endpoint_of_nextcloud_at_once(
     nextcloud: NextcloudServer, tmp_path: Path
 ) -> None:
-    """There are no checkpoints, and none of its folders is there: each is told by a 207 with an error in it."""
+    """There are no checkpoints and no folders: each is missing by a 207 with an error in it."""
     remote = Remote(nextcloud.legacy_url, nextcloud.user, nextcloud.password, vendor="nextcloud")
     begin = time.monotonic()
     with StorageCheckpoint(f"runs/{uuid.uuid4().hex}", remote=remote, spool=tmp_path / "spool") as run:

@@ -1,4 +1,4 @@
-"""What a listing cannot tell of is named: an error where a dataset may want it, else a warning; never left out."""
+"""What a listing cannot read is named: an error if a dataset may want it, else a warning; never left out."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_what_has_gone_meanwhile_is_left_out_and_named(
 
 
 def test_from_keys_is_concerned_by_its_keys_alone(fault: FaultServer, store: WebDAVStore, tmp_path: Path) -> None:
-    """What nobody asked for may be as unreadable as it likes; a key in it is an error that says why it is not there."""
+    """What was not asked for may be unreadable; a key in it is an error that says why it is missing."""
     answer_with(fault, resource("/d/dog/", "<d:status>HTTP/1.1 403 Forbidden</d:status>"))
     assert len(StorageDataset.from_keys(store, ["cat/1.jpg"], cache=None)) == 1
     with pytest.raises(errors.PermissionDeniedError, match=r"'dog/1\.jpg' cannot be read.*403"):
@@ -233,7 +233,7 @@ def test_blanks_around_a_size_are_none_of_it(fault: FaultServer, store: WebDAVSt
 def test_an_odd_etag_or_date_is_none(
     fault: FaultServer, store: WebDAVStore, etag: str, modified: str, expected: tuple[str | None, str | None]
 ) -> None:
-    """A date is compared with that of a GET where there is no ETag, so it is brought into the form that a GET has."""
+    """Without an ETag a date is compared with that of a GET, so it is put into the same form."""
     properties = f"<d:getcontentlength>1</d:getcontentlength><d:getetag>{etag}</d:getetag>"
     answer_with(fault, a_file("/d/x.bin", f"{properties}<d:getlastmodified>{modified}</d:getlastmodified>"))
     entry = next(entry for entry in store.list() if entry.key == "x.bin")
@@ -305,7 +305,7 @@ def local_stores(top: Path) -> list[Store]:
 
 
 def test_a_folder_that_may_not_be_looked_into_concerns_itself(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An error where samples may be in it, else a warning; the root of all is always an error."""
+    """An error if samples may be in it, else a warning; for the root always an error."""
     (tree / "private").mkdir(mode=0o700 if os.geteuid() == 0 else 0)
     with as_nobody():
         for store in local_stores(tree):
@@ -473,7 +473,7 @@ def test_what_was_cut_off_and_told_in_part_comes_once(fault: FaultServer, store:
 
 
 def test_a_response_that_names_nothing_makes_the_listing_unusable(fault: FaultServer, store: WebDAVStore) -> None:
-    """It cannot be said what is missing."""
+    """It is unknown what is missing."""
     nameless = "<d:response><d:status>HTTP/1.1 403 Forbidden</d:status></d:response>"
     fault.always("*", multistatus(a_folder("/d/"), nameless), method="PROPFIND")
     with pytest.raises(errors.ProtocolError, match="does not say of what"):
@@ -481,7 +481,7 @@ def test_a_response_that_names_nothing_makes_the_listing_unusable(fault: FaultSe
 
 
 def test_a_folder_whose_type_cannot_be_told_is_no_file(fault: FaultServer, store: WebDAVStore) -> None:
-    """Some properties came with 200, its type with 403: its slash says what it is."""
+    """Some properties came with 200, its type with 403: the slash shows that it is a folder."""
     known = propstat("<d:getcontentlength>4096</d:getcontentlength>")
     answer_with(fault, resource("/d/dog/", known + propstat("<d:resourcetype/>", "403 Forbidden")))
     assert [(one.key, one.is_folder) for one in store.listing().unreadable] == [("dog", True)]

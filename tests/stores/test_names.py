@@ -94,7 +94,7 @@ def test_two_locations_that_look_alike_are_both_there(apache: ApacheServer, top:
 
 
 def test_a_missing_location_is_shown_with_escapes(apache: ApacheServer, top: str) -> None:
-    """So that two forms can be told apart."""
+    """Two Unicode forms look different in the message."""
     with pytest.raises(errors.LocationError, match=r"no such folder.*B\\xe4ume"):
         open_store(f"{top}/{COMPOSED}", remote_of(apache)).list()
 
@@ -233,7 +233,7 @@ def test_ordinary_names_are_never_why() -> None:
 
 
 def test_a_local_disk_takes_what_it_takes(tmp_path: Path) -> None:
-    """Nothing is said of names there, but what the system says."""
+    """The message about a name is the system's own."""
     store = DirectoryStore(tmp_path)
     for name in (".htaccess", "x.part", "two\nlines"):
         store.write(name, b"x")

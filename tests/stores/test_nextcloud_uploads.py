@@ -1,4 +1,4 @@
-"""A Nextcloud confirms a file by its own hash; a large one goes in chunks, and on from where it broke off."""
+"""A Nextcloud confirms a file by its own hash; a large one goes in chunks, and resumes after a break."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sha256(data: bytes) -> str:
 
 
 class Cloud:
-    """A folder of its own on the double, where 6 MiB are large and chunks have 5."""
+    """A folder of its own on the double; files over 6 MiB go in chunks of 5."""
 
     def __init__(self, server: NextcloudServer, patience: Patience) -> None:
         self.server = server
@@ -259,7 +259,7 @@ class Deaf:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let no more in, and close what is open."""
+        """Accept no more connections, and close the open ones."""
         for one in (self._listener, *self._open):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -311,7 +311,7 @@ def test_a_server_that_has_room_is_not_asked_before_each_chunk(cloud: Cloud) -> 
 
 
 def _write_once_there_is_room(cloud: Cloud, store: NextcloudStore, key: str) -> None:
-    """Write a large file to a server that is full at first; what it was asked the second time stays on record."""
+    """Write a large file to a server that is full at first; the requests of the second try stay recorded."""
     cloud.server.set_quota(cloud.server_bytes() + 10_000)
     with pytest.raises(errors.OutOfSpaceError):
         store.write_confirmed(key, LARGE, sha256(LARGE))
@@ -352,7 +352,7 @@ def test_a_killed_upload_goes_on_where_it_stopped(cloud: Cloud) -> None:
 
 
 def test_another_content_does_not_go_on_with_these_chunks(cloud: Cloud) -> None:
-    """The name of an upload tells the content too."""
+    """The name of an upload depends on the content too."""
     _fail_at(cloud, "/00002")
     other = LARGE[::-1]
     cloud.server.forget()
@@ -572,7 +572,7 @@ def test_a_proxy_that_limits_bodies_gets_smaller_ones(cloud: Cloud) -> None:
 
 
 def test_a_body_that_cannot_be_smaller_is_refused(cloud: Cloud) -> None:
-    """The error says what limits it."""
+    """The error names what limits the size."""
     cloud.server.answer_next(9, 413, method="PUT")
     with pytest.raises(errors.ServerError, match=r"\(413\): it limits the body of a request \(client_max_body_size"):
         cloud.store().write_confirmed(KEY, LARGE, sha256(LARGE))

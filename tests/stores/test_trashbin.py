@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Bin:
-    """A folder of its own on the double, and what of it lies in the trash bin."""
+    """A folder of its own on the double, and its entries in the trash bin."""
 
     def __init__(self, server: NextcloudServer, patience: Patience, legacy: str = "") -> None:
         self.server = server
@@ -34,7 +34,7 @@ class Bin:
         self.store = NextcloudStore(self.remote, self.folder, patience=patience)
 
     def locations(self) -> list[str]:
-        """Where what lies in the bin was, below the folder."""
+        """The original locations of the entries in the bin, below the folder."""
         urls = NextcloudUrls.of(self.remote)
         assert urls is not None
         all_of_them = [one.location for one in TrashBin(self.store.dav, urls).entries()]
@@ -63,7 +63,7 @@ def nothing_known() -> Iterator[None]:
 
 @pytest.fixture(params=["34", "29", "34 legacy", "29 legacy"])
 def bin_(request: pytest.FixtureRequest, patience: Patience) -> Bin:
-    """The bin of a version that skips it where a header asks for that, and of one that does not; by both addresses."""
+    """The bin of a version that skips it if a header asks for that, and of one that does not; by both addresses."""
     server = request.getfixturevalue("nextcloud" if request.param.startswith("34") else "nextcloud_29")
     server.forget()
     return Bin(server, patience, server.legacy_url if request.param.endswith("legacy") else "")
@@ -78,7 +78,7 @@ def test_removed_checkpoints_leave_the_bin_empty(bin_: Bin, tmp_path: Path) -> N
 
 
 def test_nothing_else_leaves_the_bin(bin_: Bin) -> None:
-    """Neither what somebody else deleted, nor what lay elsewhere, nor a part of the folder."""
+    """Entries that somebody else deleted, from elsewhere, or a part of the folder, stay."""
     for key in ("run/a/m", "run/a/s", "run/b/n", "other/a2/m", "run/a/by-hand"):
         bin_.store.write(key, b"1")
     for key in ("run/a/by-hand", "other/a2", "run/b/n"):
@@ -91,7 +91,7 @@ def test_nothing_else_leaves_the_bin(bin_: Bin) -> None:
 
 
 def test_what_was_deleted_long_ago_stays(bin_: Bin, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even at the same path: only what goes now is ours."""
+    """Even at the same path: only what is deleted now is ours."""
     monkeypatch.setattr(trashbin, "_CLOCKS_S", -1e6)
     bin_.store.write("run/a/m", b"1")
     bin_.delete_by_hand("run/a/m")
@@ -101,7 +101,7 @@ def test_what_was_deleted_long_ago_stays(bin_: Bin, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_bin_is_looked_at_once_where_the_server_skips_it(bin_: Bin) -> None:
-    """After that a removal costs what it cost before."""
+    """After that a removal costs no further requests."""
     for name in ("a", "b", "c"):
         bin_.store.write(f"run/{name}/m", b"1")
     bin_.store.expunge("run/a")
@@ -131,7 +131,7 @@ def test_a_bin_that_tells_nonsense_is_no_error(bin_: Bin) -> None:
 
 @pytest.mark.parametrize("status", [403, 404, 405, 423, 500, 503])
 def test_a_bin_that_cannot_be_emptied_is_no_error(status: int, bin_: Bin) -> None:
-    """Neither is one that cannot be read: the checkpoint is gone from its place."""
+    """Nor is one that cannot be read: the checkpoint itself is gone."""
     for name in ("a", "b"):
         bin_.store.write(f"run/{name}/m", b"1")
     bin_.server.answer_next(1, status, within="/trashbin/", method="PROPFIND")

@@ -1,4 +1,4 @@
-"""Whatever goes wrong, what is called confirmed is on the server, and a failure says what it is."""
+"""Whatever goes wrong, what is reported as confirmed is on the server, and an error says what failed."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_a_put_that_is_refused_after_all_has_come_is_not_undone(fault: FaultServ
 def test_a_lasting_fault_is_an_error_after_some_tries(
     fault: FaultServer, store: WebDAVStore, fault_: Fault, kind: type[errors.StorageError]
 ) -> None:
-    """Three, as the patience has it; later it goes on."""
+    """After three, as the patience says; a later write succeeds."""
     fault.always(KEY, fault_, method="PUT")
     with pytest.raises(kind):
         store.write_confirmed(KEY, DATA, SHA256)
@@ -259,7 +259,7 @@ def test_a_range_that_fails_is_fetched_again(
 def test_without_ranges_of_one_version_the_file_comes_whole(
     fault: FaultServer, store: WebDAVStore, tmp_path: Path, etags: str
 ) -> None:
-    """From a server whose ETags do not tell versions apart, or that ignores ranges."""
+    """From a server without strong ETags, or one that ignores ranges."""
     fault.change(etags=etags)
     (fault.root / KEY).write_bytes(LARGE)
     fault.always(KEY, Fault(ignore_range=True))
@@ -281,12 +281,15 @@ def test_versions_are_never_spliced(
     assert found == hashlib.sha256(newer).hexdigest()
 
 
-def test_a_full_local_disk_is_told_and_leaves_nothing(fault: FaultServer, store: WebDAVStore) -> None:
+def test_a_full_local_disk_is_told_and_leaves_nothing(fault: FaultServer, store: WebDAVStore, tmp_path: Path) -> None:
     """It is an error of this machine, not of the store."""
     (fault.root / KEY).write_bytes(LARGE)
-    with open("/dev/full", "r+b", buffering=0) as full, pytest.raises(OSError, match="No space left") as raised:
-        store._read_into(store.stat(KEY), full)
+    local = tmp_path / "local.bin"
+    local.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as raised:
+        store.read_into(store.stat(KEY), local)
     assert not isinstance(raised.value, errors.StorageError)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_memory_does_not_grow_with_the_file(store: WebDAVStore, tmp_path: Path) -> None:
@@ -353,7 +356,7 @@ def test_what_a_server_lists_from_elsewhere_is_not_below(fault: FaultServer, sto
 
 
 def test_a_tree_that_could_not_be_removed_is_an_error(fault: FaultServer, store: WebDAVStore) -> None:
-    """A 207 to a DELETE tells of what is left (RFC 4918, 9.6.1)."""
+    """A 207 to a DELETE lists what is left (RFC 4918, 9.6.1)."""
     (fault.root / KEY).write_bytes(DATA)
     fault.script("run", Fault(status=207, drop=False), method="DELETE")
     with pytest.raises(errors.ServerError, match="207"):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ai4os_data.http import MemoryBody
 from ai4os_data.stores import Fetched
-from ai4os_data.stores.base import in_memory
 
 if TYPE_CHECKING:
     from ai4os_data.errors import StorageError
@@ -14,4 +14,5 @@ if TYPE_CHECKING:
 def content(outcome: Fetched | StorageError) -> bytes:
     """The bytes of a file that has to have come."""
     assert isinstance(outcome, Fetched), outcome
-    return in_memory(outcome.body)
+    assert isinstance(outcome.body, MemoryBody)
+    return outcome.body.getvalue()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from ai4os_data.cache import placement
 from ai4os_data.cache.cached_store import CachedStore, Files
-from ai4os_data.cache.disk_cache import DiskCache
-from ai4os_data.cache.objects import MOST_KNOWN, Held, LocalPath, digest
+from ai4os_data.cache.disk_cache import DiskCache, cache_for, caches_on_disk_of, session_of
+from ai4os_data.cache.entries import Held, digest
+from ai4os_data.cache.known import MOST_KNOWN
+from ai4os_data.cache.live import live_in
+from ai4os_data.cache.paths import LocalPath
 from ai4os_data.cache.placement import (
     SMALLEST_BYTES,
     fallback,
@@ -32,12 +35,16 @@ __all__ = [
     "UncachedStore",
     "Uses",
     "WantedFile",
+    "cache_for",
+    "caches_on_disk_of",
     "digest",
     "directories",
     "existing",
     "fallback",
+    "live_in",
     "placement",
     "report",
+    "session_of",
     "spool_candidates",
     "spool_room",
 ]

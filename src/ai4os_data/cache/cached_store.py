@@ -7,9 +7,12 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from ai4os_data import errors, telemetry
+from ai4os_data.cache.disk_cache import session_of
+from ai4os_data.cache.entries import Held, intact
 from ai4os_data.cache.fetching import Request
 from ai4os_data.cache.lookup import Lookup
-from ai4os_data.cache.objects import Held, LocalPath, intact, share
+from ai4os_data.cache.objects import share
+from ai4os_data.cache.paths import LocalPath
 from ai4os_data.cache.temporaries import TemporaryBody, write_temporary
 from ai4os_data.cache.together import Together
 from ai4os_data.cache.uncached import UncachedStore, only_result
@@ -85,7 +88,7 @@ class CachedStore:
     def holds(self, file: File) -> bool:
         """Whether a file is in the cache."""
         held = self.known(file)
-        return held is not None and self.cache.objects.is_there(held)
+        return held is not None and session_of(self.cache).objects.is_there(held)
 
     def open(self, file: File) -> IO[bytes]:
         """A file as a seekable binary file: from the cache, or, if it is large, in ranges from the store.
@@ -144,9 +147,9 @@ class CachedStore:
                 if not is_counted:
                     self.counters.row[telemetry.HITS] += 1
                     self.counters.row[telemetry.BYTES_FROM_CACHE] += held.size_bytes
-                self.cache.note_use(held)
+                session_of(self.cache).budget.note_use(held.name)
                 return path
-        self.cache.objects.discard(held)
+        session_of(self.cache).objects.discard(held)
         return None
 
     # --- filling
@@ -178,16 +181,16 @@ class CachedStore:
         absent = []
         for wanted in map(self._source.current, files):
             held = self.known(wanted)
-            if held is None or not (trusting or self.cache.objects.is_there(held)):
+            if held is None or not (trusting or session_of(self.cache).objects.is_there(held)):
                 absent.append(wanted)
             elif noting:
-                self.cache.note_use(held)
+                session_of(self.cache).budget.note_use(held.name)
         return absent
 
     def forget(self, file: File) -> None:
         """Remove a file from the cache: after a write, since some servers give a quick rewrite the same ETag."""
-        if (held := self.cache.objects.find(self.name(file))) is not None:
-            self.cache.objects.discard(held)
+        if (held := session_of(self.cache).known.find(self.name(file))) is not None:
+            session_of(self.cache).objects.discard(held)
 
     def _request(
         self, as_: As, files: Iterable[WantedFile], is_wanted: Callable[[], bool] | None = None

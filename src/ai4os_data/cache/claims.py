@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import xxhash
 
 from ai4os_data.cache.staged import BLOCK_BYTES, allocated, read_whole
+from ai4os_data.cache.waiting import FULL_FOR_S, Waiting
 from ai4os_data.http import LargeBody
 from ai4os_data.machine import locks, ownership, tell_after_fork
 
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
     from ai4os_data.cache.staged import Staged
     from ai4os_data.http import Body
-
-_FIRST_PAUSE_S = 0.001
-_LONGEST_PAUSE_S = 0.02
-FULL_FOR_S = 0.25  # an evicted file that is just being read takes its room until its reader closes it
 
 _FIRST_BYTE = 1 << 62  # far behind whatever the file holds
 _GROWTH_BYTES = 1024 * 1024
@@ -171,7 +167,7 @@ class Claim:
         if not self._has_room(len(chunk)):
             return False
         try:
-            _write_all(self.file().descriptor, chunk)
+            _write_patiently(self.file().descriptor, chunk)
         except OSError as error:
             self.error = error
             return False
@@ -211,7 +207,7 @@ class Claim:
         except OSError:  # it is said by the next write, if it lasts
             written = 0
         if written < total:
-            _write_all(descriptor, b"".join(chunks)[written:])
+            _write_patiently(descriptor, b"".join(chunks)[written:])
 
     def restart(self) -> None:
         """Forget what came so far."""
@@ -279,23 +275,7 @@ class _HeldClaims:
 _held = _HeldClaims()
 
 
-class Waiting:
-    """Pauses that grow, until a deadline."""
-
-    def __init__(self, deadline_s: float) -> None:
-        self._until = time.monotonic() + deadline_s
-        self._pause_s = _FIRST_PAUSE_S
-
-    def pause(self) -> bool:
-        """Wait a little; False when the deadline has passed."""
-        if time.monotonic() > self._until:
-            return False
-        time.sleep(self._pause_s)
-        self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
-        return True
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_patiently(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     waiting = Waiting(FULL_FOR_S)
     while view:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from ai4os_data import errors, telemetry
 from ai4os_data.cache.claims import Claim
-from ai4os_data.cache.objects import Held
+from ai4os_data.cache.disk_cache import session_of
+from ai4os_data.cache.entries import Held
 from ai4os_data.cache.staged import allocated
 from ai4os_data.cache.temporaries import TemporaryBody
 from ai4os_data.cache.uncached import content_of
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
     from ai4os_data.cache.versions import WantedFile
     from ai4os_data.stores import Fetched
 
+    _Claiming = Callable[[str], Claim | Held | "_PastCache" | None]
+
 As = Literal["bytes", "file", "nothing"]
 """How a file is wanted: in memory, as a local file, or merely in the cache."""
 Content = list[bytes] | Held | TemporaryBody | NoBody
 """What came: pieces in memory, a file of the cache, a file outside of it, or nothing that anybody reads."""
+_PastCache = Literal["past the cache"]  # it cannot be kept
 Arrival = tuple["WantedFile", Content | errors.StorageError]
 
 
@@ -58,12 +62,15 @@ class Request:
 
     def arrivals(self, files: Iterable[WantedFile]) -> Iterator[Arrival]:
         """Each file with its content or its own error."""
-        for arrival in self._fetched(self._absent(files)):
+        yield from self._arrivals(files, session_of(self._cache).claim)
+        for wanted in self._theirs if self._is_wanted is None else ():
+            yield from self._arrivals([wanted], self._waited)
+
+    def _arrivals(self, files: Iterable[WantedFile], claim: _Claiming) -> Iterator[Arrival]:
+        for arrival in self._fetched(self._absent(files, claim)):
             yield from self._found()
             yield arrival
         yield from self._found()
-        for wanted in self._theirs if self._is_wanted is None else ():
-            yield from self._taken_over(wanted)
 
     def _found(self) -> list[Arrival]:
         found, self._here = self._here, []
@@ -71,17 +78,17 @@ class Request:
 
     # --- who fetches it
 
-    def _absent(self, files: Iterable[WantedFile]) -> Iterator[WantedFile]:
+    def _absent(self, files: Iterable[WantedFile], claim: _Claiming) -> Iterator[WantedFile]:
         """Those files that are to be fetched here."""
         for wanted in files:
-            found = self._claim_or_content(self._source.name(wanted))
+            found = self._claim_or_content(self._source.name(wanted), claim)
             if isinstance(found, Claim):
                 found = self._with_room(found, wanted)
-            if found is None:
-                self._theirs.append(wanted)
-            elif isinstance(found, Claim):
+            if isinstance(found, Claim):
                 self._claims[wanted] = found
                 yield wanted
+            elif found is None:
+                self._theirs.append(wanted)
             elif not isinstance(found, str):
                 self._here.append((wanted, found))
             elif self._is_wanted is None:
@@ -89,24 +96,27 @@ class Request:
             else:  # it could not be kept, and would come in vain
                 return
 
-    def _claim_or_content(self, name: str) -> Claim | Content | Literal["unwritable"] | None:
+    def _claim_or_content(self, name: str, claim: _Claiming) -> Claim | Content | _PastCache | None:
         """The right to fetch an entry, or what is there by now; None if another process is fetching it."""
         for _ in range(2):  # it may be damaged
-            found = self._claim(name)
+            found = self._try(claim, name)
             if isinstance(found, Claim):
                 return self._newer_or(found)
             if not isinstance(found, Held):
                 return found
             if (content := self._content(found)) is not None:
                 return content
-        return "unwritable"  # and so it is read past the cache
+        return "past the cache"
 
-    def _claim(self, name: str) -> Claim | Held | Literal["unwritable"] | None:
+    def _try(self, claim: _Claiming, name: str) -> Claim | Held | _PastCache | None:
         try:
-            return self._cache.claim(name)
+            return claim(name)
         except OSError as error:
-            self._cache.trouble(error)
-            return "unwritable"
+            session_of(self._cache).budget.trouble(error)
+            return "past the cache"
+
+    def _waited(self, name: str) -> Claim | Held | _PastCache:
+        return session_of(self._cache).wait(name) or "past the cache"
 
     def _newer_or(self, claim: Claim) -> Claim | Content:
         """What is there of a file that was found to have changed since it was listed; else the claim."""
@@ -122,48 +132,30 @@ class Request:
         if self._as == "bytes":
             data = self._lookup.hit(held)
             return None if data is None else [data]
-        if not self._cache.objects.is_there(held):
+        if not session_of(self._cache).objects.is_there(held):
             return None
         return held if self._as == "file" else NoBody()
 
-    def _with_room(self, claim: Claim, wanted: WantedFile) -> Claim | NoBody | Literal["unwritable"]:
+    def _with_room(self, claim: Claim, wanted: WantedFile) -> Claim | NoBody | _PastCache:
         """A claim that there is room for; else a large file that nobody reads is not fetched at all."""
         if self._has_room(claim, wanted):
             return claim
         if self._is_wanted is not None or self._as != "nothing" or not self._source.is_large(wanted):
-            return "unwritable"
+            return "past the cache"
         self._counts[telemetry.PASSED_THROUGH] += 1
         return NoBody()
 
     def _has_room(self, claim: Claim, wanted: WantedFile) -> bool:
         """Reserve room for a file, or end its claim. For what `prepare` makes, it is reserved later."""
         is_prepared = not wanted.as_stored and self._source.preparation is not None
-        if (self._is_wanted is None or self._is_wanted()) and (
-            is_prepared or self._cache.reserve(claim, wanted.size_bytes)
-        ):
-            return True
-        self._cache.give_up(claim)
-        return False
-
-    def _taken_over(self, wanted: WantedFile) -> Iterator[Arrival]:
-        """What another process was fetching: from the cache, or by ourselves if it gave up."""
-        found: Claim | Content | None
+        session, has_room = session_of(self._cache), False
         try:
-            found = self._cache.wait(self._source.name(wanted))
-        except OSError as error:
-            self._cache.trouble(error)
-            found = None
-        if isinstance(found, Claim):
-            found = self._newer_or(found)
-        elif isinstance(found, Held):
-            found = self._content(found)
-        if isinstance(found, Claim):
-            if self._has_room(found, wanted):
-                self._claims[wanted] = found
-        elif found is not None:
-            yield wanted, found
-            return
-        yield from self._fetched([wanted])
+            if self._is_wanted is None or self._is_wanted():
+                has_room = is_prepared or session.budget.reserve(claim, wanted.size_bytes)
+        finally:  # also after an error: others would wait for what nobody fetches
+            if not has_room:
+                session.give_up(claim)
+        return has_room
 
     # --- fetching
 
@@ -178,7 +170,7 @@ class Request:
                 yield wanted, result
         finally:
             for claim in self._claims.values():
-                self._cache.give_up(claim)
+                session_of(self._cache).give_up(claim)
             self._claims.clear()
 
     def _body(self, wanted: WantedFile) -> Body:
@@ -211,7 +203,7 @@ class Request:
         outer = body
         if isinstance(body, Claim):
             if body.error is not None:
-                self._cache.trouble(body.error)
+                session_of(self._cache).budget.trouble(body.error)
             outer = body.instead or body
         if self._as == "bytes":
             return [body.content() if isinstance(body, Claim) else content_of(body)]
@@ -226,7 +218,7 @@ class Request:
         if fetched.entry is wanted.entry or wanted.entry.is_same_version(fetched.entry):
             return self._stored(claim, wanted.key, fetched.body, content)
         name = self._source.name(wanted._replace(entry=fetched.entry))
-        newer = self._claim(name)
+        newer = self._try(session_of(self._cache).claim, name)
         if isinstance(newer, Claim):
             claim.hand_over(newer)
             try:
@@ -236,25 +228,26 @@ class Request:
         if not isinstance(newer, Held):
             return None
         if (link := self._source.versions.link(claim.name)) is not None:
-            self._cache.objects.tell_newer(link, name)  # before the claim ends: who waits for it finds this
+            session_of(self._cache).known.note_newer(link, name)  # before the claim ends: who waits for it finds this
         return newer
 
     def _stored(self, claim: Claim, key: str, body: Body, content: Content) -> Held | None:
         """The cached file, and the claim has ended; None if there is no room on the disk."""
+        session = session_of(self._cache)
         try:
             if isinstance(body, Claim):
-                return self._cache.store(claim, key) if claim.is_whole else None
+                return session.store(claim, key) if claim.is_whole else None
             if not isinstance(content, list):
                 return None
             size_bytes = sum(map(len, content))
-            if allocated(size_bytes) > claim.reserved_bytes and not self._cache.reserve(claim, size_bytes):
+            if allocated(size_bytes) > claim.reserved_bytes and not session.budget.reserve(claim, size_bytes):
                 return None
             claim.write_pieces(content)
-            return self._cache.store(claim, key)
+            return session.store(claim, key)
         except OSError as error:
-            self._cache.trouble(error)
+            session.budget.trouble(error)
             return None
 
     def _give_up(self, claim: Claim | None) -> None:
         if claim is not None and claim.is_ours:  # it has ended where its file was stored
-            self._cache.give_up(claim)
+            session_of(self._cache).give_up(claim)

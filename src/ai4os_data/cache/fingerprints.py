@@ -1,14 +1,24 @@
-"""What tells one ``prepare`` from another, so that what one has made is never given out for what the other makes."""
+"""Fingerprints of ``prepare``: what one function made is never given out as what another one makes."""
 
 from __future__ import annotations
 
 import functools
 import pickle
 import types
-from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 _PLAIN = (str, bytes, int, float, complex, type(None), type(...))
+
+
+class _Raw(str):
+    """A part of a digest as it is, where any other text counts as a value."""
+
+    __slots__ = ()
 
 
 def fingerprint(function: Callable[..., object]) -> str:
@@ -17,7 +27,7 @@ def fingerprint(function: Callable[..., object]) -> str:
     Plain values and functions of its own module that it refers to by name count too. It is the same in every process.
 
     Raises:
-        ValueError: it holds something that nothing tells from its like.
+        ValueError: it holds something that cannot be told from another of its kind.
     """
     hasher = blake2b(digest_size=8)
     for part in _labelled(function, set()):
@@ -26,94 +36,40 @@ def fingerprint(function: Callable[..., object]) -> str:
 
 
 def _labelled(value: object, seen: set[int]) -> Iterator[str]:
+    """The type of a value, and what distinguishes it from others of the type."""
+    if isinstance(value, _Raw):
+        yield value
+        return
     yield type(value).__qualname__
-    yield from _parts(value, seen)
-
-
-def _each(values: Iterable[object], seen: set[int]) -> Iterator[str]:
-    for value in values:
-        yield from _labelled(value, seen)
-
-
-@functools.singledispatch
-def _parts(value: object, seen: set[int]) -> Iterator[str]:
-    """An object: its class with what that defines itself, and its state."""
     if isinstance(value, _PLAIN):
         yield repr(value)
-        return
-    yield _name(type(value))
-    yield from _each((part for part in vars(type(value)).values() if isinstance(part, types.FunctionType)), seen)
+    elif isinstance(value, (set, frozenset)):  # their order differs from process to process
+        yield from sorted("\0".join(_labelled(item, seen)) for item in value)
+    elif isinstance(value, types.FunctionType) and id(value) in seen:
+        yield _name(value)  # it refers to itself
+    else:
+        seen.add(id(value))
+        parts = next((parts for kind, parts in _PARTS.items() if isinstance(value, kind)), _parts_of_object)
+        for part in parts(value):
+            yield from _labelled(part, seen)
+
+
+def _parts_of_object(value: object) -> Iterable[object]:
+    """Its class with what that defines itself, and its state."""
     try:
-        yield pickle.dumps(value, protocol=4).hex()
+        state = pickle.dumps(value, protocol=4).hex()
     except Exception as error:
-        message = (
+        raise ValueError(
             f"prepare= holds a {_name(type(value))}, which cannot be told from another one ({error}); "
             "say which it is by prepare_version=…, and change that when prepare changes"
-        )
-        raise ValueError(message) from error
+        ) from error
+    functions = (part for part in vars(type(value)).values() if isinstance(part, types.FunctionType))
+    return [_Raw(_name(type(value))), *functions, _Raw(state)]
 
 
-@_parts.register
-def _parts_of_function(value: types.FunctionType, seen: set[int]) -> Iterator[str]:
-    yield _name(value)
-    if id(value) in seen:
-        return  # it refers to itself
-    seen.add(id(value))
-    yield from _each([value.__code__, value.__defaults__, value.__kwdefaults__], seen)
-    yield from _each(map(_content, value.__closure__ or ()), seen)
-    yield from _each(_globals_used(value), seen)
-
-
-@_parts.register
-def _parts_of_code(value: types.CodeType, seen: set[int]) -> Iterator[str]:
-    yield value.co_code.hex()
-    yield repr(value.co_names)
-    yield from _each(value.co_consts, seen)
-
-
-@_parts.register
-def _parts_of_partial(value: functools.partial, seen: set[int]) -> Iterator[str]:  # type: ignore[type-arg]  # of any
-    yield from _each([value.func, value.args, value.keywords], seen)
-
-
-@_parts.register
-def _parts_of_method(value: types.MethodType, seen: set[int]) -> Iterator[str]:
-    yield from _each([value.__func__, value.__self__], seen)
-
-
-@_parts.register
-def _parts_of_builtin(value: types.BuiltinFunctionType, seen: set[int]) -> Iterator[str]:
-    yield _name(value)
-    yield from _labelled(value.__self__, seen)
-
-
-@_parts.register
-def _parts_of_class(value: type, _seen: set[int]) -> Iterator[str]:
-    yield _name(value)
-
-
-@_parts.register
-def _parts_of_module(value: types.ModuleType, _seen: set[int]) -> Iterator[str]:
-    yield value.__name__
-
-
-@_parts.register(tuple)
-@_parts.register(list)
-def _parts_of_sequence(value: tuple[object, ...] | list[object], seen: set[int]) -> Iterator[str]:
-    yield from _each(value, seen)
-
-
-@_parts.register
-def _parts_of_mapping(value: dict, seen: set[int]) -> Iterator[str]:  # type: ignore[type-arg]  # of any
-    for key, item in value.items():
-        yield from _each([key, item], seen)
-
-
-@_parts.register(set)
-@_parts.register(frozenset)
-def _parts_of_set(value: set[object] | frozenset[object], seen: set[int]) -> Iterator[str]:
-    # Their order differs from process to process.
-    yield from sorted("\0".join(_labelled(item, seen)) for item in value)
+def _parts_of_function(value: types.FunctionType) -> Iterable[object]:
+    held = [value.__code__, value.__defaults__, value.__kwdefaults__, *map(_content, value.__closure__ or ())]
+    return [_Raw(_name(value)), *held, *_globals_used(value)]
 
 
 def _content(cell: types.CellType) -> object:
@@ -124,14 +80,13 @@ def _content(cell: types.CellType) -> object:
 
 
 def _globals_used(function: types.FunctionType) -> Iterator[object]:
-    """What the code refers to by name, where that can change without a change of a library."""
+    """What the code refers to by name, if that can change without a change of a library."""
     for name in _names_used(function.__code__):
         value = function.__globals__.get(name)
         if isinstance(value, (*_PLAIN, tuple, frozenset)) or (
             isinstance(value, types.FunctionType) and value.__module__ == function.__module__
         ):
-            yield name
-            yield value
+            yield from (name, value)
 
 
 def _names_used(code: types.CodeType) -> Iterator[str]:
@@ -143,3 +98,17 @@ def _names_used(code: types.CodeType) -> Iterator[str]:
 
 def _name(value: object) -> str:
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
+
+
+_PARTS: dict[type, Callable[[Any], Iterable[object]]] = {
+    types.FunctionType: _parts_of_function,
+    types.CodeType: lambda code: [_Raw(code.co_code.hex()), _Raw(code.co_names), *code.co_consts],
+    functools.partial: lambda bound: [bound.func, bound.args, bound.keywords],
+    types.MethodType: lambda method: [method.__func__, method.__self__],
+    types.BuiltinFunctionType: lambda function: [_Raw(_name(function)), function.__self__],
+    types.ModuleType: lambda module: [_Raw(module.__name__)],
+    type: lambda kind: [_Raw(_name(kind))],
+    tuple: iter,
+    list: iter,
+    dict: lambda mapping: chain.from_iterable(mapping.items()),
+}

@@ -11,12 +11,9 @@ import re
 import secrets
 import struct
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-from ai4os_data.machine import is_at, locks, ownership
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from ai4os_data.cache import placement
+from ai4os_data.machine import is_at, locks, ownership, tell_after_fork
 
 _LEASE = struct.Struct("<3q")  # three times the same: the middle one is right even where a byte was flipped
 _HIGH_DESCRIPTOR = 900  # the kernel closes the files of a killed process from the lowest up
@@ -27,19 +24,19 @@ class Lease:
     """The lease of one process, among those of the others.
 
     Args:
-        directory: where all leases of a cache lie.
-        prepare: makes the cache's directory, where somebody has removed it.
+        directory: the cache's, which is made if somebody has removed it.
 
     Attributes:
         size_bytes: what it allows.
     """
 
-    def __init__(self, directory: str, prepare: Callable[[], object]) -> None:
-        self.directory = directory
+    def __init__(self, directory: str) -> None:
+        self._cache = directory
+        self._folder = f"{directory}/leases"
         self.size_bytes = 0
-        self._prepare = prepare
         self._path = ""
         self._descriptor = -1
+        tell_after_fork(self)
 
     def write(self, size_bytes: int) -> None:
         """Allow so much."""
@@ -50,9 +47,8 @@ class Lease:
         if self._descriptor < 0:
             if size_bytes == 0:
                 return
-            self._prepare()
-            os.makedirs(self.directory, mode=0o700, exist_ok=True)
-            self._path = f"{self.directory}/{os.getpid()}-{secrets.token_hex(4)}"
+            placement.make(self._cache)
+            self._path = f"{self._folder}/{os.getpid()}-{secrets.token_hex(4)}"
             self._descriptor = _last_to_close(ownership.open_file(self._path, os.O_CREAT | os.O_RDWR))
             locks.lock(self._descriptor)
         os.pwrite(self._descriptor, _LEASE.pack(size_bytes, size_bytes, size_bytes), 0)
@@ -63,10 +59,14 @@ class Lease:
         if self._descriptor >= 0:
             with suppress(FileNotFoundError):
                 os.unlink(self._path)
-        self.let_go()
+        self.after_fork()
 
-    def let_go(self) -> None:
-        """Leave it to whoever sees it; in a child, to the parent."""
+    def __del__(self) -> None:
+        """Leave it to whoever sees it, and counts the files in."""
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Close it; in a child it stays the parent's."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             with suppress(OSError):
@@ -75,7 +75,7 @@ class Lease:
     def others(self) -> tuple[int, bool]:
         """What the leases of other living processes allow, and whether one of a dead process was found and removed."""
         total, died = 0, False
-        with suppress(FileNotFoundError), os.scandir(self.directory) as items:
+        with suppress(FileNotFoundError), os.scandir(self._folder) as items:
             for item in items:
                 if not _NAME.fullmatch(item.name) or (self._descriptor >= 0 and item.path == self._path):
                     continue
@@ -90,8 +90,8 @@ class Lease:
 
 
 def living(directory: str) -> set[int]:
-    """The living processes that have a lease, as each knows itself; nothing is changed, those of dead ones stay."""
-    with suppress(FileNotFoundError), os.scandir(directory) as items:
+    """The living processes that have a lease in a cache, as each knows itself; those of dead ones stay."""
+    with suppress(FileNotFoundError), os.scandir(f"{directory}/leases") as items:
         held = [item.name for item in items if _NAME.fullmatch(item.name) and locks.is_held(item.path)]
         return {int(name.partition("-")[0]) for name in held}
     return set()

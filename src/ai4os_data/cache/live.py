@@ -1,11 +1,11 @@
-"""What this process uses of a cache directory, whichever `DiskCache` it was told to: what stays together, and plans."""
+"""What this process uses of a cache directory, through whichever `DiskCache`: entries that stay together, and plans."""
 
 from __future__ import annotations
 
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from ai4os_data.machine import PerProcess, no_fork
 
@@ -17,26 +17,23 @@ if TYPE_CHECKING:
     Digests = Callable[[], Iterable[str]]
 
 
-class Limited(Protocol):
-    """A cache, as far as it matters here: it says how much it may take."""
+class Limit(NamedTuple):
+    """How much a cache may take, and whether the user gave that, or it is what the disk had free."""
 
-    size_limit: int
-
-    @property
-    def is_given(self) -> bool:
-        """Whether the limit was given by the user."""
+    size_bytes: int
+    is_given: bool
 
 
 class Live:
     """The live datasets, plans and caches of one directory. A forked child begins with its parent's datasets."""
 
     def __init__(self) -> None:
-        self._caches: weakref.WeakSet[Limited] = weakref.WeakSet()
+        self._limits: weakref.WeakKeyDictionary[object, Limit] = weakref.WeakKeyDictionary()  # by cache
         self._together: list[weakref.WeakMethod[Digests]] = []
         self._plans: PerProcess[weakref.WeakSet[Plan]] = PerProcess(weakref.WeakSet)
 
     def keep_together(self, digests: Digests) -> None:
-        """Record what must not evict each other while the object whose method this is lives."""
+        """Protect these entries from each other for as long as the method's object lives (policy ``"auto"``)."""
         self._together = [reference for reference in self._together if reference() is not None]
         self._together.append(weakref.WeakMethod(digests))
 
@@ -46,20 +43,20 @@ class Live:
             if (digests := reference()) is not None:
                 yield from digests()
 
-    def bind(self, cache: Limited) -> None:
+    def bind(self, cache: object, limit: Limit) -> None:
         """Keep to the limit of this cache too, while it lives."""
-        self._caches.add(cache)
+        self._limits[cache] = limit
 
-    def caches(self) -> list[Limited]:
-        """The caches that live."""
-        return list(self._caches)
+    def limits(self) -> list[Limit]:
+        """Those of the caches that live."""
+        return list(self._limits.values())
 
     def limit_bytes(self, otherwise: int) -> int:
         """The smallest limit of the caches that live: it holds for all of them."""
-        return min((cache.size_limit for cache in self.caches()), default=otherwise)
+        return min((limit.size_bytes for limit in self.limits()), default=otherwise)
 
     def follow(self, plan: Plan) -> None:
-        """Take in a plan, for as long as it lives."""
+        """While this plan lives, what it has used goes, to make room for what it still needs."""
         self._plans.get().add(plan)
 
     def plans(self) -> list[Plan]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ai4os_data import telemetry
+from ai4os_data.cache.disk_cache import session_of
 
 if TYPE_CHECKING:
     from ai4os_data.cache.disk_cache import DiskCache
-    from ai4os_data.cache.objects import Held
+    from ai4os_data.cache.entries import Held
     from ai4os_data.cache.versions import Versions
 
 _MOST_CHANGES = 8  # of one file, one after the other
@@ -24,17 +25,18 @@ class Lookup:
 
     def find(self, name: str) -> Held | None:
         """The cached file of a digest, or of what that file has become; it may have been evicted since."""
-        return self.cache.objects.find(name) or self.newer(name)
+        return session_of(self.cache).known.find(name) or self.newer(name)
 
     def newer(self, name: str) -> Held | None:
         """The cached file of what a file was found to have become since it was listed, if that may be used."""
-        objects = self.cache.objects
+        session = session_of(self.cache)
+        known = session.known
         for _ in range(_MOST_CHANGES):
-            link = self._versions.link(name) if objects.newer else None
-            newer = objects.newer.get(link) if link is not None else None
+            link = self._versions.link(name) if known.newer else None
+            newer = known.newer.get(link) if link is not None else None
             if newer is None:
                 return None
-            if (held := objects.find(newer)) is not None and objects.is_there(held):
+            if (held := known.find(newer)) is not None and session.objects.is_there(held):
                 return held
             name = newer
         return None
@@ -43,7 +45,7 @@ class Lookup:
         """The bytes of a cached file, checked; None if it is damaged, or was evicted."""
         row = self._counters.row
         try:
-            data = self.cache.read(held)
+            data = session_of(self.cache).read(held)
         except FileNotFoundError:
             return None
         if data is None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _HEAD = re.compile(rb"[0-9a-f]{16}\n")
 _NO_NEWS = (False, 0, b"")
 _LONGEST_LINE = 256  # digests, size, checksum and suffix take 130 at most
+_SHORTEST_LINE = 52  # digest, size and checksum, and a line end
 _HEAD_BYTES = 17  # sixteen digits that change when the lines are written anew, and a line end
 
 
@@ -46,11 +47,11 @@ class Names:
         self._threads = threading.Lock()  # the parent's may be held for ever
         self._close()
 
-    def tell(self, name: str) -> int | None:
-        """Tell the others of an entry whose file is there. A lost name is a second fetch, no more.
+    def append(self, name: str) -> int | None:
+        """Let the others know of an entry whose file is there. A lost name is a second fetch, no more.
 
         Returns:
-            Where it stands; None if it comes with the news.
+            The position where it stands; None if it comes with the news.
         """
         line = f"{name}\n".encode()
         with self._threads:
@@ -86,14 +87,14 @@ class Names:
         except OSError:
             return _NO_NEWS
 
-    def line_at(self, place: int) -> str:
-        """The line that begins at a place; an empty one where it cannot be read."""
+    def line_at(self, position: int) -> str:
+        """The line that begins at a position; an empty one if it cannot be read."""
         try:
             descriptor = self._descriptor
             if descriptor < 0:
                 with self._threads:
                     descriptor = self._opened()
-            line, end, _ = os.pread(descriptor, _LONGEST_LINE, place).partition(b"\n")
+            line, end, _ = os.pread(descriptor, _LONGEST_LINE, position).partition(b"\n")
         except OSError:
             return ""
         return line.decode("ascii", "replace") if end else ""
@@ -138,6 +139,10 @@ class Names:
     def beside(self) -> str:
         """Where they are written anew; a death may leave it there, for the next time to write over."""
         return f"{self.path}.new"
+
+    def may_hold(self, count: int) -> bool:
+        """Whether the others can know of so many entries, by the length of the file alone."""
+        return self.size_bytes >= count * _SHORTEST_LINE
 
     @property
     def size_bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import tempfile
@@ -216,6 +217,29 @@ def _claim_directory(directory: str) -> None:
     mark(directory)
 
 
+def make(directory: str) -> None:
+    """Make the directory of a cache again, with the folders in it, if somebody has removed some of that.
+
+    Raises:
+        OSError: it cannot be made, or another user has made one in its place.
+    """
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    if (reason := refusal(directory)) is not None:
+        raise PermissionError(errno.EACCES, f"it was removed, and now it {reason}", directory)
+    mark(directory)
+    for name in ("index", "leases"):
+        os.makedirs(f"{directory}/{name}", mode=0o700, exist_ok=True)
+    make_root(directory)
+
+
+def make_root(directory: str) -> None:
+    """Make the folder of the entries' folders in a cache."""
+    root = f"{directory}/objects"
+    if not os.path.isdir(root):
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        _spread_below(root)
+
+
 def is_cache(directory: str) -> bool:
     """Whether a directory is marked as a cache of ours."""
     return os.path.isfile(f"{directory}/{MARKER}")
@@ -226,7 +250,7 @@ def mark(directory: str) -> None:
     os.close(ownership.open_file(f"{directory}/{MARKER}", os.O_CREAT | os.O_WRONLY))
 
 
-def spread_below(directory: str) -> None:
+def _spread_below(directory: str) -> None:
     """Let the folders to be made in a directory lie apart on the disk, where the file system can: on ext4.
 
     The search for a new file's inode goes through the folder's own part of the disk, and passes over those that were

@@ -16,7 +16,7 @@ class Preparation(NamedTuple):
 
     Attributes:
         function: the function.
-        name: tells what it makes from what another one makes.
+        name: distinguishes what it makes from what another one makes.
     """
 
     function: Prepare

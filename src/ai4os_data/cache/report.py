@@ -7,9 +7,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from ai4os_data.cache import placement
+from ai4os_data.cache import listings, placement
 from ai4os_data.cache.leases import living
-from ai4os_data.cache.ledger import LISTING_NAME
 from ai4os_data.cache.objects import Objects
 from ai4os_data.cache.record import Record, read_record
 from ai4os_data.cache.staged import allocated
@@ -89,14 +88,14 @@ def report(directory: str) -> Report:
         directory=directory,
         entries=len(held_bytes),
         entries_bytes=sum(held_bytes),
-        listings=sum(1 for name in _names(f"{directory}/listings") if LISTING_NAME.fullmatch(name)),
+        listings=len(listings.kept_in(directory)),
         used_bytes=sum(_taken(directory)),
         limit_bytes=record.limit_bytes or None,
         auto_bytes=_auto_bytes(directory, sum(held_bytes)),
         ceded_bytes=record.ceded_at(now),
         ceded_until=record.ceded_until,
         free_bytes=disk.f_bavail * disk.f_frsize,
-        processes=len(living(f"{directory}/leases")),
+        processes=len(living(directory)),
     )
 
 
@@ -116,13 +115,6 @@ def _auto_bytes(directory: str, held_bytes: int) -> int | None:
         return placement.auto_limit(directory, held_bytes)
     except CacheLimitError:
         return None
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
 
 
 def _taken(directory: str) -> Iterator[int]:

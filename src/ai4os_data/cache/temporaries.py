@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ai4os_data.cache.objects import suffix_of
+from ai4os_data.cache.entries import suffix_of
 from ai4os_data.http import write_whole
 from ai4os_data.machine import locks, mounts, ownership
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ai4os_data.cache.disk_cache import session_of
+from ai4os_data.cache.live import live_in
 from ai4os_data.machine import packed_texts
 
 if TYPE_CHECKING:
@@ -28,18 +30,18 @@ class Together:
         self._cache = cache
         self._entries = entries
         self._names: Sequence[str] | None = None
-        cache.keep_together(self.names)
+        live_in(cache.directory).keep_together(self.names)
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """Stay together in this process too."""
         self.__dict__.update(state)
-        self._cache.keep_together(self.names)
+        live_in(self._cache.directory).keep_together(self.names)
 
     def names(self) -> Sequence[str]:
         """The digests in the order of the files: those of what they have become, as far as that is known."""
         if self._names is None:
             self._names = packed_texts([self._source.name(self._source.current(entry)) for entry in self._entries])
         link = self._source.versions.link
-        if not (newer := self._cache.objects.newer) or self._source.versions.listing is None:
+        if not (newer := session_of(self._cache).known.newer) or self._source.versions.listing is None:
             return self._names
         return [newer.get(link(name) or name, name) for name in self._names]

@@ -7,7 +7,8 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from ai4os_data import errors, telemetry
-from ai4os_data.cache.objects import LocalPath, digest
+from ai4os_data.cache.entries import digest
+from ai4os_data.cache.paths import LocalPath
 from ai4os_data.cache.preparation import Preparation, Prepare
 from ai4os_data.cache.temporaries import TemporaryBody, write_temporary
 from ai4os_data.cache.versions import Drift, Versions, WantedFile
@@ -32,8 +33,8 @@ class UncachedStore:
     Args:
         store: where the files are.
         prepare: turns a file's bytes into those that are given out.
-        prepare_version: tells what ``prepare`` makes from what another one makes; by default it follows from its
-            code.
+        prepare_version: distinguishes what ``prepare`` makes from what another one makes; by default it follows from
+            its code.
         on_drift: what to do about a file that is another version than the listed one: raise, warn, or take it.
         counters: where misses and bytes are counted.
     """

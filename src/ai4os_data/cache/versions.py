@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ai4os_data import errors, telemetry
-from ai4os_data.cache.objects import digest
+from ai4os_data.cache.entries import digest
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class WantedFile(NamedTuple):
 
     @property
     def form(self) -> tuple[str, bool]:
-        """What tells it from other files of its location, and from the same one in another form."""
+        """What distinguishes it from other files of its location, and from the same file in the other form."""
         return self.entry.key, self.as_stored
 
     @property
@@ -63,8 +63,8 @@ class Versions:
         """Go by a listing from now on.
 
         Args:
-            listing: tells it from any other. What a file of it was found to have become holds for it alone: a later
-                listing may find the file as it was.
+            listing: its name. What a file of it was found to have become holds for it alone: a later listing may find
+                the file as it was.
             newer: files that are known to have changed since, by their keys.
         """
         self.listing = listing

@@ -30,7 +30,7 @@ def checked_state(state: Any) -> Mapping[str, Any]:
     )
 
 
-def tell_what_lacks(state: Mapping[str, Any], asked: Collection[str]) -> None:
+def log_what_lacks(state: Mapping[str, Any], asked: Collection[str]) -> None:
     """Log once which names the next start will ask for in vain."""
     if lacking := sorted(str(name) for name in asked if name not in state):
         tell_once(

@@ -1,7 +1,7 @@
 """The folders of attempts in a spool: whether their processes live, and how far their checkpoints have come.
 
 A lock lies on a folder for as long as the process lives that made it; the kernel takes it back. It is on the folder and
-not on a file in it: what cleans a place for temporary files removes old files, and leaves a locked folder alone
+not on a file in it: what cleans a folder for temporary files removes old files, and leaves a locked folder alone
 (https://www.freedesktop.org/software/systemd/man/tmpfiles.d.html).
 """
 

@@ -26,7 +26,7 @@ def set_aside_deleted(store: Store, spool: Spool, history: History, *, may_begin
         store: of the run.
         spool: of this machine; what was removed under the rules of retention goes there too.
         history: what the store has listed.
-        may_begin: whether a new run begins where nothing is left.
+        may_begin: whether a new run begins if nothing is left.
 
     Raises:
         StorageError: the store cannot tell whether something is there.
@@ -40,7 +40,9 @@ def set_aside_deleted(store: Store, spool: Spool, history: History, *, may_begin
         else:  # a newer one is there, for which it went
             spool.remove(spooled)
     if removed:
-        _tell(store, removed, begins_anew=may_begin and not on_store and not spool.entries() and not history.marked)
+        _log_removed(
+            store, removed, begins_anew=may_begin and not on_store and not spool.entries() and not history.marked
+        )
     return bool(gone)
 
 
@@ -52,20 +54,18 @@ def _is_gone(store: Store, history: History, spooled: Spooled) -> bool:
     return not any(file_at(store, f"{spooled.name}/{file}") is not None for file in files)
 
 
-def _tell(store: Store, removed: list[Spooled], *, begins_anew: bool) -> None:
+def _log_removed(store: Store, removed: list[Spooled], *, begins_anew: bool) -> None:
     steps = ", ".join(str(spooled.name.step) for spooled in removed)
-    many = len(removed) > 1
     copies = "; ".join(f"{spooled.folder} to {store.location}/{spooled.name}" for spooled in removed)
+    plural, they, are, kept = (
+        ("s", "they", "are", "these copies") if len(removed) > 1 else ("", "it", "is", "this copy")
+    )
     log.warning(
-        "%s: step%s %s had arrived there and %s not there any more, so %s not restored%s. If that is a mistake, copy "
-        "%s and start again: the spool keeps %s for %d days",
+        f"%s: step{plural} %s had arrived there and {are} not there any more, so {they} {are} not restored%s. If that "
+        f"is a mistake, copy %s and start again: the spool keeps {kept} for %d days",
         store.location,
-        "s" if many else "",
         steps,
-        "are" if many else "is",
-        "they are" if many else "it is",
         ", and a new run begins" if begins_anew else "",
         copies,
-        "these copies" if many else "this copy",
         NEWEST_STAYS_S // 86400,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ai4os_data.checkpoint.manifest import attempt_mark
 from ai4os_data.checkpoint.names import MANIFEST
-from ai4os_data.checkpoint.serialisation import sha256_of
+from ai4os_data.machine import sha256_of
 from ai4os_data.stores import abandon, lower
 
 if TYPE_CHECKING:

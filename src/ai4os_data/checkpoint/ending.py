@@ -45,14 +45,14 @@ class Ending:
     def __init__(self, location: str, staging: Staging, uploads: Uploads) -> None:
         self._location = location
         self._staging = staging
-        self._uploads = uploads
+        self.uploads = uploads
         self._pid = os.getpid()
         self._is_over = False
         self._awaited: list[Upload] = []
         _endings.add(self)
         if _has_begun.is_set():  # made by what runs on: nobody comes back to it, and each upload has its bound
-            self._uploads.begin_exit()
-            self._uploads.leave()
+            self.uploads.begin_exit()
+            self.uploads.leave()
             self._is_over = True
 
     @property
@@ -67,45 +67,34 @@ class Ending:
     def begin(self) -> list[Upload]:
         """Let nothing more be waited for than needs be; what is on its way, once all is in the spool."""
         self._staging.wait_until_free(None)
-        on_the_way = self._uploads.begin_exit()
-        self._awaited = self._uploads.unsent()  # and not what a thread goes on saving
+        on_the_way = self.uploads.begin_exit()
+        self._awaited = self.uploads.unsent()  # and not what a thread goes on saving
         return on_the_way
-
-    @property
-    def patience_s(self) -> float:
-        """How long it is waited after the last progress."""
-        return self._uploads.closing_s
 
     def wait(self) -> None:
         """Wait until all is sent, has failed, or has made no progress for too long."""
-        self._uploads.wait_for(self._awaited)
+        self.uploads.wait_for(self._awaited)
 
-    def tell(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
         """Wait no more; what is not on the storage is logged, once, with where it is.
 
         Args:
-            why: what has ended the wait, where nothing has failed.
+            why: what has ended the wait, if nothing has failed.
         """
         self._is_over = True
-        left, error = self._uploads.leave()
+        left, error = self.uploads.leave()
         if not left:
             return
-        steps = ", ".join(str(upload.spooled.name.step) for upload in sorted(left, key=_order))
+        left.sort(key=lambda upload: (upload.spooled.name.order, upload.spooled.name))
+        plural, are, them = ("s", "are", "them") if len(left) > 1 else ("", "is", "it")
         log.error(
-            "%s: step%s %s %s not on the storage (%s). The next start of the run on this machine sends %s from the "
-            "spool: %s",
+            f"%s: step{plural} %s {are} not on the storage (%s). The next start of the run on this machine sends "
+            f"{them} from the spool: %s",
             self._location,
-            "s" if len(left) > 1 else "",
-            steps,
-            "are" if len(left) > 1 else "is",
+            ", ".join(str(upload.spooled.name.step) for upload in left),
             error or why,
-            "them" if len(left) > 1 else "it",
-            ", ".join(str(upload.spooled.folder) for upload in sorted(left, key=_order)),
+            ", ".join(str(upload.spooled.folder) for upload in left),
         )
-
-
-def _order(upload: Upload) -> tuple[object, ...]:
-    return (upload.spooled.name.order, upload.spooled.name)
 
 
 def finish_runs() -> None:
@@ -122,7 +111,7 @@ def finish_runs() -> None:
         except KeyboardInterrupt:
             why = "interrupted"
         for ending in endings:
-            ending.tell(why)
+            ending.give_up(why)
     _has_ended.set()
 
 
@@ -168,15 +157,15 @@ def _wait_for_threads() -> None:
     Those that have had to do with a run are waited for as long as it takes. Others may do so yet, as long as there is a
     run that is not closed; or never, so for them there is a bound.
     """
-    until = time.monotonic() + max((ending.patience_s for ending in _open_ones()), default=0.0)
-    told: set[threading.Thread] = set()
+    until = time.monotonic() + max((ending.uploads.closing_s for ending in _open_ones()), default=0.0)
+    logged: set[threading.Thread] = set()
     while threads := [thread for thread in threading.enumerate() if _is_waited_for(thread)]:
         known = [thread for thread in threads if thread in _users]
         if not known and time.monotonic() >= until:
             return
         thread = (known or threads)[0]
-        if thread not in told:
-            told.add(thread)
+        if thread not in logged:
+            logged.add(thread)
             log.info("the script has ended: waiting for the thread %s, which may still save", thread.name)
         thread.join(_LOOK_S)
 
@@ -185,16 +174,16 @@ def _is_waited_for(thread: threading.Thread) -> bool:
     """Whether the interpreter will wait until a thread ends, and it may end by itself before that."""
     if thread.daemon or thread in {threading.current_thread(), threading.main_thread()}:
         return False
-    return not (_is_told_to_end(thread) or _waits_for_the_end(thread))
+    return not (_is_of_a_pool(thread) or _waits_for_the_end(thread))
 
 
-def _is_told_to_end(thread: threading.Thread) -> bool:
-    """Whether a thread is of a pool, whose module tells it later that the process ends."""
-    told = {getattr(call.func, "__module__", None) for call in threading._threading_atexits}  # type: ignore[attr-defined]  # noqa: SLF001  there is no public name for it
+def _is_of_a_pool(thread: threading.Thread) -> bool:
+    """Whether a thread is of a pool, whose module ends it later in the same way."""
+    ends_pools = {getattr(call.func, "__module__", None) for call in threading._threading_atexits}  # type: ignore[attr-defined]  # noqa: SLF001  there is no public name for it
     target = getattr(thread, "_target", None)
     made_by = {type(thread).__module__, getattr(target, "__module__", None)}
     is_of_pool = thread in pools._threads_queues or type(thread).__module__.startswith("concurrent.")  # noqa: SLF001  nor for this
-    return is_of_pool or not made_by.isdisjoint(told)
+    return is_of_pool or not made_by.isdisjoint(ends_pools)
 
 
 def _waits_for_the_end(thread: threading.Thread) -> bool:
@@ -210,7 +199,7 @@ def _waits_for_the_end(thread: threading.Thread) -> bool:
 def _wait_for(endings: Sequence[Ending]) -> str:
     """Wait for what is on its way; what has ended the wait."""
     on_their_way = [upload for ending in endings for upload in ending.begin()]
-    patience_s = max(ending.patience_s for ending in endings)
+    patience_s = max(ending.uploads.closing_s for ending in endings)
     if on_their_way:
         log.warning(
             "the process ends with %d checkpoint%s on the way to the storage: waiting up to %g s after the last "

@@ -9,7 +9,7 @@ from ai4os_data.http import passes
 
 
 class Failures:
-    """The errors of a run that nobody has been told yet.
+    """The errors of a run that were not raised yet.
 
     Attributes:
         lasting: those that the next save raises, oldest first.
@@ -36,7 +36,7 @@ class Failures:
 
 
 def without_locals(error: BaseException) -> None:
-    """Keep of an error where it came from, and not the states and runs that the functions on its way had in hand."""
+    """Drop the local variables that an error holds, such as states and runs; its traceback stays."""
     seen: set[int] = set()
     found: BaseException | None = error
     while found is not None and id(found) not in seen:

@@ -14,12 +14,43 @@ if TYPE_CHECKING:
     from ai4os_data.stores import Durability, Level
 
 
+class Progress:
+    """How far a save has come.
+
+    Attributes:
+        level: the level reached so far; None before, and once it is nowhere.
+        error: what has put an end to it, if anything has.
+        changed: notified of each change.
+    """
+
+    def __init__(self) -> None:
+        self.level: Level | None = None
+        self.error: BaseException | None = None
+        self.changed = threading.Condition()
+
+    def reach(self, level: Level) -> None:
+        """Record that it has come so far."""
+        with self.changed:
+            if not reaches(self.level, level):
+                self.level = level
+            self.error = None
+            self.changed.notify_all()
+
+    def end(self, error: BaseException, *, is_lost: bool = False) -> None:
+        """Record that it goes no further, or that it is nowhere any more."""
+        with self.changed:
+            self.level = None if is_lost else self.level
+            self.error = error
+            self.changed.notify_all()
+
+
 class SaveHandle:
     """One save on its way.
 
     Args:
         step: of the training.
-        name: of the checkpoint; None where another rank writes it.
+        name: of the checkpoint; None if another rank writes it.
+        progress: how far it has come.
         wanted: the level that `wait` waits for by default.
         best: the highest level that the store can reach; any, as long as nothing is known.
 
@@ -30,26 +61,26 @@ class SaveHandle:
         waited_s: how much of that it waited for the save before, because the local disk was slower than the saves.
     """
 
-    def __init__(self, step: int, name: CheckpointName | None, wanted: Level, best: Level | None = None) -> None:
+    def __init__(
+        self, step: int, name: CheckpointName | None, progress: Progress, wanted: Level, best: Level | None = None
+    ) -> None:
         self.step = step
         self.name = name
         self.stall_s = 0.0
         self.waited_s = 0.0
         self._wanted: Level = wanted
         self._best = best
-        self._level: Level | None = None
-        self._error: BaseException | None = None
-        self._changed = threading.Condition()
+        self._progress = progress
 
     @property
     def level(self) -> Level | None:
         """The level reached so far: ``"local"``, ``"mount"``, ``"confirmed"``; None before, and once it was dropped."""
-        return self._level
+        return self._progress.level
 
     @property
     def error(self) -> BaseException | None:
         """What has put an end to it, if anything has."""
-        return self._error
+        return self._progress.error
 
     def wait(self, level: Durability | None = None, timeout_s: float | None = None) -> Level | None:
         """Wait until a level is reached; the level it has then. On ranks that do not write it returns at once.
@@ -69,18 +100,19 @@ class SaveHandle:
         if self.name is None:
             return None
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        with self._changed:
-            while not reaches(self._level, wanted) and self._error is None:
+        progress = self._progress
+        with progress.changed:
+            while not reaches(progress.level, wanted) and progress.error is None:
                 left_s = None if until is None else until - time.monotonic()
                 if left_s is not None and left_s <= 0:
                     raise errors.DeadlineError(
-                        f"step {self.step} is {self._level or 'not yet local'} after {timeout_s:g} s, and not yet "
+                        f"step {self.step} is {progress.level or 'not yet local'} after {timeout_s:g} s, and not yet "
                         f"{wanted}; it goes on"
                     )
-                self._changed.wait(left_s)
-            if not reaches(self._level, wanted) and self._error is not None:
-                raise self._error
-            return self._level
+                progress.changed.wait(left_s)
+            if not reaches(progress.level, wanted) and progress.error is not None:
+                raise progress.error
+            return progress.level
 
     def _checked(self, level: Durability | None) -> Level:
         """The level to wait for."""
@@ -97,36 +129,6 @@ class SaveHandle:
             )
         return level
 
-    def reach(self, level: Level) -> None:
-        """Record that it has come so far."""
-        with self._changed:
-            if not reaches(self._level, level):
-                self._level = level
-            self._error = None
-            self._changed.notify_all()
-
-    def fail(self, error: BaseException) -> None:
-        """Record that it goes no further."""
-        with self._changed:
-            self._error = error
-            self._changed.notify_all()
-
-    def lose(self, error: errors.LostError) -> None:
-        """Record that it is nowhere any more."""
-        with self._changed:
-            self._level, self._error = None, error
-            self._changed.notify_all()
-
-    def drop(self, newer: int) -> None:
-        """Record that a newer one takes its place, so that it is nowhere."""
-        with self._changed:
-            self._level = None
-            self._error = errors.DroppedError(
-                f"step {self.step} was dropped: step {newer} came before it could be sent; give it more time between "
-                "saves, or wait() for those that have to stay"
-            )
-            self._changed.notify_all()
-
     def __repr__(self) -> str:
-        """Tell how far it is."""
-        return f"SaveHandle(step={self.step}, level={self._level!r}, error={self._error!r})"
+        """A short description for people."""
+        return f"SaveHandle(step={self.step}, level={self.level!r}, error={self.error!r})"

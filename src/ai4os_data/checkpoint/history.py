@@ -87,7 +87,7 @@ class History:
 
     @property
     def highest_attempt(self) -> int:
-        """The number of the last attempt; 0 where there was none."""
+        """The number of the last attempt; 0 if there was none."""
         return max((attempt.number for attempt in self._attempts), default=0)
 
     @property
@@ -142,10 +142,6 @@ class History:
             rest = [seen for seen in left if seen.name.attempt != attempt]
             left = self._before(self.parent_of(own), rest)
 
-    def lineage(self) -> list[Seen]:
-        """All candidates at once."""
-        return list(self.candidates())
-
     def latest(self) -> Checkpoint | None:
         """The first candidate with a readable manifest; None if there is none."""
         return next((found for seen in self.candidates() if (found := self._described(seen)) is not None), None)
@@ -180,7 +176,7 @@ class History:
     def _before(self, parent: CheckpointName | None, rest: list[Seen]) -> list[Seen]:
         """What is left once an attempt has been looked through."""
         if parent is None:
-            return rest  # it began anew, or nobody can tell: what is older is better than nothing
+            return rest  # it began anew, or its parent is unknown: what is older is better than nothing
         return [seen for seen in rest if seen.name.attempt.number < parent.attempt.number or seen.name.leads_to(parent)]
 
     @staticmethod

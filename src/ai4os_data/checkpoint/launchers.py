@@ -1,4 +1,4 @@
-"""What a launcher has told this process: that it is one of several, before they have found each other.
+"""What the variables of a launcher say: that this process is one of several, before they have found each other.
 
 Only what is certain counts. See docs/decisions/2026-11-28-ranks-without-a-group.md.
 """
@@ -44,7 +44,7 @@ class Launched(NamedTuple):
 
 
 def launched(environ: Mapping[str, str]) -> Launched | None:
-    """The place of this process among others that a launcher has started; None if it is certain of none."""
+    """The rank of this process among others that a launcher has started; None if none is certain."""
     for rank_name, size_name in _PAIRS:
         rank, size = _number(environ, rank_name), _number(environ, size_name)
         if rank is not None and size is not None and size > 1:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,25 +13,28 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
 
 from ai4os_data import errors
-from ai4os_data.checkpoint.plan import unwrapped
+from ai4os_data.checkpoint.walk import unwrapped
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
     from ai4os_data.checkpoint.names import CheckpointName
 
 _EXTRA_STATE = "_extra_state"  # what Module.get_extra_state returns is under this name, and of any form
+_LOOKED_AT = (torch.nn.Module, torch.optim.Optimizer, LRScheduler, torch.amp.GradScaler)
+_MOST_WRONG = 8  # that an error names
+_UNKNOWN = object()  # stands for what was saved, before anybody has looked for a checkpoint
 
 
 class _Load(NamedTuple):
     """What is to be done once everything has been looked at."""
 
-    place: str
+    path: str
     run: Callable[[], object]
     goes_first: bool = False
 
 
 def check_into(into: Any) -> None:
-    """Refuse what nothing can be loaded into, before anybody looks for a checkpoint: also where there is none yet.
+    """Refuse what nothing can be loaded into, before anybody looks for a checkpoint: also if there is none yet.
 
     Raises:
         TypeError: it is no mapping.
@@ -41,35 +45,7 @@ def check_into(into: Any) -> None:
             f"into has names, and this is a {type(into).__name__}: write restore(into={{'model': model}}), with the "
             "names that save() is given"
         )
-    _check_targets(into, "", frozenset())
-
-
-def _check_targets(target: Any, place: str, above: frozenset[int]) -> None:
-    target = unwrapped(target)
-    if not isinstance(target, type) and callable(getattr(target, "load_state_dict", None)):
-        return
-    if isinstance(target, (torch.Tensor, np.ndarray)):
-        return
-    if not isinstance(target, (Mapping, list, tuple)) or id(target) in above:
-        raise errors.StateMismatchError(_takes_nothing(target, place, above))
-    for key, item in target.items() if isinstance(target, Mapping) else enumerate(target):
-        _check_targets(item, f"{place}.{key}" if place else str(key), above | {id(target)})
-
-
-def _takes_nothing(target: Any, place: str, above: Iterable[int] = ()) -> str:
-    """What to say of a target that nothing can be loaded into."""
-    if id(target) in above:
-        return f"{place} contains itself, so nothing can be loaded into it"
-    if isinstance(target, type):
-        return f"{place} is the class {target.__name__}: give an object of it"
-    if callable(getattr(target, "state_dict", None)):
-        return f"{place} is a {type(target).__name__}, which has a state_dict() and no load_state_dict(): give it one"
-    kind = "None" if target is None else f"of the type {type(target).__name__}"
-    code = f"; {place} = restored[{place!r}] if restored else …" if place.isidentifier() else ""
-    return (
-        f"{place} is {kind}, and nothing can be loaded into that: leave it out of into=, and take it from what "
-        f"restore() returns, which is None on a new run{code}"
-    )
+    list(_loads(into, _UNKNOWN, ""))
 
 
 def load_checkpoint(into: Mapping[str, Any], state: Mapping[str, Any], name: CheckpointName) -> None:
@@ -92,7 +68,7 @@ def load_into(into: Mapping[str, Any], state: Mapping[str, Any]) -> None:
 
     Whether it fits is found out beforehand for tensors, arrays, and torch's modules, optimizers, schedulers and
     scalers. Loaders and samplers are the first to be loaded, so that nothing else has been changed if one refuses. What
-    some other object finds wrong comes when it is its turn, and the error tells what has been loaded until then.
+    some other object finds wrong comes when it is its turn, and the error says what has been loaded until then.
 
     Args:
         into: objects with ``load_state_dict()``, tensors and arrays (which are filled), and mappings, lists and tuples
@@ -102,7 +78,7 @@ def load_into(into: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     Raises:
         StateMismatchError: something does not fit.
     """
-    loads = sorted(_of_mapping(into, state, ""), key=lambda load: not load.goes_first)
+    loads = sorted(_loads(into, state, ""), key=lambda load: not load.goes_first)
     left = sorted(str(key) for key, value in state.items() if key not in into and isinstance(value, Mapping))
     if left:
         log.info("the checkpoint also holds %s, for which into= has no entry", ", ".join(map(repr, left)))
@@ -110,90 +86,106 @@ def load_into(into: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         try:
             load.run()
         except Exception as error:
-            loaded = [before.place for before in loads[:number]]
-            already = (
-                f"{', '.join(loaded)} had been loaded before it" if loaded else "nothing had been loaded before it"
-            )
+            loaded = ", ".join(before.path for before in loads[:number]) or "nothing"
+            already = f"{loaded} had been loaded before it"
             if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-                log.error("there is no memory to load %s; %s", load.place, already)
+                log.error("there is no memory to load %s; %s", load.path, already)
                 raise
-            raise errors.StateMismatchError(f"{load.place} cannot be loaded: {error}; {already}") from error
+            raise errors.StateMismatchError(f"{load.path} cannot be loaded: {error}; {already}") from error
 
 
-def _of_mapping(into: Mapping[Any, Any], state: Mapping[Any, Any], above: str) -> list[_Load]:
-    missing = sorted(str(key) for key in into if key not in state)
-    if missing:
-        raise errors.StateMismatchError(
-            f"the checkpoint holds no {', '.join(above + key for key in missing)}, but "
-            f"{', '.join(sorted(above + str(key) for key in state)) or 'nothing'}"
-        )
-    return [load for key, target in into.items() for load in _loads(target, state[key], f"{above}{key}")]
-
-
-def _loads(target: Any, saved: Any, place: str) -> list[_Load]:
-    """What has to be done for a target, or an error if it does not fit."""
+def _loads(target: Any, saved: Any, path: str, above: frozenset[int] = frozenset()) -> Iterator[_Load]:
+    """What has to be done for a target, or an error if it does not fit what was saved."""
     target = unwrapped(target)
-    if callable(getattr(target, "load_state_dict", None)):
-        _check_object(target, saved, place)
-        return [_Load(place, lambda: target.load_state_dict(saved), isinstance(target, (DataLoader, Sampler)))]
-    if isinstance(target, torch.Tensor):
-        _check_tensor(target, saved, place)
-        return [_Load(place, lambda: _fill(target, saved))]
-    if isinstance(target, np.ndarray):
-        _check_array(target, saved, place)
-        return [_Load(place, lambda: np.copyto(target, saved, casting="no"))]
-    if isinstance(target, Mapping) and isinstance(saved, Mapping):
-        return _of_mapping(target, saved, f"{place}.")
-    if isinstance(target, (list, tuple)) and isinstance(saved, (list, tuple)):
-        if len(target) != len(saved):
-            raise errors.StateMismatchError(f"{place} has {len(target)} items, and was saved with {len(saved)}")
-        pairs = enumerate(zip(target, saved, strict=True))
-        return [load for number, pair in pairs for load in _loads(*pair, f"{place}.{number}")]
-    if isinstance(target, (Mapping, list, tuple)):
-        raise errors.StateMismatchError(f"{place} is a {type(target).__name__}, and was saved as {_described(saved)}")
-    raise errors.StateMismatchError(_takes_nothing(target, place))
+    is_known = saved is not _UNKNOWN
+    wrong: Iterable[str] = ()
+    if not isinstance(target, type) and callable(getattr(target, "load_state_dict", None)):
+        wrong = _wrong_with_object(target, saved) if is_known else ()
+        yield _Load(path, lambda: target.load_state_dict(saved), isinstance(target, (DataLoader, Sampler)))
+    elif isinstance(target, torch.Tensor):
+        wrong = _wrong_with_tensor(target, saved) if is_known else ()
+        yield _Load(path, lambda: _fill(target, saved))
+    elif isinstance(target, np.ndarray):
+        wrong = _wrong_with_array(target, saved) if is_known else ()
+        yield _Load(path, lambda: np.copyto(target, saved, casting="no"))
+    elif isinstance(target, (Mapping, list, tuple)) and id(target) not in above:
+        for key, item in _items(target, saved, path):
+            yield from _loads(target[key], item, f"{path}.{key}" if path else str(key), above | {id(target)})
+    else:
+        wrong = (_takes_nothing(target, path, above),)
+    if found := [*islice(wrong, _MOST_WRONG)]:
+        raise errors.StateMismatchError("; ".join(f"{path}{each}" for each in found))
 
 
-def _check_tensor(target: torch.Tensor, saved: Any, place: str) -> None:
-    if not isinstance(saved, torch.Tensor) or saved.shape != target.shape:
-        raise errors.StateMismatchError(
-            f"{place} is a tensor of {tuple(target.shape)}, and was saved as {_described(saved)}"
-        )
-    if saved.dtype != target.dtype:
-        raise errors.StateMismatchError(
-            f"{place} is {target.dtype}, and was saved as {saved.dtype}: make it of that, or take what was saved from "
-            "what restore() returns"
-        )
-    if target.device.type == "meta":
-        raise errors.StateMismatchError(f"{place} is on the meta device, where it can hold no values")
+def _items(target: Any, saved: Any, path: str) -> Iterator[tuple[Any, Any]]:
+    """The keys or indices of a container, each with what was saved there."""
+    keys = [*target] if isinstance(target, Mapping) else [*range(len(target))]
+    if saved is _UNKNOWN:
+        return ((key, saved) for key in keys)
+    if not isinstance(saved, Mapping if isinstance(target, Mapping) else (list, tuple)):
+        raise errors.StateMismatchError(f"{path} is a {type(target).__name__}, and was saved as {_described(saved)}")
+    if isinstance(target, Mapping):
+        prefix = f"{path}." if path else ""
+        if missing := sorted(prefix + str(key) for key in keys if key not in saved):
+            there = ", ".join(sorted(prefix + str(key) for key in saved)) or "nothing"
+            raise errors.StateMismatchError(f"the checkpoint holds no {', '.join(missing)}, but {there}")
+    elif len(target) != len(saved):
+        raise errors.StateMismatchError(f"{path} has {len(target)} items, and was saved with {len(saved)}")
+    return ((key, saved[key]) for key in keys)
 
 
-def _check_array(target: np.ndarray[Any, Any], saved: Any, place: str) -> None:
-    if not isinstance(saved, np.ndarray) or (saved.shape, saved.dtype) != (target.shape, target.dtype):
-        raise errors.StateMismatchError(
-            f"{place} is an array of {target.shape} and {target.dtype}, and was saved as {_described(saved)}"
-        )
-    if not target.flags.writeable:
-        raise errors.StateMismatchError(f"{place} is an array that may not be written to")
-
-
-def _check_object(target: Any, saved: Any, place: str) -> None:
-    """Find out before anything is changed what `load_state_dict` would find half-way, or never."""
-    checks: tuple[tuple[type, Callable[[Any, Mapping[Any, Any]], Iterable[str]]], ...] = (
-        (torch.nn.Module, _wrong_with_module),
-        (torch.optim.Optimizer, _wrong_with_optimizer),
-        (LRScheduler, _wrong_with_scheduler),
-        (torch.amp.GradScaler, _wrong_with_scaler),
+def _takes_nothing(target: Any, path: str, above: frozenset[int]) -> str:
+    """What is wrong with a target that nothing can be loaded into."""
+    if id(target) in above:
+        return " contains itself, so nothing can be loaded into it"
+    if isinstance(target, type):
+        return f" is the class {target.__name__}: give an object of it"
+    if callable(getattr(target, "state_dict", None)):
+        return f" is a {type(target).__name__}, which has a state_dict() and no load_state_dict(): give it one"
+    kind = "None" if target is None else f"of the type {type(target).__name__}"
+    code = f"; {path} = restored[{path!r}] if restored else …" if path.isidentifier() else ""
+    return (
+        f" is {kind}, and nothing can be loaded into that: leave it out of into=, and take it from what restore() "
+        f"returns, which is None on a new run{code}"
     )
-    for kind, wrong_with in checks:
-        if isinstance(target, kind):
-            if not isinstance(saved, Mapping):
-                raise errors.StateMismatchError(f"{place} was saved as {_described(saved)}, not as a state_dict")
-            if wrong := list(wrong_with(target, saved)):
-                raise errors.StateMismatchError("; ".join(f"{place}{each}" for each in wrong[:8]))
 
 
-def _wrong_with_module(module: torch.nn.Module, saved: Mapping[Any, Any]) -> Iterable[str]:
+def _wrong_with_tensor(target: torch.Tensor, saved: Any) -> Iterator[str]:
+    if not isinstance(saved, torch.Tensor) or saved.shape != target.shape:
+        yield f" is a tensor of {tuple(target.shape)}, and was saved as {_described(saved)}"
+    elif saved.dtype != target.dtype:
+        yield (
+            f" is {target.dtype}, and was saved as {saved.dtype}: make it of that, or take what was saved from what "
+            "restore() returns"
+        )
+    elif target.device.type == "meta":
+        yield " is on the meta device, where it can hold no values"
+
+
+def _wrong_with_array(target: np.ndarray[Any, Any], saved: Any) -> Iterator[str]:
+    if not isinstance(saved, np.ndarray) or (saved.shape, saved.dtype) != (target.shape, target.dtype):
+        yield f" is an array of {target.shape} and {target.dtype}, and was saved as {_described(saved)}"
+    elif not target.flags.writeable:
+        yield " is an array that may not be written to"
+
+
+def _wrong_with_object(target: Any, saved: Any) -> Iterator[str]:
+    """What `load_state_dict` would find half-way, or never."""
+    if not isinstance(target, _LOOKED_AT):
+        return
+    if not isinstance(saved, Mapping):
+        yield f" was saved as {_described(saved)}, not as a state_dict"
+    elif isinstance(target, torch.nn.Module):
+        yield from _wrong_with_module(target, saved)
+    elif isinstance(target, torch.optim.Optimizer):
+        yield from _wrong_with_optimizer(target, saved)
+    elif isinstance(target, LRScheduler):
+        yield from _wrong_with_schedule(target.state_dict(), saved)
+    elif target.is_enabled() and not saved:
+        yield " is enabled, and was disabled when it was saved"
+
+
+def _wrong_with_module(module: torch.nn.Module, saved: Mapping[Any, Any]) -> Iterator[str]:
     if type(module).load_state_dict is not torch.nn.Module.load_state_dict:
         return  # what fits is for it to say
     free = tuple(f"{name}." if name else "" for name, part in module.named_modules() if _has_rules_of_its_own(part))
@@ -222,7 +214,7 @@ def _has_form_of(own: Any, saved: Any) -> bool:
     return isinstance(saved, torch.Tensor) and own.shape == saved.shape
 
 
-def _wrong_with_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[Any, Any]) -> Iterable[str]:
+def _wrong_with_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[Any, Any]) -> Iterator[str]:
     is_torchs = type(optimizer).load_state_dict is torch.optim.Optimizer.load_state_dict
     if not is_torchs or getattr(optimizer, "_optimizer_load_state_dict_pre_hooks", None):
         return
@@ -235,11 +227,7 @@ def _wrong_with_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[Any, 
         yield f" has groups of {own_sizes} parameters, and was saved with groups of {sizes}"
 
 
-def _wrong_with_scheduler(scheduler: LRScheduler, saved: Mapping[Any, Any]) -> Iterable[str]:
-    return _wrong_with_schedule(scheduler.state_dict(), saved)
-
-
-def _wrong_with_schedule(own: Mapping[Any, Any], saved: Mapping[Any, Any]) -> Iterable[str]:
+def _wrong_with_schedule(own: Mapping[Any, Any], saved: Mapping[Any, Any]) -> Iterator[str]:
     """What is wrong with the state of a scheduler, which itself takes anything."""
     # Other versions of torch have other private names.
     lacking = sorted(name for name in own if not name.startswith("_") and name not in saved)
@@ -250,11 +238,6 @@ def _wrong_with_schedule(own: Mapping[Any, Any], saved: Mapping[Any, Any]) -> It
             yield f" has {len(own[name])} {name}, and was saved with {len(saved[name])}"
     for number, pair in enumerate(zip(own.get("_schedulers", ()), saved.get("_schedulers", ()), strict=False)):
         yield from (f"._schedulers.{number}{each}" for each in _wrong_with_schedule(*pair))
-
-
-def _wrong_with_scaler(scaler: torch.amp.GradScaler, saved: Mapping[Any, Any]) -> Iterable[str]:
-    if scaler.is_enabled() and not saved:
-        yield " is enabled, and was disabled when it was saved"
 
 
 def _fill(target: torch.Tensor, saved: torch.Tensor) -> None:

@@ -142,14 +142,14 @@ class StorageCheckpoint:
         map_location: Any = "cpu",
         weights_only: bool = True,  # noqa: FBT001, FBT002  as torch.load has it
     ) -> Restored | None:
-        """Read the newest intact checkpoint, from the spool or the server; None where there has never been one.
+        """Read the newest intact checkpoint, from the spool or the server; None if there has never been one.
 
         What is saved afterwards belongs to a new attempt, whose parent this checkpoint is.
 
         Args:
             into: objects to load, by the names that they were saved under; the random states are set then too.
             step: this step instead of the newest one. Of several with it, the newest of the branch that ``restore()``
-                goes on with, before those of abandoned branches.
+                resumes, before those of abandoned branches.
             map_location: where tensors go, as in `torch.load`.
             weights_only: as in `torch.load`; no code of the file is run.
 
@@ -178,7 +178,7 @@ class StorageCheckpoint:
     # --- looking
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that `restore` would try first; None where there is none."""
+        """The newest checkpoint that `restore` would try first; None if there is none."""
         return self.saver.look().latest()
 
     def list(self) -> list[Checkpoint]:
@@ -231,7 +231,7 @@ class StorageCheckpoint:
             log.error("%s", failure)
 
     def __repr__(self) -> str:
-        """Tell where it saves."""
+        """A short description for people."""
         return f"StorageCheckpoint({self.saver.store.location!r})"
 
     def __reduce__(self) -> NoReturn:

@@ -31,14 +31,14 @@ class AttemptName(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> AttemptName | None:
-        """What a folder's name says; None where it is not written as an attempt's is."""
+        """What a folder's name says; None if it is not written as an attempt's is."""
         match = _ATTEMPT.fullmatch(text)
         name = cls(int(match[1]), match[2]) if match else None
         return name if str(name) == text else None  # another spelling would be another folder
 
     @property
     def mark(self) -> str:
-        """The file that tells that this attempt has had a whole checkpoint on the store."""
+        """The file that says that this attempt has had a whole checkpoint on the store."""
         return f"{self}/{COMMITTED}"
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class CheckpointName(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> CheckpointName | None:
-        """What the path of a folder says; None where it is not written as a checkpoint's is."""
+        """What the path of a folder says; None if it is not written as a checkpoint's is."""
         first, _, second = text.partition("/")
         attempt, match = AttemptName.parse(first), _STEP.fullmatch(second)
         name = cls(attempt, int(match[1]), match[2]) if attempt and match else None
@@ -78,7 +78,7 @@ class CheckpointName(NamedTuple):
         return self.order < other.order
 
     def leads_to(self, other: CheckpointName) -> bool:
-        """Whether a training that goes on from the other one has it behind itself, or goes on from it."""
+        """Whether a training that resumes from the other one has passed this one, or resumes from it."""
         return self.attempt == other.attempt and (self.step, self.nonce) <= (other.step, other.nonce)
 
     @property

@@ -117,9 +117,9 @@ class Pruning:
 
 
 def _stored_at(seen: Seen | None) -> float | None:
-    """When the last file of a folder was stored, by the clock of an HTTP server; None where it does not tell."""
-    told = [entry.modified for entry in seen.files.values()] if seen is not None else []
+    """When the last file of a folder was stored, by the clock of an HTTP server; None if it does not say."""
+    times = [entry.modified for entry in seen.files.values()] if seen is not None else []
     try:
-        return max(parsedate_to_datetime(text or "").timestamp() for text in told)
+        return max(parsedate_to_datetime(text or "").timestamp() for text in times)
     except (ValueError, OverflowError):  # no date, or none of HTTP's
         return None

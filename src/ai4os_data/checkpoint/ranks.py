@@ -14,7 +14,7 @@ from ai4os_data import errors
 
 
 class Ranks:
-    """This process among the others; alone where nothing is distributed.
+    """This process among the others; alone if nothing is distributed.
 
     Args:
         timeout_s: how long the others are waited for.

@@ -13,8 +13,9 @@ from ai4os_data import errors
 from ai4os_data.checkpoint.names import CheckpointName
 from ai4os_data.checkpoint.ranks import Ranks
 from ai4os_data.checkpoint.restored import Restored
-from ai4os_data.checkpoint.serialisation import load_state, sha256_of
+from ai4os_data.checkpoint.serialisation import load_state
 from ai4os_data.checkpoint.staging import with_arrays
+from ai4os_data.machine import sha256_of
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Chosen:
     Attributes:
         manifest: what it consists of.
         file: its state on the disk of rank 0, verified.
-        scratch: the folder that goes when it has been read; None where it was in the spool.
+        scratch: the folder that goes when it has been read; None if it was in the spool.
         skipped: those that would have come first, each with the reason.
     """
 
@@ -62,7 +63,7 @@ class Restoring:
     ) -> tuple[Restored, dict[str, Any] | None] | None:
         """The newest checkpoint, or that of a step, for all ranks, and the random states of this one.
 
-        What is saved afterwards goes on from it.
+        What is saved afterwards belongs to a new attempt, whose parent it is.
 
         Returns:
             None if there has never been a checkpoint. The random states are None if this rank has saved none.
@@ -106,10 +107,10 @@ class Restoring:
             wanted: the name or the step of the checkpoint; None for the newest.
         """
         if not self._ranks.writes:
-            told = self._ranks.broadcast(None)
-            if isinstance(told, errors.StorageError):
-                raise told
-            yield told
+            answer = self._ranks.broadcast(None)
+            if isinstance(answer, errors.StorageError):
+                raise answer
+            yield answer
             return
         with self._saver.spool.read():
             try:
@@ -167,12 +168,12 @@ class Restoring:
             chosen, skipped = self._first_intact(history, wanted)
         for name, reason in skipped.items():
             log.warning("%s: the checkpoint %s is skipped: %s", self._store.location, name, reason)
-        told = {str(name): reason for name, reason in skipped.items()}
+        reasons = {str(name): reason for name, reason in skipped.items()}
         if chosen is not None:
-            return replace(chosen, skipped=told)
+            return replace(chosen, skipped=reasons)
         if wanted is not None:
-            raise self._not_found(history, wanted, told)
-        self._refuse_to_begin_anew(history, told)
+            raise self._not_found(history, wanted, reasons)
+        self._refuse_to_begin_anew(history, reasons)
         return None
 
     def _first_intact(
@@ -247,7 +248,7 @@ class Restoring:
 def read_named(saver: Saver, name: CheckpointName) -> Restored:
     """Read exactly one checkpoint as `list` names it, whatever others have its step; on rank 0 alone.
 
-    What is saved afterwards goes on from where it did.
+    The attempt of this process stays as it is.
 
     Raises:
         DamagedError: it is not intact.
@@ -283,10 +284,10 @@ def _has_moved(before: History, after: History, skipped: Iterable[CheckpointName
 def _candidates(history: History, wanted: CheckpointName | int | None) -> list[Seen]:
     """What is tried, best first; of a step first what belongs to the branch that a restore would go on with."""
     if wanted is None:
-        return history.lineage()
+        return [*history.candidates()]
     if isinstance(wanted, CheckpointName):
         return [seen for seen in history.committed() if seen.name == wanted]
-    line = [seen for seen in history.lineage() if seen.is_committed]
+    line = [seen for seen in history.candidates() if seen.is_committed]
     others = [seen for seen in history.committed() if seen not in line]
     return [seen for seen in (*line, *others) if seen.name.step == wanted]
 

@@ -31,7 +31,7 @@ class Retention:
         keep_best: how many of the best by ``monitor``.
         keep_every: those whose step is a multiple of it.
         monitor: the metric that says how good one is.
-        mode: whether a low or a high metric is good. It may be left out where the metric's name says that it is a loss
+        mode: whether a low or a high metric is good. It may be left out if the metric's name says that it is a loss
             or an error.
     """
 
@@ -76,7 +76,7 @@ class Retention:
     def kept_for_good(
         self, newest_first: Sequence[CheckpointName], metrics: Mapping[CheckpointName, Mapping[str, float]]
     ) -> set[CheckpointName]:
-        """Those that newer ones alone do not displace: the best, and each of so many steps."""
+        """Those that newer ones alone do not displace: the best, and the milestones of ``keep_every``."""
         every = self.keep_every
         regular = (name for name in newest_first if every is not None and name.step % every == 0)
         return {*self._best(newest_first, metrics), *regular}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from ai4os_data import errors
-from ai4os_data.cache import DiskCache
+from ai4os_data.cache import DiskCache, caches_on_disk_of
 from ai4os_data.checkpoint import leftovers
+from ai4os_data.stores import nearest
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Room:
     def take_from_caches(self, size_bytes: int) -> None:
         """Let caches give up what is lacking for so many bytes."""
         if self._cache == "auto":
-            caches = DiskCache.all_on_disk_of(self._spool.folder)
+            caches = caches_on_disk_of(nearest(str(self._spool.folder)))  # somebody may have removed it
         else:
             caches = [self._cache] if self._cache is not None else []
         for cache in caches:

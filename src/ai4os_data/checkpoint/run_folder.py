@@ -35,7 +35,7 @@ class RunFolder:
 
     Args:
         directory: of spools, on a local disk.
-        run: what tells the run from others.
+        run: what the run is known by; no other run has the same.
 
     Attributes:
         attempt: the one that this process saves under; None before its first save.

@@ -10,21 +10,21 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from torch.utils.data import DataLoader, Sampler
 
 from ai4os_data import errors
 from ai4os_data.checkpoint import leftovers
-from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step, tell_what_lacks
+from ai4os_data.checkpoint.arguments import checked_metrics, checked_state, checked_step, log_what_lacks
 from ai4os_data.checkpoint.catalogue import Catalogue
 from ai4os_data.checkpoint.delivery import Delivery
 from ai4os_data.checkpoint.ending import Ending, daemons, is_late, note_thread, rest_if_ending
 from ai4os_data.checkpoint.failures import Failures
-from ai4os_data.checkpoint.handle import SaveHandle
+from ai4os_data.checkpoint.handle import Progress, SaveHandle
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
-from ai4os_data.checkpoint.plan import unwrapped
 from ai4os_data.checkpoint.pruning import Pruning
 from ai4os_data.checkpoint.randomness import random_states
 from ai4os_data.checkpoint.room import Room
@@ -33,18 +33,21 @@ from ai4os_data.checkpoint.spool import Spool, Spooled
 from ai4os_data.checkpoint.spool_directory import named_directory
 from ai4os_data.checkpoint.staging import Staging
 from ai4os_data.checkpoint.uploads import Upload, Uploads
+from ai4os_data.checkpoint.walk import unwrapped
 from ai4os_data.stores import best_level, is_on_the_server, reaches
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ai4os_data.cache import DiskCache
     from ai4os_data.checkpoint.history import History
-    from ai4os_data.checkpoint.plan import Place
     from ai4os_data.checkpoint.ranks import Ranks
     from ai4os_data.checkpoint.retention import Retention
+    from ai4os_data.checkpoint.walk import StatePath
     from ai4os_data.stores import Durability, Level, Store
+
+_State = Mapping[str, Any]
+_Payload = dict[str, Any]
+_Metrics = dict[str, float]
 
 _COUNTED = ("saves", "stall_s", "waited_s", "sent", "dropped", "removed")
 
@@ -53,7 +56,7 @@ class _OfRank(NamedTuple):
     """What a rank has to itself, and where arrays are in it."""
 
     state: dict[str, Any]
-    arrays: list[Place]
+    arrays: list[StatePath]
 
 
 class Saver:
@@ -128,7 +131,7 @@ class Saver:
         self.pruning.know(self.look())
         self._send_what_was_left()
 
-    def save(self, state: Mapping[str, Any], step: int, metrics: Mapping[str, Any] | None = None) -> SaveHandle:
+    def save(self, state: _State, step: int, metrics: _State | None = None) -> SaveHandle:
         """Save a state, and leave what earlier saves failed with in `failures`.
 
         Raises:
@@ -140,10 +143,10 @@ class Saver:
         rest_if_ending()
         note_thread()
         state, step = checked_state(state), checked_step(step)
-        tell_what_lacks(state, self.asked)
+        log_what_lacks(state, self.asked)
         ranks = self._gathered(state)  # before anything that may fail on rank 0 alone
         if not self.ranks.writes:
-            return SaveHandle(step, None, self.wanted)
+            return SaveHandle(step, None, Progress(), self.wanted)
         numbers = checked_metrics(metrics)
         if self._monitor is not None and self._monitor not in numbers:
             raise ValueError(f"metrics lacks {self._monitor!r}, which says which checkpoints are the best")
@@ -202,7 +205,7 @@ class Saver:
         self.ranks.check_group()
 
     def close(self, timeout_s: float | None) -> None:
-        """Wait for the last upload; raise what nobody has been told yet.
+        """Wait for the last upload; raise what was not raised yet.
 
         Raises:
             DeadlineError: the time is over.
@@ -240,20 +243,19 @@ class Saver:
             "next start sends them"
         )
 
-    def _begun(
-        self, state: Mapping[str, Any], ranks: list[_OfRank], step: int, metrics: dict[str, float]
-    ) -> SaveHandle:
-        """A save of which the copy is made, and the rest goes on behind the training."""
+    def _begun(self, state: _State, ranks: list[_OfRank], step: int, metrics: _Metrics) -> SaveHandle:
+        """A save whose copy is made; the rest follows behind the training."""
         staged = self._staging.stage({"state": state, "ranks": [own.state for own in ranks]})
-        arrays = [("ranks", rank, *place) for rank, own in enumerate(ranks) for place in own.arrays]
+        arrays = [("ranks", rank, *path) for rank, own in enumerate(ranks) for path in own.arrays]
         try:
             name = CheckpointName.new(self._open_attempt(), step, next(self._numbers))
-            handle = SaveHandle(step, name, self.wanted, self.best_level)
+            progress = Progress()
+            handle = SaveHandle(step, name, progress, self.wanted, self.best_level)
             handle.waited_s = staged.waited_s
             payload = {**staged.state, "arrays": [*staged.arrays, *arrays]}
             writing = threading.Thread(
                 target=self._write_out,
-                args=(payload, staged.size_bytes, handle, metrics),
+                args=(payload, staged.size_bytes, name, metrics, progress),
                 name="ai4os-data-spool",
                 daemon=daemons(),
             )
@@ -267,7 +269,7 @@ class Saver:
             writing.run()
         return handle
 
-    def _gathered(self, state: Mapping[str, Any]) -> list[_OfRank]:
+    def _gathered(self, state: _State) -> list[_OfRank]:
         """What differs by rank, of every rank: random states, and where its loader is."""
         own: dict[str, Any] = {"random": random_states() if self._save_random_states else None, "state": {}}
         if not self.ranks.is_distributed:
@@ -277,25 +279,22 @@ class Saver:
         return self.ranks.gather(_OfRank(staged.state, list(staged.arrays)))
 
     def _write_out(
-        self, payload: dict[str, Any], size_bytes: int, handle: SaveHandle, metrics: dict[str, float]
+        self, payload: _Payload, size_bytes: int, name: CheckpointName, metrics: _Metrics, progress: Progress
     ) -> None:
         """Bring a copy to the spool, and hand it to the uploads."""
-        assert handle.name is not None
         try:
-            spooled = self._spooled(payload, size_bytes, handle.name, metrics)
-            handle.reach("local")
-            self._submit(Upload(spooled, handle))
+            spooled = self._spooled(payload, size_bytes, name, metrics)
+            progress.reach("local")
+            self._submit(Upload(spooled, progress))
         except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
-            log.error("step %d could not be saved: %s", handle.step, error)
+            log.error("step %d could not be saved: %s", name.step, error)
             self.failures.note(error)
-            handle.fail(error)
+            progress.end(error)
         finally:
             self._staging.release()  # whoever waits for this finds it among the uploads
-            del self, payload, handle, metrics  # whoever keeps the error keeps this frame
+            del self, payload, progress  # whoever keeps the error keeps this frame
 
-    def _spooled(
-        self, payload: dict[str, Any], size_bytes: int, name: CheckpointName, metrics: dict[str, float]
-    ) -> Spooled:
+    def _spooled(self, payload: _Payload, size_bytes: int, name: CheckpointName, metrics: _Metrics) -> Spooled:
         source, size = self.pruning.source, self.ranks.size
 
         def manifest(files: dict[str, FileFacts]) -> Manifest:
@@ -343,6 +342,7 @@ class Saver:
     def _send_all(self) -> None:
         """What the thread of the uploads does: it holds this object for as long as there is something to send."""
         self.sender.send_all()
+        del self  # an error that somebody keeps has this frame
 
 
 def _wanted(durability: Durability, best: Level, store: Store) -> Level:

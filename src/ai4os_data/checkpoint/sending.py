@@ -66,9 +66,14 @@ class Sender:
         """Give up one that need not be sent any more, since a newer one is there."""
         self.counts["dropped"] += 1
         self.spool.remove(upload.spooled)
-        log.info("step %d was not sent: step %d took its place", upload.spooled.name.step, newer.spooled.name.step)
-        if upload.handle is not None:
-            upload.handle.drop(newer.spooled.name.step)
+        step, newer_step = upload.spooled.name.step, newer.spooled.name.step
+        log.info("step %d was not sent: step %d took its place", step, newer_step)
+        dropped = errors.DroppedError(
+            f"step {step} was dropped: step {newer_step} came before it could be sent; give it more time between "
+            "saves, or wait() for those that have to stay"
+        )
+        if upload.progress is not None:
+            upload.progress.end(dropped, is_lost=True)
 
     def _send(self, upload: Upload) -> None:
         tries = self.tries
@@ -115,7 +120,7 @@ class Sender:
             self._settle(upload, level)
         except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
             log.error("step %d is on the storage; what was to follow has failed: %r", upload.spooled.name.step, error)
-            self.failures.note(error, is_of_left=upload.handle is None)
+            self.failures.note(error, is_of_left=upload.progress is None)
 
     def _settle(self, upload: Upload, level: Level) -> None:
         """Notify whoever waits, and remove what is superseded."""
@@ -123,8 +128,8 @@ class Sender:
         self.catalogue.add(spooled)
         self.spool.note(spooled, level)
         self.counts["sent"] += 1
-        if upload.handle is not None:
-            upload.handle.reach(level)
+        if upload.progress is not None:
+            upload.progress.reach(level)
         with self.spool.reading:  # nothing is removed while a checkpoint is read
             for older in [*self._superseded(spooled.name)]:
                 self.spool.remove(older)
@@ -168,9 +173,9 @@ class Sender:
         )
         self.uploads.error = lost
         log.error("%s", lost)
-        self.failures.note(lost, is_of_left=upload.handle is None)
-        if upload.handle is not None:
-            upload.handle.lose(lost)
+        self.failures.note(lost, is_of_left=upload.progress is None)
+        if upload.progress is not None:
+            upload.progress.end(lost, is_lost=True)
 
     def _fail(self, upload: Upload, error: BaseException) -> None:
         if self.uploads.gave_up(upload, error):
@@ -179,9 +184,9 @@ class Sender:
                 upload.spooled.name.step,
                 error,
             )
-        self.failures.note(error, is_of_left=upload.handle is None)
-        if upload.handle is not None:
-            upload.handle.fail(error)
+        self.failures.note(error, is_of_left=upload.progress is None)
+        if upload.progress is not None:
+            upload.progress.end(error)
 
 
 def _is_damaged(upload: Upload, error: BaseException) -> bool:

@@ -54,15 +54,6 @@ def load_state(path: Path, *, map_location: Any = "cpu", weights_only: bool = Tr
         raise errors.IntegrityError(f"{path.name} cannot be loaded: {error}") from error
 
 
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(_PIECE_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def _is_sound(path: Path) -> bool:
     """Whether a state comes out of a file when its tensors need neither memory nor a device."""
     try:

@@ -33,9 +33,9 @@ from ai4os_data.checkpoint.leftovers import NEWEST_STAYS_S
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
 from ai4os_data.checkpoint.run_folder import RunFolder, sync_folder
-from ai4os_data.checkpoint.serialisation import sha256_of, write_state
+from ai4os_data.checkpoint.serialisation import write_state
 from ai4os_data.checkpoint.space import Space
-from ai4os_data.machine import descriptors, ownership, write_new
+from ai4os_data.machine import descriptors, ownership, sha256_of, write_new
 from ai4os_data.stores import is_on_the_server
 from ai4os_data.telemetry import log
 
@@ -92,7 +92,7 @@ class Spool:
 
     Args:
         directory: on a local disk; shared by any number of runs.
-        run: what tells the run from others.
+        run: what the run is known by; no other run has the same.
         limit_bytes: the most that all runs in the directory may take; None for what is free, less a reserve.
 
     Attributes:
@@ -303,7 +303,7 @@ def _manifest_in(folder: Path, name: CheckpointName) -> Manifest | None:
     """The manifest of a checkpoint; None if it is damaged or cannot be read, and the checkpoint is left alone.
 
     Raises:
-        OpenFilesError: this process can open no more files: that tells nothing of it.
+        OpenFilesError: this process can open no more files: that says nothing about it.
     """
     try:
         return Manifest.from_json(read_file(folder / MANIFEST, MOST_BYTES), name)

@@ -36,13 +36,10 @@ def named_directory(spool: str | os.PathLike[str] | None, environ: Mapping[str, 
     return usable_directory(environ) if spool is None else _absolute(spool)
 
 
-def default_directory(environ: Mapping[str, str]) -> Path:
-    """Where checkpoints are spooled if nobody says: on a local disk, beside where the cache goes."""
-    return Path(next(spool_candidates(environ)))
-
-
 def usable_directory(environ: Mapping[str, str]) -> Path:
-    """The same, or the one for temporary files if this one cannot be made or written, or is another user's.
+    """Where checkpoints are spooled if nobody says: beside the cache, or in the directory for temporary files.
+
+    The second is taken if the first cannot be made or written, or is another user's.
 
     Raises:
         CheckpointError: neither can be used.

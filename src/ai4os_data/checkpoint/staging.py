@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from ai4os_data.checkpoint.plan import Place, Plan, filled, shown
+from ai4os_data.checkpoint.walk import StatePath, Walk, filled, shown
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 State = Any  # nested containers of tensors, primitives, and objects with a state_dict()
 
 
-class Staged(NamedTuple):
+class StateCopy(NamedTuple):
     """A copy of a state, good until the staging is used again.
 
     Attributes:
         state: plain containers, primitives, and tensors on the CPU.
-        arrays: the places of what were NumPy arrays, and are tensors now.
+        arrays: the paths of what were NumPy arrays, and are tensors now.
         size_bytes: what the tensors take, and about what strings and long lists of numbers do.
         waited_s: how long it took until the last copy was released.
     """
 
     state: Any
-    arrays: list[Place]
+    arrays: list[StatePath]
     size_bytes: int
     waited_s: float
 
@@ -45,25 +45,25 @@ class Staging:
         self._free = threading.Semaphore(1)
         self._told: set[type] = set()
 
-    def stage(self, state: State) -> Staged:
+    def stage(self, state: State) -> StateCopy:
         """Copy a state; waits until the last copy has been released.
 
-        Tuples with names, mappings and sets of classes of their own come out as plain ones, and that is told once.
-        What stays is `OrderedDict`, with the versions that a module adds to it, and `Counter`.
+        Tuples with names, mappings and sets of classes of their own come out as plain ones, and that is logged
+        once. What stays is `OrderedDict`, with the versions that a module adds to it, and `Counter`.
 
         Raises:
             StateError: it holds something that is neither plain nor has a ``state_dict()``.
         """
-        plan = Plan()
-        shape = plan.visit(state, ())
-        self._tell(plan.converted)
+        walk = Walk()
+        shape = walk.visit(state, ())
+        self._log_converted(walk.converted)
         begun = time.perf_counter()
         self._free.acquire()
         try:
             waited_s = time.perf_counter() - begun
-            full = filled(shape, self._copied(plan.sources))
-            size_bytes = plan.plain_bytes + sum(buffer.size_bytes for buffer in self._buffers)
-            return Staged(full, plan.arrays, size_bytes, waited_s)
+            full = filled(shape, self._copied(walk.sources))
+            size_bytes = walk.plain_bytes + sum(buffer.size_bytes for buffer in self._buffers)
+            return StateCopy(full, walk.arrays, size_bytes, waited_s)
         except BaseException:
             self._free.release()
             raise
@@ -79,23 +79,23 @@ class Staging:
             self._free.release()
         return is_free
 
-    def _tell(self, converted: dict[type, Place]) -> None:
-        """Tell once of each class that is lost."""
-        for kind, place in converted.items():
+    def _log_converted(self, converted: dict[type, StatePath]) -> None:
+        """Log each class that is lost, once."""
+        for kind, path in converted.items():
             if kind not in self._told:
                 self._told.add(kind)
                 log.warning(
                     "%s is a %s, and will be restored as a plain container of the same content: only plain ones load "
                     "with weights_only=True",
-                    shown(place),
+                    shown(path),
                     kind.__qualname__,
                 )
 
-    # What a tensor made in inference mode allows later saves to do is too little, whatever mode they are in.
+    # A buffer that was made in inference mode could not be written to by a later save outside of it.
     @torch.inference_mode(mode=False)
     @torch.no_grad()
     def _copied(self, sources: list[torch.Tensor]) -> list[torch.Tensor]:
-        """A copy of each tensor, in the buffers of the last time where they fit."""
+        """A copy of each tensor, in the buffers of the last time if they fit."""
         groups = _by_storage(sources)
         devices = {source.device for source in sources if source.device.type == "cuda"}
         for device in devices:
@@ -144,29 +144,22 @@ class _Buffer:
         self._copies: list[torch.Tensor] = []
         self._span: torch.Tensor | None = None
         first = group.tensors[0]
-        options: dict[str, Any] = {
-            "dtype": first.dtype,
-            "device": "cpu",  # else it is that of torch.set_default_device
-            "pin_memory": first.device.type == "cuda",
-        }
+        is_cuda = first.device.type == "cuda"
+        self.size_bytes = 0
         if first.layout is not torch.strided or first.is_quantized:
-            self.size_bytes = 0  # they have no single storage: cloned each time
-        elif len(group.tensors) == 1 and _span_elements([first]) >= first.numel():
-            copy = (
-                torch.empty_strided(first.shape, first.stride(), **options)
-                if _is_dense(first)
-                else torch.empty(first.shape, **options)
-            )
-            self._copies = [copy]
-            self.size_bytes = copy.numel() * copy.element_size()
+            return  # they have no single storage: cloned each time
+        # The device is named, since it would be that of torch.set_default_device.
+        if len(group.tensors) == 1 and _span_elements([first]) >= first.numel():
+            self._copies = [torch.empty_like(first, device="cpu", pin_memory=is_cuda)]
+            self.size_bytes = self._copies[0].nbytes
         else:
-            begin = _begin(group.tensors)
-            self._span = torch.empty(_span_elements(group.tensors), **options)
+            begin, elements = _begin(group.tensors), _span_elements(group.tensors)
+            self._span = torch.empty(elements, dtype=first.dtype, device="cpu", pin_memory=is_cuda)
             self._copies = [
                 self._span.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() - begin)
                 for tensor in group.tensors
             ]
-            self.size_bytes = self._span.numel() * self._span.element_size()
+            self.size_bytes = self._span.nbytes
 
     def fits(self, group: _Group) -> bool:
         """Whether it can take these tensors."""
@@ -214,27 +207,17 @@ def _span_elements(tensors: Sequence[torch.Tensor]) -> int:
     return end - _begin(tensors)
 
 
-def _is_dense(tensor: torch.Tensor) -> bool:
-    """Whether its elements fill their span, each in a place of its own, in any order of the dimensions."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-def with_arrays(state: Any, arrays: Sequence[Place]) -> Any:
-    """The state with NumPy arrays where there were some; containers are changed in place."""
-    for place in arrays:
-        state = _with_array(state, place)
+def with_arrays(state: Any, arrays: Sequence[StatePath]) -> Any:
+    """The state with NumPy arrays in the places of those that were saved; containers are changed in place."""
+    for path in arrays:
+        state = _with_array(state, path)
     return state
 
 
-def _with_array(value: Any, place: Place) -> Any:
-    if not place:
+def _with_array(value: Any, path: StatePath) -> Any:
+    if not path:
         return value.numpy(force=True)
-    first, rest = place[0], place[1:]
+    first, rest = path[0], path[1:]
     if isinstance(value, tuple):
         items = list(value)
         items[first] = _with_array(items[first], rest)

@@ -49,7 +49,7 @@ class Tries:
         return max(0.0, self._full_until_s - time.monotonic())
 
     def failed(self, error: errors.StorageError) -> float | None:
-        """The pause before the next try; None where there is none, since the error will not pass.
+        """The pause before the next try; None if there is none, since the error will not pass.
 
         Args:
             error: what this try failed with.
@@ -71,14 +71,11 @@ class Tries:
             self._away_s = time.monotonic()
             return self.patience.pause_s(self.failures)
         self._full += 1
-        pause_s = self._full_patience.pause_s(self._full)
-        self._full_until_s = time.monotonic() + pause_s
-        return pause_s
-
-    @property
-    def _full_patience(self) -> Patience:
-        return replace(
+        slower = replace(
             self.patience,
             first_pause_s=_FULL_TIMES * self.patience.first_pause_s,
             longest_pause_s=_FULL_LONGEST_TIMES * self.patience.longest_pause_s,
         )
+        pause_s = slower.pause_s(self._full)
+        self._full_until_s = time.monotonic() + pause_s
+        return pause_s

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from ai4os_data.checkpoint.catalogue import Catalogue
     from ai4os_data.checkpoint.delivery import Delivery
-    from ai4os_data.checkpoint.handle import SaveHandle
+    from ai4os_data.checkpoint.handle import Progress
     from ai4os_data.checkpoint.spool import Spooled
 
 _CLOSING_S = 60.0  # how long after the last sign of life a close gives up
@@ -22,11 +22,11 @@ class Upload(NamedTuple):
 
     Attributes:
         spooled: where its bytes are.
-        handle: who waits for it; None for what an earlier process has left.
+        progress: what whoever waits looks at; None for what an earlier process has left.
     """
 
     spooled: Spooled
-    handle: SaveHandle | None
+    progress: Progress | None
 
 
 class Uploads:

@@ -12,8 +12,7 @@ from PIL import Image
 try:
     from sklearn.datasets import load_digits
 except ImportError as error:
-    message = "the scanned digits come with scikit-learn: pip install 'ai4os-data[demo]'"
-    raise ImportError(message) from error
+    raise ImportError("the scanned digits come with scikit-learn: pip install 'ai4os-data[demo]'") from error
 
 _DARKEST = 16  # the scans have 17 shades
 _TEST_SHARE = 0.2

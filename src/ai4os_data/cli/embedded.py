@@ -16,8 +16,7 @@ try:
     from wsgidav.request_resolver import RequestResolver
     from wsgidav.wsgidav_app import WsgiDAVApp
 except ImportError as error:
-    message = "the embedded WebDAV server needs wsgidav and cheroot: pip install 'ai4os-data[demo]'"
-    raise ImportError(message) from error
+    raise ImportError("the embedded WebDAV server needs wsgidav and cheroot: pip install 'ai4os-data[demo]'") from error
 
 from ai4os_data.telemetry import log
 

@@ -9,7 +9,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.cache import DiskCache, placement, report, spool_room
+from ai4os_data.cache import DiskCache, caches_on_disk_of, placement, report, spool_room
 from ai4os_data.checkpoint import foreseen_directory
 from ai4os_data.cli.finding import Finding
 from ai4os_data.machine import shown_size
@@ -74,7 +74,7 @@ def spool_of(environ: Mapping[str, str]) -> Finding:
         is_full = error.errno in _FULL
         told = _full_disk(str(directory)) if is_full else f"{directory} cannot be written: {error.strerror}"
         return Finding("bad", "spool", f"{told}; no checkpoint can be saved", elsewhere)
-    free += sum(report(cache.directory).entries_bytes for cache in DiskCache.all_on_disk_of(top))
+    free += sum(report(cache.directory).entries_bytes for cache in caches_on_disk_of(top))
     if free <= reserve:
         told = f"{free >> 20:,} MiB free for {directory}, of which {reserve >> 20:,} MiB are kept free"
         return Finding("bad", "spool", f"{told}; no checkpoint can be saved", elsewhere)

@@ -50,8 +50,7 @@ def _announced(ours: Connection) -> str:
     with suppress(EOFError):
         if ours.poll(_START_TIMEOUT_S):
             return str(ours.recv())
-    message = "the embedded WebDAV server did not start; what it said stands above"
-    raise ServerUnavailableError(message)
+    raise ServerUnavailableError("the embedded WebDAV server did not start; what it said stands above")
 
 
 def _serve_until_closed(theirs: Connection, directory: Path, user: str, password: str, latency_s: float) -> None:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MOST_ALTERNATIVES = 10_000
+CHARACTERS = r"\[(?:!.|[^!])[^\]]*\]"  # one of some: a bracket at the very start is one of them
+_TOKEN = re.compile(rf"{CHARACTERS}|[{{}},]", re.DOTALL)
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.([1-9]\d*))?", re.ASCII)
 
 
@@ -61,22 +63,18 @@ def _first_group(pattern: str) -> tuple[int, int, list[str]] | None:
 
 
 def _groups(pattern: str) -> list[tuple[int, int, list[int]]]:
-    """Braces that close: where they begin and end, and their own commas; ordered by their begin."""
+    """Braces that close: where they begin and end, and their own commas; ordered by where they begin."""
     found: list[tuple[int, int, list[int]]] = []
     opened: list[tuple[int, list[int]]] = []
-    place = 0
-    while place < len(pattern):
-        character = pattern[place]
-        if character == "[" and (end := class_end(pattern, place)) > 0:
-            place = end
-        elif character == "{":
-            opened.append((place, []))
+    for token in _TOKEN.finditer(pattern):
+        position, character = token.start(), token[0]
+        if character == "{":
+            opened.append((position, []))
         elif character == "," and opened:
-            opened[-1][1].append(place)
+            opened[-1][1].append(position)
         elif character == "}" and opened:
             begin, commas = opened.pop()
-            found.append((begin, place + 1, commas))
-        place += 1
+            found.append((begin, position + 1, commas))
     return sorted(found)
 
 
@@ -88,9 +86,3 @@ def _range(first: str, last: str, step: str | None) -> Iterator[str]:
     direction = 1 if begin <= end else -1
     for number in range(begin, end + direction, direction * int(step or 1)):
         yield f"{number:0{width}d}"
-
-
-def class_end(pattern: str, begin: int) -> int:
-    """Where the class that begins there ends; -1 where it does not."""
-    # A bracket at its very start is one of its characters.
-    return pattern.find("]", begin + 2 + pattern.startswith("!", begin + 1))

@@ -15,27 +15,24 @@ from ai4os_data.datasets.mistakes import hint, misses
 from ai4os_data.datasets.patterns import Pattern
 from ai4os_data.datasets.splits import as_key
 from ai4os_data.datasets.targets import Folders, Target, Targets
-from ai4os_data.datasets.unreadable import check_keys, check_pattern
 from ai4os_data.stores import Twins, in_its_form, shown
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from ai4os_data.datasets.classes import Wanted
     from ai4os_data.datasets.index import Index
-    from ai4os_data.stores import Entry
+    from ai4os_data.stores import Entry, Unreadable
 
 
 class Opened(NamedTuple):
     """A location that was listed, for those who choose samples in it.
 
     Attributes:
-        location: what errors call it.
         listed: its listing.
         read: gives the content of a file, without ``prepare``.
         wanted: what the user says of the classes.
     """
 
-    location: str
     listed: Index
     read: Callable[[Entry], bytes]
     wanted: Wanted
@@ -56,7 +53,7 @@ class Opened(NamedTuple):
             return as_text(self.read(entry), key)
         if os.path.isfile(file):
             return as_text(Path(file).read_bytes(), key)
-        raise errors.NotFoundError(f"{key!r} is neither a file of {self.location} nor a local one")
+        raise errors.NotFoundError(f"{key!r} is neither a file of {self.wanted.location} nor a local one")
 
 
 class Choice(NamedTuple):
@@ -79,7 +76,7 @@ def matching(pattern: Pattern, index: Index, location: str) -> list[int]:
         EmptyDatasetError: nothing matches.
         StorageError: something that may match cannot be read.
     """
-    check_pattern(index.unreadable, pattern.given, location)
+    _check_pattern(index.unreadable, pattern, location)
     keys = index.keys
     are_wanted = list(map(pattern, keys))
     positions = [position for position, is_wanted in enumerate(are_wanted) if is_wanted]
@@ -118,7 +115,7 @@ def _log_left_out(pattern: Pattern, others: list[str], location: str) -> None:
 
 
 def class_folders(pattern: str | Sequence[str] | None, index: Index) -> Folders:
-    """The folders at the top of a location that a sample may lie in, as far as a pattern tells; None is for keys."""
+    """The folders at the top of a location that a sample may lie in, going by the pattern; None is for keys."""
     reaches = Pattern("**/*" if pattern is None else pattern).reaches
     return Folders([name for name in index.tops if reaches(name)], partial(_inside, index), pattern)
 
@@ -138,11 +135,11 @@ def found(keys: Sequence[str], index: Index, location: str) -> list[int]:
         NotFoundError: some are not there.
         EmptyDatasetError: there are no keys.
     """
-    positions = index.entries.places_of(keys)
+    positions = index.entries.positions_of(keys)
     missing = [key for key, position in zip(keys, positions, strict=True) if position is None]
     if missing:
-        check_keys(index.unreadable, missing)
-        positions = index.entries.places_of(_in_their_forms(keys, missing, index, location))
+        _check_keys(index.unreadable, missing)
+        positions = index.entries.positions_of(_in_their_forms(keys, missing, index, location))
     if not keys:
         raise errors.EmptyDatasetError(f"{location}: no keys were given")
     return [position for position in positions if position is not None]
@@ -175,8 +172,8 @@ def given_keys(keys: Sequence[str], targets: Sequence[Any] | Mapping[str, Any] |
     keys = [as_key(key, opened.is_key) for key in keys]
     target: Target | Targets = targets if isinstance(targets, Mapping) else None
     if targets is not None and target is None:
-        target = Targets.of_values(list(targets), keys, opened.location, opened.wanted)
-    return Choice(found(keys, opened.listed, opened.location), target)
+        target = Targets.of_values(list(targets), keys, opened.wanted)
+    return Choice(found(keys, opened.listed, opened.wanted.location), target)
 
 
 def as_paths(keys: Iterable[Any]) -> list[str]:
@@ -186,13 +183,11 @@ def as_paths(keys: Iterable[Any]) -> list[str]:
         TypeError: one is no text, or they have no order.
     """
     if isinstance(keys, (str, bytes, set, frozenset)):
-        message = f"keys is a list of keys, not {keys!r}; a set has no order, sorted(…) gives it one"
-        raise TypeError(message)
+        raise TypeError(f"keys is a list of keys, not {keys!r}; a set has no order, sorted(…) gives it one")
     paths = [os.fspath(key) if isinstance(key, os.PathLike) else key for key in keys]
     wrong = [path for path in paths if not isinstance(path, str)]
     if wrong:
-        message = f"a key is a path below the location, as text, not {wrong[0]!r}"
-        raise TypeError(message)
+        raise TypeError(f"a key is a path below the location, as text, not {wrong[0]!r}")
     return paths
 
 
@@ -204,8 +199,52 @@ def check_labels(targets: Any, count: int) -> None:
         ValueError: they are fewer, or more.
     """
     if isinstance(targets, (str, bytes, set, frozenset)) or not hasattr(targets, "__len__"):
-        message = f"targets is a list with a label for each key, or a mapping from key to label, not {targets!r}"
-        raise TypeError(message)
+        raise TypeError(f"targets is a list with a label for each key, or a mapping from key to label, not {targets!r}")
     if len(targets) != count:
-        message = f"{count} keys, but {len(targets)} targets"
-        raise ValueError(message)
+        raise ValueError(f"{count} keys, but {len(targets)} targets")
+
+
+# --- what a listing could not read: it is named, and never left out in silence
+
+
+def _check_pattern(unreadable: Sequence[Unreadable], samples: Pattern, location: str) -> None:
+    """Check that nothing unreadable is a sample of a pattern, or may hold one. The rest is named in the log.
+
+    Raises:
+        StorageError: something is; it is of the kind of the first one's error.
+    """
+    if not unreadable:
+        return
+    wanted = [
+        one
+        for one in unreadable
+        if (one.is_folder is not True and samples(_plain(one.key)))
+        or (one.is_folder is not False and samples.reaches(_plain(one.key)))
+    ]
+    if wanted:
+        raise type(wanted[0].error)(
+            f"{samples.given!r} may match what cannot be read: {enumerated(str(one.error) for one in wanted)}. "
+            "A dataset without it would look complete, so mend this on the storage, or give a pattern that does not "
+            "reach it (several in a list, such as ['cat/**/*.jpg', 'dog/**/*.jpg'])"
+        )
+    tell_once(f"{location}: left out, since it cannot be read: {enumerated(str(one.error) for one in unreadable)}")
+
+
+def _check_keys(unreadable: Iterable[Unreadable], keys: Iterable[str]) -> None:
+    """Check that no key of some is unreadable, or lies in an unreadable folder.
+
+    Raises:
+        StorageError: one is, or does.
+    """
+    by_key = {one.key: one for one in unreadable}
+    for key in keys if by_key else ():
+        parts = key.split("/")
+        for depth in range(1, len(parts) + 1):
+            one = by_key.get("/".join(parts[:depth]))
+            if one is not None:
+                raise type(one.error)(f"{key!r} cannot be read: {one.error}")
+
+
+def _plain(key: str) -> str:
+    """A key without its empty parts: S3 has keys such as ``a//b.jpg``, which somebody means by ``a/b.jpg``."""
+    return "/".join(part for part in key.split("/") if part)

@@ -6,7 +6,7 @@ import operator
 import posixpath
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -14,8 +14,8 @@ from ai4os_data.datasets.index import enumerated
 from ai4os_data.errors import EmptyClassError, LocationError
 from ai4os_data.telemetry import tell_once
 
-Place = Callable[[int], str]
-"""Where the label of a sample stands, to be told in an error."""
+Where = Callable[[int], str]
+"""Says in an error where the label of a sample stands."""
 
 
 class Classes:
@@ -38,7 +38,7 @@ class Classes:
 
     @classmethod
     def given(cls, classes: Any, class_to_idx: Any) -> Classes | None:
-        """Those that the arguments ``classes=`` and ``class_to_idx=`` mean; None where there are none.
+        """Those that the arguments ``classes=`` and ``class_to_idx=`` mean; None if there are none.
 
         Raises:
             TypeError: one of them is something else.
@@ -50,8 +50,7 @@ class Classes:
             by_number = _names_by_number(class_to_idx)
             numbered = cls(by_number.values(), by_number)
         if listed is not None and numbered is not None and listed.names != numbered.names:
-            message = f"classes={listed.names!r} and class_to_idx={class_to_idx!r} disagree; give one of them"
-            raise ValueError(message)
+            raise ValueError(f"classes={listed.names!r} and class_to_idx={class_to_idx!r} disagree; give one of them")
         return numbered or listed
 
     def __repr__(self) -> str:
@@ -66,39 +65,33 @@ def _composed(name: str) -> str:
 def _names(classes: Any) -> list[str]:
     if isinstance(classes, (str, bytes, Mapping, set, frozenset)) or not isinstance(classes, Iterable):
         why = "; a set has no order, sorted(…) gives it one" if isinstance(classes, (set, frozenset)) else ""
-        message = f"classes is a list of names, not {classes!r}{why}"
-        raise TypeError(message)
+        raise TypeError(f"classes is a list of names, not {classes!r}{why}")
     names = list(classes)
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
-        message = f"classes is a list of names, and {enumerated(map(repr, wrong))} is none"
-        raise TypeError(message)
+        raise TypeError(f"classes is a list of names, and {enumerated(map(repr, wrong))} is none")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice or not names:
-        message = f"classes has {enumerated(map(repr, twice))} twice" if twice else "classes has no name in it"
-        raise ValueError(message)
+        raise ValueError(f"classes has {enumerated(map(repr, twice))} twice" if twice else "classes has no name in it")
     return names
 
 
 def _names_by_number(class_to_idx: Any) -> dict[int, str]:
     """The names, in the order of their numbers."""
     if not isinstance(class_to_idx, Mapping):
-        message = f"class_to_idx is a mapping from name to number, not {class_to_idx!r}"
-        raise TypeError(message)
+        raise TypeError(f"class_to_idx is a mapping from name to number, not {class_to_idx!r}")
     numbers: dict[int, str] = {}
     for name in _names(list(class_to_idx)):
         number = _whole(class_to_idx[name])
         if number is None or number < 0:
-            message = (
+            raise ValueError(
                 f"class_to_idx[{name!r}] is {class_to_idx[name]!r}, which is not the number of a class: 0, 1, 2, …"
             )
-            raise ValueError(message)
         if number in numbers:
-            message = (
+            raise ValueError(
                 f"class_to_idx gives {name!r} and {numbers[number]!r} the same number; to join classes, let target= be "
                 "a function of a Sample"
             )
-            raise ValueError(message)
         numbers[number] = name
     return dict(sorted(numbers.items()))
 
@@ -117,20 +110,21 @@ class Wanted(NamedTuple):
     """What a user says of the classes.
 
     Attributes:
-        classes: those that there are; None where names are numbered in sorted order.
+        location: what the samples are of.
+        classes: those that there are; None if names are numbered in sorted order.
         allow_empty: whether one may be without a sample.
     """
 
+    location: str
     classes: Classes | None = None
     allow_empty: bool = False
 
-    def numbered(self, names: Sequence[str], location: str, place: Place) -> tuple[list[int], Classes]:
+    def numbered(self, names: Sequence[str], where: Where) -> tuple[list[int], Classes]:
         """The number of each name.
 
         Args:
             names: a class for each sample.
-            location: what the samples are of.
-            place: tells where the name of a sample stands.
+            where: says where the name of a sample stands.
 
         Raises:
             LocationError: a name is none of the given classes.
@@ -145,17 +139,15 @@ class Wanted(NamedTuple):
         if unknown:
             first = next(sample for sample, name in enumerate(names) if numbers[name] < 0)
             more = f", and so {'are' if len(unknown) > 2 else 'is'} {enumerated(unknown[1:])}" if unknown[1:] else ""
-            message = (
-                f"{place(first)}: the class {unknown[0]} is none of classes={self.classes!r}{more}. Add it there, or "
+            raise LocationError(
+                f"{where(first)}: the class {unknown[0]} is none of classes={self.classes!r}{more}. Add it there, or "
                 "leave its samples out"
             )
-            raise LocationError(message)
-        used = set(numbers.values())
-        self.check_filled([name for name, number in given.items() if number not in used], location)
+        self._check_filled(self.classes, set(numbers.values()))
         return [numbers[name] for name in names], self.classes
 
-    def checked(self, numbers: Sequence[int], location: str, place: Place) -> Classes | None:
-        """The classes that numbers are of; None where none are given.
+    def checked(self, numbers: Sequence[int], where: Where) -> Classes | None:
+        """The classes that numbers are of; None if none are given.
 
         Raises:
             LocationError: a number is that of no class.
@@ -167,25 +159,24 @@ class Wanted(NamedTuple):
         used = set(numbers)
         if not used.issubset(given):
             sample, number = next((at, number) for at, number in enumerate(numbers) if number not in given)
-            message = (
-                f"{place(sample)}: there is no class {number}: {len(given)} are given, from {given[0]} to {given[-1]}"
+            raise LocationError(
+                f"{where(sample)}: there is no class {number}: {len(given)} are given, from {given[0]} to {given[-1]}"
             )
-            raise LocationError(message)
-        self.check_filled([name for name, number in self.classes.numbers.items() if number not in used], location)
+        self._check_filled(self.classes, used)
         return self.classes
 
-    def check_filled(self, empty: Sequence[str], location: str) -> None:
+    def _check_filled(self, classes: Classes, used: Container[int]) -> None:
         """See that no given class is without a sample, unless that is allowed.
 
         Raises:
             EmptyClassError: one is.
         """
+        empty = [name for name, number in classes.numbers.items() if number not in used]
         if empty and not self.allow_empty:
-            message = (
-                f"{location}: there is no sample of {enumerated(map(repr, empty))}, which classes= or class_to_idx= "
-                "names; allow_empty=True lets a class keep its number without one"
+            raise EmptyClassError(
+                f"{self.location}: there is no sample of {enumerated(map(repr, empty))}, which classes= or "
+                "class_to_idx= names; allow_empty=True lets a class keep its number without one"
             )
-            raise EmptyClassError(message)
 
     def number_of(self, label: Any) -> int:
         """The number of a class that is given by its name or its number.
@@ -212,7 +203,7 @@ _SEEN: deque[_Numbering] = deque(maxlen=64)
 
 
 def compare(classes: Classes, location: str, *, is_given: bool) -> None:
-    """Warn once where a class has another number in another split of the same data, as far as this process has seen it.
+    """Warn once if a class has another number in another split of the same data that this process has seen.
 
     Args:
         classes: of a dataset that was just made.

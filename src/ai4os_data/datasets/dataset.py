@@ -12,29 +12,19 @@ from torch.utils.data import Dataset
 from typing_extensions import Self
 
 from ai4os_data import telemetry
-from ai4os_data.cache import CachedStore, DiskCache, Drift, UncachedStore
-from ai4os_data.datasets.choosing import (
-    Choice,
-    Choose,
-    Opened,
-    as_paths,
-    check_labels,
-    class_folders,
-    found,
-    given_keys,
-    matching,
-)
+from ai4os_data.cache import CachedStore, DiskCache, Drift, UncachedStore, cache_for
+from ai4os_data.datasets import choosing
 from ai4os_data.datasets.classes import Classes, Wanted, compare
+from ai4os_data.datasets.decoding import Maker
 from ai4os_data.datasets.failures import Failures
 from ai4os_data.datasets.index import Index, find_folders, list_anew, open_index
 from ai4os_data.datasets.listed import Columns, csv_file, split_file
-from ai4os_data.datasets.making import Maker
 from ai4os_data.datasets.patterns import Pattern
 from ai4os_data.datasets.reading import Reader
 from ai4os_data.datasets.siblings import SiblingFiles, Siblings
 from ai4os_data.datasets.tables import ColumnTarget, columns_of
 from ai4os_data.datasets.targets import Folders, Target, Targets
-from ai4os_data.datasets.warming import Warmer
+from ai4os_data.datasets.warming import warm
 from ai4os_data.stores import ChosenEntries, Store, keyed_alike, open_store
 from ai4os_data.telemetry import tell_once
 
@@ -44,14 +34,15 @@ if TYPE_CHECKING:
 
 Location = str | os.PathLike[str] | Store
 
-_CHOOSE: ContextVar[Choose | None] = ContextVar("choose", default=None)  # what finds the samples, if no pattern does
+# What finds the samples, if no pattern does.
+_CHOOSE: ContextVar[choosing.Choose | None] = ContextVar("choose", default=None)
 
 
 class StorageDataset(Dataset[Any]):
     """A map-style dataset of the files at a location, read through a bounded cache on the local disk.
 
     It works in a ``DataLoader`` with any number of workers, under fork, spawn and forkserver; ``Subset``,
-    ``random_split`` and ``ConcatDataset`` go over it. An item is ``x``, or ``(x, y)`` where there is a target.
+    ``random_split`` and ``ConcatDataset`` go over it. An item is ``x``, or ``(x, y)`` if there is a target.
 
     Args:
         location: a directory, ``/storage/…``, ``rshare:path`` (any rclone remote), ``ai4os://rshare/path``,
@@ -68,7 +59,7 @@ class StorageDataset(Dataset[Any]):
         classes: the names of the classes, in the order of their numbers, such as ``train.classes`` for a validation
             split. Without it, class folders are numbered in sorted order, those that no sample lies in included.
         class_to_idx: the same as a mapping from name to number. Numbers may have gaps; each has one name.
-        allow_empty: let a class keep its number where it has no sample; otherwise that is an error.
+        allow_empty: let a class keep its number if it has no sample; otherwise that is an error.
         transform: applied to ``x``.
         target_transform: applied to ``y``.
         prepare: bytes to bytes, applied once, before a file is kept in the cache: such as shrinking photographs. It is
@@ -77,9 +68,9 @@ class StorageDataset(Dataset[Any]):
         cache: a `DiskCache`, a directory, ``"auto"``, or None. ``"auto"`` caches nothing that is on a local disk
             already.
         index: a lock file, written by ``dataset.index.save(…)``: the dataset then has exactly its files.
-        on_error: ``"raise"``, or ``"skip"``: name a bad sample once, and leave it out of its batch, which is shorter
-            then. No other sample takes its place. Where nothing is left, as with ``dataset[i]`` or a batch of one, a
-            `SkippedError` is raised; `StorageDataLoader` leaves such a batch out, unless there are other ranks.
+        on_error: ``"raise"``, or ``"skip"``: log a bad sample once, and leave it out: its batch is one shorter.
+            If every sample of a request is bad, as with ``dataset[i]`` or a batch of one, a `SkippedError` is raised;
+            `StorageDataLoader` drops such a batch, unless there are other ranks.
         on_drift: what to do about a file that is another version than the listed one: ``"error"``, ``"warn"`` and use
             it, or ``"refresh"``: use it in silence.
         outage_s: how many seconds reads wait for a storage that is away, such as a server that restarts or is in
@@ -89,9 +80,9 @@ class StorageDataset(Dataset[Any]):
     Attributes:
         keys: the samples' keys, sorted.
         index: the `Index` of the location; ``index.save("data.lock.json")`` writes a lock file.
-        classes: the class names in the order of their labels, with ``target="folder"`` or where names are labels.
+        classes: the class names in the order of their labels, with ``target="folder"`` or if names are labels.
         class_to_idx: from class name to label.
-        targets: every label, where they are known without reading.
+        targets: every label, if they are known without reading.
 
     Raises:
         LocationError: there is nothing at the location.
@@ -129,14 +120,15 @@ class StorageDataset(Dataset[Any]):
         _check_functions(transform=transform, target_transform=target_transform, prepare=prepare)
         matches = Pattern(pattern)
         maker = Maker(decode, transform, target_transform)
-        wanted = Wanted(Classes.given(classes, class_to_idx), allow_empty)
+        numbering = Classes.given(classes, class_to_idx)
         choose = _CHOOSE.get()
         self._pattern = pattern if choose is None else None
         self._lists_folders = index is None or on_drift == "refresh"  # a lock file has them, or it stays without
         counters = telemetry.Counters()
         self._store = open_store(location, remote, counters=counters, outage_s=outage_s)
         self.location = self._store.location
-        cache = DiskCache.resolve(cache, local=self._store.is_local)
+        wanted = Wanted(self.location, numbering, allow_empty)
+        cache = cache_for(cache, local=self._store.is_local)
         files = UncachedStore(
             self._store, prepare=prepare, prepare_version=prepare_version, on_drift=on_drift, counters=counters
         )
@@ -148,9 +140,9 @@ class StorageDataset(Dataset[Any]):
         )
         listed = open_index(self._store, cache, index, on_drift, matches)
         if choose is None:
-            choice = Choice(matching(matches, listed, self.location), target)
+            choice = choosing.Choice(choosing.matching(matches, listed, self.location), target)
         else:
-            choice = choose(Opened(self.location, listed, self.reader.read_as_stored, wanted))
+            choice = choose(choosing.Opened(listed, self.reader.read_as_stored, wanted))
         self._target = target if choice.target is None else choice.target
         self._take(listed, choice.positions, wanted)
 
@@ -169,22 +161,22 @@ class StorageDataset(Dataset[Any]):
             keys: paths below the location, as in ``dataset.keys``; one may come more than once. ``./a``, ``a//b`` and
                 ``a/../b`` mean what they mean to a system, and so does ``a\b``, unless there is a file of that name.
             targets: a label for each key, in the same order, or a mapping from key to label.
-            options: as for the class, without ``pattern``; ``target`` only where there are no ``targets``.
+            options: as for the class, without ``pattern``; ``target`` only if there are no ``targets``.
 
         Raises:
             NotFoundError: some keys are not there.
         """
         _refuse(options, "from_keys", "pattern", *(["target"] if targets is not None else []))
-        keys = as_paths(keys)
+        keys = choosing.as_paths(keys)
         if targets is not None and not isinstance(targets, Mapping):
-            check_labels(targets, len(keys))
-        return cls._of_chosen(partial(given_keys, keys, targets), location, options)
+            choosing.check_labels(targets, len(keys))
+        return cls._of_chosen(partial(choosing.given_keys, keys, targets), location, options)
 
     @classmethod
     def from_split_file(cls, location: Location, file: str | os.PathLike[str], **options: Any) -> Self:
         """A dataset of the files that a split file lists, with lines such as ``Class/some image.jpg 0``.
 
-        The label is what follows the last space, or the last tab where there is one; a path or a label with blanks may
+        The label is what follows the last space, or the last tab if there is one; a path or a label with blanks may
         stand in quotes. Lines that begin with ``#``, and what comes after `` # ``, are comments. Labels that are all
         integers are these integers; all numbers, floats; all names, classes in sorted order, or as ``classes=`` says.
 
@@ -231,7 +223,7 @@ class StorageDataset(Dataset[Any]):
             suffix: what comes after it, such as ``".jpg"``.
             delimiter: what stands between columns; by default ``,``, ``;``, a tab or ``|``, whichever makes these
                 columns.
-            columns: the names of the columns, where the first line is a row already.
+            columns: the names of the columns, if the first line is a row already.
             options: as for the class, without ``pattern``.
 
         Raises:
@@ -247,11 +239,11 @@ class StorageDataset(Dataset[Any]):
         """
         _refuse(options, "from_csv", "pattern")
         columns_of(key, target)
-        chosen = Columns(key, target, prefix, suffix, delimiter, columns)
-        return cls._of_chosen(partial(csv_file, file, chosen), location, options)
+        says = Columns(key, target, prefix, suffix)
+        return cls._of_chosen(partial(csv_file, file, says, delimiter, columns), location, options)
 
     @classmethod
-    def _of_chosen(cls, choose: Choose, location: Location, options: Mapping[str, Any]) -> Self:
+    def _of_chosen(cls, choose: choosing.Choose, location: Location, options: Mapping[str, Any]) -> Self:
         """A dataset of what is chosen once the location is open. A subclass has its own constructor in between."""
         before = _CHOOSE.set(choose)
         try:
@@ -276,23 +268,20 @@ class StorageDataset(Dataset[Any]):
         """
         wanted, targets = self._wanted, self.reader.maker.targets
         if targets is not None and targets.numbering is not None:
-            wanted = Wanted(targets.numbering, allow_empty=wanted.allow_empty or self._pattern is None)
+            allow_empty = wanted.allow_empty or self._pattern is None
+            wanted = Wanted(self.location, targets.numbering, allow_empty)
         index = list_anew(self._store, self.reader.files.cache)
         if self._pattern is None:
-            positions = found(self.keys, index, self.location)
+            positions = choosing.found(self.keys, index, self.location)
         else:
-            positions = matching(Pattern(self._pattern), index, self.location)
+            positions = choosing.matching(Pattern(self._pattern), index, self.location)
         self._take(index, positions, wanted)
 
     def _take(self, index: Index, positions: Sequence[int], wanted: Wanted) -> None:
         """Have the samples at these positions of a listing, and label them."""
-        entries = ChosenEntries.at_places(index.entries, positions)
+        entries = ChosenEntries.at_positions(index.entries, positions)
         target = keyed_alike(self._target, entries.keys) if isinstance(self._target, Mapping) else self._target
-        targets = (
-            target
-            if isinstance(target, Targets)
-            else Targets.of(target, entries.keys, self.location, wanted, partial(self._folders, index))
-        )
+        targets = Targets.of(target, entries.keys, wanted, partial(self._folders, index))
         self.index, self._wanted = index, wanted
         self.reader.begin(index, entries, targets)
         self.classes = targets.classes if targets else None
@@ -305,7 +294,7 @@ class StorageDataset(Dataset[Any]):
     def _folders(self, index: Index) -> Folders:
         if self._lists_folders:
             find_folders(index, self._store, self.reader.files.cache)
-        return class_folders(self._pattern, index)
+        return choosing.class_folders(self._pattern, index)
 
     # --- samples
 
@@ -357,9 +346,9 @@ class StorageDataset(Dataset[Any]):
         self.reader.maker.target_transform = transform
 
     def warm(self, progress: bool = True) -> dict[str, int]:  # noqa: FBT001, FBT002  as users of progress bars expect
-        """Bring every sample into the cache, with its siblings, as far as it goes.
+        """Bring every sample into the cache, with its siblings, as far as there is room.
 
-        Which siblings samples have is learned from one of them, which is made for it where nothing is known yet.
+        Which siblings samples have is learned from one of them, which is made for it if nothing is known yet.
 
         Args:
             progress: show a bar.
@@ -370,7 +359,7 @@ class StorageDataset(Dataset[Any]):
         if self.reader.cached is None:
             tell_once(f"{self.location}: nothing to warm, since this dataset has no cache")
             return {"files": 0, "bytes": 0}
-        return Warmer(self.reader, self.reader.cached).warm(progress=progress)
+        return warm(self.reader, self.reader.cached, progress=progress)
 
     def stats(self) -> dict[str, float]:
         """What this dataset and its copies in all workers have done so far.
@@ -392,18 +381,15 @@ class StorageDataset(Dataset[Any]):
 def _refuse(options: Mapping[str, Any], what: str, *names: str) -> None:
     for name in names:
         if name in options:
-            message = f"{what} takes no {name}=: the samples and their labels are given already"
-            raise TypeError(message)
+            raise TypeError(f"{what} takes no {name}=: the samples and their labels are given already")
 
 
 def _check_option(name: str, value: object, *options: str) -> None:
     if value not in options:
-        message = f"{name} is {', '.join(map(repr, options[:-1]))} or {options[-1]!r}, not {value!r}"
-        raise ValueError(message)
+        raise ValueError(f"{name} is {', '.join(map(repr, options[:-1]))} or {options[-1]!r}, not {value!r}")
 
 
 def _check_functions(**functions: object) -> None:
     for name, function in functions.items():
         if function is not None and not callable(function):
-            message = f"{name} is a function or None, not {function!r}"
-            raise TypeError(message)
+            raise TypeError(f"{name} is a function or None, not {function!r}")

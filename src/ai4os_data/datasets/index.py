@@ -1,4 +1,4 @@
-"""The listing of a location: made once, kept beside the cache, and as a lock file where a user wants it fixed."""
+"""The listing of a location: made once, kept beside the cache, and as a lock file if a user wants it fixed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import json
 import os
 import secrets
 import time
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import xxhash
 
 from ai4os_data import errors
-from ai4os_data.cache import digest
+from ai4os_data.cache import digest, session_of
 from ai4os_data.http import retries
+from ai4os_data.machine import replace_whole
 from ai4os_data.stores import ByKey, PackedEntries, Store, Unreadable, folder_token, is_safe
 from ai4os_data.telemetry import tell_once
 
@@ -31,50 +33,44 @@ _UNREACHABLE = (errors.ServerError, errors.StorageGoneError)
 _NAMED = 5
 
 
+@dataclass(eq=False, repr=False)
 class Index:
     """The files of a location, as they were listed.
 
     Attributes:
         entries: ordered by key; packed, so an `Entry` is made each time that one is asked for.
         location: where, without secrets.
-        token: the store's own sign of the listing (a folder's ETag on Nextcloud); None where it has none.
+        token: the store's own sign of the listing (a folder's ETag on Nextcloud); None if it has none.
         listed_s: when, in seconds since the epoch.
         checked_s: when it was last compared with the storage.
         newer: the files of a lock file that have changed since it was written, as they were then.
-        folders: the folders at the top, those without a file included; None where nobody has asked for them.
-        unreadable: what could not be told of; a lock file has none of it, since it says itself which files there are.
+        folders: the folders at the top, those without a file included; None if nobody has asked for them.
+        unreadable: what could not be listed; empty for a lock file, which says itself which files there are.
     """
 
-    def __init__(
-        self,
-        entries: Iterable[Entry],
-        location: str,
-        token: str | None = None,
-        listed_s: float | None = None,
-        folders: Sequence[str] | None = None,
-        *,
-        unreadable: Sequence[Unreadable] = (),
-    ) -> None:
-        self.entries = PackedEntries.of(entries)
-        self.location = location
-        self.token = token
-        self.listed_s = time.time() if listed_s is None else listed_s
+    entries: PackedEntries
+    location: str
+    token: str | None = None
+    listed_s: float = field(default_factory=time.time)
+    folders: Sequence[str] | None = None
+    unreadable: Sequence[Unreadable] = ()
+    newer: dict[str, Entry] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Nothing has been compared since it was listed."""
         self.checked_s = self.listed_s
-        self.newer: dict[str, Entry] = {}
-        self.folders = folders
-        self.unreadable = list(unreadable)
 
     @classmethod
     def of(cls, listing: Listing, location: str, token: str | None) -> Index:
         """The index of what a store has listed just now."""
-        return cls(listing.entries, location, token, unreadable=listing.unreadable)
+        return cls(PackedEntries.of(listing.entries), location, token, unreadable=listing.unreadable)
 
     def __len__(self) -> int:
         """How many files there are."""
         return len(self.entries)
 
     def __repr__(self) -> str:
-        """Tell what was listed."""
+        """A short description for people."""
         return f"Index({self.location!r}, {len(self)} files)"
 
     @property
@@ -94,7 +90,7 @@ class Index:
 
     @cached_property
     def digest(self) -> str:
-        """What tells this listing from any other: a sha256 over keys, sizes and versions."""
+        """What distinguishes this listing from others: a sha256 over keys, sizes and versions."""
         hasher = hashlib.sha256()
         for entry in self.entries:
             hasher.update(f"{entry.key}\0{entry.size_bytes}\0{entry.version}\n".encode("utf-8", "surrogateescape"))
@@ -103,14 +99,8 @@ class Index:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a lock file, to be given as ``index=``: keys, sizes, ETags and a digest, no secrets."""
         whole = {"schema": _SCHEMA, "digest": self.digest, **self._columns()}
-        staged = f"{os.fspath(path)}.{secrets.token_hex(8)}.new"
-        try:
-            with open(staged, "x", encoding="utf-8", errors="surrogateescape") as file:
-                json.dump(whole, file, ensure_ascii=False, indent=0)
-            os.replace(staged, path)
-        finally:
-            if os.path.exists(staged):
-                os.unlink(staged)
+        data = json.dumps(whole, ensure_ascii=False, indent=0).encode("utf-8", "surrogateescape")
+        replace_whole(path, f"{os.fspath(path)}.{secrets.token_hex(8)}.new", data)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Index:
@@ -121,8 +111,7 @@ class Index:
             IntegrityError: it was changed since it was written.
         """
         if not isinstance(path, (str, os.PathLike)):
-            message = f"index is the path of a lock file, not {path!r}"  # type: ignore[unreachable]
-            raise TypeError(message)
+            raise TypeError(f"index is the path of a lock file, not {path!r}")
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
                 whole = json.load(file)
@@ -133,68 +122,49 @@ class Index:
             message = f"{os.fspath(path)}: no such lock file; dataset.index.save({os.fspath(path)!r}) writes one"
             raise errors.LocationError(message) from error
         except (IsADirectoryError, ValueError, KeyError, TypeError) as error:
-            message = f"{os.fspath(path)} is not a lock file of ai4os-data"
-            raise errors.LocationError(message) from error
+            raise errors.LocationError(f"{os.fspath(path)} is not a lock file of ai4os-data") from error
         if index.digest != whole.get("digest"):
-            message = (
+            raise errors.IntegrityError(
                 f"{os.fspath(path)} was changed after it was written: its digest does not match; write it "
                 "again with dataset.index.save(…)"
             )
-            raise errors.IntegrityError(message)
         return index
 
     def _columns(self) -> dict[str, object]:
         keys, sizes, etags, modified = self.entries.columns()
-        return {
-            "location": self.location,
-            "token": self.token,
-            "listed_s": self.listed_s,
-            "keys": keys,
-            "sizes": sizes,
-            "etags": etags,
-            "modified": modified if any(modified) and not all(etags) else None,
-            "folders": self.folders,
-        }
+        columns = {"keys": keys, "sizes": sizes, "etags": etags}
+        columns["modified"] = modified if any(modified) and not all(etags) else None
+        about = {"location": self.location, "token": self.token, "listed_s": self.listed_s}
+        return {**about, **columns, "folders": self.folders}
 
     @classmethod
-    def _from_columns(cls, columns: dict[str, object]) -> Index:
-        keys = columns["keys"]
-        if not isinstance(keys, list) or not all(map(is_safe, keys)):
-            raise ValueError("keys")
-        modified = columns["modified"] or [None] * len(keys)
-        parts: list[Any] = [keys, columns["sizes"], columns["etags"], modified]
+    def _from_columns(cls, columns: dict[str, Any]) -> Index:
+        keys, folders = columns["keys"], columns.get("folders")
+        for some in (keys, [] if folders is None else folders):
+            if not isinstance(some, list) or not all(map(is_safe, some)):
+                raise ValueError("keys")
+        parts = [keys, columns["sizes"], columns["etags"], columns["modified"] or [None] * len(keys)]
         if not all(isinstance(part, list) and len(part) == len(keys) for part in parts):
             raise ValueError("columns")
-        entries = PackedEntries.of_columns(*parts)
-        folders = columns.get("folders")
-        if folders is not None and not (isinstance(folders, list) and all(map(is_safe, folders))):
-            raise ValueError("folders")
         unreadable = [
             Unreadable(key, is_folder, errors.ServerError(reason))
-            for key, is_folder, reason in columns.get("unreadable", [])  # type: ignore[attr-defined]
+            for key, is_folder, reason in columns.get("unreadable", [])
         ]
-        return cls(
-            entries,
-            str(columns["location"]),
-            columns["token"],  # type: ignore[arg-type]
-            float(columns["listed_s"]),  # type: ignore[arg-type]
-            folders,
-            unreadable=unreadable,
-        )
+        location, token, listed_s = str(columns["location"]), columns["token"], float(columns["listed_s"])
+        return cls(PackedEntries.of_columns(*parts), location, token, listed_s, folders, unreadable)
 
     # --- kept beside the cache
 
     def to_bytes(self) -> bytes:
         """The listing with a checksum before it."""
         unreadable = [(key, is_folder, str(error)) for key, is_folder, error in self.unreadable]
-        data = json.dumps({**self._columns(), "unreadable": unreadable}, ensure_ascii=False).encode(
-            "utf-8", "surrogateescape"
-        )
+        text = json.dumps({**self._columns(), "unreadable": unreadable}, ensure_ascii=False)
+        data = text.encode("utf-8", "surrogateescape")
         return f"{xxhash.xxh3_64_hexdigest(data)}\n".encode() + data
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Index | None:
-        """The listing; None where its bytes are damaged."""
+        """The listing; None if its bytes are damaged."""
         checksum, _, columns = data.partition(b"\n")
         if xxhash.xxh3_64_hexdigest(columns).encode() != checksum:
             return None
@@ -209,22 +179,19 @@ class Index:
             other: the other listing.
             concerns: whether a key matters.
         """
-        theirs = {entry.key: entry for entry in other.entries}
+        changed, theirs = self.changed_in(other), dict.fromkeys(other.keys)
         phrases = []
-        for entry in self.entries:
-            their = theirs.pop(entry.key, None)
-            if (their is None or not entry.is_same_version(their)) and concerns(entry.key):
-                phrases.append(f"{entry.key!r} is gone" if their is None else f"{entry.key!r} changed")
+        for key in self.keys:
+            if (key in changed or key not in theirs) and concerns(key):
+                phrases.append(f"{key!r} {'changed' if key in theirs else 'is gone'}")
+            theirs.pop(key, None)
         return phrases + [f"{key!r} is new" for key in theirs if concerns(key)]
 
     def changed_in(self, other: Index) -> dict[str, Entry]:
         """The files that are of another version in another listing, as they are there."""
         theirs = {entry.key: entry for entry in other.entries}
-        return {
-            entry.key: their
-            for entry in self.entries
-            if (their := theirs.get(entry.key)) is not None and not entry.is_same_version(their)
-        }
+        pairs = ((entry, theirs.get(entry.key)) for entry in self.entries)
+        return {one.key: their for one, their in pairs if their is not None and not one.is_same_version(their)}
 
 
 def open_index(
@@ -234,13 +201,13 @@ def open_index(
     on_drift: Drift,
     concerns: Callable[[str], bool] = lambda _: True,
 ) -> Index:
-    """The listing of a store: the kept one where the server says that it is still right, else a new one.
+    """The listing of a store: the kept one if the server says that it is still right, else a new one.
 
     Args:
         store: what is listed.
         cache: where listings are kept.
         lock_file: what the listing has to be.
-        on_drift: what to do where it is not.
+        on_drift: what to do if it is not.
         concerns: whether a key matters: others may come and go.
 
     Raises:
@@ -254,7 +221,7 @@ def open_index(
         token = folder_token(store)
         if kept is not None and token is not None and token == kept.token and not kept.unreadable:
             return kept
-        listed = Index.of(store.listing(), store.location, token)
+        listed = _listed(store, cache, token)
     except _UNREACHABLE as error:
         if kept is None:
             raise
@@ -262,7 +229,6 @@ def open_index(
         why = "gives no listing" if isinstance(error, errors.ProtocolError) else "cannot be reached"
         tell_once(f"{store.location}: the listing of {age} is used, since the storage {why}: {error}")
         return kept
-    _keep(cache, store, listed)
     return listed if lock_file is None or kept is None else _reconciled(kept, listed, on_drift, concerns)
 
 
@@ -272,7 +238,11 @@ def list_anew(store: Store, cache: DiskCache | None) -> Index:
     Raises:
         StorageError: it cannot be listed.
     """
-    token = folder_token(store)  # before the listing: one that is older than its listing does no harm
+    return _listed(store, cache, folder_token(store))
+
+
+def _listed(store: Store, cache: DiskCache | None, token: str | None) -> Index:
+    """What a store lists now; a token from before that does no harm, whatever happens in between."""
     listed = Index.of(store.listing(), store.location, token)
     _keep(cache, store, listed)
     return listed
@@ -303,11 +273,11 @@ def _name(store: Store) -> str:
 
 def _keep(cache: DiskCache | None, store: Store, listed: Index) -> None:
     if cache is not None:
-        cache.keep_listing(_name(store), listed.to_bytes())
+        session_of(cache).keep_listing(_name(store), listed.to_bytes())
 
 
 def _kept(cache: DiskCache | None, name: str) -> Index | None:
-    data = cache.kept_listing(name) if cache is not None else None
+    data = session_of(cache).kept_listing(name) if cache is not None else None
     try:
         return Index.from_bytes(data) if data is not None else None
     except (ValueError, KeyError, TypeError):  # of another version of this library
@@ -315,13 +285,13 @@ def _kept(cache: DiskCache | None, name: str) -> Index | None:
 
 
 def _reconciled(locked: Index, listed: Index, on_drift: Drift, concerns: Callable[[str], bool]) -> Index:
-    """The listing to use where a lock file was given."""
+    """The listing to use with a lock file."""
     if on_drift == "refresh":
         return listed
     if locked.digest == listed.digest:
         listed.folders = locked.folders
         return listed
-    _check_place(locked, listed, concerns)
+    _check_location(locked, listed, concerns)
     differences = locked.differences(listed, concerns)
     lost = [phrase for phrase in differences if not phrase.endswith("is new")]
     what = f"{listed.location} is not what the lock file says: {enumerated(differences)}"
@@ -335,7 +305,7 @@ def _reconciled(locked: Index, listed: Index, on_drift: Drift, concerns: Callabl
     return locked
 
 
-def _check_place(locked: Index, listed: Index, concerns: Callable[[str], bool]) -> None:
+def _check_location(locked: Index, listed: Index, concerns: Callable[[str], bool]) -> None:
     """See that a lock file is of the location; the same files at another address will do.
 
     Raises:
@@ -343,15 +313,14 @@ def _check_place(locked: Index, listed: Index, concerns: Callable[[str], bool]) 
     """
     if locked.location != listed.location:
         keys = [key for key in locked.keys if concerns(key)]
-        places = listed.entries.places_of(keys)
-        gone = [repr(key) for key, place in zip(keys, places, strict=True) if place is None]
+        found = listed.entries.positions_of(keys)
+        gone = [repr(key) for key, position in zip(keys, found, strict=True) if position is None]
         if gone:
-            message = (
+            raise errors.LocationError(
                 f"the lock file is of {locked.location}, and not of {listed.location}, where {enumerated(gone)} "
                 f"{'is' if len(gone) == 1 else 'are'} not there. Give the location that it was written for, or write "
                 "one for this location with dataset.index.save(…)"
             )
-            raise errors.LocationError(message)
 
 
 def enumerated(phrases: Iterable[str]) -> str:

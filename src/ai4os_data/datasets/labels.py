@@ -29,10 +29,8 @@ class Written(NamedTuple):
     text: str
 
 
-def understood(
-    labels: Sequence[Written], file: str, location: str, wanted: Wanted
-) -> tuple[Sequence[Any], Classes | None]:
-    """The labels that texts mean, and the classes where they are names.
+def understood(labels: Sequence[Written], file: str, wanted: Wanted) -> tuple[Sequence[Any], Classes | None]:
+    """The labels that texts mean, and the classes if they are names.
 
     Texts that are all names of given classes are those; such as are all integers are these integers, or are the numbers
     of given classes; all numbers are floats; else all are names of classes, numbered in sorted order.
@@ -40,7 +38,6 @@ def understood(
     Args:
         labels: one for each sample.
         file: the file that they stand in.
-        location: what the samples are of.
         wanted: what the user says of the classes.
 
     Raises:
@@ -48,21 +45,21 @@ def understood(
         EmptyClassError: a given class has no sample.
     """
 
-    def place(sample: int) -> str:
+    def where(sample: int) -> str:
         return f"{file}, line {labels[sample].line}"
 
     check_present(labels, file)
     texts = [label.text for label in labels]
     given = wanted.classes
     if given is not None and all(given.spelt(text) in given.numbers for text in texts):
-        return wanted.numbered(texts, location, place)
+        return wanted.numbered(texts, where)
     kinds = set(map(_kind, texts))
     if given is not None and kinds != {_INTEGERS}:
-        return wanted.numbered(texts, location, place)  # it names what is no class
+        return wanted.numbered(texts, where)  # it names what is no class
     values = typed(labels, file)
     if kinds == {_INTEGERS}:
-        return values, wanted.checked(values, location, place)
-    return (values, None) if kinds <= {_INTEGERS, _NUMBERS} else wanted.numbered(texts, location, place)
+        return values, wanted.checked(values, where)
+    return (values, None) if kinds <= {_INTEGERS, _NUMBERS} else wanted.numbered(texts, where)
 
 
 def typed(labels: Sequence[Written], file: str) -> list[Any]:
@@ -75,11 +72,10 @@ def typed(labels: Sequence[Written], file: str) -> list[Any]:
     if _NAMES in kinds:
         for label in labels:
             if (plain := _with_point(label.text)) is not None:
-                message = (
+                raise LocationError(
                     f"{file}, line {label.line}: is the label {label.text!r} a number? Write it with a point, "
                     f"{plain!r}; if it is the name of a class, name all of them with classes="
                 )
-                raise LocationError(message)
         if set(kinds) != {_NAMES}:
             raise LocationError(_mixture(labels, kinds, file))
         return [label.text for label in labels]
@@ -95,8 +91,7 @@ def check_present(labels: Sequence[Written], file: str) -> None:
     empty = [label.line for label in labels if not label.text]
     if empty:
         more = f", and in {len(empty) - 1} more lines" if len(empty) > 1 else ""
-        message = f"{file}, line {empty[0]}: the label is empty{more}; write one, or leave the line out"
-        raise LocationError(message)
+        raise LocationError(f"{file}, line {empty[0]}: the label is empty{more}; write one, or leave the line out")
 
 
 def as_text(content: bytes, file: str) -> str:
@@ -112,11 +107,10 @@ def as_text(content: bytes, file: str) -> str:
         message = f"{file}: byte {error.start:,} is not {'UTF-16' if is_wide else 'UTF-8'}; save the file as UTF-8"
         raise LocationError(message) from error
     if "\0" in text:
-        message = (
+        raise LocationError(
             f"{file}: there is a zero byte in it, as in UTF-16 without its mark, in UTF-32, and in what is no text; "
             "save the file as UTF-8"
         )
-        raise LocationError(message)
     return text
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from ai4os_data import errors
 from ai4os_data.datasets.choosing import Choice, Opened, found
 from ai4os_data.datasets.labels import understood
-from ai4os_data.datasets.lost import meant
 from ai4os_data.datasets.splits import csv_advice, parse_split
 from ai4os_data.datasets.tables import ColumnTarget, Table, columns_of, targets_of
 from ai4os_data.datasets.targets import Targets
@@ -43,26 +42,25 @@ class Listed(NamedTuple):
             NotFoundError: some are not there.
         """
         try:
-            return Choice(found(self.keys, opened.listed, opened.location), targets)
+            return Choice(found(self.keys, opened.listed, opened.wanted.location), targets)
         except errors.NotFoundError as error:
             first = next((number for number, key in enumerate(self.keys) if not opened.is_key(key)), None)
             if first is None:
                 raise
             label = self.labels[first].text if self.labels is not None else None
-            advice = meant(self.keys[first], opened.listed.keys, label)
-            message = (
+            advice = _meant(self.keys[first], opened.listed.keys, label)
+            raise errors.NotFoundError(
                 f"{error}. {self.file!r} lists them, the first in line {self.lines[first]}"
                 f"{f': {advice}' if advice else ''}. Paths are below the location, such as {opened.listed.keys[0]!r}; "
                 f"{self.how}"
-            )
-            raise errors.NotFoundError(message) from error
+            ) from error
 
 
 def split_file(file: str | os.PathLike[str], opened: Opened) -> Choice:
     """The samples that a split file lists."""
     name = os.fspath(file)
     keys, labels = parse_split(opened.text_of(file), name, opened.is_key)
-    values, classes = understood(labels, name, opened.location, opened.wanted)
+    values, classes = understood(labels, name, opened.wanted)
     how = "its lines are 'path label', the label after the last space"
     if any("," in label.text or ";" in label.text for label in labels):
         how = f"{how}; {csv_advice(name)}"
@@ -71,22 +69,62 @@ def split_file(file: str | os.PathLike[str], opened: Opened) -> Choice:
 
 
 class Columns(NamedTuple):
-    """The columns of a CSV file that say what is a sample: the arguments of ``from_csv``."""
+    """What the columns of a CSV file say, as the arguments of ``from_csv`` have it."""
 
     key: str
-    target: ColumnTarget = None
-    prefix: str = ""
-    suffix: str = ""
-    delimiter: str | None = None
-    names: Sequence[str] | None = None
+    target: ColumnTarget
+    prefix: str
+    suffix: str
 
 
-def csv_file(file: str | os.PathLike[str], columns: Columns, opened: Opened) -> Choice:
+def csv_file(
+    file: str | os.PathLike[str], says: Columns, delimiter: str | None, columns: Sequence[str] | None, opened: Opened
+) -> Choice:
     """The samples that a CSV file lists."""
     name = os.fspath(file)
-    needed = columns_of(columns.key, columns.target)
-    table = Table(opened.text_of(file), name, needed, columns.delimiter, columns.names)
-    keys = table.keys(columns.key, opened.is_key, columns.prefix, columns.suffix)
-    targets = targets_of(table, columns.target, keys, opened.location, opened.wanted)
-    how = f"a path is prefix=, what is in the column {columns.key!r}, and suffix="
-    return Listed(name, keys, table.lines, how).choice(targets, opened)
+    table = Table(opened.text_of(file), name, columns_of(says.key, says.target), delimiter, columns)
+    keys = table.keys(says.key, opened.is_key, says.prefix, says.suffix)
+    how = f"a path is prefix=, what is in the column {says.key!r}, and suffix="
+    listed = Listed(name, keys, [row.line for row in table.rows], how)
+    return listed.choice(targets_of(table, says.target, keys, opened.wanted), opened)
+
+
+def _meant(key: str, keys: Sequence[str], label: str | None = None) -> str | None:
+    """What to write instead of a key that is not there; None if nothing is like it.
+
+    Args:
+        key: the key.
+        keys: those that there are.
+        label: what was written as its label.
+    """
+    known = set(keys)
+    first = key.split(None, 1)[:1]
+    if label is not None and label in known:
+        return f"{label!r} stands where the label belongs: the path comes first"
+    if first != [key] and not known.isdisjoint(first):
+        return f"{first[0]!r} is there: a line has one label, and a label with blanks stands in quotes or after a tab"
+    if (shorter := _without_folders(key, known)) is not None:
+        return f"{shorter!r} is there: the folders before it are too many"
+    return next((words for other in keys if (words := _difference(key, other)) is not None), None)
+
+
+def _without_folders(key: str, known: set[str]) -> str | None:
+    """A key that is the end of a path."""
+    parts = key.split("/")
+    return next((end for begin in range(1, len(parts)) if (end := "/".join(parts[begin:])) in known), None)
+
+
+def _difference(key: str, other: str) -> str | None:
+    """The difference between a key that is not there and one that is; None if much does."""
+    if other.casefold() == key.casefold():
+        return f"{other!r} is there: upper and lower case differ"
+    if other == key.strip("\"'"):
+        return f"{other!r} is there: quotes are closed before the label"
+    before, found, after = f"/{other}".rpartition(f"/{key}")
+    if found and (not after or (after.startswith(".") and "/" not in after)):
+        lacks = ["its folder"] * bool(before) + ["its suffix"] * bool(after)
+        adds = [f"prefix={before[1:] + '/'!r} before it"] * bool(before) + [f"suffix={after!r} after it"] * bool(after)
+        return f"{other!r} is there: the path lacks {' and '.join(lacks)}; from_csv puts {' and '.join(adds)}"
+    if key in {other.replace("/", ""), other.replace(".", "")}:
+        return f"{other!r} is there: a prefix ends with '/', and a suffix begins with '.'"
+    return None

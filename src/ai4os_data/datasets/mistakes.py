@@ -15,7 +15,7 @@ _EXTENSION = re.compile(r"\.?[A-Za-z0-9]{2,5}")
 
 
 def hint(pattern: Pattern, keys: Sequence[str]) -> str | None:
-    """What to write instead, where no key matches."""
+    """What to write instead, if no key matches."""
     for glob in globs_in(pattern.given):
         for words, better in _rewritten(glob):
             if count := _count(better, keys):
@@ -26,7 +26,7 @@ def hint(pattern: Pattern, keys: Sequence[str]) -> str | None:
 
 
 def misses(pattern: Pattern, others: Sequence[str]) -> str | None:
-    """What a user may not know that is left out, though some files match; None where there is nothing of it.
+    """What a user may not know that is left out, though some files match; None if there is nothing of it.
 
     Args:
         pattern: what was given.

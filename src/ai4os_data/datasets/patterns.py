@@ -7,10 +7,15 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from ai4os_data.datasets.braces import alternatives, class_end
+from ai4os_data.datasets.braces import CHARACTERS, alternatives
 from ai4os_data.datasets.junk import JunkFinder, is_junk_name
 from ai4os_data.stores import forms
 
+_TOKEN = re.compile(
+    rf"(?P<folders>(?<![^/])\*\*/)|(?P<all>(?<![^/])\*\*\Z)|(?P<some>\*)|(?P<one>\?)|(?P<characters>{CHARACTERS})|.",
+    re.DOTALL,
+)
+_WILDCARDS = {"folders": "(?:[^/]+/)*", "all": ".*", "some": "[^/]*", "one": "[^/]"}
 EVERYTHING = ("**/*", "**")
 
 Matcher = Callable[[str], bool]
@@ -45,7 +50,7 @@ class Pattern:
         return self._ordinary(key) and self.is_junk(key)
 
     def reaches(self, folder: str) -> bool:
-        """Whether a file in this folder, or further below, may be a sample, for all that its name tells."""
+        """Whether a file in this folder, or further below, may be a sample, going by its name."""
         names = folder.split("/")
         is_junk = any(map(is_junk_name, names))
         return any(_is_on_the_way(parts, names) for parts, names_junk in self._ways_down if names_junk or not is_junk)
@@ -87,8 +92,7 @@ def globs_in(pattern: Any) -> list[str]:
     """
     globs = [pattern] if isinstance(pattern, str) else pattern
     if not isinstance(globs, Sequence) or not all(isinstance(glob, str) for glob in globs):
-        message = f"pattern is a glob such as '**/*.jpg', or several in a list, not {pattern!r}"
-        raise TypeError(message)
+        raise TypeError(f"pattern is a glob such as '**/*.jpg', or several in a list, not {pattern!r}")
     return list(globs)
 
 
@@ -98,29 +102,13 @@ def expression_of(globs: Sequence[str]) -> str:
 
 
 def _translated(pattern: str) -> str:
-    out = []
-    place = 0
-    while place < len(pattern):
-        begins_folder = place == 0 or pattern[place - 1] == "/"
-        if begins_folder and pattern.startswith("**/", place):
-            out.append("(?:[^/]+/)*")
-            place += 3
-        elif begins_folder and pattern[place:] == "**":
-            out.append(".*")
-            place += 2
-        elif pattern[place] == "*":
-            out.append("[^/]*")
-            place += 1
-        elif pattern[place] == "?":
-            out.append("[^/]")
-            place += 1
-        elif pattern[place] == "[" and (end := class_end(pattern, place)) > 0:
-            out.append(_translated_class(pattern[place + 1 : end]))
-            place = end + 1
-        else:
-            out.append(re.escape(pattern[place]))
-            place += 1
-    return "".join(out)
+    return _TOKEN.sub(_translated_token, pattern)
+
+
+def _translated_token(token: re.Match[str]) -> str:
+    if token.lastgroup == "characters":
+        return _translated_class(token[0][1:-1])
+    return _WILDCARDS[token.lastgroup] if token.lastgroup is not None else re.escape(token[0])
 
 
 def _translated_class(inside: str) -> str:

@@ -6,7 +6,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors, telemetry
-from ai4os_data.cache import IN_MEMORY_BYTES, MOST_KNOWN, CachedStore, WantedFile
+from ai4os_data.cache import IN_MEMORY_BYTES, MOST_KNOWN, CachedStore, WantedFile, live_in
 from ai4os_data.datasets import seeding
 from ai4os_data.datasets.sample import Origin, Sample
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ai4os_data.cache import Files, Held
+    from ai4os_data.datasets.decoding import Maker
     from ai4os_data.datasets.failures import Failures
     from ai4os_data.datasets.index import Index
-    from ai4os_data.datasets.making import Maker
     from ai4os_data.datasets.siblings import SiblingFiles
     from ai4os_data.datasets.targets import Targets
     from ai4os_data.stores import ChosenEntries, Entry
@@ -69,7 +69,7 @@ class Reader:
     def _keep_siblings(self) -> None:
         """Under the policy ``"auto"``, siblings do not evict each other either, as long as this object lives."""
         if self.cached is not None:
-            self.cached.cache.keep_together(self._sibling_names)
+            live_in(self.cached.cache.directory).keep_together(self._sibling_names)
 
     def _sibling_names(self) -> Iterator[str]:
         for entries in self.siblings.of_all():
@@ -85,17 +85,15 @@ class Reader:
         try:
             number = operator.index(index)
         except TypeError:
-            message = (
+            raise TypeError(
                 f"a sample is asked for by its number, not by {type(index).__name__} {index!r}; for several use "
                 "torch.utils.data.Subset(dataset, indices), for keys StorageDataset.from_keys(location, keys)"
-            )
-            raise TypeError(message) from None
+            ) from None
         count = len(self.entries)
         if number < 0:
             number += count
         if not 0 <= number < count:
-            message = f"index {index} is out of range for a dataset of {count} samples"
-            raise IndexError(message)
+            raise IndexError(f"index {index} is out of range for a dataset of {count} samples")
         return number
 
     def entry_of(self, index: int) -> Entry:
@@ -133,36 +131,27 @@ class Reader:
         Raises:
             SampleError: one is bad, and is not to be skipped.
         """
+        wanted = {index: WantedFile(self.entries[index]) for index in dict.fromkeys(indices)}
         contents: dict[int, bytes | errors.StorageError] = {}
-        absent: dict[tuple[str, bool], list[int]] = {}
-        own: list[WantedFile] = []
-        for index in dict.fromkeys(indices):
-            wanted = WantedFile(self.entries[index])
-            if self._comes_later(wanted):
-                continue
-            data = self.hit(index)
-            if data is not None:
-                contents[index] = data
-            elif wanted.form in absent:
-                absent[wanted.form].append(index)
-            else:
-                absent[wanted.form] = [index]
-                own.append(wanted)
-        beside = [wanted for wanted in self._siblings_of(indices) if wanted.form not in absent]
-        has_siblings = self.siblings.learned() > 0
-        fetched: dict[tuple[str, bool], bytes] = {}
-        for wanted, result in self.files.read_many([*own, *beside]):
-            for index in absent.get(wanted.form, ()):
-                contents[index] = result
-            if has_siblings and isinstance(result, bytes):
-                fetched[wanted.form] = result
+        absent = []
+        for index, file in wanted.items():
+            if not self._comes_later(file):
+                data = self.hit(index)
+                if data is None:
+                    absent.append(file)
+                else:
+                    contents[index] = data
+        files = {file.form: file for file in [*absent, *self._siblings_of(indices)]}
+        came = {file.form: result for file, result in self.files.read_many(files.values())}
+        contents = {index: came[file.form] for index, file in wanted.items() if file.form in came} | contents
+        fetched = came if self.siblings.learned() else {}
         return list(self._made(indices, contents, fetched, seeds if self.maker.may_draw else None))
 
-    def _comes_later(self, wanted: WantedFile) -> bool:
+    def _comes_later(self, file: WantedFile) -> bool:
         """Whether the file of a sample is read when it is asked for, and not as a whole before."""
-        if self.maker.is_lazy and wanted.size_bytes > IN_MEMORY_BYTES:
+        if self.maker.is_lazy and file.size_bytes > IN_MEMORY_BYTES:
             return True
-        return self.maker.gives_paths and self.files.holds(wanted)
+        return self.maker.gives_paths and self.files.holds(file)
 
     def _siblings_of(self, indices: Sequence[int]) -> list[WantedFile]:
         """What samples will probably ask for, each once; large files come when they are asked for."""
@@ -175,7 +164,7 @@ class Reader:
         self,
         indices: Sequence[int],
         contents: Mapping[int, bytes | errors.StorageError],
-        fetched: Mapping[tuple[str, bool], bytes],
+        fetched: Mapping[tuple[str, bool], bytes | errors.StorageError],
         seeds: Sequence[int] | None,
     ) -> Iterator[tuple[int, Any]]:
         """Decode, label and transform, in the order that was asked for."""
@@ -205,7 +194,7 @@ class Reader:
 
     def names(self) -> Sequence[str]:
         """What each sample's file is called in the cache."""
-        return self.cached.names() if self.cached is not None else [""] * len(self.entries)
+        return self.cached.names() if self.cached is not None else ()
 
     def names_of(self, indices: Sequence[int]) -> list[list[str]]:
         """What the files of each of these samples are called in the cache, those of its siblings included."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Data = bytes  # inside a sample, `bytes` is its verb
 
-_NOTHING: Mapping[tuple[str, bool], Data] = MappingProxyType({})
+_NOTHING: Mapping[tuple[str, bool], Data | Exception] = MappingProxyType({})
 
 
 class Origin(NamedTuple):
@@ -43,7 +43,7 @@ class Sample:
         origin: Origin,
         file: WantedFile,
         data: Data | None = None,
-        fetched: Mapping[tuple[str, bool], Data] = _NOTHING,
+        fetched: Mapping[tuple[str, bool], Data | Exception] = _NOTHING,
     ) -> None:
         self._origin = origin
         self._file = file
@@ -91,10 +91,10 @@ class Sample:
         if key.startswith(("./", "../")):
             key = posixpath.normpath(posixpath.join(posixpath.dirname(self.key), key))
             if key.startswith(("../", "/")):
-                message = f"the sibling {key!r} of {self.key!r} is outside of the dataset's location"
-                raise LocationError(message)
+                raise LocationError(f"the sibling {key!r} of {self.key!r} is outside of the dataset's location")
         file = self._origin.siblings.find(self.key, key)
-        return Sample(self._origin, file, self._fetched.get(file.form), self._fetched)
+        content = self._fetched.get(file.form)
+        return Sample(self._origin, file, content if isinstance(content, Data) else None, self._fetched)
 
     def __repr__(self) -> str:
         """A short description for people."""

@@ -36,11 +36,11 @@ class _Rule(NamedTuple):
         stem = name[: len(name) - len(self.tail)]
         if not stem or not name.endswith(self.tail):
             return None
-        place = 0 if self.from_the_top else len(above) - len(self.folders)
-        end = place + len(self.folders)
-        if place < 0 or tuple(above[place:end]) != self.folders:
+        begin = 0 if self.from_the_top else len(above) - len(self.folders)
+        end = begin + len(self.folders)
+        if begin < 0 or tuple(above[begin:end]) != self.folders:
             return None
-        return "/".join([*above[:place], *self.new_folders, *above[end:], f"{self.before}{stem}{self.after}"])
+        return "/".join([*above[:begin], *self.new_folders, *above[end:], f"{self.before}{stem}{self.after}"])
 
 
 class Siblings:
@@ -64,7 +64,7 @@ class Siblings:
                 self._board.note(json.dumps(rule))
 
     def learned(self) -> int:
-        """Take in what other processes have noted; how many rules are known now."""
+        """Read what other processes have noted; how many rules are known now."""
         if self._board is not None and self._noted_bytes != (noted := self._board.noted_bytes):
             self._noted_bytes = noted
             for line in self._board.noted():
@@ -129,7 +129,7 @@ class SiblingFiles:
         learned = self.learned()
         if self._all[0] != learned:
             siblings = list(map(self._rules.of, self._keys))
-            found = iter(self._listed.places_of(list(chain.from_iterable(siblings))))
+            found = iter(self._listed.positions_of(list(chain.from_iterable(siblings))))
             groups = ([position for _ in keys if (position := next(found)) is not None] for keys in siblings)
             self._all = learned, Grouped(self._listed, groups)
         return self._all[1]
@@ -140,7 +140,7 @@ class SiblingFiles:
 
 
 def _rule(key: str, sibling: str) -> _Rule | None:
-    """The rule that leads from one to the other; None where they share no stem."""
+    """The rule that leads from one to the other; None if they share no stem."""
     *folders, name = key.split("/")
     *new_folders, new_name = sibling.split("/")
     stem, tail = posixpath.splitext(name)

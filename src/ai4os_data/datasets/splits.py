@@ -39,7 +39,7 @@ def parse_split(text: str, file: str, is_key: Callable[[str], bool]) -> Split:
     Args:
         text: of the file.
         file: what errors call it.
-        is_key: tells whether there is a file of this key.
+        is_key: whether there is a file of this key.
 
     Raises:
         LocationError: a line has no label.
@@ -67,8 +67,7 @@ def parse_split(text: str, file: str, is_key: Callable[[str], bool]) -> Split:
         found.keys.append(key)
         found.labels.append(Written(number, parts[1]))
     if not found.keys:
-        message = f"{file}: no line says 'path label'"
-        raise EmptyDatasetError(message)
+        raise EmptyDatasetError(f"{file}: no line says 'path label'")
     return found
 
 
@@ -77,7 +76,7 @@ def as_key(path: str, is_key: Callable[[str], bool]) -> str:
 
     Args:
         path: as it was written.
-        is_key: tells whether there is a file of this key; then it is that.
+        is_key: whether there is a file of this key; then it is that.
     """
     if _ODD.search(f"/{path}") is None or is_key(path):
         return path
@@ -98,7 +97,7 @@ def _advice(line: str, file: str) -> str:
 
 
 def _parts(line: str) -> tuple[str, str] | None:
-    """The path and the label of a line; None where there are not both."""
+    """The path and the label of a line; None if there are not both."""
     if (quoted := _QUOTED_KEY.fullmatch(line)) is not None:
         doubled, single, label = quoted.groups()
         return _plain(doubled, single), _unquoted(_COMMENT.sub("", label).strip())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from ai4os_data.datasets.labels import Written, check_present, typed, understood
 from ai4os_data.datasets.splits import as_key
 from ai4os_data.datasets.targets import Targets
 from ai4os_data.errors import EmptyDatasetError, LocationError
+from ai4os_data.locations import mistaken_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ class Table:
         file: what errors call it.
         wanted: the names of columns that there have to be.
         delimiter: between columns; None for the one of ``,``, ``;``, tab and ``|`` that makes these columns.
-        columns: their names, where the file has no line with them.
+        columns: their names, if the file has no line with them.
 
     Raises:
         LocationError: a column is missing, or a row has too few or too many.
@@ -81,29 +81,23 @@ class Table:
 
         Args:
             column: where they stand.
-            is_key: tells whether there is a file of this key.
+            is_key: whether there is a file of this key.
             prefix: what comes before them.
             suffix: what comes after them.
 
         Raises:
             LocationError: there is none in one.
         """
-        place = self.columns.index(column)
-        for row in self.rows:
-            if not row.fields[place]:
-                message = f"{self.file}, line {row.line}: there is nothing in the column {column!r}"
-                raise LocationError(message)
-        return [as_key(f"{prefix}{row.fields[place].removeprefix('./')}{suffix}", is_key) for row in self.rows]
-
-    @property
-    def lines(self) -> list[int]:
-        """Where each row stands in the file."""
-        return [row.line for row in self.rows]
+        labels = self.labels(column)
+        for label in labels:
+            if not label.text:
+                raise LocationError(f"{self.file}, line {label.line}: there is nothing in the column {column!r}")
+        return [as_key(f"{prefix}{label.text.removeprefix('./')}{suffix}", is_key) for label in labels]
 
     def labels(self, column: str) -> list[Written]:
         """What stands in a column."""
-        place = self.columns.index(column)
-        return [Written(row.line, row.fields[place]) for row in self.rows]
+        number = self.columns.index(column)
+        return [Written(row.line, row.fields[number]) for row in self.rows]
 
     def mappings(self) -> Iterator[dict[str, str]]:
         """Each row as a mapping from column to text.
@@ -155,11 +149,10 @@ class Table:
         while len(fields) > count and not fields[-1]:
             fields = fields[:-1]
         if len(fields) != count:
-            message = (
+            raise LocationError(
                 f"{self.file}, line {row.line}: {len(fields)} value{'s' * (len(fields) != 1)} for the {count} columns "
                 f"{', '.join(map(repr, self.columns))}; a value with a delimiter in it stands in quotes"
             )
-            raise LocationError(message)
         return Row(row.line, fields)
 
     def _check_once(self, name: str) -> None:
@@ -171,15 +164,13 @@ class Table:
             if name in self.columns:
                 self._check_once(name)
                 continue
-            close = difflib.get_close_matches(name.lower(), [column.lower() for column in self.columns], n=1)
-            meant = [column for column in self.columns if [column.lower()] == close]
-            message = (
+            meant = mistaken_for(name, self.columns)
+            raise LocationError(
                 f"{self.file} has no column {name!r}"
                 + (f" (did you mean {meant[0]!r}?)" if meant else "")
                 + f"; its {found} columns, with {delimiter!r} between them, are {', '.join(map(repr, self.columns))}. "
                 "Without a line of names in the file, give columns=[…]; delimiter= sets what separates them"
             )
-            raise LocationError(message)
 
 
 @contextmanager
@@ -198,9 +189,7 @@ def _fits(head: Sequence[str], wanted: Sequence[str], columns: Sequence[str] | N
     return len(head) == len(columns) if columns is not None else set(wanted) <= set(head)
 
 
-def targets_of(
-    table: Table, target: ColumnTarget, keys: Sequence[str], location: str, wanted: Wanted
-) -> Targets | None:
+def targets_of(table: Table, target: ColumnTarget, keys: Sequence[str], wanted: Wanted) -> Targets | None:
     """The labels that a ``target=`` argument means for the rows of a table.
 
     Raises:
@@ -208,13 +197,12 @@ def targets_of(
         EmptyClassError: a given class has no row.
     """
     if isinstance(target, str):
-        values, classes = understood(table.labels(target), table.file, location, wanted)
+        values, classes = understood(table.labels(target), table.file, wanted)
         return Targets(values, classes=classes)
     if callable(target):
-        return Targets.of_values([target(row) for row in table.mappings()], keys, location, wanted)
+        return Targets.of_values([target(row) for row in table.mappings()], keys, wanted)
     if wanted.classes is not None:
-        message = "classes= and class_to_idx= say what the labels of one target= column mean"
-        raise ValueError(message)
+        raise ValueError("classes= and class_to_idx= say what the labels of one target= column mean")
     if target is None:
         return None
     columns = [table.labels(column) for column in target]

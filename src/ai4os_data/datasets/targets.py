@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ai4os_data.datasets.classes import Classes, Wanted
@@ -26,8 +27,8 @@ class Folders(NamedTuple):
 
     Attributes:
         names: all that may hold samples, whether or not they do.
-        describe: tells what is in one that does not.
-        pattern: what samples match; None where their keys were given.
+        describe: says what is in one that does not.
+        pattern: what samples match; None if their keys were given.
     """
 
     names: Sequence[str]
@@ -39,7 +40,7 @@ class Targets:
     """The labels of a dataset's samples.
 
     Attributes:
-        classes: the names of the classes, in the order of their numbers; None where labels are not classes.
+        classes: the names of the classes, in the order of their numbers; None if labels are not classes.
         class_to_idx: from the name to the label.
         numbering: the classes, as one object.
     """
@@ -58,7 +59,7 @@ class Targets:
 
     @classmethod
     def of(
-        cls, target: Target, keys: Sequence[str], location: str, wanted: Wanted, folders: Callable[[], Folders]
+        cls, target: Target | Targets, keys: Sequence[str], wanted: Wanted, folders: Callable[[], Folders]
     ) -> Targets | None:
         """The labels that a ``target=`` argument means.
 
@@ -66,6 +67,8 @@ class Targets:
             LocationError: a file lies in no class folder, or in no mapping, or its class is none of the given ones.
             EmptyClassError: a class has no file.
         """
+        if isinstance(target, Targets):
+            return target
         if target is None:
             if wanted.classes is not None:
                 message = "classes= and class_to_idx= say what the labels mean, and there are none: give target=, too"
@@ -73,22 +76,22 @@ class Targets:
             return None
         if isinstance(target, str):
             if target != "folder":
-                message = f"{_TARGETS}, not {target!r}"
-                raise ValueError(message)
-            return cls._by_folder(keys, location, wanted, folders())
+                raise ValueError(f"{_TARGETS}, not {target!r}")
+            return cls._by_folder(keys, wanted, folders())
         if isinstance(target, Mapping):
             missing = [repr(key) for key in keys if key not in target]
             if missing:
-                message = f"{location}: the mapping given as target has no label for {enumerated(missing)}"
-                raise LocationError(message)
-            return cls.of_values([target[key] for key in keys], keys, location, wanted)
+                raise LocationError(
+                    f"{wanted.location}: the mapping given as target has no label for {enumerated(missing)}"
+                )
+            return cls.of_values([target[key] for key in keys], keys, wanted)
         if callable(target):
             return cls.of_function(target, wanted)
         raise TypeError(f"{_TARGETS}, not {target!r}")
 
     @classmethod
-    def of_values(cls, values: Sequence[Any], keys: Sequence[str], location: str, wanted: Wanted) -> Targets:
-        """Labels as a user gives them; where classes are given too, their names or numbers.
+    def of_values(cls, values: Sequence[Any], keys: Sequence[str], wanted: Wanted) -> Targets:
+        """Labels as a user gives them; if classes are given too, their names or numbers.
 
         Raises:
             LocationError: one is no class.
@@ -97,38 +100,36 @@ class Targets:
         if wanted.classes is None:
             return cls(values)
         if all(isinstance(value, str) for value in values):
-            numbers, classes = wanted.numbered(values, location, lambda sample: repr(keys[sample]))
+            numbers, classes = wanted.numbered(values, lambda sample: repr(keys[sample]))
             return cls(numbers, classes=classes)
         numbers = [wanted.number_of(value) for value in values]
-        return cls(numbers, classes=wanted.checked(numbers, location, lambda sample: repr(keys[sample])))
+        return cls(numbers, classes=wanted.checked(numbers, lambda sample: repr(keys[sample])))
 
     @classmethod
     def of_function(cls, function: Callable[[Sample], Any], wanted: Wanted) -> Targets:
-        """Labels that a user's function gives; where classes are given too, by their names or numbers."""
+        """Labels that a user's function gives; if classes are given too, by their names or numbers."""
         if wanted.classes is None:
             return cls(function=function)
-        return cls(function=_Numbered(function, wanted), classes=wanted.classes)
+        return cls(function=partial(_numbered, function, wanted), classes=wanted.classes)
 
     @classmethod
-    def _by_folder(cls, keys: Sequence[str], location: str, wanted: Wanted, folders: Folders) -> Targets:
+    def _by_folder(cls, keys: Sequence[str], wanted: Wanted, folders: Folders) -> Targets:
         """Labels as in torchvision's ImageFolder: the first folder, numbered in sorted order."""
         names = [key.partition("/")[0] if "/" in key else None for key in keys]
         bare = [repr(key) for key, name in zip(keys, names, strict=True) if name is None]
         if bare:
-            message = (
-                f"{location}: target='folder' takes the class from the first folder, but {enumerated(bare)} lie in "
-                "none. Narrow the "
-                f"pattern ('*/**/*.jpg'), or give the folder above the class folders"
+            raise LocationError(
+                f"{wanted.location}: target='folder' takes the class from the first folder, but {enumerated(bare)} lie "
+                "in none. Narrow the pattern ('*/**/*.jpg'), or give the folder above the class folders"
             )
-            raise LocationError(message)
         used = {name for name in names if name is not None}
         if wanted.classes is None:
             empty = sorted(set(folders.names) - used)
             if empty and folders.pattern is not None and not wanted.allow_empty:
-                raise EmptyClassError(_of_empty(empty, location, folders))
-            wanted = Wanted(Classes(sorted({*folders.names, *used})), allow_empty=True)
+                raise EmptyClassError(_of_empty(empty, wanted.location, folders))
+            wanted = wanted._replace(classes=Classes(sorted({*folders.names, *used})), allow_empty=True)
         numbers, classes = wanted.numbered(
-            [name for name in names if name is not None], location, lambda sample: f"{location}: {keys[sample]!r}"
+            [name for name in names if name is not None], lambda sample: f"{wanted.location}: {keys[sample]!r}"
         )
         return cls(numbers, classes=classes)
 
@@ -140,16 +141,9 @@ class Targets:
         return self.values[index]
 
 
-class _Numbered:
-    """A user's function, whose labels are classes."""
-
-    def __init__(self, function: Callable[[Sample], Any], wanted: Wanted) -> None:
-        self._function = function
-        self._wanted = wanted
-
-    def __call__(self, sample: Sample) -> int:
-        """The number of the class."""
-        return self._wanted.number_of(self._function(sample))
+def _numbered(function: Callable[[Sample], Any], wanted: Wanted, sample: Sample) -> int:
+    """What a user's function says of a sample, as the number of a class."""
+    return wanted.number_of(function(sample))
 
 
 def _of_empty(empty: Sequence[str], location: str, folders: Folders) -> str:

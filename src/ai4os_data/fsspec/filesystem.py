@@ -8,45 +8,61 @@ whole and verified when its ``close`` returns, or not at all.
 from __future__ import annotations
 
 import errno
-import io
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from glob import has_magic
-from hashlib import sha256
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from fsspec import AbstractFileSystem
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.compression import compr
-from fsspec.spec import AbstractBufferedFile
 from fsspec.utils import infer_compression, other_paths
 
 from ai4os_data import errors
-from ai4os_data.cache import IN_MEMORY_BYTES, CachedStore, DiskCache, Files, UncachedStore
-from ai4os_data.fsspec.newfile import NewFile, NewTextFile
-from ai4os_data.fsspec.readfile import LargeFile, SmallFile
+from ai4os_data.cache import CachedStore, DiskCache, Files, UncachedStore, cache_for
+from ai4os_data.fsspec.files import BufferedFile, NewFile, NewTextFile, opened
+from ai4os_data.fsspec.moving import (
+    PIECE_BYTES,
+    Pairs,
+    address,
+    apart,
+    check_movable,
+    copied,
+    download,
+    part_of,
+    remove_copied,
+    remove_emptied,
+    upload,
+)
+from ai4os_data.fsspec.paths import (
+    Info,
+    Paths,
+    RemotePaths,
+    RootedPaths,
+    file_info,
+    nothing_at,
+    safe_file_at,
+)
 from ai4os_data.http import OPENING_S, Content, checked_outage_s
 from ai4os_data.locations import Remote
 from ai4os_data.locations import parsing as locations
-from ai4os_data.stores import Entry, Store, address_of, best_level, checked, is_safe, look_at, open_store, underway
+from ai4os_data.stores import Entry, Store, checked, is_safe, look_at, open_store
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
-Info = dict[str, Any]
+T = TypeVar("T")
 Cache = DiskCache | str | os.PathLike[str] | None
 
 _THREADS = 8
-_PIECE_BYTES = 1024 * 1024
 _OPTIONS_OF_FSSPEC = frozenset(
     (
         *("asynchronous", "batch_size", "loop", "skip_instance_cache"),
@@ -106,7 +122,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         cache: a `DiskCache`, a directory, ``"auto"``, or None.
         outage_s: how many seconds reads wait for a storage that is away; 10 minutes by default, 0 for a few tries.
         storage_options: fsspec's own. ``cache_type``, ``block_size`` and ``cache_options`` are what ``open`` takes
-            where it is told nothing else: with a ``cache_type``, a file is read through that cache of fsspec's, in
+            if it is given nothing else: with a ``cache_type``, a file is read through that cache of fsspec's, in
             blocks of this size; without one, ``block_size`` changes nothing. Others change nothing either:
             nothing is kept of a listing, and the settings of other HTTP clients (``client_kwargs``) are taken and
             ignored.
@@ -118,7 +134,6 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     protocol = "ai4os"
     root_marker = ""
     _arguments: tuple[str, ...] = ("cache", "outage_s")
-    _begins_with_remote = True  # so do the paths that `underway` knows
 
     def __init__(self, cache: Cache = "auto", outage_s: float | None = None, **storage_options: Any) -> None:
         if unknown := sorted(storage_options.keys() - _OPTIONS_OF_FSSPEC):
@@ -134,8 +149,8 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             if (found := storage_options.get(name, storage_options.get(f"default_{name}"))) is not None
         }
         self._cache = cache
-        self._outage_s = None if outage_s is None else checked_outage_s(outage_s)
-        self._stores: dict[str, Files] = {}
+        outage_s = None if outage_s is None else checked_outage_s(outage_s)
+        self._paths: Paths = RemotePaths(self._through_cache, outage_s)
 
     def to_dict(self, *, include_password: bool = True) -> Info:  # noqa: ARG002  there is none in it
         """What it is made from, for JSON.
@@ -150,29 +165,19 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         kind = type(self)
         return {"cls": f"{kind.__module__}:{kind.__name__}", "protocol": self.protocol, "args": [], **made_from}
 
-    # --- where things are
+    # --- paths
 
     def _find(self, path: str) -> tuple[Files, str]:
         """The store of a path, and the key in it."""
-        name, _, key = str(self._strip_protocol(path)).partition("/")
-        if name not in self._stores:
-            if not name:
-                raise errors.LocationError("ai4os://REMOTE/PATH begins with the name of a remote, such as rshare")
-            self._stores[name] = self._through_cache(open_store(f"ai4os://{name}", outage_s=self._outage_s))
-        return self._stores[name], key.strip("/")
+        return self._paths.find(self._strip_protocol(path))
+
+    def _existing(self, path: str) -> tuple[Files, Entry]:
+        """The store of a file that is to be read, and the file."""
+        return self._paths.existing(self._strip_protocol(path))
 
     def _through_cache(self, store: Store) -> Files:
-        cache = DiskCache.resolve(self._cache, local=store.is_local)
+        cache = cache_for(self._cache, local=store.is_local)
         return UncachedStore(store) if cache is None else CachedStore(store, cache)
-
-    def _roots(self) -> list[str] | None:
-        """The names at the top, where the top is no folder itself."""
-        return sorted({remote.name for remote in Remote.known() if remote.name})
-
-    def _name(self, path: str, key: str) -> str:
-        """The path of a key, beside another path of the same store."""
-        name = str(self._strip_protocol(path)).partition("/")[0]
-        return f"{name}/{key}" if key else name
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -183,111 +188,24 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """What lies directly in a folder; a file lists itself."""
-        path = self._strip_protocol(path)
-        if not path and (roots := self._roots()) is not None:
-            found = [_folder(root) for root in roots]
-        else:
-            found = self._listed_with_underway(path)
+        found = self._paths.members(self._strip_protocol(path))
         return found if detail else sorted(info["name"] for info in found)
 
-    def _listed(self, path: str) -> list[Info]:
-        """What the storage shows directly in a folder."""
-        cached, key = self._find(path)
-        if not is_safe(key) and key:
-            raise _nothing_at(cached.store, key)
-        try:
-            files, folders = cached.store.members(key)
-            found = [_file(self._name(path, entry.key), entry) for entry in files]
-            found += [_folder(self._name(path, folder)) for folder in folders]
-        except (errors.NotFoundError, errors.LocationError):
-            if not key:
-                raise
-            found = [_file(path, cached.store.stat(key))]
-        except errors.ServerError:  # a slash after a file is a bad request to some servers
-            if not key or (entry := _file_at(cached.store, key)) is None:
-                raise
-            found = [_file(path, entry)]
-        return found
-
-    def _listed_with_underway(self, path: str) -> list[Info]:
-        """What lies in a folder, with what this process has on its way there, without what it is about to remove."""
-        if not self._begins_with_remote:
-            return self._listed(path)
-        coming = underway.coming_in(path)
-        if underway.is_going(path):
-            raise _about_to_go(path)
-        try:
-            found = self._listed(path)
-        except FileNotFoundError:
-            if not coming and not underway.is_coming(path):
-                raise
-            found = []
-        shown = [info for info in found if not underway.is_going(info["name"])]
-        return shown + [_folder(name) for name in sorted(coming - {info["name"] for info in shown})]
-
     def info(self, path: str, **_: Any) -> Info:
-        """Name, size and type; of a file its ETag and when it was changed, as the server tells them."""
-        path = self._strip_protocol(path)
-        if not path and self._roots() is not None:
-            return _folder("")
-        if self._begins_with_remote and underway.is_coming(path):  # also while the server does not answer
-            return _folder(path)
-        if self._begins_with_remote and underway.is_going(path):
-            raise _about_to_go(path)
-        cached, key = self._find(path)
-        if not key:
-            self._look_at_root(cached.store)
-            return _folder(path)
-        if (entry := _file_at(cached.store, key)) is not None:
-            return _file(path, entry)
-        if is_safe(key) and cached.store.has_folder(key):
-            return _folder(path)
-        raise _nothing_at(cached.store, key)
-
-    def _look_at_root(self, store: Store) -> None:
-        """Find the root there.
-
-        Raises:
-            NotFoundError: it is not.
-        """
-        try:
-            store.members("")
-        except errors.LocationError as error:
-            raise errors.NotFoundError(str(error)) from error
+        """Name, size and type; of a file its ETag and when it was changed, as the server gives them."""
+        return self._paths.info(self._strip_protocol(path))
 
     def exists(self, path: str, **_: Any) -> bool:
-        """Whether there is anything; an error where the server cannot tell."""
+        """Whether there is anything; an error if the server cannot answer."""
         return self._type(path) is not None
 
     def isfile(self, path: str) -> bool:
-        """Whether there is a file; an error where the server cannot tell."""
+        """Whether there is a file; an error if the server cannot answer."""
         return self._type(path) == "file"
 
     def isdir(self, path: str) -> bool:
-        """Whether there is a folder; an error where the server cannot tell."""
+        """Whether there is a folder; an error if the server cannot answer."""
         return self._type(path) == "directory"
-
-    def _existing(self, path: str) -> tuple[Files, Entry]:
-        """The store of a file that is to be read, and the file.
-
-        Raises:
-            IsADirectoryError: it is a folder.
-            NotFoundError: there is nothing, and can be nothing where the path has ``..`` or an empty part.
-        """
-        path = self._strip_protocol(path)
-        if not path:
-            raise IsADirectoryError(errno.EISDIR, "this is a folder", path)
-        cached, key = self._find(path)
-        if not key:
-            raise IsADirectoryError(errno.EISDIR, "this is a folder", path)
-        if not is_safe(key):
-            raise _nothing_at(cached.store, key)
-        try:
-            return cached, cached.store.stat(key)
-        except errors.NotFoundError as error:
-            if cached.store.has_folder(key):
-                raise IsADirectoryError(errno.EISDIR, "this is a folder", path) from error
-            raise
 
     def _type(self, path: str) -> str | None:
         try:
@@ -304,16 +222,16 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     def find(
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **options: Any
     ) -> Any:
-        """Every file below a folder, in one request where the server allows it."""
+        """Every file below a folder, in one request if the server allows it."""
         path = self._strip_protocol(path)
-        if maxdepth is not None or withdirs or (not path and self._roots() is not None):
+        if maxdepth is not None or withdirs or (not path and self._paths.roots() is not None):
             return super().find(path, maxdepth, withdirs, detail, **options)
         cached, key = self._find(path)
         if key and not is_safe(key):
             return {} if detail else []
-        entry = _file_at(cached.store, key) if key else None
+        entry = safe_file_at(cached.store, key) if key else None
         entries = [entry] if entry is not None else cached.store.list_below(key)
-        found = {name: _file(name, entry) for entry in entries if (name := self._name(path, entry.key))}
+        found = {name: file_info(name, entry) for entry in entries if (name := self._paths.name(path, entry.key))}
         return found if detail else sorted(found)
 
     def expand_path(self, path: Any, recursive: bool = False, maxdepth: int | None = None, **options: Any) -> list[str]:
@@ -348,13 +266,13 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         """When a file was changed, by the server's clock.
 
         Raises:
-            NotImplementedError: the store tells no time that can be understood.
+            NotImplementedError: the store gives no time that can be parsed.
         """
-        told = self.info(path).get("modified")
+        modified = self.info(path).get("modified")
         for read in (parsedate_to_datetime, datetime.fromisoformat):
             with suppress(ValueError, TypeError):
-                return read(told or "")
-        raise NotImplementedError(f"{path}: the store tells no time of its last change")
+                return read(modified or "")
+        raise NotImplementedError(f"{path}: the store gives no time of its last change")
 
     # --- reading
 
@@ -363,23 +281,12 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             cached, entry = self._existing(path)
             reading = self._reading | {name: value for name, value in options.items() if value is not None}
             if "cache_type" in reading:
-                return _BufferedFile(self, path, entry, cached, **reading)
-            file, details = cached.open(entry), _file(path, entry)
-            if isinstance(file, io.BytesIO):
-                return SmallFile(self, details, file.getvalue())
-            return LargeFile(self, details, file)
+                return BufferedFile(self, path, entry, cached, **reading)
+            return opened(self, file_info(path, entry), cached.open(entry))
         if mode not in {"wb", "xb"}:
             raise ValueError(f"mode {mode!r}: a file is read ('rb') or written anew ('wb', 'xb'); WebDAV has no append")
-        if mode == "xb":
-            self._refuse_existing(path)
-        return NewFile(
-            self,
-            path,
-            lambda local: self._store(path, local, is_new=mode == "xb"),
-            mode=mode,
-            compress=options.get("compress"),
-            commit_on_close=autocommit,
-        )
+        send = partial(self._store, path, is_new=self._is_new(path, wanted=mode == "xb"))
+        return NewFile(self, path, send, mode=mode, compress=options.get("compress"), commit_on_close=autocommit)
 
     def open(
         self,
@@ -408,7 +315,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """A whole file through the cache, or a part of one version of it."""
         cached, entry = self._existing(path)
-        return _part(cached, entry, start, end)
+        return part_of(cached, entry, start, end)
 
     def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **options: Any) -> Any:
         """One file, or many at a time."""
@@ -418,65 +325,39 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         return self._cat_many([name for name in paths if not recursive or not self.isdir(name)], on_error)
 
     def _cat_many(self, paths: list[str], on_error: str) -> dict[str, Any]:
-        found: dict[str, Any] = dict.fromkeys(paths)
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="ai4os-data-cat") as pool:
-            entries = dict(zip(paths, pool.map(self._entry_or_error, paths), strict=True))
-        by_store: dict[int, tuple[Files, dict[str, tuple[str, Entry]]]] = {}
-        for path, entry in entries.items():
-            if isinstance(entry, Exception):
-                found[path] = entry
-                continue
-            cached, key = self._find(path)
-            by_store.setdefault(id(cached), (cached, {}))[1][key] = (path, entry)
-        for cached, wanted in by_store.values():
+        found: dict[str, Any] = dict(self._known(paths))
+        by_store: dict[Files, dict[str, tuple[str, Entry]]] = {}
+        for path, known in found.items():
+            if not isinstance(known, Exception):
+                by_store.setdefault(known[0], {})[known[1].key] = path, known[1]
+        for cached, wanted in by_store.items():
             for read, result in cached.read_many([entry for _, entry in wanted.values()]):
                 found[wanted[read.key][0]] = result
         if on_error == "raise":
-            for result in found.values():
-                if isinstance(result, Exception):
-                    raise result
+            _raise_first(found.values())
         return {path: got for path, got in found.items() if on_error != "omit" or not isinstance(got, Exception)}
 
-    def _entry_or_error(self, path: str) -> Entry | Exception:
-        try:
-            return self._existing(path)[1]
-        except (errors.StorageError, IsADirectoryError) as error:
-            return error
-
     def cat_ranges(
-        self,
-        paths: list[str],
-        starts: Any,
-        ends: Any,
-        max_gap: int | None = None,
-        on_error: str = "return",
-        **_: Any,
+        self, paths: list[str], starts: Any, ends: Any, max_gap: Any = None, on_error: str = "return", **_: Any
     ) -> list[Any]:
         """Parts of files, many at a time; those of one file come from one version of it."""
         if max_gap is not None:
             raise NotImplementedError("max_gap: parts are fetched as they are asked for")
-        starts = starts if isinstance(starts, Iterable) else [starts] * len(paths)
-        ends = ends if isinstance(ends, Iterable) else [ends] * len(paths)
-        names = list(dict.fromkeys(paths))
+        starts, ends = (each if isinstance(each, Iterable) else [each] * len(paths) for each in (starts, ends))
+        known = self._known(list(dict.fromkeys(paths)))
 
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="ai4os-data-ranges") as pool:
-            entries = dict(zip(names, pool.map(self._entry_or_error, names), strict=True))
+        def part(path: str, start: int | None, end: int | None) -> bytes | Exception:
+            found = known[path]
+            return found if isinstance(found, Exception) else _or_error(part_of, *found, start, end)
 
-            def part(path: str, start: int | None, end: int | None) -> bytes | Exception:
-                entry = entries[path]
-                if isinstance(entry, Exception):
-                    return entry
-                try:
-                    return _part(self._find(path)[0], entry, start, end)
-                except errors.StorageError as error:
-                    return error
-
-            parts = list(pool.map(part, paths, starts, ends))
+        parts = _at_once(part, paths, starts, ends)
         if on_error == "raise":
-            for result in parts:
-                if isinstance(result, Exception):
-                    raise result
+            _raise_first(parts)
         return parts
+
+    def _known(self, paths: list[str]) -> dict[str, tuple[Files, Entry] | Exception]:
+        """Each file with its store, or why there is none."""
+        return dict(zip(paths, _at_once(partial(_or_error, self._existing), paths), strict=True))
 
     def get_file(
         self, rpath: str, lpath: Any, callback: Callback = DEFAULT_CALLBACK, outfile: IO[bytes] | None = None, **_: Any
@@ -489,18 +370,16 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         callback.set_size(entry.size_bytes)
         if outfile is not None or hasattr(lpath, "write"):
             with cached.open(entry) as file:
-                shutil.copyfileobj(file, lpath if outfile is None else outfile, _PIECE_BYTES)
+                shutil.copyfileobj(file, lpath if outfile is None else outfile, PIECE_BYTES)
         else:
-            _get(cached, entry, os.fspath(lpath))
+            download(cached, entry, os.fspath(lpath))
         callback.relative_update(entry.size_bytes)
 
     # --- writing
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
         """Write a whole file."""
-        if mode == "create":
-            self._refuse_existing(path)
-        self._store(path, bytes(value), is_new=mode == "create")
+        self._store(path, bytes(value), is_new=self._is_new(path, wanted=mode == "create"))
 
     def put_file(
         self, lpath: Any, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **_: Any
@@ -509,19 +388,20 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         if os.path.isdir(lpath):
             self.makedirs(rpath, exist_ok=True)
             return
-        if mode == "create":
-            self._refuse_existing(rpath)
+        is_new = self._is_new(rpath, wanted=mode == "create")
         callback.set_size(os.path.getsize(lpath))
-        self._store(rpath, Path(lpath), is_new=mode == "create", on_bytes=callback.relative_update)
+        self._store(rpath, Path(lpath), is_new=is_new, on_bytes=callback.relative_update)
 
     def touch(self, path: str, truncate: bool = True, **_: Any) -> None:
-        """Write an empty file; without ``truncate`` only where there is none."""
+        """Write an empty file; without ``truncate`` only if there is none."""
         if truncate or not self.exists(path):
             self._store(path, b"")
 
-    def _refuse_existing(self, path: str) -> None:
-        if self.exists(path):
+    def _is_new(self, path: str, *, wanted: bool) -> bool:
+        """Whether a file is to be new; one that is there already is refused then."""
+        if wanted and self.exists(path):
             raise FileExistsError(errno.EEXIST, "there is such a file already", path)
+        return wanted
 
     def _store(
         self, path: str, content: Content, *, is_new: bool = False, on_bytes: Callable[[int], None] | None = None
@@ -531,52 +411,48 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         if not key:
             raise IsADirectoryError(errno.EISDIR, "this is a folder", path)
         checked(key)
-        try:
-            # A write has its own tries, those of its questions among them.
-            existing = None if is_new else _file_at(cached.store, key)
-            patience = replace(cached.store.patience, outage_s=0.0)
-            _send(cached.store.with_patience(patience), key, content, existing, on_bytes)
-        except errors.NameRefusedError:
-            raise
-        except errors.LocationError as error:
-            raise self._in_the_way(path) from error
+        store = cached.store.with_patience(replace(cached.store.patience, outage_s=0.0))  # a write has its own tries
+        with self._no_other_kind(path):
+            upload(store, key, content, None if is_new else safe_file_at(cached.store, key), on_bytes)
         cached.forget(cached.store.stat(key))
         self.invalidate_cache(path)
 
-    def _in_the_way(self, path: str) -> OSError:
-        """What to say where a file cannot be where a folder is, or a folder where a file is."""
+    @contextmanager
+    def _no_other_kind(self, path: str) -> Iterator[None]:
+        """Say what is in the way if a file cannot be where a folder is, or a folder where a file is."""
         try:
-            found = self._type(path)
-        except errors.ProtocolError:  # Apache's answer to what would be below a file
-            found = None
-        if found == "directory":
-            return IsADirectoryError(errno.EISDIR, "there is a folder of this name", path)
-        if found == "file":
-            return FileExistsError(errno.EEXIST, "there is a file of this name", path)
-        return NotADirectoryError(errno.ENOTDIR, "there is a file where a folder above it belongs", path)
+            yield
+        except errors.NameRefusedError:
+            raise
+        except errors.LocationError as error:
+            try:
+                found = self._type(path)
+            except errors.ProtocolError:  # Apache's answer to what would be below a file
+                found = None
+            if found == "directory":
+                raise IsADirectoryError(errno.EISDIR, "there is a folder of this name", path) from error
+            if found == "file":
+                raise FileExistsError(errno.EEXIST, "there is a file of this name", path) from error
+            message = "there is a file where a folder above it belongs"
+            raise NotADirectoryError(errno.ENOTDIR, message, path) from error
 
     # --- copying and moving
 
     def cp_file(self, path1: str, path2: str, **_: Any) -> None:
         """Copy a file by way of this machine; it is verified like any file that is written. A folder is made."""
-        if self._place(path1) != self._place(path2):
+        if address(self._find, path1) != address(self._find, path2):
             self._copy(path1, path2)
 
     def _copy(self, source: str, target: str) -> Entry | None:
-        """Copy a file, and tell which version; None where it is a folder, and one was made."""
+        """Copy a file, and give its version; None if it is a folder, and one was made."""
         cached, key = self._find(source)
-        entry = _file_at(cached.store, key) if key else None
-        if entry is None:
-            if not self.isdir(source):
-                raise _nothing_at(cached.store, key)
+        entry = safe_file_at(cached.store, key) if key else None
+        if entry is not None:
+            copied(cached, entry, partial(self._store, target))
+        elif self.isdir(source):
             self.makedirs(target, exist_ok=True)
-        elif entry.size_bytes <= IN_MEMORY_BYTES:
-            self._store(target, cached.read(entry))
         else:
-            with tempfile.TemporaryDirectory(prefix="ai4os-data-copy-") as scratch:
-                local = Path(scratch, "file")
-                cached.store.read_into(entry, local)
-                self._store(target, local)
+            raise nothing_at(cached.store, key)
         return entry
 
     def copy(
@@ -588,13 +464,13 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         on_error: str | None = None,
         **_: Any,
     ) -> None:
-        """Copy files, and folders where ``recursive`` says so; a file is not copied onto itself.
+        """Copy files, and folders too if ``recursive``; a file is not copied onto itself.
 
         Raises:
             OSError: a folder would be copied into itself.
         """
         ignores_missing = (on_error or ("ignore" if recursive else "raise")) == "ignore"
-        for source, target in self._apart(self._pairs(path1, path2, recursive, maxdepth)):
+        for source, target in apart(self._find, self._pairs(path1, path2, recursive, maxdepth)):
             try:
                 self._copy(source, target)
             except FileNotFoundError:
@@ -613,22 +489,20 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         pairs = self._pairs(path1, path2, recursive, maxdepth)
         if not pairs:
             raise IsADirectoryError(errno.EISDIR, "this is a folder; say recursive=True to move it whole", path1)
-        pairs = self._apart(pairs)
-        self._refuse_links([source for source, _ in pairs])
-        if len({self._place(target) for _, target in pairs}) < len(pairs):
-            raise ValueError(f"{path1!r} cannot be moved to {path2!r}: two of the files would have the same name there")
-        if any(not self._find(source)[1] for source, _ in pairs):
-            raise ValueError(f"{path1!r} is a root, which is never removed; copy what is in it")
-        copied = {source: self._copy(source, target) for source, target in pairs}
-        for source, entry in copied.items():
+        pairs = apart(self._find, pairs)
+        check_movable(self._find, pairs, path1, path2)
+        versions = {source: self._copy(source, target) for source, target in pairs}
+        for source, entry in versions.items():
             if entry is not None:
-                self._remove_copied(source, entry)
-        folders = {source for source, entry in copied.items() if entry is None}
+                cached, key = self._find(source)
+                remove_copied(cached.store, key, entry)
+        folders = {source for source, entry in versions.items() if entry is None}
         for folder in sorted(folder for folder in folders if self._parent(folder) not in folders):
-            self._remove_emptied(folder)
+            cached, key = self._find(folder)
+            remove_emptied(cached.store, key, folder)
 
-    def _pairs(self, path1: Any, path2: Any, recursive: bool, maxdepth: int | None) -> list[tuple[str, str]]:
-        """Each file and folder with the place that it is to be copied to, by the rules of fsspec."""
+    def _pairs(self, path1: Any, path2: Any, recursive: bool, maxdepth: int | None) -> Pairs:
+        """Each file and folder with the path that it is copied to, by the rules of fsspec."""
         if isinstance(path1, list) and isinstance(path2, list):
             return [
                 (self._strip_protocol(one), self._strip_protocol(two)) for one, two in zip(path1, path2, strict=True)
@@ -655,52 +529,6 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         is_folder = not isinstance(path2, list) and (os.fspath(path2).endswith("/") or self.isdir(path2))
         return is_folder and not path1.endswith("/")
 
-    def _apart(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """The pairs without those that are one file, if the rest can be copied one after the other.
-
-        Raises:
-            OSError: a folder would be copied into itself, or one file over another that is still to be copied.
-        """
-        places = [(self._place(source), self._place(target)) for source, target in pairs]
-        sources = {source for source, _ in places}
-        for (source, target), (from_place, to_place) in zip(pairs, places, strict=True):
-            if to_place.startswith(f"{from_place}/"):
-                raise OSError(errno.EINVAL, "this cannot be copied or moved into itself", source, None, target)
-            if from_place != to_place and to_place in sources:
-                raise OSError(errno.EINVAL, "this would be written over before it is copied itself", target)
-        return [pair for pair, (from_place, to_place) in zip(pairs, places, strict=True) if from_place != to_place]
-
-    def _refuse_links(self, paths: list[str]) -> None:
-        """Find no folder among them that leads to files elsewhere: these would be removed there."""
-        known = set(paths)
-        for path in paths:
-            above = self._parent(path)
-            if above in known and not self._place(path).startswith(f"{self._place(above)}/"):
-                raise OSError(errno.EINVAL, "a symbolic link leads out of the folder that is to be moved", path)
-
-    def _place(self, path: str) -> str:
-        """What tells whether two paths are one file."""
-        cached, key = self._find(path)
-        return address_of(cached.store, key)
-
-    def _remove_copied(self, path: str, entry: Entry) -> None:
-        """Remove a file, if it is still what was copied. It is not where both names lead to the same file."""
-        cached, key = self._find(path)
-        with suppress(errors.NotFoundError):  # somebody else has removed it
-            if not cached.store.stat(key).is_same_version(entry):
-                raise errors.ChangedError(
-                    f"{cached.store.location}: {key!r} was copied, and has changed since; it was not removed. Is it "
-                    "still being written, or are both names the same file?"
-                )
-            cached.store.delete(key)
-
-    def _remove_emptied(self, path: str) -> None:
-        """Remove a folder whose files have all been moved."""
-        cached, key = self._find(path)
-        if cached.store.list_below(key):
-            raise OSError(errno.ENOTEMPTY, "it was copied, and has other files now; these were not removed", path)
-        cached.store.remove_tree(key)
-
     # --- folders, and removing
 
     def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:
@@ -718,12 +546,8 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         cached, key = self._find(path)
         if key:
             checked(key)
-            try:
+            with self._no_other_kind(path):
                 cached.store.make_folder(key)
-            except errors.NameRefusedError:
-                raise
-            except errors.LocationError as error:
-                raise self._in_the_way(path) from error
 
     def rmdir(self, path: str) -> None:
         """Remove an empty folder."""
@@ -748,7 +572,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         self.rm_file(path)
 
     def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
-        """Remove files; folders with all that is in them where ``recursive`` says so.
+        """Remove files, and if ``recursive`` folders with all that is in them.
 
         The root of a file system, and of a remote, is emptied and stays. The remotes together are never emptied.
 
@@ -769,7 +593,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     def _remove_folder(self, path: str) -> None:
         """Remove a folder and all below it; of a root, all below it."""
-        if not path and self._roots() is not None:
+        if not path and self._paths.roots() is not None:
             raise PermissionError(errno.EPERM, "these are all remotes; name the one that is to be emptied", path)
         cached, key = self._find(path)
         if key:
@@ -800,7 +624,6 @@ class RootedFileSystem(StorageFileSystem):
     """
 
     _arguments = ("location", "remote", "cache", "create", "outage_s")
-    _begins_with_remote = False
     cachable = False  # fsspec tells instances apart by the repr of their arguments, in which no password shows
 
     def __init__(
@@ -814,11 +637,12 @@ class RootedFileSystem(StorageFileSystem):
         **storage_options: Any,
     ) -> None:
         super().__init__(cache, outage_s, **storage_options)
-        self._root = self._through_cache(open_store(location, remote, create=create, outage_s=outage_s))
+        self._root = open_store(location, remote, create=create, outage_s=outage_s)
+        self._paths = RootedPaths(self._through_cache(self._root))
 
     def __repr__(self) -> str:
-        """Tell what is shown."""
-        return f"{type(self).__name__}({self._root.store.location!r})"
+        """A short description for people."""
+        return f"{type(self).__name__}({self._root.location!r})"
 
     def look(self) -> None:
         """Find the location there.
@@ -826,30 +650,12 @@ class RootedFileSystem(StorageFileSystem):
         Raises:
             LocationError: there is nothing at it.
         """
-        store = self._root.store
+        store = self._root
         look_at(store.with_patience(store.patience.hurried(OPENING_S, waits=True)))
 
     def unstrip_protocol(self, name: str) -> str:
         """The path as a location that a dataset takes."""
-        return f"{self._root.store.location.rstrip('/')}/{self._strip_protocol(name)}"
-
-    def _find(self, path: str) -> tuple[Files, str]:
-        return self._root, str(self._strip_protocol(path))
-
-    def _roots(self) -> None:
-        return None
-
-    def _name(self, path: str, key: str) -> str:  # noqa: ARG002  here a path is a key
-        return key
-
-
-class _BufferedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec publishes no types
-    """A file with one of fsspec's own caches before it, as ``blockcache::`` and ``cache_type=`` want it."""
-
-    def __init__(self, files: StorageFileSystem, path: str, entry: Entry, cached: Files, **options: Any) -> None:
-        self._fetch_range = partial(_part, cached, entry)
-        kept = {name: options.get(name) for name in ("cache_type", "cache_options")}
-        super().__init__(files, path, "rb", options.get("block_size") or "default", size=entry.size_bytes, **kept)
+        return f"{self._root.location.rstrip('/')}/{self._strip_protocol(name)}"
 
 
 def _has_credentials(value: object) -> bool:
@@ -862,87 +668,27 @@ def _plain(value: object) -> object:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def _file(name: str, entry: Entry) -> Info:
-    return {
-        "name": name,
-        "size": entry.size_bytes,
-        "type": "file",
-        "ETag": entry.etag,
-        "modified": entry.modified,
-    }
-
-
-def _folder(name: str) -> Info:
-    return {"name": name, "size": 0, "type": "directory"}
-
-
-def _about_to_go(path: str) -> errors.NotFoundError:
-    return errors.NotFoundError(f"ai4os://{path} was removed by this process, and goes once a newer one is stored")
-
-
-def _nothing_at(store: Store, key: str) -> errors.NotFoundError:
-    return errors.NotFoundError(f"{store.location}: {key!r}: there is neither a file nor a folder")
-
-
-def _file_at(store: Store, key: str) -> Entry | None:
-    """The file at a key; None where there is none, or can be none."""
-    try:
-        return store.stat(key) if is_safe(key) else None
-    except errors.NotFoundError:
-        return None
-
-
 def _only_missing(error: OSError) -> None:
-    """Go on where a folder has gone; else a folder that cannot be listed would look empty."""
+    """Pass over a folder that has gone; any other that cannot be listed would look empty."""
     if not isinstance(error, FileNotFoundError):
         raise error
 
 
-def _part(cached: Files, entry: Entry, start: int | None, end: int | None) -> bytes:
-    """The bytes of one version from ``start`` up to ``end``, which count from the end where they are negative."""
-    begin, stop, _ = slice(start, end).indices(entry.size_bytes)
-    if (begin, stop) == (0, entry.size_bytes) or entry.size_bytes <= _PIECE_BYTES or cached.holds(entry):
-        return cached.read(entry)[begin:stop]
-    return cached.store.read_range(entry, begin, stop) if begin < stop else b""
+def _at_once(work: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
+    """The result of some work for each of some arguments, in their order."""
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="ai4os-data-cat") as pool:
+        return list(pool.map(work, *arguments))
 
 
-def _get(cached: Files, entry: Entry, path: str) -> None:
-    """Download a file beside its place, and put it there."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".ai4os-data-get-", dir=os.path.dirname(os.path.abspath(path))) as beside:
-        local = Path(beside, "file")
-        if entry.size_bytes <= IN_MEMORY_BYTES:
-            local.write_bytes(cached.read(entry))
-        elif cached.holds(entry):
-            shutil.copyfile(cached.path(entry), local)
-        else:
-            cached.store.read_into(entry, local)
-        os.replace(local, path)
+def _or_error(read: Callable[..., T], *arguments: Any) -> T | Exception:
+    """The result of a read, or why there is none."""
+    try:
+        return read(*arguments)
+    except (errors.StorageError, IsADirectoryError) as error:
+        return error
 
 
-def _send(
-    store: Store, key: str, content: Content, existing: Entry | None, on_bytes: Callable[[int], None] | None
-) -> None:
-    """Store a whole file and verify it; where there is one already, it stays if this fails, as far as servers go."""
-    digest = _sha256(content)
-    if existing is None:
-        store.write_confirmed(key, content if isinstance(content, Path) else bytes(content), digest, on_bytes=on_bytes)
-        return
-    entry = store.write(key, content)
-    if on_bytes is not None:
-        on_bytes(entry.size_bytes)
-    if best_level(store) == "confirmed" and (found := store.sha256_of(entry)) != digest:
-        raise errors.IntegrityError(
-            f"{store.location}: {key!r} was written, but the store holds other bytes (their sha256 is {found}, not "
-            f"{digest}); does somebody else write it too?"
-        )
-
-
-def _sha256(content: Content) -> str:
-    if not isinstance(content, Path):
-        return sha256(content).hexdigest()
-    digest = sha256()
-    with content.open("rb", buffering=0) as file:
-        while piece := file.read(_PIECE_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
+def _raise_first(results: Iterable[Any]) -> None:
+    for result in results:
+        if isinstance(result, Exception):
+            raise result

@@ -17,10 +17,11 @@ from ai4os_data.http.bodies import (
     write_all_at,
     write_whole,
 )
-from ai4os_data.http.failures import NO_ANSWER, compressed
+from ai4os_data.http.failures import NO_ANSWER, SILENT, compressed
 from ai4os_data.http.outages import Wait, outage_of, waited_out
 from ai4os_data.http.policy import RequestTries, Verdict
 from ai4os_data.http.proxies import proxy_for
+from ai4os_data.http.refusals import Credentials
 from ai4os_data.http.requests import Request, Response
 from ai4os_data.http.retries import LOCKED_TRIES, OPENING_S, OUTAGE_S, Patience, checked_outage_s, retry_after_s
 from ai4os_data.http.statuses import PASSING, Standing, passes, standing_of, status_of
@@ -32,9 +33,11 @@ __all__ = [
     "OPENING_S",
     "OUTAGE_S",
     "PASSING",
+    "SILENT",
     "Body",
     "CappedBody",
     "Content",
+    "Credentials",
     "FileBody",
     "HashBody",
     "LargeBody",

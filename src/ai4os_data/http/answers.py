@@ -28,7 +28,7 @@ _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress"
 
 
 def parse_head(lines: list[bytes]) -> tuple[int, dict[str, str]]:
-    """Status and headers (names in lower case) of the last head among the lines; 0 where there is none."""
+    """Status and headers (names in lower case) of the last head among the lines; 0 if there is none."""
     status_line = ""
     headers: dict[str, str] = {}
     for line in b"".join(lines).decode("latin-1").split("\n"):  # some servers end lines without a carriage return
@@ -42,9 +42,9 @@ def parse_head(lines: list[bytes]) -> tuple[int, dict[str, str]]:
 
 
 def status_meant(status: int, body: bytes) -> int:
-    """The status that an answer should have had: of a public share that is not there, Nextcloud says 503.
+    """The status that an answer should have had: for a public share that does not exist, Nextcloud answers 503.
 
-    To ask again would count there as one more guess of a link, and soon shut the address out.
+    Another request would count as one more guess of a link, and soon shut the address out.
     """
     return 404 if status == 503 and _NOT_THERE.search(body) is not None else status
 
@@ -92,7 +92,7 @@ def error_for_status(
         headers: the answer's, in lower case.
         remote: who was asked.
         is_upload: whether something was to be stored: then the message says what to do about that.
-        page: the begin of what came with it.
+        page: the beginning of the body that came with it.
     """
     row = status_of(status)
     meaning = f"{what}: {_meaning(status, row, headers, remote)}"
@@ -136,7 +136,7 @@ def host_of(authority: str) -> str | None:
 
 
 def content_length(headers: Mapping[str, str]) -> int | None:
-    """The length that an answer promises, where it does."""
+    """The length that an answer promises; None if it promises none."""
     value = headers.get("content-length", "")
     return int(value) if value.isascii() and value.isdigit() else None
 
@@ -144,15 +144,15 @@ def content_length(headers: Mapping[str, str]) -> int | None:
 def compression(headers: Mapping[str, str]) -> str | None:
     """The ``Content-Encoding`` of an answer if it names a compression; ``none``, ``utf-8`` and the like mean nothing.
 
-    It does not tell whether the server has compressed the file or has it so: Apache's AddEncoding labels stored ``.gz``
-    files. The length does.
+    The header alone does not say whether the server compressed the file or stores it so: Apache's AddEncoding labels
+    stored ``.gz`` files. The length does.
     """
     value = headers.get("content-encoding", "")
     return value if _COMPRESSIONS & {token.strip().lower() for token in value.split(",")} else None
 
 
 def content_range(headers: Mapping[str, str]) -> tuple[int, int | None] | None:
-    """The first byte of a partial answer, and the size of the whole where it is told; None without a valid range."""
+    """The first byte of a partial answer, and the size of the whole if it is given; None without a valid range."""
     match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
     if match is None:
         return None

@@ -114,7 +114,7 @@ class LargeBody:
 
 
 class NoBody:
-    """The length of an answer that nobody reads."""
+    """The length of an answer, whose bytes are dropped."""
 
     def __init__(self) -> None:
         self.length = 0
@@ -183,17 +183,17 @@ class FileBody(HashBody):
 
 
 def write_whole(file: FileIO, data: bytes | memoryview) -> None:
-    """Write all of it, where one call of an unbuffered file may take a part."""
+    """Write all of it: one call of an unbuffered file may take only a part."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
 
 
-def write_all_at(file: FileIO, data: bytes, place: int) -> None:
-    """Write all of it at a place."""
-    written = os.pwrite(file.fileno(), data, place)
+def write_all_at(file: FileIO, data: bytes, position: int) -> None:
+    """Write all of it at a position."""
+    written = os.pwrite(file.fileno(), data, position)
     while written < len(data):
-        written += os.pwrite(file.fileno(), memoryview(data)[written:], place + written)
+        written += os.pwrite(file.fileno(), memoryview(data)[written:], position + written)
 
 
 class Source:
@@ -203,7 +203,7 @@ class Source:
         content: the bytes, or the file.
         start: the first byte that is sent.
         stop: the byte after the last one; by default all there is.
-        on_bytes: told how many bytes were taken each time; what is sent again counts again.
+        on_bytes: called with the number of bytes taken each time; what is sent again counts again.
     """
 
     def __init__(
@@ -249,7 +249,7 @@ class SourceReader:
             self._file.seek(start)
 
     def read(self, size: int, /) -> bytes:
-        """At most so many of the next bytes."""
+        """At most this many of the next bytes."""
         stop = min(self._position + size, self._stop)
         if self._file is not None:
             piece = self._file.read(stop - self._position)

@@ -8,12 +8,14 @@ from ai4os_data import errors
 from ai4os_data.http import proxies
 from ai4os_data.locations import origin_of
 
-NO_ANSWER = (errors.ServerUnavailableError, errors.DeadlineError, errors.ThrottledError, errors.LockedError)
-"""What tells nothing of whether the server has done, does, or will do what it was asked for."""
+SILENT = (errors.ServerUnavailableError, errors.DeadlineError, errors.ThrottledError)
+"""Errors that concern the server as a whole, and no single file."""
+NO_ANSWER = (*SILENT, errors.LockedError)
+"""Errors that leave open whether the server has carried out the request, or still will."""
 
 
 def untrusted(what: str, url: str, message: str) -> errors.TLSError:
-    """TLS that fails, such as with a certificate that nobody vouches for."""
+    """The error if TLS fails, for example because no trusted authority signed the certificate."""
     return errors.TLSError(
         f"{what}: no trusted connection to {origin_of(url)} ({message}). If it uses an authority of your own, pass "
         "Remote(…, ca_file='authority.pem') or set SSL_CERT_FILE"
@@ -21,19 +23,19 @@ def untrusted(what: str, url: str, message: str) -> errors.TLSError:
 
 
 def late(what: str, url: str, message: str) -> errors.DeadlineError:
-    """No answer in time."""
+    """The error if no answer came in time."""
     return errors.DeadlineError(f"{what}: {message}{proxies.through(url, os.environ)}")
 
 
 def unreachable(what: str, url: str, message: str) -> errors.ServerUnavailableError:
-    """No connection, or one that broke off."""
+    """The error if there is no connection, or it broke."""
     return errors.ServerUnavailableError(
         f"{what}: {message}. Is {origin_of(url)} up, and reachable from this machine?{proxies.through(url, os.environ)}"
     )
 
 
 def compressed(kind: str) -> str:
-    """Bytes that the server has compressed on their way."""
+    """What to say about bytes that the server has compressed on the way."""
     return (
         f"the server compresses it ({kind}) although the plain file was asked for; turn compression off for this path "
         "on the server"

@@ -87,7 +87,7 @@ class Fetch:
             raise RuntimeError("these requests are another process's: begin them anew after a fork")
         pause_s = self._waiting.longest_s()
         if pause_s and wait.has_begun:
-            wait.outage.tell(wait.outage_s)
+            wait.outage.log_waiting(wait.outage_s)
             pause_s = min(pause_s, LOOK_S)
         if lane.in_flight:
             # With no room for another, what waits has to wait for the end of one that is on its way.
@@ -98,7 +98,7 @@ class Fetch:
             wait.outage.answered()  # with the first bytes: the last ones may take minutes
 
     def _begin_in_turn(self, transfer: Transfer) -> errors.StorageError | None:
-        """Send a request, or put it back for a moment; or the error of one that is not sent at all."""
+        """Send a request, or put it back for a moment; the error if it is not sent at all."""
         verdict = transfer.tries.turn(transfer.what)
         if isinstance(verdict, errors.StorageError):
             transfer.body.restart()
@@ -133,7 +133,7 @@ class Fetch:
             yield transfer, outcome
 
     def _probe(self, stuck: Transfer) -> None:
-        """Ask for a byte of another file, whose answer tells that it is this file alone that fails."""
+        """Ask for one byte of another file: an answer shows that only this file fails."""
         url = next((url for url in self._wait.outage.other_urls if url != stuck.request.url), None)
         if url is not None:
             request = Request(url, NoBody(), start=0, stop=1, expected_bytes=0)

@@ -49,7 +49,7 @@ class Outage:
     Attributes:
         has_answered: whether it ever did, in this process.
         progress_s: when it last did, on the monotonic clock.
-        other_urls: two files, to ask for where a third one does not come.
+        other_urls: two files, to ask for if a third one does not come.
     """
 
     def __init__(self, where: str) -> None:
@@ -91,7 +91,7 @@ class Outage:
             self._end()
 
     def came(self, url: str) -> None:
-        """Take in that a file has come."""
+        """Record that a file has come."""
         if url not in self.other_urls:
             self.other_urls = (url, *self.other_urls[:1])
 
@@ -100,7 +100,7 @@ class Outage:
 
         Args:
             since_s: when the request began.
-            pause_s: how long nobody should ask.
+            pause_s: for how long no other request should be sent.
             reason: what it found.
         """
         with self._lock:
@@ -112,10 +112,10 @@ class Outage:
             self._asking_until_s = 0.0
 
     def doubts(self, status: int) -> bool:
-        """Whether an answer may be of a server that is not yet itself again, after an outage: nobody believes it yet.
+        """Whether an answer is not to be believed yet, since the server may not have recovered from an outage.
 
-        Whatever stands before a server says 404 until the server is there, and the server 401 or 500 until its own
-        parts are. Of wrong passwords it takes a few only.
+        A proxy answers 404 until its server is back, and the server answers 401 or 500 until its own parts are. It
+        accepts only a few wrong passwords.
         """
         with self._lock:
             if not self.is_on or status not in statuses.DOUBTFUL:
@@ -139,12 +139,12 @@ class Outage:
         with self._lock:
             self._asking_until_s = 0.0
 
-    def tell(self, longest_s: float, *, at_once: bool = False) -> None:
+    def log_waiting(self, longest_s: float, *, at_once: bool = False) -> None:
         """Log that the server is waited for, when that begins and each minute.
 
         Args:
             longest_s: how long the caller waits at most, in all.
-            at_once: whether it waits already where it would have given up.
+            at_once: whether it would have given up by now without waiting.
         """
         with self._lock:
             now_s = time.monotonic()
@@ -172,36 +172,24 @@ class Outage:
         with self._lock:
             if self._since_s is None:
                 return
-            lasted_s, was_told = time.monotonic() - self._since_s, self._line_s is not None
+            lasted_s, was_logged = time.monotonic() - self._since_s, self._line_s is not None
             self._since_s, self._failures, self._line_s = None, 0, None
             self._doubted.clear()
             self._next_question_s = self._asking_until_s = 0.0
-        if was_told:
+        if was_logged:
             log.warning("%s answers again, after %s; reading continues", self.where, _spoken(lasted_s))
 
 
-class _Outages:
-    """What this process knows of each place that is not reached through connections of ours."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._of: dict[str, Outage] = {}
-
-    def of(self, where: str) -> Outage:
-        with self._lock:
-            return self._of.setdefault(where, Outage(where))
-
-
-_outages = PerProcess(_Outages)
+_outages: PerProcess[dict[str, Outage]] = PerProcess(dict)
 
 
 def outage_of(where: str) -> Outage:
-    """What this process knows of whether a place answers.
+    """What this process knows of whether a storage answers.
 
     Args:
         where: what messages call it; no secrets.
     """
-    return _outages.get().of(where)
+    return _outages.get().setdefault(where, Outage(where))
 
 
 class Wait:
@@ -225,7 +213,7 @@ class Wait:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has waited for long enough, or for nobody, and the server is away still."""
+        """Whether it has waited long enough, or is an orphan, and the server is still away."""
         return self.has_begun and (self._left_s(self._since_s or 0.0) <= 0 or _is_orphan())
 
     @property
@@ -236,12 +224,12 @@ class Wait:
     def hold(self) -> None:
         """Record that the call waits for others to find the server back."""
         self._begin(time.monotonic())
-        self.outage.tell(self.outage_s)
+        self.outage.log_waiting(self.outage_s)
 
     def failed(
         self, began_s: float, error: errors.StorageError, *, asked_s: float | None, failures: int
     ) -> float | None:
-        """The pause after a request of the call found the server away; None where it waits no more.
+        """The pause after a request of the call found the server away; None if it waits no longer.
 
         Args:
             began_s: when the request was sent.
@@ -259,7 +247,7 @@ class Wait:
         if left_s <= 0 or _is_orphan():
             return None
         is_news = failures >= self._patience.tries or pause_s > _SAID_AFTER_S
-        self.outage.tell(self.outage_s, at_once=is_news)
+        self.outage.log_waiting(self.outage_s, at_once=is_news)
         return pause_s
 
     def gave_up(self, error: errors.StorageError) -> errors.StorageError:
@@ -310,7 +298,7 @@ def waited_out(work: Callable[[], T], passes: Callable[[errors.StorageError], bo
 
 
 def _is_orphan() -> bool:
-    """Whether this is a worker whose trainer was killed: nobody takes what it reads."""
+    """Whether this is a worker whose trainer was killed: what it reads is not used."""
     parent = multiprocessing.parent_process()
     return parent is not None and not parent.is_alive()
 

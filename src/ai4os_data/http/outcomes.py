@@ -92,7 +92,7 @@ class Outcomes:
         return self._refused(transfer, status, headers)
 
     def _as_news(self, transfer: Transfer, code: int, status: int, headers: Mapping[str, str]) -> Verdict | None:
-        """What an answer tells of the server; the verdict if it counts for nothing else, or is not yet believed."""
+        """Record what an answer says about the server; the verdict if the answer is not used for anything else."""
         tries = transfer.tries
         if not code and tries.doubts(status):
             transfer.offset = 0

@@ -115,7 +115,7 @@ class RequestTries:
         """Wait until the request may be sent.
 
         Raises:
-            AuthenticationError: the credentials were refused; nobody asks any more.
+            AuthenticationError: the credentials were refused; no more requests are sent with them.
             StorageError: the server is away for too long.
         """
         wait = self._policy.wait
@@ -174,7 +174,7 @@ class RequestTries:
             error.retry_after_s = asked_s  # type: ignore[attr-defined]  # these three are ServerUnavailableError
             return error
         if status == 423 and self._most_locked is not None:
-            # A lock concerns one file, and lasts for a moment or for an hour: a few tries tell.
+            # A lock concerns one file, and lasts for a moment or for an hour: a few tries show which.
             if self._failures + 1 >= self._most_locked:
                 return error
             asked_s = shortened(asked_s, LONGEST_LOCK_PAUSE_S)
@@ -202,7 +202,7 @@ class RequestTries:
         return self.failed(error, is_away=is_away)
 
     def progressed(self) -> None:
-        """Record that the last try has brought a part that the next one goes on from."""
+        """Record that the last try has brought a part that the next one resumes from."""
         self._failures = 0
 
     def failed(self, error: errors.StorageError, asked_s: float | None = None, *, is_away: bool = False) -> Verdict:
@@ -229,7 +229,7 @@ class RequestTries:
                 return
             time.sleep(min(LOOK_S, left_s))
             if self._away:
-                wait.outage.tell(wait.outage_s)
+                wait.outage.log_waiting(wait.outage_s)
 
     def _after_401(self, error: errors.StorageError) -> Verdict:
         assert self.sent_with is not None

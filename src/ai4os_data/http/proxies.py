@@ -55,7 +55,7 @@ class Proxy:
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
-    """The proxy for a URL; None where the server is asked directly.
+    """The proxy for a URL; None if the server is asked directly.
 
     Raises:
         RemoteError: the variable that counts for it cannot be understood, or names a kind of proxy that is not spoken.
@@ -105,7 +105,7 @@ def check_socks(proxy: Proxy, timeout_s: float) -> None:
 
 
 def _spelling(name: str, environ: Mapping[str, str]) -> str | None:
-    """Which spelling of a variable counts; None where it is not set, or empty."""
+    """Which spelling of a variable counts; None if it is not set, or empty."""
     if name in environ:
         return name if environ[name].strip() else None
     capitals = name.upper()

@@ -45,7 +45,7 @@ def target(url: str, location: str, what: str) -> str:
 
 
 def absolute(url: str, location: str) -> str:
-    """Where a ``Location`` leads, encoded, without its fragment; the text itself where it cannot be understood."""
+    """Where a ``Location`` leads, encoded, without its fragment; the text itself if it cannot be understood."""
     encoded = quote(location.encode("latin-1", "replace"), safe=_IN_ADDRESSES)
     try:
         return urldefrag(urljoin(url, encoded)).url

@@ -31,11 +31,12 @@ _DOUBT_LASTS_S = 90.0  # longer than a request without an answer; who had the se
 _STANDS_S = 30.0  # how long a refusal stands; twice as long after each further one
 _MOST_DOUBLINGS = 7
 _READ_EVERY_S = 5.0
+_GO_LASTS_S = 0.005  # a look takes two system calls, which is a tenth of our own cost of a small file
 _ODD_AFTER = 4  # good answers; until then a 401 is taken for what it says
 
 
 class Refusals:
-    """The mark that one set of credentials was refused: a file whose name tells nothing, with a byte a refusal."""
+    """The mark that one set of credentials was refused: a file with a byte for each, whose name reveals nothing."""
 
     def __init__(self, remote: Remote) -> None:
         self.held_since = time.time()
@@ -111,7 +112,7 @@ class Refusals:
         return doubted is not None and doubted.st_size > 0
 
     def end_doubt(self) -> None:
-        """Let the others go on."""
+        """Let the other requests continue."""
         with suppress(OSError):
             os.unlink(self._doubt)
 
@@ -130,7 +131,7 @@ class Refusals:
 
 
 class Credentials:
-    """A remote as its credentials are now: they are read anew where a server no longer accepts them.
+    """A remote as its credentials are now: they are read anew if a server no longer accepts them.
 
     Attributes:
         remote: the server, and who we are there.
@@ -143,6 +144,7 @@ class Credentials:
         self.refusals = Refusals(self.remote)
         self.answers = 0
         self._read_s = -_READ_EVERY_S
+        self._go_until_s = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle what is known of them: those refused since the original was made stay refused."""
@@ -165,8 +167,12 @@ class Credentials:
             self.answers += 1
 
     def turn(self) -> Turn:
-        """What a request has to do, as `Refusals.turn` tells; the credentials are read anew where they were refused."""
+        """What a request has to do, as in `Refusals.turn`; refused credentials are read anew."""
+        if time.monotonic() < self._go_until_s:
+            return "go"
         turn = self.refusals.turn()
+        if turn == "go":
+            self._go_until_s = time.monotonic() + _GO_LASTS_S
         if turn == "first" or (turn == "refused" and time.monotonic() - self._read_s >= _READ_EVERY_S):
             before = self.refusals
             self._read_anew()
@@ -174,7 +180,7 @@ class Credentials:
         return turn
 
     def is_hopeless(self) -> bool:
-        """Whether the second try is not worth a request, as others are refused too; nobody asks any more then."""
+        """Whether a second try is pointless, since others are refused too; then no more requests are sent."""
         if not self.refusals.is_confirmed():
             return False
         self.refusals.record()
@@ -190,8 +196,9 @@ class Credentials:
 
         Returns:
             Whether it is now the one whose answer the others wait for, and the pause before it is sent again. None if
-            it is not: nobody asks any more with these credentials.
+            it is not: no more requests are sent with these credentials.
         """
+        self._go_until_s = 0.0
         if sent is not self.remote and tries <= 1:
             return False, 0.0
         before = self.refusals
@@ -224,7 +231,7 @@ def _folder() -> str:
 
 
 def _fingerprint(remote: Remote) -> str:
-    """A name for the credentials, keyed by the running kernel so that nobody can try guesses on it later."""
+    """A name for the credentials, keyed by the running kernel so that guesses cannot be tried on it later."""
     try:
         key = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""A request for bytes, and the head of its answer."""
+"""A request for bytes, and the head of its answer, which is given out only once the body is complete."""
 
 from __future__ import annotations
 
@@ -78,5 +78,5 @@ class Response:
 
     @property
     def compression(self) -> str | None:
-        """How its bytes are compressed, as its head has it; whether they are, their number tells."""
+        """How its bytes are compressed according to its head; whether they are, their number shows."""
         return compression(self.headers)

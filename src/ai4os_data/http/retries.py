@@ -12,7 +12,7 @@ OUTAGE_S = 600.0
 """How long the reads of a dataset or a file system wait for a server that is away, unless the user says otherwise."""
 
 OPENING_S = 30.0
-"""How long it is waited where something is opened: then what is known from before serves, or the error comes."""
+"""How long opening something waits for a server that is away: then the kept index serves, or the error is raised."""
 
 LOCKED_TRIES = 3  # of a read: a lock is short, or lasts for an hour
 LONGEST_LOCK_PAUSE_S = 3.0  # whatever pause is asked for: who waits longer waits for one file
@@ -73,7 +73,7 @@ class Patience:
         )
 
     def pause_s(self, failures: int, retry_after_s: float | None = None) -> float:
-        """How long to wait after so many failures in a row, or as long as the server asked for."""
+        """The pause after this many failures in a row, or the one that the server asked for."""
         if retry_after_s is not None:
             return retry_after_s + random.uniform(0, self.first_pause_s)
         longest = min(self.longest_pause_s, self.first_pause_s * 2 ** min(failures - 1, _MOST_DOUBLINGS))

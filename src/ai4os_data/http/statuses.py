@@ -34,8 +34,8 @@ class Status(NamedTuple):
         standing: how long it stands.
         error: what is raised.
         meaning: for the message.
-        advice: what to do where an upload is answered so.
-        of_member: what is raised where a listing says so of one of its members, and its meaning.
+        advice: what to do if an upload is answered so.
+        of_member: what is raised if a listing says so of one of its members, and its meaning.
     """
 
     standing: Standing
@@ -52,8 +52,8 @@ RETRIED = AWAY | {408, 423, 425}
 UNCERTAIN = AWAY - {429}
 """A gateway may say so, behind which the server may have done what was asked for."""
 DOUBTFUL = frozenset({401, 403, 404, 500})
-"""It means little right after an outage: what stands before a server says 404 until the server is there, and the server
-401 or 500 until its own parts are."""
+"""Not believed right after an outage: a proxy says 404 until its server is back, and the server says 401 or 500 until
+its own parts are."""
 OF_PROXY = (AWAY | {407, 408}) - {429, 503}
 """It may be a proxy that says so."""
 

@@ -1,4 +1,4 @@
-"""One request on its way: what has come of it so far is of one version, and continued or started over."""
+"""One request on its way: the bytes that have come are of one version, and are resumed or started over."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Transfer:
 
     Attributes:
         url: what is asked now; another one than the request's after a redirect.
-        offset: how many bytes of the file the next try goes on from.
-        resumed: whether this try goes on from there.
+        offset: the byte of the file that the next try resumes from.
+        resumed: whether this try resumes from there.
     """
 
     def __init__(self, request: Request, policy: CallPolicy, *, probes_s: float | None = None) -> None:
@@ -177,7 +177,7 @@ class Transfer:
         served = content_range(headers)
         if served is None or served[0] != (self.request.start or 0) + self.offset:
             return False
-        # A server may send 206 whatever If-Range says; RFC 9110, 15.3.7, has it tell the ETag.
+        # A server may send 206 whatever If-Range says; RFC 9110, 15.3.7, has it give the ETag.
         if self.resumed:
             return headers.get("etag") == self.etag
         return self.request.start is not None or served[1] is not None  # all of it, as a part

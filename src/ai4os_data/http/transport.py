@@ -14,7 +14,7 @@ from ai4os_data.http.connections import Connections, connections_to
 from ai4os_data.http.curl import new_lane
 from ai4os_data.http.fetching import Fetch
 from ai4os_data.http.policy import CallPolicy
-from ai4os_data.http.refusals import Credentials, Refusals
+from ai4os_data.http.refusals import Credentials
 from ai4os_data.http.retries import Patience
 from ai4os_data.machine import PerProcess, leave_to_parent
 
@@ -43,11 +43,6 @@ class Transport:
     def remote(self) -> Remote:
         """The server, and the credentials as they are now."""
         return self.credentials.remote
-
-    @property
-    def refusals(self) -> Refusals:
-        """What is known of refusals of these credentials."""
-        return self.credentials.refusals
 
     @property
     def connections(self) -> Connections:
@@ -90,7 +85,7 @@ class Transport:
             if lane.is_ours:
                 lane.abandon()
                 connections.lanes.append(lane)
-            else:  # in a forked child: the parent goes on with these sockets, and with the epoll that watches them
+            else:  # in a forked child: the parent still uses these sockets, and the epoll that watches them
                 leave_to_parent(lane)
 
     def send(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The transfers of a call that are not on their way: new ones, those in a pause, those that wait for the server."""
+"""The transfers of a call that are not on their way: each new, paused or held one is begun when its time has come."""
 
 from __future__ import annotations
 

@@ -21,8 +21,7 @@ def _chosen() -> tuple[str, str]:
     """The names of its two halves."""
     ours, other = ("lightning.pytorch", "lightning.fabric"), ("pytorch_lightning", "lightning_fabric")
     if find_spec("lightning") is None and find_spec(other[0]) is None:
-        message = "checkpoints for Lightning need it: pip install 'ai4os-data[lightning]'"
-        raise ImportError(message)
+        raise ImportError("checkpoints for Lightning need it: pip install 'ai4os-data[lightning]'")
     is_other = other[0] in sys.modules and ours[0] not in sys.modules
     return other if is_other or find_spec("lightning") is None else ours
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ai4os_data.cache import Plan, Uses
+from ai4os_data.cache import Plan, Uses, live_in
 from ai4os_data.datasets import StorageDataset
 from ai4os_data.loader import nesting
 from ai4os_data.machine import PerProcess
@@ -45,7 +45,7 @@ class NextUses:
         plans = []
         for cache in caches.values():
             plans.append(plan := Plan(lambda: self._uses(epoch)))
-            cache.follow(plan)
+            live_in(cache.directory).follow(plan)
         return plans
 
     def _uses(self, epoch: int) -> Uses:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ai4os_data.locations import parsing, webpages
 from ai4os_data.locations.parsing import DavLocation, FsspecLocation, RemoteLocation, shown
-from ai4os_data.locations.remotes import LINKED, Remote, configured_names, main_name, obscure, origin_of
+from ai4os_data.locations.rclone import LINKED, configured_names, main_name, obscure
+from ai4os_data.locations.remotes import Remote, origin_of
 from ai4os_data.locations.spelling import mistaken_for
 
 __all__ = [

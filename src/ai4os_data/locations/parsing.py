@@ -94,11 +94,10 @@ def parse(location: str | os.PathLike[str]) -> Location:
     """
     text = os.fspath(location)
     if not text or "\0" in text:
-        message = (
+        raise LocationError(
             f"{text!r} is not a location: give a directory, 'rshare:path', an "
             "https://…/remote.php/dav/files/USER/… address or an fsspec URL"
         )
-        raise LocationError(message)
     if isinstance(location, os.PathLike) or text.startswith(("/", "./", "../", "~")):
         return DirectoryLocation(os.path.expanduser(text))
     if _URL_CHAIN.match(text):
@@ -108,8 +107,9 @@ def parse(location: str | os.PathLike[str]) -> Location:
         if scheme.lower() == "ai4os":
             name, _, path = rest.partition("/")
             if not name:
-                message = f"{text!r} names no remote: write ai4os://REMOTE/PATH, such as ai4os://rshare/datasets"
-                raise LocationError(message)
+                raise LocationError(
+                    f"{text!r} names no remote: write ai4os://REMOTE/PATH, such as ai4os://rshare/datasets"
+                )
             return RemoteLocation(name, path.strip("/"))
         if scheme.lower() in _DAV_SCHEMES:
             return _dav(_DAV_SCHEMES[scheme.lower()], rest)
@@ -121,11 +121,10 @@ def parse(location: str | os.PathLike[str]) -> Location:
 
 def _remote_or_directory(text: str) -> Location:
     if (match := _CONNECTION_STRING.fullmatch(text)) is not None:
-        message = (
+        raise LocationError(
             f"a connection string of rclone, as this for {match['name'] or match['kind']!r}, is not a location: set a "
             "remote up with `rclone config` or RCLONE_CONFIG_<NAME>_* and give 'name:path', or pass remote=Remote(…)"
         )
-        raise LocationError(message)
     if (match := _REMOTE_PATH.fullmatch(text)) is not None:
         return RemoteLocation(match["name"], match["path"].strip("/"))
     return DirectoryLocation(text)
@@ -140,11 +139,10 @@ def _dav(scheme: str, rest: str) -> DavLocation:
     authority, _, path = rest.partition("/")
     userinfo, _, host = authority.rpartition("@")
     if _HOST.fullmatch(host) is None:
-        message = (
+        raise LocationError(
             f"{shown(f'{scheme}://{rest}')} names no host; user and password before it are percent-encoded, "
             "with %2F for a slash"
         )
-        raise LocationError(message)
     user, _, password = userinfo.partition(":")
     address = f"{scheme}://{host}"
     # Not urlsplit: in a name that was typed, '#' and '?' are no more than characters.

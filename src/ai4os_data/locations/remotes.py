@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import configparser
-import csv
 import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
 from ai4os_data.errors import RemoteError
-from ai4os_data.locations import tokens
-from ai4os_data.locations.spelling import nearest_first
+from ai4os_data.locations import rclone, tokens
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# rclone's published constant: obscuring hides a password from a glance, not from a reader
-# (https://github.com/rclone/rclone/blob/master/fs/config/obscure/obscure.go).
-_OBSCURE_KEY = bytes.fromhex("9c935b48730a554d6bfd7c63c886a92bd390198eb8128afbf4de162b8b95f638")
-_IV_BYTES = 16
-
-LINKED = "rshare"  # what the platform calls the storage that is linked to a deployment
-_ENV_PREFIX = "RCLONE_CONFIG_"
-_ALIAS_DEPTH = 8
-_SHORTEST_REVEALED = 6
-_LONG_REVEALED = 10
 _URL = re.compile(
     r"(?P<scheme>https?)://(?:(?P<userinfo>[^/]*)@)?(?P<host>(?:[^][/@:?#\s]+|\[[0-9a-f:.]+\])(?::\d{1,5})?)(?P<path>/.*)?",
     re.DOTALL | re.IGNORECASE,
@@ -94,11 +79,11 @@ class Remote:
         """Move credentials out of the URL, encode what has to be, and tidy its end."""
         match = _URL.fullmatch(self.url)
         if match is None:
-            message = (
-                f"a remote's url begins with http:// or https:// and names a host, not {_after_userinfo(self.url)!r}; "
+            shown = self.url.rpartition("@")[2]  # credentials are not
+            raise RemoteError(
+                f"a remote's url begins with http:// or https:// and names a host, not {shown!r}; "
                 "user and password in it are percent-encoded"
             )
-            raise RemoteError(message)
         user, _, password = (match["userinfo"] or "").partition(":")
         if user:
             object.__setattr__(self, "user", self.user or unquote(user))
@@ -118,7 +103,7 @@ class Remote:
         """Pickle a discovered remote as its name."""
         if self.discovered and self.name is not None:
             return _rediscover, (self.name, self.url)
-        return _rebuild, ({name: getattr(self, name) for name in self.__dataclass_fields__},)
+        return partial(Remote, **{name: getattr(self, name) for name in self.__dataclass_fields__}), ()
 
     @classmethod
     def discover(cls, name: str, environ: Mapping[str, str] | None = None) -> Remote:
@@ -131,7 +116,7 @@ class Remote:
             RemoteError: there is none, or it is not a WebDAV remote.
         """
         environ = os.environ if environ is None else environ
-        options = _options(name, environ, depth=0)
+        options = rclone.options_of(name, environ)
         for option in _IGNORED_OPTIONS.keys() & options.keys():
             if options[option].lower() not in {"false", "none"}:
                 tell_once(f"remote {name!r}: the option {option} is not followed: {_IGNORED_OPTIONS[option]}")
@@ -141,9 +126,9 @@ class Remote:
     def known(cls, environ: Mapping[str, str] | None = None) -> Iterator[Remote]:
         """Every WebDAV remote that is configured here, those of the environment first."""
         environ = os.environ if environ is None else environ
-        for name in configured_names(environ):
+        for name in rclone.configured_names(environ):
             try:
-                yield cls._from_options(name, _options(name, environ, depth=0))
+                yield cls._from_options(name, rclone.options_of(name, environ))
             except RemoteError:
                 continue
 
@@ -156,16 +141,16 @@ class Remote:
 
     @classmethod
     def _from_options(cls, name: str, options: Mapping[str, str]) -> Remote:
-        kind = options.get("type", "webdav")
+        kind, whose = options.get("type", "webdav"), f"remote {name!r}"
         if kind != "webdav":
-            message = (
-                f"remote {name!r} is of type {kind!r}; only webdav remotes (Nextcloud among them) are read directly. "
+            raise RemoteError(
+                f"{whose} is of type {kind!r}; only webdav remotes (Nextcloud among them) are read directly. "
                 f"Mount it with rclone, or give an fsspec URL such as s3://bucket/path."
             )
-            raise RemoteError(message)
         if not options.get("url"):
-            message = f"remote {name!r} has no url: set {_ENV_PREFIX}{name.upper()}_URL, or run `rclone config`"
-            raise RemoteError(message)
+            raise RemoteError(
+                f"remote {name!r} has no url: set {rclone.ENV_PREFIX}{name.upper()}_URL, or run `rclone config`"
+            )
         whose = f"remote {name!r}"
         if options.get("unix_socket"):
             raise RemoteError(
@@ -181,12 +166,12 @@ class Remote:
         return cls(
             url=options["url"],
             user=options.get("user"),
-            password=_plain(secret) if secret else None,
+            password=rclone.plain(secret) if secret else None,
             token=options.get("bearer_token"),
             name=name,
             vendor=options.get("vendor", "other"),
             token_command=() if has_other else tokens.command_of(options.get("bearer_token_command", "")),
-            headers=_headers(options.get("headers", ""), whose),
+            headers=rclone.headers_of(options.get("headers", ""), whose),
             discovered=True,
         )
 
@@ -212,12 +197,8 @@ class Remote:
 
     def sent_headers(self) -> list[tuple[str, str]]:
         """The header lines that go with every request to this server, and to no other."""
-        own = list(self._lines)
-        return (
-            own
-            if not self.token or self._has_header("authorization")
-            else [("Authorization", f"Bearer {self.token}"), *own]
-        )
+        sends_token = self.token and not self._has_header("authorization")
+        return [*([("Authorization", f"Bearer {self.token}")] if sends_token else []), *self._lines]
 
     def _has_header(self, name: str) -> bool:
         return any(known.lower() == name for known, _ in self._lines)
@@ -278,26 +259,10 @@ class Remote:
     def at(self, url: str) -> Remote:
         """The same credentials at another URL of the same server."""
         if origin_of(url) != self.origin:
-            message = f"the credentials of {self.label} are for {self.origin} and are not sent to {origin_of(url)}"
-            raise RemoteError(message)
+            raise RemoteError(
+                f"the credentials of {self.label} are for {self.origin} and are not sent to {origin_of(url)}"
+            )
         return replace(self, url=url)
-
-
-def configured_names(environ: Mapping[str, str]) -> list[str]:
-    """The names of all remotes that are configured here, of whatever kind; those of the environment first."""
-    matches = [
-        re.fullmatch(_ENV_PREFIX + r"(.+)_(?:TYPE|URL)", variable) for variable, value in environ.items() if value
-    ]
-    names = list(dict.fromkeys(match[1].lower() for match in matches if match))
-    with suppress(RemoteError):  # a configuration that cannot be read knows none
-        names += [section for section in _read_config(environ).sections() if section.lower() not in names]
-    return names
-
-
-def main_name(environ: Mapping[str, str]) -> str | None:
-    """The name of the remote that is meant where none is named: the linked storage's, else the first; None for none."""
-    names = configured_names(environ)
-    return LINKED if LINKED in names else next(iter(names), None)
 
 
 def origin_of(url: str) -> str:
@@ -305,90 +270,6 @@ def origin_of(url: str) -> str:
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
     return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
-
-
-def obscure(text: str) -> str:
-    """What ``rclone obscure`` makes of a text: AES-256-CTR under a published key, in unpadded base64url."""
-    vector = os.urandom(_IV_BYTES)
-    return base64.urlsafe_b64encode(vector + _aes_ctr(vector, text.encode())).rstrip(b"=").decode()
-
-
-def reveal(obscured: str) -> str:
-    """What ``rclone reveal`` makes of it.
-
-    Raises:
-        ValueError: it was not made by ``rclone obscure``.
-    """
-    try:
-        raw = base64.b64decode(obscured + "=" * (-len(obscured) % 4), altchars=b"-_", validate=True)
-        if len(raw) < _IV_BYTES or base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != obscured:
-            message = "too short, or not canonical"
-            raise ValueError(message)
-        return _aes_ctr(raw[:_IV_BYTES], raw[_IV_BYTES:]).decode()
-    except (binascii.Error, ValueError, UnicodeError):
-        message = "this value was not made by `rclone obscure`"
-        raise ValueError(message) from None  # the cause would show the value
-
-
-def _plain(secret: str) -> str:
-    """A configured password in the clear, whether it is obscured (main container) or plain (sidecar)."""
-    try:
-        revealed = reveal(secret)
-    except ValueError:
-        return secret
-    # A plain password can be base64 by accident; then what comes out is noise, and seldom printable.
-    is_noise = len(revealed) < _SHORTEST_REVEALED or not revealed.isprintable()
-    return secret if is_noise or (len(revealed) < _LONG_REVEALED and not revealed.isascii()) else revealed
-
-
-def _aes_ctr(vector: bytes, data: bytes) -> bytes:
-    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
-    cipher = Cipher(algorithms.AES(_OBSCURE_KEY), modes.CTR(vector)).encryptor()
-    return cipher.update(data) + cipher.finalize()
-
-
-def _options(name: str, environ: Mapping[str, str], depth: int) -> dict[str, str]:
-    """The remote's options, rclone.conf below and the environment above; aliases are followed."""
-    prefix = f"{_ENV_PREFIX}{name.upper()}_"
-    try:
-        config = _read_config(environ)
-    except RemoteError:
-        if not environ.get(f"{prefix}URL"):
-            raise
-        config = _empty_config()  # the environment says all there is to say
-    section = next((s for s in config.sections() if s == name), None)
-    section = section or next((s for s in config.sections() if s.lower() == name.lower()), None)
-    options = dict(config.items(section, raw=True)) if section else {}
-    options.update(
-        {key[len(prefix) :].lower(): value for key, value in environ.items() if key.startswith(prefix) and value}
-    )
-    options = {key: value for key, value in options.items() if value}
-    if not options:
-        others = ", ".join(repr(other) for other in nearest_first(name, configured_names(environ)))
-        message = (
-            f"no remote is called {name!r}{f'; there are {others}' if others else ''}: "
-            f"{'write one of these, or ' if others else ''}link the storage to the deployment, which sets {prefix}URL, "
-            f"_USER and _PASS, or add it with `rclone config` ({config_file(environ)})"
-        )
-        raise RemoteError(message)
-    if options.get("type") == "alias" and depth < _ALIAS_DEPTH:
-        target, _, path = options.get("remote", "").partition(":")
-        aliased = _options(target, environ, depth + 1)
-        if path.strip("/") and "url" in aliased:
-            aliased["url"] = f"{aliased['url'].rstrip('/')}/{quote(path.strip('/'))}"
-        return aliased
-    return options
-
-
-def _headers(text: str, whose: str) -> tuple[tuple[str, str], ...]:
-    """The headers of a remote: names and values in turn, with commas between, quoted where one holds a comma."""
-    words = next(csv.reader([text]), [])
-    if len(words) % 2:
-        raise RemoteError(
-            f"{whose}: the option headers is not a list of names and values, as in headers = Cookie,name=value"
-        )
-    return tuple(zip(words[::2], words[1::2], strict=True))
 
 
 def _check_headers(headers: tuple[tuple[str, str], ...], label: str) -> None:
@@ -399,45 +280,6 @@ def _check_headers(headers: tuple[tuple[str, str], ...], label: str) -> None:
             raise RemoteError(f"{label}: the header {name} cannot be set: what it says is different for each request")
 
 
-def config_file(environ: Mapping[str, str]) -> Path:
-    """Where rclone keeps its configuration (https://rclone.org/docs/#config-string)."""
-    if environ.get("RCLONE_CONFIG"):
-        return Path(environ["RCLONE_CONFIG"])
-    base = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".config")
-    return Path(base) / "rclone" / "rclone.conf"
-
-
-def _empty_config() -> configparser.ConfigParser:
-    return configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",), default_section="\0")
-
-
-def _read_config(environ: Mapping[str, str]) -> configparser.ConfigParser:
-    config = _empty_config()
-    path = config_file(environ)
-    try:
-        config.read_string(path.read_text())
-    except OSError:
-        return config  # no configuration file is the usual case in a deployment
-    except (configparser.Error, UnicodeDecodeError):
-        pass  # raised below, without a context: that would show lines of the file
-    else:
-        return config
-    message = (
-        f"{path} cannot be read as an rclone configuration (is it encrypted?): set "
-        f"{_ENV_PREFIX}<NAME>_URL, _USER and _PASS instead"
-    )
-    raise RemoteError(message)
-
-
-def _after_userinfo(url: str) -> str:
-    """What may be shown of a URL that cannot be understood: nothing before its last ``@``."""
-    return url.rpartition("@")[2]
-
-
 def _rediscover(name: str, url: str) -> Remote:
     remote = Remote.discover(name)
     return remote if remote.url == url else remote.at(url)
-
-
-def _rebuild(state: dict[str, object]) -> Remote:
-    return Remote(**state)  # type: ignore[arg-type]  # exactly the fields that were pickled

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from contextlib import suppress
+from pathlib import Path
+
+_PIECE_BYTES = 1024 * 1024
 
 
 def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
@@ -78,3 +82,14 @@ def replace_whole(path: str | os.PathLike[str], staged: str, data: bytes, *, mod
     finally:
         with suppress(FileNotFoundError):
             os.unlink(staged)
+
+
+def sha256_of(content: Path | bytes) -> str:
+    """The sha256 of a file, or of some bytes, as hexadecimal digits."""
+    if not isinstance(content, Path):
+        return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256()
+    with content.open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()

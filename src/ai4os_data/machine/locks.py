@@ -36,6 +36,11 @@ def lock(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
+def unlock(descriptor: int) -> None:
+    """Unlock a file that stays open, also if a child that was forked just now has the descriptor too."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
 @contextmanager
 def locked(descriptor: int) -> Iterator[None]:
     """Have a file locked meanwhile; it waits for whoever has it now."""
@@ -43,13 +48,13 @@ def locked(descriptor: int) -> Iterator[None]:
     try:
         yield
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked just now has the descriptor too
+        unlock(descriptor)
 
 
 def release(descriptor: int) -> None:
     """Unlock a file and close it: a forked child may hold a copy of the descriptor, and with it the lock."""
     with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        unlock(descriptor)
     with suppress(OSError):
         os.close(descriptor)
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.http import CappedBody, MemoryBody, Request, Response
+from ai4os_data.http import SILENT, CappedBody, MemoryBody, Request, Response
 from ai4os_data.stores import archives
 from ai4os_data.stores.base import Fetched, MakeBody, Outcome
 from ai4os_data.telemetry import tell_once
@@ -25,12 +25,7 @@ DAV_ROOT = re.compile(r"/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?:/|$)
 _QUERY = re.compile(r"\?\S+(?=:)")
 _ARCHIVES_IN_FLIGHT = 2
 _OF_A_MEMBER = (errors.NotFoundError, errors.LockedError)
-_HOPELESS = (
-    errors.AuthenticationError,
-    errors.ServerUnavailableError,
-    errors.ThrottledError,
-    errors.DeadlineError,
-)
+_HOPELESS = (*SILENT, errors.AuthenticationError)
 
 
 class ArchiveReader:
@@ -57,7 +52,7 @@ class ArchiveReader:
         The next archive is asked for as one ends; only what comes alone waits for those that are under way.
         """
         # A worker beside others needs no second request to keep the server busy.
-        plan = archives.Plan(entries, self._naming, halves=multiprocessing.parent_process() is None)
+        plan = archives.ArchivePlan(entries, self._naming, halves=multiprocessing.parent_process() is None)
         while self.makes_archives and not plan.is_through:
             yield from self._read_archives(plan, make)
             alone, plan.alone = plan.alone, []
@@ -73,7 +68,7 @@ class ArchiveReader:
             return archives.Naming(None, None)
         return archives.Naming(root["user"], self._address.base_path[root.end() :])
 
-    def _read_archives(self, plan: archives.Plan, make: MakeBody) -> Iterator[Outcome]:
+    def _read_archives(self, plan: archives.ArchivePlan, make: MakeBody) -> Iterator[Outcome]:
         """Read small files as archives, until something is to be read alone, or nothing is left."""
         for request, outcome in self._transport.fetch(self._requests(plan), _ARCHIVES_IN_FLIGHT):
             group = request.tag
@@ -94,7 +89,7 @@ class ArchiveReader:
             else:
                 plan.alone.extend(group.entries)
 
-    def _requests(self, plan: archives.Plan) -> Iterator[Request]:
+    def _requests(self, plan: archives.ArchivePlan) -> Iterator[Request]:
         begun = 0
         while self.makes_archives and (begun < _ARCHIVES_IN_FLIGHT or not plan.alone):
             group = plan.next()
@@ -125,7 +120,7 @@ class ArchiveReader:
         return False
 
 
-def _unpacked(archive: bytes, group: archives.Group, make: MakeBody, plan: archives.Plan) -> Iterator[Outcome]:
+def _unpacked(archive: bytes, group: archives.Group, make: MakeBody, plan: archives.ArchivePlan) -> Iterator[Outcome]:
     came = archives.unpacked(archive, group)
     plan.take_up(group, came)
     for entry, data in came.files:

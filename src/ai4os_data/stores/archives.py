@@ -6,7 +6,7 @@ truncated, or lack a member: every one is checked by name, listed size and CRC.
 
 A member's name is no proof by itself. Up to version 34, Nextcloud makes it by removing the folder's path on the server,
 ``/USER/files/FOLDER``, *everywhere* in the path of the file, so that one file can come under the name of another one.
-`Naming` tells which files that may happen to; they never go into an archive.
+`Naming` knows which files that may happen to; they never go into an archive.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Unpacked(NamedTuple):
 
     Attributes:
         files: entries and their bytes, whole and of the listed size.
-        rest: those that may still come in an archive, where this one was cut short: behind the one it was cut at.
+        rest: those that may still come in an archive, if this one was cut short: those after the one it was cut at.
     """
 
     files: list[tuple[Entry, bytes]]
@@ -108,22 +108,22 @@ class Unpacked(NamedTuple):
 
 
 def unpacked(archive: bytes, group: Group) -> Unpacked:
-    """The files of a group that are in an archive, whole or cut off. A name that occurs twice in it is nobody's.
+    """The files of a group that are in an archive, whole or cut off. A name that occurs twice in it is not used.
 
     It is read from its beginning, where each member says what it is, and never from the directory at its end: a cut-off
     archive of archives ends in the directory of another one.
     """
     wanted = {name.encode(): entry for name, entry in zip(group.names, group.entries, strict=True)}
-    places = {entry: place for place, entry in enumerate(group.entries)}
+    positions = {entry: position for position, entry in enumerate(group.entries)}
     found: dict[bytes, tuple[Entry, bytes]] = {}
     seen, twice = set(), set()
-    reached = -1  # the place in the group of the last one of which the end was seen
+    reached = -1  # the position in the group of the last one whose end was seen
     for name, data in _members(archive, {name: entry.size_bytes for name, entry in wanted.items()}):
         if name is None:
             reached = len(group.entries)
             break
         entry = wanted[name]
-        reached = max(reached, places[entry])
+        reached = max(reached, positions[entry])
         if name in seen:
             twice.add(name)
         elif data is not None:
@@ -137,8 +137,8 @@ class Naming:
     """For which files the server cannot make another name than the one they were asked for by.
 
     Args:
-        user: who the folders belong to on the server; None where it is not known.
-        above: the path of the store's root in the user's files; None where it is not known.
+        user: who the folders belong to on the server; None if it is not known.
+        above: the path of the store's root in the user's files; None if it is not known.
     """
 
     def __init__(self, user: str | None, above: str | None) -> None:
@@ -156,13 +156,13 @@ class Naming:
         return path.isascii() or not self._removed.search(unicodedata.normalize("NFC", path))
 
 
-class Plan:
+class ArchivePlan:
     """Which of many files are asked for together next, and which alone.
 
     Args:
         entries: what is to be read; taken as they are needed.
-        naming: tells those that may come together at all.
-        halves: whether all of it is asked for in two requests of one size, where these are enough.
+        naming: knows those that may come together at all.
+        halves: whether all of it is asked for in two requests of one size, if these are enough.
 
     Attributes:
         alone: what is left for requests of its own. Take it, and clear it.
@@ -236,7 +236,7 @@ class Plan:
             self._again.append(Group(folder, entries, fruitless))
 
     def _fill(self, number: int) -> None:
-        """Have so many at hand, if there are."""
+        """Have this many at hand, if there are as many."""
         while len(self._pool) < number and len(self.alone) < MOST_MEMBERS:
             entry = next(self._source, None)
             if entry is None:
@@ -252,38 +252,40 @@ class Plan:
 def _members(archive: bytes, sizes: dict[bytes, int]) -> Iterator[tuple[bytes | None, bytes | None]]:
     """Names and bytes of the members, as far as it is clear where each ends.
 
-    None instead of bytes where the CRC is another; None instead of a name at the regular end.
+    None instead of bytes if the CRC is another; None instead of a name at the regular end.
     """
-    place = 0
+    position = 0
     view = memoryview(archive)
-    while len(view) - place >= _LOCAL.size:
-        mark, _, flags, method, _, _, crc, size, full_size, name_length, extra_length = _LOCAL.unpack_from(view, place)
+    while len(view) - position >= _LOCAL.size:
+        mark, _, flags, method, _, _, crc, size, full_size, name_length, extra_length = _LOCAL.unpack_from(
+            view, position
+        )
         if mark == _DIRECTORY:
             yield None, None
-        begin = place + _LOCAL.size + name_length + extra_length
-        name = bytes(view[place + _LOCAL.size :][:name_length]).lstrip(b"/")
+        begin = position + _LOCAL.size + name_length + extra_length
+        name = bytes(view[position + _LOCAL.size :][:name_length]).lstrip(b"/")
         listed = sizes.get(name)
         if mark != _MEMBER or listed is None or method != _STORED or flags & _ENCRYPTED:
             return
-        place = begin + listed
+        position = begin + listed
         if flags & _SIZE_FOLLOWS:
-            told = _descriptor(view, place, listed)
-            if told is None:
+            found = _descriptor(view, position, listed)
+            if found is None:
                 return
-            crc, place = told
-        elif (size, full_size) != (listed, listed) or place > len(view):
+            crc, position = found
+        elif (size, full_size) != (listed, listed) or position > len(view):
             return
         data = bytes(view[begin : begin + listed])
         yield name, data if zlib.crc32(data) == crc else None
 
 
-def _descriptor(view: memoryview, place: int, size_bytes: int) -> tuple[int, int] | None:
-    """The CRC that follows a member of that size, and where the next one begins; None where nothing says so."""
+def _descriptor(view: memoryview, position: int, size_bytes: int) -> tuple[int, int] | None:
+    """The CRC that follows a member of that size, and where the next one begins; None if nothing says so."""
     for form in _DESCRIPTORS:
-        if len(view) - place >= form.size:
-            mark, crc, size, full_size = form.unpack_from(view, place)
+        if len(view) - position >= form.size:
+            mark, crc, size, full_size = form.unpack_from(view, position)
             if mark == _AFTER and (size, full_size) == (size_bytes, size_bytes):
-                return crc, place + form.size
+                return crc, position + form.size
     return None
 
 

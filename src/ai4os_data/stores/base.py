@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
     Attributes:
         key: its name below the store's root, with ``/`` between folders, exactly as the store spells it.
         size_bytes: its length.
-        etag: what changes when its bytes do, without quotes; None where the store has nothing of the kind.
+        etag: a mark that changes with its bytes, without quotes; None if the store has nothing of the kind.
         modified: when it last changed, in the store's own spelling.
     """
 
@@ -51,11 +51,11 @@ class Entry(NamedTuple):
 
     @property
     def version(self) -> str:
-        """What tells this version from the others of the same key."""
+        """The mark of this version among the others of the same key."""
         return self.etag or self.modified or ""
 
     def is_same_version(self, other: Entry) -> bool:
-        """Whether both describe the same bytes, as far as the store tells."""
+        """Whether both describe the same bytes, as far as the store says."""
         if self.size_bytes != other.size_bytes:
             return False
         if self.etag and other.etag:
@@ -74,11 +74,11 @@ Outcome = tuple[Entry, Fetched | errors.StorageError]
 
 
 class Unreadable(NamedTuple):
-    """What a listing has met and cannot tell: a folder that may not be looked into, a file without a size.
+    """Something that a listing could not read: a folder without permission to list it, a file without a size.
 
     Attributes:
         key: its name below the store's root.
-        is_folder: whether it is a folder, of which nothing is known that is below it; None where that is not known.
+        is_folder: whether it is a folder, below which nothing is known; None if that is not known.
         error: why.
     """
 
@@ -112,7 +112,7 @@ class Store(ABC):
 
     Attributes:
         location: what messages call it; it holds no secrets.
-        identity: what tells its files from those of other stores, for the cache.
+        identity: what distinguishes its files from those of other stores, for the cache.
         patience: how long its reads wait for a server that is away.
         is_local: whether it is as fast as a local disk, so that a cache would gain nothing.
         asks_together: whether many files come with one request, and so the faster the more are asked for at once.
@@ -131,12 +131,12 @@ class Store(ABC):
 
         Raises:
             LocationError: there is no such folder.
-            StorageError: something of it cannot be told; `listing` gives the rest.
+            StorageError: something below it could not be read; `listing` gives the rest.
         """
         return self.listing().complete()
 
     def listing(self) -> Listing:
-        """Every file below the root that can be told, and beside them what cannot.
+        """Every file below the root that could be read, and beside them what could not.
 
         Raises:
             LocationError: there is no such folder.
@@ -156,7 +156,7 @@ class Store(ABC):
             folder: its key; ``""`` is the root, which may be missing too.
 
         Raises:
-            StorageError: what is there cannot be told.
+            StorageError: something below it could not be read.
         """
         found = self._listed(checked(folder) if folder else "")
         return found.complete() if found is not None else []
@@ -183,7 +183,7 @@ class Store(ABC):
         return files, sorted(above + name for name in names)
 
     def has_folder(self, key: str) -> bool:
-        """Whether there is such a folder, be it empty; an error if the store cannot tell."""
+        """Whether there is such a folder, be it empty; an error if the store cannot answer."""
         return bool(self.list_below(key))
 
     @abstractmethod
@@ -198,10 +198,7 @@ class Store(ABC):
 
     def read(self, key: str) -> bytes:
         """One whole file, in its present version."""
-        ((_, outcome),) = self.read_many([self.stat(key)])
-        if isinstance(outcome, errors.StorageError):
-            raise outcome
-        return in_memory(outcome.body)
+        return _whole(self, self.stat(key), MemoryBody()).getvalue()
 
     @abstractmethod
     def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
@@ -244,7 +241,7 @@ class Store(ABC):
         """The sha256 of a file as the store holds it, computed by the server or from the bytes that are read back.
 
         Raises:
-            StorageError: it cannot be told.
+            StorageError: it cannot be computed.
         """
         return _whole(self, entry, HashBody()).sha256
 
@@ -263,8 +260,8 @@ class Store(ABC):
     ) -> Level:
         """Store a whole new file, and make sure that the store holds exactly these bytes.
 
-        It may be called again after a crash or an error: what is there already, whole, is verified and not sent again.
-        Size alone never confirms.
+        It may be called again after a crash or an error: a whole file that is there already is verified, and not sent
+        again. Size alone never confirms.
 
         Args:
             key: one that nobody else writes to.
@@ -392,12 +389,16 @@ def received(store: Store, entry: Entry, path: Path, sha256: str | None, fill: C
     Raises:
         IntegrityError: it is not; the local file is removed.
     """
-    with new_file(path) as file:
-        found = fill(file)
+    try:
+        with path.open("w+b", buffering=0) as file:
+            found = fill(file)
         if sha256 is not None and found != sha256:
             raise errors.IntegrityError(
                 f"{store.location}: {entry.key!r} is damaged: its sha256 is {found}, where {sha256} was written"
             )
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return found
 
 
@@ -415,24 +416,6 @@ def _whole(store: Store, entry: Entry, body: B) -> B:
     if isinstance(outcome, errors.StorageError):
         raise outcome
     return body
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[FileIO]:
-    """An empty local file to write to; it is removed where that fails."""
-    try:
-        with path.open("w+b", buffering=0) as file:
-            yield file
-    except BaseException:
-        with suppress(FileNotFoundError):
-            path.unlink()
-        raise
-
-
-def in_memory(body: Body) -> bytes:
-    """The bytes of a body that was made in memory."""
-    assert isinstance(body, MemoryBody)
-    return body.getvalue()
 
 
 def memory_body(_entry: Entry) -> Body:

@@ -1,4 +1,4 @@
-"""What a Nextcloud says of its chunked uploads, where it can be asked; what is safe everywhere, where it cannot."""
+"""What a Nextcloud allows for chunked uploads; if it cannot be asked, what is safe everywhere."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def chunk_limits(transport: Transport, server_url: str) -> ChunkLimits:
     body = MemoryBody()
     try:
         transport.send(Request(server_url + _PATH, body, headers=("OCS-APIRequest: true",)))
-        told = json.loads(body.getvalue())["ocs"]["data"]["capabilities"]["files"]["chunked_upload"]
+        found = json.loads(body.getvalue())["ocs"]["data"]["capabilities"]["files"]["chunked_upload"]
     except errors.AuthenticationError:
         raise
     except (errors.StorageError, ValueError, KeyError, TypeError):
         return ChunkLimits()  # versions before 31 say nothing of it; some proxies let only the DAV addresses through
     default = ChunkLimits()
     return ChunkLimits(
-        _positive(told, "max_size", default.most_bytes),
-        min(_MOST_PARALLEL, _positive(told, "max_parallel_count", default.parallel)),
+        _positive(found, "max_size", default.most_bytes),
+        min(_MOST_PARALLEL, _positive(found, "max_parallel_count", default.parallel)),
     )
 
 
-def _positive(told: Any, name: str, default: int) -> int:
-    value = told.get(name) if isinstance(told, dict) else None
+def _positive(found: Any, name: str, default: int) -> int:
+    value = found.get(name) if isinstance(found, dict) else None
     return value if isinstance(value, int) and value > 0 else default

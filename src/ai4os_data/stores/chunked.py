@@ -1,4 +1,4 @@
-"""Nextcloud's chunked upload (version 2): a folder of pieces, put together by one MOVE. It goes on where it broke off.
+"""Nextcloud's chunked upload (version 2): a folder of pieces, put together by one MOVE, and resumed after a break.
 
 ``MKCOL uploads/USER/ID``, ``PUT …/ID/00001`` and so on, some at a time, ``MOVE …/ID/.file`` to the destination
 (https://docs.nextcloud.com/server/latest/developer_manual/client_apis/WebDAV/chunking.html). The ID is made of the key
@@ -38,7 +38,7 @@ LEAST_CHUNK_BYTES = 5 * 1024 * 1024
 _MOST_CHUNKS = 10_000
 _SIZE = re.compile(r"[0-9]{1,19}")
 _UNSUPPORTED = (errors.NotFoundError, errors.PermissionDeniedError, errors.ProtocolError)
-# These do not pass by themselves, so nobody will come back for what was sent.
+# These do not pass by themselves, so what was sent will not be resumed.
 _HOPELESS = (errors.PermissionDeniedError, errors.ProtocolError)
 _ROUNDS = 3
 _LOOKS = 3
@@ -70,7 +70,7 @@ class ChunkedUpload:
     """The upload of one file.
 
     Args:
-        listings: tell what is at the destination.
+        listings: ask what is at the destination.
         folders: makes the folder above it.
         urls: where uploads and files are.
         key: the file's key.
@@ -152,7 +152,7 @@ class ChunkedUpload:
         return {}
 
     def _arrived(self) -> dict[str, int] | None:
-        """Name and size of each chunk that the server has; None where it knows no such upload."""
+        """Name and size of each chunk that the server has; None if it knows no such upload."""
         try:
             found = self._listings.folder.propfind(f"{self._url}/", "1")
         except errors.NotFoundError:
@@ -161,7 +161,7 @@ class ChunkedUpload:
         return {name: _size(one.size or "") for name, one in names if name != _WHOLE}
 
     def _send_missing(self, arrived: dict[str, int]) -> bool:
-        """PUT what has not arrived yet, some at a time; False where the upload is gone meanwhile."""
+        """PUT what has not arrived yet, some at a time; False if the upload is gone meanwhile."""
         chunks = list(self._chunks())
         if not arrived.keys() <= {chunk.name for chunk in chunks}:
             self.discard()  # it was begun with smaller chunks, and all that is there would be joined
@@ -171,7 +171,7 @@ class ChunkedUpload:
         return self._are_sent(first) and self._are_sent(missing[len(first) :])
 
     def _are_sent(self, chunks: list[_Chunk]) -> bool:
-        """PUT chunks; False where the upload is gone meanwhile."""
+        """PUT chunks; False if the upload is gone meanwhile."""
         lines = tuple(f"{name}: {value}" for name, value in self._headers.items())
         requests = (
             Request(
@@ -199,7 +199,7 @@ class ChunkedUpload:
             yield _Chunk(f"{number:05d}", self._source.part(start, start + self._chunk_bytes))
 
     def _is_put_together(self) -> bool:
-        """MOVE it to its destination. Where no answer tells, the destination does; False where the upload is gone."""
+        """MOVE it to its destination. Without an answer, the destination is looked at; False if the upload is gone."""
         until = time.monotonic() + self._dav.patience.silence_s(self._source.size_bytes)
         failures = 0
         while True:
@@ -240,9 +240,9 @@ class ChunkedUpload:
             self._dav.send("DELETE", self._url)
 
 
-def _size(told: str) -> int:
+def _size(text: str) -> int:
     """The size of a chunk as a listing has it; 0, so that it is sent again, for what is no size."""
-    return int(told) if _SIZE.fullmatch(told) else 0
+    return int(text) if _SIZE.fullmatch(text) else 0
 
 
 class _Chunk(NamedTuple):

@@ -76,7 +76,7 @@ class _Verb(NamedTuple):
 
 
 class FolderError(errors.NotFoundError):
-    """There is a folder, where a file was looked for."""
+    """There is a folder, and a file was looked for."""
 
 
 class TornError(Exception):
@@ -114,7 +114,7 @@ class DavClient:
         worked_bytes: int = 0,
         silence_s: float | None = None,
     ) -> DavAnswer:
-        """Send a verb, and again where that may help.
+        """Send a verb, and again if that may help.
 
         Args:
             method: the verb.
@@ -170,7 +170,7 @@ class DavClient:
                 )
         except httpx.RequestError as error:
             if heads.has_come and verb.method == "PROPFIND" and not isinstance(error, httpx.TimeoutException):
-                raise TornError(_told(error)) from error
+                raise TornError(_said(error)) from error
             return self._broken(request, verb.what, error, has_heard=heads.has_come)
         except UnicodeError as error:
             raise errors.LocationError(f"{verb.what}: this name cannot be sent") from error
@@ -218,7 +218,7 @@ def _failure_of(
             return failures.untrusted(what, remote.url, cause.reason or str(cause))
     if isinstance(error, httpx.TimeoutException):
         return failures.late(what, remote.url, f"no answer in time ({type(error).__name__})")
-    # httpcore tells the status of a proxy that opens no connection in its message alone.
+    # httpcore gives the status of a proxy that opens no connection in its message only.
     if isinstance(error, httpx.ProxyError) and str(error)[:3].isdigit() and not str(error).startswith("5"):
         way = proxies.through(remote.url, os.environ)
         return errors.PermissionDeniedError(f"{what}: the proxy opens no connection ({error}){way}")
@@ -250,8 +250,8 @@ class _Heads:
             self.has_come = not self._is_of_proxy
 
 
-def _told(error: httpx.RequestError) -> str:
-    """What httpx says of an answer, with what it means where it says no more than zlib does."""
+def _said(error: httpx.RequestError) -> str:
+    """What httpx says of an answer, with what it means if it says no more than zlib does."""
     return f"not compressed as its head says: {error}" if isinstance(error, httpx.DecodingError) else str(error)
 
 
@@ -306,12 +306,12 @@ def _close(http: httpx.Client, owner: int) -> None:
 
 def _leads_to_folder(response: httpx.Response) -> bool:
     """Whether a redirect says no more than that the name of a folder ends with a slash, as Apache has it."""
-    place = urlsplit(response.headers.get("location", ""))
+    there = urlsplit(response.headers.get("location", ""))
     asked = response.request.url.raw_path.decode()
     return (
         response.is_redirect
-        and place.path == f"{asked}/"
-        and host_of(place.netloc) in {None, response.request.url.host}
+        and there.path == f"{asked}/"
+        and host_of(there.netloc) in {None, response.request.url.host}
     )
 
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 from ai4os_data import errors
-from ai4os_data.http import NO_ANSWER, plain_etag
+from ai4os_data.http import NO_ANSWER, error_for_status, plain_etag, statuses
+from ai4os_data.stores.dav import TornError
 from ai4os_data.stores.forms import forms, shown
-from ai4os_data.stores.propfind import propfind
+from ai4os_data.stores.multistatus import NotMultistatusError, RefusedError, Resources, resources
+from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ai4os_data.stores.address import Address
     from ai4os_data.stores.dav import DavClient
-    from ai4os_data.stores.multistatus import Resources
 
 T = TypeVar("T")
+
+# Only what is needed: all properties of 2,000 files take 824 KB.
+_WANTED = (
+    b'<?xml version="1.0" encoding="utf-8"?><d:propfind xmlns:d="DAV:"><d:prop><d:resourcetype/><d:getcontentlength/>'
+    b"<d:getetag/><d:getlastmodified/></d:prop></d:propfind>"
+)
+_LISTING_TRIES = 3  # of an answer that came, and is of no use
+_ERROR_PAUSE_S = 3.0  # between two questions to a server that says under the status of a success that it is away
+_INFINITY_SILENCE_S = 30.0  # then folder by folder
 
 
 class DavFolder:
@@ -37,8 +48,33 @@ class DavFolder:
         return self.address.location
 
     def propfind(self, url: str, depth: str, *, tries: int | None = None) -> Resources:
-        """Ask for what a listing needs, as `propfind` does."""
-        return propfind(self.dav, self.location, url, depth, tries=tries)
+        """Ask for what a listing needs, until a whole answer comes.
+
+        Args:
+            url: percent-encoded.
+            depth: ``"0"``, ``"1"`` or ``"infinity"``.
+            tries: the most tries, if it is not for this client to know how often it may be sent.
+
+        Raises:
+            ProtocolError: what comes is no listing: a page, nothing at all, or time and again only a part.
+            StorageError: the server refuses it, or cannot do it.
+        """
+        patience = self.dav.patience
+        most = min(tries or _LISTING_TRIES, patience.tries)
+        until_s = time.monotonic() + (patience.outage_s if tries is None else 0.0)
+        attempt = 0
+        while True:
+            attempt += 1
+            found = _asked_once(self.dav, self.location, url, depth, tries)
+            if not isinstance(found, errors.StorageError):
+                return found
+            pause_s = min(patience.pause_s(attempt), _ERROR_PAUSE_S)
+            is_away = isinstance(found, errors.ServerUnavailableError | errors.ThrottledError)
+            if attempt >= most and not (is_away and time.monotonic() + pause_s < until_s):
+                raise found
+            if attempt == most:
+                log.warning("%s: the server cannot tell for now, and is waited for (%s)", self.location, found)
+            time.sleep(pause_s)
 
     def etag(self) -> str | None:
         """The ETag of the folder itself, by a PROPFIND of Depth 0.
@@ -46,8 +82,8 @@ class DavFolder:
         Raises:
             LocationError: there is no such folder.
         """
-        told = self.found(lambda: self.propfind(f"{self.address.base_url}/", "0"))
-        return next((plain_etag(resource.etag) for resource in told), None)
+        found = self.found(lambda: self.propfind(f"{self.address.base_url}/", "0"))
+        return next((plain_etag(resource.etag) for resource in found), None)
 
     def found(self, ask: Callable[[], T]) -> T:
         """What a question about the folder gives; it is asked of the other Unicode form of its name, too.
@@ -61,7 +97,7 @@ class DavFolder:
             raise self._no_such_folder() from error
 
     def found_in_some_form(self, ask: Callable[[], T]) -> T:
-        """The same, where a missing folder may be no error.
+        """The same, for a folder that may be missing.
 
         Raises:
             NotFoundError: there is no such folder in any form.
@@ -86,7 +122,7 @@ class DavFolder:
         return True
 
     def check_above(self) -> None:
-        """Make sure that the server is there which says that something is not: what stands before it says 404 to all.
+        """Make sure that the server itself says that something is missing: a proxy may answer 404 to everything.
 
         Raises:
             ServerUnavailableError: it knows no folder above the store's own, up to the remote's.
@@ -133,3 +169,46 @@ class DavFolder:
             f"`ai4os-data doctor LOCATION` shows similar names{advice}"
             + ("" if path.isascii() else f". Looked for: {shown(path)}, and its other Unicode form")
         )
+
+
+def _asked_once(
+    dav: DavClient, location: str, url: str, depth: str, tries: int | None
+) -> Resources | errors.StorageError:
+    """The resources, or an error that may be chance."""
+    what = f"PROPFIND {url}"
+    headers = {"Depth": depth, "Content-Type": "application/xml"}
+    silence_s = _INFINITY_SILENCE_S if depth == "infinity" else None
+    try:
+        answer = dav.send("PROPFIND", url, headers, _WANTED, tries=tries, silence_s=silence_s)
+        found = resources(answer.body)
+    except TornError as error:
+        return _unusable(location, error)
+    except errors.OutOfSpaceError as error:
+        raise _too_large(what, "507") from error
+    except RefusedError as error:
+        if error.status == 507:
+            raise _too_large(what, str(error)) from error
+        failure = error_for_status(error.status, f"{what}: {error}", {}, dav.remote)
+        if error.status in statuses.RETRIED:
+            return failure
+        raise failure from error
+    except NotMultistatusError as error:
+        if answer.status == 207:
+            return _unusable(location, error)
+        message = (
+            f"{location}: not a WebDAV server (it answers PROPFIND with {answer.status}). Is "
+            f"{dav.remote.origin} the address of the storage itself, and not of a page before it, such as a login?"
+        )
+        raise errors.ProtocolError(message) from error
+    if len(found) == 1 and not found[0].is_known and (status := found[0].status) in statuses.AWAY:
+        return error_for_status(status or 0, f"{what}, in a multistatus", {}, dav.remote)
+    return found
+
+
+def _unusable(location: str, error: Exception) -> errors.ProtocolError:
+    return errors.ProtocolError(f"{location}: the server's listing cannot be used ({error}); is this a WebDAV address?")
+
+
+def _too_large(what: str, said: str) -> errors.ServerError:
+    """What a 507 means in a listing: the storage itself may be as empty as can be."""
+    return errors.ServerError(f"{what}: the server cannot make a listing of this size ({said})")

@@ -21,7 +21,7 @@ class DavReader:
     """Reads the files of a folder by GETs.
 
     Args:
-        listings: tell which version is there now.
+        listings: ask which version is there now.
     """
 
     def __init__(self, listings: Listings) -> None:
@@ -117,7 +117,7 @@ class DavReader:
 
 
 def _is_page(entry: Entry, served: Entry, response: Response) -> bool:
-    """Whether an HTML page came, such as one to log in, where no ETag says that it is the file."""
+    """Whether an HTML page came, such as a login, and no ETag says that it is the file."""
     is_html = response.headers.get("content-type", "").startswith("text/html")
     is_wanted = entry.key.lower().endswith(_HTML_ENDINGS)
     return is_html and not is_wanted and not (served.etag and entry.etag and entry.is_same_version(served))

@@ -1,4 +1,4 @@
-"""Files and folders written to and removed from a WebDAV server: what was there before is lost to no failed attempt."""
+"""Files and folders written to and removed from a WebDAV server: a failed attempt loses nothing that was there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DavWriter:
     """Writes the files of a folder by PUTs, and removes them.
 
     Args:
-        listings: tell what is there.
+        listings: ask what is there.
         folders: makes the folders above the files.
     """
 
@@ -137,7 +137,7 @@ class DavWriter:
         """Remove a file, and never a folder: a DELETE would take all that is in it.
 
         Returns:
-            When that was; None if it was not there any more, or the server tells no time.
+            When that was; None if it was not there any more, or the server gives no time.
         """
         self._listings.stat(key)
         return self._removed(self._address.url(key), key, headers)
@@ -146,7 +146,7 @@ class DavWriter:
         """Remove a folder and all below it, by one DELETE.
 
         Returns:
-            When that was; None if it was not there, or the server tells no time.
+            When that was; None if it was not there, or the server gives no time.
         """
         self._folders.forget(key)
         return self._removed(f"{self._address.url(key)}/", key, headers)
@@ -165,7 +165,7 @@ class DavWriter:
 
 
 def _span(answer: DavAnswer, begun_s: float) -> Span | None:
-    """When the server worked on a request, by its own clock; None if it does not tell."""
+    """When the server worked on a request, by its own clock; None if it gives none."""
     try:
         answered_s = parsedate_to_datetime(answer.headers.get("date", "")).timestamp()
     except (ValueError, OverflowError):

@@ -120,7 +120,7 @@ class DirectoryStore(Store):
         return waited_out(work, may_pass, Wait(outage_of(f"the mount {self._mounted_at}"), self.patience))
 
     def _check_mounted(self) -> mounts.Mount:
-        """Find the mount still there: without it an empty directory shows, and takes what is written."""
+        """Find the mount still there: without it an empty directory shows, and takes whatever is written."""
         mount = mounts.mount_of(self.root)
         if mount is None or not mount.is_network:
             raise errors.StorageGoneError(f"{self.location}: nothing is mounted here any more. {DEAD_MOUNT}")

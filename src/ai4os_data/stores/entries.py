@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ai4os_data.machine import Chosen, ChosenTexts, Numbers, PackedList, Texts, packed_texts, positions
 from ai4os_data.stores.base import Entry
-
-if TYPE_CHECKING:
-    from ai4os_data.machine import Positions
 
 
 class PackedEntries(PackedList[Entry]):
@@ -45,7 +42,7 @@ class PackedEntries(PackedList[Entry]):
         columns: list[Sequence[Any]] = [keys, sizes, etags, modified]
         if any(one > other for one, other in pairwise(keys)):
             order = sorted(range(len(keys)), key=keys.__getitem__)
-            columns = [[column[place] for place in order] for column in columns]
+            columns = [[column[number] for number in order] for column in columns]
         keys, sizes, etags, modified = columns
         texts = (packed_texts([text or "" for text in column]) for column in (etags, modified))
         return cls(Texts.of(keys), Numbers.of(sizes), *texts)
@@ -54,11 +51,10 @@ class PackedEntries(PackedList[Entry]):
         """How many there are."""
         return len(self.keys)
 
-    def at(self, place: int) -> Entry:
-        """One of them."""
-        return Entry(
-            self.keys.at(place), self._sizes.at(place), self._etags.at(place) or None, self._modified.at(place) or None
-        )
+    def at(self, position: int) -> Entry:
+        """The entry at a position."""
+        etag, modified = self._etags.at(position) or None, self._modified.at(position) or None
+        return Entry(self.keys.at(position), self._sizes.at(position), etag, modified)
 
     def __iter__(self) -> Iterator[Entry]:
         """Each of them."""
@@ -70,12 +66,12 @@ class PackedEntries(PackedList[Entry]):
         etags, modified = ([text or None for text in column] for column in (self._etags, self._modified))
         return list(self.keys), list(self._sizes), etags, modified
 
-    def places_of(self, keys: Sequence[str]) -> list[int | None]:
-        """Where each of some keys is."""
+    def positions_of(self, keys: Sequence[str]) -> list[int | None]:
+        """The position of each of some keys; None for one that is not among them."""
         if len(keys) < _FEW:
             return [self.keys.find(key) for key in keys]
-        places = {key: place for place, key in enumerate(self.keys)}
-        return list(map(places.get, keys))
+        positions_by_key = {key: position for position, key in enumerate(self.keys)}
+        return list(map(positions_by_key.get, keys))
 
 
 _FEW = 1000  # keys are looked up one by one
@@ -90,13 +86,10 @@ class ChosenEntries(Chosen[Entry]):
 
     items: PackedEntries
 
-    def __init__(self, items: PackedEntries, places: Positions) -> None:
-        super().__init__(items, places)
-
     @classmethod
-    def at_places(cls, items: PackedEntries, places: Sequence[int]) -> ChosenEntries:
-        """Those at some places of the listing."""
-        return cls(items, positions(places, len(items)))
+    def at_positions(cls, items: PackedEntries, numbers: Sequence[int]) -> ChosenEntries:
+        """Those at some positions of the listing."""
+        return cls(items, positions(numbers, len(items)))
 
     @property
     def keys(self) -> ChosenTexts:
@@ -112,15 +105,10 @@ class ByKey(Mapping[str, Entry]):
 
     def __getitem__(self, key: str) -> Entry:
         """The entry of a key."""
-        place = self._entries.keys.find(key)
-        if place is None:
+        position = self._entries.keys.find(key)
+        if position is None:
             raise KeyError(key)
-        return self._entries.at(place)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The entry of a key, if there is one."""
-        place = self._entries.keys.find(key)
-        return default if place is None else self._entries.at(place)
+        return self._entries.at(position)
 
     def __contains__(self, key: object) -> bool:
         """Whether there is an entry of a key."""

@@ -35,7 +35,7 @@ def forms(name: str) -> list[str]:
 
 
 def shown(name: str) -> str:
-    """A name for a message, where two forms of it must be told apart: with escapes if it is not ASCII."""
+    """A name for a message, in which two forms of it must look different: with escapes if it is not ASCII."""
     return repr(name) if name.isascii() else f"{name!r} ({name!a})"
 
 
@@ -63,7 +63,7 @@ def are_alike(one: str, other: str) -> bool:
 
 
 def same_prefix(path: str, base: str) -> int | None:
-    """How long the begin of a path is that names the folder ``base``; None where it names another one.
+    """The length of the part of a path that names the folder ``base``; None if it names another one.
 
     A server may answer in its own spelling: the other Unicode form, a user name in other capitals, and no doubled
     slashes.
@@ -75,16 +75,16 @@ def same_prefix(path: str, base: str) -> int | None:
     if path == base or path.startswith(f"{base}/"):
         return len(base)
     wanted = [_folded(part) for part in base.split("/") if part]
-    place = 0
+    position = 0
     for part in wanted:
-        while path.startswith("/", place):
-            place += 1
-        end = path.find("/", place)
+        while path.startswith("/", position):
+            position += 1
+        end = path.find("/", position)
         end = len(path) if end < 0 else end
-        if _folded(path[place:end]) != part:
+        if _folded(path[position:end]) != part:
             return None
-        place = end
-    return place
+        position = end
+    return position
 
 
 def _folded(part: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,6 +35,7 @@ _OF_TYPES: dict[type[OSError], type[errors.StorageError]] = {
     TimeoutError: errors.DeadlineError,
     ConnectionError: errors.ServerUnavailableError,
 }
+_IN_THE_WAY = (FileExistsError, IsADirectoryError, NotADirectoryError)
 _TAGGED_BY = ("ETag", "etag", "md5", "md5Hash", "checksum")
 _DATED_BY = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 
@@ -123,27 +123,7 @@ def whole_number(value: Any) -> int | None:
     return number if number >= 0 and (isinstance(value, str) or number == value) else None
 
 
-@contextmanager
-def translated(location: str, key: str, *, in_the_way: tuple[type[OSError], ...] = ()) -> Iterator[None]:
-    """Raise what a file system says of a file as one of our errors.
-
-    Args:
-        location: what messages call the store.
-        key: the file.
-        in_the_way: what says that there is a folder of this name, or a file of that of a folder above it.
-    """
-    try:
-        yield
-    except errors.StorageError:
-        raise
-    except OSError as error:
-        if isinstance(error, in_the_way):
-            message = f"{location}: {key!r}: a file and a folder cannot have the same name"
-            raise errors.LocationError(message) from error
-        raise storage_error(location, key, error) from error
-
-
-def storage_error(location: str, key: str, error: OSError) -> errors.StorageError:
+def fsspec_error(location: str, key: str, error: OSError) -> errors.StorageError:
     """Our error for what a file system says of a file."""
     if isinstance(error, errors.StorageError):
         return error
@@ -151,6 +131,13 @@ def storage_error(location: str, key: str, error: OSError) -> errors.StorageErro
         (ours for theirs, ours in _OF_TYPES.items() if isinstance(error, theirs)), errors.ServerError
     )
     return kind(f"{location}: {key!r}: {error}")
+
+
+def write_error(location: str, key: str, error: OSError) -> errors.StorageError:
+    """Our error for what a file system says of a file that was to be written."""
+    if isinstance(error, _IN_THE_WAY):
+        return errors.LocationError(f"{location}: {key!r}: a file and a folder cannot have the same name")
+    return fsspec_error(location, key, error)
 
 
 def may_pass(error: errors.StorageError) -> bool:

@@ -32,7 +32,7 @@ def look_at(store: Store) -> None:
 
     Raises:
         LocationError: there is nothing at it.
-        StorageError: the store cannot tell.
+        StorageError: the store cannot answer.
     """
     if isinstance(store, WebDAVStore):
         store.look()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from ai4os_data import errors
-from ai4os_data.http import host_of, plain_etag, status_of
+from ai4os_data.http import SILENT, host_of, plain_etag, status_of
 from ai4os_data.stores.base import Entries, Entry, Keys, Listing, Unreadable, checked, is_safe
 from ai4os_data.stores.dav import FolderError
 from ai4os_data.stores.forms import are_alike, quoted, same_prefix, unquoted
@@ -23,13 +23,7 @@ if TYPE_CHECKING:
     from ai4os_data.stores.multistatus import Resource
 
 _THREADS = 8
-_OF_THE_STORAGE = (
-    errors.AuthenticationError,
-    errors.DeadlineError,
-    errors.LocationError,
-    errors.ServerUnavailableError,
-    errors.ThrottledError,
-)
+_OF_THE_STORAGE = (*SILENT, errors.AuthenticationError, errors.LocationError)
 _HOPELESS = (errors.AuthenticationError, errors.TLSError, errors.LocationError)
 _DIGITS = re.compile(r"\s*[0-9]{1,18}\s*")
 _HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
@@ -40,7 +34,7 @@ _stepwise: set[tuple[str, str | None]] = set()
 
 
 class Found(NamedTuple):
-    """What one PROPFIND tells: the files, the folders without the asked one, and what it cannot tell."""
+    """The answer to one PROPFIND: the files, the folders without the asked one, and what could not be read."""
 
     files: Entries
     folders: Keys
@@ -79,8 +73,15 @@ class Listings:
         except errors.NotFoundError:
             return None
 
+    def has_folder(self, key: str) -> bool:
+        """Whether there is such a folder."""
+        try:
+            return not self.of(checked(key), "0").files
+        except errors.NotFoundError:
+            return False
+
     def members(self, folder: str) -> tuple[Entries, Keys]:
-        """What lies directly in a folder, by a PROPFIND of Depth 1; what cannot be told of is named in the log."""
+        """What lies directly in a folder, by a PROPFIND of Depth 1; what cannot be read is logged."""
         files, folders, unreadable = self.of(checked(folder) if folder else "", "1")
         if [entry.key for entry in files] == [folder]:  # some servers do not mind the slash after a file
             raise errors.NotFoundError(f"{self._where}: {folder!r} is a file, not a folder")
@@ -88,10 +89,29 @@ class Listings:
             tell_once(f"left out: {one.error}")
         return sorted(files), sorted(folders)
 
+    def below_if_there(self, top: str) -> Listing | None:
+        """Every file below a folder; None if the server knows no such folder.
+
+        Raises:
+            ServerUnavailableError: it knows none of the folders above the store's own either: its answer means nothing.
+        """
+        try:
+            found = self.folder.found_in_some_form(lambda: self.below(top))
+        except errors.NotFoundError:
+            if top:
+                return None
+            self.folder.check_above()
+            try:
+                found = self.folder.found_in_some_form(self.below)  # it may have come back in between
+            except errors.NotFoundError:
+                return None
+        base = f"/{top}".rstrip("/")
+        return found._replace(entries=[one for one in found.entries if same_prefix(f"/{one.key}", base) is not None])
+
     def below(self, top: str = "") -> Listing:
         """Every file below a folder, in no order, and what cannot be read of it.
 
-        A Depth of infinity that fails in whatever way is tried once, and not again where Depth 1 then does.
+        A Depth of infinity that fails in whatever way is tried once, and not again if Depth 1 then works.
 
         Raises:
             NotFoundError: there is no such folder.
@@ -117,13 +137,13 @@ class Listings:
         try:
             found = self.of(top, "1")
         except errors.ProtocolError:
-            # This tells where the location is a file: Apache answers 400 to a slash after one.
+            # This shows whether the location is a file: Apache answers 400 to a slash after one.
             self.of(top, "0", slash=False, tries=1)
             raise
         return self._completed(top, found, found.folders)
 
     def _completed(self, top: str, found: Found, folders: Sequence[str]) -> Listing:
-        """A listing with what is in these folders of it, and in those that it could not tell of."""
+        """A listing with what is in these folders of it, and in those that it could not read."""
         entries = list(found.files)
         unreadable: list[Unreadable] = []
         circles = _Circles(top, found)
@@ -141,12 +161,12 @@ class Listings:
                     seen.update(members.folders)
                     below += self._to_ask(members, seen, unreadable)
                 folders = below
-        once = {entry.key: entry for entry in entries}  # what was cut off may have been told in part before
+        once = {entry.key: entry for entry in entries}  # what was cut off may have been listed in part before
         return Listing(list(once.values()), unreadable)
 
     @staticmethod
     def _to_ask(found: Found, seen: set[str], unreadable: list[Unreadable]) -> Keys:
-        """The folders that one answer could not tell of, to be asked for each alone; the rest is unreadable."""
+        """The folders that one answer could not read, to be asked for one by one; the rest is unreadable."""
         ask: Keys = []
         for one in found.unreadable:
             if one.is_folder is not False and one.key not in seen and is_safe(one.key):
@@ -168,13 +188,13 @@ class Listings:
             return Found([], [], [Unreadable(folder, is_folder=True, error=error)])
 
     def of(self, key: str, depth: str, *, slash: bool = True, tries: int | None = None) -> Found:
-        """What is told in the answer to a PROPFIND.
+        """The answer to a PROPFIND, sorted.
 
         Args:
             key: what is asked for; ``""`` is the root.
             depth: ``"0"``, ``"1"`` or ``"infinity"``.
             slash: whether the address ends with one, as that of a folder does.
-            tries: how often it is asked, where it is not for the store to know.
+            tries: the most tries, if it is not for this client to know how often it may be sent.
 
         Raises:
             StorageError: it is not known of what was asked for.
@@ -204,7 +224,7 @@ class Listings:
             elif is_known and key == "":
                 raise errors.LocationError(f"{self._where} is a file; give the folder that it lies in")
             elif is_known and status not in {None, 404} and href.endswith("/"):
-                odd.append((key, resource))  # a folder, most likely, whose type could not be told
+                odd.append((key, resource))  # a folder, most likely, whose type is not known
             elif is_known and size is not None and size.isascii() and _DIGITS.fullmatch(size):
                 etag = plain_etag(etag)
                 if etag is None or etag.strip().lower() in _NO_ETAGS:
@@ -316,16 +336,16 @@ class _Circles:
 
     @staticmethod
     def _shape(folder: str, members: Found) -> object:
-        """What a folder looks like; None where it could look so by chance, or has no end of its own."""
+        """What a folder looks like; None if it could look so by chance, or has no end of its own."""
         if not members.folders or not any(entry.etag for entry in members.files):
             return None
-        place = len(folder) + 1 if folder else 0
-        files = frozenset((entry.key[place:], *entry[1:]) for entry in members.files)
-        return files, frozenset(key[place:] for key in members.folders)
+        start = len(folder) + 1 if folder else 0
+        files = frozenset((entry.key[start:], *entry[1:]) for entry in members.files)
+        return files, frozenset(key[start:] for key in members.folders)
 
 
 def _plain_date(text: str | None) -> str | None:
-    """A date as a GET has it (RFC 9110, 5.6.7), so that the two can be compared; None where it is no date."""
+    """A date as a GET has it (RFC 9110, 5.6.7), so that the two can be compared; None if it is no date."""
     if text is None or _HTTP_DATE.fullmatch(text):
         return text
     try:

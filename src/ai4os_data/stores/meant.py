@@ -1,4 +1,4 @@
-"""What a location was probably meant to be: a path of the storage, typed without the remote before it."""
+"""A path of the storage that was typed without its remote is recognized, and the right form is named."""
 
 from __future__ import annotations
 

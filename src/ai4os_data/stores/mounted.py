@@ -1,4 +1,4 @@
-"""Paths of this machine: plain directories, and the mount of the storage, read over WebDAV where that is possible.
+"""Paths of this machine: plain directories, and the mount of the storage, read over WebDAV if that is possible.
 
 The mount gives 25 small files a second, and may answer an error, nothing, or an old listing. So a path on an rclone
 mount is mapped to its remote, one file is compared both ways, and the rest is read from the server itself.
@@ -10,8 +10,9 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ai4os_data import errors, telemetry
 from ai4os_data.locations import Remote, mistaken_for
@@ -36,6 +37,7 @@ _COMPARED_BYTES = 1024 * 1024
 _LOOKED_AT = 200
 _NEAR_NAMES = 3
 
+T = TypeVar("T")
 OpenDav = Callable[[Remote, str], Store]
 
 
@@ -56,11 +58,11 @@ def open_path(
 
     Args:
         path: a directory.
-        remote: whose credentials to use, where the path is on an rclone mount.
+        remote: whose credentials to use, if the path is on an rclone mount.
         environ: where a remote is looked for otherwise.
         open_dav: opens the store for a path below a remote.
         counters: where bytes are counted.
-        create: whether it may be missing, since it is to be written to; the first file makes it.
+        create: whether it may be missing, since it will be written to; the first file makes it.
         patience: how long reads of a mount wait for a storage that is away.
         table: the mount table.
         storage: where the platform mounts the storage.
@@ -71,10 +73,12 @@ def open_path(
         StorageGoneError: it is on a mount that answers no more.
     """
     path = os.path.abspath(path)
-    if not create and not path.isascii():
-        path = _in_its_form(path, mounts.mount_of(path, table), deadline_s)
     mount = mounts.mount_of(path, table)
+    if not create and not path.isascii():
+        path = _in_its_form(path, deadline_s if mount is not None and mount.is_network else None)
+        mount = mounts.mount_of(path, table)
     is_network = mount is not None and mount.is_network
+    limit_s = deadline_s if is_network else None
     is_synced = is_network or not (_is_in(storage, path) or _is_in(storage, mounts.resolved(path, table)))
     if create and not is_synced:
         raise errors.LocationError(f"{path}: {_not_synced(storage)} write to 'rshare:path'")
@@ -84,13 +88,13 @@ def open_path(
 
     direct = direct_store(path)
     try:
-        top = _nearest(path, is_network=is_network, deadline_s=deadline_s) if create else path
-        _look(top, mount, deadline_s)
+        top = _asked(path, limit_s, partial(nearest, path)) if create else path
+        _look(top, limit_s)
         if not is_synced:
             tell_once(f"{_not_synced(storage)} read with 'rshare:path'")
         direct_top = direct_store(top) if direct is not None else None
         hurried = direct_top and direct_top.with_patience(direct_top.patience.hurried(deadline_s, waits=False))
-        is_same = hurried is not None and _is_same_place(top, hurried, deadline_s, may_write=create)
+        is_same = hurried is not None and _is_same_folder(top, hurried, deadline_s, may_write=create)
     except errors.StorageGoneError as gone:
         if direct is None:
             raise
@@ -101,73 +105,76 @@ def open_path(
     return DirectoryStore(path, counters=counters, patience=patience)
 
 
-def _in_its_form(path: str, mount: mounts.Mount | None, deadline_s: float) -> str:
+def _asked(path: str, limit_s: float | None, work: Callable[[], T], what: str = "the directory") -> T:
+    """The result of system calls at a path, with our errors; on a mount within a deadline, since a dead one can block.
+
+    Args:
+        path: what is asked.
+        limit_s: the deadline; None for a local disk.
+        work: the calls.
+        what: which file messages name.
+    """
+
+    def asked() -> T:
+        with translated(path, what):
+            return work()
+
+    return asked() if limit_s is None else within(limit_s, asked, f"{path}: {DEAD_MOUNT}")
+
+
+def _in_its_form(path: str, limit_s: float | None) -> str:
     """The path, or the one in the other Unicode form, if only that one is there: Macs type another than Linux has."""
 
     def find() -> str:
         there = [form for form in forms(path) if os.path.exists(form)]
         return there[0] if len(there) == 1 else path
 
-    if mount is None or not mount.is_network:
-        return find()
     try:
-        return within(deadline_s, find, f"{path}: {DEAD_MOUNT}")
-    except errors.StorageGoneError:  # to be told, or read around, by who looks at the path
+        return _asked(path, limit_s, find)
+    except errors.StorageGoneError:  # raised, or read around, by who looks at the path
         return path
-
-
-def _nearest(path: str, *, is_network: bool, deadline_s: float) -> str:
-    def find() -> str:
-        with translated(path, "the directory"):
-            return nearest(path)
-
-    return within(deadline_s, find, f"{path}: {DEAD_MOUNT}") if is_network else find()
 
 
 def _direct_store(
     path: str,
-    place: tuple[str, str] | None,
+    remote_path: tuple[str, str] | None,
     remote: Remote | None,
     environ: Mapping[str, str],
     open_dav: OpenDav,
 ) -> Store | None:
-    """The store that reads the same folder from the server; None where the way or the credentials are unknown."""
-    if place is None:
+    """The store that reads the same folder from the server; None if the remote or the credentials are unknown."""
+    if remote_path is None:
         return None
-    name, remote_path = place
+    name, below = remote_path
     try:
-        store = open_dav(remote or Remote.discover(name, environ), remote_path)
+        store = open_dav(remote or Remote.discover(name, environ), below)
     except errors.RemoteError:
         return None
-    store.location = f"{path} ({name}:{remote_path})"
+    store.location = f"{path} ({name}:{below})"
     return store
 
 
-def _look(path: str, mount: mounts.Mount | None, deadline_s: float) -> None:
-    """Find the directory; on a mount within a deadline and by a listing, since its top is known without asking."""
-    is_network = mount is not None and mount.is_network
+def _look(path: str, limit_s: float | None) -> None:
+    """Find the directory; on a mount by a listing, since its top is known without asking."""
 
     def find() -> bool:
-        with translated(path, "the directory"):
-            os.stat(path)  # says why, where there is nothing
-            is_folder = os.path.isdir(path)
-            if is_network and is_folder:
-                with os.scandir(path) as listing:
-                    next(listing, None)
-            return is_folder
+        os.stat(path)  # says why, if there is nothing
+        is_folder = os.path.isdir(path)
+        if limit_s is not None and is_folder:
+            with os.scandir(path) as listing:
+                next(listing, None)
+        return is_folder
 
     try:
-        found = within(deadline_s, find, f"{path}: {DEAD_MOUNT}") if is_network else find()
+        found = _asked(path, limit_s, find)
     except errors.NotFoundError as error:
         other = "" if path.isascii() else f" ({path!a}), nor one in the other Unicode form"
-        message = (
+        raise errors.LocationError(
             f"{path}: there is no such directory{other}. Is the storage mounted? `ls {STORAGE}` and "
-            f"`mount | grep rclone` tell{'' if is_network else _beside(path)}"
-        )
-        raise errors.LocationError(message) from error
+            f"`mount | grep rclone` tell{_beside(path) if limit_s is None else ''}"
+        ) from error
     if not found:
-        message = f"{path} is a file; give the directory that it lies in"
-        raise errors.LocationError(message)
+        raise errors.LocationError(f"{path} is a file; give the directory that it lies in")
 
 
 def _beside(path: str) -> str:
@@ -191,7 +198,7 @@ def _not_synced(storage: str) -> str:
     )
 
 
-def _is_same_place(path: str, direct: Store, deadline_s: float, *, may_write: bool) -> bool:
+def _is_same_folder(path: str, direct: Store, deadline_s: float, *, may_write: bool) -> bool:
     """Whether the server has what the mount has: a file that is there, or else a folder that is made for this."""
     seen = _some_file(path, deadline_s)
     if seen is not None:
@@ -203,22 +210,18 @@ def _shows_folder(path: str, direct: Store, deadline_s: float) -> bool:
     """Whether a new folder on the mount, which no mount keeps to itself, shows on the server."""
     name = f"{STAGED}{secrets.token_hex(8)}"
 
-    def make() -> None:
-        with translated(path, "a new folder"):
-            os.mkdir(f"{path}/{name}")
-
     def remove() -> None:
         with suppress(OSError):
             os.rmdir(f"{path}/{name}")
 
-    within(deadline_s, make, f"{path}: {DEAD_MOUNT}")
+    _asked(path, deadline_s, partial(os.mkdir, f"{path}/{name}"), "a new folder")
     try:
         shows = direct.has_folder(name)
     except errors.StorageError as error:
         tell_once(f"{path}: writing through the mount, since WebDAV does not work: {error}")
         return False
     finally:
-        within(deadline_s, remove, f"{path}: {DEAD_MOUNT}")
+        _asked(path, deadline_s, remove)
     if shows:
         tell_once(f"{path} is {direct.location}: going over WebDAV, which is faster than the mount, and can confirm")
     else:
@@ -227,33 +230,32 @@ def _shows_folder(path: str, direct: Store, deadline_s: float) -> bool:
 
 
 class _Seen(NamedTuple):
-    """A file as the mount shows it: its key, its size, and how it begins."""
+    """A file as the mount shows it: its key, its size, and its first bytes."""
 
     key: str
     size_bytes: int
-    begin: bytes
+    start: bytes
 
 
 def _some_file(path: str, deadline_s: float) -> _Seen | None:
-    """One of the first files that the mount shows, an empty one only where the others are too; None for no file."""
+    """One of the first files that the mount shows, an empty one only if the others are too; None for no file."""
 
     def read() -> _Seen | None:
-        with translated(path, "the first file"):
-            found = sorted(_files(path), key=lambda file: file[1] == 0)
-            if not found:
-                return None
-            key, size_bytes = found[0]
-            with open(f"{path}/{key}", "rb") as file:
-                return _Seen(key, size_bytes, file.read(_COMPARED_BYTES))
+        found = sorted(_files(path), key=lambda file: file[1] == 0)
+        if not found:
+            return None
+        key, size_bytes = found[0]
+        with open(f"{path}/{key}", "rb") as file:
+            return _Seen(key, size_bytes, file.read(_COMPARED_BYTES))
 
-    return within(deadline_s, read, f"{path}: {DEAD_MOUNT}")
+    return _asked(path, deadline_s, read, "the first file")
 
 
 def _is_same(path: str, seen: _Seen, direct: Store) -> bool:
-    """Whether the server gives a file as the mount does. What it is read through is told."""
+    """Whether the server gives a file as the mount does. It is logged which of them is read."""
     try:
         entry = direct.stat(seen.key)
-        same = entry.size_bytes == seen.size_bytes and seen.begin == direct.read_range(entry, 0, _COMPARED_BYTES)
+        same = entry.size_bytes == seen.size_bytes and seen.start == direct.read_range(entry, 0, _COMPARED_BYTES)
     except errors.NotFoundError:
         same = False
     except errors.StorageError as error:

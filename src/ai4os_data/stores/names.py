@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from ai4os_data import errors
+from ai4os_data.http import NO_ANSWER
 
 _MOST_BYTES = 250  # of the name, not of the path: a column of Nextcloud's database
 _KEPT_ENDINGS = (".part", ".filepart")
 _WINDOWS = frozenset(':*?"<>|')
-_NOT_OF_A_NAME = (
-    errors.AuthenticationError,
-    errors.DeadlineError,
-    errors.LockedError,
-    errors.OutOfSpaceError,
-    errors.ServerUnavailableError,
-    errors.ThrottledError,
-    errors.LocationError,
-)
+_NOT_OF_A_NAME = (*NO_ANSWER, errors.AuthenticationError, errors.LocationError, errors.OutOfSpaceError)
 
 
 def check_not_the_name(location: str, key: str, error: errors.StorageError) -> None:
@@ -35,7 +28,7 @@ def check_not_the_name(location: str, key: str, error: errors.StorageError) -> N
 
 
 def why_refused(key: str, *, is_forbidden: bool = False) -> str | None:
-    """What is wrong with a name of a file or of a folder above it; None where nothing is known to be.
+    """What is wrong with a name of a file or of a folder above it; None if nothing is known to be.
 
     Args:
         key: the names, with ``/`` between them.

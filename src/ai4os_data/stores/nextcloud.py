@@ -6,8 +6,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
+from ai4os_data.http import Source
 from ai4os_data.stores.archived_reading import DAV_ROOT, ArchiveReader
-from ai4os_data.stores.base import Entry, MakeBody, Outcome, checked, memory_body
+from ai4os_data.stores.base import Entry, MakeBody, OnBytes, Outcome, checked, confirm, memory_body
 from ai4os_data.stores.capabilities import chunk_limits
 from ai4os_data.stores.chunked import CHUNK_BYTES, LEAST_CHUNK_BYTES, ChunkedUpload, ServerChunking, UnsupportedError
 from ai4os_data.stores.names import check_utf_8
@@ -19,15 +20,17 @@ from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
-    from ai4os_data.http import Content, Source, Transport
+    from ai4os_data.http import Content, Transport
     from ai4os_data.locations import Remote
     from ai4os_data.stores.dav_writing import Span
+    from ai4os_data.stores.levels import Level
 
 _HASH_TRIES = 2  # a proxy that has no patience with a large file will not have it the next time
 
 SINGLE_PUT_BYTES = 64 * 1024 * 1024
-"""The largest file that is sent in one piece; a larger one goes in chunks, and on from the last one after a break."""
+"""The largest file that is sent in one piece; a larger one goes in chunks, and can be resumed."""
 
 
 def is_nextcloud(remote: Remote) -> bool:
@@ -63,13 +66,13 @@ class NextcloudStore(WebDAVStore):
         return self._folder.etag()
 
     def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
-        """Read whole files: small ones as archives of many, where the server makes them; the rest by single GETs."""
+        """Read whole files: small ones as archives of many, if the server makes them; the rest by single GETs."""
         return self._archives.read_many(entries, body or memory_body)
 
     # --- writing
 
     def sha256_of(self, entry: Entry) -> str:
-        """The sha256 that the server computes of what it reads back; of what is downloaded, where it does not."""
+        """The sha256 that the server computes of what it reads back, or that of the downloaded bytes if it does not."""
         try:
             answer = self.dav.send(
                 "PATCH",
@@ -86,14 +89,21 @@ class NextcloudStore(WebDAVStore):
         return found.lower() if kind == "SHA256" else super().sha256_of(self.stat(entry.key))
 
     def write(self, key: str, content: Content) -> Entry:
-        """PUT a whole file, and make the folders above it where they are missing."""
+        """PUT a whole file, and make the folders above it if they are missing."""
         check_utf_8(self.location, key)
         return super().write(key, content)
 
+    def write_confirmed(
+        self, key: str, content: Path | bytes, sha256: str, *, on_bytes: OnBytes | None = None
+    ) -> Level:
+        """PUT a whole new file, or send it in chunks; the server computes the sha256."""
+        check_utf_8(self.location, key)
+        source = Source(content, on_bytes=on_bytes)
+        return confirm(self, key, source, sha256, found=self._before, send=self._store_new)
+
     def _before(self, key: str) -> Entry | None:
         """What an earlier try has left at a key; in a folder that is new there is nothing to look for."""
-        check_utf_8(self.location, key)
-        return None if self._folders.make_parent(key) else super()._before(key)
+        return None if self._folders.make_parent(key) else self._writer.before(key)
 
     def abandon(self, key: str, size_bytes: int, sha256: str) -> None:
         """Remove the chunks of an upload that broke off."""
@@ -104,7 +114,7 @@ class NextcloudStore(WebDAVStore):
                 self.dav.send("DELETE", urls.upload_url(destination, sha256), tries=1)
 
     def _store_new(self, key: str, source: Source, sha256: str, before: Entry | None) -> str:
-        """Store it, in smaller pieces where a proxy limits the body of a request."""
+        """Store it, in smaller pieces if a proxy limits the body of a request."""
         while True:
             try:
                 return self._store_in_pieces(key, source, sha256, before)

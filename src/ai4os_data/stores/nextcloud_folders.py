@@ -33,9 +33,9 @@ class NextcloudFolderMaker(FolderMaker):
             ) from error
 
     def _is_full(self, path: str) -> bool:
-        """Whether no byte is left of the quota, as far as the server tells.
+        """Whether no byte is left of the quota, as far as the server says.
 
-        It remembers for five minutes what it has told of a folder, so one is asked that others hardly ask for.
+        It repeats its answer for a folder for five minutes, so one is asked that others hardly ask for.
         """
         headers = {"Depth": "0", "Content-Type": "application/xml"}
         while path:
@@ -43,10 +43,10 @@ class NextcloudFolderMaker(FolderMaker):
             url = self._folder.address.url_below_remote(path)
             try:
                 answer = self._folder.dav.send("PROPFIND", f"{url}/", headers, _QUOTA, tries=1)
-                told = properties(answer.body, [_AVAILABLE])
+                found = properties(answer.body, [_AVAILABLE])
             except errors.NotFoundError:
                 continue
             except (errors.StorageError, NotMultistatusError):
                 return False
-            return any(texts.get(_AVAILABLE) == "0" for _, texts in told)
+            return any(texts.get(_AVAILABLE) == "0" for _, texts in found)
         return False

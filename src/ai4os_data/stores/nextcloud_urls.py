@@ -34,7 +34,7 @@ class NextcloudUrls(NamedTuple):
 
     @classmethod
     def of(cls, remote: Remote) -> NextcloudUrls | None:
-        """Those of a remote; None if its address does not tell them."""
+        """Those of a remote; None if they do not follow from its address."""
         match = _DAV_URL.fullmatch(remote.url.rstrip("/"))
         if match is None:
             return None
@@ -55,6 +55,6 @@ class NextcloudUrls(NamedTuple):
         return f"{self.files_url}/{quoted(path)}"
 
     def upload_url(self, destination: str, sha256: str) -> str:
-        """Where the chunks of a content go that belongs to a destination: its name tells both."""
+        """Where the chunks of a content go that belongs to a destination: its name stands for both."""
         name = hashlib.sha256(f"{destination}\0{sha256}".encode()).hexdigest()[:32]
         return f"{self.uploads_url}/ai4os-data-{name}"

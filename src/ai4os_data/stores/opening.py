@@ -22,6 +22,8 @@ from ai4os_data.locations import parsing as locations
 from ai4os_data.stores.base import Store
 from ai4os_data.stores.meant import hinting_at_remote
 from ai4os_data.stores.mounted import open_path
+from ai4os_data.stores.nextcloud import NextcloudStore, is_nextcloud
+from ai4os_data.stores.webdav import WebDAVStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,8 +51,8 @@ def open_store(
         environ: where ``RCLONE_CONFIG_*`` is looked for; the process's environment by default.
         patience: deadlines and tries.
         counters: where requests and bytes are counted.
-        create: whether there may be nothing at it yet, since it is to be written to: the first file makes the folder.
-            A ``/storage`` where no storage is mounted is refused then.
+        create: whether there may be nothing at it yet, since it will be written to: the first file makes the folder.
+            A ``/storage`` without a mounted storage is refused then.
         outage_s: how long reads wait for a server that is away, in seconds; 10 minutes by default, 0 for no longer than
             their tries. A `Store`, and a ``patience``, say it themselves.
         options: passed to the fsspec file system.
@@ -117,9 +119,6 @@ def open_dav(
     counters: telemetry.Counters | None = None,
 ) -> Store:
     """The store for a path below a WebDAV remote."""
-    from ai4os_data.stores.nextcloud import NextcloudStore, is_nextcloud
-    from ai4os_data.stores.webdav import WebDAVStore
-
     kind = NextcloudStore if is_nextcloud(remote) else WebDAVStore
     return kind(remote, path, location=location, patience=patience, counters=counters)
 
@@ -165,7 +164,7 @@ def _credentials_for(location: DavLocation, chosen: Remote | None, environ: Mapp
         return Remote(location.root), location.path
     if chosen.covers(location.url) and not chosen.covers(location.root):
         return chosen, _below(chosen, location)
-    return chosen.at(location.root), location.path  # the root tells what kind of server it is
+    return chosen.at(location.root), location.path  # the root shows what kind of server it is
 
 
 def _below(remote: Remote, location: DavLocation) -> str:

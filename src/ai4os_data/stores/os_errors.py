@@ -31,17 +31,6 @@ _KINDS: dict[int, type[errors.StorageError]] = {
 }
 
 
-@contextmanager
-def translated(location: str, key: str) -> Iterator[None]:
-    """Raise what the operating system says of a file as one of our errors."""
-    try:
-        yield
-    except errors.StorageError:
-        raise
-    except OSError as error:
-        raise storage_error(location, key, error) from error
-
-
 def storage_error(location: str, key: str, error: OSError) -> errors.StorageError:
     """Our error for what the operating system says of a file."""
     where = f"{location}: {key!r}"
@@ -52,6 +41,25 @@ def storage_error(location: str, key: str, error: OSError) -> errors.StorageErro
     if (kind := _KINDS.get(error.errno or 0)) is not None:
         return kind(f"{where}: {error.strerror}")
     return errors.ServerError(f"{where}: {error.strerror} (errno {error.errno})")
+
+
+@contextmanager
+def translated(
+    location: str, key: str, into: Callable[[str, str, OSError], errors.StorageError] = storage_error
+) -> Iterator[None]:
+    """Raise an `OSError` about a file as one of our errors.
+
+    Args:
+        location: what messages call the store.
+        key: the file.
+        into: makes our error.
+    """
+    try:
+        yield
+    except errors.StorageError:
+        raise
+    except OSError as error:
+        raise into(location, key, error) from error
 
 
 def errno_of(error: errors.StorageError) -> int | None:

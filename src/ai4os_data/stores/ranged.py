@@ -1,4 +1,4 @@
-"""A large file on a store as a seekable binary file, read in ranges, with read-ahead where it is read in order."""
+"""A large file on a store as a seekable binary file, read in ranges, with read-ahead while it is read in order."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RangedFile(io.RawIOBase):
         super().__init__()
         self._store = store
         self._entry = entry
-        self._place = 0
+        self._position = 0
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._ahead = 1
         self._expected = -1
@@ -53,39 +53,39 @@ class RangedFile(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Any place can be read."""
+        """Any position can be read."""
         return True
 
     def tell(self) -> int:
-        """The place that is read next."""
-        return self._place
+        """The position that is read next."""
+        return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._entry.size_bytes}[whence]
+        """Go to a position."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._entry.size_bytes}[whence]
         if base + offset < 0:
             message = f"cannot seek to {base + offset}, before the start of the file"
             raise ValueError(message)
-        self._place = base + offset
-        return self._place
+        self._position = base + offset
+        return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # any writable buffer
         """Read as much as fits, or as there is."""
         view = memoryview(buffer).cast("B")
         with self._lock:
-            wanted = min(len(view), max(0, self._entry.size_bytes - self._place))
+            wanted = min(len(view), max(0, self._entry.size_bytes - self._position))
             done = 0
             while done < wanted:
-                number, within = divmod(self._place + done, BLOCK_BYTES)
-                last = (self._place + wanted - 1) // BLOCK_BYTES
+                number, within = divmod(self._position + done, BLOCK_BYTES)
+                last = (self._position + wanted - 1) // BLOCK_BYTES
                 piece = self._block(number, last)[within : within + wanted - done]
                 view[done : done + len(piece)] = piece
                 done += len(piece)
-            self._place += done
+            self._position += done
         return done
 
     def _block(self, number: int, last: int) -> bytes:
-        """One block; with it come those up to ``last``, and what is read ahead."""
+        """One block; those up to ``last`` come with it, and those that are read ahead."""
         if number in self._blocks:
             self._blocks.move_to_end(number)
             return self._blocks[number]

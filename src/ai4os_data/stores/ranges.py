@@ -23,9 +23,9 @@ _PIECE_BYTES = 1024 * 1024
 
 
 def read_ranges(transport: Transport, url: str, entry: Entry, file: FileIO) -> str | None:
-    """Fill an empty file with the version that an entry names, and tell its sha256.
+    """Fill an empty file with the version that an entry names, and give its sha256.
 
-    None, and the file is empty again, where that cannot be had in ranges: the file is small, or has no strong ETag, or
+    None, and the file is empty again, if that cannot be had in ranges: the file is small, or has no strong ETag, or
     the server has another version by now or ignores ranges.
 
     Raises:
@@ -40,8 +40,6 @@ def read_ranges(transport: Transport, url: str, entry: Entry, file: FileIO) -> s
         for request, outcome in answers:
             body = request.body
             assert isinstance(body, _RangeBody)
-            if body.error is not None:
-                raise body.error
             if isinstance(outcome, errors.ChangedError) or not _is_part_of(outcome, entry, etag):
                 file.truncate(0)
                 return None
@@ -71,21 +69,16 @@ def _is_part_of(outcome: Response | errors.StorageError, entry: Entry, etag: str
 
 
 class _RangeBody:
-    """The bytes of a range, at their place in the file."""
+    """The bytes of a range, at their position in the file."""
 
     def __init__(self, file: FileIO, start: int) -> None:
         self.start = start
         self.length = 0
-        self.error: OSError | None = None
         self._file = file
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes."""
-        if self.error is None:
-            try:
-                write_all_at(self._file, chunk, self.start + self.length)
-            except OSError as error:
-                self.error = error
+        write_all_at(self._file, chunk, self.start + self.length)
         self.length += len(chunk)
 
     def restart(self) -> None:
@@ -94,22 +87,22 @@ class _RangeBody:
 
 
 class _Front:
-    """How far the file is complete from its begin, and the hash of that part."""
+    """How far the file is complete from its beginning, and the hash of that part."""
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
         self._digest = hashlib.sha256()
-        self._place = 0
+        self._position = 0
         self._complete: dict[int, int] = {}
 
     def advance(self, body: _RangeBody) -> None:
         """Record that a range is complete, and hash what follows on from what was hashed."""
         self._complete[body.start] = body.start + body.length
-        while (stop := self._complete.pop(self._place, None)) is not None:
-            while self._place < stop:
-                piece = os.pread(self._file.fileno(), min(_PIECE_BYTES, stop - self._place), self._place)
+        while (stop := self._complete.pop(self._position, None)) is not None:
+            while self._position < stop:
+                piece = os.pread(self._file.fileno(), min(_PIECE_BYTES, stop - self._position), self._position)
                 self._digest.update(piece)
-                self._place += len(piece)
+                self._position += len(piece)
 
     @property
     def sha256(self) -> str:

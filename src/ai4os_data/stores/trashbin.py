@@ -1,6 +1,6 @@
 """Nextcloud's trash bin: what this process has removed for good does not stay in it.
 
-From Nextcloud 31 or so on a header of the DELETE skips the bin. Where a server ignores it, the entry is looked for by
+From Nextcloud 31 or so on a header of the DELETE skips the bin. If a server ignores it, the entry is looked for by
 its original location and by the time when it was deleted, and removed by its name. Nothing else in the bin is touched,
 and a bin that cannot be read or changed is no error.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SKIP = {"X-NC-Skip-Trashbin": "true"}
 
 _NUMBER = re.compile(r"[0-9]{1,19}")
-_CLOCKS_S = 60.0  # a proxy tells the time, and the server itself notes when it deleted
+_CLOCKS_S = 60.0  # the Date header may be a proxy's, the deletion time is the server's
 _NC = "http://nextcloud.org/ns "
 _NAME, _LOCATION, _TIME = f"{_NC}trashbin-filename", f"{_NC}trashbin-original-location", f"{_NC}trashbin-deletion-time"
 _SIZE = "http://owncloud.org/ns size"
@@ -74,16 +74,16 @@ class TrashBin:
         """What lies in it.
 
         Raises:
-            StorageError: it cannot be told.
+            StorageError: the bin cannot be listed.
         """
         headers = {"Depth": "1", "Content-Type": "application/xml"}
         answer = self._dav.send("PROPFIND", f"{self._url}/", headers, _PROPFIND, tries=1)
         try:
-            told = properties(answer.body, [_NAME, _LOCATION, _TIME, _SIZE])
+            found = properties(answer.body, [_NAME, _LOCATION, _TIME, _SIZE])
         except NotMultistatusError as error:
             raise errors.ProtocolError(f"{self._url}: no listing of a trash bin ({error})") from error
-        found = (self._thrown(href, texts) for href, texts in told)
-        return [each for each in found if each is not None]
+        thrown = (self._thrown(href, texts) for href, texts in found)
+        return [each for each in thrown if each is not None]
 
     def expunge(self, gone: Mapping[str, Span | None]) -> None:
         """Remove from it what was deleted just now.

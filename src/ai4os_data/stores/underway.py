@@ -1,7 +1,7 @@
 """Paths that this process is writing or removing: its file systems show them as they will be, whatever a server shows.
 
-A save that is on its way is there for who asks for the name, so that the next one gets another; what is about to go is
-not. A path is one of `ai4os://`, without the protocol: ``REMOTE/PATH``.
+A save that is on its way exists for everybody who asks for its name, so that the next one gets another; what is about
+to be removed does not. A path is one of `ai4os://`, without the protocol: ``REMOTE/PATH``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def is_coming(path: str) -> bool:
 
 
 def is_going(path: str) -> bool:
-    """Whether a path is about to go, or a folder above it, and none is on its way to the same place."""
+    """Whether a path is about to go, or a folder above it, and none is on its way to the same path."""
     return not is_coming(path) and any(_is_at_or_below(path, going) for going in _paths("going"))
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
-from ai4os_data import errors
 from ai4os_data.http import Content, Patience, Source, Transport
 from ai4os_data.stores.address import Address
 from ai4os_data.stores.base import (
@@ -30,7 +28,6 @@ from ai4os_data.stores.dav_folder import DavFolder
 from ai4os_data.stores.dav_folders import FolderMaker
 from ai4os_data.stores.dav_reading import DavReader
 from ai4os_data.stores.dav_writing import DavWriter
-from ai4os_data.stores.forms import same_prefix
 from ai4os_data.stores.listings import Listings
 from ai4os_data.stores.ranges import read_ranges
 
@@ -40,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ai4os_data import telemetry
+    from ai4os_data.http import Credentials
     from ai4os_data.locations import Remote
     from ai4os_data.stores.levels import Level
 
@@ -69,6 +67,7 @@ class WebDAVStore(Store):
         path = path.strip("/")
         if path:
             checked(path)
+        self.remote = remote
         self.address = Address(remote, path, location)
         self.location = self.address.location
         self._ask_through(Transport(remote, patience=patience, counters=counters))
@@ -84,31 +83,14 @@ class WebDAVStore(Store):
         self._writer = DavWriter(self._listings, self._folders)
 
     @property
-    def remote(self) -> Remote:
-        """The server and the credentials, as they were given."""
-        return self.address.remote
-
-    @property
     def identity(self) -> str:  # type: ignore[override]  # the folder may be found under another form of its name
         """What distinguishes its files from those of other stores, for the cache."""
         return self.address.identity
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle what it was made from."""
-        return {
-            "remote": self.remote,
-            "path": self.address.path,
-            "location": self.location,
-            "patience": self.patience,
-            "counters": self.counters,
-            "credentials": self.transport.credentials,
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make it anew; credentials refused since the original was made stay refused."""
-        arguments = {name: value for name, value in state.items() if name != "credentials"}
-        self.__init__(**arguments)  # type: ignore[misc]  # exactly the arguments that were pickled
-        self.transport.credentials = state["credentials"]
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it was made from, and what is known of the credentials: those refused since stay refused."""
+        options = {"location": self.location, "patience": self.patience, "counters": self.counters}
+        return _opened_again, (type(self), self.remote, self.address.path, options, self.transport.credentials)
 
     def close(self) -> None:
         """Let go of this process's connections."""
@@ -134,38 +116,15 @@ class WebDAVStore(Store):
         self.transport.connections.outage.other_urls = tuple(self.address.url(entry.key) for entry in entries[:2])
         return Listing(entries, listing.unreadable)
 
-    def list_below(self, folder: str) -> Entries:
-        """Every file below a folder; none where the server knows no such folder.
-
-        Raises:
-            ServerUnavailableError: it knows none of the folders above the store's own either: its answer tells nothing.
-        """
-        above = f"{checked(folder)}/" if folder else ""
-        listing = self._listed(folder)
-        if listing is None and not folder:
-            self._folder.check_above()
-            listing = self._listed(folder)  # it may have come back in between
-        if listing is None:
-            return []
-        base = f"/{above}".rstrip("/")
-        return [entry for entry in listing.complete() if same_prefix(f"/{entry.key}", base) is not None]
-
     def _listed(self, folder: str) -> Listing | None:
-        try:
-            return self._folder.found_in_some_form(lambda: self._listings.below(folder))
-        except errors.NotFoundError:
-            return None
+        return self._listings.below_if_there(folder)
 
     def has_folder(self, key: str) -> bool:
         """Whether there is such a folder, by a PROPFIND of Depth 0."""
-        try:
-            found = self._listings.of(checked(key), "0")
-        except errors.NotFoundError:
-            return False
-        return not found.files
+        return self._listings.has_folder(key)
 
     def members(self, folder: str) -> tuple[Entries, Keys]:
-        """What lies directly in a folder, by a PROPFIND of Depth 1; what cannot be told of is named in the log."""
+        """What lies directly in a folder, by a PROPFIND of Depth 1; what cannot be read is logged."""
         return self._listings.members(folder)
 
     def stat(self, key: str) -> Entry:
@@ -181,17 +140,18 @@ class WebDAVStore(Store):
         return self._reader.read_range(entry, start, stop)
 
     def read_into(self, entry: Entry, path: Path, sha256: str | None = None) -> str:
-        """Download by several ranges at a time if the server tells versions apart, else from beginning to end."""
-        return received(self, entry, path, sha256, partial(self._read_into, entry))
-
-    def _read_into(self, entry: Entry, file: FileIO) -> str:
+        """Download by several ranges at a time if the server has strong ETags, else from beginning to end."""
         url = self.address.url(entry.key)
-        return read_ranges(self.transport, url, entry, file) or read_back(self, entry, file)
+
+        def fill(file: FileIO) -> str:
+            return read_ranges(self.transport, url, entry, file) or read_back(self, entry, file)
+
+        return received(self, entry, path, sha256, fill)
 
     # --- writing
 
     def write(self, key: str, content: Content) -> Entry:
-        """PUT a whole file, and make the folders above it where they are missing."""
+        """PUT a whole file, and make the folders above it if they are missing."""
         self._writer.put(key, Source(content), repeats=True)
         return self.stat(key)
 
@@ -200,20 +160,16 @@ class WebDAVStore(Store):
     ) -> Level:
         """PUT a whole new file, and compare the sha256 of what the server holds."""
         source = Source(content, on_bytes=on_bytes)
-        return confirm(self, key, source, sha256, found=self._before, send=self._store_new)
 
-    def _before(self, key: str) -> Entry | None:
-        """What an earlier try has left at a key; a folder is refused, where the server shows it so."""
-        return self._writer.before(key)
+        def send(key: str, source: Source, _sha256: str, before: Entry | None) -> str:
+            self._folders.make_parent(key)
+            self._writer.put(key, source, before=before)
+            return self.sha256_of(self.stat(key))
 
-    def _store_new(self, key: str, source: Source, sha256: str, before: Entry | None) -> str:  # noqa: ARG002
-        """PUT it, and read it back."""
-        self._folders.make_parent(key)
-        self._writer.put(key, source, before=before)
-        return self.sha256_of(self.stat(key))
+        return confirm(self, key, source, sha256, found=self._writer.before, send=send)
 
     def make_folder(self, key: str) -> bool:
-        """Make a folder below the root, and those above it, where they are missing; whether the server says it is new.
+        """Make a folder below the root, and those above it, if they are missing; whether the server says it is new.
 
         Some servers say so of one that was there.
         """
@@ -226,3 +182,12 @@ class WebDAVStore(Store):
     def remove_tree(self, key: str) -> None:
         """Remove a folder and all below it, by one DELETE."""
         self._writer.remove_folder(key)
+
+
+def _opened_again(
+    kind: type[WebDAVStore], remote: Remote, path: str, options: dict[str, Any], credentials: Credentials
+) -> WebDAVStore:
+    """A store from its pickle."""
+    store = kind(remote, path, **options)
+    store.transport.credentials = credentials
+    return store

@@ -22,7 +22,7 @@ _PROBE_BYTES = 4096
 
 
 def writes_through(directory: str, mount: Mount) -> bool:
-    """Whether what is closed on a mount has been sent to the server.
+    """Whether a file that was closed on a mount has been sent to the server.
 
     Args:
         directory: one on the mount, to which two small files are written, and removed again.
@@ -42,7 +42,7 @@ def writes_through(directory: str, mount: Mount) -> bool:
 
 
 def _write(directory: str, *, goes_back: bool) -> None:
-    """Write a small file from its begin to its end, and then its begin once more if asked to; close and remove it."""
+    """Write a small file from beginning to end, and then its beginning again if `goes_back`; close and remove it."""
     path = f"{directory}/{_PROBE}{secrets.token_hex(8)}"
     try:
         with open(path, "xb", buffering=0) as file:

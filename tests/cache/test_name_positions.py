@@ -6,9 +6,10 @@ import os
 import random
 from typing import TYPE_CHECKING
 
+from ai4os_data.cache import MOST_KNOWN, digest
+from ai4os_data.cache.name_positions import NamePositions
 from ai4os_data.cache.names import Names
-from ai4os_data.cache.objects import MOST_KNOWN, Objects, digest
-from ai4os_data.cache.told import Told
+from ai4os_data.cache.objects import Objects
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,33 +23,33 @@ def lines(number: int) -> list[str]:
 def test_every_name_is_found_however_it_came() -> None:
     """One by one or many at once; the last of several of one digest; and none that was removed."""
     file = "".join(f"{line}\n" for line in ["0123456789abcdef", *lines(6000)]).encode()  # it has a head
-    told = Told(lambda place: file[place : file.index(b"\n", place)].decode())
+    positions = NamePositions(lambda begin: file[begin : file.index(b"\n", begin)].decode())
     place = 17
     for line in lines(6000):
-        told.add(line[:32], place)
+        positions.add(line[:32], place)
         place += len(line) + 1
-    assert all(told.line(line[:32]) == line for line in lines(6000))
-    assert told.line(digest("another")) is None
+    assert all(positions.line(line[:32]) == line for line in lines(6000))
+    assert positions.line(digest("another")) is None
     for line in lines(6000)[::7]:
-        told.remove(line[:32])
-    assert [told.line(line[:32]) is None for line in lines(6000)] == [n % 7 == 0 for n in range(6000)]
+        positions.remove(line[:32])
+    assert [positions.line(line[:32]) is None for line in lines(6000)] == [n % 7 == 0 for n in range(6000)]
 
 
 def test_names_of_another_process_are_heard_and_the_latest_counts(tmp_path: Path) -> None:
-    """Thousands of them at once, with damaged ones between; what was told twice is found as it was told last."""
+    """Thousands of them at once, with damaged ones between; what was written twice is found as it was written last."""
     os.makedirs(f"{tmp_path}/objects")
     teller, listener = Names(f"{tmp_path}/names"), Objects(str(tmp_path))
     for line in lines(3000):
-        teller.tell(line)
-    teller.tell("no name at all")
-    teller.tell("x" * 70)
+        teller.append(line)
+    teller.append("no name at all")
+    teller.append("x" * 70)
     again = f"{digest('5')}-ff-{7:016x}.bin"
-    teller.tell(again)
+    teller.append(again)
     for number in random.Random(4).sample(range(3000), 300):
-        held = listener.find(digest(str(number)))
+        held = listener.known.find(digest(str(number)))
         assert held is not None
         assert held.path.endswith(again if number == 5 else lines(3000)[number])
-    found = listener.find(digest("5"))
+    found = listener.known.find(digest("5"))
     assert found is not None
     assert found.size_bytes == 255
     assert not listener.is_there(found)  # no file of the name is there
@@ -60,22 +61,22 @@ def test_few_files_are_kept_at_hand_and_all_are_found(tmp_path: Path) -> None:
     teller, listener = Names(f"{tmp_path}/names"), Objects(str(tmp_path))
     number = MOST_KNOWN + MOST_KNOWN // 2
     for line in lines(number):
-        teller.tell(line)
+        teller.append(line)
     for _ in range(2):
-        assert all(listener.find(line[:32]) is not None for line in lines(number))
-        assert len(listener.known) <= MOST_KNOWN
+        assert all(listener.known.find(line[:32]) is not None for line in lines(number))
+        assert len(listener.known.recent) <= MOST_KNOWN
 
 
 def test_forked_process_goes_on_in_the_file_of_names(tmp_path: Path) -> None:
-    """It reads none of it again, and hears what is told afterwards."""
+    """It reads none of it again, and finds what is appended afterwards."""
     os.makedirs(f"{tmp_path}/objects")
     teller, listener = Names(f"{tmp_path}/names"), Objects(str(tmp_path))
     for line in lines(100):
-        teller.tell(line)
-    assert listener.find(digest("0")) is not None
+        teller.append(line)
+    assert listener.known.find(digest("0")) is not None
     if (child := os.fork()) == 0:
-        is_right = listener.names.news()[2] == b""
-        teller.tell(f"{digest('new')}-1-{1:016x}.bin")
-        is_right = is_right and listener.find(digest("new")) is not None and listener.find(digest("99")) is not None
+        is_right = listener.known.names.news()[2] == b""
+        teller.append(f"{digest('new')}-1-{1:016x}.bin")
+        is_right = is_right and None not in map(listener.known.find, [digest("new"), digest("99")])
         os._exit(0 if is_right else 1)
     assert os.waitpid(child, 0)[1] == 0

@@ -1,4 +1,4 @@
-"""A state as plain containers, with its tensors taken out: what `weights_only=True` loads, or an error by its place.
+"""A state as plain containers, with its tensors taken out: what `weights_only=True` loads, or an error by its path.
 
 Nothing is copied here. The walk comes first, so that a state which cannot be saved costs no copy.
 """
@@ -19,18 +19,12 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ai4os_data import errors
 
-Place = tuple[Any, ...]  # the keys and indices that lead to a value
+StatePath = tuple[Any, ...]  # the keys and indices that lead to a value
 
 _PRIMITIVES = frozenset({bool, int, float, complex, str, bytes, type(None)})
 _AS_THEY_ARE = (torch.Size, torch.dtype, torch.device)
 _LAYOUTS = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 _COPIED_SCHEMES = (torch.per_tensor_affine, torch.per_channel_affine)
-_KEPT_TYPES = frozenset(
-    (
-        *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128),
-        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
-    )
-)
 _PRIMITIVE_BYTES = 5  # of a number, or before the characters of a string
 _PLAIN_NUMPY_KINDS = "biufcSU"
 _INT_BITS = 2039  # what takes more is pickled by an instruction that weights_only=True does not know
@@ -48,24 +42,24 @@ class _Whole(NamedTuple):
     value: Any
 
 
-class Plan:
+class Walk:
     """A walk over a state.
 
     Attributes:
         sources: its tensors, in the order in which they were found.
         arrays: the places of what were NumPy arrays, and are tensors now.
         plain_bytes: about what its strings, and its containers of primitives alone, take in a file.
-        converted: the classes of containers that come out as plain ones, each with the place where it was found first.
+        converted: the classes of containers that come out as plain ones, each with the path where it was found first.
     """
 
     def __init__(self) -> None:
         self.sources: list[torch.Tensor] = []
-        self.arrays: list[Place] = []
+        self.arrays: list[StatePath] = []
         self.plain_bytes = 0
-        self.converted: dict[type, Place] = {}
+        self.converted: dict[type, StatePath] = {}
         self._above: set[int] = set()  # the containers that the walk is inside of
 
-    def visit(self, value: Any, place: Place) -> Any:
+    def visit(self, value: Any, path: StatePath) -> Any:
         """A value with its tensors taken out; `filled` puts others in.
 
         Raises:
@@ -73,88 +67,84 @@ class Plan:
         """
         if type(value) in _PRIMITIVES:
             self.plain_bytes += len(value) if isinstance(value, (str, bytes)) else 0
-            return _checked_int(value, place) if type(value) is int else value
+            return _checked_int(value, path) if type(value) is int else value
         if isinstance(value, _AS_THEY_ARE):
             return value
         if isinstance(value, torch.Tensor):
-            return self._tensor(value, place)
+            return self._tensor(value, path)
         if isinstance(value, np.generic):
-            return _number(value, place)
+            return _number(value, path)
         if isinstance(value, np.ndarray):
-            return self._array(value, place)
+            return self._array(value, path)
         if isinstance(value, (bool, int, float, str, bytes)):
-            return _plain(value, place)
-        return self._container(unwrapped(value), place)
+            return _plain(value, path)
+        return self._container(unwrapped(value), path)
 
-    def _container(self, value: Any, place: Place) -> Any:
+    def _container(self, value: Any, path: StatePath) -> Any:
         if id(value) in self._above:
-            raise errors.StateError(f"{shown(place)} contains itself, so it cannot be saved")
+            raise errors.StateError(f"{shown(path)} contains itself, so it cannot be saved")
         self._above.add(id(value))
         try:
             if isinstance(value, Mapping):
-                return self._mapping(value, place)
+                return self._mapping(value, path)
             if isinstance(value, (list, tuple)):
-                return self._sequence(value, place)
+                return self._sequence(value, path)
             if isinstance(value, (set, frozenset)):
-                self._note(value, set, place)
-                return _Whole(set(value)) if self._is_flat(value) else {self._key(item, place) for item in value}
+                self._note(value, set, path)
+                return self._whole(set, value, value) or {self._key(item, path) for item in value}
             if not isinstance(value, type) and callable(getattr(value, "state_dict", None)):
-                return self.visit(value.state_dict(), place)
+                return self.visit(value.state_dict(), path)
         finally:
             self._above.discard(id(value))
         raise errors.StateError(
-            f"{shown(place)} is a {_named(type(value))}, which is neither a tensor, an "
+            f"{shown(path)} is a {_named(type(value))}, which is neither a tensor, an "
             "array, a number, a string, a container of such, nor an object with a state_dict(): save what it is made of"
         )
 
-    def _sequence(self, value: Sequence[Any], place: Place) -> Any:
-        kind = self._note(value, list if isinstance(value, list) else tuple, place)
-        if self._is_flat(value):
-            return _Whole(kind(value))
-        return kind(self.visit(item, (*place, number)) for number, item in enumerate(value))
+    def _sequence(self, value: Sequence[Any], path: StatePath) -> Any:
+        kind = self._note(value, list if isinstance(value, list) else tuple, path)
+        items = (self.visit(item, (*path, number)) for number, item in enumerate(value))
+        return self._whole(kind, value, value) or kind(items)
 
-    def _mapping(self, value: Mapping[Any, Any], place: Place) -> Any:
+    def _mapping(self, value: Mapping[Any, Any], path: StatePath) -> Any:
         kind: type[dict[Any, Any]] = dict
         if isinstance(value, OrderedDict):
             kind = OrderedDict
         elif type(value) is Counter and _comes_back(Counter):
             kind = Counter
-        self._note(value, kind, place)
-        is_flat = self._is_flat(value.keys(), value.values())
-        if is_flat:
-            plain = kind(value)
-        else:
-            keys = ((self._key(key, place), item) for key, item in value.items())
-            plain = kind({key: self.visit(item, (*place, key)) for key, item in keys})
+        self._note(value, kind, path)
+        whole = self._whole(kind, value, value.keys(), value.values())
+        keys = ((self._key(key, path), item) for key, item in value.items())
+        plain = whole.value if whole else kind({key: self.visit(item, (*path, key)) for key, item in keys})
         if isinstance(value, OrderedDict):
-            vars(plain).update(_metadata_of(value, place))
-        return _Whole(plain) if is_flat else plain
+            vars(plain).update(_metadata_of(value, path))
+        return whole or plain
 
-    def _is_flat(self, *parts: Collection[Any]) -> bool:
-        """Whether they consist of primitives alone, which need no walk; then what they take is counted."""
+    def _whole(self, kind: type, value: Any, *parts: Collection[Any]) -> _Whole | None:
+        """A copy of a container of primitives alone, which needs no walk; what its parts take is counted then."""
         sizes = [size for part in parts if (size := _flat_bytes(part)) is not None]
         if len(sizes) < len(parts):
-            return False
+            return None
         self.plain_bytes += sum(sizes)
-        return True
+        return _Whole(kind(value))
 
-    def _key(self, key: Any, place: Place) -> Any:
+    def _key(self, key: Any, path: StatePath) -> Any:
         if isinstance(key, np.generic):
-            return _number(key, place)
+            return _number(key, path)
         if isinstance(key, (bool, int, float, complex, str, bytes, type(None))):
-            return _plain(key, place)
+            return _plain(key, path)
         if isinstance(key, tuple):
-            return tuple(self._key(part, place) for part in key)
-        raise errors.StateError(f"{shown(place)} has the key {key!r}: only numbers, strings and tuples of them can be")
+            return tuple(self._key(part, path) for part in key)
+        raise errors.StateError(f"{shown(path)} has the key {key!r}: only numbers, strings and tuples of them can be")
 
-    def _note(self, value: object, kind: type, place: Place) -> type[Any]:
+    def _note(self, value: object, kind: type, path: StatePath) -> type[Any]:
         """The class that a container comes out as, after a note where that is another one."""
         if type(value) is not kind:
-            self.converted.setdefault(type(value), place)
+            self.converted.setdefault(type(value), path)
         return kind
 
-    def _tensor(self, tensor: torch.Tensor, place: Place) -> _Leaf:
-        _check_tensor(tensor, place)
+    def _tensor(self, tensor: torch.Tensor, path: StatePath) -> _Leaf:
+        _check_tensor(tensor, path)
         plain = tensor.detach()
         if type(plain) is not torch.Tensor:
             plain = plain.as_subclass(torch.Tensor)
@@ -163,17 +153,17 @@ class Plan:
         self.sources.append(plain)
         return _Leaf(len(self.sources) - 1)
 
-    def _array(self, array: np.ndarray[Any, Any], place: Place) -> _Leaf:
+    def _array(self, array: np.ndarray[Any, Any], path: StatePath) -> _Leaf:
         if isinstance(array, np.ma.MaskedArray):
             raise errors.StateError(
-                f"{shown(place)} is a masked array, of which no tensor holds the mask: save its .data and its .mask"
+                f"{shown(path)} is a masked array, of which no tensor holds the mask: save its .data and its .mask"
             )
         try:
             # A tensor has no negative strides, and warns of memory that may not be written.
             tensor = torch.from_numpy(array if _is_tensor_like(array) else array.copy())
         except (TypeError, ValueError) as error:
-            raise errors.StateError(f"{shown(place)} is an array of {array.dtype}, which no tensor holds") from error
-        self.arrays.append(place)
+            raise errors.StateError(f"{shown(path)} is an array of {array.dtype}, which no tensor holds") from error
+        self.arrays.append(path)
         self.sources.append(tensor)
         return _Leaf(len(self.sources) - 1)
 
@@ -199,14 +189,14 @@ def unwrapped(value: Any) -> Any:
     return getattr(value, "_dataloader", value) if type(value).__name__ == "_FabricDataLoader" else value
 
 
-def shown(place: Place) -> str:
-    """A place, as the caller of ``save`` would write it: ``state`` is what was given to it."""
-    below = place[1:] if place[:1] == ("state",) else place
+def shown(path: StatePath) -> str:
+    """A path, as the caller of ``save`` would write it: ``state`` is what was given to it."""
+    below = path[1:] if path[:1] == ("state",) else path
     return "state" + "".join(f"[{part!r}]" for part in below)
 
 
 def _flat_bytes(items: Collection[Any]) -> int | None:
-    """About what primitives take in a file; None where there is something else, or a number that is too large."""
+    """About what primitives take in a file; None if there is something else, or a number that is too large."""
     kinds = set(map(type, items))
     if not kinds <= _PRIMITIVES:
         return None
@@ -218,71 +208,70 @@ def _flat_bytes(items: Collection[Any]) -> int | None:
     return _PRIMITIVE_BYTES * len(items) + sum(map(len, texts))
 
 
-def _metadata_of(state: OrderedDict[Any, Any], place: Place) -> dict[str, Any]:
+def _metadata_of(state: OrderedDict[Any, Any], path: StatePath) -> dict[str, Any]:
     """The versions of its parts, which a module adds as an attribute; without them it loads what it takes for old."""
     metadata = vars(state).get("_metadata")
     if not isinstance(metadata, Mapping):
         return {}
-    plan = Plan()
-    plain = plan.visit(metadata, (*place, "_metadata"))
-    if plan.sources:
-        raise errors.StateError(f"{shown((*place, '_metadata'))} holds a tensor: only primitives can be in it")
+    walk = Walk()
+    plain = walk.visit(metadata, (*path, "_metadata"))
+    if walk.sources:
+        raise errors.StateError(f"{shown((*path, '_metadata'))} holds a tensor: only primitives can be in it")
     return {"_metadata": filled(plain, ())}
 
 
-def _check_tensor(tensor: torch.Tensor, place: Place) -> None:
+def _check_tensor(tensor: torch.Tensor, path: StatePath) -> None:
     """Refuse what has no values here, or none that could be loaded again."""
+    if (reason := _why_not(tensor)) is not None:
+        raise errors.StateError(f"{shown(path)} {reason}")
+
+
+def _why_not(tensor: torch.Tensor) -> str | None:
     if is_lazy(tensor):
-        raise errors.StateError(f"{shown(place)} has no shape yet: let the module see a first batch before it is saved")
+        return "has no shape yet: let the module see a first batch before it is saved"
     if tensor.is_nested:
-        raise errors.StateError(f"{shown(place)} is a nested tensor: save list(x.unbind()), and make it anew from that")
-    if _is_wrapper(tensor):
-        raise errors.StateError(
-            f"{shown(place)} is a {type(tensor).__name__}, of which this process may hold a part: gather it first"
-        )
+        return "is a nested tensor: save list(x.unbind()), and make it anew from that"
+    if bool(is_traceable_wrapper_subclass(tensor)):  # it only looks like a tensor, as a DTensor does
+        return f"is a {type(tensor).__name__}, of which this process may hold a part: gather it first"
     if tensor.device.type == "meta":
-        raise errors.StateError(f"{shown(place)} is on the meta device: it has a shape and no values")
+        return "is on the meta device: it has a shape and no values"
     if tensor.layout not in _LAYOUTS:
-        raise errors.StateError(f"{shown(place)} has the layout {tensor.layout}: save x.to_dense()")
+        return f"has the layout {tensor.layout}: save x.to_dense()"
     if tensor.is_quantized and tensor.qscheme() not in _COPIED_SCHEMES:
-        raise errors.StateError(
-            f"{shown(place)} is quantized by {tensor.qscheme()}, which torch does not copy: save x.dequantize(), or "
-            "what it was quantized from"
+        return (
+            f"is quantized by {tensor.qscheme()}, which torch does not copy: save x.dequantize(), or what it was "
+            "quantized from"
         )
-    if not tensor.is_quantized and tensor.dtype not in _KEPT_TYPES and not _keeps(tensor.dtype):
-        raise errors.StateError(
-            f"{shown(place)} is of the type {tensor.dtype}, which this torch does not copy or save: save "
-            f"x.view(torch.uint8), and make it anew with .view({tensor.dtype}) when it is restored"
+    if not tensor.is_quantized and not _keeps(tensor.dtype):
+        return (
+            f"is of the type {tensor.dtype}, which this torch does not copy or save: save x.view(torch.uint8), and "
+            f"make it anew with .view({tensor.dtype}) when it is restored"
         )
+    return None
 
 
-def _is_wrapper(tensor: torch.Tensor) -> bool:
-    """Whether it only looks like a tensor, as a DTensor does."""
-    return bool(is_traceable_wrapper_subclass(tensor))
-
-
-def _number(value: np.generic, place: Place) -> Any:
+def _number(value: np.generic, path: StatePath) -> Any:
     """A number or a string of NumPy as Python's."""
     plain = value.item() if value.dtype.kind in _PLAIN_NUMPY_KINDS else value
     if type(plain) not in _PRIMITIVES:
         raise errors.StateError(
-            f"{shown(place)} is a {_named(type(value))}, which no plain number holds: save a float, "
+            f"{shown(path)} is a {_named(type(value))}, which no plain number holds: save a float, "
             "an int or a string made of it"
         )
     return plain
 
 
-def _plain(value: Any, place: Place) -> Any:
+def _plain(value: Any, path: StatePath) -> Any:
     """A number or a string of some class of its own (an IntEnum, say) as what it is."""
     kind = next((kind for kind in (bool, int, float, complex, str, bytes) if isinstance(value, kind)), None)
     plain: Any = value if kind is None or type(value) is kind else kind(value)
-    return _checked_int(plain, place) if kind is int else plain
+    return _checked_int(plain, path) if kind is int else plain
 
 
-def _checked_int(value: int, place: Place) -> int:
+def _checked_int(value: int, path: StatePath) -> int:
     if value.bit_length() > _INT_BITS:
         raise errors.StateError(
-            f"{shown(place)} is a number of {value.bit_length()} bits, and torch.load takes {_INT_BITS}: save it as a "
+            f"{shown(path)} is a number of {value.bit_length()} bits, and torch.load takes {_INT_BITS}: save it as a "
             "string"
         )
     return value

@@ -1,4 +1,4 @@
-"""Where in the file of names each digest stands: eight bytes a line, which forked workers read without copying them."""
+"""At which position of the file of names each digest stands: eight bytes a line, which forked workers do not copy."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _DIGITS = np.zeros(256, np.uint32)
 _DIGITS[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 
 
-class Told:
-    """The places of lines, by the digests that they begin with.
+class NamePositions:
+    """The positions of lines, by the digests that they begin with.
 
     Args:
-        line_at: gives the line at a place of the file; an empty one if there is none.
+        line_at: gives the line at a position of the file; an empty one if there is none.
     """
 
     def __init__(self, line_at: Callable[[int], str]) -> None:
@@ -34,12 +34,12 @@ class Told:
 
     def clear(self) -> None:
         """Forget all."""
-        self._prefixes, self._places = array("I"), array("I")  # sorted by the first, and then by the second
+        self._prefixes, self._positions = array("I"), array("I")  # sorted by the first, and then by the second
         self._recent: dict[str, int] = {}
 
-    def add(self, digest: str, place: int) -> None:
+    def add(self, digest: str, position: int) -> None:
         """Record a line."""
-        self._recent[digest] = place
+        self._recent[digest] = position
         if len(self._recent) > _MOST_RECENT:
             recent, self._recent = self._recent, {}
             prefixes = np.fromiter(map(_prefix, recent), np.uint32, len(recent))
@@ -50,7 +50,7 @@ class Told:
 
         Args:
             data: the lines.
-            begin: the place of the first one in the file.
+            begin: the position of the first one in the file.
             starts: where each begins in the data; it is longer than a digest.
         """
         characters = np.frombuffer(data, np.uint8)
@@ -59,15 +59,18 @@ class Told:
             prefixes = (prefixes << np.uint32(4)) | _DIGITS[characters[starts + digit]]
         self._sort_in(prefixes, starts + begin)
 
-    def _sort_in(self, prefixes: NDArray[np.uint32], places: NDArray[np.int64]) -> None:
-        order = np.lexsort((places, prefixes))
-        order = order[places[order] < 1 << 32]
-        prefixes, new_places = prefixes[order], places[order].astype(np.uint32)
-        old_prefixes, old_places = np.frombuffer(self._prefixes, np.uint32), np.frombuffer(self._places, np.uint32)
+    def _sort_in(self, prefixes: NDArray[np.uint32], positions: NDArray[np.int64]) -> None:
+        order = np.lexsort((positions, prefixes))
+        order = order[positions[order] < 1 << 32]
+        prefixes, new_positions = prefixes[order], positions[order].astype(np.uint32)
+        old_prefixes, old_positions = (
+            np.frombuffer(self._prefixes, np.uint32),
+            np.frombuffer(self._positions, np.uint32),
+        )
         after = np.searchsorted(old_prefixes, prefixes, side="right")
-        self._prefixes, self._places = array("I"), array("I")
+        self._prefixes, self._positions = array("I"), array("I")
         self._prefixes.frombytes(np.insert(old_prefixes, after, prefixes).tobytes())
-        self._places.frombytes(np.insert(old_places, after, new_places).tobytes())
+        self._positions.frombytes(np.insert(old_positions, after, new_positions).tobytes())
 
     def line(self, digest: str) -> str | None:
         """The last line of a digest."""
@@ -77,16 +80,16 @@ class Told:
     def remove(self, digest: str) -> None:
         """Forget the last line of a digest: what it names is gone."""
         if self._recent.pop(digest, None) is None and (found := self._find(digest)) is not None:
-            self._places[found[0]] = _GONE
+            self._positions[found[0]] = _GONE
 
     def _find(self, digest: str) -> tuple[int, str] | None:
-        if (place := self._recent.get(digest)) is not None and (line := self._line_at(place)).startswith(digest):
+        if (position := self._recent.get(digest)) is not None and (line := self._line_at(position)).startswith(digest):
             return -1, line
         prefix = _prefix(digest)
         number = bisect_right(self._prefixes, prefix) - 1
         while number >= 0 and self._prefixes[number] == prefix:
-            place = self._places[number]
-            if place != _GONE and (line := self._line_at(place)).startswith(digest):
+            position = self._positions[number]
+            if position != _GONE and (line := self._line_at(position)).startswith(digest):
                 return number, line
             number -= 1
         return None

@@ -1,0 +1,302 @@
+"""The database of a cache's index, kept by diskcache: one connection, which is open while the ledger is held.
+
+What SQLite has to say against it leaves this module as `Damage`, and so does a row that is none of ours. Nothing else
+does: a bug of ours is not taken for a damaged disk.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import time
+from contextlib import closing, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import diskcache
+
+from ai4os_data.cache.waiting import Waiting
+from ai4os_data.machine import leave_to_parent, tell_after_fork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+LOCKED_FOR_S = 10.0  # nobody else changes the index while we have the ledger; a foreign program might
+
+_FULL = 13  # https://www.sqlite.org/rescode.html
+_LOCKED = {5, 6}
+_TICK_S = 1e-6  # between the last uses that are noted at once
+_SETTINGS = {
+    "eviction_policy": "least-recently-used",
+    "cull_limit": 0,
+    "statistics": 0,
+    "sqlite_synchronous": 0,  # the cache dies with the machine; kill -9 leaves the page cache intact
+    "sqlite_mmap_size": 0,  # a truncated file would end the process with SIGBUS
+    "sqlite_auto_vacuum": 0,  # pages of evicted rows are used again
+    "sqlite_journal_size_limit": 0,
+}
+_LOG_PAGES = "sqlite_wal_autocheckpoint"
+_KNOWN_SETTINGS = {*_SETTINGS, _LOG_PAGES, *diskcache.core.DEFAULT_SETTINGS, *diskcache.core.METADATA}
+_PRAGMAS = sorted(key for key in _KNOWN_SETTINGS if key.startswith("sqlite_"))
+_ROW = "SELECT rowid, filename, size FROM Cache"
+
+
+class Damage(Exception):  # noqa: N818  it never leaves the cache
+    """The index does not work, or does not say what it has to: it is made anew from the files.
+
+    Attributes:
+        code: SQLite's number for what it said, from Python 3.11 on.
+    """
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def is_full(self) -> bool:
+        """Whether SQLite said that the disk is full."""
+        return self.code == _FULL
+
+    def is_locked(self, took_s: float) -> bool:
+        """Whether a foreign program has the index locked, which is no damage.
+
+        Args:
+            took_s: how long it took to come: if there is no number, a lock shows by having been waited for.
+        """
+        if self.code is None:
+            is_busy = isinstance(self.__cause__, (sqlite3.OperationalError, diskcache.Timeout))
+            return is_busy and took_s >= LOCKED_FOR_S
+        return self.code & 0xFF in _LOCKED
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raise as damage what SQLite says against the database; a wrong use of it by us flies."""
+    try:
+        yield
+    except sqlite3.ProgrammingError:
+        raise
+    except (sqlite3.DatabaseError, diskcache.Timeout, UnicodeDecodeError) as error:  # the last in SQLite's own words
+        if isinstance(error.__context__, Damage):  # after which there was nothing left to roll back
+            raise error.__context__ from None
+        origin = error.__context__ if isinstance(error, diskcache.Timeout) else error
+        code = getattr(origin, "sqlite_errorcode", None)
+        raise Damage(f"{type(error).__name__}: {error}", code) from error
+
+
+class _NamesOnly(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
+    """Lets nothing into diskcache, or out of it, that would have to be unpickled."""
+
+    def put(self, key: object) -> tuple[object, bool]:
+        if not isinstance(key, str):
+            _refuse_pickle(key)
+        return key, True
+
+    def get(self, key: object, raw: object) -> str:
+        if not raw or not isinstance(key, str):
+            _refuse_pickle(key)
+        return key
+
+    def store(self, value: object, *_read: object, **_key: object) -> NoReturn:
+        _refuse_pickle(value)
+
+    def fetch(self, _mode: object, filename: str, *_: object) -> str:
+        return filename
+
+
+def _refuse_pickle(value: object) -> NoReturn:
+    message = f"the cache's index holds names only, not {type(value).__name__}"
+    raise TypeError(message)
+
+
+class _Database(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
+    """diskcache with a single connection for all threads, one at a time: so it can be closed after each use."""
+
+    _connection: sqlite3.Connection | None = None
+
+    @property
+    def _con(self) -> sqlite3.Connection:
+        return self.connection()
+
+    def connection(self) -> sqlite3.Connection:
+        """The connection, opened on first use."""
+        if self._connection is None:
+            self._connection = sqlite3.connect(
+                f"{self._directory}/cache.db", timeout=self._timeout, isolation_level=None, check_same_thread=False
+            )
+            for key in _PRAGMAS:  # they hold for one connection; diskcache sets those of its first one
+                if hasattr(self, key):
+                    self.reset(key, getattr(self, key), update=False)
+        return self._connection
+
+    @property
+    def _sql_retry(self) -> Callable[..., sqlite3.Cursor]:
+        """What changes the database outside of transactions; diskcache itself would try it for a minute."""
+        if sys.version_info < (3, 11):  # errors have no numbers
+            retrying: Callable[..., sqlite3.Cursor] = super()._sql_retry
+            return retrying
+        return self._execute_when_unlocked
+
+    def _execute_when_unlocked(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        waiting = Waiting(LOCKED_FOR_S)
+        while True:
+            try:
+                return self._con.execute(statement, *values)
+            except sqlite3.OperationalError as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _LOCKED or not waiting.pause():
+                    raise
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def leave_to_parent(self) -> None:
+        """In a child: let the parent's connection be."""
+        connection, self._connection = self._connection, None
+        leave_to_parent(connection)
+
+
+class Index:
+    """The rows of a database: key, file name, size and last use of each entry, and the sum of all sizes.
+
+    The columns are those that diskcache's own ``set`` fills. Its calls one by one would cost three times what SQLite
+    does, see docs/decisions/2026-11-24-rows-in-bulk.md.
+
+    Args:
+        directory: has the database, or is to have it.
+        limit_bytes: what diskcache is given for its limit; it never evicts anything by itself.
+        log_pages: how long the write-ahead log may grow before it is copied back.
+
+    Raises:
+        Damage: there is something else than our database.
+    """
+
+    _database: _Database | None = None
+
+    def __init__(self, directory: str, limit_bytes: int, log_pages: int) -> None:
+        with _translated():
+            _check_settings(f"{directory}/cache.db")
+            self._database = _Database(
+                directory,
+                disk=_NamesOnly,
+                timeout=LOCKED_FOR_S,
+                size_limit=limit_bytes,
+                **{**_SETTINGS, _LOG_PAGES: log_pages},
+            )
+        tell_after_fork(self)
+
+    # --- what is in it
+
+    def count(self) -> int:
+        """How many rows there are."""
+        return self._setting("count")
+
+    def sum_bytes(self) -> int:
+        """The sum of all sizes, as triggers keep it."""
+        return self._setting("size")
+
+    def volume_bytes(self) -> int:
+        """What the pages of the database take."""
+        return self._number("PRAGMA page_count") * self._number("PRAGMA page_size")
+
+    def oldest(self) -> Generator[tuple[int, str, int], None, None]:
+        """Number, file name and size of each row, the one used longest ago first."""
+        return self._rows(f"{_ROW} ORDER BY access_time", (), (int, str, int))
+
+    def row(self, key: str) -> tuple[int, str, int] | None:
+        """Number, file name and size of the row with a key."""
+        return next(self._rows(f"{_ROW} WHERE key = ? AND raw = 1", (key,), (int, str, int)), None)
+
+    def all(self) -> dict[str, tuple[str, int]]:
+        """File name and size of every row, by its key."""
+        rows = self._rows("SELECT key, filename, size FROM Cache", (), (str, str, int))
+        return {key: (name, size) for key, name, size in rows}
+
+    def _setting(self, key: str) -> int:
+        return self._number("SELECT value FROM Settings WHERE key = ?", key)
+
+    def _number(self, statement: str, *values: str) -> int:
+        number: int
+        for (number,) in self._rows(statement, values, (int,)):
+            return number
+        raise Damage(f"{statement!r} gives nothing")
+
+    def _rows(self, statement: str, values: Sequence[str], types: tuple[type, ...]) -> Generator[Any, None, None]:
+        with _translated():
+            for row in self._opened.connection().execute(statement, values):
+                if tuple(map(type, row)) != types:
+                    raise Damage(f"a row is {row!r}")
+                yield row
+
+    # --- changing it
+
+    @contextmanager
+    def transact(self) -> Iterator[None]:
+        """One commit for all that is done meanwhile: it touches the same pages."""
+        with _translated(), self._opened.transact():
+            yield
+
+    def enter(self, rows: Sequence[tuple[str, str, int]]) -> list[tuple[str, int]]:
+        """Add rows of key, file name and size, or put them in the place of those with their keys; what these had."""
+        now = time.time()
+        keys = [key for key, _, _ in rows]
+        in_place = f"SELECT filename, size FROM Cache WHERE raw = 1 AND key IN ({','.join('?' * len(keys))})"  # noqa: S608
+        found: list[tuple[str, int]] = list(self._rows(in_place, keys, (str, int)))
+        self._many(
+            "INSERT INTO Cache (key, raw, store_time, access_time, size, mode, filename) VALUES (?, 1, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (key, raw) DO UPDATE SET store_time = excluded.store_time,"
+            " access_time = excluded.access_time, size = excluded.size, filename = excluded.filename",
+            [
+                (key, now, now + number * _TICK_S, size_bytes, diskcache.core.MODE_RAW, name)
+                for number, (key, name, size_bytes) in enumerate(rows)
+            ],
+        )
+        return found
+
+    def touch(self, keys: Sequence[str]) -> None:
+        """Note that they were used now, in this order."""
+        now = time.time()
+        uses = [(now + number * _TICK_S, key) for number, key in enumerate(keys)]
+        self._many("UPDATE Cache SET access_time = ? WHERE key = ? AND raw = 1", uses)
+
+    def remove(self, numbers: Iterable[int]) -> None:
+        """Take rows out by their numbers."""
+        self._many("DELETE FROM Cache WHERE rowid = ?", ((number,) for number in numbers))
+
+    def _many(self, statement: str, values: Iterable[tuple[object, ...]]) -> None:
+        with _translated():
+            self._opened.connection().executemany(statement, values)
+
+    # --- the connection
+
+    @property
+    def _opened(self) -> _Database:
+        assert self._database is not None
+        return self._database
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        if self._database is not None:
+            with suppress(sqlite3.Error):
+                self._database.close()
+
+    def after_fork(self) -> None:
+        """In a child of a thread that forks with it in use: let the parent's connection be."""
+        if self._database is not None:
+            self._database.leave_to_parent()
+
+
+def _check_settings(path: str) -> None:
+    """Look whether diskcache can read its settings, by which it would open the database.
+
+    Raises:
+        Damage: they are none.
+    """
+    with closing(sqlite3.connect(path, timeout=LOCKED_FOR_S)) as connection:
+        if connection.execute("SELECT name FROM sqlite_master WHERE name = 'Settings'").fetchone() is None:
+            return  # a new one
+        settings = connection.execute("SELECT key, value FROM Settings").fetchall()
+    for key, value in settings:
+        if key not in _KNOWN_SETTINGS or not isinstance(value, (int, float, str)):
+            raise Damage(f"a setting is {key!r}: {value!r}")

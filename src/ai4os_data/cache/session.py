@@ -1,0 +1,181 @@
+"""A cache as one process has it: it finds entries, and fills them by claims, each by one process at a time."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from multiprocessing.util import Finalize
+from typing import TYPE_CHECKING
+
+from ai4os_data.cache import listings, placement
+from ai4os_data.cache.budget import Budget
+from ai4os_data.cache.claims import Claim, Claims
+from ai4os_data.cache.entries import intact
+from ai4os_data.cache.objects import Objects
+from ai4os_data.cache.staged import BLOCK_BYTES, allocated
+from ai4os_data.cache.waiting import Waiting
+from ai4os_data.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ai4os_data.cache.entries import Held
+    from ai4os_data.cache.eviction import Plans, Protected
+
+_LONGEST_WAIT_S = 900.0
+
+
+class Session:
+    """What one process does with a cache. It belongs to this process: after a fork there is another one.
+
+    Args:
+        directory: the cache's.
+        limit: gives what it may take in all.
+        protected: gives the digests that must not evict each other; None for the policy ``"lru"``.
+        plans: say which entries will be used, and when.
+
+    Attributes:
+        objects: the files.
+        known: the entries that this process knows of.
+        budget: what it may still write.
+    """
+
+    def __init__(self, directory: str, limit: Callable[[], int], protected: Protected | None, plans: Plans) -> None:
+        self._directory = directory
+        self.objects = Objects(directory)
+        self.known = self.objects.known
+        self.budget = Budget(directory, limit, self.objects, protected, plans)
+        self._claims = Claims(f"{directory}/lock")
+        # Children of multiprocessing end without atexit, and others without multiprocessing's finalizers.
+        reference = weakref.ref(self)
+        self._finalizer = Finalize(self, _close, (reference, os.getpid()), exitpriority=10)
+        atexit.register(_close, reference, os.getpid())
+
+    # --- entries
+
+    def read(self, held: Held) -> bytes | None:
+        """The bytes of a cached file, checked; None, and the file is gone, if it is damaged.
+
+        Raises:
+            FileNotFoundError: it was evicted.
+        """
+        data = self.objects.load(held)
+        if data is not None:
+            self.budget.note_use(held.name)
+        return data
+
+    def claim(self, name: str) -> Claim | Held | None:
+        """The right to fill an entry; or the entry, if it is there by now; None if another is filling it.
+
+        Raises:
+            OSError: the directory cannot be written.
+        """
+        if (held := self._there(name)) is not None:
+            return held
+        try:
+            is_ours = self._claims.take(name)
+        except FileNotFoundError:  # somebody has removed it all
+            placement.make(self._directory)
+            is_ours = self._claims.take(name)
+        if not is_ours:
+            return None
+        if (held := self._there(name)) is not None:  # and nobody is filling it
+            self._claims.release(name)
+            return held
+        return Claim(name, self._claims.release, self.objects.stage, self.budget.reserve)
+
+    def _there(self, name: str) -> Held | None:
+        held = self.known.find(name)
+        return held if held is not None and self.objects.is_there(held) else None
+
+    def wait(self, name: str) -> Claim | Held | None:
+        """As `claim`, after the process that is filling it has finished; None when it takes for ever."""
+        waiting = Waiting(_LONGEST_WAIT_S)
+        while (found := self.claim(name)) is None:
+            if not waiting.pause():
+                return None
+        return found
+
+    def store(self, claim: Claim, key: str) -> Held | None:
+        """Let the filled entry of a claim appear; None, and nothing stays, if its room is not enough."""
+        is_larger = allocated(claim.length) + BLOCK_BYTES > claim.reserved_bytes  # than was listed
+        if (is_larger and not self.budget.reserve(claim, claim.length)) or not claim.is_ours:
+            self.give_up(claim)
+            return None
+        try:
+            held = self.objects.publish(claim.name, claim.file(), claim.length, claim.checksum, key)
+        except FileNotFoundError:  # somebody has removed the whole directory
+            self.give_up(claim)
+            return None
+        claim.let_go()
+        self.budget.give_back(claim, held)
+        return held
+
+    def give_up(self, claim: Claim) -> None:
+        """End a claim with nothing stored."""
+        claim.give_up()
+        self.budget.give_back(claim)
+
+    # --- listings
+
+    def keep_listing(self, name: str, data: bytes) -> None:
+        """Keep a listing, inside the limit, as far as there is room."""
+        need, limit = allocated(len(data)) + BLOCK_BYTES, self.budget.limit_bytes()
+        with self.budget.guarded():
+            if listings.fits(need, limit) and self.budget.take(need):
+                listings.write(self._directory, name, data, limit)
+
+    def kept_listing(self, name: str) -> bytes | None:
+        """A listing that was kept."""
+        return listings.read(self._directory, name)
+
+    # --- the whole directory
+
+    def usage(self) -> tuple[int, int]:
+        """How many entries there are, and the bytes that the directory takes, leases included."""
+        self.budget.flush()
+        return self.budget.opened().usage()
+
+    def verify(self) -> tuple[int, int]:
+        """Read every entry, and remove those that are damaged; how many were read, and how many damaged."""
+        self.budget.flush()
+        read = 0
+        damaged = []
+        for held in self.objects.files():
+            is_whole = intact(held) or intact(held)  # it may have been evicted, and fetched anew
+            if is_whole or os.path.lexists(held.path):
+                read += 1
+                if not is_whole:
+                    damaged.append(held.name)
+                    self.objects.discard(held)
+        with self.budget.guarded():
+            self.budget.opened().forget(damaged)
+        return read, len(damaged)
+
+    def clear(self) -> None:
+        """Remove every entry that nobody uses."""
+        self.budget.drop_spares()
+        self.budget.flush()
+        self.budget.opened().clear()
+
+    def give_way(self, size_bytes: int) -> None:
+        """Let go of so much of the disk."""
+        self.budget.drop_spares()
+        self.budget.flush()
+        with self.budget.guarded():
+            try:
+                self.budget.opened().cede(size_bytes)
+            except (CacheError, OSError):  # a disk that is quite full does not let the index change
+                self.budget.opened().clear()
+
+    def shrink(self) -> None:
+        """Evict what is above the limit."""
+        with self.budget.guarded():
+            self.budget.opened().shrink()
+
+
+def _close(reference: weakref.ref[Session], owner: int) -> None:
+    session = reference()
+    if session is not None and os.getpid() == owner:
+        session.budget.close()
