@@ -1,4 +1,4 @@
-"""When a Lightning training saves: every so many steps or epochs, or after so much time."""
+"""When a Lightning training saves: every n steps or epochs, or after a time."""
 
 from __future__ import annotations
 
