@@ -12,7 +12,7 @@ from ai4os_data.cache import placement
 from ai4os_data.cache.leases import living
 from ai4os_data.cache.live import Limit, live_in
 from ai4os_data.cache.objects import Objects
-from ai4os_data.cache.record import last_limit
+from ai4os_data.cache.record import record_in
 from ai4os_data.cache.rows import space_of
 from ai4os_data.cache.session import Session
 from ai4os_data.errors import CacheError
@@ -70,7 +70,7 @@ class DiskCache:
         self.size_limit: int = fixed or _auto_limit(self.directory)
         self._is_given = fixed is not None
         self._begin_sessions()
-        before = last_limit(self.directory)
+        before = record_in(self.directory).limit_bytes or None
         self._log_unlike_limits(before)
         if before is not None and before > self.size_limit:
             self._session.get().shrink()

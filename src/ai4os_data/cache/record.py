@@ -54,15 +54,15 @@ def read_record(lock: int) -> Record:
     return Record(*_FIELDS.unpack(fields))
 
 
-def last_limit(directory: str) -> int | None:
-    """The limit that was held in a directory when its index was last checked; None if that is not known."""
+def record_in(directory: str) -> Record:
+    """The record of a cache directory; one that knows nothing if nothing was stored there yet."""
     try:
         descriptor = os.open(f"{directory}/lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return None
+        return Record()
     try:
-        return read_record(descriptor).limit_bytes or None
+        return read_record(descriptor)
     except OSError:
-        return None
+        return Record()
     finally:
         os.close(descriptor)
