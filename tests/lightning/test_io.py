@@ -349,7 +349,7 @@ class SaveOnce(lightning.Callback):
 
 
 def test_save_after_a_training_returns_when_it_has_arrived(place: Folder, tmp_path: Path) -> None:
-    """A save within a training is sent in the background, also after a validation; nobody would wait for a later one."""
+    """A save within a training is sent in the background, also after a validation; one after it waits."""
     io = io_of(place, tmp_path)
     loader = loader_of(Folder(tmp_path / "data"), tmp_path)
     once = SaveOnce(f"{place.location}/five.ckpt", io)
