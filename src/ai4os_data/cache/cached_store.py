@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
@@ -11,12 +12,10 @@ from ai4os_data.cache.disk_cache import session_of
 from ai4os_data.cache.entries import Held, intact
 from ai4os_data.cache.fetching import Request
 from ai4os_data.cache.lookup import Lookup
-from ai4os_data.cache.objects import share
-from ai4os_data.cache.paths import LocalPath
+from ai4os_data.cache.paths import LocalPath, opened_shared
 from ai4os_data.cache.temporaries import TemporaryBody, write_temporary
 from ai4os_data.cache.together import Together
 from ai4os_data.cache.uncached import UncachedStore, only_result
-from ai4os_data.machine import is_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -100,9 +99,9 @@ class CachedStore:
         if not self._source.is_large(wanted):
             return io.BytesIO(self.read(wanted))
         held = self.known(wanted)
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # gone, or about to go
             if held is not None and intact(held):
-                opened = _opened(held.path)
+                opened = os.fdopen(opened_shared(held.path), "rb")
                 self.counters.row[telemetry.HITS] += 1
                 return opened
         return self._source.open_ranges(wanted)
@@ -210,18 +209,3 @@ def _lengths(arrivals: Iterable[Arrival]) -> Iterator[Filled]:
             yield wanted, sum(map(len, content))
         else:
             yield wanted, content.size_bytes if isinstance(content, Held) else content.length
-
-
-def _opened(path: str) -> IO[bytes]:
-    """A cached file, open, which is kept from eviction for as long.
-
-    Raises:
-        FileNotFoundError: it is gone, or about to go.
-    """
-    file = open(path, "rb")  # noqa: SIM115  the caller's to close
-    with suppress(OSError):
-        share(file.fileno(), path)
-        if is_at(file.fileno(), path):
-            return file
-    file.close()
-    raise FileNotFoundError(path)

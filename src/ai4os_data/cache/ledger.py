@@ -161,13 +161,9 @@ class Ledger:
     def _held(self, *, wait: bool = True, reconciles: bool = True) -> Iterator[bool]:
         """Hold the ledger alone, and in order; False if another process has it, and this one does not wait."""
         with self._lock.held(wait=wait) as was_clean:
-            try:
-                if reconciles and was_clean is False:  # somebody has died with it
-                    self._mending.mended(self._mending.reconcile)
-                yield was_clean is not None
-            finally:
-                if was_clean is not None:
-                    self._rows.rest()
+            if reconciles and was_clean is False:  # somebody has died with it
+                self._mending.mended(self._mending.reconcile)
+            yield was_clean is not None
 
     def _usage(self) -> tuple[int, int]:
         return len(self._mending.opened()), self._balance.used_bytes() - self._balance.margin_bytes()
