@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ai4os_data.machine import descriptors, locks, mounts, ownership
+from ai4os_data.machine import descriptors, locks, mounts, ownership, shared_memory
 from ai4os_data.machine.descriptors import exhausted
 from ai4os_data.machine.files import disk_bytes, identity, is_at, replace_whole, sha256_of, write_all, write_new
 from ai4os_data.machine.mounts import Mount
@@ -19,7 +19,7 @@ from ai4os_data.machine.packed import (
     packed_values,
     positions,
 )
-from ai4os_data.machine.processes import PerProcess, leave_to_parent, no_fork, tell_after_fork
+from ai4os_data.machine.processes import PerProcess, leave_to_parent, no_fork, tell_after_fork, tell_before_fork
 from ai4os_data.machine.sizes import is_size, parse_size, shown_size
 
 __all__ = [
@@ -50,8 +50,10 @@ __all__ = [
     "positions",
     "replace_whole",
     "sha256_of",
+    "shared_memory",
     "shown_size",
     "tell_after_fork",
+    "tell_before_fork",
     "write_all",
     "write_new",
 ]

@@ -196,7 +196,7 @@ class FsspecStore(Store):
                 if not running:
                     return
                 entry, future = running.popleft()
-                # What is tried again is read in this thread, which an interrupt reaches.
+                # The pool makes the first try; the next ones are made in this thread, which an interrupt reaches.
                 tries = chain([future.result], repeat(partial(self._read, entry, make)))
                 try:
                     yield entry, self._waited_out(lambda tries=tries: next(tries)())  # type: ignore[misc]

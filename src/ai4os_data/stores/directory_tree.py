@@ -99,7 +99,7 @@ class DirectoryTree:
             folder = folders.pop()
             try:
                 identity = self._identity(folder)
-                if identity in (path := above.pop(folder)):
+                if identity in (parents := above.pop(folder)):
                     links.append(f"{folder!r} (to a folder above it)")
                     continue
                 self._check_visits(folder, visits, identity)
@@ -118,7 +118,7 @@ class DirectoryTree:
             unreadable += found.unreadable
             links += found.links
             folders += found.folders
-            above.update((each, (*path, identity)) for each in found.folders)
+            above.update((each, (*parents, identity)) for each in found.folders)
         if len(gone) > 1:
             raise gone[0]
         if links:
