@@ -35,7 +35,7 @@ _NAMED_BYTES = 512  # what an entry takes in its folder, in the file of names an
 
 
 class Budget:
-    """The room of one process, and what it has not yet told the ledger.
+    """The room of one process, and what the ledger does not know yet.
 
     Args:
         directory: the cache's.

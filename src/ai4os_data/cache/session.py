@@ -160,7 +160,7 @@ class Session:
         self.budget.opened().clear()
 
     def give_way(self, size_bytes: int) -> None:
-        """Let go of so much of the disk."""
+        """Let go of some bytes of the disk."""
         self.budget.drop_spares()
         self.budget.flush()
         with self.budget.guarded():
