@@ -123,7 +123,7 @@ class Uploads:
             return [*([self._in_flight] if self._in_flight else []), *self._pending]
 
     def on_the_way(self) -> list[Upload]:
-        """Those that have not arrived, in the same order; one that has is `unsent` while older checkpoints are removed."""
+        """Those that have not arrived, in the same order; one that has is `unsent` while older ones are removed."""
         with self._changed:
             return [upload for upload in self.unsent() if not (upload is self._in_flight and self._has_arrived)]
 

@@ -1,4 +1,4 @@
-"""A state becomes plain containers that `weights_only=True` loads, with its tensors taken out; or an error names a path.
+"""A state becomes plain containers that `weights_only=True` loads, its tensors taken out; or an error names a path.
 
 Nothing is copied here. The walk comes first, so that a state that cannot be saved costs no copy.
 """

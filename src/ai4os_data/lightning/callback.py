@@ -167,12 +167,12 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
     @property
     def state_key(self) -> str:
         """What distinguishes it from other callbacks of its kind, wherever they save."""
-        return self._generate_state_key(monitor=self.monitor, mode=self.mode, **self._triggers.options())
+        return self._generate_state_key(monitor=self.monitor, mode=self.mode, **self._triggers.options)
 
     def _former_keys(self) -> Iterator[str]:
         """What it was called once: without its triggers, and "min" if nobody had said a mode."""
         yield self._generate_state_key(monitor=self.monitor, mode=self.mode)
-        yield self._generate_state_key(monitor=self.monitor, mode="min", **self._triggers.options())
+        yield self._generate_state_key(monitor=self.monitor, mode="min", **self._triggers.options)
         yield self._generate_state_key(monitor=self.monitor, mode="min")
 
     def state_dict(self) -> dict[str, Any]:
