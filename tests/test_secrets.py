@@ -84,7 +84,7 @@ class Trail:
         self.add_error(raised.value)
 
     def found(self) -> list[tuple[str, str]]:
-        """Where which secret stands."""
+        """Each secret that was found, and the text that it stands in."""
         return [
             (name, what)
             for what, text in self._pieces

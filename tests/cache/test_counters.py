@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ai4os_data import telemetry
+from ai4os_data.machine import shared_memory
 from ai4os_data.telemetry import HITS, Counters
 from tests.support.crowd import Worker, together, wait_for
 from tests.support.disks import tmpfs
@@ -37,7 +37,7 @@ def test_full_shared_memory_does_not_end_the_process(tmp_path: Path, monkeypatch
     """Loaders fill the shared memory of a container easily: the numbers then lie beside other temporary files."""
     with tmpfs(tmp_path / "shm", 1024 * 1024) as shm:
         (shm / "full").write_bytes(bytes(1024 * 1024))
-        monkeypatch.setattr(telemetry, "_SHARED_MEMORY", str(shm))
+        monkeypatch.setattr(shared_memory, "_SHARED_MEMORY", str(shm))
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         assert together([Count()]) == [1]
         counters = Counters()
@@ -65,7 +65,7 @@ def test_numbers_of_the_killed_are_swept_up(tmp_path: Path, monkeypatch: pytest.
     """A process that is killed leaves its file until the next one counts; those of the living stay."""
     shm = tmp_path / "shm"
     shm.mkdir()
-    monkeypatch.setattr(telemetry, "_SHARED_MEMORY", str(shm))
+    monkeypatch.setattr(shared_memory, "_SHARED_MEMORY", str(shm))
     worker = Worker(Hold(str(tmp_path / "mark")))
     wait_for((tmp_path / "mark").exists)
     first = Counters()

@@ -16,7 +16,7 @@ from ai4os_data.cache import CachedStore, DiskCache, placement, session_of
 from ai4os_data.cache.temporaries import TemporaryBody
 from ai4os_data.http.refusals import Refusals
 from ai4os_data.locations.remotes import Remote
-from ai4os_data.machine import ownership
+from ai4os_data.machine import ownership, shared_memory
 from tests.support.crowd import Warnings, wrong_keys
 from tests.support.owners import NOBODY, as_root, public_folder
 from tests.support.sources import source
@@ -151,7 +151,7 @@ def counting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for counters."""
     folder = tmp_path / "shm"
     folder.mkdir()
-    monkeypatch.setattr(telemetry, "_SHARED_MEMORY", str(folder))
+    monkeypatch.setattr(shared_memory, "_SHARED_MEMORY", str(folder))
     return folder
 
 

@@ -28,7 +28,7 @@ MiB = 1024 * KiB
 
 @pytest.fixture
 def auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where "auto" puts its cache first."""
+    """The folder where "auto" puts its cache first."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "ai4os-data"

@@ -76,14 +76,14 @@ def test_all_is_well_and_nothing_stays_behind(share: Share, options: doctor.Opti
 
 
 def test_nextcloud_tells_its_version(cloud_share: Share, options: doctor.Options) -> None:
-    """What it can do follows from that."""
+    """The finding names the version, from which follows what the server can do."""
     findings = list(doctor.examine(options, cloud_share.environ()))
     (server,) = [finding for finding in findings if finding.what == "server"]
     assert "Nextcloud" in server.told
 
 
 def test_wrong_password_is_told_by_one_line_and_one_request(share: Share, options: doctor.Options) -> None:
-    """It fails, says what to do, and does not go on knocking."""
+    """A wrong password fails, the advice says what to do, and no further request is sent."""
     found = states(options, share.environ(password="wrong"))
     assert found["credentials"] == "bad"
     assert "write, read" not in found
@@ -111,12 +111,12 @@ def test_unreachable_server_is_told_within_the_deadline(hurried: doctor.Options)
 
 
 def test_no_storage(options: doctor.Options) -> None:
-    """Nothing is linked: that is the finding, and there is a way out."""
+    """If nothing is linked, the finding says so, and what to do."""
     assert states(options, {"RCLONE_CONFIG": "/dev/null", "RCLONE_CONFIG_RSHARE_URL": ""})["linked"] == "bad"
 
 
 def test_plain_directory_is_no_storage(options: doctor.Options, tmp_path: Path) -> None:
-    """What is written there is lost."""
+    """A plain directory at the mount point is named: what is written there is lost."""
     (tmp_path / "storage").mkdir()
     findings = list(doctor.examine(options, {"RCLONE_CONFIG": "/dev/null"}))
     (mounted,) = [finding for finding in findings if finding.what == "mounted"]
@@ -135,7 +135,7 @@ def test_mount_is_looked_at(mount: RcloneMount, cloud_share: Share) -> None:
 
 @pytest.mark.parametrize("name", ["share", "cloud_share"])
 def test_folders_that_it_made_go_again(name: str, options: doctor.Options, request: pytest.FixtureRequest) -> None:
-    """Those alone: an empty folder that was there stays."""
+    """Only folders that the doctor made are removed: an empty folder that was there stays."""
     share: Share = request.getfixturevalue(name)
     (share.root / "here before").mkdir()
     asked = dataclasses.replace(options, location=f"rshare:{share.name}/here before/new/deep")
@@ -145,7 +145,7 @@ def test_folders_that_it_made_go_again(name: str, options: doctor.Options, reque
 
 
 def test_directories_that_it_made_go_again(options: doctor.Options, tmp_path: Path) -> None:
-    """On this disk too."""
+    """A directory on this disk behaves as a folder on a server."""
     (tmp_path / "here before").mkdir()
     asked = dataclasses.replace(options, location=str(tmp_path / "here before" / "new" / "deep"))
     found = states(asked, {})
@@ -155,7 +155,7 @@ def test_directories_that_it_made_go_again(options: doctor.Options, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["share", "cloud_share", "folder"])
 def test_what_somebody_else_puts_there_meanwhile_stays(name: str, request: pytest.FixtureRequest) -> None:
-    """With the folders above it."""
+    """What somebody else has put there stays, with the folders above it."""
     share: Folder = request.getfixturevalue(name)
     with visiting(open_store(f"{share.location}/new/deep/er", share.remote, create=True)):
         share.put({"new/deep/er/ours": b"", "new/theirs": b""})
@@ -182,7 +182,7 @@ def test_missing_folder_is_not_made_to_be_looked_at(
 
 
 def test_missing_directory_is_not_made_to_be_looked_at(options: doctor.Options, tmp_path: Path) -> None:
-    """On this disk too."""
+    """A directory on this disk behaves as a folder on a server."""
     asked = dataclasses.replace(options, location=str(tmp_path / "nosuch"), writes=False)
     assert states(asked, {})["linked"] == "bad"
     assert not (tmp_path / "nosuch").exists()
@@ -272,7 +272,7 @@ def test_a_file_is_no_folder(
 
 
 def fill(path: Path, size_bytes: int) -> None:
-    """Write so much, or what there is room for."""
+    """Write as many bytes, or as many as there is room for."""
     with suppress(OSError), path.open("wb", buffering=0) as file:
         for _ in range(size_bytes // 4096):
             file.write(bytes(4096))
@@ -282,7 +282,7 @@ def fill(path: Path, size_bytes: int) -> None:
 def test_full_disk_fails_for_spool_and_cache_in_mib(
     size_bytes: int, options: doctor.Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nearly full or quite; also where the cache finds another place meanwhile."""
+    """The disk is nearly full or full; also if the cache finds another directory meanwhile."""
     with ext4(tmp_path / "disk", 40 * 2**20) as disk:
         fill(disk / "rest", size_bytes)
         monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
@@ -297,7 +297,7 @@ def test_full_disk_fails_for_spool_and_cache_in_mib(
 
 
 def test_spool_that_another_user_could_change_fails(options: doctor.Options, tmp_path: Path) -> None:
-    """A link that leads nowhere, and a file in its place, too."""
+    """A link that leads nowhere and a file fail too."""
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
     (tmp_path / "file").write_bytes(b"")
     for name, told in (("link", "No such file"), ("file", "is no folder")):
@@ -313,7 +313,7 @@ def test_spool_that_another_user_could_change_fails(options: doctor.Options, tmp
 def test_spool_goes_where_it_can_be_written(
     options: doctor.Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As checkpoints do: among temporary files, where the user's own place is none."""
+    """The spool lies among temporary files, as for checkpoints, if the user's own folder cannot be used."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "file").write_bytes(b"")
     found = finding(options, {"RCLONE_CONFIG": os.devnull, "XDG_CACHE_HOME": str(tmp_path / "file")}, "spool")
@@ -321,7 +321,7 @@ def test_spool_goes_where_it_can_be_written(
 
 
 def test_spool_on_a_network_share_fails(mount: RcloneMount, options: doctor.Options) -> None:
-    """It has to be local."""
+    """A spool has to be on a local disk."""
     environ = {"RCLONE_CONFIG": os.devnull, "AI4OS_DATA_SPOOL": str(mount.path / "spool")}
     assert finding(options, environ, "spool").state == "bad"
     assert not (mount.path / "spool").exists()
@@ -410,7 +410,7 @@ def test_advice_on_a_wrong_password_says_where_it_comes_from(
 
 
 def test_dead_mount_fails_where_nothing_reads_past_it(cloud_share: Share, tmp_path: Path) -> None:
-    """With credentials it is a note."""
+    """With credentials a dead mount is a note, without them a failure."""
     need(missing_fuse())
     server = cloud_share.server
     with RcloneMount(server.url, server.user, server.password, tmp_path / "mount", vendor="nextcloud") as mount:
@@ -477,7 +477,7 @@ def test_a_pipe_that_nobody_reads_changes_nothing(share: Share, location: str, c
 
 
 def test_help_into_a_pipe_that_nobody_reads() -> None:
-    """It is no error either."""
+    """The help into a closed pipe is no error."""
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(command("--help"), stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from torch.utils.data import ConcatDataset, DataLoader
 
-from ai4os_data import DiskCache, StorageDataset, errors, telemetry
+from ai4os_data import DiskCache, StorageDataset, errors
 from ai4os_data.cache import session_of
+from ai4os_data.machine import shared_memory
 from ai4os_data.stores import open_store
 from ai4os_data.telemetry import HITS, Counters
 from tests.support.faulty import Faulty
@@ -170,7 +171,7 @@ def test_counters_hold_no_file_open(tmp_path: Path) -> None:
 
 def test_lock_goes_over_when_its_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first counters are gone, and others of the same owner stay."""
-    monkeypatch.setattr(telemetry, "_SHARED_MEMORY", str(tmp_path))
+    monkeypatch.setattr(shared_memory, "_SHARED_MEMORY", str(tmp_path))
     first, second = Counters(), Counters()
     del first
     _elsewhere(tmp_path)
@@ -184,7 +185,7 @@ def test_counters_of_another_container_stay(tmp_path: Path, monkeypatch: pytest.
     program = shutil.which("unshare")
     if program is None or subprocess.run([program, "--pid", "--fork", "true"], check=False).returncode:
         pytest.skip("this machine lets nobody have process numbers of their own")
-    monkeypatch.setattr(telemetry, "_SHARED_MEMORY", str(tmp_path))
+    monkeypatch.setattr(shared_memory, "_SHARED_MEMORY", str(tmp_path))
     counters = Counters()
     _elsewhere(tmp_path, "unshare", "--pid", "--fork", "--mount-proc")
     assert len(list(tmp_path.iterdir())) == 1
@@ -193,7 +194,7 @@ def test_counters_of_another_container_stay(tmp_path: Path, monkeypatch: pytest.
 
 def test_counters_that_were_never_finished_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their process was killed before they had their name; what is being made now, or is not ours, stays."""
-    monkeypatch.setattr(telemetry, "_SHARED_MEMORY", str(tmp_path))
+    monkeypatch.setattr(shared_memory, "_SHARED_MEMORY", str(tmp_path))
     names = ["ai4os-data-new-" + "0" * 24, "ai4os-data-new-" + "1" * 24, "ai4os-data-new-x1y2z3w4"]
     for name in names:
         (tmp_path / name).touch()
@@ -205,7 +206,7 @@ def test_counters_that_were_never_finished_are_swept(tmp_path: Path, monkeypatch
 
 def test_counters_whose_making_is_broken_off_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal's handler may raise at any moment, such as that of a time limit."""
-    monkeypatch.setattr(telemetry, "_SHARED_MEMORY", str(tmp_path))
+    monkeypatch.setattr(shared_memory, "_SHARED_MEMORY", str(tmp_path))
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -221,7 +222,8 @@ def test_counters_whose_making_is_broken_off_leave_no_file(tmp_path: Path, monke
 def _elsewhere(folder: Path, *before: str) -> None:
     """Make and drop counters in another process."""
     program = (
-        f"from ai4os_data import telemetry; telemetry._SHARED_MEMORY = {str(folder)!r}\n"
+        f"from ai4os_data.machine import shared_memory; shared_memory._SHARED_MEMORY = {str(folder)!r}\n"
+        "from ai4os_data import telemetry\n"
         "counters = telemetry.Counters(); counters.row[0] += 1; del counters"
     )
     subprocess.run([*before, sys.executable, "-c", program], check=True)

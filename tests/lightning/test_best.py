@@ -1,4 +1,4 @@
-"""The best checkpoint of a Lightning training: it stays through every restart, and what is told of it is there."""
+"""The best checkpoint of a Lightning training stays through restarts; its path and score are of one that exists."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning's own, about d
 
 
 class Told(Model):
-    """A model whose validation gives what it is told, by epoch; its weights stay, and tell which training it was."""
+    """A model whose validation gives a chosen score in each epoch; its constant weights mark the training."""
 
     def __init__(self, *scores: float, mark: float = 0.0) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def there(folder: Folder, tmp_path: Path, name: str = "run") -> list[tuple[int, 
 
 
 def told_by(callback: StorageCheckpointCallback) -> tuple[float | None, int, float]:
-    """Return the score that is told, and the epoch and the mark of the file."""
+    """Return best_model_score, and the epoch and the mark of the file at best_model_path."""
     state = torch.load(callback.best_model_path, weights_only=True)
     score = callback.best_model_score
     return score and round(score, 3), state["global_step"] // BATCHES, round(float(state["state_dict"]["mark"]), 3)
@@ -121,7 +121,7 @@ def test_score_is_that_of_what_is_there(folder: Folder, tmp_path: Path) -> None:
 
 
 class Scores(lightning.Callback):
-    """Remembers what is told at the begin of each epoch."""
+    """Records best_model_score at the beginning of each epoch."""
 
     def __init__(self, other: StorageCheckpointCallback) -> None:
         self._other = other
@@ -141,7 +141,7 @@ def remove(folder: Folder, tmp_path: Path, epoch: int) -> None:
 
 
 def test_best_is_followed_through_the_locations_of_a_training(folder: Folder, tmp_path: Path) -> None:
-    """Where it lies, and not where the training was last; once it is gone there, the best of the others."""
+    """The best one is found in an earlier location; once it is removed there, the best of the others counts."""
     path = None
     scores = {"one": (0.1,), "two": (0.1, 0.5), "three": (0.1, 0.5, 0.4)}
     for number, (name, told) in enumerate(scores.items()):
@@ -155,7 +155,7 @@ def test_best_is_followed_through_the_locations_of_a_training(folder: Folder, tm
 
 
 def test_state_of_before_names_where_the_best_was(folder: Folder, tmp_path: Path) -> None:
-    """As it was written once: the location and the score of the place before."""
+    """A state of an earlier format, with the location and the score of the run before, is read."""
     train(folder, tmp_path, Told(0.1, mark=3), best_of(folder, tmp_path, "one"), epochs=1)
     callback = best_of(folder, tmp_path, "three")
     before = [f"{folder.location}/one", 0.1]
@@ -209,7 +209,7 @@ def test_state_under_the_mode_that_nobody_had_said_is_read(folder: Folder, tmp_p
 
 
 def test_step_of_another_callback_is_not_taken_for_saved(folder: Folder, tmp_path: Path) -> None:
-    """Its file is gone on from with a validation first: this run has no checkpoint of that step yet."""
+    """After a resume from another callback's file, this run has no checkpoint of that step yet."""
     other = best_of(folder, tmp_path, "other", keep_last=2)
     train(folder, tmp_path, Told(0.3, 0.2), other, epochs=2)
     own = best_of(folder, tmp_path, "own")

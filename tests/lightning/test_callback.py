@@ -1,4 +1,4 @@
-"""When the callback saves, what it refuses, and what it tells before anything is lost."""
+"""When the callback saves, what it refuses, and what it logs before anything is lost."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def told(caplog: pytest.LogCaptureFixture, word: str) -> list[str]:
 
 @pytest.mark.parametrize("accumulated", [1, 3])
 def test_saves_at_the_steps_of_model_checkpoint(folder: Folder, tmp_path: Path, accumulated: int) -> None:
-    """Each multiple once, however many batches make a step."""
+    """Each multiple is saved once, however many batches make a step."""
     own = callback_of(folder, tmp_path, every_n_train_steps=5, save_top_k=-1, save_on_train_end=False)
     other = ModelCheckpoint(tmp_path / "other", "{step}", every_n_train_steps=5, save_top_k=-1)
     loader = loader_of(folder, tmp_path, batch_size=3 if accumulated == 1 else 1)
@@ -60,7 +60,7 @@ def test_saves_at_the_steps_of_model_checkpoint(folder: Folder, tmp_path: Path, 
 
 
 def test_no_step_is_counted_twice_after_a_resume(folder: Folder, tmp_path: Path) -> None:
-    """Not even from a checkpoint that Lightning wrote, with the batches of half a step before the next one."""
+    """This holds for a checkpoint that Lightning wrote in the middle of accumulated batches too."""
     options: dict[str, Any] = {"max_epochs": 1, "accumulate_grad_batches": 3}
     loader = loader_of(folder, tmp_path, batch_size=1)
     kept = ModelCheckpoint(tmp_path / "other", "{step}", every_n_train_steps=5, save_top_k=-1)
@@ -72,7 +72,7 @@ def test_no_step_is_counted_twice_after_a_resume(folder: Folder, tmp_path: Path)
 
 
 def test_manual_optimization_saves_at_its_steps(folder: Folder, tmp_path: Path) -> None:
-    """Where several batches make a step of its own, each step counts once."""
+    """If several batches make a step by hand, each step counts once."""
 
     class Manual(Model):
         def __init__(self) -> None:
@@ -104,13 +104,13 @@ def test_manual_optimization_saves_at_its_steps(folder: Folder, tmp_path: Path) 
     ],
 )
 def test_epochs_that_are_kept(folder: Folder, tmp_path: Path, options: dict[str, Any], epochs: list[int]) -> None:
-    """As the options say."""
+    """The epochs that the options name are kept."""
     fit(callback_of(folder, tmp_path, **options), loader_of(folder, tmp_path), Patient(), max_epochs=5)
     assert steps_of(folder, tmp_path) == [epoch * BATCHES for epoch in epochs]
 
 
 def test_exception_is_not_saved_if_it_is_not_wanted(folder: Folder, tmp_path: Path) -> None:
-    """What was due before is there all the same."""
+    """With save_on_exception=False, a save that was due before the exception is there."""
     own = callback_of(folder, tmp_path, every_n_train_steps=4, save_on_exception=False)
     with pytest.raises(FailedError):
         fit(own, loader_of(folder, tmp_path), Patient(), fail_at=6)
@@ -118,7 +118,7 @@ def test_exception_is_not_saved_if_it_is_not_wanted(folder: Folder, tmp_path: Pa
 
 
 def test_rehearsal_and_validation_save_nothing(folder: Folder, tmp_path: Path) -> None:
-    """Nor do they make a folder."""
+    """A rehearsal and a validation save nothing, and make no folder."""
     loader = loader_of(folder, tmp_path)
     fit(callback_of(folder, tmp_path), loader, validation=loader, fast_dev_run=True)
     trainer_of(callback_of(folder, tmp_path)).validate(Model(), loader, verbose=False)
@@ -126,7 +126,7 @@ def test_rehearsal_and_validation_save_nothing(folder: Folder, tmp_path: Path) -
 
 
 def test_two_callbacks_with_other_triggers_go_together(folder: Folder, tmp_path: Path) -> None:
-    """And each goes on with its own state."""
+    """Each of two callbacks resumes with its own state."""
 
     def pair() -> list[StorageCheckpointCallback]:
         options: dict[str, Any] = {"monitor": "val_loss", "save_on_train_end": False}
@@ -164,7 +164,7 @@ def test_state_under_its_former_key_is_read(folder: Folder, tmp_path: Path) -> N
 
 
 def test_last_model_path_is_the_newest(folder: Folder, tmp_path: Path) -> None:
-    """Where the best one is older."""
+    """last_model_path is the newest checkpoint even if the best one is older."""
 
     class Measured(Model):
         def validation_step(self, batch: torch.Tensor, _: int) -> None:  # noqa: ARG002
@@ -198,7 +198,7 @@ def test_last_model_path_is_the_newest(folder: Folder, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_option_is_refused_at_once(options: dict[str, Any], error: type[Exception], named: str) -> None:
-    """By the class that was asked, with what there is instead."""
+    """The error names the class, and what there is instead."""
     with pytest.raises(error, match=named):
         StorageCheckpointCallback("run", **options)
 
@@ -212,7 +212,7 @@ class Written(DDPStrategy):
 
 @pytest.mark.parametrize("strategy", [DeepSpeedStrategy, Written])
 def test_strategy_that_writes_by_itself_is_refused(folder: Folder, tmp_path: Path, strategy: Any) -> None:
-    """Though it is a DDPStrategy: its state is spread over the ranks."""
+    """A strategy that writes by itself is refused although it is a DDPStrategy: its state is spread over the ranks."""
     from types import SimpleNamespace
 
     trainer: Any = SimpleNamespace(strategy=strategy.__new__(strategy))
@@ -261,7 +261,7 @@ ODD: list[Callable[[], Any]] = [
 def test_hyperparameters_that_cannot_be_saved_are_told_at_once(
     folder: Folder, tmp_path: Path, odd: Callable[[], Any], where: str
 ) -> None:
-    """Before the first batch, not after an epoch of them; and which one it is."""
+    """The error comes before the first batch, and names the hyperparameter."""
     loader: Any = loader_of(folder, tmp_path)
     model = WithHyperparameters(odd()) if where == "model" else Model()
     data = Data(loader, odd()) if where == "data" else loader
@@ -274,7 +274,7 @@ def test_hyperparameters_that_cannot_be_saved_are_told_at_once(
 
 
 def test_run_that_begins_anew_is_told_of(folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Once there are checkpoints, and only where none of them is gone on from."""
+    """A warning comes if there are checkpoints and the training resumes from none of them."""
     loader = loader_of(folder, tmp_path)
     fit(callback_of(folder, tmp_path), loader, max_epochs=1)
     fit(callback_of(folder, tmp_path), loader, max_epochs=2)
@@ -289,7 +289,7 @@ def test_run_that_begins_anew_is_told_of(folder: Folder, tmp_path: Path, caplog:
 def test_monitor_that_is_never_logged_is_told_once(
     folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With what is logged; not before a validation that comes later."""
+    """The warning names what is logged, and does not come before a validation that is still due."""
     loader = loader_of(folder, tmp_path)
     options: dict[str, Any] = {"validation": loader, "max_epochs": 2}
     fit(callback_of(folder, tmp_path, "one", monitor="val_loss"), loader, check_val_every_n_epoch=2, **options)
@@ -303,7 +303,7 @@ def test_monitor_that_is_never_logged_is_told_once(
 def test_loader_that_begins_its_epoch_anew_is_told_once(
     folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After a resume in mid-epoch; StorageDataLoader does not."""
+    """A plain loader that resumes in mid-epoch is warned of once; StorageDataLoader is not."""
     plain = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.rand(40, 1)), 4, collate_fn=_stacked)
     for loader, name in ((loader_of(folder, tmp_path), "exact"), (plain, "plain")):
         with pytest.raises(FailedError):

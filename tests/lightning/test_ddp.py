@@ -1,4 +1,4 @@
-"""Two ranks share one cache and the data between them; Lightning goes on with both where they were."""
+"""Two ranks share one cache and the data between them; Lightning resumes both where they were."""
 
 from __future__ import annotations
 

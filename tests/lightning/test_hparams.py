@@ -1,4 +1,4 @@
-"""Hyperparameters come back as they were, or it is told before the training that they do not."""
+"""Hyperparameters come back as they were, or a warning or an error before the training says that they do not."""
 
 from __future__ import annotations
 

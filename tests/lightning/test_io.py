@@ -145,13 +145,13 @@ def test_storage_options_are_refused(tmp_path: Path) -> None:
 
 
 def test_state_that_is_not_plain_is_named(tmp_path: Path) -> None:
-    """Where it stands, so that it can be taken out."""
+    """The line in which it stands, so that it can be taken out."""
     with pytest.raises(errors.StateError, match="mine"):
         StorageCheckpointIO(spool=tmp_path / "s").save_checkpoint({"mine": {"f": print}}, tmp_path / "a")
 
 
 def test_model_checkpoint_keeps_top_k_and_last(tmp_path: Path) -> None:
-    """The two best epochs and the last one stay, and any of them can be gone on from."""
+    """The two best epochs and the last one stay, and a training can resume from each of them."""
     place = Folder(tmp_path / "storage")
 
     class Measured(Model):
@@ -253,13 +253,13 @@ def test_killed_anywhere_it_leaves_an_intact_checkpoint(tmp_path: Path) -> None:
 
 
 def is_intact(place: Folder, name: str, spool: Path) -> bool:
-    """Tell whether a checkpoint can be restored."""
+    """Return whether a checkpoint can be restored."""
     with StorageCheckpoint(f"{place.location}/{name}", spool=spool) as run:
         return run.restore() is not None
 
 
 def test_server_that_is_down_keeps_the_old(share: Share, tmp_path: Path) -> None:
-    """What could not be sent takes no place; the error comes, and the old one is there."""
+    """What could not be sent replaces nothing; the error is raised, and the old checkpoint is there."""
     io = StorageCheckpointIO(share.remote, spool=tmp_path / "spool")
     io.save_checkpoint(STATE, f"{share.location}/a.ckpt")
     io.teardown()
@@ -310,7 +310,7 @@ def test_training_leaves_nothing_on_the_local_disk(tmp_path: Path) -> None:
 
 
 def test_spool_that_is_too_small_does_not_end_the_training(tmp_path: Path) -> None:
-    """Nothing can be saved: that is told at the end, and not by the removal of what was to be saved before."""
+    """If nothing can be saved, the end of the training raises it, and the removal of an earlier save does not."""
     place = Folder(tmp_path / "storage")
     io = StorageCheckpointIO(spool=tmp_path / "spool", spool_limit="1MiB")
     keeper = ModelCheckpoint(place.location, "{step}", every_n_train_steps=2)
@@ -349,7 +349,7 @@ class SaveOnce(lightning.Callback):
 
 
 def test_save_after_a_training_returns_when_it_has_arrived(place: Folder, tmp_path: Path) -> None:
-    """Nobody would wait for it later; one within a training goes on behind it, also after a validation."""
+    """A save within a training is sent in the background, also after a validation; one after it waits."""
     io = io_of(place, tmp_path)
     loader = loader_of(Folder(tmp_path / "data"), tmp_path)
     once = SaveOnce(f"{place.location}/five.ckpt", io)
@@ -384,7 +384,7 @@ def test_wrapped_by_an_async_one_all_is_there_in_the_end(place: Folder, tmp_path
 
 
 def test_removal_that_comes_before_the_next_save_waits_for_it(place: Folder, tmp_path: Path) -> None:
-    """As an async one does it: there is always one to go on from."""
+    """As an asynchronous plugin does it: there is always a checkpoint to resume from."""
     io = io_of(place, tmp_path)
     io.save_checkpoint(STATE, f"{place.location}/a.ckpt")
     io.remove_checkpoint(f"{place.location}/a.ckpt")
@@ -407,7 +407,7 @@ io.save_checkpoint({"weight": torch.zeros(1_000_000), "global_step": 1}, f"{sys.
 
 
 def test_end_of_the_process_waits_for_what_is_on_its_way(tmp_path: Path) -> None:
-    """Where nobody has torn the plugin down."""
+    """A process that ends without a teardown of the plugin sends what is on its way."""
     subprocess.run([sys.executable, "-c", UNTOLD, str(tmp_path)], check=True, timeout=60)
     assert saved(Folder(tmp_path / "storage")) == {"a.ckpt"}
     assert spooled(tmp_path) == []

@@ -1,4 +1,4 @@
-"""A Lightning training goes on exactly where it was, however it ended."""
+"""A Lightning training resumes exactly where it was, however it ended."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_killed_in_mid_epoch_ends_with_the_same_weights(share: Share, tmp_path: 
 @pytest.mark.parametrize("accumulated", [1, 3])
 @pytest.mark.parametrize("batches", [4, 7, BATCHES - 1, BATCHES + 1])
 def test_exception_loses_nothing(folder: Folder, tmp_path: Path, batches: int, accumulated: int) -> None:
-    """It goes on from the last step of the optimizer, with the gradients that had been gathered since made anew."""
+    """It resumes from the last step of the optimizer; gradients that were accumulated since are computed again."""
     options: dict[str, Any] = {"accumulate_grad_batches": accumulated}
     expected = fit(None, loader_of(folder, tmp_path), **options)
     with pytest.raises(FailedError):
@@ -80,7 +80,7 @@ def test_exception_loses_nothing(folder: Folder, tmp_path: Path, batches: int, a
 
 
 def test_interrupt_is_saved_too(folder: Folder, tmp_path: Path) -> None:
-    """Ctrl-C, and the training goes on."""
+    """After Ctrl-C the training resumes."""
     expected = fit(None, loader_of(folder, tmp_path))
     assert start(folder, tmp_path, "run", every=99, signal_at=5, number=signal.SIGINT).returncode == 1
     assert steps_of(folder, tmp_path)[0] in {5, 6}

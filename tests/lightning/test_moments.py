@@ -215,7 +215,7 @@ class AtEndOfEpoch(Averaging):
 
 
 class UntilNextBatch(Averaging):
-    """Swaps when a validation has ended, as for others that save then, and back when training goes on."""
+    """Swaps when a validation has ended, as for others that save then, and back when training continues."""
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Swap."""
@@ -309,7 +309,7 @@ def test_gradients_are_accumulated_as_before_in_an_epoch_that_is_resumed(tmp_pat
 
 
 def test_validation_that_only_a_stop_has_called_for_draws_nothing(tmp_path: Path) -> None:
-    """The training that goes on never had it, and what it drew from the random generators does not show."""
+    """The resumed training never had it, and what it drew from the random generators does not show."""
 
     class Stopping(lightning.Callback):
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
@@ -366,7 +366,7 @@ def test_copy_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     assert "ms" in text
 
 
-# --- in the midst of a batch
+# --- in the middle of a batch
 
 
 @pytest.mark.parametrize("batches", [7, 8, 9, 10, 11])
@@ -434,7 +434,7 @@ class Halved(torch.optim.AdamW):
 
 
 def test_step_that_is_half_made_is_not_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Ctrl-C in the midst of it."""
+    """Ctrl-C comes in the middle of a batch."""
 
     class Own(Mill):
         def configure_optimizers(self) -> Any:

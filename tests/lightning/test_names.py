@@ -36,7 +36,7 @@ FULL = Fault(status=507)
 
 @pytest.fixture
 def behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Saves go on behind a training."""
+    """Saves are sent in the background, as during a training."""
     monkeypatch.setattr(lightning_io, "_is_fitting", lambda: True)
 
 
@@ -51,7 +51,7 @@ def server(fault: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Share:
 
 
 class Measured(Model):
-    """A model that measures what it is told to."""
+    """A model whose validation gives chosen scores."""
 
     told = (0.101, 0.102, 0.103, 0.104)
 
@@ -181,7 +181,7 @@ def test_two_plugins_know_of_each_other(server: Share, tmp_path: Path) -> None:
 def test_directory_that_cannot_be_made_makes_the_save_arrive_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody else can tell Lightning then that the name is taken."""
+    """Nothing else can show Lightning that the name is taken."""
     monkeypatch.setattr(os, "makedirs", failing(os.makedirs, "best.ckpt"))
     io = StorageCheckpointIO(spool=tmp_path / "spool")
     io.save_checkpoint(STATE, tmp_path / "run" / "best.ckpt")

@@ -1,4 +1,4 @@
-"""Locations are what users already type; each is told apart, opened, and shown without its secrets."""
+"""Locations are what users already type: each kind is recognised, opened, and shown without its secrets."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ def test_the_real_rclone_writes_what_we_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variable", ["XDG_CONFIG_HOME", "HOME"])
 def test_the_configuration_file_is_where_rclone_has_it(tmp_path: Path, variable: str) -> None:
-    """Where no variable names it."""
+    """The file of rclone's configuration, if no variable names it."""
     folder = tmp_path / ("rclone" if variable == "XDG_CONFIG_HOME" else ".config/rclone")
     folder.mkdir(parents=True)
     (folder / "rclone.conf").write_text(CONF)

@@ -1,4 +1,4 @@
-"""Addresses that people copy from the browser: public shares are read, pages of an account are told from files."""
+"""Addresses copied from the browser: public shares are read, and pages of an account are not taken for files."""
 
 from __future__ import annotations
 

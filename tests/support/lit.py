@@ -1,4 +1,4 @@
-"""A Lightning training over a share, in this process or in one that can be killed; its last weights tell all."""
+"""A Lightning training over a share, in this process or another; its last weights show any difference."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BATCHES = SAMPLES // 4
 
 
 class FailedError(Exception):
-    """The training fails as it was told to."""
+    """The training fails at a chosen step."""
 
 
 def number_of(sample: Sample) -> torch.Tensor:
@@ -87,7 +87,7 @@ class Signal(lightning.Callback):
 
 
 class Scores(lightning.Callback):
-    """Remembers which best score is told at the begin of each epoch, and at its end."""
+    """Records best_model_score at the beginning and the end of each epoch."""
 
     def __init__(self, other: StorageCheckpointCallback) -> None:
         self._other = other
@@ -257,7 +257,7 @@ def start(
 
 
 def seconds(number: float) -> timedelta:
-    """Return so many seconds."""
+    """Return a timedelta of seconds."""
     return timedelta(seconds=number)
 
 

@@ -54,7 +54,7 @@ class TrippedError(Exception):
 
 
 class Trip:
-    """Something that happens when a place is reached for the n-th time."""
+    """Something that happens when a named point of the training is reached for the n-th time."""
 
     def __init__(self, place: str = "", times: int = 0, error: type[BaseException] = TrippedError) -> None:
         self._place = place
@@ -205,7 +205,7 @@ def run(
     saving: dict[str, Any] | None = None,
     **options: Any,
 ) -> Ended:
-    """Train, from wherever the run is; without a place alone."""
+    """Train from wherever the run is; if there is no folder for it, without saving."""
     model = kind(trip)
     callback = (
         None if place is None else StorageCheckpointCallback(place / "run", spool=place / "spool", **saving or {})

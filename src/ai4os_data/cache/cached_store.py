@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 from ai4os_data import errors, telemetry
 from ai4os_data.cache.disk_cache import session_of
 from ai4os_data.cache.entries import Held, intact
-from ai4os_data.cache.fetching import Request
+from ai4os_data.cache.fetching import Fetch
 from ai4os_data.cache.lookup import Lookup
 from ai4os_data.cache.paths import LocalPath, opened_shared
 from ai4os_data.cache.temporaries import TemporaryBody, write_temporary
@@ -76,7 +76,7 @@ class CachedStore:
                 missing.append(wanted)
             else:
                 yield wanted, data
-        for wanted, content in self._request("bytes", missing):
+        for wanted, content in self._fetch("bytes", missing):
             assert isinstance(content, (list, errors.StorageError))
             yield wanted, b"".join(content) if isinstance(content, list) else content
 
@@ -130,7 +130,7 @@ class CachedStore:
 
     def _brought(self, file: File) -> Content:
         """A file as it was fetched, for its path: in the cache, or in a file outside of it, or small."""
-        ((_, content),) = self._request("file", [self._source.current(file)])
+        ((_, content),) = self._fetch("file", [self._source.current(file)])
         if isinstance(content, errors.StorageError):
             raise content
         return content
@@ -155,7 +155,7 @@ class CachedStore:
 
     def fill(self, files: Iterable[File]) -> Iterator[Filled]:
         """Bring files into the cache; each comes with the bytes that were fetched for it, 0 if it was there."""
-        return _lengths(self._request("nothing", map(self._source.current, files)))
+        return _lengths(self._fetch("nothing", map(self._source.current, files)))
 
     def fetch_ahead(self, files: Iterable[File], is_wanted: Callable[[], bool] = lambda: True) -> Iterator[Filled]:
         """As `fill`, for files that nobody waits for: those that another process is fetching are left out.
@@ -167,7 +167,7 @@ class CachedStore:
             is_wanted: asked when nobody else can fetch the file that was taken last: somebody may have fetched it
                 meanwhile, and found no room to keep it.
         """
-        return _lengths(self._request("nothing", map(self._source.current, files), is_wanted))
+        return _lengths(self._fetch("nothing", map(self._source.current, files), is_wanted))
 
     def absent(self, files: Iterable[File], *, trusting: bool = False, noting: bool = False) -> list[WantedFile]:
         """Those files that are not in the cache.
@@ -191,10 +191,10 @@ class CachedStore:
         if (held := session_of(self.cache).known.find(self.name(file))) is not None:
             session_of(self.cache).objects.discard(held)
 
-    def _request(
+    def _fetch(
         self, as_: As, files: Iterable[WantedFile], is_wanted: Callable[[], bool] | None = None
     ) -> Iterator[Arrival]:
-        return Request(self._source, self._lookup, as_, is_wanted).arrivals(files)
+        return Fetch(self._source, self._lookup, as_, is_wanted).arrivals(files)
 
 
 Files = CachedStore | UncachedStore

@@ -1,4 +1,4 @@
-"""A request for files through the cache: what nobody else is fetching is fetched here, once, and kept."""
+"""Fetching through the cache: what nobody else is fetching is fetched here, once, and kept."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PastCache = Literal["past the cache"]  # it cannot be kept
 Arrival = tuple["WantedFile", Content | errors.StorageError]
 
 
-class Request:
+class Fetch:
     """Some files that are wanted in one way.
 
     Files are claimed one by one as the store has room for them, so that its connections are never idle. Those that

@@ -158,7 +158,7 @@ class Rows:
             return self._take_out(rows, min(bytes_, self.entries_bytes() - floor_bytes))
 
     def evict_those(self, names: Iterable[str], bytes_: int) -> list[Held]:
-        """Take out some by their digests, until that makes so many bytes free; their files, to be removed."""
+        """Take out some by their digests, until that makes the bytes free; their files, to be removed."""
         rows = (row for name in names if (row := self._opened.row(name)) is not None)
         return self._take_out(rows, bytes_)
 

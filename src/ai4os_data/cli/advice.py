@@ -121,7 +121,7 @@ def _where_the_url_is(remote: Remote) -> str:
 
 
 def _about_connection(remote: Remote, environ: Mapping[str, str]) -> str | None:
-    """Why there is no connection; None where there is one."""
+    """Why there is no connection; None if there is one."""
     parts = urlsplit(remote.url)
     host = parts.hostname or ""
     if (proxy := proxy_for(remote.url, environ)) is not None:

@@ -61,7 +61,7 @@ class _Server(Server):
 
     # cheroot's signature, though it takes a bool by position
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Tell what went wrong with a connection to those who look for it."""
+        """Log what went wrong with a connection, for those who look for it."""
         log.debug("embedded server: %s (level %d)", msg, level, exc_info=traceback)
 
 
@@ -74,7 +74,7 @@ class EmbeddedServer:
         password: Its password.
         latency_s: How long each request waits before it is answered, as a distant server would let it.
         port: The port to listen on; 0 takes a free one.
-        on_request: Told of each request before the first byte of its answer leaves.
+        on_request: Notified of each request before the first byte of its answer leaves.
     """
 
     name = "wsgidav"

@@ -21,7 +21,7 @@ def folder_of(store: Store, *, writes: bool) -> Finding:
 
     Raises:
         LocationError: there is a file in its place.
-        StorageError: it cannot be told.
+        StorageError: the server does not say.
     """
     if isinstance(store, WebDAVStore) and store.address.path:
         top = open_dav(store.remote, "", patience=store.patience)
@@ -69,7 +69,7 @@ def _is_folder(top: Store, path: str) -> bool:
 
 
 def _missing(above: str, missing: list[str], names: Iterable[str], *, writes: bool) -> Finding:
-    """What to say where there is no folder.
+    """What to say if there is no folder.
 
     Args:
         above: what is there, with a slash or the colon of a remote at its end.

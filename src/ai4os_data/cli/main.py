@@ -122,7 +122,7 @@ def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _number(kind: type[T], is_right: Callable[[T], bool], wanted: str) -> Callable[[str], T]:
-    """What reads a number from the command line, and says what is wanted where it is not right."""
+    """A function that reads a number from the command line, and says what is wanted if it is not right."""
 
     def read(text: str) -> T:
         with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""What a command prints: into a pipe that nobody reads any more it goes on in silence, and tells by its exit code."""
+"""What a command prints: if nobody reads the pipe any more it continues in silence, and the exit code says the rest."""
 
 from __future__ import annotations
 

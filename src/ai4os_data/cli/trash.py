@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def trash_of(store: NextcloudStore) -> Finding | None:
-    """What lies there; None where there is no trash bin, or where it cannot be read."""
+    """What lies there; None if there is no trash bin, or it cannot be read."""
     urls = NextcloudUrls.of(store.remote)
     if urls is None:
         return None

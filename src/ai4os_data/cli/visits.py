@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 def visiting(store: Store) -> Iterator[None]:
     """Remove the folder of a store at the end, and those above it, as far as they were missing and are empty.
 
-    A WebDAV server can only be asked whether a folder is empty, and then be told to remove it; a directory is removed
+    A WebDAV server is asked whether a folder is empty, and then asked to remove it; a directory is removed
     by the system call that does both. What fsspec writes to is left as it is: most of it has no folders.
 
     Raises:
-        StorageError: the server cannot tell what is there, or does not let it go.
+        StorageError: the server does not say what is there, or does not remove it.
     """
     if isinstance(store, DirectoryStore):
         missing = _missing_directories(store.root)

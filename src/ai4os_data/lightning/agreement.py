@@ -15,7 +15,7 @@ from ai4os_data.telemetry import log
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_ANSWERS = "AI4OS_DATA_LIGHTNING_RESUME"  # how rank 0 tells the processes that Lightning starts
+_ANSWERS = "AI4OS_DATA_LIGHTNING_RESUME"  # rank 0 hands its answers to the processes that Lightning starts
 
 
 def agreed(question: str, answer: Callable[[], str | None]) -> str | None:

@@ -51,9 +51,9 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
         remote: a remote's name, or a `Remote`.
         every_n_train_steps: save when ``trainer.global_step`` is a multiple of it.
         every_n_epochs: save at the end of the epochs whose number, counted from 1, is a multiple of it.
-        train_time_interval: save when so much time has passed since the last time.
+        train_time_interval: save when this time has passed since the last save.
         monitor: the logged metric that says which are the best.
-        mode: ``"max"`` if high values of it are good, ``"min"`` if low ones are. It may be left out where its name says
+        mode: ``"max"`` if high values of it are good, ``"min"`` if low ones are. It may be left out if its name says
             that it is a loss or an error.
         save_top_k: how many of the best stay; -1 for all. Without ``monitor`` it is -1, 0 or 1. With 0 it still saves,
             and the newest stay.
@@ -66,7 +66,7 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
         durability: as in `StorageCheckpoint`.
         cache: as in `StorageCheckpoint`.
         rank_timeout_s: as in `StorageCheckpoint`.
-        **unknown: those of ``ModelCheckpoint``, say: the error tells what there is in their place.
+        **unknown: those of ``ModelCheckpoint``, say: the error says what there is in their place.
 
     Raises:
         TypeError: an option is none, or of another kind.
@@ -166,13 +166,13 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
 
     @property
     def state_key(self) -> str:
-        """What tells it from other callbacks of its kind, wherever they save."""
-        return self._generate_state_key(monitor=self.monitor, mode=self.mode, **self._triggers.options())
+        """What distinguishes it from other callbacks of its kind, wherever they save."""
+        return self._generate_state_key(monitor=self.monitor, mode=self.mode, **self._triggers.options)
 
     def _former_keys(self) -> Iterator[str]:
         """What it was called once: without its triggers, and "min" if nobody had said a mode."""
         yield self._generate_state_key(monitor=self.monitor, mode=self.mode)
-        yield self._generate_state_key(monitor=self.monitor, mode="min", **self._triggers.options())
+        yield self._generate_state_key(monitor=self.monitor, mode="min", **self._triggers.options)
         yield self._generate_state_key(monitor=self.monitor, mode="min")
 
     def state_dict(self) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Kept:
         self._has_told = False
 
     def is_needed(self, names: list[str]) -> bool:
-        """Whether a copy has to be kept: for the first time, and where weights have been swapped."""
+        """Whether a copy has to be kept: the first time, and if weights have been swapped before."""
         is_known = any("WeightAveraging" in name for name in names)
         return self._has_swapped or is_known or (bool(names) and not self._has_seen)
 

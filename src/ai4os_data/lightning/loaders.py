@@ -1,4 +1,4 @@
-"""The loaders of a Lightning training: they go on where the checkpoint says, whenever Lightning has set them up."""
+"""The loaders of a Lightning training resume where the checkpoint says, whenever Lightning has set them up."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class LoaderStates:
-    """The states of the loaders in the checkpoint that a training goes on from.
+    """The states of the loaders in the checkpoint that a training resumes from.
 
-    Lightning gives them to the loaders as it sets these up, and does not where it has set them up before, since
+    Lightning gives them to the loaders as it sets these up, but not if it has set them up before, because
     ``trainer.estimated_stepping_batches`` was asked for in ``configure_optimizers``. At the end of an epoch it gives
     none; it has an epoch set on samplers that have ``set_epoch``, and the others would begin from the first one.
     """
@@ -30,7 +30,7 @@ class LoaderStates:
         self._states = fit_loop.get("state_dict", {}).get("combined_loader", [])
 
     def load(self, trainer: Trainer) -> None:
-        """Let the loaders go on there, before Lightning sets the epoch."""
+        """Let the loaders resume there, before Lightning sets the epoch."""
         loop, states, self._states = trainer.fit_loop, self._states, []
         left, loop._combined_loader_states_to_load = loop._combined_loader_states_to_load, []
         combined, fetcher = loop._combined_loader, loop._data_fetcher
@@ -60,7 +60,7 @@ class LoaderStates:
 
 
 def end_epoch(trainer: Trainer, following: int) -> None:
-    """Give up what is left of the epoch in each loader: Lightning goes on from here with the following one."""
+    """Leave out what is left of the epoch in each loader: Lightning resumes with the following one."""
     combined = trainer.fit_loop._combined_loader
     for loader in combined.flattened if combined is not None else ():
         if isinstance(loader, StorageDataLoader):
@@ -85,7 +85,7 @@ def _begin_after(loader: StorageDataLoader, state: Mapping[str, Any]) -> None:
         tell_once(f"the next epoch begins with other samples, or another order, than the last one had: {error}")
         loader.set_epoch(state["epoch"])
     if _is_under_way(state):
-        iter(loader)  # a sampler's own generator goes on from where the epoch was drawn
+        iter(loader)  # a sampler's own generator continues from where the epoch was drawn
         loader.set_epoch(state["epoch"] + 1)
 
 
@@ -94,7 +94,7 @@ def _is_under_way(state: Mapping[str, Any]) -> bool:
 
 
 def _is_rest(trainer: Trainer) -> bool:
-    """Whether a training goes on in the midst of an epoch."""
+    """Whether a training resumes in mid-epoch."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     return not progress.is_last_batch and 0 < progress.current.ready < trainer.num_training_batches
 

@@ -38,7 +38,7 @@ class Moment(NamedTuple):
             each with the metric that it gets.
         scheduled: how often each scheduler had been updated.
         awaits: what comes next: a batch, a validation, the end of the epoch, or another epoch.
-        sample: a few elements of each weight; None where nobody else has an occasion to change them.
+        sample: a few elements of each weight; None if nobody else has an occasion to change them.
     """
 
     step: int
@@ -189,7 +189,7 @@ def _after(trainer: Trainer, awaits: Awaited, sample: torch.Tensor | None) -> Mo
 
 def _states_of_loops(trainer: Trainer) -> dict[str, Any]:
     if is_whole_epoch(trainer):
-        # Lightning goes on from here with the next epoch, but lets the loaders begin before it tells them which.
+        # Lightning resumes with the next epoch, but lets the loaders begin before it sets which one.
         end_epoch(trainer, trainer.current_epoch + 1)
     names = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
     return {name: getattr(trainer, name).state_dict() for name in names}
@@ -240,7 +240,7 @@ def _updates(trainer: Trainer, interval: str, *, of_plateaus: bool) -> list[int]
 
 
 def _plateau_updates(trainer: Trainer, interval: str) -> list[tuple[int, Any]]:
-    """What waits for a metric; where there is none, Lightning leaves it out."""
+    """What waits for a metric; if there is none, Lightning leaves it out."""
     numbers = _updates(trainer, interval, of_plateaus=True)
     metrics = trainer.callback_metrics if numbers else {}
     monitors = {number: trainer.lr_scheduler_configs[number].monitor or "" for number in numbers}

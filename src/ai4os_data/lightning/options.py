@@ -1,4 +1,4 @@
-"""Options that go on to `StorageCheckpoint`: a wrong one is refused where it is typed."""
+"""Options for `StorageCheckpoint`: a wrong one is refused where it is typed."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Resumed:
     def begin_epoch(self, trainer: Trainer) -> None:
         """If a new epoch begins after the resume, let the loaders begin it once more.
 
-        Lightning has let them begin already, without their states and before it told them which epoch it is.
+        Lightning has let them begin already, without their states and before it set which epoch it is.
         """
         ready, fetcher = trainer.fit_loop.epoch_loop.batch_progress.current.ready, trainer.fit_loop._data_fetcher
         if self._random is not None and fetcher is not None and not 0 < ready < trainer.num_training_batches:

@@ -24,7 +24,7 @@ _TOGETHER_S = 4.0  # how long ranks wait for each other when one of them is abou
 
 
 class Training:
-    """What the callback has from the begin of a ``fit`` to its end.
+    """What the callback has from the beginning of a ``fit`` to its end.
 
     Attributes:
         resumed: what it resumes from.

@@ -1,10 +1,10 @@
-"""When a Lightning training saves: every so many steps or epochs, or after so much time."""
+"""When a Lightning training saves: every n steps or epochs, or after a time."""
 
 from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 class Triggers:
     """What makes a save due; if none is given, the end of each epoch does.
+
+    Attributes:
+        options: the triggers as the callback names them.
 
     Raises:
         TypeError: the interval is no ``timedelta``.
@@ -24,18 +27,11 @@ class Triggers:
         for name, count in (("every_n_train_steps", steps), ("every_n_epochs", epochs)):
             if count is not None and count < 1:
                 raise ValueError(f"{name} is at least 1, or None, not {count}")
-        self._steps, self._interval = steps, interval
-        self._epochs = 1 if steps is None and epochs is None and interval is None else epochs
+        epochs = 1 if steps is None and epochs is None and interval is None else epochs
+        self.options = {"every_n_train_steps": steps, "every_n_epochs": epochs, "train_time_interval": interval}
+        self._steps, self._epochs, self._interval = steps, epochs, interval
         self._last_s = 0.0
         self._counted_step = 0  # whether it is time to save is asked once for each step
-
-    def options(self) -> dict[str, Any]:
-        """The triggers as the callback names them."""
-        return {
-            "every_n_train_steps": self._steps,
-            "every_n_epochs": self._epochs,
-            "train_time_interval": self._interval,
-        }
 
     def begin(self, trainer: Trainer) -> None:
         """Count from here."""

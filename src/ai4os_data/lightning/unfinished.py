@@ -60,7 +60,7 @@ def _average(trainer: Trainer) -> None:
 
 
 def _begin_epoch(trainer: Trainer) -> None:
-    """Let Lightning's callbacks do what they do where an epoch begins, and what no checkpoint holds.
+    """Let Lightning's callbacks do what they do when an epoch begins, and what no checkpoint holds.
 
     It is how many batches are accumulated in this epoch, and the scheduler of stochastic averages.
     """

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SAMPLED = 4  # elements of each weight; averaged weights differ from trained ones in nearly all
-_LARGE = 65_536  # elements of a buffer that is copied only where its version has changed; running means are shorter
+_LARGE = 65_536  # elements of a buffer that is copied only if its version has changed; running means are shorter
 
 
 @torch.no_grad()
 def sample_of(module: torch.nn.Module) -> torch.Tensor:
-    """A few elements of each weight, by which weights that were swapped are told from those that were trained."""
+    """A few elements of each weight, which differ between weights that were swapped and those that were trained."""
     samples = [_few(weight).to(torch.float64) for weight in module.parameters() if weight.numel()]
     if not samples:
         return torch.empty(0, device="cpu")

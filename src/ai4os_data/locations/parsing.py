@@ -1,4 +1,4 @@
-"""Locations: what users already type for where their data is, told apart and taken to pieces."""
+"""Locations: what users already type for where their data is, by kind and in parts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONNECTION_STRING = re.compile(
     r"(?P<kind>:[A-Za-z0-9]+)[,:].*|(?P<name>[\w.+@][\w.+@ -]*),[A-Za-z_]+=.*:.*", re.DOTALL
 )
 _HOST = re.compile(r"(?:[^][/@:?#\s]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
-# What stands before a host; also with a slash in the password, where it should have been encoded.
+# What stands before a host; also with a slash in the password that should have been encoded.
 _USERINFO = re.compile(r"://(?:[^/]*@|[^/@:]*:(?!\d*(?:/|$))(?:(?!://)[^@])*@)")
 _DAV_SCHEMES = {
     "webdav": "http",
@@ -51,7 +51,7 @@ class DavLocation:
     """A WebDAV URL, without the credentials that it came with.
 
     Attributes:
-        root: the DAV root: all of the URL where nothing tells it apart from the path.
+        root: the DAV root: all of the URL if nothing separates it from the path.
         path: the path below it, not percent-encoded.
         user: the user's name in the URL.
         password: the password in the URL.
@@ -87,7 +87,7 @@ Location = DirectoryLocation | RemoteLocation | DavLocation | FsspecLocation
 
 
 def parse(location: str | os.PathLike[str]) -> Location:
-    """Tell what kind of location this is.
+    """The kind of a location, and its parts.
 
     Raises:
         LocationError: it is none.

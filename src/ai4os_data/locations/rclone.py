@@ -43,7 +43,7 @@ def configured_names(environ: Mapping[str, str]) -> list[str]:
 
 
 def main_name(environ: Mapping[str, str]) -> str | None:
-    """The name of the remote that is meant where none is named: the linked storage's, else the first; None for none."""
+    """The name of the remote that is meant if none is named: the linked storage's, else the first; None for none."""
     names = configured_names(environ)
     return LINKED if LINKED in names else next(iter(names), None)
 
@@ -121,7 +121,7 @@ def options_of(name: str, environ: Mapping[str, str], depth: int = 0) -> dict[st
 
 
 def headers_of(text: str, whose: str) -> tuple[tuple[str, str], ...]:
-    """The headers of a remote: names and values in turn, with commas between, quoted where one holds a comma."""
+    """The headers of a remote: names and values in turn, with commas between, in quotes if one holds a comma."""
     words = next(csv.reader([text]), [])
     if len(words) % 2:
         raise RemoteError(

@@ -54,7 +54,7 @@ class Remote:
         url: the DAV root, such as ``https://HOST/remote.php/dav/files/USER``. Credentials in it are moved to ``user``
             and ``password``.
         user: the account's name.
-        password: the password in the clear, an app password where the server has them.
+        password: the password in the clear, an app password if the server has them.
         token: a bearer token, instead of user and password.
         name: the name in rclone's configuration.
         vendor: rclone's word for the kind of server, ``"nextcloud"`` or ``"other"``.
@@ -246,12 +246,12 @@ class Remote:
         if origin_of(url) != self.origin:
             return False
         # Not urlsplit: in a name that was typed, '#' and '?' are no more than characters.
-        mine, theirs = (unquote(place.split("/", 3)[-1]).strip("/").split("/") for place in (f"{self.url}/", f"{url}/"))
+        mine, theirs = (unquote(one.split("/", 3)[-1]).strip("/").split("/") for one in (f"{self.url}/", f"{url}/"))
         return theirs[: len(mine)] == mine or mine == [""]
 
     def shares_account(self, url: str) -> bool:
         """Whether a URL is the other form of a Nextcloud account's: ``dav/files/USER`` and ``webdav`` show the same."""
-        mine, theirs = (_NEXTCLOUD.match(f"{place}/") for place in (self.url, url))
+        mine, theirs = (_NEXTCLOUD.match(f"{one}/") for one in (self.url, url))
         if mine is None or theirs is None or origin_of(url) != self.origin or mine["before"] != theirs["before"]:
             return False
         return {unquote(form["user"]) for form in (mine, theirs) if form["user"]} <= {self.user}

@@ -1,4 +1,4 @@
-"""What was probably meant by a name that is not there, told from the names that are."""
+"""What was probably meant by a name that is not there, judged by the names that are."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Page:
     Attributes:
         server_url: where ``remote.php`` is, without a slash at the end.
         token: of a public share; None for a page of an account's files.
-        folder: the folder that it shows, not percent-encoded; None where the address does not tell.
+        folder: the folder that it shows, not percent-encoded; None if the address does not say.
     """
 
     server_url: str
@@ -44,18 +44,18 @@ class Page:
         )
 
     def files_url(self, user: str | None) -> str:
-        """The WebDAV address of the folder that an account's page shows, with words for what is not known."""
+        """The WebDAV address of the folder that an account's page shows, with words for what is unknown."""
         account = quote(user, safe="") if user else "USER"
         folder = "FOLDER" if self.folder is None else quote(self.folder)
         return f"{self.server_url}/remote.php/dav/files/{account}/{folder}".rstrip("/")
 
     def advice(self, location: str, user: str | None = None, remote: str | None = None) -> str:
-        """What to say to who has given its address.
+        """What a user who has given its address should write instead.
 
         Args:
             location: what was given, without credentials.
-            user: the account's name, where a remote for this server is configured.
-            remote: the name of that remote, where it begins at the account's root.
+            user: the account's name, if a remote for this server is configured.
+            remote: the name of that remote, if it begins at the account's root.
         """
         folder = "FOLDER" if self.folder is None else self.folder
         unknown = [] if user else ["USER is the account's name (Files shows it under Settings, WebDAV)"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ai4os_data.machine import descriptors, locks, mounts, ownership
+from ai4os_data.machine import descriptors, locks, mounts, ownership, shared_memory
 from ai4os_data.machine.descriptors import exhausted
 from ai4os_data.machine.files import disk_bytes, identity, is_at, replace_whole, sha256_of, write_all, write_new
 from ai4os_data.machine.mounts import Mount
@@ -50,6 +50,7 @@ __all__ = [
     "positions",
     "replace_whole",
     "sha256_of",
+    "shared_memory",
     "shown_size",
     "tell_after_fork",
     "tell_before_fork",

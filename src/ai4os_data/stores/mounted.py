@@ -22,7 +22,7 @@ from ai4os_data.stores.directory import DirectoryStore
 from ai4os_data.stores.directory_files import nearest
 from ai4os_data.stores.directory_tree import STAGED
 from ai4os_data.stores.forms import forms
-from ai4os_data.stores.os_errors import DEAD_MOUNT, translated, within
+from ai4os_data.stores.os_errors import DEAD_MOUNT, Translating, within
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _asked(path: str, limit_s: float | None, work: Callable[[], T], what: str = 
     """
 
     def asked() -> T:
-        with translated(path, what):
+        with Translating(path, what):
             return work()
 
     return asked() if limit_s is None else within(limit_s, asked, f"{path}: {DEAD_MOUNT}")
