@@ -43,10 +43,11 @@ demo: $(DEMO) ## train on scanned digits over WebDAV, and show what the cache do
 	$(BIN)/ai4os-data demo
 	$(BIN)/python examples/train_and_survive.py
 
-test: $(READY) ## run the tests, but for the long ones
-	$(BIN)/python -m pytest -m "not long"
+# Four at a time: most of them wait for servers, so two cores are not too few.
+test: $(READY) ## run the tests, but for the long ones: some 10 minutes on two idle cores
+	$(BIN)/python -m pytest -m "not long" -n 4 --dist worksteal
 
-test-long: $(READY) ## run the long tests
+test-long: $(READY) ## run the long tests: some 10 minutes more
 	$(BIN)/python -m pytest -m long --timeout 1800
 
 test-live: $(READY) ## run the tests against a Nextcloud of yours, which CONTRIBUTING.md says how to name
@@ -56,7 +57,7 @@ test-lowest: ## run the tests with the lowest versions that pyproject.toml promi
 	@test -x $(LOWEST)/bin/uv || { $(PYTHON) -m venv --clear $(LOWEST) && $(LOWEST)/bin/python -m pip install --quiet uv; }
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
 		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[demo,lightning,test]'
-	$(LOWEST)/bin/python -m pytest -m "not long"
+	$(LOWEST)/bin/python -m pytest -m "not long" -n 4 --dist worksteal
 
 lint: $(READY) ## check style, format and types
 	$(BIN)/ruff check

@@ -55,7 +55,7 @@ BARS = {
     "two_ranks_bytes": at_most(1.01),
 }
 
-OURS = "ours, next use"
+OURS = "ours, auto"
 LRU = "ours, lru"
 PLAIN = "plain DataLoader, auto"
 FORMULA = "lru, by the formula"

@@ -152,7 +152,9 @@ def test_decisions_are_dated_and_listed() -> None:
     """Each note has the date of its name, and a line in the index, which says if the note no longer holds."""
     folder = ROOT / "docs" / "decisions"
     index = (folder / "README.md").read_text(encoding="utf-8")
-    lines = dict(re.findall(r"^- \[.*\]\((\S+\.md)\)(.*)$", index, re.MULTILINE))
+    listed = re.findall(r"^- \[.*\]\((\S+\.md)\)(.*)$", index, re.MULTILINE)
+    lines = dict(listed)
+    assert len(lines) == len(listed)
     notes = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("2*.md")}
     assert lines.keys() == notes.keys()
     for name, text in notes.items():

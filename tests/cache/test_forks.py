@@ -147,31 +147,30 @@ def test_fork_waits_for_who_must_not_be_forked() -> None:
         assert fork_and_enter() == 0
 
 
-def test_nobody_comes_in_while_a_fork_waits() -> None:
-    """They come after it, or the fork might wait for ever."""
+def test_finalizer_does_not_wait_for_a_fork() -> None:
+    """While a fork waits, nobody else comes in, and who must not wait is told so."""
     has_begun = threading.Event()
-    steps: list[object] = []
+    children: list[int] = []
 
     def forking() -> None:
         has_begun.set()
-        steps.append(fork_and_enter())
+        children.append(fork_and_enter())
 
-    def entering() -> None:
-        with no_fork():
-            steps.append("another")
-
-    threads = [threading.Thread(target=forking), threading.Thread(target=entering)]
+    thread = threading.Thread(target=forking)
     with no_fork():
-        threads[0].start()
+        thread.start()
         has_begun.wait()
         time.sleep(0.1)
-        threads[1].start()
-        time.sleep(0.1)
-        with no_fork():
-            assert steps == []
-    for thread in threads:
-        thread.join()
-    assert sorted(map(str, steps)) == ["0", "another"]
+        others: list[bool] = []
+        other = threading.Thread(target=lambda: others.append(no_fork(wait=False).__enter__()))
+        other.start()
+        other.join()
+        with no_fork(wait=False) as inside:
+            assert inside
+        assert children == []
+    thread.join()
+    assert others == [False]
+    assert children == [0]
 
 
 def fork_and_enter() -> int:

@@ -36,7 +36,7 @@ def test_state_without_names_is_refused_with_what_to_write(state: Any, message: 
 
 
 def test_metric_is_a_number_of_any_kind() -> None:
-    """Of Python, NumPy and torch; also with one element in an array, and where it needs a gradient."""
+    """Of Python, NumPy and torch; also with one element in an array, and if it needs a gradient."""
     values: list[Any] = [
         2,
         2.0,

@@ -48,7 +48,7 @@ FILES = pytest.mark.parametrize("file", ["state-*.pt", "MANIFEST.json"])
 
 @pytest.fixture(scope="module")
 def seed() -> int:
-    """Return the seed of all damages, which is told."""
+    """Return the seed of all damages; it is printed."""
     return new_seed()
 
 
@@ -71,7 +71,7 @@ def file_of(place: Path, step: int, pattern: str) -> Path:
 
 
 def check_fallback(damaged: Path, place: str | Path, tmp_path: Path, spool: str, **options: Any) -> None:
-    """Hold that step 1 is restored in the place of step 2, one of whose files is damaged, and that it is named."""
+    """Assert that step 1 is restored, since a file of step 2 is damaged, and that the log names step 2."""
     name = f"{damaged.parent.parent.name}/{damaged.parent.name}"
     with open_run(place, tmp_path, spool, **options) as run:
         assert (name in run.verify()) == (damaged.name != "MANIFEST.json" or damaged.exists())
@@ -117,7 +117,7 @@ def test_damage_on_a_server_is_noticed_too(
 
 @DAMAGES
 def test_damaged_mark_of_an_attempt_changes_nothing(damage: Damage, chance: random.Random, tmp_path: Path) -> None:
-    """That it is there is all it says; where it is gone the manifests are what counts, and it does not come back."""
+    """Only its presence counts. If it is gone, the manifests decide, and it does not come back."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1, 2)
@@ -178,7 +178,7 @@ def test_intact_copy_on_this_machine_is_enough(damage: Damage, chance: random.Ra
 
 
 def test_upload_that_was_cut_off_is_a_new_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing had ever been committed; it is told."""
+    """Nothing had ever been committed; the log says so."""
     folder = tmp_path / "run" / "000001-00000000" / "step-000000005-00000000"
     folder.mkdir(parents=True)
     (folder / f"state-{'0' * 32}.pt").write_bytes(b"half of it")
@@ -216,7 +216,7 @@ def save_and_die(place: Path, tmp_path: Path, before: str) -> None:
 
 
 def test_whole_state_whose_manifest_never_came_is_a_new_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Of a first save, whose machine is gone: nobody was told that it was safe."""
+    """Of a first save, whose machine is gone: nobody had been promised that it was safe."""
     place = tmp_path / "run"
     save_and_die(place, tmp_path, "MANIFEST.json")
     assert len(list(place.glob("*/step-*/state-*.pt"))) == 1

@@ -24,7 +24,7 @@ TOLD = "had arrived there and is not there any more"
 
 
 def test_run_that_was_deleted_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It is told once, with where its copy lies; the next starts go on from what is new, and tell nothing."""
+    """It is logged once, with the path of its copy; later starts resume from what is new, and log nothing."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1)
@@ -113,7 +113,7 @@ def test_all_checkpoints_deleted_under_a_mark_are_no_new_run(tmp_path: Path) -> 
 
 
 def test_what_retention_removed_is_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Another machine has gone on, and has removed what this one still has a copy of."""
+    """Another machine has resumed, and has removed what this one still has a copy of."""
     place = tmp_path / "run"
     with open_run(place, tmp_path, keep_last=1) as run:
         save_steps(run, 1)
@@ -130,7 +130,7 @@ def test_what_retention_removed_is_not_told(tmp_path: Path, caplog: pytest.LogCa
 def test_run_that_is_deleted_while_its_process_lives_does_not_come_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The process that has saved it is told, again and again, and can save; who looks anew begins anew."""
+    """The process that saved it gets an error each time, and can still save; a new one begins a new run."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1, 2)

@@ -1,4 +1,4 @@
-"""A script that ends without `close` has its last checkpoint on the server, or is told once where it lies."""
+"""A script that ends without `close` has its last checkpoint on the server, or the log says once where it lies."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Scripts:
         }
 
     def start(self, script: str, first: str = "") -> subprocess.Popen[str]:
-        """Start one, with something before its imports; it reads a line where it wants to wait for the test."""
+        """Start one, with something before its imports; it reads a line when it waits for the test."""
         (self._tmp_path / "script.py").write_text(first + BEGIN + script)
         return subprocess.Popen(
             [sys.executable, "script.py"],
@@ -214,7 +214,7 @@ threading.Thread(target=work).start()
 
 
 def test_pool_that_ends_with_the_interpreter_does_not_hold_up_the_end(scripts: Scripts) -> None:
-    """Its threads end when their module is told so, which comes after the runs: joblib's, where it was used first."""
+    """Its module ends its threads after the runs: that of joblib, if it was used first."""
     begun = time.monotonic()
     found, logged = scripts.run(SAVE, POOL)
     assert found == 0, logged
@@ -239,8 +239,8 @@ threading.Thread(target=clean_up).start()
     assert time.monotonic() - begun < 45.0
 
 
-def test_daemon_that_is_joined_at_the_end_is_told(scripts: Scripts) -> None:
-    """A save of a daemon thread after the last wait raises, where a function of atexit waits for that thread."""
+def test_daemon_that_is_joined_at_the_end_gets_an_error(scripts: Scripts) -> None:
+    """A save of a daemon thread after the last wait raises, if a function of atexit waits for that thread."""
     found, logged = scripts.run(f"""{SAVE}
 import atexit
 is_over = threading.Event()
@@ -271,7 +271,7 @@ print("saved", flush=True)
 
 @pytest.mark.parametrize("is_silent", [False, True], ids=["refuses", "silent"])
 def test_server_that_is_away_does_not_hold_up_the_end(is_silent: bool, scripts: Scripts, tmp_path: Path) -> None:  # noqa: FBT001
-    """One message has the step and where it lies, and the next start on that machine sends it."""
+    """One message has the step and its path, and the next start on that machine sends it."""
     process = scripts.start(LATE.format(closing_s=2.0))
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -317,7 +317,7 @@ def test_interrupt_ends_the_wait(scripts: Scripts) -> None:
 
 
 def test_run_is_freed_when_its_last_upload_is_through(tmp_path: Path) -> None:
-    """With its buffers and its thread, though nobody has closed it; a handle goes on by itself."""
+    """With its buffers and its thread, though nobody has closed it; its handle still works."""
     gc.disable()
     try:
         threads = threading.active_count()

@@ -21,7 +21,7 @@ def handle_of(progress: Progress, wanted: Level, best: Level | None) -> SaveHand
 
 
 def test_level_above_the_best_is_refused_at_once() -> None:
-    """It would be waited for without an end, also where the save has come as far as it can."""
+    """A wait for it would never end, also when the save has come as far as it can."""
     progress = Progress()
     handle = handle_of(progress, "mount", "mount")
     for _ in range(2):
@@ -32,7 +32,7 @@ def test_level_above_the_best_is_refused_at_once() -> None:
 
 
 def test_best_is_the_highest_that_the_store_can_reach() -> None:
-    """Also where less is wanted by default; what is wanted, as long as the store is not known."""
+    """Also if less is wanted by default. While the store is not known, it is what is wanted."""
     progress = Progress()
     handle = handle_of(progress, "local", "mount")
     progress.reach("local")
@@ -50,7 +50,7 @@ def test_best_is_the_highest_that_the_store_can_reach() -> None:
 
 
 @pytest.mark.parametrize("level", ["certain", "", 3])
-def test_level_that_does_not_exist_is_told(level: Any) -> None:
+def test_level_that_does_not_exist_is_refused(level: Any) -> None:
     """With the names of those that do; on ranks that do not write too."""
     for handle in (handle_of(Progress(), "local", "confirmed"), SaveHandle(3, None, Progress(), "local")):
         with pytest.raises(ValueError, match="a level is 'local', 'mount', 'confirmed' or 'best', not "):

@@ -1,4 +1,4 @@
-"""A state is loaded into all objects or into none, wherever that can be told before."""
+"""A state is loaded into all objects or into none, if that can be found out before."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Counting:
 
 
 def adam(*groups: int) -> torch.optim.Optimizer:
-    """Return an optimizer with groups of so many parameters."""
+    """Return an optimizer whose groups have these numbers of parameters."""
     return torch.optim.Adam([{"params": [torch.nn.Parameter(torch.ones(1)) for _ in range(n)]} for n in groups])
 
 
@@ -96,7 +96,7 @@ def test_quantised_model_is_loaded(tmp_path: Path) -> None:
 
 
 def test_lazy_module_is_loaded(tmp_path: Path) -> None:
-    """It takes its shapes from what was saved, where it has none yet."""
+    """It takes its shapes from what was saved, if it has none yet."""
     saved = torch.nn.LazyLinear(3)
     saved(torch.zeros(1, 4))
     target = torch.nn.Sequential(torch.nn.LazyLinear(3))
@@ -148,7 +148,7 @@ def test_lazy_module_is_loaded(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_found_before_anything_is_loaded(
     saved: Callable[[], Any], target: Callable[[], Any], message: str
 ) -> None:
-    """Also where it comes after objects that fit."""
+    """Also if it comes after objects that fit."""
     value = saved()
     state = value.state_dict() if hasattr(value, "state_dict") else value
     good = torch.zeros(1)
@@ -221,8 +221,8 @@ def test_module_with_rules_of_its_own_decides_itself() -> None:
         load_into({"model": target}, {"model": state})
 
 
-def test_error_tells_what_has_been_loaded_before() -> None:
-    """Where only the object itself could tell that something is wrong."""
+def test_error_says_what_has_been_loaded_before() -> None:
+    """If only the object itself can find what is wrong."""
     first, count = torch.zeros(1), Counting()
     state: Mapping[str, Any] = {"first": torch.ones(1), "nets": {"count": [9]}, "last": torch.ones(1)}
     with pytest.raises(errors.StateMismatchError) as caught:
@@ -234,7 +234,7 @@ def test_error_tells_what_has_been_loaded_before() -> None:
 
 
 def test_lack_of_memory_is_no_mismatch(caplog: pytest.LogCaptureFixture) -> None:
-    """It is raised as it is, and the log tells what has been loaded."""
+    """It is raised as it is, and the log says what has been loaded."""
 
     class Large(Counting):
         def load_state_dict(self, state: list[int]) -> None:
@@ -246,7 +246,7 @@ def test_lack_of_memory_is_no_mismatch(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_sampler_that_refuses_leaves_everything_as_it_was() -> None:
-    """It is asked first: it alone can tell, and a dataset that has grown is what happens."""
+    """It is loaded first: it alone can find this out, and datasets do grow."""
     model, sampler = torch.nn.Linear(1, 1), StorageSampler(range(10))
     saved = {"model": torch.nn.Linear(1, 1).state_dict(), "sampler": StorageSampler(range(9)).state_dict()}
     before = model.weight.clone()
@@ -256,7 +256,7 @@ def test_sampler_that_refuses_leaves_everything_as_it_was() -> None:
 
 
 def test_keys_of_any_class_can_be_left_out() -> None:
-    """They are told about in order."""
+    """The log names them in order."""
     target = torch.zeros(1)
     load_into({1: target}, {1: torch.ones(1), 2: {}, "a": {}})  # type: ignore[dict-item]
     assert target.item() == 1
@@ -283,7 +283,7 @@ def test_keys_of_any_class_can_be_left_out() -> None:
 def test_what_takes_no_state_is_refused_at_the_first_start_too(
     into: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    """On a new run, where there is nothing to load yet, as after a restart; nothing is changed."""
+    """On a new run, which has nothing to load yet, as after a restart; nothing is changed."""
     with open_run(tmp_path / "run", tmp_path) as run:
         with pytest.raises(errors.StateMismatchError, match=message):
             run.restore(into=into)
@@ -301,7 +301,7 @@ def test_into_without_names_is_refused(tmp_path: Path) -> None:
 
 
 def test_list_that_contains_itself_takes_no_state(tmp_path: Path) -> None:
-    """It is told, and no endless walk."""
+    """It is an error, and no endless walk."""
     circle: list[Any] = []
     circle.append(circle)
     with (
@@ -312,7 +312,7 @@ def test_list_that_contains_itself_takes_no_state(tmp_path: Path) -> None:
 
 
 def test_object_that_only_gives_its_state_takes_none(tmp_path: Path) -> None:
-    """Half of what is needed is told as such."""
+    """The error names the half that is missing."""
 
     class Half:
         def state_dict(self) -> dict[str, int]:
@@ -326,7 +326,7 @@ def test_object_that_only_gives_its_state_takes_none(tmp_path: Path) -> None:
 
 
 def test_misfit_names_the_checkpoint_and_what_else_can_be_done(tmp_path: Path) -> None:
-    """Which one it is, that another step can be asked for, and how to begin anew."""
+    """Which one it is, that another step can be restored, and how to begin a new run."""
     with open_run(tmp_path / "run", tmp_path) as run:
         name = run.save({"model": torch.nn.Linear(2, 2)}, 7).name
         with pytest.raises(errors.StateMismatchError) as caught:

@@ -1,4 +1,4 @@
-"""A run saves, and goes on where it was; what it says of a save is what has been reached."""
+"""A run saves, and resumes; what it says of a save is what has been reached."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Training:
 
 
 def test_new_run_has_nothing_to_restore(tmp_path: Path) -> None:
-    """At a place that need not exist."""
+    """At a location that need not exist."""
     with open_run(tmp_path / "not" / "yet", tmp_path) as run:
         assert run.restore() is None
         assert run.latest() is None
@@ -136,7 +136,7 @@ def test_restore_fills_tensors_and_nested_objects(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", ["8", 8.5, -1, True])
 def test_step_that_is_none_is_refused_by_restore_too(tmp_path: Path, step: Any) -> None:
-    """A text that reads like the number was told not to be there, beside that number."""
+    """Before, a text that reads like the number was said to be missing, beside that number."""
     with open_run(tmp_path / "run", tmp_path) as run:
         run.save({"step": 8}, 8)
         with pytest.raises(ValueError, match="a step is a number from 0 up, not "):
@@ -214,7 +214,7 @@ def test_intermediate_saves_make_way_and_say_so(held: Held, tmp_path: Path) -> N
 
 
 def test_save_never_waits_for_the_store(held: Held, tmp_path: Path) -> None:
-    """While an upload hangs, saves take what a copy takes; and the wait is told."""
+    """While an upload hangs, saves take what a copy takes; and the handle has the wait."""
     run = open_run(held, tmp_path)
     begun = time.monotonic()
     for step in range(10):
@@ -236,7 +236,7 @@ def test_passing_failure_is_tried_again(held: Held, tmp_path: Path, caplog: pyte
 
 
 def test_lasting_failure_reaches_the_next_save_and_close(held: Held, tmp_path: Path) -> None:
-    """Each error once, by a save that goes on all the same; what is in the spool is sent by the next start."""
+    """Each error once, by a save that is made all the same; what is in the spool is sent by the next start."""
     held.failures = [errors.AuthenticationError("401: the password")]
     held.gate.set()
     run = open_run(held, tmp_path)
@@ -354,7 +354,7 @@ def test_branch_that_was_abandoned_does_not_come_back(tmp_path: Path) -> None:
 
 
 def test_rollback_in_mid_run_begins_a_branch(tmp_path: Path) -> None:
-    """Who restores an older step and goes on has left the newer ones behind."""
+    """Who restores an older step and trains from there has left the newer ones behind."""
     with open_run(tmp_path / "run", tmp_path, keep_last=9) as run:
         save_steps(run, 1, 2, 3)
         assert run.restore(step=1) is not None
@@ -562,7 +562,7 @@ def test_best_one_that_could_not_be_sent_waits_for_the_next_start(held: Held, tm
 
 
 def test_nothing_goes_while_a_checkpoint_is_read(held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even for a newer one that is confirmed meanwhile: what is read becomes what the run goes on from."""
+    """Not even for a newer one that is confirmed meanwhile: what is read becomes the parent of what follows."""
     held.gate.set()
     with open_run(held, tmp_path, keep_last=9) as run:
         save_steps(run, 1, 2)
@@ -650,7 +650,7 @@ def test_verify_reads_manifests_too(tmp_path: Path) -> None:
 
 
 def test_spool_that_was_removed_is_made_again(tmp_path: Path) -> None:
-    """And where it cannot be, the save says so, and blocks nobody."""
+    """If it cannot be, the save says so, and blocks nobody."""
     with open_run(tmp_path / "run", tmp_path) as run:
         shutil.rmtree(tmp_path / "spool")
         assert run.save(state_of(1), 1).wait(timeout_s=20) == "confirmed"
@@ -689,7 +689,7 @@ def test_state_dict_as_a_whole_keeps_its_versions(tmp_path: Path) -> None:
 
 
 def test_run_is_neither_pickled_nor_copied(tmp_path: Path) -> None:
-    """The error says what to hand on to another process, and the run goes on."""
+    """The error says what to hand on to another process, and the run still works."""
     with open_run(tmp_path / "run", tmp_path) as run:
         for way in (pickle.dumps, copy.deepcopy):
             with pytest.raises(

@@ -25,7 +25,7 @@ NOT_FOUND = Fault(status=404)
 
 @pytest.mark.parametrize("spool", ["spool", "elsewhere"])
 def test_server_that_says_404_to_all_begins_no_run_anew(spool: str, fault: FaultServer, tmp_path: Path) -> None:
-    """Neither where the spool has a copy, nor on a machine that has none; when it is back, the run goes on."""
+    """Neither with a copy in the spool, nor on a machine that has none; when it is back, the run resumes."""
     share = Share(fault)
     place = f"{share.location}/runs/0"
     with open_run(place, tmp_path, remote=share.remote) as run:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Slow(DirectoryStore):
-    """A directory behind a line of so many bytes per second."""
+    """A directory behind a line of limited bandwidth."""
 
     bytes_per_s = 1e9
 
@@ -34,7 +34,7 @@ class Slow(DirectoryStore):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_sets_the_flag_and_the_handlers_come_back(number: signal.Signals, tmp_path: Path) -> None:
-    """The process goes on until its loop looks."""
+    """The process runs until its loop looks."""
     before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
     with open_run(tmp_path / "run", tmp_path) as run:
         with run.preemption_guard(budget_s=10) as guard:
@@ -87,7 +87,7 @@ def test_save_that_cannot_be_sent_in_time_is_left_in_the_spool(
 def test_time_for_the_local_disk_is_part_of_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever is to be killed can still do something else; the save goes on meanwhile."""
+    """Whoever is to be killed can still do something else; the save continues meanwhile."""
     with open_run(tmp_path / "run", tmp_path) as run:
         write = run.saver.spool.write
 
@@ -167,7 +167,7 @@ def test_guards_around_a_guard_learn_of_the_signal(number: signal.Signals, tmp_p
 
 @pytest.fixture
 def signals_taken() -> Iterator[list[int]]:
-    """What a handler of the user's own was told, which is there before any guard."""
+    """The signals that the user's own handler gets, which is there before any guard."""
     taken: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: taken.append(number))
     yield taken

@@ -1,4 +1,4 @@
-"""Random states go on where they were, and are plain."""
+"""Random states resume where they were, and are plain."""
 
 from __future__ import annotations
 

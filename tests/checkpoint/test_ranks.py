@@ -1,4 +1,4 @@
-"""Under DDP rank 0 writes for all; each rank goes on with its own random numbers and its own place in the data."""
+"""Under DDP rank 0 writes for all; each rank resumes its own random numbers and its own position in the data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RankOrder:
-    """A place in an order that each rank has for itself."""
+    """A position in an order that each rank has for itself."""
 
     differs_by_rank = True
 
@@ -38,7 +38,7 @@ class RankOrder:
 
 
 def at_rank(rank: int, size: int, place: Path, work: str, answers: Any) -> None:
-    """Be a rank, do some work, and tell what came of it."""
+    """Be a rank, do some work, and return what came of it."""
     torch.set_num_threads(1)
     meeting = f"file://{place}/rendezvous-{work}"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
@@ -82,7 +82,7 @@ def restore(_rank: int, place: Path) -> list[float]:
 
 
 def restore_nothing(_rank: int, place: Path) -> str:
-    """Restore where all is damaged."""
+    """Restore when all is damaged."""
     with open_at(place) as run, pytest.raises(errors.DamagedError):
         run.restore()
     return "raised"
@@ -101,7 +101,7 @@ def lose_a_rank(rank: int, place: Path) -> str:
 
 
 def fail_on_rank_0(rank: int, place: Path) -> list[str]:
-    """Save together where rank 0 alone has to tell of an error; then the ranks are still in step."""
+    """Save together when rank 0 alone has an error to raise; the ranks are still in step then."""
     told = []
     order = RankOrder()
     with open_at(place, timeout_s=20.0) as run:
@@ -153,7 +153,7 @@ WORKS: dict[str, Callable[[int, Path], Any]] = {
 
 
 def together(work: str, place: Path, size: int = 2, answering: int | None = None) -> dict[int, Any]:
-    """Let so many ranks do some work; what each has told."""
+    """Let ranks do some work; what each of them returns."""
     context = multiprocessing.get_context("spawn")
     answers: Any = context.Queue()
     ranks = [context.Process(target=at_rank, args=(rank, size, place, work, answers)) for rank in range(size)]
@@ -167,7 +167,7 @@ def together(work: str, place: Path, size: int = 2, answering: int | None = None
 
 
 def test_each_rank_goes_on_where_it_was(tmp_path: Path) -> None:
-    """The model is saved once, and what differs is saved for each; one rank more goes on without."""
+    """The model is saved once, and what differs is saved for each; an additional rank resumes without it."""
     saved = together("save", tmp_path)
     assert saved[0] != saved[1]
     assert len(list((tmp_path / "run").glob("*/*/state-*"))) == 1
@@ -185,7 +185,7 @@ def test_rank_that_has_died_does_not_hang_the_others(tmp_path: Path) -> None:
 
 
 def test_error_on_rank_0_leaves_nobody_waiting(tmp_path: Path) -> None:
-    """It is told there, by a save that all have taken part in."""
+    """It is raised there, by a save that all have taken part in."""
     assert together("fail_on_rank_0", tmp_path) == {
         0: ["401", "saved", "(2, 2, [2, 2])"],
         1: ["saved", "saved", "(2, 2, [3, 3])"],

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Busy(DirectoryStore):
-    """A storage where something happens before a file is read, a limited number of times."""
+    """A storage on which something happens before a file is read, a limited number of times."""
 
     def __init__(self, root: Path, happens: Callable[[], object], before: str, times: int = 1) -> None:
         super().__init__(str(root))

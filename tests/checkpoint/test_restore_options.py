@@ -87,7 +87,7 @@ class Trap:
 
 
 def test_nothing_is_run_by_default_or_where_the_hash_is_wrong(tmp_path: Path) -> None:
-    """A file that somebody has put in the place of a state is not even opened."""
+    """A file that somebody has put instead of a state is not even opened."""
     trap = tmp_path / "sprung"
     save_by_hand(tmp_path / "run", {"x": Trap(str(trap))})
     with open_run(tmp_path / "run", tmp_path) as run, pytest.raises(errors.StorageError):

@@ -124,7 +124,7 @@ def test_option_that_makes_no_sense_is_refused(options: dict[str, Any], named: s
 
 
 def test_metric_that_decides_has_to_be_given(tmp_path: Path) -> None:
-    """Else the best could not be told."""
+    """Otherwise nothing says which is the best."""
     with (
         open_run(tmp_path / "run", tmp_path, keep_best=1, monitor="loss") as run,
         pytest.raises(ValueError, match="loss"),
@@ -190,7 +190,7 @@ def save_measured(run: StorageCheckpoint, *scores: float, begin: int = 0) -> Non
 
 @pytest.mark.parametrize("restart", ["anew", "from a place of its own", "from itself", "from an old one"])
 def test_best_stays_through_every_restart(tmp_path: Path, restart: str) -> None:
-    """Wherever the state came from that is gone on with, and through a second restart."""
+    """Wherever the state that is resumed came from, and through a second restart."""
     with open_run(tmp_path / "run", tmp_path, **BEST) as run:
         save_measured(run, 0.5, 0.9, 0.6, 0.7)
     for score in (0.4, 0.3):
@@ -252,7 +252,7 @@ def test_damaged_one_is_not_the_best(tmp_path: Path) -> None:
 
 
 def test_milestones_stay_whatever_attempt(tmp_path: Path) -> None:
-    """Each of keep_every; all of them where it is 1."""
+    """Each multiple of keep_every; all of them if it is 1."""
     for steps in ((1, 2, 3), (4, 5, 6)):
         with open_run(tmp_path / "run", tmp_path, keep_last=1, keep_every=2) as run:
             save_steps(run, *steps)
@@ -291,7 +291,7 @@ def test_best_of_two_writers_stays(tmp_path: Path) -> None:
 
 
 def test_later_one_of_the_step_that_was_gone_on_from_is_abandoned(tmp_path: Path) -> None:
-    """A step may be saved twice: what a training goes on from is a checkpoint, not a step."""
+    """A step may be saved twice: what a training resumes from is a checkpoint, not a step."""
     with open_run(tmp_path / "run", tmp_path, keep_last=9) as run:
         for value in (1, 2):
             run.save({"value": value}, 5).wait(timeout_s=20)
@@ -345,7 +345,7 @@ def test_step_is_that_of_the_branch_that_is_gone_on_with(tmp_path: Path) -> None
 
 
 def test_reading_one_by_name_changes_nothing(tmp_path: Path) -> None:
-    """What is saved afterwards belongs to the attempt that it did; one that is not there is told by its name."""
+    """What is saved afterwards belongs to the same attempt as before; the error names one that is not there."""
     with open_run(tmp_path / "run", tmp_path, keep_last=9) as run:
         save_steps(run, 1, 2)
         oldest = run.list()[-1].name
@@ -382,7 +382,7 @@ def test_loss_or_error_is_good_when_it_is_low(tmp_path: Path, monitor: str) -> N
     "monitor", ["acc", "score", "val_map", "val_los", "lossless", "terror", "neg_mean_squared_error", "", "val_f1"]
 )
 def test_other_metric_needs_a_mode(tmp_path: Path, monitor: str) -> None:
-    """At construction, with both ways to write it; not where nothing is kept by it."""
+    """At construction, with both ways to write it; not if nothing is kept by it."""
     with pytest.raises(ValueError, match=rf"monitor='{monitor}' needs a mode.*mode='max'.*mode='min'"):
         open_run(tmp_path / "run", tmp_path, keep_best=1, monitor=monitor)
     with open_run(tmp_path / "run", tmp_path, monitor=monitor) as run:
@@ -390,7 +390,7 @@ def test_other_metric_needs_a_mode(tmp_path: Path, monitor: str) -> None:
 
 
 class Late(MemoryStore):
-    """A store that takes nothing before it is told to, and is away once for each of some steps."""
+    """A store that takes nothing before its gate is open, and is away once for each of some steps."""
 
     def __init__(self, *away: int) -> None:
         super().__init__()
@@ -408,7 +408,7 @@ class Late(MemoryStore):
 
 
 def test_outage_drops_no_newest_for_an_older_best(patience: Patience, tmp_path: Path) -> None:
-    """What waits since it is the best displaces only what is older, also where an earlier process has left both."""
+    """What waits since it is the best displaces only what is older, also if an earlier process has left both."""
     store = Late(3)
     rules: dict[str, Any] = {"keep_best": 1, "monitor": "accuracy", "mode": "max"}
     with open_run(store, tmp_path, **rules) as run:

@@ -1,4 +1,4 @@
-"""A file that cannot be loaded is told from a machine that cannot hold it."""
+"""A file that cannot be loaded is one thing, a machine that cannot hold it another."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_what_cannot_be_used_is_left_alone(tmp_path: Path, damage: str, caplog: 
 
 
 def test_start_that_can_open_no_file_does_not_pass_a_checkpoint_over(tmp_path: Path) -> None:
-    """That tells nothing of the checkpoint: an older one would be restored without a word."""
+    """That says nothing about the checkpoint: an older one would be restored in silence."""
     spool = Spool(tmp_path, "run")
     spool.open_attempt(ATTEMPT)
     spooled = write(spool, 1)
@@ -117,10 +117,10 @@ def test_removed_checkpoint_is_gone_with_its_attempt(tmp_path: Path) -> None:
     spool = Spool(tmp_path, "run")
     spool.open_attempt(ATTEMPT)
     spooled = write(spool, 1)
-    assert spool.find(spooled.name) is spooled
+    assert spool.entries()[0] is spooled
     spool.remove(spooled)
     spool.remove(spooled)
-    assert spool.find(spooled.name) is None
+    assert spool.entries() == []
     spool.let_go()
     assert not spool.folder.exists()
 
@@ -184,7 +184,7 @@ def test_spool_that_cannot_be_used_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_what_other_runs_have_sent_gives_way(tmp_path: Path) -> None:
-    """Unless they live, or have it nowhere else."""
+    """Unless they live, or their store does not have it."""
     other, living, mine = Spool(tmp_path, "other"), Spool(tmp_path, "living"), Spool(tmp_path, "mine")
     for spool in (other, living):
         spool.open_attempt(ATTEMPT)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for temporary files that everybody may write to, and no other place for a spool."""
+    """A folder for temporary files that everybody may write to, and no other directory for a spool."""
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     return public_folder(tmp_path, monkeypatch)
@@ -93,7 +93,7 @@ def test_journal_of_anything_is_no_error(tmp_path: Path, closed: Path, data: byt
 
 
 def replaced_by_link(path: Path, tmp_path: Path) -> Path:
-    """Move something away, and put a link to it in its place; where it is now."""
+    """Move something away, and leave a link to it; the new path."""
     moved = tmp_path / f"moved {path.name}"
     path.rename(moved)
     path.symlink_to(moved)
@@ -124,7 +124,7 @@ def test_folder_of_a_run_that_is_a_link_is_refused(tmp_path: Path, closed: Path)
 
 
 def test_link_that_is_put_in_the_place_of_a_folder_later_is_refused(tmp_path: Path) -> None:
-    """Of the run while it goes on: the next save says so, and nothing appears behind the link."""
+    """Of a run that is under way: the next save says so, and nothing appears behind the link."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     run = open_run(tmp_path / "run", tmp_path)
@@ -164,7 +164,7 @@ def test_removed_directory_is_private_again(tmp_path: Path) -> None:
 
 @as_root
 def test_directory_that_another_user_makes_after_a_removal_is_refused(tmp_path: Path) -> None:
-    """While the run goes on, as at its start."""
+    """While the run is under way, as at its start."""
     spool = Spool(tmp_path / "spool", "run")
     spool.open_attempt(ATTEMPT)
     shutil.rmtree(spool.directory)
@@ -261,7 +261,7 @@ def test_spool_among_temporary_files_has_to_be_ours_alone(
 
 
 def test_spool_among_temporary_files_is_private(temporary: Path, tmp_path: Path) -> None:
-    """And it serves where the user's own place does not, which is logged; the next start finds what was left."""
+    """It is used if the user's own directory cannot be, which is logged; the next start finds what was left."""
     spool = tmp_path / "xdg-cache"
     spool.write_bytes(b"")
     path = usable_directory(os.environ)

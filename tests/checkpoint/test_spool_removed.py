@@ -1,4 +1,4 @@
-"""A spool that something cleans while the training runs is made anew, and saving goes on."""
+"""A spool that something cleans while the training runs is made anew, and saves are made as before."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_upload_whose_files_are_removed_ends_clearly(tmp_path: Path, part: str) 
 
 
 def test_last_save_that_is_lost_is_raised_by_close(tmp_path: Path) -> None:
-    """Nothing has taken its place."""
+    """Nothing newer was saved."""
     store = Slow(tmp_path / "run")
     run = open_run(store, tmp_path)
     run.save(state_of(1), 1)

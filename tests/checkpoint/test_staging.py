@@ -153,7 +153,7 @@ def test_tensor_of_any_layout_comes_back_with_its_values(tensor: torch.Tensor) -
 
 
 def test_changes_after_staging_do_not_show() -> None:
-    """Training goes on in place, and what was staged stays."""
+    """Training changes its tensors in place, and what was staged stays."""
     weights = torch.zeros(1000)
     numbers = np.zeros(5)
     staged = stage({"w": weights, "n": numbers, "list": [weights]})
@@ -226,7 +226,7 @@ def test_primitives_and_containers_come_back_as_they_were() -> None:
         ({"l": torch.nn.LazyLinear(3)}, r"state\['l'\]\['weight'\] has no shape yet"),
     ],
 )
-def test_what_is_not_plain_is_refused_by_its_place(state: Any, where: str) -> None:
+def test_what_is_not_plain_is_refused_by_its_path(state: Any, where: str) -> None:
     """Before anything is copied, and as a TypeError too."""
     staging = Staging()
     with pytest.raises(errors.StateError, match=where) as caught:
@@ -320,7 +320,7 @@ def test_buffers_are_in_host_memory_whatever_the_default_device_is() -> None:
     assert staged.state["z"].to_dense().tolist() == [1.0] * 4
 
 
-def test_containers_of_classes_of_their_own_become_plain_and_that_is_told_once(
+def test_containers_of_classes_of_their_own_become_plain_and_that_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Except for OrderedDict and Counter, which can be loaded without running code; schedulers rely on them."""
@@ -383,7 +383,7 @@ def test_size_counts_what_is_no_tensor() -> None:
 @pytest.mark.parametrize("bits", range(1, 8))
 @pytest.mark.parametrize("sign", ["int", "uint"])
 def test_types_below_a_byte_that_torch_does_not_copy_are_named(sign: str, bits: int) -> None:
-    """By their place, with what to save instead; also where there is nothing in them."""
+    """By their path, with what to save instead; also if there is nothing in them."""
     dtype = getattr(torch, f"{sign}{bits}")
     for size in (0, 6):
         weight = torch.zeros(size, dtype=torch.uint8).view(dtype)

@@ -29,7 +29,7 @@ MiB_OF_NUMBERS = MiB // 4
 
 
 def test_full_spool_disk_keeps_the_old_and_training_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What does not fit is told at once, and again at the end; the next that fits is saved."""
+    """What does not fit is an error at once, and again at the end; the next that fits is saved."""
     with tmpfs(tmp_path / "disk", 8 * MiB):
         run = open_run(tmp_path / "run", tmp_path, "disk/spool")
         run.save(state_of(1, MiB_OF_NUMBERS), 1).wait(timeout_s=20)
@@ -48,7 +48,7 @@ def test_full_spool_disk_keeps_the_old_and_training_goes_on(tmp_path: Path, capl
 
 
 def test_disk_that_fills_up_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
-    """The kernel's ENOSPC in mid-write, where the room had been there before."""
+    """The kernel's ENOSPC in mid-write, although there was room before."""
     with tmpfs(tmp_path / "disk", 12 * MiB), open_run(tmp_path / "run", tmp_path, "disk/spool") as run:
         vars(run.saver.spool.space)["check"] = lambda _: None
         filler = tmp_path / "disk" / "filler"
@@ -158,7 +158,7 @@ def test_lost_acknowledgement_is_looked_at(fault: FaultServer, patience: Patienc
 def test_full_server_keeps_the_old_and_close_says_so(
     nextcloud: NextcloudServer, patience: Patience, tmp_path: Path
 ) -> None:
-    """507 for good: training goes on, the spool has it, and the next start sends it."""
+    """507 for good: training continues, the spool has it, and the next start sends it."""
     run = run_on(nextcloud, patience, tmp_path)
     store = run.saver.store
     save_steps(run, 1)

@@ -133,7 +133,7 @@ class Watch:
 
 
 def _step_if_intact(path: Path) -> int:
-    """Return the step of a checkpoint, or -1 where it is not whole."""
+    """Return the step of a checkpoint, or -1 if it is not whole."""
     name = CheckpointName.parse(f"{path.parent.parent.name}/{path.parent.name}")
     assert name is not None
     try:

@@ -113,7 +113,7 @@ def test_dates_that_no_clock_reads_are_none(date: str) -> None:
 
 @pytest.fixture
 def cloud(nextcloud: NextcloudServer, small_chunks: None) -> Iterator[NextcloudServer]:  # noqa: ARG001
-    """Return the double of Nextcloud, where states go in chunks, and which is healthy again afterwards."""
+    """Return the double of Nextcloud, to which states go in chunks, and which is healthy again afterwards."""
     nextcloud.forget()
     yield nextcloud
     nextcloud.clear_faults()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Fixtures(abstract.AbstractFixtures):  # type: ignore[misc]  # fsspec publishes no types
-    """What the suites are given."""
+    """The fixtures that fsspec's suites ask for."""
 
     @pytest.fixture
     def fs(self, folder: Share) -> RootedFileSystem:
@@ -29,7 +29,7 @@ class Fixtures(abstract.AbstractFixtures):  # type: ignore[misc]  # fsspec publi
 
 
 class FixturesOfLongSuites(Fixtures):
-    """The same; the plain server, where each file takes more requests, only when there is time."""
+    """An empty folder on each server; the plain one, where each file takes more requests, only in the long run."""
 
     @pytest.fixture(params=[pytest.param("wsgidav", marks=pytest.mark.long), "nextcloud"])
     def folder(self, request: pytest.FixtureRequest) -> Share:
@@ -39,20 +39,20 @@ class FixturesOfLongSuites(Fixtures):
 
 
 class TestCopy(abstract.AbstractCopyTests, FixturesOfLongSuites):  # type: ignore[misc]  # fsspec publishes no types
-    """Copies."""
+    """The suite of fsspec for copying."""
 
 
 class TestGet(abstract.AbstractGetTests, FixturesOfLongSuites):  # type: ignore[misc]  # fsspec publishes no types
-    """Downloads."""
+    """The suite of fsspec for downloads."""
 
 
 class TestPut(abstract.AbstractPutTests, FixturesOfLongSuites):  # type: ignore[misc]  # fsspec publishes no types
-    """Uploads."""
+    """The suite of fsspec for uploads."""
 
 
 class TestOpen(abstract.AbstractOpenTests, Fixtures):  # type: ignore[misc]  # fsspec publishes no types
-    """Opening."""
+    """The suite of fsspec for opening."""
 
 
 class TestPipe(abstract.AbstractPipeTests, Fixtures):  # type: ignore[misc]  # fsspec publishes no types
-    """Whole files."""
+    """The suite of fsspec for whole files."""

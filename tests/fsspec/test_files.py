@@ -52,7 +52,7 @@ def test_what_is_written_is_there_and_is_read_through_the_cache(folder: Share, f
 
 @pytest.mark.parametrize("mode", ["wb", "w", "wt"])
 def test_exception_in_with_sends_nothing(folder: Share, files: RootedFileSystem, mode: str) -> None:
-    """A with that fails leaves nothing on the server."""
+    """A ``with`` that fails leaves nothing on the server."""
     with pytest.raises(KeyError), files.open("half", mode) as file:
         file.write(b"half" if mode == "wb" else "half")
         raise KeyError
@@ -92,7 +92,7 @@ def test_dropped_file_sends_nothing(folder: Share, files: RootedFileSystem, rsha
 
 
 def test_failed_write_keeps_the_old_file(folder: Share, files: RootedFileSystem) -> None:
-    """What was there before stays."""
+    """If the write fails, the file that was there before stays."""
     files.pipe_file("kept", b"old")
     with pytest.raises(KeyError), files.open("kept", "wb") as file:
         file.write(b"new")
@@ -122,7 +122,7 @@ def test_transaction_sends_all_or_nothing(folder: Share, files: RootedFileSystem
 
 
 def test_text_is_compressed_and_comes_back(folder: Share, files: RootedFileSystem) -> None:
-    """A name that ends with .gz is compressed where that is to be inferred."""
+    """A name that ends with ``.gz`` is compressed if that is to be inferred."""
     with files.open("text.gz", "wt", compression="infer", encoding="utf-8") as file:
         file.write("höhe")
     assert gzip.decompress((folder.root / "text.gz").read_bytes()).decode() == "höhe"
@@ -142,7 +142,7 @@ def test_ranges_of_a_large_file_are_not_spliced(folder: Share, files: RootedFile
 
 
 def test_parts_are_those_of_the_file(folder: Share, files: RootedFileSystem) -> None:
-    """Negative places count from the end, as in a slice; the parts of a large file are not fetched as a whole."""
+    """Negative positions count from the end, as in a slice; the parts of a large file are not fetched as a whole."""
     data = bytes(range(256)) * (LARGE_BYTES // 256)
     folder.put({"large": data, "small": data[:300]})
     folder.server.forget()
@@ -160,7 +160,7 @@ def test_parts_are_those_of_the_file(folder: Share, files: RootedFileSystem) -> 
 
 
 def test_folders_and_names(folder: Share, files: RootedFileSystem) -> None:
-    """Looking, copying, moving and removing."""
+    """Folders and files with odd names are looked at, copied, moved and removed."""
     folder.put({"a/b/c.txt": "c", "a/d.txt": "dd", "e": "e"})
     assert files.ls("", detail=False) == ["a", "e"]
     assert files.find("") == ["a/b/c.txt", "a/d.txt", "e"]
@@ -189,7 +189,7 @@ def test_folders_and_names(folder: Share, files: RootedFileSystem) -> None:
 
 
 def test_wrong_password_is_no_missing_file(folder: Share) -> None:
-    """What cannot be told raises, instead of looking absent or empty."""
+    """If the server cannot answer, the error is raised; nothing looks absent or empty."""
     remote = Remote(folder.server.url, folder.server.user, "wrong")
     with pytest.raises(errors.AuthenticationError):
         open_filesystem(folder.location, remote)
@@ -200,7 +200,7 @@ def test_wrong_password_is_no_missing_file(folder: Share) -> None:
 
 
 def test_a_folder_does_not_give_way_to_a_file(folder: Share, files: RootedFileSystem, tmp_path: Path) -> None:
-    """Whatever writes the file; what lies in the folder stays."""
+    """A file never replaces a folder, whatever writes it; what lies in the folder stays."""
     folder.put({"a/x.txt": "precious", "n": "n"})
     (tmp_path / "local").write_bytes(b"1")
     writes: list[Callable[[], object]] = [
@@ -222,7 +222,7 @@ def test_a_folder_does_not_give_way_to_a_file(folder: Share, files: RootedFileSy
 
 @pytest.mark.parametrize("name", ["apache", "rclone", "directory", "nextcloud"])
 def test_a_file_does_not_give_way_to_a_folder(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """Neither to one that may exist already."""
+    """A folder is not made below a file, even if it may exist already."""
     there = Folder(tmp_path / "files") if name == "directory" else Share(request.getfixturevalue(name))
     there.put({"a/x.txt": "precious"})
     files = open_filesystem(there.location, there.remote)
@@ -240,7 +240,7 @@ def test_a_file_does_not_give_way_to_a_folder(name: str, request: pytest.Fixture
 
 
 def test_what_is_opened_to_be_read_cannot_be_written(folder: Share, files: RootedFileSystem) -> None:
-    """A small file, one that is read in ranges, and one of the cache; each tells its size."""
+    """A small file, one in ranges and one of the cache refuse to be written; each has its size."""
     folder.put({"small": b"0123456789", "large": bytes(LARGE_BYTES)})
     for key, size_bytes in (("small", 10), ("large", LARGE_BYTES)):
         with files.open(key) as file:
@@ -258,7 +258,7 @@ def test_what_is_opened_to_be_read_cannot_be_written(folder: Share, files: Roote
 
 
 def test_opened_files_say_what_they_are(folder: Share, files: RootedFileSystem, rshare: str) -> None:
-    """As fsspec's own do: a small file, one that is read in ranges, one through fsspec's blocks, and a new one."""
+    """Each open file has the attributes of fsspec's own: small, in ranges, through fsspec's blocks, or new."""
     folder.put({"small.gz": b"0123456789", "large.nii.gz": bytes(LARGE_BYTES)})
     registered, top = fsspec.core.url_to_fs(rshare)
     for fs, before in ((files, ""), (registered, f"{top}/")):
@@ -298,7 +298,7 @@ def test_archives_are_read_in_an_opened_file(folder: Share, files: RootedFileSys
 
 
 def test_a_file_that_is_read_in_ranges_is_opened_again_elsewhere(folder: Share, files: RootedFileSystem) -> None:
-    """Pickled it goes on at its position; one that has changed raises, and is never spliced."""
+    """A pickled file is resumed at its position; one that has changed raises, and is never spliced."""
     folder.put({"large": b"0" * (LARGE_BYTES - 3) + b"end", "small": b"0123"})
     for key, size_bytes in (("large", LARGE_BYTES), ("small", 4)):
         with files.open(key) as file:
@@ -314,7 +314,7 @@ def test_a_file_that_is_read_in_ranges_is_opened_again_elsewhere(folder: Share, 
 
 
 def test_a_folder_is_not_read_as_a_file(folder: Share, files: RootedFileSystem) -> None:
-    """Neither is the root, however it is asked for."""
+    """A folder is not read as a file, and neither is the root, however it is asked for."""
     folder.put({"a/b": "b"})
     for path in ("a", "", "/", "a/"):
         for read in (files.open, files.cat_file, files.ukey, files.checksum):
@@ -325,7 +325,7 @@ def test_a_folder_is_not_read_as_a_file(folder: Share, files: RootedFileSystem) 
 
 @pytest.mark.parametrize("path", ["a//b", "a/../b", "./b", "a/./b", "a//", "..", "a\0b"])
 def test_there_is_nothing_at_a_path_that_names_nothing(folder: Share, files: RootedFileSystem, path: str) -> None:
-    """It is missing, as on other file systems; and it is not written."""
+    """A path that leaves its folder is missing when it is read, as on other file systems, and is not written."""
     folder.put({"a/b": "b", "b": "b"})
     is_folder = path == "a//"  # the slashes at the end are none of its name
     assert (files.exists(path), files.isfile(path), files.isdir(path)) == (is_folder, False, is_folder)
@@ -345,7 +345,7 @@ def test_there_is_nothing_at_a_path_that_names_nothing(folder: Share, files: Roo
 
 @pytest.mark.parametrize("path", ["", "/"])
 def test_a_root_is_emptied_and_stays(folder: Share, files: RootedFileSystem, path: str) -> None:
-    """As rm, and as the clear of a mapper, which keeps every error to itself; not without a word."""
+    """What removes a root, as ``rm`` or as the ``clear`` of a mapper, empties it, and errors are raised."""
     folder.put({"a/b": "b", "c": "c"})
     for remove in (files.rm, files.rmdir, files.rm_file):
         with pytest.raises(OSError, match="folder"):
@@ -363,7 +363,7 @@ def test_a_root_is_emptied_and_stays(folder: Share, files: RootedFileSystem, pat
 
 
 def test_a_remote_is_emptied_alone(folder: Share, rshare: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own folder stays; all remotes together are not emptied."""
+    """The folder of a remote stays when it is emptied; all remotes together are never emptied."""
     folder.put({"a/b": "b", "c": "c"})
     monkeypatch.setenv("RCLONE_CONFIG_RSHARE_URL", folder.location)
     files, _ = fsspec.core.url_to_fs(rshare)
@@ -377,7 +377,7 @@ def test_a_remote_is_emptied_alone(folder: Share, rshare: str, monkeypatch: pyte
 
 
 def test_options_of_every_file_system_are_taken(folder: Share, rshare: str) -> None:
-    """What code for any file system passes; of another HTTP client nothing is used, and nothing kept."""
+    """Options that code for any file system passes are accepted; those of another HTTP client are not used."""
     folder.put({"a": "0123456789"})
     options = {"block_size": 0, "client_kwargs": {"headers": {"Authorization": PASSWORD}}, "use_listings_cache": False}
     files = fsspec.filesystem("ai4os", skip_instance_cache=True, **options)
@@ -394,7 +394,7 @@ def test_options_of_every_file_system_are_taken(folder: Share, rshare: str) -> N
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # fsspec does not close the file of its blocks
 def test_blocks_are_read(folder: Share, files: RootedFileSystem, rshare: str) -> None:
-    """By fsspec's own helper, and by its caches of blocks."""
+    """A block cache of fsspec reads our files, by its own helper and by ``cache_type``."""
     data = bytes(range(256)) * (LARGE_BYTES // 256)
     folder.put({"lines": b"line1\nline2\nline3\n", "large": data})
     assert files.read_block("lines", 2, 7, delimiter=b"\n") == b"line2\n"
@@ -422,7 +422,7 @@ def test_a_name_that_is_there_is_no_pattern(folder: Share, files: RootedFileSyst
 
 
 def test_what_lies_in_a_folder_that_is_removed_need_not_be_there(folder: Share, files: RootedFileSystem) -> None:
-    """A list may name both, in any order; what is nowhere is still an error."""
+    """A list may name a folder and what is in it, in any order; what does not exist is still an error."""
     folder.put({"r/1": "", "r/2": "", "s": ""})
     files.rm(["r/1", "r"], recursive=True)
     assert files.find("") == ["s"]
@@ -431,7 +431,7 @@ def test_what_lies_in_a_folder_that_is_removed_need_not_be_there(folder: Share, 
 
 
 def test_an_option_that_there_is_not_is_named(rshare: str) -> None:
-    """Fsspec drops what it does not know; its own are taken."""
+    """An option that nobody knows is refused, although fsspec would drop it; fsspec's own are accepted."""
     with pytest.raises(TypeError, match="'remot'"):
         fsspec.filesystem("ai4os", remot="rshare")
     with pytest.raises(TypeError, match="'remote'"):
@@ -446,7 +446,7 @@ def test_an_option_that_there_is_not_is_named(rshare: str) -> None:
 
 
 def test_a_location_that_is_not_there_is_told_when_it_is_opened(folder: Share, tmp_path: Path) -> None:
-    """On a server as on this disk; one that is to be made is made by the first file."""
+    """A missing location is refused, on a server as on this disk; with ``create`` the first file makes it."""
     for location, remote in ((f"{folder.location}/new", folder.remote), (tmp_path / "new", None)):
         with pytest.raises(errors.LocationError):
             open_filesystem(location, remote)
@@ -470,7 +470,7 @@ def test_registered_file_system_and_dataset_agree(folder: Share, rshare: str) ->
 
 
 def test_entry_point_names_the_class() -> None:
-    """Fsspec finds the file system by what pyproject.toml tells it."""
+    """The entry point of pyproject.toml leads fsspec to the file system."""
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     (entry,) = re.findall(r'^\[project\.entry-points\."fsspec\.specs"\]\nai4os = "(.*)"$', project, re.MULTILINE)
     module, _, name = entry.partition(":")
@@ -478,7 +478,7 @@ def test_entry_point_names_the_class() -> None:
 
 
 def test_no_secret_in_pickle_json_or_repr(rshare: str) -> None:
-    """What was found in the environment stays there."""
+    """Credentials from the environment are not pickled."""
     files, path = fsspec.core.url_to_fs(rshare)
     rooted = open_filesystem(rshare)
     for made in (files, rooted):
@@ -498,7 +498,7 @@ def test_json_of_given_credentials_is_refused(folder: Share) -> None:
 
 
 def read_there(files: RootedFileSystem, answer: Connection) -> None:
-    """Read in another process."""
+    """Read a file in another process."""
     answer.send(files.cat_file("a") + files.cat_ranges(["a"], 1, 2)[0])
 
 
@@ -517,7 +517,7 @@ def test_it_works_in_another_process(folder: Share, files: RootedFileSystem, met
 
 
 def test_directory_of_this_machine_is_a_file_system_too(tmp_path: Path) -> None:
-    """Any location will do."""
+    """Any location can be opened, also one of another file system of fsspec."""
     files = open_filesystem(tmp_path)
     files.pipe({"a/b": b"b", "c": b"c"})
     assert files.find("") == ["a/b", "c"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def test_pandas_reads_what_it_wrote(rshare: str) -> None:
-    """CSV and Parquet by URL."""
+    """A table is written as CSV and Parquet by URL, and read back."""
     frame = pd.DataFrame({"name": ["a", "ö"], "value": [1.5, 2.5]})
     frame.to_csv(f"{rshare}/t/frame.csv.gz", index=False)
     frame.to_parquet(f"{rshare}/t/frame.parquet")
@@ -44,7 +44,7 @@ def test_pandas_that_fails_half_way_sends_nothing(folder: Share, rshare: str) ->
 
 
 def test_pyarrow_reads_a_partitioned_dataset(files: RootedFileSystem) -> None:
-    """A dataset of several files in folders."""
+    """A dataset of several files in folders is read."""
     table = pa.table({"part": ["a", "b", "a"], "value": [1, 2, 3]})
     pyarrow.parquet.write_to_dataset(table, "table", partition_cols=["part"], filesystem=files)
     found = pyarrow.dataset.dataset("table", filesystem=files, partitioning="hive").to_table()
@@ -52,7 +52,7 @@ def test_pyarrow_reads_a_partitioned_dataset(files: RootedFileSystem) -> None:
 
 
 def test_zarr_reads_what_it_wrote(rshare: str) -> None:
-    """An array in chunks, by URL."""
+    """An array is written in chunks by URL, and read back."""
     values = np.arange(64, dtype="int32").reshape(8, 8)
     array = zarr.create_array(f"{rshare}/array.zarr", shape=(8, 8), chunks=(4, 4), dtype="int32")
     array[:] = values

@@ -31,19 +31,19 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def filled(folder: Folder) -> Folder:
-    """One with files in it, put there as somebody else would."""
+    """A folder with files in it, put there as another client would."""
     folder.put(FILES)
     return folder
 
 
 @pytest.fixture
 def files(filled: Folder) -> RootedFileSystem:
-    """Their file system."""
+    """The file system of that folder."""
     return open_filesystem(filled.location, filled.remote)
 
 
 def stored(folder: Folder) -> dict[str, bytes]:
-    """What is really there."""
+    """The files that are really there."""
     return {
         path.relative_to(folder.root).as_posix(): path.read_bytes() for path in folder.root.rglob("*") if path.is_file()
     }
@@ -51,7 +51,7 @@ def stored(folder: Folder) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("target", ["a/x.txt", "/a/x.txt", "a/x.txt/", "a/", "/a"])
 def test_a_file_that_is_moved_or_copied_onto_itself_stays(filled: Folder, files: RootedFileSystem, target: str) -> None:
-    """However its name is spelled, or only that of its folder."""
+    """A file that is moved onto itself stays, however its name is spelled."""
     if target != "a/x.txt/":  # that is in a folder which cannot be there
         files.mv("a/x.txt", target)
         files.cp("a/x.txt", target)
@@ -61,7 +61,7 @@ def test_a_file_that_is_moved_or_copied_onto_itself_stays(filled: Folder, files:
 
 @pytest.mark.parametrize("folder", ["wsgidav", "nextcloud"], indirect=True)
 def test_a_url_and_a_path_are_one_file(filled: Folder, rshare: str) -> None:
-    """The registered file system takes both."""
+    """A URL and a path of the registered file system name one file."""
     files = fsspec.filesystem("ai4os")
     path = rshare.removeprefix("ai4os://")
     files.mv(f"{rshare}/a/x.txt", f"{path}/a/x.txt")
@@ -82,14 +82,14 @@ def test_a_folder_is_not_moved_or_copied_into_itself(
 
 
 def test_a_root_is_not_moved(filled: Folder, files: RootedFileSystem) -> None:
-    """It cannot be removed; and everything is in it."""
+    """A root cannot be moved: it cannot be removed, and everything is in it."""
     with pytest.raises(OSError, match="into itself"):
         files.mv("", "z", recursive=True)
     assert stored(filled) == FILES
 
 
 def test_a_folder_is_moved_whole(filled: Folder, files: RootedFileSystem) -> None:
-    """With what is empty in it, to a new name and into a folder that is there, and nothing of it stays."""
+    """A folder is moved with its empty folders, to a new name and into an existing folder, and nothing of it stays."""
     files.makedirs("a/empty")
     files.mv("a", "z", recursive=True)
     assert stored(filled) == {"z/b/y.txt": b"yy", "z/x.txt": b"x"}
@@ -105,7 +105,7 @@ def test_a_folder_is_moved_whole(filled: Folder, files: RootedFileSystem) -> Non
 
 
 def test_a_folder_without_recursive_is_told_how_to_move_it(filled: Folder, files: RootedFileSystem) -> None:
-    """And not how to remove it."""
+    """The error says how to move a folder, and not how to remove it."""
     with pytest.raises(IsADirectoryError, match="move"):
         files.mv("a", "z")
     with pytest.raises(FileNotFoundError):
@@ -131,14 +131,14 @@ class Interfered(DirectoryStore):
         self.interfere = interfere
 
     def sha256_of(self, entry: object) -> str:
-        """Verify it, and let the other one go ahead."""
+        """Verify the file, then run what interferes."""
         found = super().sha256_of(entry)  # type: ignore[arg-type]
         self.interfere()
         return found
 
 
 def test_a_file_that_changes_after_it_was_copied_is_not_removed(tmp_path: Path) -> None:
-    """Its last version is nowhere else."""
+    """A file that changed after it was copied stays: its last version is nowhere else."""
     there = Folder(tmp_path / "files")
     there.put(FILES)
     files = open_filesystem(Interfered(there.root, lambda: there.put({"a/x.txt": b"newer"})))
@@ -149,7 +149,7 @@ def test_a_file_that_changes_after_it_was_copied_is_not_removed(tmp_path: Path) 
 
 
 def test_a_file_that_comes_while_its_folder_is_moved_is_not_removed(tmp_path: Path) -> None:
-    """The rest is moved."""
+    """A file that came meanwhile stays; the rest is moved."""
     there = Folder(tmp_path / "files")
     there.put(FILES)
     files = open_filesystem(Interfered(there.root, lambda: there.put({"a/late.txt": b"late"})))
@@ -159,7 +159,7 @@ def test_a_file_that_comes_while_its_folder_is_moved_is_not_removed(tmp_path: Pa
 
 
 def test_two_names_of_one_file_are_told_by_where_they_lead(tmp_path: Path) -> None:
-    """A link to the folder leads to the same file."""
+    """A link to the folder leads to the same file, which is not removed."""
     there = Folder(tmp_path / "files")
     there.put(FILES)
     (there.root / "link").symlink_to("a")
@@ -169,7 +169,7 @@ def test_two_names_of_one_file_are_told_by_where_they_lead(tmp_path: Path) -> No
 
 
 def test_files_behind_a_link_are_not_moved(tmp_path: Path) -> None:
-    """Whoever moves the folder does not ask for files elsewhere to be removed."""
+    """A link out of the moved folder is refused: the files that it leads to must not be removed."""
     there, elsewhere = Folder(tmp_path / "files"), Folder(tmp_path / "elsewhere")
     there.put(FILES)
     elsewhere.put(FILES)

@@ -31,7 +31,7 @@ def number_of(sample: Sample) -> int:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Callable[[int], str]:
-    """Make a folder with so many numbers."""
+    """Make a folder with this many numbers."""
 
     def made(samples: int) -> str:
         (tmp_path / "data").mkdir()
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Callable[[int], str]:
 
 
 def seen_by(loader: Any, batches: int | None = None) -> list[list[int]]:
-    """Return the batches of a pass, or so many of them."""
+    """Return the batches of a pass, or the first of them."""
     seen = []
     for batch in loader:
         seen.append(batch.tolist())
@@ -61,7 +61,7 @@ def flat(of_ranks: list[list[list[int]]]) -> list[int]:
 
 
 def prepared(location: str) -> dict[str, Any]:
-    """Go through two epochs, the second of them in two parts, and tell all."""
+    """Iterate over two epochs, the second in two parts, and return all of it."""
     accelerator = accelerate.Accelerator(cpu=True)
     dataset = StorageDataset(location, decode=number_of)
     given = StorageDataLoader(dataset, batch_size=4, shuffle=True, seed=1)
@@ -120,7 +120,7 @@ def test_what_is_gathered_is_each_sample_once_in_order(ranks: int) -> None:
 
 
 def otherwise(location: str) -> dict[str, Any]:
-    """Prepare in other ways, and tell what comes of it."""
+    """Prepare in other ways, and return what comes of it."""
     accelerator = accelerate.Accelerator(cpu=True)
     heard: list[str] = []
     handler = logging.Handler()
@@ -167,7 +167,7 @@ def otherwise(location: str) -> dict[str, Any]:
 
 
 def test_other_ways_give_each_sample_once_or_say_why_not(folder: Any) -> None:
-    """What would be shared out twice is refused, in words; what is lost is told."""
+    """What would be shared out twice is refused with a reason; what is lost is logged."""
     first, second = run_by_ranks(otherwise, folder(21))
     assert first["split"].startswith("ValueError: split_batches=True")
     for name in ("plain", "function"):
@@ -216,7 +216,7 @@ def test_prepare_keeps_what_the_loader_can_do(folder: Any) -> None:
 def test_batches_come_on_the_device_of_the_accelerator(
     monkeypatch: pytest.MonkeyPatch, options: Any, asked: Any, device: str
 ) -> None:
-    """Also with workers; they stay if the accelerator, or ``prepare``, is told so."""
+    """Also with workers; they stay on the CPU if the accelerator, or ``prepare``, says so."""
     accelerator = accelerate.Accelerator(cpu=True, **options)
     monkeypatch.setattr(type(accelerator), "device", torch.device("meta"))
     loader: Any = StorageDataLoader(range(6), batch_size=3, num_workers=1)  # type: ignore[arg-type]
@@ -224,7 +224,7 @@ def test_batches_come_on_the_device_of_the_accelerator(
 
 
 def test_batches_that_are_skipped_are_those_of_the_epoch() -> None:
-    """As the ``Trainer`` of Transformers resumes: it tells the epoch to the batch sampler."""
+    """As the ``Trainer`` of Transformers resumes: it sets the epoch on the batch sampler."""
     loader: Any = StorageDataLoader(range(24), batch_size=4, shuffle=True)  # type: ignore[arg-type]
     epochs = [seen_by(loader) for _ in range(4)]
     fresh: Any = StorageDataLoader(range(24), batch_size=4, shuffle=True)  # type: ignore[arg-type]
@@ -244,7 +244,7 @@ def test_a_loader_that_nobody_prepares_is_as_it_was(folder: Any) -> None:
 
 
 def let_go_of(samples: int) -> list[Any]:
-    """Leave a pass of a prepared loader, and tell what is left of it."""
+    """Leave a pass of a prepared loader, and return what is left of it."""
     accelerator = accelerate.Accelerator(cpu=True)
     loader = accelerator.prepare(StorageDataLoader(range(samples), batch_size=4))  # type: ignore[arg-type]
     coming = iter(loader)

@@ -76,7 +76,7 @@ def heard_of() -> list[str]:
 
 
 def evaluated() -> dict[str, list[int]]:
-    """Predict and test under DDP, and tell what this rank was given."""
+    """Predict and test under DDP, and return what this rank was given."""
     heard = heard_of()
 
     def seen(task: str, loader: Any, **options: Any) -> list[int]:

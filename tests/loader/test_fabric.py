@@ -31,7 +31,7 @@ def wrapped(fabric: Any, kind: str, workers: int = 0) -> Any:
 
 
 def taken(loader: Any, batches: int) -> list[list[int]]:
-    """Return so many batches, over as many epochs as it takes."""
+    """Return this many batches, over as many epochs as it takes."""
     seen: list[list[int]] = []
     while len(seen) < batches:
         for batch in loader:

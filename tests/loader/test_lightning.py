@@ -58,7 +58,7 @@ class SaveAt(lightning.Callback):  # type: ignore[misc, name-defined]
         self._path = path
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        """Save where it is time."""
+        """Save when it is time."""
         if trainer.global_step == self._step:
             trainer.save_checkpoint(self._path)
 
@@ -165,7 +165,7 @@ def trainer_of(tmp_path: Path, *callbacks: Any, **options: Any) -> Any:
 
 
 def legs(tmp_path: Path, cuts: list[int], loaders: Any, *, asks: bool = False, **options: Any) -> list[Any]:
-    """Return what a training was given that was ended before each of these steps, and gone on with."""
+    """Return what a training was given that was ended before each of these steps, and resumed."""
     seen: list[Any] = []
     for cut in [*cuts, None]:
         model = Many(asks=asks)
@@ -264,7 +264,7 @@ def test_early_setup_loses_no_position_of_lightnings_checkpoints(tmp_path: Path,
 
 
 def test_subclass_makes_iterators_of_its_own() -> None:
-    """A subclass that overrides what DataLoader calls is asked for each pass; a batch sampler tells of the epoch."""
+    """A subclass that overrides what DataLoader calls makes each pass; an epoch can be set on a batch sampler."""
 
     class Counting(StorageDataLoader):
         made = 0

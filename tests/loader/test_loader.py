@@ -1,4 +1,4 @@
-"""A `StorageDataLoader` is a DataLoader in every argument; it ends with its owner, and tells how an epoch went."""
+"""A `StorageDataLoader` is a DataLoader in every argument; it ends with its owner, and logs how an epoch went."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def slowly(sample: Sample) -> str:
 
 
 def test_takes_every_argument_of_a_dataloader() -> None:
-    """By the same name, in the same place, with the same default."""
+    """By the same name, at the same position, with the same default."""
     ours = inspect.signature(StorageDataLoader).parameters
     for place, (name, parameter) in enumerate(inspect.signature(DataLoader).parameters.items()):
         if name in {"in_order", "pin_memory_device"}:  # not in all versions of torch
@@ -76,7 +76,7 @@ def test_takes_every_argument_of_a_dataloader() -> None:
 
 
 def test_is_a_dataloader_that_can_be_looked_into(share: Share) -> None:
-    """As Lightning does it: attributes by the names of arguments, and a sampler that it leaves in its place."""
+    """As Lightning does it: attributes by the names of arguments, and a sampler that it leaves alone."""
     dataset = dataset_of(share, None, "none")
     loader = StorageDataLoader(dataset, 4, True, num_workers=2, prefetch_factor=3, seed=5, drop_last=True)  # noqa: FBT003
     assert isinstance(loader, DataLoader)
@@ -225,7 +225,7 @@ def test_iterable_dataset_is_refused() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_error_comes_at_its_own_place_with_its_key(share: Share, tmp_path: Path, workers: int) -> None:
-    """Batches before it are whole; it can be gone on after, and a state taken at it tries the batch again."""
+    """Batches before it are whole; iteration can continue after it, and a state taken at it tries the batch again."""
     dataset = dataset_of(share, tmp_path, decode=only_key)
     share.remove("09.bin")
     with nothing_left_running():
@@ -269,7 +269,7 @@ def test_epoch_may_be_left_early(share: Share, tmp_path: Path, workers: int) -> 
 
 
 def test_killed_worker_is_an_error_and_no_hang(share: Share, tmp_path: Path) -> None:
-    """The caller is told, the others end, and a new pass goes on from where the caller was."""
+    """The caller gets an error, the other workers end, and a new pass resumes at the caller's position."""
     dataset = dataset_of(share, tmp_path, decode=slowly)
     wanted = flat(list(loader_of(dataset)))
     loader = loader_of(dataset, 2)
@@ -281,7 +281,7 @@ def test_killed_worker_is_an_error_and_no_hang(share: Share, tmp_path: Path) -> 
         with pytest.raises(RuntimeError, match=r"exited unexpectedly|killed by signal"):
             seen.extend(key for batch in coming for key in batch)
         state = loader.state_dict()
-        coming._batches._shutdown_workers()  # torch waits for the collector, which pytest's own frames hold up
+        coming._parts.batches._shutdown_workers()  # torch waits for the collector, which pytest's own frames hold up
         del coming
     resumed = loader_of(dataset, 2)
     resumed.load_state_dict(state)

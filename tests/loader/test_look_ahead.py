@@ -19,7 +19,7 @@ from ai4os_data.cache import CachedStore, live_in, session_of
 from ai4os_data.cache.claims import Claim
 from ai4os_data.errors import SampleError, StorageError
 from ai4os_data.http.retries import Patience
-from ai4os_data.loader import look_ahead as prefetch
+from ai4os_data.loader.look_ahead import default_bytes
 from tests.nextcloud import NextcloudServer
 from tests.support.epochs import FILES, NUMBER, dataset_of, flat, loader_of, look_ahead_threads, only_key, taken
 
@@ -181,7 +181,7 @@ def test_archives_bring_many_at_once(cloud_share: Share, tmp_path: Path) -> None
 
 
 def asked_together(share: Share) -> list[list[str]]:
-    """The keys of each request for files, with a folder's where it was for an archive; in the order of the answers."""
+    """The keys of each request for files, all of them if it was for an archive; in the order of the answers."""
     top = unquote(urlsplit(share.location).path)
     groups = []
     for request in share.requests("GET"):
@@ -279,7 +279,7 @@ def test_failing_user_code_ends_it_quietly(
     dataset = dataset_of(share, tmp_path, decode=only_key)
     monkeypatch.setattr(type(dataset.reader.files), "fetch_ahead", lambda *_: 1 / 0)
     assert len(flat(list(loader_of(dataset)))) == NUMBER
-    assert "looking ahead has ended, reading goes on without: ZeroDivisionError" in caplog.text
+    assert "prefetching stopped; samples are fetched when they are needed: ZeroDivisionError" in caplog.text
 
 
 def test_forked_child_has_no_such_thread(share: Share, tmp_path: Path) -> None:
@@ -365,12 +365,12 @@ def test_under_lru_what_comes_is_not_evicted_by_what_comes_later(share: Share, t
 
 def test_default_is_a_part_of_the_cache() -> None:
     """A quarter of the limit, a gibibyte at most."""
-    assert prefetch.default_bytes(400) == 100
-    assert prefetch.default_bytes(2**40) == 2**30
+    assert default_bytes(400) == 100
+    assert default_bytes(2**40) == 2**30
 
 
-def test_course_tells_the_cache_what_comes(share: Share, tmp_path: Path) -> None:
-    """The plan has both epochs in the global order, and moves on with what the caller was given."""
+def test_the_cache_knows_what_the_epoch_still_needs(share: Share, tmp_path: Path) -> None:
+    """The plan has the epoch in the global order, and moves on with what the caller was given."""
     dataset = dataset_of(share, tmp_path, decode=only_key)
     loader = loader_of(dataset)
     coming = iter(loader)
@@ -379,10 +379,10 @@ def test_course_tells_the_cache_what_comes(share: Share, tmp_path: Path) -> None
     assert cache is not None
     (plan,) = live_in(cache.directory).plans()
     order: Any = loader.sampler
-    names = [dataset.reader.names()[index] for index in [*order.order(0), *order.order(1)]]
+    names = [dataset.reader.names()[index] for index in order.order(0)]
     assert plan.position == 4
-    assert [plan.next_use(name) for name in names[4:NUMBER]] == list(range(4, NUMBER))
-    assert next(plan.victims(names, names[4])) == next(name for name in reversed(names) if name in names[:4])
+    assert [plan.is_needed(name) for name in names] == [False] * 4 + [True] * (NUMBER - 4)
+    assert list(plan.victims(names, names[4])) == names[:4]
     del plan, loader, coming
     gc.collect()
     assert live_in(cache.directory).plans() == []

@@ -194,7 +194,7 @@ def bad_at_five(sample: Sample) -> str:
 @pytest.mark.parametrize("options", [{"timeout": 60}, {"pin_memory": True}, {"in_order": False}])
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
 def test_a_bad_batch_comes_as_its_error_under_every_option(share: Share, tmp_path: Path, options: Any) -> None:
-    """The others come whole, before and after it, and the key is told."""
+    """The others come whole, before and after it, and the error names the key."""
     dataset = dataset_of(share, tmp_path, "warm", decode=bad_at_five)
     loader = loader_of(dataset, 2, shuffle=False, **options)
     coming = iter(loader)

@@ -1,4 +1,4 @@
-"""Passes over a loader do not disturb each other, as with a DataLoader; the state tells of the one that goes on."""
+"""Passes over a loader do not disturb each other, as with a DataLoader; the state is that of the one that goes on."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_pass_knows_how_long_it_is(share: Share, tmp_path: Path) -> None:
 
 
 def test_epoch_that_the_user_tells_a_sampler_is_gone_through(share: Share, tmp_path: Path) -> None:
-    """Also after a pass that was left early, and also where it is the same one again, as in a DataLoader."""
+    """Also after a pass that was left early, and also if it is the same one again, as in a DataLoader."""
     dataset = dataset_of(share, tmp_path, "warm", decode=only_key)
 
     def heads(kind: Any, **options: Any) -> list[list[str]]:
@@ -189,21 +189,21 @@ def test_epochs_of_a_sampler_that_nobody_sets_follow_each_other(share: Share, tm
 def test_what_is_no_state_is_refused(share: Share, tmp_path: Path, kind: str, state: Any) -> None:
     """With an error that says so, and the loader is as it was."""
     loader = loader_of(dataset_of(share, tmp_path, "warm"), **options_of(kind))
-    with pytest.raises(ValueError, match="the order cannot be gone on with"):
+    with pytest.raises(ValueError, match="cannot resume"):
         loader.load_state_dict(state)
     assert len(list(loader)) == BATCHES
     if kind == "own":
-        with pytest.raises(ValueError, match="the order cannot be gone on with"):
+        with pytest.raises(ValueError, match="cannot resume"):
             loader.sampler.load_state_dict(state)  # type: ignore[attr-defined]
 
 
 def test_state_of_other_files_is_refused(share: Share, caplog: pytest.LogCaptureFixture) -> None:
-    """As many of them, in another split or by other names; a state from before samples were told of is taken."""
+    """As many of them, in another split or by other names; a state of a version that did not name samples is loaded."""
     dataset = dataset_of(share, None, "none", decode=only_key)
     loader = loader_of(Subset(dataset, range(20)))
     begun = taken(loader, 2)
     state = loader.state_dict()
-    with pytest.raises(ValueError, match="the samples are not those that it was saved with"):
+    with pytest.raises(ValueError, match="the samples are not those that the state was saved with"):
         loader_of(Subset(dataset, range(1, 21))).load_state_dict(state)
     share.put({"00.bin": b"another version"})
     again = loader_of(Subset(dataset_of(share, None, "none", decode=lambda sample: sample.key), range(20)))
@@ -236,7 +236,7 @@ def test_what_cannot_be_meant_is_refused_at_once(
     dataset = dataset_of(share, tmp_path)
     with pytest.raises(kind, match=f"{next(iter(options))} is a .* not "):
         loader_of(dataset, **options)
-    assert loader_of(dataset, look_ahead_bytes="1GiB")._staged_bytes == 1024**3
+    assert loader_of(dataset, look_ahead_bytes="1GiB")._look_aheads.staged_bytes == 1024**3
 
 
 def test_augmentations_do_not_depend_on_the_type_of_an_index(share: Share) -> None:

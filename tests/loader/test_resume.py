@@ -92,7 +92,7 @@ def test_resume_with_other_workers_is_exact(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_persistent_workers_go_back_to_a_saved_place(share: Share, tmp_path: Path, workers: int) -> None:
-    """The same loader, told three times to go back, while its workers have batches ready that are not wanted."""
+    """The same loader, set back three times, while its workers have batches ready that are not wanted."""
     loader = loader_of(dataset_of(share, tmp_path), workers, persistent_workers=workers > 0)
     first, second = list(loader), list(loader)
     for cut in (2, 5, 1):
@@ -232,7 +232,7 @@ class Stateful(Sampler[int]):
         return NUMBER
 
     def state_dict(self) -> dict[str, int]:
-        """How often it was gone through."""
+        """How often it was iterated over."""
         return {"passes": self.passes}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -280,7 +280,7 @@ def test_foreign_sampler_is_gone_through_anew(share: Share, tmp_path: Path, kind
 
 
 def test_endless_sampler_is_drawn_from_as_needed(share: Share) -> None:
-    """One without a length gives batches for ever, and goes on where it was."""
+    """One without a length gives batches for ever, and is resumed at its position."""
 
     class Endless(Sampler[int]):
         def __iter__(self) -> Iterator[int]:

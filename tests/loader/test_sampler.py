@@ -1,4 +1,4 @@
-"""The order of an epoch: dealt out to ranks exactly once, and gone on with from any place by any number of them."""
+"""The order of an epoch is shared among ranks exactly once, and resumed at any position by any number of them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_rest_of_an_epoch_is_exact_at_any_world_size(
     shuffle: bool,  # noqa: FBT001  drawn by hypothesis
     epoch: int,
 ) -> None:
-    """Cut anywhere, one to four times, with another number of ranks each time: each sample comes in its place."""
+    """Cut anywhere, one to four times, with another number of ranks each time: each sample comes at its position."""
     whole = StorageSampler(range(length), 1, 0, shuffle=shuffle).order(epoch)
     seen: list[int] = []
     state: dict[str, int] | None = None
@@ -156,9 +156,9 @@ def test_state_is_of_plain_numbers() -> None:
 def test_state_of_another_order_is_refused() -> None:
     """A dataset that has grown, or an order that is not shuffled, has no such rest."""
     state = StorageSampler(range(10), 1, 0).state_dict()
-    with pytest.raises(ValueError, match="length was 10, and is 11"):
+    with pytest.raises(ValueError, match="saved for 10 samples, this dataset has 11"):
         StorageSampler(range(11), 1, 0).load_state_dict(state)
-    with pytest.raises(ValueError, match="shuffle was 1, and is 0"):
+    with pytest.raises(ValueError, match="saved with shuffle=1, this sampler has shuffle=0"):
         StorageSampler(range(10), 1, 0, shuffle=False).load_state_dict(state)
 
 
@@ -257,7 +257,7 @@ def test_uneven_ranks_have_each_sample_once(samples: int, ranks: int, run_length
             assert len(parts[0]) == -(-samples // ranks)
         else:
             assert sorted(number for part in parts for number in part) == list(range(samples))
-            assert {sampler.done for sampler in samplers if len(sampler)} == {samples}
+            assert {sampler.state_dict()["done"] for sampler in samplers if len(sampler)} == {samples}
 
 
 @pytest.mark.parametrize("run_length", [1, 4])

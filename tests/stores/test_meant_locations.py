@@ -34,7 +34,7 @@ def here(share: Share, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_a_dataset_of_this_machine_is_named_once(here: Path) -> None:
-    """With what to write for the storage; the second time it is known."""
+    """A directory of this machine is logged with the form for the storage, once."""
     with Warnings() as warnings:
         for _ in range(2):
             assert StorageDataset("datasets/flowers", decode="text")[0] == "a"
@@ -46,7 +46,7 @@ def test_a_dataset_of_this_machine_is_named_once(here: Path) -> None:
 
 
 def test_a_checkpoint_of_this_machine_is_named(here: Path) -> None:
-    """It would be lost with what it is to survive."""
+    """A run that would be written to this machine is logged: it would be lost with the deployment."""
     with Warnings() as warnings, StorageCheckpoint("runs/x", spool=here / "spool") as run:
         assert run.restore() is None
     assert [warning for warning in warnings if "'rshare:runs/x'" in warning] == warnings[:1]
@@ -63,7 +63,7 @@ def test_a_checkpoint_of_this_machine_is_named(here: Path) -> None:
 )
 @pytest.mark.usefixtures("here")
 def test_the_remote_that_a_path_begins_with_is_meant(typed: str, meant: str) -> None:
-    """Else the linked storage; whether the directory is there or not."""
+    """The remote that the path begins with is named, else the linked storage, whether the directory is there or not."""
     with Warnings() as warnings:
         open_store(typed, create=True)
     assert f"Write {meant!r} for the storage" in warnings[0]
@@ -73,7 +73,7 @@ def test_the_remote_that_a_path_begins_with_is_meant(typed: str, meant: str) -> 
 
 @pytest.mark.parametrize("location", ["./datasets", "../here/datasets", "{here}/datasets"])
 def test_a_path_that_says_where_it_is_is_taken_without_a_word(here: Path, location: str) -> None:
-    """And so is any where no remote is configured."""
+    """An absolute path, and any path without a configured remote, is taken as it is."""
     with Warnings() as warnings:
         assert len(open_store(location.format(here=here)).list()) == 1
         assert len(open_store("datasets", environ={"RCLONE_CONFIG": os.devnull}).list()) == 1
@@ -93,7 +93,7 @@ def test_a_path_on_a_mount_is_of_the_storage(
 
 @pytest.mark.usefixtures("here")
 def test_a_misspelt_remote_is_told_which_there_are() -> None:
-    """The nearest first, of whatever kind, and no secret."""
+    """Similar names of remotes are shown, the nearest first, and no secret."""
     for name, others in (("rshre", "'rshare', 'bucket'"), ("buckit", "'bucket', 'rshare'")):
         for location, remote in ((f"{name}:x", None), (f"ai4os://{name}/x", None), ("x", name)):
             with pytest.raises(RemoteError, match=f"no remote is called '{name}'; there are {others}") as raised:
@@ -104,7 +104,7 @@ def test_a_misspelt_remote_is_told_which_there_are() -> None:
 
 
 def test_remotes_of_the_configuration_file_are_told_too(tmp_path: Path) -> None:
-    """By their names alone."""
+    """Remotes of the configuration file are shown by their names alone."""
     config = tmp_path / "rclone.conf"
     config.write_text("[shelf]\ntype = webdav\nurl = http://h/\npass = secret\n[Old Disk]\ntype = local\n")
     with pytest.raises(RemoteError, match="there are 'shelf', 'Old Disk':") as raised:
@@ -113,7 +113,7 @@ def test_remotes_of_the_configuration_file_are_told_too(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_directory_is_told_what_is_beside_it(here: Path) -> None:
-    """Of this machine; the next number of a run is no misspelling."""
+    """Similar directories of this machine are named; the next number of a run is no misspelling."""
     with pytest.raises(LocationError, match=r"has 'flowers'"):
         open_store(here / "datasets" / "flwers")
     (here / "run-1").mkdir()

@@ -66,7 +66,7 @@ def mounting(cloud_share: Share, tmp_path: Path) -> Iterator[Callable[[tuple[str
 
 
 def files(share: Share) -> dict[str, bytes]:
-    """What is really on the server."""
+    """The files that are really on the server."""
     top = share.server.root / share.name
     return {path.relative_to(top).as_posix(): path.read_bytes() for path in top.rglob("*") if path.is_file()}
 
@@ -74,8 +74,8 @@ def files(share: Share) -> dict[str, bytes]:
 def opened(path: Path, share: Share, patience: Patience, **options: object) -> Store:
     """Open a path for a new run, with the credentials of a deployment at hand."""
 
-    def dav(remote: Remote, remote_path: str) -> Store:
-        return open_dav(remote, remote_path, patience=patience)
+    def dav(remote: Remote, remote_path: str, location: str) -> Store:
+        return open_dav(remote, remote_path, location=location, patience=patience)
 
     return open_path(str(path), None, environ=share.environ(), open_dav=dav, create=True, **options)  # type: ignore[arg-type]
 
@@ -247,9 +247,9 @@ def test_another_server_under_the_same_name_is_not_written_to(
     """The mount is then the only way to where the user pointed."""
     mount = mounting(SIDECAR)
 
-    def dav(_remote: Remote, _path: str) -> Store:
+    def dav(_remote: Remote, _path: str, location: str) -> Store:
         assert share.remote is not None
-        return open_dav(share.remote, share.name, patience=patience)
+        return open_dav(share.remote, share.name, location=location, patience=patience)
 
     store = open_path(str(mount.path / "run"), None, environ=cloud_share.environ(), open_dav=dav, create=True)
     assert isinstance(store, DirectoryStore)
@@ -259,7 +259,7 @@ def test_another_server_under_the_same_name_is_not_written_to(
 
 
 def test_a_directory_that_is_missing_is_made_by_the_first_file(tmp_path: Path) -> None:
-    """And not before; without being asked for it is an error, as ever."""
+    """The first file makes a missing directory, and nothing does before; without ``create`` it is an error."""
     path = tmp_path / "new" / "run"
     with pytest.raises(errors.LocationError, match="no such directory"):
         open_store(path)
@@ -272,7 +272,7 @@ def test_a_directory_that_is_missing_is_made_by_the_first_file(tmp_path: Path) -
 
 
 def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
-    """There can be no folder."""
+    """A directory below a file is refused: there can be no folder."""
     (tmp_path / "file").write_bytes(b"1")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(errors.LocationError, match="is a file"):
@@ -308,7 +308,7 @@ def test_a_tree_behind_a_link_is_not_removed(tmp_path: Path) -> None:
 
 
 def test_two_removals_at_once_are_no_error(tmp_path: Path) -> None:
-    """Whoever comes second finds less to remove."""
+    """Two removals at once both succeed: the second finds less to remove."""
     store = DirectoryStore(tmp_path)
     for number in range(200):
         (tmp_path / "run" / str(number % 20)).mkdir(parents=True, exist_ok=True)

@@ -331,7 +331,7 @@ def _upload_and_die(cloud: Cloud) -> None:
         if seen > 10 * MIB:
             os._exit(9)
 
-    store._chunking.limits = ChunkLimits(parallel=1)
+    store._server.chunk_limits = ChunkLimits(parallel=1)
     store.write_confirmed(KEY, LARGE, sha256(LARGE), on_bytes=count)
 
 
@@ -390,7 +390,7 @@ def test_chunks_of_no_size_are_sent_again(cloud: Cloud, size: str) -> None:
 def _fail_at(cloud: Cloud, name: str) -> None:
     cloud.server.answer_next(1, 500, within=name)
     store = cloud.store()
-    store._chunking.limits = ChunkLimits(parallel=1)  # else the server may still be at another chunk
+    store._server.chunk_limits = ChunkLimits(parallel=1)  # else the server may still be at another chunk
     with pytest.raises(errors.ServerError):
         store.write_confirmed(KEY, LARGE, sha256(LARGE))
     cloud.server.clear_faults()
@@ -486,7 +486,7 @@ def test_refused_credentials_are_one_request(cloud: Cloud) -> None:
 def test_chunks_that_arrived_stay_while_the_server_is_full(cloud: Cloud) -> None:
     """The next try sends the rest alone."""
     store = cloud.store()
-    store._chunking.limits = ChunkLimits(parallel=1)
+    store._server.chunk_limits = ChunkLimits(parallel=1)
     cloud.server.answer_next(1, 507, method="PUT", within="/00003")
     with pytest.raises(errors.OutOfSpaceError):
         store.write_confirmed(KEY, LARGE, sha256(LARGE))
@@ -548,7 +548,7 @@ def test_a_folder_that_a_full_account_cannot_have_is_out_of_space(
 def test_an_upload_that_is_given_up_leaves_nothing(cloud: Cloud) -> None:
     """Whoever knows that it will not be resumed says so."""
     store = cloud.store()
-    store._chunking.limits = ChunkLimits(parallel=1)
+    store._server.chunk_limits = ChunkLimits(parallel=1)
     cloud.server.answer_next(1, 507, method="PUT", within="/00002")
     with pytest.raises(errors.OutOfSpaceError):
         store.write_confirmed(KEY, LARGE, sha256(LARGE))

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from ai4os_data import StorageDataset
 from ai4os_data.errors import LocationError, SampleError, ServerUnavailableError, StorageGoneError
-from ai4os_data.stores import DirectoryStore, Store, open_dav
+from ai4os_data.stores import DirectoryStore, Entry, Store, open_dav
 from ai4os_data.stores.mounted import open_path
 from ai4os_data.stores.nextcloud import NextcloudStore
 from ai4os_data.stores.webdav import WebDAVStore
@@ -41,7 +41,7 @@ def mounted(share: Share, directory: Path, **options: Any) -> RcloneMount:
 
 @pytest.fixture
 def mount(share: Share, tmp_path: Path) -> Iterator[RcloneMount]:
-    """The share, filled and mounted at a place with a space in its name."""
+    """The share, filled and mounted at a path with a space in its name."""
     need(missing_fuse())
     share.put(FILES)
     with mounted(share, tmp_path / "my storage") as mount:
@@ -52,8 +52,8 @@ def mount(share: Share, tmp_path: Path) -> Iterator[RcloneMount]:
 def open_at(path: Path, environ: Mapping[str, str], patience: Patience, **options: Any) -> Store:
     """Open a path with these credentials at hand."""
 
-    def dav(remote: Remote, remote_path: str) -> Store:
-        return open_dav(remote, remote_path, patience=patience)
+    def dav(remote: Remote, remote_path: str, location: str) -> Store:
+        return open_dav(remote, remote_path, location=location, patience=patience)
 
     return open_path(str(path), None, environ=environ, open_dav=dav, **options)
 
@@ -116,6 +116,8 @@ def test_path_below_the_mount_is_mapped_to_the_path_below_the_remote(
     assert store.location == f"{mount.path}/b/deep (rshare:{share.name}/b/deep)"
     assert [entry.key for entry in store.list()] == [f"with space {number}.txt" for number in range(3)]
     assert isinstance(store, WebDAVStore)
+    ((_, outcome),) = store.read_many([Entry("absent", 1)])
+    assert str(outcome).startswith(f"{store.location}: 'absent' was listed")
 
 
 def test_link_to_the_mount_is_recognised(share: Share, mount: RcloneMount, tmp_path: Path, patience: Patience) -> None:
@@ -145,7 +147,7 @@ def test_source_and_point_are_read_from_the_mount_table(
 
 
 def test_one_file_is_compared_both_ways(share: Share, mount: RcloneMount, patience: Patience) -> None:
-    """Before the change rclone fetches one file, and so do we: the same one."""
+    """One file is compared before reads change over: rclone fetches it, and so do we."""
     open_at(mount.path, share.environ(), patience)
     fetched = [(request.path, request.headers["user-agent"].partition("/")[0]) for request in share.requests("GET")]
     path = f"/{share.name}/a/with space 0.txt"
@@ -153,7 +155,7 @@ def test_one_file_is_compared_both_ways(share: Share, mount: RcloneMount, patien
 
 
 def test_large_file_is_compared_by_its_beginning(share: Share, tmp_path: Path, patience: Patience) -> None:
-    """Where every file is large, sizes and the first MiB tell whether it is the same place."""
+    """If every file is large, sizes and the first MiB decide whether it is the same folder."""
     need(missing_fuse())
     share.put({"large.bin": os.urandom(5 * 1024 * 1024), "empty.bin": b""})
     with mounted(share, tmp_path / "storage") as mount:
@@ -296,7 +298,7 @@ def frozen(mount: RcloneMount) -> Iterator[RcloneMount]:
 
 
 def test_frozen_mount_is_told_within_the_deadline(frozen: RcloneMount, patience: Patience) -> None:
-    """Nobody waits for ever: not for the first look, and not for a listing."""
+    """A dead mount raises after the deadline, at the first look and at a listing."""
     begin = time.monotonic()
     with pytest.raises(StorageGoneError, match=r"the storage is gone.*\(no answer within 0\.5 s\)"):
         open_at(frozen.path, {"RCLONE_CONFIG": os.devnull}, patience, deadline_s=0.5)

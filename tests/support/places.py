@@ -37,15 +37,15 @@ class Place(ABC):
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
-        """Put a file there, as somebody else would."""
+        """Put a file there, as another client would."""
 
     @abstractmethod
     def make_folder(self, key: str) -> None:
-        """Make a folder there, as somebody else would."""
+        """Make a folder there, as another client would."""
 
     @abstractmethod
     def files(self) -> dict[str, bytes]:
-        """What is really there, whatever the store says."""
+        """The files that are really there, whatever the store says."""
 
 
 class ServedFolder(Place):
@@ -65,21 +65,21 @@ class ServedFolder(Place):
         self._open = opener
 
     def open(self, below: str = "") -> Store:
-        """A store of it, as a user opens one."""
+        """A store of the folder, as a user opens one."""
         return self._open(below)
 
     def put(self, key: str, data: bytes) -> None:
-        """Write to this disk."""
+        """Write the file to this disk."""
         path = self._folder / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
     def make_folder(self, key: str) -> None:
-        """Make it on this disk."""
+        """Make the folder on this disk."""
         (self._folder / key).mkdir(parents=True)
 
     def files(self) -> dict[str, bytes]:
-        """Read from this disk."""
+        """Read the files from this disk."""
         return {
             path.relative_to(self._folder).as_posix(): path.read_bytes()
             for path in self._folder.rglob("*")
@@ -88,7 +88,7 @@ class ServedFolder(Place):
 
 
 class Memory(Place):
-    """A dictionary."""
+    """A folder in a dictionary."""
 
     name = "memory"
 
@@ -101,19 +101,19 @@ class Memory(Place):
         return self._store
 
     def put(self, key: str, data: bytes) -> None:
-        """Into the dictionary."""
+        """Put the bytes into the dictionary."""
         self._store.files[key] = data
 
     def make_folder(self, key: str) -> None:
-        """There are no folders in a dictionary."""
+        """Do nothing: there are no folders in a dictionary."""
 
     def files(self) -> dict[str, bytes]:
-        """The dictionary."""
+        """The files of the dictionary."""
         return dict(self._store.files)
 
 
 class FsspecMemory(Place):
-    """The file system that fsspec keeps in this process."""
+    """A folder of the file system that fsspec keeps in this process."""
 
     name = "fsspec-memory"
 
@@ -123,19 +123,19 @@ class FsspecMemory(Place):
         self._system.makedirs(self._root)
 
     def open(self, below: str = "") -> Store:
-        """By its URL."""
+        """A store of the folder, by its URL."""
         return FsspecStore(f"memory:/{self._root}/{below}".rstrip("/"))
 
     def put(self, key: str, data: bytes) -> None:
-        """By fsspec itself."""
+        """Put the file there with fsspec itself."""
         self._system.pipe_file(f"{self._root}/{key}", data)
 
     def make_folder(self, key: str) -> None:
-        """By fsspec itself."""
+        """Make the folder with fsspec itself."""
         self._system.makedirs(f"{self._root}/{key}")
 
     def files(self) -> dict[str, bytes]:
-        """By fsspec itself."""
+        """Read the files with fsspec itself."""
         return {path[len(self._root) + 1 :]: self._system.cat_file(path) for path in self._system.find(self._root)}
 
 
@@ -164,7 +164,7 @@ def _mounted(name: str, server: NextcloudServer, mount: RcloneMount) -> Place:
 
 
 def make_place(name: str, request: pytest.FixtureRequest, patience: Patience) -> Place:
-    """A new place; the server behind it starts with the first."""
+    """A new empty folder; the server behind it starts with the first."""
     if name == "memory":
         return Memory()
     if name == "fsspec-memory":

@@ -15,7 +15,7 @@ from ai4os_data.cache.placement import (
     spool_candidates,
     spool_room,
 )
-from ai4os_data.cache.plan import Plan, Turns, Uses
+from ai4os_data.cache.plan import Plan, Uses
 from ai4os_data.cache.report import Report, directories, existing, report
 from ai4os_data.cache.uncached import IN_MEMORY_BYTES, UncachedStore
 from ai4os_data.cache.versions import Drift, WantedFile
@@ -32,7 +32,6 @@ __all__ = [
     "LocalPath",
     "Plan",
     "Report",
-    "Turns",
     "UncachedStore",
     "Uses",
     "WantedFile",

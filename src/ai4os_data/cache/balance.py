@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ai4os_data.cache.mending import Mending
     from ai4os_data.cache.rows import Rows
 
-TIMES_ITS_COST = 50  # what looks at every file is done again after so many times as long as it took
+TIMES_ITS_COST = 50  # what looks at every file waits this many times as long as it took, until it is done again
 
 _MARGIN_BYTES = 64 * 1024
 _LARGEST_MARGIN_BYTES = 4 * 1024 * 1024

@@ -35,7 +35,7 @@ _NAMED_BYTES = 512  # what an entry takes in its folder, in the file of names an
 
 
 class Budget:
-    """The room of one process, and what it has not yet told the ledger.
+    """The room of one process, and what the ledger does not know yet.
 
     Args:
         directory: the cache's.
@@ -191,15 +191,16 @@ class Budget:
             finally:
                 self._lock.release()
 
-    def flush(self) -> None:
-        """Let the ledger know of everything, while nothing waits to be written over."""
-        with self._lock, self.guarded():
-            self._settle(0)
+    def flush(self, *, drops_spares: bool = False) -> None:
+        """Let the ledger know of everything.
 
-    def drop_spares(self) -> None:
-        """Remove what waits to be written over."""
-        with self._lock:
-            self._spares.keep_within(0)
+        Args:
+            drops_spares: whether to remove what waits to be written over.
+        """
+        with self._lock, self.guarded():
+            if drops_spares:
+                self._spares.keep_within(0)
+            self._settle(0)
 
     def _settle(self, need: int, room_for: str = "") -> int:
         """Let the ledger know what was stored and used, and ask for room; what it cannot take stays to be settled.

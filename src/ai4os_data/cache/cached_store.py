@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from ai4os_data import errors, telemetry
 from ai4os_data.cache.disk_cache import session_of
 from ai4os_data.cache.entries import Held, intact
-from ai4os_data.cache.fetching import Request
+from ai4os_data.cache.fetching import Fetch
 from ai4os_data.cache.lookup import Lookup
-from ai4os_data.cache.objects import share
-from ai4os_data.cache.paths import LocalPath
+from ai4os_data.cache.paths import LocalPath, opened_shared
 from ai4os_data.cache.temporaries import TemporaryBody, write_temporary
 from ai4os_data.cache.together import Together
 from ai4os_data.cache.uncached import UncachedStore, only_result
-from ai4os_data.machine import is_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -77,7 +76,7 @@ class CachedStore:
                 missing.append(wanted)
             else:
                 yield wanted, data
-        for wanted, content in self._request("bytes", missing):
+        for wanted, content in self._fetch("bytes", missing):
             assert isinstance(content, (list, errors.StorageError))
             yield wanted, b"".join(content) if isinstance(content, list) else content
 
@@ -100,9 +99,9 @@ class CachedStore:
         if not self._source.is_large(wanted):
             return io.BytesIO(self.read(wanted))
         held = self.known(wanted)
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # gone, or about to go
             if held is not None and intact(held):
-                opened = _opened(held.path)
+                opened = os.fdopen(opened_shared(held.path), "rb")
                 self.counters.row[telemetry.HITS] += 1
                 return opened
         return self._source.open_ranges(wanted)
@@ -131,7 +130,7 @@ class CachedStore:
 
     def _brought(self, file: File) -> Content:
         """A file as it was fetched, for its path: in the cache, or in a file outside of it, or small."""
-        ((_, content),) = self._request("file", [self._source.current(file)])
+        ((_, content),) = self._fetch("file", [self._source.current(file)])
         if isinstance(content, errors.StorageError):
             raise content
         return content
@@ -156,7 +155,7 @@ class CachedStore:
 
     def fill(self, files: Iterable[File]) -> Iterator[Filled]:
         """Bring files into the cache; each comes with the bytes that were fetched for it, 0 if it was there."""
-        return _lengths(self._request("nothing", map(self._source.current, files)))
+        return _lengths(self._fetch("nothing", map(self._source.current, files)))
 
     def fetch_ahead(self, files: Iterable[File], is_wanted: Callable[[], bool] = lambda: True) -> Iterator[Filled]:
         """As `fill`, for files that nobody waits for: those that another process is fetching are left out.
@@ -168,7 +167,7 @@ class CachedStore:
             is_wanted: asked when nobody else can fetch the file that was taken last: somebody may have fetched it
                 meanwhile, and found no room to keep it.
         """
-        return _lengths(self._request("nothing", map(self._source.current, files), is_wanted))
+        return _lengths(self._fetch("nothing", map(self._source.current, files), is_wanted))
 
     def absent(self, files: Iterable[File], *, trusting: bool = False, noting: bool = False) -> list[WantedFile]:
         """Those files that are not in the cache.
@@ -192,10 +191,10 @@ class CachedStore:
         if (held := session_of(self.cache).known.find(self.name(file))) is not None:
             session_of(self.cache).objects.discard(held)
 
-    def _request(
+    def _fetch(
         self, as_: As, files: Iterable[WantedFile], is_wanted: Callable[[], bool] | None = None
     ) -> Iterator[Arrival]:
-        return Request(self._source, self._lookup, as_, is_wanted).arrivals(files)
+        return Fetch(self._source, self._lookup, as_, is_wanted).arrivals(files)
 
 
 Files = CachedStore | UncachedStore
@@ -210,18 +209,3 @@ def _lengths(arrivals: Iterable[Arrival]) -> Iterator[Filled]:
             yield wanted, sum(map(len, content))
         else:
             yield wanted, content.size_bytes if isinstance(content, Held) else content.length
-
-
-def _opened(path: str) -> IO[bytes]:
-    """A cached file, open, which is kept from eviction for as long.
-
-    Raises:
-        FileNotFoundError: it is gone, or about to go.
-    """
-    file = open(path, "rb")  # noqa: SIM115  the caller's to close
-    with suppress(OSError):
-        share(file.fileno(), path)
-        if is_at(file.fileno(), path):
-            return file
-    file.close()
-    raise FileNotFoundError(path)

@@ -47,7 +47,7 @@ class Claims:
         tell_after_fork(self)
 
     def take(self, name: str) -> bool:
-        """Claim a digest; False where another has it.
+        """Claim a digest; False if another has it.
 
         Raises:
             OSError: the directory cannot be written.
@@ -97,13 +97,13 @@ class Claim:
     Args:
         name: the digest.
         release: ends the claim.
-        stage: makes the staged file, where there is none to write over.
+        stage: makes the staged file, if there is none to write over.
         grow: reserves room for more bytes; False if there is none.
 
     Attributes:
         reserved_bytes: what may be written to the file.
         staged: the file, once there is one.
-        error: why the file does not take it all, where the disk is the reason.
+        error: why the file does not take it all, if the disk is the reason.
         make_instead: makes the body that takes an answer for which the file has no room, from its first byte on.
         instead: that body, if it was needed.
     """
@@ -126,7 +126,7 @@ class Claim:
         self._stage = stage
         self._grow = grow
         self._hasher = xxhash.xxh3_64()
-        _held.add(self)
+        tell_after_fork(self)
 
     @property
     def checksum(self) -> int:
@@ -184,11 +184,11 @@ class Claim:
         if self.staged is None:
             return
         descriptor = self.staged.descriptor
-        place = 0
-        while place < self.length:
-            piece = os.pread(descriptor, min(_PIECE_BYTES, self.length - place), place)
+        moved = 0
+        while moved < self.length:
+            piece = os.pread(descriptor, min(_PIECE_BYTES, self.length - moved), moved)
             self.instead.write(piece)
-            place += len(piece)
+            moved += len(piece)
         os.ftruncate(descriptor, 0)
 
     def write_pieces(self, chunks: list[bytes]) -> None:
@@ -244,7 +244,6 @@ class Claim:
 
     def let_go(self) -> None:
         """End the claim, after the staged file was renamed or removed."""
-        _held.discard(self)
         release, self._release = self._release, None
         if release is not None:
             release(self.name)
@@ -255,24 +254,6 @@ class Claim:
         self.reserved_bytes = 0
         if self.staged is not None:
             self.staged.after_fork()
-
-
-class _HeldClaims:
-    """The claims of this process; a child must not end its parent's."""
-
-    def __init__(self) -> None:
-        self._claims: set[Claim] = set()
-        self.add = self._claims.add
-        self.discard = self._claims.discard
-        tell_after_fork(self)
-
-    def after_fork(self) -> None:
-        for claim in self._claims:
-            claim.after_fork()
-        self._claims.clear()
-
-
-_held = _HeldClaims()
 
 
 def _write_patiently(descriptor: int, data: bytes) -> None:

@@ -12,7 +12,7 @@ from ai4os_data.cache import placement
 from ai4os_data.cache.leases import living
 from ai4os_data.cache.live import Limit, live_in
 from ai4os_data.cache.objects import Objects
-from ai4os_data.cache.record import last_limit
+from ai4os_data.cache.record import record_in
 from ai4os_data.cache.rows import space_of
 from ai4os_data.cache.session import Session
 from ai4os_data.errors import CacheError
@@ -70,13 +70,13 @@ class DiskCache:
         self.size_limit: int = fixed or _auto_limit(self.directory)
         self._is_given = fixed is not None
         self._begin_sessions()
-        before = last_limit(self.directory)
+        before = record_in(self.directory).limit_bytes or None
         self._log_unlike_limits(before)
         if before is not None and before > self.size_limit:
             self._session.get().shrink()
 
     def _log_unlike_limits(self, before: int | None) -> None:
-        """Log which limit holds, where the user has given unlike ones; those of "auto" differ by what is free."""
+        """Log which limit holds, if the user has given unlike ones; those of "auto" differ by what is free."""
         if self._unlike():
             gc.collect()  # one that nobody has any more, as in a notebook whose cell runs a second time
         if unlike := self._unlike():
@@ -147,7 +147,7 @@ class DiskCache:
         self._session.get().clear()
 
     def give_way(self, size_bytes: int) -> None:
-        """Let go of so much of the disk, for something that needs it more, and take it back after an hour.
+        """Let go of some bytes of the disk, for something that needs them more, and take them back after an hour.
 
         It holds for all processes that use the directory. What was used longest ago goes first.
         """
@@ -207,7 +207,7 @@ def _disk_of(directory: str) -> int | None:
 
 
 def _auto_directory(*, with_limit: bool) -> str:
-    """The best directory for a cache; one that has room for it, where the room is to give its limit."""
+    """The best directory for a cache; one that has room for it, if the room is to give its limit."""
     reasons = []
     for candidate in placement.candidates(os.environ):
         try:

@@ -73,7 +73,7 @@ class Eviction:
         return self._rows.evict(min(lacking_bytes, evictable), floor_bytes)
 
     def _planned(self, lacking_bytes: int, room_for: str) -> tuple[list[Held], list[Plan]]:
-        """Take out what has its next use furthest away, as far as that is known."""
+        """Take out what the epochs of living loaders have used, and do not need any more."""
         evicted: list[Held] = []
         unmade: list[Plan] = []
         for plan in self._plans() if room_for else ():

@@ -1,4 +1,4 @@
-"""A request for files through the cache: what nobody else is fetching is fetched here, once, and kept."""
+"""Fetching through the cache: what nobody else is fetching is fetched here, once, and kept."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PastCache = Literal["past the cache"]  # it cannot be kept
 Arrival = tuple["WantedFile", Content | errors.StorageError]
 
 
-class Request:
+class Fetch:
     """Some files that are wanted in one way.
 
     Files are claimed one by one as the store has room for them, so that its connections are never idle. Those that
@@ -52,7 +52,7 @@ class Request:
     ) -> None:
         self._source = source
         self._lookup = lookup
-        self._cache = lookup.cache
+        self._session = session_of(lookup.cache)
         self._counts = source.counters.row
         self._as = as_
         self._is_wanted = is_wanted
@@ -62,7 +62,7 @@ class Request:
 
     def arrivals(self, files: Iterable[WantedFile]) -> Iterator[Arrival]:
         """Each file with its content or its own error."""
-        yield from self._arrivals(files, session_of(self._cache).claim)
+        yield from self._arrivals(files, self._session.claim)
         for wanted in self._theirs if self._is_wanted is None else ():
             yield from self._arrivals([wanted], self._waited)
 
@@ -83,18 +83,23 @@ class Request:
         for wanted in files:
             found = self._claim_or_content(self._source.name(wanted), claim)
             if isinstance(found, Claim):
-                found = self._with_room(found, wanted)
-            if isinstance(found, Claim):
-                self._claims[wanted] = found
-                yield wanted
-            elif found is None:
+                self._claims[wanted] = found  # so that it ends with this request, whatever happens
+                if self._has_room(found, wanted):
+                    yield wanted
+                    continue
+                self._end(wanted)
+                found = "past the cache"
+            if found is None:
                 self._theirs.append(wanted)
             elif not isinstance(found, str):
                 self._here.append((wanted, found))
-            elif self._is_wanted is None:
+            elif self._is_wanted is not None:
+                return  # it could not be kept, and would come in vain
+            elif self._as == "nothing" and self._source.is_large(wanted):
+                self._counts[telemetry.PASSED_THROUGH] += 1
+                self._here.append((wanted, NoBody()))  # nobody reads it
+            else:
                 yield wanted
-            else:  # it could not be kept, and would come in vain
-                return
 
     def _claim_or_content(self, name: str, claim: _Claiming) -> Claim | Content | _PastCache | None:
         """The right to fetch an entry, or what is there by now; None if another process is fetching it."""
@@ -112,11 +117,11 @@ class Request:
         try:
             return claim(name)
         except OSError as error:
-            session_of(self._cache).budget.trouble(error)
+            self._session.budget.trouble(error)
             return "past the cache"
 
     def _waited(self, name: str) -> Claim | Held | _PastCache:
-        return session_of(self._cache).wait(name) or "past the cache"
+        return self._session.wait(name) or "past the cache"
 
     def _newer_or(self, claim: Claim) -> Claim | Content:
         """What is there of a file that was found to have changed since it was listed; else the claim."""
@@ -132,30 +137,16 @@ class Request:
         if self._as == "bytes":
             data = self._lookup.hit(held)
             return None if data is None else [data]
-        if not session_of(self._cache).objects.is_there(held):
+        if not self._session.objects.is_there(held):
             return None
         return held if self._as == "file" else NoBody()
 
-    def _with_room(self, claim: Claim, wanted: WantedFile) -> Claim | NoBody | _PastCache:
-        """A claim that there is room for; else a large file that nobody reads is not fetched at all."""
-        if self._has_room(claim, wanted):
-            return claim
-        if self._is_wanted is not None or self._as != "nothing" or not self._source.is_large(wanted):
-            return "past the cache"
-        self._counts[telemetry.PASSED_THROUGH] += 1
-        return NoBody()
-
     def _has_room(self, claim: Claim, wanted: WantedFile) -> bool:
-        """Reserve room for a file, or end its claim. For what `prepare` makes, it is reserved later."""
+        """Reserve room for a file that is still wanted. For what `prepare` makes, it is reserved later."""
+        if self._is_wanted is not None and not self._is_wanted():
+            return False
         is_prepared = not wanted.as_stored and self._source.preparation is not None
-        session, has_room = session_of(self._cache), False
-        try:
-            if self._is_wanted is None or self._is_wanted():
-                has_room = is_prepared or session.budget.reserve(claim, wanted.size_bytes)
-        finally:  # also after an error: others would wait for what nobody fetches
-            if not has_room:
-                session.give_up(claim)
-        return has_room
+        return is_prepared or self._session.budget.reserve(claim, wanted.size_bytes)
 
     # --- fetching
 
@@ -165,13 +156,11 @@ class Request:
             for wanted, outcome in self._source.fetch(files, self._body):
                 claim = self._claims.get(wanted)
                 result = outcome if isinstance(outcome, errors.StorageError) else self._taken(wanted, outcome, claim)
-                self._give_up(claim)
-                self._claims.pop(wanted, None)  # not before: an interrupt would leave it to nobody
+                self._end(wanted)
                 yield wanted, result
         finally:
-            for claim in self._claims.values():
-                session_of(self._cache).give_up(claim)
-            self._claims.clear()
+            for wanted in list(self._claims):
+                self._end(wanted)
 
     def _body(self, wanted: WantedFile) -> Body:
         """What takes the bytes of a file: those of a large one go to the disk as they come."""
@@ -203,7 +192,7 @@ class Request:
         outer = body
         if isinstance(body, Claim):
             if body.error is not None:
-                session_of(self._cache).budget.trouble(body.error)
+                self._session.budget.trouble(body.error)
             outer = body.instead or body
         if self._as == "bytes":
             return [body.content() if isinstance(body, Claim) else content_of(body)]
@@ -218,7 +207,7 @@ class Request:
         if fetched.entry is wanted.entry or wanted.entry.is_same_version(fetched.entry):
             return self._stored(claim, wanted.key, fetched.body, content)
         name = self._source.name(wanted._replace(entry=fetched.entry))
-        newer = self._try(session_of(self._cache).claim, name)
+        newer = self._try(self._session.claim, name)
         if isinstance(newer, Claim):
             claim.hand_over(newer)
             try:
@@ -228,26 +217,30 @@ class Request:
         if not isinstance(newer, Held):
             return None
         if (link := self._source.versions.link(claim.name)) is not None:
-            session_of(self._cache).known.note_newer(link, name)  # before the claim ends: who waits for it finds this
+            self._session.known.note_newer(link, name)  # before the claim ends: who waits for it finds this
         return newer
 
     def _stored(self, claim: Claim, key: str, body: Body, content: Content) -> Held | None:
         """The cached file, and the claim has ended; None if there is no room on the disk."""
-        session = session_of(self._cache)
         try:
             if isinstance(body, Claim):
-                return session.store(claim, key) if claim.is_whole else None
+                return self._session.store(claim, key) if claim.is_whole else None
             if not isinstance(content, list):
                 return None
             size_bytes = sum(map(len, content))
-            if allocated(size_bytes) > claim.reserved_bytes and not session.budget.reserve(claim, size_bytes):
+            if allocated(size_bytes) > claim.reserved_bytes and not self._session.budget.reserve(claim, size_bytes):
                 return None
             claim.write_pieces(content)
-            return session.store(claim, key)
+            return self._session.store(claim, key)
         except OSError as error:
-            session.budget.trouble(error)
+            self._session.budget.trouble(error)
             return None
 
     def _give_up(self, claim: Claim | None) -> None:
         if claim is not None and claim.is_ours:  # it has ended where its file was stored
-            session_of(self._cache).give_up(claim)
+            self._session.give_up(claim)
+
+    def _end(self, wanted: WantedFile) -> None:
+        """End the claim on a file, if there is one."""
+        self._give_up(self._claims.get(wanted))
+        self._claims.pop(wanted, None)  # not before: an interrupt would leave it to nobody

@@ -1,4 +1,4 @@
-"""The database of a cache's index, kept by diskcache: one connection, which is open while the ledger is held.
+"""The database of a cache's index, kept by diskcache: one connection, closed before every fork.
 
 What SQLite has to say against it leaves this module as `Damage`, and so does a row that is none of ours. Nothing else
 does: a bug of ours is not taken for a damaged disk.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import diskcache
 
 from ai4os_data.cache.waiting import Waiting
-from ai4os_data.machine import leave_to_parent, tell_after_fork
+from ai4os_data.machine import leave_to_parent, no_fork, tell_after_fork, tell_before_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -109,7 +109,7 @@ def _refuse_pickle(value: object) -> NoReturn:
 
 
 class _Database(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
-    """diskcache with a single connection for all threads, one at a time: so it can be closed after each use."""
+    """diskcache with a single connection for all threads, one at a time: so it can be closed before a fork."""
 
     _connection: sqlite3.Connection | None = None
 
@@ -184,6 +184,7 @@ class Index:
                 size_limit=limit_bytes,
                 **{**_SETTINGS, _LOG_PAGES: log_pages},
             )
+        tell_before_fork(self)
         tell_after_fork(self)
 
     # --- what is in it
@@ -281,10 +282,38 @@ class Index:
             with suppress(sqlite3.Error):
                 self._database.close()
 
+    before_fork = close  # SQLite in a child would take its parent's locks for its own
+
     def after_fork(self) -> None:
-        """In a child of a thread that forks with it in use: let the parent's connection be."""
+        """Let what a fork from the midst of it has left open be the parent's."""
         if self._database is not None:
             self._database.leave_to_parent()
+
+    def __del__(self) -> None:
+        """Close it, now or before the fork that is about to come: a finalizer must not wait for it."""
+        if self._database is not None:
+            with no_fork(wait=False) as is_certain:
+                if is_certain:
+                    self.close()
+                else:
+                    _abandoned.databases.append(self._database)
+
+
+class _Abandoned:
+    """Databases whose owner went while another thread was forking."""
+
+    def __init__(self) -> None:
+        self.databases: list[_Database] = []
+        tell_before_fork(self)
+
+    def before_fork(self) -> None:
+        """Close them."""
+        while self.databases:
+            with suppress(sqlite3.Error):
+                self.databases.pop().close()
+
+
+_abandoned = _Abandoned()
 
 
 def _check_settings(path: str) -> None:

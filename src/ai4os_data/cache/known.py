@@ -1,4 +1,4 @@
-"""What one process has heard of the entries of a cache: those that it used last, and where the others' names stand.
+"""What one process knows of the entries of a cache: those that it used last, and where the others' names stand.
 
 It is a hint. An entry that it knows of may have been evicted since; its file is what counts.
 """
@@ -52,7 +52,7 @@ class Known:
         self._threads = threading.Lock()
 
     def __contains__(self, name: object) -> bool:
-        """Whether there was a cached file for a digest, as far as this process has heard."""
+        """Whether there was a cached file for a digest, as far as this process knows."""
         return name in self.recent or (isinstance(name, str) and self._positions.line(name) is not None)
 
     def find(self, name: str) -> Held | None:
@@ -61,7 +61,7 @@ class Known:
         if held is not None:
             return held
         with self._threads:  # one that looked without it, while another was still reading the news, would miss them
-            self._hear()
+            self._read_news()
             line = self._positions.line(name)
             if line is not None and (held := held_at(f"{self._root}/{line[:1]}/{line}")) is not None:
                 self.remember(held)
@@ -112,10 +112,10 @@ class Known:
             yield from (f"{name}{_NEWER}{newer}" for name, newer in list(self.newer.items()) if newer in found)
 
         with self._threads:
-            self._hear()
+            self._read_news()
         self.names.rewrite(lines)
 
-    def _hear(self) -> None:
+    def _read_news(self) -> None:
         """Read the names that are new."""
         is_all, begin, data = self.names.news()
         if is_all:  # what was evicted since the last time is forgotten

@@ -15,7 +15,7 @@ from contextlib import suppress
 from ai4os_data.cache import placement
 from ai4os_data.machine import is_at, locks, ownership, tell_after_fork
 
-_LEASE = struct.Struct("<3q")  # three times the same: the middle one is right even where a byte was flipped
+_LEASE = struct.Struct("<3q")  # three times the same: the middle one is right even if a byte was flipped
 _HIGH_DESCRIPTOR = 900  # the kernel closes the files of a killed process from the lowest up
 _NAME = re.compile(r"\d+-[0-9a-f]{8}")
 
@@ -39,7 +39,7 @@ class Lease:
         tell_after_fork(self)
 
     def write(self, size_bytes: int) -> None:
-        """Allow so much."""
+        """Allow this much."""
         self.size_bytes = size_bytes
         if self._descriptor >= 0 and not is_at(self._descriptor, self._path):  # removed by somebody
             os.close(self._descriptor)

@@ -39,7 +39,7 @@ _LEASE_PART = 100
 _LARGEST_LEASE_BYTES = 16 * 1024 * 1024  # enough for the lock to cost little, and not more evicted than is needed
 _TRIES = 8
 _NAME_BYTES = 64
-_NAMES_BYTES = 64 * 1024  # so much of names of evicted entries may always stay, and more in a large cache
+_NAMES_BYTES = 64 * 1024  # names of evicted entries that may always stay; more in a large cache
 _MOST_NAMES_BYTES = 2 * 1024 * 1024  # each process reads them once
 
 
@@ -139,7 +139,7 @@ class Ledger:
         self._evict_now(self._shrink)
 
     def cede(self, size_bytes: int) -> None:
-        """Take so much less of the disk than now, in all processes, for an hour."""
+        """Take that much less of the disk than now, in all processes, for an hour."""
         self._evict_now(partial(self._cede, size_bytes))
 
     def clear(self) -> None:
@@ -161,13 +161,9 @@ class Ledger:
     def _held(self, *, wait: bool = True, reconciles: bool = True) -> Iterator[bool]:
         """Hold the ledger alone, and in order; False if another process has it, and this one does not wait."""
         with self._lock.held(wait=wait) as was_clean:
-            try:
-                if reconciles and was_clean is False:  # somebody has died with it
-                    self._mending.mended(self._mending.reconcile)
-                yield was_clean is not None
-            finally:
-                if was_clean is not None:
-                    self._rows.rest()
+            if reconciles and was_clean is False:  # somebody has died with it
+                self._mending.mended(self._mending.reconcile)
+            yield was_clean is not None
 
     def _usage(self) -> tuple[int, int]:
         return len(self._mending.opened()), self._balance.used_bytes() - self._balance.margin_bytes()

@@ -56,7 +56,7 @@ class Live:
         return min((limit.size_bytes for limit in self.limits()), default=otherwise)
 
     def follow(self, plan: Plan) -> None:
-        """While this plan lives, what it needs last goes first, to make room for what it needs."""
+        """While this plan lives, what it has used goes, to make room for what it still needs."""
         self._plans.get().add(plan)
 
     def plans(self) -> list[Plan]:

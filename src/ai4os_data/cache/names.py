@@ -69,7 +69,7 @@ class Names:
         return None
 
     def news(self) -> tuple[bool, int, bytes]:
-        """What was appended since the last look, our own names included; nothing where it cannot be read.
+        """What was appended since the last look, our own names included; nothing if it cannot be read.
 
         Returns:
             Whether these are all names that there are now, since they were written anew; where they begin; and whole
@@ -114,10 +114,10 @@ class Names:
         return is_anew, begin, data[:complete]
 
     def rewrite(self, look: Callable[[], Iterable[str]]) -> None:
-        """Keep those names alone that a look at the files gives, and those that are told meanwhile.
+        """Keep those names alone that a look at the files gives, and those that are appended meanwhile.
 
-        A new file takes the place of the old one. Who tells a name sees afterwards whether it was still the file; what
-        was told to the old one before that is carried over. The caller sees to it that nobody else does the same.
+        A new file takes the place of the old one. Who appends a name sees afterwards whether it was still the file;
+        what was appended to the old one before that is carried over. The caller sees to it that nobody else does this.
 
         Raises:
             OSError: the new file cannot be written.
@@ -152,7 +152,7 @@ class Names:
         return 0
 
     def _opened(self) -> int:
-        """A descriptor of the file: of a new one, where somebody has removed the one that we have open."""
+        """A descriptor of the file: of a new one, if somebody has removed the one that we have open."""
         if self._descriptor < 0 or os.fstat(self._descriptor).st_nlink == 0:
             if self._descriptor >= 0 and (reason := ownership.refusal(os.path.dirname(self.path))) is not None:
                 raise PermissionError(errno.EACCES, f"its folder {reason}", self.path)

@@ -132,7 +132,7 @@ class Objects:
     # --- evicting and reading
 
     def evict(self, held: Held, spares: Spares | None = None) -> bool:
-        """Remove a file, or put it with the spares; False where somebody uses it, or it cannot be removed.
+        """Remove a file, or put it with the spares; False if somebody uses it, or it cannot be removed.
 
         Raises:
             FileNotFoundError: it is not there.

@@ -74,7 +74,7 @@ class _Temporary:
         self._path: str | None = None
         self._descriptor = -1
         self._owner = os.getpid()
-        self._descriptor = _opened_shared(path)
+        self._descriptor = opened_shared(path)
         self._path = path
 
     def sent(self) -> None:
@@ -88,7 +88,7 @@ class _Temporary:
             os.close(self._descriptor)
 
 
-def _opened_shared(path: str) -> int:
+def opened_shared(path: str) -> int:
     """A file that stays while this descriptor is open.
 
     Raises:

@@ -9,10 +9,8 @@ gone, so nothing has to be cleaned up.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
-import struct
 import threading
 import time
 import weakref
@@ -20,14 +18,13 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from ai4os_data.machine import no_fork, ownership, tell_after_fork
+from ai4os_data.machine import is_at, locks, no_fork, ownership, tell_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MOST_SENT = 16_384  # each makes the kernel's list of locks longer, which it goes through for every other one
 
-_RANGE = struct.Struct("hhqqi4x")  # struct flock of fcntl(2), on 64-bit Linux
 _FIRST_PIN = 1 << 61  # the claims lie from 1 << 62 on
 _FIRST_RECEIPT = 1 << 60
 _DIGITS = 15  # of a digest: 60 bits
@@ -73,8 +70,8 @@ class Pins:
     def after_fork(self) -> None:
         """Pin for the child what it has a copy of, and leave what is on its way to the parent."""
         self._threads = threading.Lock()
-        for place in self._sent.values():
-            self._drop(place, unlock=False)
+        for byte in self._sent.values():
+            self._drop(byte, unlock=False)
         self._begin_sending()
         self._close()
         if self._counts:
@@ -83,47 +80,42 @@ class Pins:
 
     # --- in use
 
-    def pin(self, name: str) -> int:
-        """Pin an entry; the place of the pin, to be released.
+    def pin(self, name: str) -> int | None:
+        """Pin an entry; the lock byte, to be released, or None if the entry is being evicted.
 
         Raises:
-            BlockingIOError: it is being evicted.
             OSError: the cache's lock file cannot be opened.
         """
-        place = _FIRST_PIN + int(name[:_DIGITS], 16)
+        byte = _pin_byte(name)
         with self._changing():
-            self._hold(place)
-        return place
+            return byte if self._hold(byte) else None
 
-    def release(self, place: int) -> None:
+    def release(self, byte: int) -> None:
         """End one pin. It can be called from a finalizer."""
-        self._released.append(place)
+        self._released.append(byte)
         self._drain()
 
     @contextmanager
     def none(self, name: str) -> Iterator[bool]:
-        """Let nobody pin an entry meanwhile; False where somebody has."""
-        place = _FIRST_PIN + int(name[:_DIGITS], 16)
+        """Let nobody pin an entry meanwhile; False if somebody has."""
+        byte = _pin_byte(name)
         with self._changing():
             other = self._other
+        is_free = locks.lock_bytes(other, byte)
         try:
-            _set(other, fcntl.F_WRLCK, place)
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
+            yield is_free
         finally:
-            _set(other, fcntl.F_UNLCK, place)
+            if is_free:
+                locks.unlock_bytes(other, byte)
 
     # --- on the way
 
-    def send(self, place: int) -> Receipt:
-        """Keep a pin until its receiver confirms it, or so many more were sent that it must have been lost."""
+    def send(self, byte: int) -> Receipt:
+        """Keep a pin until its receiver confirms it, or `MOST_SENT` more were sent, and it must have been lost."""
         with self._changing():
-            self._hold(place)
+            self._hold(byte)
             number, self._next_number = self._next_number, self._next_number + 1
-            self._sent[number] = place
+            self._sent[number] = byte
             if len(self._sent) >= self._ask_at:
                 self._ask()
                 while len(self._sent) > MOST_SENT:
@@ -132,29 +124,28 @@ class Pins:
             return Receipt(self._sender, number)
 
     def confirm(self, receipt: Receipt) -> None:
-        """Tell the sender that its pin is not needed any more."""
+        """Let the sender know that its pin is not needed any more."""
         sender, number = receipt
         with self._changing():
             self._receipts.pop(sender, None)
             self._receipts[sender] = None
             # The kernel makes one lock of those that lie side by side.
-            _set(self._other, fcntl.F_RDLCK, _receipt_place(sender, number))
+            locks.lock_bytes(self._other, _receipt_byte(sender, number), shared=True)
             while len(self._receipts) > _SENDERS:
                 oldest = next(iter(self._receipts))
                 del self._receipts[oldest]
-                _set(self._other, fcntl.F_UNLCK, _receipt_place(oldest, 0), 1 << _NUMBER_BITS)
+                locks.unlock_bytes(self._other, _receipt_byte(oldest, 0), 1 << _NUMBER_BITS)
 
     def _ask(self) -> None:
         """Let go of what was received."""
         number = next(iter(self._sent))
         while number < self._next_number:
-            begin = _receipt_place(self._sender, number)
-            asked = _RANGE.pack(fcntl.F_WRLCK, os.SEEK_SET, begin, self._next_number - number, 0)
-            kind, _, start, length, _ = _RANGE.unpack(fcntl.fcntl(self._pinning, fcntl.F_OFD_GETLK, asked))
-            if kind == fcntl.F_UNLCK:
+            begin = _receipt_byte(self._sender, number)
+            found = locks.locked_bytes(self._pinning, begin, self._next_number - number)
+            if not found:
                 return
-            first = number + start - begin
-            number = first + length
+            first = number + found.start - begin
+            number = first + len(found)
             for received in [some for some in self._sent if first <= some < number]:
                 self._drop(self._sent.pop(received))
 
@@ -165,7 +156,7 @@ class Pins:
         """Have the descriptors of the lock file that is there, and change pins alone."""
         try:
             with self._threads:
-                if not self._is_open():
+                if self._pinning < 0 or not is_at(self._pinning, self._path):
                     self._open()
                 yield
         finally:
@@ -181,39 +172,29 @@ class Pins:
             finally:
                 self._threads.release()
 
-    def _hold(self, place: int) -> None:
-        count = self._counts.get(place, 0)
-        if not count:
-            _set(self._pinning, fcntl.F_RDLCK, place)
-        self._counts[place] = count + 1
+    def _hold(self, byte: int) -> bool:
+        count = self._counts.get(byte, 0)
+        if not count and not locks.lock_bytes(self._pinning, byte, shared=True):
+            return False
+        self._counts[byte] = count + 1
+        return True
 
-    def _drop(self, place: int, *, unlock: bool = True) -> None:
-        count = self._counts.get(place, 0) - 1
+    def _drop(self, byte: int, *, unlock: bool = True) -> None:
+        count = self._counts.get(byte, 0) - 1
         if count > 0:
-            self._counts[place] = count
+            self._counts[byte] = count
         else:
-            self._counts.pop(place, None)
+            self._counts.pop(byte, None)
             if unlock and self._pinning >= 0:
-                _set(self._pinning, fcntl.F_UNLCK, place)
-
-    def _is_open(self) -> bool:
-        if self._pinning < 0:
-            return False
-        ours = os.fstat(self._pinning)
-        try:
-            found = os.stat(self._path)
-        except FileNotFoundError:
-            return False
-        return (ours.st_dev, ours.st_ino) == (found.st_dev, found.st_ino)
+                locks.unlock_bytes(self._pinning, byte)
 
     def _open(self) -> None:
-        """Open the lock file, anew where somebody has removed it, and take all locks there."""
+        """Open the lock file, anew if somebody has removed it, and take all locks there."""
         self._close()
         self._pinning = _opened(self._path)
         self._other = _opened(self._path)
-        for place in self._counts:
-            with suppress(BlockingIOError):
-                _set(self._pinning, fcntl.F_RDLCK, place)
+        for byte in self._counts:
+            locks.lock_bytes(self._pinning, byte, shared=True)
 
     def __del__(self) -> None:
         """Let go of all."""
@@ -232,17 +213,17 @@ class Pin:
 
     Args:
         path: the file's.
-        receipt: where it was sent from another process.
+        receipt: if it was sent by another process.
 
     Raises:
         FileNotFoundError: it is not there any more.
     """
 
     def __init__(self, path: str, receipt: Receipt | None = None) -> None:
-        self._place = -1
+        self._byte = -1
         directory, _, _ = path.rpartition("/objects/")
         self._pins = pins_in(directory)
-        self._place = _pinned(self._pins, path)
+        self._byte = _pinned(self._pins, path)
         if not os.path.exists(path):
             lost = (
                 f"evicted on its way from another process, which keeps {MOST_SENT:,} paths at most that nobody has "
@@ -254,18 +235,18 @@ class Pin:
 
     def sent(self) -> Receipt:
         """Keep it on its way."""
-        return self._pins.send(self._place)
+        return self._pins.send(self._byte)
 
     def __del__(self) -> None:
         """Let it be evicted."""
-        if self._place >= 0:
-            self._pins.release(self._place)
+        if self._byte >= 0:
+            self._pins.release(self._byte)
 
 
 def _pinned(pins: Pins, path: str) -> int:
     for _ in range(_TRIES):
-        with suppress(BlockingIOError):
-            return pins.pin(os.path.basename(path))
+        if (byte := pins.pin(os.path.basename(path))) is not None:
+            return byte
         if not os.path.exists(path):
             break
         time.sleep(_PAUSE_S)  # it is about to be gone, or turns out to be in use
@@ -287,12 +268,12 @@ def pins_in(directory: str) -> Pins:
         return pins
 
 
-def _receipt_place(sender: int, number: int) -> int:
+def _pin_byte(name: str) -> int:
+    return _FIRST_PIN + int(name[:_DIGITS], 16)
+
+
+def _receipt_byte(sender: int, number: int) -> int:
     return _FIRST_RECEIPT + (sender << _NUMBER_BITS) + number
-
-
-def _set(descriptor: int, kind: int, place: int, length: int = 1) -> None:
-    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _RANGE.pack(kind, os.SEEK_SET, place, length, 0))
 
 
 def _opened(path: str) -> int:

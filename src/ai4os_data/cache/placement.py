@@ -108,13 +108,13 @@ def spool_candidates(environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _base(environ: Mapping[str, str]) -> str | None:
-    """The user's folder for what can be made anew; None where nothing tells which it is.
+    """The user's folder for what can be made anew; None if nothing says which it is.
 
     A path that is not absolute says nothing (https://specifications.freedesktop.org/basedir-spec/latest/).
     """
-    told = environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(told):
-        return told
+    given = environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(given):
+        return given
     home = ownership.home(environ)
     return None if home is None else os.path.join(home, ".cache")
 
@@ -251,7 +251,7 @@ def mark(directory: str) -> None:
 
 
 def _spread_below(directory: str) -> None:
-    """Let the folders to be made in a directory lie apart on the disk, where the file system can: on ext4.
+    """Let the folders to be made in a directory lie apart on the disk, if the file system can: on ext4.
 
     The search for a new file's inode goes through the folder's own part of the disk, and passes over those that were
     deleted in the last minutes: 1 ms a file after 16,000 deletions beside it, and 0.07 ms apart

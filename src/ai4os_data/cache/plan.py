@@ -1,226 +1,142 @@
-"""What is known of coming uses: which entry is needed when, and so which goes first."""
+"""What an epoch still needs stays in the cache; what it has used goes first, to make room for the rest of it."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    Numbers = Sequence[int] | NDArray[np.integer]
-
-Turns = Sequence[Sequence[str]]
-
 
 class Uses(NamedTuple):
-    """The uses of this epoch and of the next one, where each turn uses one entry.
+    """The entries that an epoch uses.
 
     Attributes:
         names: digests of entries.
-        this_epoch: which of them each turn uses, by its number.
-        next_epoch: the same, of the next epoch.
+        numbers: which of them are used, in this order.
+        turns: the turn of each use; by default each turn uses one entry.
     """
 
     names: Sequence[str]
-    this_epoch: Numbers
-    next_epoch: Numbers
+    numbers: Sequence[int] | NDArray[np.integer]
+    turns: NDArray[np.integer] | None = None
+
+    @classmethod
+    def of_turns(cls, turns: Sequence[Sequence[str]]) -> Uses:
+        """Those of turns that may use several entries at once, given by their digests."""
+        names = list(chain.from_iterable(turns))
+        return cls(names, range(len(names)), np.repeat(np.arange(len(turns)), list(map(len, turns))))
 
 
 class Plan:
-    """The uses of entries in this epoch and in the next one, and how far the first is gone through.
+    """What an epoch uses, turn by turn, and how far it has come.
 
-    Entries are used in turns, some at once. The first turn of this epoch has the place 0, those of the next epoch
-    follow upon those of this one. The best entry to do without is the one whose next use is furthest away
-    (`Belady 1966`_).
-
-    .. _Belady 1966: https://doi.org/10.1147/sj.52.0078
+    An entry that the epoch still needs is never a victim: to fetch it again would cost as much as to have no room for
+    another. Of those that it has used, the one used first goes first. So an epoch fetches no more than what was not
+    held when it began, which no policy can do better.
 
     Args:
-        find: gives the uses: as `Uses`, or the digests of the entries that each turn uses,
-            of this epoch and of the next one. It is asked for only when something has to be evicted.
+        find: gives the uses. It is called only when something has to be evicted.
     """
 
-    def __init__(self, find: Callable[[], Uses | tuple[Turns, Turns]]) -> None:
+    def __init__(self, find: Callable[[], Uses]) -> None:
         self._find = find
         self._position = 0
-        self._looked_up_to = 0
-        self._places: _Places | None = None
-        self._furthest: list[int] = []  # a heap, the one with the furthest next use first; see `_Places.ranked`
+        self._sorted: _Sorted | None = None
+        self._looked = 0  # how many uses were searched for victims
+        self._kept: set[str] = set()  # of the victims among these
 
     @property
     def position(self) -> int:
-        """The place of the next turn."""
+        """The next turn."""
         return self._position
 
     def advance(self, position: int) -> None:
-        """Record that all turns before a place are past. It never goes back."""
+        """Record that all turns before this one are past. It never goes back."""
         self._position = max(self._position, position)
 
     @property
     def is_made(self) -> bool:
         """Whether the uses have been found and sorted."""
-        return self._places is not None
+        return self._sorted is not None
 
     def make(self) -> None:
         """Find the uses and sort them, unless that is done: it takes some tenths of a second for a million."""
-        if self._places is None:
-            position = self._position
-            places = _Places(self._find())
-            self._furthest = places.ranked(np.arange(places.count), position)
-            heapq.heapify(self._furthest)
-            self._looked_up_to = position
-            self._places = places
+        if self._sorted is None:
+            self._sorted = _Sorted(self._find())
 
-    def next_use(self, name: str) -> int | None:
-        """The place of an entry's next use; behind all others where it has had its last; None where it has none."""
-        places = self._made()
-        number = places.number(name)
-        return None if number is None else places.next_use(number, self._position)
+    def is_needed(self, name: str) -> bool:
+        """Whether the rest of the epoch uses an entry."""
+        return self._uses.last_turn(name) >= self._position
 
     def victims(self, held: Container[str], room_for: str) -> Iterator[str]:
-        """Which held entries to evict, the one whose next use is furthest away first, and each once.
-
-        What is still to be used in this epoch stays: to fetch it again would cost as much as to have no room for
-        another. So an epoch fetches no more than what was not held when it began.
+        """Which held entries to evict, the one that was used first before all others, and each once.
 
         Args:
             held: the digests of the entries that may be there.
-            room_for: the digest of the entry that needs the room: what is used before it stays, and where it has no
-                use in the plan, everything.
+            room_for: the digest of the entry that needs the room: if the rest of the epoch does not use it, everything
+                stays.
         """
-        if (after := self.next_use(room_for)) is None:
+        if not self.is_needed(room_for):
             return
-        places = self._made()
-        self._catch_up(places)
-        furthest = self._furthest
-        before = 1
-        while furthest and -furthest[0] // places.count > after:
-            found = heapq.heappop(furthest)
-            place, number = divmod(-found, places.count)
-            if found != before and places.next_use(number, self._position) == place:
-                name = places.name(number)
-                if name != room_for and name in held:
-                    yield name
-            before = found
+        while self._kept:
+            if (name := self._kept.pop()) in held:
+                yield name
+        uses = self._uses
+        while self._looked < len(uses.turns) and uses.turns[self._looked] < self._position:
+            self._looked += 1
+            if (used := uses.used_last(self._looked - 1)) is not None and used in held:
+                yield used
 
     def keep(self, name: str) -> None:
         """Record that a victim could not be evicted."""
-        if self._places is not None and (number := self._places.number(name)) is not None:
-            self._push(self._places.ranked(np.array([number]), self._position))
+        if self._sorted is not None and 0 <= self._sorted.last_use(name) < self._looked:
+            self._kept.add(name)
 
-    def _made(self) -> _Places:
+    @property
+    def _uses(self) -> _Sorted:
         self.make()
-        assert self._places is not None
-        return self._places
-
-    def _catch_up(self, places: _Places) -> None:
-        """Those that have been used since have another next use."""
-        position = self._position
-        if position > self._looked_up_to:
-            used = places.used_in(self._looked_up_to, position)
-            self._looked_up_to = position
-            self._push(places.ranked(used, position))
-
-    def _push(self, ranked: list[int]) -> None:
-        if len(ranked) > len(self._furthest) // 8:
-            self._furthest += ranked
-            heapq.heapify(self._furthest)
-        else:
-            for rank in ranked:
-                heapq.heappush(self._furthest, rank)
+        assert self._sorted is not None
+        return self._sorted
 
 
-class _Places:
-    """The places of all uses, by the numbers that entries have here.
+class _Sorted:
+    """Uses by the numbers that entries have here, where equal digests are one entry.
 
     Attributes:
-        count: how many entries there are.
+        turns: that of each use.
     """
 
-    def __init__(self, found: Uses | tuple[Turns, Turns]) -> None:
-        uses, turns, self._total = _flattened(found)
-        self._names = uses.names
+    def __init__(self, uses: Uses) -> None:
         # An entry goes by the hash of its digest: a dictionary of all would take ten times the room.
         hashes = np.fromiter(map(hash, uses.names), np.int64, len(uses.names))
-        self._hashes, first, numbers = np.unique(hashes, return_index=True, return_inverse=True)
-        self._first_name = first.astype(np.int32)
-        self.count = len(self._hashes)
-        numbers = numbers.astype(np.int32)
-        this, following = (numbers[np.asarray(some, np.int64)] for some in (uses.this_epoch, uses.next_epoch))
-        self._used: NDArray[np.integer] = np.concatenate([this, following])
-        self._turns = turns
-        self._this = _Span(this, turns[: len(this)], self.count)
-        self._next = _Span(following, turns[len(this) :], self.count)
-        self._has_use = (self._this.last >= 0) | (self._next.last >= 0)
+        self._hashes, numbers = np.unique(hashes, return_inverse=True)
+        self._names = uses.names
+        self._numbers = np.asarray(uses.numbers, np.int32)  # as they are given
+        self._used = numbers.astype(np.int32)[self._numbers]
+        count = len(self._used)
+        self.turns = np.arange(count, dtype=np.int32) if uses.turns is None else uses.turns
+        self._last_use = np.full(len(self._hashes), -1, np.int32)
+        self._last_use[self._used] = np.arange(count, dtype=np.int32)  # of several, the one assigned last stays
 
-    def number(self, name: str) -> int | None:
-        """The number of an entry; None where it has no use."""
+    def last_use(self, name: str) -> int:
+        """The last use of an entry, by its number; -1 if there is none."""
         wanted = hash(name)
         number = int(np.searchsorted(self._hashes, wanted))
-        is_known = number < self.count and self._hashes[number] == wanted
-        return number if is_known and self._has_use[number] else None
+        is_known = number < len(self._hashes) and self._hashes[number] == wanted
+        return int(self._last_use[number]) if is_known else -1
 
-    def name(self, number: int) -> str:
-        """The digest of an entry."""
-        return self._names[int(self._first_name[number])]
+    def last_turn(self, name: str) -> int:
+        """The last turn that uses an entry; -1 if none does."""
+        use = self.last_use(name)
+        return int(self.turns[use]) if use >= 0 else -1
 
-    def next_use(self, number: int, position: int) -> int:
-        """The place of an entry's next use, counted from a place on."""
-        for span in (self._this, self._next):
-            first, last = int(span.first[number]), int(span.last[number])
-            if position <= first and last >= 0:
-                return first
-            if position <= last:  # between several uses
-                begin, end = np.searchsorted(self._turns, [position, last + 1])
-                return int(self._turns[begin + np.argmax(self._used[begin:end] == number)])
-        return self._total
-
-    def used_in(self, begin: int, end: int) -> NDArray[np.integer]:
-        """The entries that are used from one place on and before another."""
-        begin, end = np.searchsorted(self._turns, [begin, end])
-        return self._used[begin:end]
-
-    def ranked(self, numbers: NDArray[np.integer], position: int) -> list[int]:
-        """Those of some entries that this epoch needs no more, each with its next use in one number.
-
-        The least goes first. What is in neither epoch is another loader's.
-        """
-        is_idle = (self._this.last[numbers] < position) & self._has_use[numbers]
-        numbers = numbers[is_idle].astype(np.int64)
-        places = self._next.first[numbers].astype(np.int64)
-        is_past = (places < position) | (self._next.last[numbers] < 0)
-        places[is_past] = self._total
-        numbers, places = (some[~is_past | (self._next.last[numbers] < position)] for some in (numbers, places))
-        ranked: list[int] = (-(places * self.count + numbers)).tolist()
-        return ranked
-
-
-class _Span:
-    """Where each entry is used first and last in one epoch; -1 as the last where it is not."""
-
-    def __init__(self, used: NDArray[np.integer], turns: NDArray[np.integer], count: int) -> None:
-        self.first = np.full(count, -1, np.int32)
-        self.last = np.full(count, -1, np.int32)
-        self.last[used] = turns  # of several, the one assigned last stays
-        self.first[used[::-1]] = turns[::-1]
-
-
-def _flattened(found: Uses | tuple[Turns, Turns]) -> tuple[Uses, NDArray[np.int32], int]:
-    """The uses one by one, the place of each, and how many turns there are."""
-    if isinstance(found, Uses):
-        total = len(found.this_epoch) + len(found.next_epoch)
-        return found, np.arange(total, dtype=np.int32), total
-    this_epoch, next_epoch = found
-    turns = [*this_epoch, *next_epoch]
-    names = [name for turn in turns for name in turn]
-    in_this_epoch = sum(map(len, this_epoch))
-    lengths = np.fromiter(map(len, turns), np.int64, len(turns))
-    places = np.repeat(np.arange(len(turns), dtype=np.int32), lengths)
-    uses = Uses(names, np.arange(in_this_epoch), np.arange(in_this_epoch, len(names)))
-    return uses, places, len(turns)
+    def used_last(self, use: int) -> str | None:
+        """The digest of the entry of a use, if no other use follows."""
+        is_last = self._last_use[self._used[use]] == use
+        return self._names[int(self._numbers[use])] if is_last else None

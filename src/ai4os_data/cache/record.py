@@ -20,7 +20,7 @@ class Record(NamedTuple):
     Attributes:
         check_at: when the index is to be held against the files again, as `time.time` counts.
         overhead_bytes: what the files were found to take beyond what is counted.
-        limit_bytes: the limit that held when this was written; 0 where that is not known.
+        limit_bytes: the limit that held when this was written; 0 if that is not known.
         ceded_until: until when room is left to others.
         ceded_bytes: how much of the limit that is.
     """
@@ -46,7 +46,7 @@ class Record(NamedTuple):
 
 
 def read_record(lock: int) -> Record:
-    """The record of a lock file that is open; one that knows nothing where it is damaged."""
+    """The record of a lock file that is open; one that knows nothing if it is damaged."""
     data = os.pread(lock, _FIELDS.size + 8, _BEGIN)
     fields = data[: _FIELDS.size]
     if len(data) != _FIELDS.size + 8 or xxhash.xxh3_64_digest(fields) != data[_FIELDS.size :]:
@@ -54,15 +54,15 @@ def read_record(lock: int) -> Record:
     return Record(*_FIELDS.unpack(fields))
 
 
-def last_limit(directory: str) -> int | None:
-    """The limit that was held in a directory when its index was last checked; None where that is not known."""
+def record_in(directory: str) -> Record:
+    """The record of a cache directory; one that knows nothing if nothing was stored there yet."""
     try:
         descriptor = os.open(f"{directory}/lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return None
+        return Record()
     try:
-        return read_record(descriptor).limit_bytes or None
+        return read_record(descriptor)
     except OSError:
-        return None
+        return Record()
     finally:
         os.close(descriptor)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ai4os_data.cache import listings, placement
 from ai4os_data.cache.leases import living
 from ai4os_data.cache.objects import Objects
-from ai4os_data.cache.record import Record, read_record
+from ai4os_data.cache.record import record_in
 from ai4os_data.cache.staged import allocated
 from ai4os_data.errors import CacheError, CacheLimitError
 from ai4os_data.machine import disk_bytes
@@ -83,7 +83,7 @@ def report(directory: str) -> Report:
     """What a cache directory holds now."""
     held_bytes = [allocated(held.size_bytes) for held in Objects(directory).files()]
     disk = os.statvfs(directory)
-    record, now = _record(directory), time.time()
+    record, now = record_in(directory), time.time()
     return Report(
         directory=directory,
         entries=len(held_bytes),
@@ -97,17 +97,6 @@ def report(directory: str) -> Report:
         free_bytes=disk.f_bavail * disk.f_frsize,
         processes=len(living(directory)),
     )
-
-
-def _record(directory: str) -> Record:
-    try:
-        descriptor = os.open(f"{directory}/lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # nothing was stored yet
-        return Record()
-    try:
-        return read_record(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _auto_bytes(directory: str, held_bytes: int) -> int | None:

@@ -14,7 +14,7 @@ from ai4os_data.cache import placement
 from ai4os_data.cache.entries import Held, held_at, relative_name
 from ai4os_data.cache.index import Damage, Index
 from ai4os_data.cache.staged import allocated
-from ai4os_data.machine import disk_bytes, identity, ownership
+from ai4os_data.machine import disk_bytes, identity, no_fork, ownership
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -64,15 +64,12 @@ class Rows:
         self._identity = identity(path)
         return found is None
 
-    def rest(self) -> None:
-        """Close the connection until the next use: no fork finds it open."""
-        if self._index is not None:
-            self._index.close()
-
     def close(self) -> None:
         """Close the database."""
-        self.rest()
-        self._index = None
+        index, self._index = self._index, None
+        if index is not None:
+            with no_fork():
+                index.close()
 
     def remove(self) -> None:
         """Remove the database."""
@@ -161,7 +158,7 @@ class Rows:
             return self._take_out(rows, min(bytes_, self.entries_bytes() - floor_bytes))
 
     def evict_those(self, names: Iterable[str], bytes_: int) -> list[Held]:
-        """Take out some by their digests, until that makes so many bytes free; their files, to be removed."""
+        """Take out some by their digests, until that makes the bytes free; their files, to be removed."""
         rows = (row for name in names if (row := self._opened.row(name)) is not None)
         return self._take_out(rows, bytes_)
 

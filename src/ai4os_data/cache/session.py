@@ -155,14 +155,12 @@ class Session:
 
     def clear(self) -> None:
         """Remove every entry that nobody uses."""
-        self.budget.drop_spares()
-        self.budget.flush()
+        self.budget.flush(drops_spares=True)
         self.budget.opened().clear()
 
     def give_way(self, size_bytes: int) -> None:
-        """Let go of so much of the disk."""
-        self.budget.drop_spares()
-        self.budget.flush()
+        """Let go of some bytes of the disk."""
+        self.budget.flush(drops_spares=True)
         with self.budget.guarded():
             try:
                 self.budget.opened().cede(size_bytes)

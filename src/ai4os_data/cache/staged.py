@@ -40,7 +40,7 @@ def read_whole(descriptor: int) -> bytes:
 
 
 class Staged:
-    """A file that is being written, with a lock that tells that its process lives.
+    """A file that is being written, with a lock that says that its process lives.
 
     Attributes:
         path: where it is.
@@ -112,22 +112,13 @@ class Staged:
                 os.close(descriptor)
 
 
-class _Numbers:
-    """Names that no other process gives, without asking for randomness each time."""
-
-    def __init__(self) -> None:
-        self._process = secrets.token_hex(10)
-        self._numbers = count()
-
-    def next(self) -> str:
-        return f"{self._process}{next(self._numbers):012x}"
-
-
-_numbers = PerProcess(_Numbers)
+# What this process begins all names with, so that no other gives them, and their numbers.
+_names = PerProcess(lambda: (secrets.token_hex(10), count()))
 
 
 def _new_path(folder: str) -> str:
-    return f"{folder}/{_numbers.get().next()}{STAGED_SUFFIX}"
+    process, numbers = _names.get()
+    return f"{folder}/{process}{next(numbers):012x}{STAGED_SUFFIX}"
 
 
 def remove_if_abandoned(path: str) -> None:

@@ -1,4 +1,8 @@
-"""Checkpoints on network storage. The way of one: `manager` → `staging` → `spool` → `uploads` → the store."""
+"""Checkpoints on network storage.
+
+The way of one: `manager` → `saving` → `staging` (memory) → `spool` (local disk) → `sending` → `delivery` → the store.
+The way back: `manager` → `restoring` → `history` (what there is) → the spool or the store → `loading`.
+"""
 
 from __future__ import annotations
 

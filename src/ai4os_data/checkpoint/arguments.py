@@ -1,4 +1,4 @@
-"""What a caller hands to `save`, taken as it is meant, or refused with what to write instead."""
+"""Arguments of `save`: each is taken as it is meant, or refused with what to write instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folders of attempts in a spool: whether their processes live, and how far their checkpoints have come.
+"""The folders of attempts in a spool: a lock says whether their process lives, a journal how far checkpoints have come.
 
 A lock lies on a folder for as long as the process lives that made it; the kernel takes it back. It is on the folder and
 not on a file in it: what cleans a folder for temporary files removes old files, and leaves a locked folder alone

@@ -1,4 +1,4 @@
-"""Checkpoints that had arrived on a storage and are not there any more: somebody has removed them, so they stay away.
+"""Checkpoints that had arrived on a storage and are missing there: somebody has removed them, so they stay away.
 
 Their copies in the spool are not restored or sent again; they are set aside for a while, in case it was a mistake.
 See docs/decisions/2026-11-28-deleted-on-the-storage.md.

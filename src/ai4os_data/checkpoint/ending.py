@@ -1,4 +1,4 @@
-"""The end of a process: what is on its way arrives while threads and clients still work, within a bound.
+"""The end of a process waits for the uploads that are on their way, within a bound, while threads still work.
 
 The interpreter ends the pools of threads first, and then daemon threads in the middle of whatever they do. So runs that
 nobody has closed are waited for before that.

@@ -1,4 +1,4 @@
-"""What saves have failed with: an error that does not pass by itself is raised once, by the next save or by `close`."""
+"""Errors of saves: one that does not pass by itself is raised once, by the next save or by `close`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Failures:
 
     Attributes:
         lasting: those that the next save raises, oldest first.
-        of_left: why something that an earlier process has left could not be sent.
+        of_left: why a checkpoint of an earlier process could not be sent.
     """
 
     def __init__(self) -> None:

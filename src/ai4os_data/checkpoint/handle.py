@@ -1,4 +1,4 @@
-"""What `save` hands out: how far a checkpoint has come, and a way to wait for it."""
+"""The handle that `save` returns: how far a checkpoint has come, and a way to wait for it."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Seen:
 
 
 class History:
-    """What was seen of a run in one look.
+    """The checkpoints of a run, as one listing shows them.
 
     Args:
         store: of the run.
@@ -104,7 +104,7 @@ class History:
         return [seen for seen in self._newest_first(self.seen.values()) if not seen.is_committed]
 
     def manifest(self, seen: Seen) -> Manifest:
-        """What a checkpoint consists of.
+        """The manifest of a checkpoint.
 
         Raises:
             IntegrityError: its manifest is damaged, or not there.
@@ -133,7 +133,7 @@ class History:
         return Manifest.from_json(data, seen.name)
 
     def candidates(self) -> Iterator[Seen]:
-        """What may be restored, best first; without what was abandoned. Folders without a manifest are among them."""
+        """Candidates for a restore, best first, without abandoned branches; some may have no manifest."""
         left = self._newest_first(self.seen.values())
         while left:
             attempt = left[0].name.attempt

@@ -1,4 +1,4 @@
-"""What the variables of a launcher say: that this process is one of several, before they have found each other.
+"""Variables of launchers say that this process is one of several, before there is a process group.
 
 Only what is certain counts. See docs/decisions/2026-11-28-ranks-without-a-group.md.
 """

@@ -1,4 +1,4 @@
-"""What closed runs have left in a directory of spools, and when it goes.
+"""Removal of what closed runs have left in a directory of spools.
 
 Only what has arrived on a storage goes, by age, by share of the disk and by the number of runs: there it is safe, and
 the copy here merely makes the next restore of its run faster. Attempts of living processes are left alone, and so is

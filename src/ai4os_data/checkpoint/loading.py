@@ -1,4 +1,4 @@
-"""A saved state put back into the objects that it came from, after a look at whether all of them fit."""
+"""A saved state is loaded into the objects that it came from, once all of them are found to fit."""
 
 from __future__ import annotations
 

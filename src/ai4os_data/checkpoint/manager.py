@@ -1,7 +1,7 @@
 """`StorageCheckpoint`: checkpoints on network storage that no failure takes away.
 
-Training waits for one copy in memory. Behind it the copy goes to the spool on the local disk, from there to the server,
-and is verified there; the manifest comes last, and only then may an older checkpoint go.
+Training waits for one copy in memory. In the background the copy is written to the spool on the local disk, sent to the
+server and verified there. The manifest comes last, and only then may an older checkpoint be removed.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says of itself.
+    """The content of a manifest.
 
     Attributes:
         name: where it belongs; a manifest in another folder is not its own.
@@ -108,7 +108,7 @@ def attempt_mark(attempt: AttemptName) -> bytes:
 
 @cache
 def versions() -> dict[str, str]:
-    """What writes a manifest here."""
+    """The versions that write a manifest here."""
     return {"python": platform.python_version()} | {
         library: metadata.version(library) for library in ("ai4os-data", "numpy", "torch")
     }

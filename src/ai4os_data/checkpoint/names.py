@@ -1,4 +1,4 @@
-"""The names of checkpoints: ``<attempt>/step-000000123-<nonce>/``, of which no two writers ever make the same.
+"""The names of checkpoints: ``<attempt>/step-000000123-<nonce>/``, which two writers never choose alike.
 
 They order as (attempt, step), and that order asks no clock.
 """

@@ -1,4 +1,4 @@
-"""A signal to stop becomes a flag that the training loop looks at, and the time that is left is spent well."""
+"""A signal to stop becomes a flag for the training loop; a last save waits only for what the time allows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PreemptionGuard:
     forked child as if there were no guard; the first SIGINT, which a terminal sends to all, it leaves to its parent.
 
     Args:
-        saver: what saves.
+        saver: of the run.
         budget_s: how long the process lives after the signal; the platform kills after 5 seconds.
     """
 
@@ -52,7 +52,7 @@ class PreemptionGuard:
     def save(self, state: Mapping[str, Any], step: int, metrics: Mapping[str, Any] | None = None) -> SaveHandle:
         """Save, and wait for as much as the time allows: for the local disk, and for the server if it can be done.
 
-        Whether it can is reckoned from the bandwidth that the uploads before have had. If not, this returns as soon as
+        Whether there is time is reckoned from the bandwidth of earlier uploads. If not, this returns as soon as
         the local disk has it. What is in flight goes on for as long as the process lives, and `close` waits for it;
         what was not sent is sent by the next start, if this disk is still there then.
 

@@ -22,7 +22,7 @@ GRACE_S = 3600.0  # an upload of another machine that nobody has touched for so 
 
 
 class Pruning:
-    """What this process may remove, and what it has to leave.
+    """Decides which checkpoints of the store this process may remove, and removes them.
 
     It touches its own checkpoints, and what lay there when it began to work: what another writer adds later is not its
     business, and neither is the newest checkpoint of an attempt that this one does not go back to. The newest are kept
@@ -31,16 +31,15 @@ class Pruning:
     Args:
         store: of the run.
         retention: the rules.
-        grace_s: how long the remains of an upload must have stayed as they are.
 
     Attributes:
         source: what the run was resumed from; it stays.
     """
 
-    def __init__(self, store: Store, retention: Retention, *, grace_s: float = GRACE_S) -> None:
+    def __init__(self, store: Store, retention: Retention) -> None:
         self._store = store
         self._retention = retention
-        self._grace_s = grace_s
+        self._grace_s = GRACE_S
         self._found: dict[CheckpointName, tuple[float, object]] = {}  # when it was first seen, and how it looked
         self._known: set[CheckpointName] = set()
         self._own: set[AttemptName] = set()

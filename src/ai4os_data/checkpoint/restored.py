@@ -1,4 +1,4 @@
-"""What `restore` and `list` hand out."""
+"""The values that `restore` and `list` return: a state with its names and metrics, and descriptions of checkpoints."""
 
 from __future__ import annotations
 

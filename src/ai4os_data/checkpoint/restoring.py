@@ -93,7 +93,7 @@ class Restoring:
         return self._restored(chosen, payload)[0]
 
     def _look_anew(self) -> History:
-        """What is there now, before this process adds to it under a new attempt."""
+        """The checkpoints that are there now, before this process adds to them under a new attempt."""
         history = self._saver.look()
         self._saver.pruning.know(history)
         return history
@@ -125,7 +125,7 @@ class Restoring:
                 _remove_scratch(chosen)
 
     def _payload(self, chosen: Chosen, map_location: Any, *, weights_only: bool) -> dict[str, Any]:
-        """What was saved."""
+        """The saved payload."""
         path = chosen.file
         (facts,) = chosen.manifest.files.values()
         if self._ranks.writes or (path.exists() and sha256_of(path) == facts.sha256):

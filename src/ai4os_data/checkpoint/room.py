@@ -22,7 +22,7 @@ class Room:
 
     Args:
         spool: what it is for.
-        cache: what gives way: ``"auto"`` is each cache of this process on the spool's disk; a cache, or None for none.
+        cache: gives way: ``"auto"`` is each cache of this process on the spool's disk; a cache, or None for none.
     """
 
     def __init__(self, spool: Spool, cache: DiskCache | Literal["auto"] | None) -> None:

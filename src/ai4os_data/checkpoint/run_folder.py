@@ -39,19 +39,20 @@ class RunFolder:
 
     Attributes:
         attempt: the one that this process saves under; None before its first save.
+        locks: of the attempts of this process, and of those of dead ones that it has taken over.
     """
 
     def __init__(self, directory: Path, run: str) -> None:
         self.directory = prepared(directory)
         self.path = self.directory / hashlib.sha256(run.encode("utf-8", "surrogateescape")).hexdigest()[:24]
         self.attempt: AttemptName | None = None
-        self._locks: dict[AttemptName, int] = {}  # of the attempts of this process, and of the dead
+        self.locks: dict[AttemptName, int] = {}
         make_run_folder(self.path)
         tell_after_fork(self)
 
     def open(self, attempt: AttemptName) -> None:
         """Make the folder of an attempt; it is this process's until that ends."""
-        self._locks[attempt] = self.tried(lambda: self._opened(attempt))
+        self.locks[attempt] = self.tried(lambda: self._opened(attempt))
         self.attempt = attempt
 
     def tried(self, work: Callable[[], T]) -> T:
@@ -80,10 +81,10 @@ class RunFolder:
         """
         is_there = self.path.exists()
         make_run_folder(self.path)
-        lock = self._locks.get(self.attempt) if self.attempt is not None else None
+        lock = self.locks.get(self.attempt) if self.attempt is not None else None
         if self.attempt is not None and lock is not None and not is_at(lock, self.path / str(self.attempt)):
             is_there = False
-            self._locks[self.attempt] = self._opened(self.attempt)
+            self.locks[self.attempt] = self._opened(self.attempt)
             os.close(lock)
         return not is_there
 
@@ -91,15 +92,11 @@ class RunFolder:
         """Every attempt that has a folder here, living ones of other processes included."""
         return [name for path in self.path.glob("*") if (name := AttemptName.parse(path.name))]
 
-    def holds(self, attempt: AttemptName | None) -> bool:
-        """Whether this process has the lock of an attempt."""
-        return attempt in self._locks
-
     def take_over(self, attempt: AttemptName) -> bool:
         """Lock the folder of an attempt whose process is dead; False if it lives."""
         lock = locks.lock_of_the_dead(self.path / str(attempt), is_folder=True)
         if lock is not None:
-            self._locks[attempt] = lock
+            self.locks[attempt] = lock
         return lock is not None
 
     def scratch(self) -> Path:
@@ -120,19 +117,19 @@ class RunFolder:
 
     def unlock(self, used: Collection[AttemptName]) -> None:
         """Close the locks, so that the next start may take over; folders of attempts that are not used go."""
-        for attempt, lock in self._locks.items():
+        for attempt, lock in self.locks.items():
             folder = self.path / str(attempt)
             if attempt not in used and is_at(lock, folder):
                 with suppress(OSError):  # then the next start does it
                     remove_if_empty(folder)
             os.close(lock)
-        self._locks.clear()
+        self.locks.clear()
 
     def after_fork(self) -> None:
         """Close a child's copies of the locks, which would outlive the parent; the parent's own stay locked."""
-        for lock in self._locks.values():
+        for lock in self.locks.values():
             os.close(lock)
-        self._locks = {}
+        self.locks = {}
 
     def _opened(self, attempt: AttemptName) -> int:
         make_run_folder(self.path)  # somebody may have removed it
@@ -150,7 +147,7 @@ class RunFolder:
 
 
 def sync_folder(folder: Path) -> None:
-    """Let what was made and renamed in a folder survive a power cut."""
+    """Make new and renamed entries of a folder survive a power cut."""
     descriptor = ownership.open_folder(folder)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What saves for a run: a copy in memory, the spool on the local disk, and the uploads behind the training.
+"""A save copies the state in memory; a thread writes the copy to the spool, and another one sends it to the store.
 
 Every rank has a saver, since a save gathers what differs by rank. Rank 0 alone has a spool and uploads.
 """
@@ -53,7 +53,7 @@ _COUNTED = ("saves", "stall_s", "waited_s", "sent", "dropped", "removed")
 
 
 class _OfRank(NamedTuple):
-    """What a rank has to itself, and where arrays are in it."""
+    """The state of one rank alone, and the paths of arrays in it."""
 
     state: dict[str, Any]
     arrays: list[StatePath]
@@ -68,7 +68,7 @@ class Saver:
         retention: the rules that say what stays.
         spool: the directory of spools; None for the default one.
         limit_bytes: the most that the spools may take; None for what the disk has.
-        cache: what gives way when the spool is short of room.
+        cache: the caches that give way when the spool is short of room, as in `Room`.
         durability: the level that is waited for by default.
         save_random_states: whether random states are saved with each state.
 
@@ -270,7 +270,7 @@ class Saver:
         return handle
 
     def _gathered(self, state: _State) -> list[_OfRank]:
-        """What differs by rank, of every rank: random states, and where its loader is."""
+        """The values that differ by rank, of every rank: random states, and the position of its loader."""
         own: dict[str, Any] = {"random": random_states() if self._save_random_states else None, "state": {}}
         if not self.ranks.is_distributed:
             return [_OfRank(own, [])]
@@ -319,14 +319,16 @@ class Saver:
 
     def _send_what_was_left(self) -> None:
         """Send the newest of what an earlier process could not, and what is to stay; the rest goes after it."""
-        unsent = [
-            spooled
-            for spooled in self.spool.entries()
-            if not (is_on_the_server(spooled.level) and reaches(spooled.level, self.best_level))
-        ]
-        intact = [spooled for spooled in unsent if _is_sound(spooled)]
-        displaced = self.catalogue.displaced(intact)
-        for spooled in intact:
+        unsent = []
+        for spooled in self.spool.entries():
+            if is_on_the_server(spooled.level) and reaches(spooled.level, self.best_level):
+                continue
+            if spooled.is_intact():
+                unsent.append(spooled)
+            else:
+                log.warning("%s is damaged in the spool, and is not sent", spooled.name)
+        displaced = self.catalogue.displaced(unsent)
+        for spooled in unsent:
             if spooled.name not in displaced:
                 log.info("sending step %d, which an earlier process has left in the spool", spooled.name.step)
                 self._submit(Upload(spooled, None))
@@ -340,7 +342,7 @@ class Saver:
             self.uploads.wait_for([upload])
 
     def _send_all(self) -> None:
-        """What the thread of the uploads does: it holds this object for as long as there is something to send."""
+        """The work of the upload thread, which holds this object for as long as there is something to send."""
         self.sender.send_all()
         del self  # an error that somebody keeps has this frame
 
@@ -358,12 +360,6 @@ def _wanted(durability: Durability, best: Level, store: Store) -> Level:
     return durability
 
 
-def _is_sound(spooled: Spooled) -> bool:
-    if not (is_sound := spooled.is_intact()):
-        log.warning("%s is damaged in the spool, and is not sent", spooled.name)
-    return is_sound
-
-
 def _differs_by_rank(value: object) -> bool:
     """Whether an object goes its own way on each rank: what gives samples, or says so of itself."""
     value = unwrapped(value)
@@ -373,6 +369,6 @@ def _differs_by_rank(value: object) -> bool:
 
 
 def _unlock(spool: Spool, pid: int) -> None:
-    """Let the next start have what is in the spool, when a run is dropped that nobody has closed."""
+    """Let the next start take over the spool of a run that was dropped without `close`."""
     if os.getpid() == pid:
         spool.unlock()

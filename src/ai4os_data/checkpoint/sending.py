@@ -1,7 +1,7 @@
-"""Sending behind the training: each checkpoint arrives, is tried again, or ends with an error that somebody learns of.
+"""Uploads behind the training: each checkpoint arrives, is tried again, or ends with an error that is raised or logged.
 
-While the server is down, or full, it is tried again for as long as the process lives. What it refuses is tried a few
-times, and then fails. What was not sent is found in the spool by the next start.
+While the server is down, or full, an upload is tried again for as long as the process lives. One that the server
+refuses is tried a few times, and then fails. The next start finds in the spool what was not sent.
 """
 
 from __future__ import annotations

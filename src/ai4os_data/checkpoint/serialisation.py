@@ -1,4 +1,4 @@
-"""Bytes of a state: hashed while they are written, and loaded only after somebody has checked them."""
+"""The bytes of a state are hashed while they are written, and loaded only once their hash has been checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals to stop, taken as a wish: a flag that somebody looks at, until the handlers of before are put back."""
+"""SIGTERM and SIGINT set a flag instead of ending the process, until the previous handlers are put back."""
 
 from __future__ import annotations
 

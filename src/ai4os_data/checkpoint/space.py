@@ -1,4 +1,4 @@
-"""What checkpoints may take on the local disk: as much as the limit of the spools allows, and the disk has free."""
+"""Space on the local disk: checkpoints take at most what the limit of the spools allows, and what the disk has free."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Spooled:
 
     @property
     def name(self) -> CheckpointName:
-        """What it is called."""
+        """Of the checkpoint."""
         return self.manifest.name
 
     @property
@@ -131,26 +131,20 @@ class Spool:
         """Take over what dead attempts have left, and remove what they had only begun; newest last."""
         with self._guard, turn(self.folder, _TURN_S):
             for path in sorted(self.folder.glob("*")):
-                if (attempt := AttemptName.parse(path.name)) and not self._run.holds(attempt):
+                if (attempt := AttemptName.parse(path.name)) and attempt not in self._run.locks:
                     self._adopt(attempt, path)
                 else:
                     remove_if_abandoned(path)
             return self.entries()
 
     def entries(self) -> list[Spooled]:
-        """What is complete, of this process and of the dead; newest last."""
+        """Complete checkpoints, of this process and of dead ones; newest last."""
         with self._guard:
             return sorted(self._entries.values(), key=lambda spooled: (spooled.name.order, spooled.name))
 
     def attempts(self) -> list[AttemptName]:
         """Every attempt that has a folder here, living ones of other processes included."""
         return self._run.attempts()
-
-    def find(self, name: CheckpointName) -> Spooled | None:
-        """A checkpoint, if it lies here."""
-        with self._guard:
-            spooled = self._entries.get(name)
-            return spooled if spooled is not None and spooled.folder.exists() else None
 
     def write(self, name: CheckpointName, payload: Any, facts: Callable[[dict[str, FileFacts]], Manifest]) -> Spooled:
         """Serialise a state; when this returns, it survives the end of the process.

@@ -1,4 +1,4 @@
-"""The directory that spools lie in: on a local disk, and nobody else's.
+"""The directory of spools is on a local disk, and belongs to this user alone.
 
 Checkpoints in it are restored and sent, so whoever can write to it could put others in their place; and what is removed
 in it must not lie somewhere else. See docs/decisions/2026-11-28-whose-a-spool-is.md.

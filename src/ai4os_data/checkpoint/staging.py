@@ -1,4 +1,4 @@
-"""A state copied into host memory that is used again for the next one: the one thing that training waits for.
+"""A state is copied into host memory, which the next one uses again: this copy is all that training waits for.
 
 What comes out holds tensors on the CPU, primitives and plain containers, so that ``weights_only=True`` loads it.
 Tensors that share a storage share one afterwards; a view into a large storage takes no more than what it spans.
@@ -102,7 +102,7 @@ class Staging:
             torch.cuda.synchronize(device)  # other streams than the current one may still write to them
         old = self._buffers
         self._buffers = [
-            old[number] if number < len(old) and old[number].fits(group) else _Buffer(group)
+            old[number] if number < len(old) and old[number].pattern == group.pattern else _Buffer(group)
             for number, group in enumerate(groups)
         ]
         copies: dict[int, torch.Tensor] = {}
@@ -140,7 +140,7 @@ class _Buffer:
     """Host memory for the tensors of a group."""
 
     def __init__(self, group: _Group) -> None:
-        self._pattern = group.pattern
+        self.pattern = group.pattern
         self._copies: list[torch.Tensor] = []
         self._span: torch.Tensor | None = None
         first = group.tensors[0]
@@ -160,10 +160,6 @@ class _Buffer:
                 for tensor in group.tensors
             ]
             self.size_bytes = self._span.nbytes
-
-    def fits(self, group: _Group) -> bool:
-        """Whether it can take these tensors."""
-        return self._pattern == group.pattern
 
     def take(self, group: _Group) -> list[torch.Tensor]:
         """Copy the tensors; the copies."""

@@ -1,4 +1,4 @@
-"""How often an upload is tried, and how long it waits in between: it depends on what the server says."""
+"""How often an upload is tried, and the pauses in between, follow from what the server answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The uploads of a run: one in flight, the newest pending beside what is to stay, and a bound for a wait at the end."""
+"""The queue of uploads: one in flight, the newest pending beside what is to stay; a wait for them has a bound."""
 
 from __future__ import annotations
 
@@ -118,12 +118,12 @@ class Uploads:
             self._changed.notify_all()
 
     def unsent(self) -> list[Upload]:
-        """What is in flight and what waits, in this order."""
+        """The upload in flight and those that wait, in this order."""
         with self._changed:
             return [*([self._in_flight] if self._in_flight else []), *self._pending]
 
     def on_the_way(self) -> list[Upload]:
-        """What has not arrived, in the same order; what has may still be unsent while older ones are removed for it."""
+        """Those that have not arrived, in the same order; one that has is `unsent` while older ones are removed."""
         with self._changed:
             return [upload for upload in self.unsent() if not (upload is self._in_flight and self._has_arrived)]
 

@@ -39,5 +39,5 @@ def _verify(saver: Saver, history: History, seen: Seen) -> None:
         found = saver.store.sha256_of(seen.files[file])
         if found != facts.sha256:
             raise errors.IntegrityError(f"{file} has the sha256 {found}, where {facts.sha256} was written")
-    if seen.spooled is not None and not seen.spooled.is_intact() and saver.spool.find(seen.name) is not None:
+    if seen.spooled is not None and not seen.spooled.is_intact() and seen.spooled.folder.exists():
         raise errors.IntegrityError("the copy in the spool is damaged")

@@ -1,6 +1,6 @@
-"""A state as plain containers, with its tensors taken out: what `weights_only=True` loads, or an error by its path.
+"""A state becomes plain containers that `weights_only=True` loads, its tensors taken out; or an error names a path.
 
-Nothing is copied here. The walk comes first, so that a state which cannot be saved costs no copy.
+Nothing is copied here. The walk comes first, so that a state that cannot be saved costs no copy.
 """
 
 from __future__ import annotations

@@ -19,12 +19,12 @@ from ai4os_data.stores import Twins, in_its_form, shown
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
-    from ai4os_data.datasets.classes import Wanted
+    from ai4os_data.datasets.classes import GivenClasses
     from ai4os_data.datasets.index import Index
     from ai4os_data.stores import Entry, Unreadable
 
 
-class Opened(NamedTuple):
+class Catalog(NamedTuple):
     """A location that was listed, for those who choose samples in it.
 
     Attributes:
@@ -35,7 +35,7 @@ class Opened(NamedTuple):
 
     listed: Index
     read: Callable[[Entry], bytes]
-    wanted: Wanted
+    wanted: GivenClasses
 
     def is_key(self, key: str) -> bool:
         """Whether there is a file of this key."""
@@ -63,7 +63,7 @@ class Choice(NamedTuple):
     target: Target | Targets
 
 
-Choose = Callable[[Opened], Choice]
+Choose = Callable[[Catalog], Choice]
 
 
 # --- by a pattern
@@ -163,17 +163,17 @@ def _in_their_forms(keys: Sequence[str], missing: Sequence[str], index: Index, l
     return [names_of[key][0] if key in names_of else key for key in keys]
 
 
-def given_keys(keys: Sequence[str], targets: Sequence[Any] | Mapping[str, Any] | None, opened: Opened) -> Choice:
+def given_keys(keys: Sequence[str], targets: Sequence[Any] | Mapping[str, Any] | None, catalog: Catalog) -> Choice:
     """The samples that a user names by their keys.
 
     Raises:
         NotFoundError: some are not there.
     """
-    keys = [as_key(key, opened.is_key) for key in keys]
+    keys = [as_key(key, catalog.is_key) for key in keys]
     target: Target | Targets = targets if isinstance(targets, Mapping) else None
     if targets is not None and target is None:
-        target = Targets.of_values(list(targets), keys, opened.wanted)
-    return Choice(found(keys, opened.listed, opened.wanted.location), target)
+        target = Targets.of_values(list(targets), keys, catalog.wanted)
+    return Choice(found(keys, catalog.listed, catalog.wanted.location), target)
 
 
 def as_paths(keys: Iterable[Any]) -> list[str]:

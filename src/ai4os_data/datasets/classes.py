@@ -106,7 +106,7 @@ def _whole(number: Any) -> int | None:
         return None
 
 
-class Wanted(NamedTuple):
+class GivenClasses(NamedTuple):
     """What a user says of the classes.
 
     Attributes:

@@ -14,9 +14,9 @@ from typing_extensions import Self
 from ai4os_data import telemetry
 from ai4os_data.cache import CachedStore, DiskCache, Drift, UncachedStore, cache_for
 from ai4os_data.datasets import choosing
-from ai4os_data.datasets.classes import Classes, Wanted, compare
+from ai4os_data.datasets.bad_samples import BadSamples
+from ai4os_data.datasets.classes import Classes, GivenClasses, compare
 from ai4os_data.datasets.decoding import Maker
-from ai4os_data.datasets.failures import Failures
 from ai4os_data.datasets.index import Index, find_folders, list_anew, open_index
 from ai4os_data.datasets.listed import Columns, csv_file, split_file
 from ai4os_data.datasets.patterns import Pattern
@@ -127,7 +127,7 @@ class StorageDataset(Dataset[Any]):
         counters = telemetry.Counters()
         self._store = open_store(location, remote, counters=counters, outage_s=outage_s)
         self.location = self._store.location
-        wanted = Wanted(self.location, numbering, allow_empty)
+        wanted = GivenClasses(self.location, numbering, allow_empty)
         cache = cache_for(cache, local=self._store.is_local)
         files = UncachedStore(
             self._store, prepare=prepare, prepare_version=prepare_version, on_drift=on_drift, counters=counters
@@ -136,13 +136,13 @@ class StorageDataset(Dataset[Any]):
             files if cache is None else CachedStore(files, cache),
             maker,
             SiblingFiles(self.location, Siblings(counters), as_stored=prepare is not None),
-            Failures(self.location, counters, skips=on_error == "skip"),
+            BadSamples(self.location, counters, skips=on_error == "skip"),
         )
         listed = open_index(self._store, cache, index, on_drift, matches)
         if choose is None:
             choice = choosing.Choice(choosing.matching(matches, listed, self.location), target)
         else:
-            choice = choose(choosing.Opened(listed, self.reader.read_as_stored, wanted))
+            choice = choose(choosing.Catalog(listed, self.reader.read_as_stored, wanted))
         self._target = target if choice.target is None else choice.target
         self._take(listed, choice.positions, wanted)
 
@@ -269,7 +269,7 @@ class StorageDataset(Dataset[Any]):
         wanted, targets = self._wanted, self.reader.maker.targets
         if targets is not None and targets.numbering is not None:
             allow_empty = wanted.allow_empty or self._pattern is None
-            wanted = Wanted(self.location, targets.numbering, allow_empty)
+            wanted = GivenClasses(self.location, targets.numbering, allow_empty)
         index = list_anew(self._store, self.reader.files.cache)
         if self._pattern is None:
             positions = choosing.found(self.keys, index, self.location)
@@ -277,7 +277,7 @@ class StorageDataset(Dataset[Any]):
             positions = choosing.matching(Pattern(self._pattern), index, self.location)
         self._take(index, positions, wanted)
 
-    def _take(self, index: Index, positions: Sequence[int], wanted: Wanted) -> None:
+    def _take(self, index: Index, positions: Sequence[int], wanted: GivenClasses) -> None:
         """Have the samples at these positions of a listing, and label them."""
         entries = ChosenEntries.at_positions(index.entries, positions)
         target = keyed_alike(self._target, entries.keys) if isinstance(self._target, Mapping) else self._target

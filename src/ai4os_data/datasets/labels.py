@@ -12,7 +12,7 @@ from ai4os_data.errors import LocationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ai4os_data.datasets.classes import Classes, Wanted
+    from ai4os_data.datasets.classes import Classes, GivenClasses
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -22,14 +22,14 @@ _WITH_COMMAS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+\.[0-9]*")
 _INTEGERS, _NUMBERS, _NAMES = "an integer", "a number", "a name"
 
 
-class Written(NamedTuple):
+class WrittenLabel(NamedTuple):
     """A label as it stands in a file: the number of its line, and the text."""
 
     line: int
     text: str
 
 
-def understood(labels: Sequence[Written], file: str, wanted: Wanted) -> tuple[Sequence[Any], Classes | None]:
+def understood(labels: Sequence[WrittenLabel], file: str, wanted: GivenClasses) -> tuple[Sequence[Any], Classes | None]:
     """The labels that texts mean, and the classes if they are names.
 
     Texts that are all names of given classes are those; such as are all integers are these integers, or are the numbers
@@ -62,7 +62,7 @@ def understood(labels: Sequence[Written], file: str, wanted: Wanted) -> tuple[Se
     return (values, None) if kinds <= {_INTEGERS, _NUMBERS} else wanted.numbered(texts, where)
 
 
-def typed(labels: Sequence[Written], file: str) -> list[Any]:
+def typed(labels: Sequence[WrittenLabel], file: str) -> list[Any]:
     """Labels as integers, as floats, or as they are.
 
     Raises:
@@ -82,7 +82,7 @@ def typed(labels: Sequence[Written], file: str) -> list[Any]:
     return [int(label.text) if set(kinds) == {_INTEGERS} else float(label.text) for label in labels]
 
 
-def check_present(labels: Sequence[Written], file: str) -> None:
+def check_present(labels: Sequence[WrittenLabel], file: str) -> None:
     """See that there is a text everywhere.
 
     Raises:
@@ -127,7 +127,7 @@ def _kind(text: str) -> str:
     return _NUMBERS if _NUMBER.fullmatch(text) and math.isfinite(float(text)) else _NAMES
 
 
-def _mixture(labels: Sequence[Written], kinds: Sequence[str], file: str) -> str:
+def _mixture(labels: Sequence[WrittenLabel], kinds: Sequence[str], file: str) -> str:
     """What to say of numbers and names, with the line of the rarer."""
     names = [label for label, kind in zip(labels, kinds, strict=True) if kind == _NAMES]
     numbers = [label for label, kind in zip(labels, kinds, strict=True) if kind != _NAMES]

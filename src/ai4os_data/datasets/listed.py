@@ -6,16 +6,16 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from ai4os_data import errors
-from ai4os_data.datasets.choosing import Choice, Opened, found
+from ai4os_data.datasets.choosing import Catalog, Choice, found
 from ai4os_data.datasets.labels import understood
 from ai4os_data.datasets.splits import csv_advice, parse_split
-from ai4os_data.datasets.tables import ColumnTarget, Table, columns_of, targets_of
+from ai4os_data.datasets.tables import ColumnTarget, CsvTable, columns_of, targets_of
 from ai4os_data.datasets.targets import Targets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ai4os_data.datasets.labels import Written
+    from ai4os_data.datasets.labels import WrittenLabel
 
 
 class Listed(NamedTuple):
@@ -33,39 +33,39 @@ class Listed(NamedTuple):
     keys: list[str]
     lines: Sequence[int]
     how: str
-    labels: Sequence[Written] | None = None
+    labels: Sequence[WrittenLabel] | None = None
 
-    def choice(self, targets: Targets | None, opened: Opened) -> Choice:
+    def choice(self, targets: Targets | None, catalog: Catalog) -> Choice:
         """The listed samples.
 
         Raises:
             NotFoundError: some are not there.
         """
         try:
-            return Choice(found(self.keys, opened.listed, opened.wanted.location), targets)
+            return Choice(found(self.keys, catalog.listed, catalog.wanted.location), targets)
         except errors.NotFoundError as error:
-            first = next((number for number, key in enumerate(self.keys) if not opened.is_key(key)), None)
+            first = next((number for number, key in enumerate(self.keys) if not catalog.is_key(key)), None)
             if first is None:
                 raise
             label = self.labels[first].text if self.labels is not None else None
-            advice = _meant(self.keys[first], opened.listed.keys, label)
+            advice = _meant(self.keys[first], catalog.listed.keys, label)
             raise errors.NotFoundError(
                 f"{error}. {self.file!r} lists them, the first in line {self.lines[first]}"
-                f"{f': {advice}' if advice else ''}. Paths are below the location, such as {opened.listed.keys[0]!r}; "
+                f"{f': {advice}' if advice else ''}. Paths are below the location, such as {catalog.listed.keys[0]!r}; "
                 f"{self.how}"
             ) from error
 
 
-def split_file(file: str | os.PathLike[str], opened: Opened) -> Choice:
+def split_file(file: str | os.PathLike[str], catalog: Catalog) -> Choice:
     """The samples that a split file lists."""
     name = os.fspath(file)
-    keys, labels = parse_split(opened.text_of(file), name, opened.is_key)
-    values, classes = understood(labels, name, opened.wanted)
+    keys, labels = parse_split(catalog.text_of(file), name, catalog.is_key)
+    values, classes = understood(labels, name, catalog.wanted)
     how = "its lines are 'path label', the label after the last space"
     if any("," in label.text or ";" in label.text for label in labels):
         how = f"{how}; {csv_advice(name)}"
     listed = Listed(name, keys, [label.line for label in labels], how, labels)
-    return listed.choice(Targets(values, classes=classes), opened)
+    return listed.choice(Targets(values, classes=classes), catalog)
 
 
 class Columns(NamedTuple):
@@ -78,15 +78,19 @@ class Columns(NamedTuple):
 
 
 def csv_file(
-    file: str | os.PathLike[str], says: Columns, delimiter: str | None, columns: Sequence[str] | None, opened: Opened
+    file: str | os.PathLike[str],
+    says: Columns,
+    delimiter: str | None,
+    columns: Sequence[str] | None,
+    catalog: Catalog,
 ) -> Choice:
     """The samples that a CSV file lists."""
     name = os.fspath(file)
-    table = Table(opened.text_of(file), name, columns_of(says.key, says.target), delimiter, columns)
-    keys = table.keys(says.key, opened.is_key, says.prefix, says.suffix)
+    table = CsvTable(catalog.text_of(file), name, columns_of(says.key, says.target), delimiter, columns)
+    keys = table.keys(says.key, catalog.is_key, says.prefix, says.suffix)
     how = f"a path is prefix=, what is in the column {says.key!r}, and suffix="
     listed = Listed(name, keys, [row.line for row in table.rows], how)
-    return listed.choice(targets_of(table, says.target, keys, opened.wanted), opened)
+    return listed.choice(targets_of(table, says.target, keys, catalog.wanted), catalog)
 
 
 def _meant(key: str, keys: Sequence[str], label: str | None = None) -> str | None:

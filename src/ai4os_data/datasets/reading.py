@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ai4os_data.cache import Files, Held
+    from ai4os_data.datasets.bad_samples import BadSamples
     from ai4os_data.datasets.decoding import Maker
-    from ai4os_data.datasets.failures import Failures
     from ai4os_data.datasets.index import Index
     from ai4os_data.datasets.siblings import SiblingFiles
     from ai4os_data.datasets.targets import Targets
@@ -31,18 +31,18 @@ class Reader:
         entries: the file of each sample.
         maker: what a sample is made by.
         siblings: the files that go with samples.
-        failures: what becomes of bad samples.
+        bad_samples: what becomes of bad samples.
         origin: what samples get their bytes from.
     """
 
     entries: ChosenEntries
 
-    def __init__(self, files: Files, maker: Maker, siblings: SiblingFiles, failures: Failures) -> None:
+    def __init__(self, files: Files, maker: Maker, siblings: SiblingFiles, bad_samples: BadSamples) -> None:
         self.files = files
         self.cached = files if isinstance(files, CachedStore) else None
         self.maker = maker
         self.siblings = siblings
-        self.failures = failures
+        self.bad_samples = bad_samples
         self.origin = Origin(files, siblings)
         self._slots: dict[int, Held] = {}  # of those that were read last
         self._keep_siblings()
@@ -177,18 +177,18 @@ class Reader:
                     raise content
                 x, y = self.maker.decoded(index, Sample(self.origin, WantedFile(entry), content, fetched))
             except Exception as error:  # noqa: BLE001  a user's function may raise anything
-                self.failures.skip(self.failures.of_sample(index, entry.key, error), error)
+                self.bad_samples.skip(self.bad_samples.of_sample(index, entry.key, error), error)
                 self.files.counters.row[telemetry.SKIPPED] += 1
                 continue
             try:
                 item = self.maker.transformed(x, y)
             except Exception as error:
-                raise self.failures.of_sample(index, entry.key, error) from error
+                raise self.bad_samples.of_sample(index, entry.key, error) from error
             yield position, item
 
     def skipped(self, index: int) -> errors.SkippedError:
         """What to raise if nothing but bad samples was asked for, and this was the last of them."""
-        return self.failures.nothing_left(index, self.entries[index].key)
+        return self.bad_samples.nothing_left(index, self.entries[index].key)
 
     # --- for those who plan ahead
 

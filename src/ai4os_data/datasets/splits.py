@@ -6,7 +6,7 @@ import posixpath
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ai4os_data.datasets.labels import Written
+from ai4os_data.datasets.labels import WrittenLabel
 from ai4os_data.errors import EmptyDatasetError, LocationError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Split(NamedTuple):
     """
 
     keys: list[str]
-    labels: list[Written]
+    labels: list[WrittenLabel]
 
 
 def parse_split(text: str, file: str, is_key: Callable[[str], bool]) -> Split:
@@ -65,7 +65,7 @@ def parse_split(text: str, file: str, is_key: Callable[[str], bool]) -> Split:
             message = f"{where}: {parts[1]!r} is more than one label; from_csv(…, target=[…]) takes several columns"
             raise LocationError(message)
         found.keys.append(key)
-        found.labels.append(Written(number, parts[1]))
+        found.labels.append(WrittenLabel(number, parts[1]))
     if not found.keys:
         raise EmptyDatasetError(f"{file}: no line says 'path label'")
     return found

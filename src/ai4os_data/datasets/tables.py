@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ai4os_data.datasets.labels import Written, check_present, typed, understood
+from ai4os_data.datasets.labels import WrittenLabel, check_present, typed, understood
 from ai4os_data.datasets.splits import as_key
 from ai4os_data.datasets.targets import Targets
 from ai4os_data.errors import EmptyDatasetError, LocationError
@@ -18,7 +18,7 @@ from ai4os_data.locations import mistaken_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ai4os_data.datasets.classes import Wanted
+    from ai4os_data.datasets.classes import GivenClasses
 
 ColumnTarget = str | Sequence[str] | Callable[[Mapping[str, str]], Any] | None
 
@@ -33,7 +33,7 @@ class Row(NamedTuple):
     fields: list[str]
 
 
-class Table:
+class CsvTable:
     """The rows of a CSV file.
 
     Args:
@@ -94,10 +94,10 @@ class Table:
                 raise LocationError(f"{self.file}, line {label.line}: there is nothing in the column {column!r}")
         return [as_key(f"{prefix}{label.text.removeprefix('./')}{suffix}", is_key) for label in labels]
 
-    def labels(self, column: str) -> list[Written]:
+    def labels(self, column: str) -> list[WrittenLabel]:
         """What stands in a column."""
         number = self.columns.index(column)
-        return [Written(row.line, row.fields[number]) for row in self.rows]
+        return [WrittenLabel(row.line, row.fields[number]) for row in self.rows]
 
     def mappings(self) -> Iterator[dict[str, str]]:
         """Each row as a mapping from column to text.
@@ -189,7 +189,7 @@ def _fits(head: Sequence[str], wanted: Sequence[str], columns: Sequence[str] | N
     return len(head) == len(columns) if columns is not None else set(wanted) <= set(head)
 
 
-def targets_of(table: Table, target: ColumnTarget, keys: Sequence[str], wanted: Wanted) -> Targets | None:
+def targets_of(table: CsvTable, target: ColumnTarget, keys: Sequence[str], wanted: GivenClasses) -> Targets | None:
     """The labels that a ``target=`` argument means for the rows of a table.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ai4os_data.datasets.classes import Classes, Wanted
+from ai4os_data.datasets.classes import Classes, GivenClasses
 from ai4os_data.datasets.index import enumerated
 from ai4os_data.errors import EmptyClassError, LocationError
 from ai4os_data.machine import packed_values
@@ -59,7 +59,7 @@ class Targets:
 
     @classmethod
     def of(
-        cls, target: Target | Targets, keys: Sequence[str], wanted: Wanted, folders: Callable[[], Folders]
+        cls, target: Target | Targets, keys: Sequence[str], wanted: GivenClasses, folders: Callable[[], Folders]
     ) -> Targets | None:
         """The labels that a ``target=`` argument means.
 
@@ -90,7 +90,7 @@ class Targets:
         raise TypeError(f"{_TARGETS}, not {target!r}")
 
     @classmethod
-    def of_values(cls, values: Sequence[Any], keys: Sequence[str], wanted: Wanted) -> Targets:
+    def of_values(cls, values: Sequence[Any], keys: Sequence[str], wanted: GivenClasses) -> Targets:
         """Labels as a user gives them; if classes are given too, their names or numbers.
 
         Raises:
@@ -106,14 +106,14 @@ class Targets:
         return cls(numbers, classes=wanted.checked(numbers, lambda sample: repr(keys[sample])))
 
     @classmethod
-    def of_function(cls, function: Callable[[Sample], Any], wanted: Wanted) -> Targets:
+    def of_function(cls, function: Callable[[Sample], Any], wanted: GivenClasses) -> Targets:
         """Labels that a user's function gives; if classes are given too, by their names or numbers."""
         if wanted.classes is None:
             return cls(function=function)
         return cls(function=partial(_numbered, function, wanted), classes=wanted.classes)
 
     @classmethod
-    def _by_folder(cls, keys: Sequence[str], wanted: Wanted, folders: Folders) -> Targets:
+    def _by_folder(cls, keys: Sequence[str], wanted: GivenClasses, folders: Folders) -> Targets:
         """Labels as in torchvision's ImageFolder: the first folder, numbered in sorted order."""
         names = [key.partition("/")[0] if "/" in key else None for key in keys]
         bare = [repr(key) for key, name in zip(keys, names, strict=True) if name is None]
@@ -141,7 +141,7 @@ class Targets:
         return self.values[index]
 
 
-def _numbered(function: Callable[[Sample], Any], wanted: Wanted, sample: Sample) -> int:
+def _numbered(function: Callable[[Sample], Any], wanted: GivenClasses, sample: Sample) -> int:
     """What a user's function says of a sample, as the number of a class."""
     return wanted.number_of(function(sample))
 

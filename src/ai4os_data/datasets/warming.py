@@ -38,7 +38,7 @@ def warm(reader: Reader, cached: CachedStore, *, progress: bool) -> dict[str, in
         for wanted, result in cached.fill(files):
             bar.update(wanted.size_bytes)
             if isinstance(result, errors.StorageError):
-                reader.failures.skip(reader.failures.of_file(wanted.key, result), result)
+                reader.bad_samples.skip(reader.bad_samples.of_file(wanted.key, result), result)
                 continue
             came += 1
             fetched += result

@@ -42,15 +42,7 @@ from ai4os_data.fsspec.moving import (
     remove_emptied,
     upload,
 )
-from ai4os_data.fsspec.paths import (
-    Info,
-    Paths,
-    RemotePaths,
-    RootedPaths,
-    file_info,
-    nothing_at,
-    safe_file_at,
-)
+from ai4os_data.fsspec.paths import Info, Paths, RemotePaths, RootedPaths, file_info, nothing_at, safe_file_at
 from ai4os_data.http import OPENING_S, Content, checked_outage_s
 from ai4os_data.locations import Remote
 from ai4os_data.locations import parsing as locations
@@ -469,13 +461,10 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         Raises:
             OSError: a folder would be copied into itself.
         """
-        ignores_missing = (on_error or ("ignore" if recursive else "raise")) == "ignore"
+        ignored = (FileNotFoundError,) if (on_error or ("ignore" if recursive else "raise")) == "ignore" else ()
         for source, target in apart(self._find, self._pairs(path1, path2, recursive, maxdepth)):
-            try:
+            with suppress(*ignored):
                 self._copy(source, target)
-            except FileNotFoundError:
-                if not ignores_missing:
-                    raise
 
     def mv(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None, **_: Any) -> None:
         """Copy, and remove what is verified there: no server's rename is honest about what it replaced.
@@ -504,9 +493,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     def _pairs(self, path1: Any, path2: Any, recursive: bool, maxdepth: int | None) -> Pairs:
         """Each file and folder with the path that it is copied to, by the rules of fsspec."""
         if isinstance(path1, list) and isinstance(path2, list):
-            return [
-                (self._strip_protocol(one), self._strip_protocol(two)) for one, two in zip(path1, path2, strict=True)
-            ]
+            return list(zip(map(self._strip_protocol, path1), map(self._strip_protocol, path2), strict=True))
         sources = self.expand_path(path1, recursive=recursive, maxdepth=maxdepth)
         is_one = isinstance(path1, str | os.PathLike)
         if is_one and (not recursive or maxdepth is not None):
@@ -563,9 +550,8 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         try:
             cached, entry = self._existing(path)
         except IsADirectoryError as error:
-            raise IsADirectoryError(
-                errno.EISDIR, "this is a folder; say recursive=True to remove all in it", path
-            ) from error
+            message = "this is a folder; say recursive=True to remove all in it"
+            raise IsADirectoryError(errno.EISDIR, message, path) from error
         cached.store.delete(entry.key)
 
     def _rm(self, path: str) -> None:
@@ -650,8 +636,7 @@ class RootedFileSystem(StorageFileSystem):
         Raises:
             LocationError: there is nothing at it.
         """
-        store = self._root
-        look_at(store.with_patience(store.patience.hurried(OPENING_S, waits=True)))
+        look_at(self._root.with_patience(self._root.patience.hurried(OPENING_S, waits=True)))
 
     def unstrip_protocol(self, name: str) -> str:
         """The path as a location that a dataset takes."""

@@ -1,4 +1,4 @@
-"""A loader under Hugging Face Accelerate: ``prepare`` takes it as it is, and each sample goes to one process once.
+"""A loader under Hugging Face Accelerate: ``prepare`` leaves it alone, and each sample goes to one process once.
 
 Accelerate makes a new loader of what it prepares, which shares out the batches among the processes once more. It leaves
 alone what says that it is prepared, so ours says so, and does for its caller what that new loader would have done.
@@ -12,6 +12,7 @@ import traceback
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ai4os_data.loader.sharing import share_of
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Accelerated:
 
     @property
     def gradient_state(self) -> Any:
-        """What accelerators know about the loaders that are being gone through, as Accelerate's own loaders show it.
+        """What accelerators know about the loaders that are in use, as Accelerate's own loaders show it.
 
         Raises:
             AttributeError: Accelerate is not in use.
@@ -64,7 +65,7 @@ class Accelerated:
     def _is_accelerate_prepared(self) -> bool:
         """Whether Accelerate leaves the loader alone; an attribute for its eyes only.
 
-        What is to be prepared comes to know the accelerator here, and nowhere else: it is whoever asks.
+        The accelerator is looked up on the stack, since it is the one that asks and gives itself to no loader.
 
         Raises:
             AttributeError: it is no accelerator that asks.
@@ -111,7 +112,7 @@ class Accelerated:
     def _shares(self) -> int:
         """Among how many processes the sampler shares out the samples."""
         samplers = (self.sampler, getattr(self.batch_sampler, "sampler", None))
-        return max(getattr(sampler, "ranks", getattr(sampler, "num_replicas", 1)) for sampler in samplers)
+        return max((share_of(sampler) or (1,))[0] for sampler in samplers)
 
     def _share_as(self, accelerator: Any) -> None:
         """Share out the samples so that what is gathered comes in the order of the dataset, repeated ones last."""
@@ -140,14 +141,14 @@ class PreparedPass:
     """A pass over a prepared loader, of which accelerators know while somebody goes through it.
 
     Args:
-        loader: what is gone through.
+        loader: what the pass is over.
         placement: where its batches go.
         samples: how many the ranks have before them together, repeated ones not counted; None if all count.
     """
 
     def __init__(self, loader: Accelerated, placement: Placement, samples: int | None) -> None:
         self._loader = loader
-        self._place = placement
+        self._placement = placement
         self._remainder = -1 if samples is None else samples % loader.total_batch_size
         self._is_begun = False
 
@@ -159,14 +160,14 @@ class PreparedPass:
             self._loader.remainder = self._remainder
             _gradient_state()._add_dataloader(self._loader)  # noqa: SLF001  as Accelerate's own loaders do
 
-    def placed(self, batch: Any, *, is_last: bool) -> Any:
+    def on_device(self, batch: Any, *, is_last: bool) -> Any:
         """A batch, on the device of the accelerator."""
         self._loader.end_of_dataloader = is_last
-        return self._place(batch)
+        return self._placement(batch)
 
     def end(self) -> None:
         """Let accelerators know that nobody goes through it any longer."""
-        if self._is_begun and "accelerate.state" in sys.modules:  # an interpreter that ends has let go of it
+        if self._is_begun and "accelerate.state" in sys.modules:  # at its end the interpreter has dropped it
             _gradient_state()._remove_dataloader(self._loader)  # noqa: SLF001  as Accelerate's own loaders do
 
 

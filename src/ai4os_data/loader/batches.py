@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from contextlib import nullcontext
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch.utils.data import Dataset, default_collate, get_worker_info
@@ -15,21 +16,20 @@ from ai4os_data.loader import mismatch, nesting
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ai4os_data.datasets import StorageDataset
-    from ai4os_data.loader.next_uses import Course
+    from ai4os_data.loader.next_uses import NextUses
 
 
-# What `default_collate` raises; the last only in a worker, where it asks every sample for its size.
+# What `default_collate` raises; the last only in a worker, in which it asks every sample for its size.
 _OF_TORCH = (TypeError, RuntimeError, KeyError, ValueError, AttributeError)
 
 
 class Wanted(NamedTuple):
-    """A batch that is to be made: its number, the indices of its samples, and the place up to which all was used."""
+    """A batch that is to be made, and the position before which all samples were used."""
 
     number: int
     seed: int
     epoch: int
-    place: int
+    position: int
     indices: list[int]
 
 
@@ -48,13 +48,13 @@ class Failed(NamedTuple):
     trace: str
 
     def raise_error(self) -> None:
-        """Raise the error in the caller, with the place that it comes from.
+        """Raise the error in the caller, with the traceback of the worker.
 
         Raises:
             SampleError: always.
         """
         if self.error.__cause__ is None:
-            self.error.__cause__ = RemoteError(self.trace)
+            self.error.__cause__ = WorkerTraceback(self.trace)
         raise self.error
 
 
@@ -62,8 +62,8 @@ class LeftOut(Failed):
     """A batch without a good sample, under ``on_error="skip"``."""
 
 
-class RemoteError(Exception):
-    """Where an error of a worker came from, in words."""
+class WorkerTraceback(Exception):  # noqa: N818  it is none, as `_RemoteTraceback` of multiprocessing
+    """The traceback of an error in a worker, as text."""
 
     def __str__(self) -> str:
         """Begin on a new line, as tracebacks do."""
@@ -75,23 +75,23 @@ class Work(Dataset[Any]):
 
     Args:
         dataset: whose samples are put together.
-        collate: makes a batch of a list of samples, or changes a sample where there are no batches.
+        collate: makes a batch of a list of samples, or changes a sample if there are no batches.
         is_batched: whether there are batches.
-        course: is told of each batch, in the process that makes it.
+        next_uses: is notified of each batch, in the process that makes it.
     """
 
     def __init__(
-        self, dataset: Any, collate: Callable[[Any], Any], *, is_batched: bool, course: Course | None = None
+        self, dataset: Any, collate: Callable[[Any], Any], *, is_batched: bool, next_uses: NextUses | None = None
     ) -> None:
         self.dataset = dataset
-        self._course = course
+        self._next_uses = next_uses
         self._collate = collate
         self._is_batched = is_batched
 
     def __getitem__(self, wanted: Wanted) -> Made | Failed:  # a `LeftOut` is one
         """One batch."""
-        if self._course is not None:
-            self._course.reach(wanted.epoch, wanted.place)
+        if self._next_uses is not None:
+            self._next_uses.reach(wanted.epoch, wanted.position)
         with seeding.kept_states() if get_worker_info() is None else nullcontext():
             try:
                 return Made(wanted.number, self._made(wanted))
@@ -113,25 +113,25 @@ class Work(Dataset[Any]):
             # An error of the user's own function is the user's own; torch's names no sample.
             if self._collate is not default_collate or type(error) not in _OF_TORCH:
                 raise
-            words = mismatch.explained(items, self._names(wanted.indices, [place for place, _ in found]))
+            words = mismatch.explained(items, self._names(wanted.indices, [position for position, _ in found]))
             if words is None:
                 raise
             raise type(error)(f"{words}. ({error})") from error
 
-    def _names(self, indices: list[int], places: Sequence[int]) -> list[str]:
-        """What the samples at these places of a batch are called: by their keys, as far as they are known."""
+    def _names(self, indices: list[int], positions: Sequence[int]) -> list[str]:
+        """What the samples at these positions of a batch are called: by their keys, as far as they are known."""
         found = nesting.expected(self.dataset, indices)
         names = [
-            f"sample {index}" if where is None else repr(where[0].reader.entries[where[1]].key)
-            for index, where in zip(indices, found, strict=True)
+            f"sample {index}" if one is None else repr(one[0].reader.entries[one[1]].key)
+            for index, one in zip(indices, found, strict=True)
         ]
-        return [names[place] for place in places]
+        return [names[position] for position in positions]
 
     def _items(self, indices: list[int], seeds: list[int]) -> list[tuple[int, Any]]:
-        """The samples, each with its place among the indices; bad ones left out."""
-        places = nesting.located(self.dataset, indices)
-        if places is not None:
-            return _read(places, seeds)
+        """The samples, each with its position in the batch; bad ones left out."""
+        located = nesting.located(self.dataset, indices)
+        if located is not None:
+            return _read(located, seeds)
         if self._is_batched and nesting.fetches_batches(self.dataset):
             seeding.seed_all(seeds[0])
             return list(enumerate(self.dataset.__getitems__(indices)))
@@ -141,10 +141,10 @@ class Work(Dataset[Any]):
         """The samples of somebody else's dataset; those that one of ours inside it skips are left out."""
         items = []
         skipped: SkippedError | None = None
-        for place, (index, seed) in enumerate(zip(indices, seeds, strict=True)):
+        for position, (index, seed) in enumerate(zip(indices, seeds, strict=True)):
             seeding.seed_all(seed)
             try:
-                items.append((place, self.dataset[index]))
+                items.append((position, self.dataset[index]))
             except SkippedError as error:
                 skipped = error
         if skipped is not None and not items:
@@ -167,29 +167,23 @@ class Start:
         self._function(worker)
 
 
-def as_it_is(batch: Any) -> Any:
+def identity(batch: Any) -> Any:
     """A batch that is whole already."""
     return batch
 
 
-def _read(places: Sequence[nesting.Place], seeds: Sequence[int]) -> list[tuple[int, Any]]:
-    """The samples of several datasets, each with its place, in order; bad ones left out.
+def _read(located: Sequence[nesting.Located], seeds: Sequence[int]) -> list[tuple[int, Any]]:
+    """The samples of several datasets, each with its position, in order; bad ones left out.
 
     Raises:
         SkippedError: all of them are bad.
     """
-    by_dataset: dict[int, tuple[StorageDataset, list[int]]] = {}
-    for place, (dataset, _) in enumerate(places):
-        by_dataset.setdefault(id(dataset), (dataset, []))[1].append(place)
     found: list[tuple[int, Any]] = []
-    for dataset, its_places in by_dataset.values():
-        reader = dataset.reader
-        indices = [reader.checked(places[place][1]) for place in its_places]
-        items = reader.good(indices, [seeds[place] for place in its_places])
-        found += [(its_places[number], item) for number, item in items]
-    if len(by_dataset) > 1:
-        found.sort(key=lambda pair: pair[0])
+    for dataset, positions, indices in nesting.by_dataset(located):
+        checked = [dataset.reader.checked(index) for index in indices]
+        items = dataset.reader.good(checked, [seeds[position] for position in positions])
+        found += [(positions[number], item) for number, item in items]
     if not found:
-        reader, index = places[-1][0].reader, places[-1][1]
+        reader, index = located[-1][0].reader, located[-1][1]
         raise reader.skipped(reader.checked(index))
-    return found
+    return sorted(found, key=itemgetter(0))

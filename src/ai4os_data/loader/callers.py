@@ -1,8 +1,8 @@
-"""What Lightning and Fabric know of a loader that they iterate over, and do not tell it.
+"""A loader under Lightning and Fabric resumes where it should, by what these know of it and do not pass on.
 
-Fabric's wrapper has no state and counts the epochs from 0 in each process. Lightning restores the states of loaders
-that it has set up before, and leaves them lying. Neither has a public way to it, so the caller is looked at; where its
-names change, nothing is found and nothing is done.
+Fabric's wrapper has no state and counts epochs from 0 in each process; Lightning keeps the states of loaders that it
+set up before it restored them. No public interface leads to either, so the calling frames are searched, at most once
+a pass: if a name changes there, nothing is found and nothing is done.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _WRAPPER = "_FabricDataLoader"
 _FRAMES = 14  # between a caller and the order of a loader
 
 
-def count_on(told: int, epoch: int) -> bool:
+def count_on(epoch_set: int, epoch: int) -> bool:
     """Let Fabric's wrapper count on from an epoch, if it is what sets another one now; whether it is.
 
     Args:
-        told: the epoch that is set.
+        epoch_set: by it.
         epoch: the one that the loader is in.
     """
     wrapper = _caller(_WRAPPER, "__iter__")
     if not hasattr(wrapper, "_num_iter_calls"):
         return False
-    wrapper._num_iter_calls += epoch - told  # noqa: SLF001  Fabric has no public way to it
+    wrapper._num_iter_calls += epoch - epoch_set  # noqa: SLF001  Fabric has no public way to it
     return True
 
 

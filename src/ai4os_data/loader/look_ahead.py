@@ -1,7 +1,7 @@
 """Look-ahead: one thread brings what the coming batches will miss into the cache, and ends with its owner.
 
 Workers find what it fetched in the cache, and wait for what it is fetching: the cache's claims see to that. It is a
-help and no more. Where it fails, or falls behind, workers fetch by themselves, and meet the error in its own place.
+help and no more: if it fails, or falls behind, workers fetch by themselves, and meet the error at its own batch.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import time
 import weakref
 from collections import deque
 from contextlib import closing
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors, telemetry
+from ai4os_data.loader import nesting
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     Files = list[tuple[CachedStore, list[WantedFile]]]  # what a batch is read from
     FilesOf = Callable[[list[int]], Files]
 
-_PARTS_OF_CACHE = 4  # so much of the limit may be staged ahead, unless the user says otherwise
+_PARTS_OF_CACHE = 4  # a quarter of the limit may be staged ahead, unless the user says otherwise
 _MOST_BYTES = 1024 * 1024 * 1024
 _ROUND_BYTES = 64 * 1024 * 1024  # what one store is asked for while others wait
 _HEAD_START_S = 0.25  # of workers, which have the line to themselves until the first batch is there
@@ -39,47 +41,100 @@ def default_bytes(limit_bytes: int) -> int:
     return min(limit_bytes // _PARTS_OF_CACHE, _MOST_BYTES)
 
 
+class LookAheads:
+    """Makes the look-ahead of each pass over a dataset.
+
+    Args:
+        dataset: that of the loader.
+        staged_bytes: how much may lie in the cache that no batch has used yet; None for the default, 0 for none.
+    """
+
+    def __init__(self, dataset: Any, staged_bytes: int | None) -> None:
+        self.staged_bytes = staged_bytes
+        self._dataset = dataset
+        self._datasets = nesting.storage_datasets(dataset)
+        self._last_misses = -1
+
+    def along(self, batches: Any, workers: int) -> LookAhead | None:
+        """The look-ahead of a pass through these batches; None if there is nothing to look ahead for, or no end."""
+        files = [dataset.reader.files for dataset in self._datasets]
+        limits = [one.cache.size_limit for one in files if one.cache is not None]
+        if not limits or not batches or not isinstance(batches, list) or self.staged_bytes == 0:
+            return None
+        misses = int(sum(dataset.stats()["misses"] for dataset in self._datasets))
+        is_quiet, self._last_misses = misses == self._last_misses, misses
+        return LookAhead(
+            batches,
+            partial(nesting.files, self._dataset),
+            self.staged_bytes or default_bytes(min(limits)),
+            trusting=is_quiet,
+            workers=workers,
+            together=any(one.store.asks_together for one in files),
+        )
+
+
 class LookAhead:
-    """The thread of one pass. It runs until it has seen to everything, or its owner is gone.
+    """The thread of one pass: it runs along the order until everything is fetched, or its owner is gone.
 
     Args:
         batches: those that are to come, with their numbers.
         files_of: what a batch's samples are read from. In a cache with the policy ``"lru"``, what is there already
             counts as staged too, and as used: otherwise it could be evicted for what comes after it.
-        staged_bytes: how much may lie in the cache, or be on its way there, that no batch has used yet.
+        staged_bytes: the most that may lie in the cache, or be on its way there, that no batch has used yet.
         trusting: whether what was in the cache a while ago is there still, as far as is known.
-        workers: how many processes make batches; 0 where the caller does.
+        workers: how many processes make batches; 0 if the caller does.
         together: whether a store of these is faster the more files it is asked for at once. Then workers have no
-            head start, and fetch no more than the first batch of each.
+            head start.
     """
 
     def __init__(
         self,
         batches: Sequence[tuple[int, list[int]]],
         files_of: FilesOf,
-        *,
         staged_bytes: int,
+        *,
         trusting: bool,
-        workers: int = 0,
-        together: bool = False,
+        workers: int,
+        together: bool,
     ) -> None:
-        self._walk = _Walk(batches, files_of, staged_bytes, trusting=trusting, workers=workers, together=together)
-        # A daemon, so that a stalled transfer does not hold up the end of the process.
-        self._thread = threading.Thread(target=self._walk.go, name="ai4os-data-look-ahead", daemon=True)
-        self._end: Callable[[], object] = self._walk.stop
+        self._batches = iter(batches)
+        self._files_of = files_of
+        self._limit_bytes = staged_bytes
+        self._trusting = trusting
+        self._workers = workers
+        self._together = together
+        self._is_over = False
+        self._is_through = False  # the batches
+        self._handed_out = -1  # the number of the last batch that a worker has, or had
+        self._used_up_to = -1  # the number of the last batch that the caller was given
+        self._last_of_first = batches[0][0] + max(workers, 1) - 1 if batches else -1
+        self._missing: deque[tuple[int, CachedStore, WantedFile]] = deque()
+        self._staged: dict[int, int] = {}  # by the number of the batch
+        self._staged_bytes = 0
+        self._passed_before: dict[CachedStore, int] = {}  # how many found no room in the cache, when first asked
+        self._tight: set[CachedStore] = set()  # those in which one did since then
+        self._files = self._fetched_bytes = 0
+        self._cpu_s = 0.0
+        self._changed = threading.Condition()
+        self._end: Callable[[], object] = self._stop
 
     def start(self, owner: object) -> None:
         """Begin; end with the owner, at the latest."""
-        self._end = weakref.finalize(owner, _end, self._walk, self._thread, os.getpid())
-        self._thread.start()
+        # A daemon, so that a stalled transfer does not hold up the end of the process.
+        thread = threading.Thread(target=self._run, name="ai4os-data-look-ahead", daemon=True)
+        self._end = weakref.finalize(owner, _end, self._stop, thread, os.getpid())
+        thread.start()
 
     def handed_out(self, number: int) -> None:
         """Record that a worker has a batch now: what it still misses is for the worker to fetch."""
-        self._walk.handed_out = max(self._walk.handed_out, number)
+        self._handed_out = max(self._handed_out, number)
 
     def given(self, number: int) -> None:
-        """Record that a batch has been used."""
-        self._walk.used(number)
+        """Record that a batch has been given to the caller."""
+        with self._changed:
+            self._used_up_to = max(self._used_up_to, number)
+            self._staged_bytes -= self._staged.pop(number, 0)
+            self._changed.notify_all()
 
     def end(self) -> None:
         """End the thread, with what it is fetching."""
@@ -88,61 +143,26 @@ class LookAhead:
     @property
     def figures(self) -> dict[str, float]:
         """``look_ahead_files``, ``look_ahead_bytes`` over the network, and the ``look_ahead_cpu_s`` it took."""
-        walk = self._walk
         return {
-            "look_ahead_files": walk.files,
-            "look_ahead_bytes": walk.fetched_bytes,
-            "look_ahead_cpu_s": walk.cpu_s,
+            "look_ahead_files": self._files,
+            "look_ahead_bytes": self._fetched_bytes,
+            "look_ahead_cpu_s": self._cpu_s,
         }
 
-
-class _Walk:
-    """The way along the order: what has been looked at, what is to be fetched, how much is staged."""
-
-    def __init__(
-        self,
-        batches: Sequence[tuple[int, list[int]]],
-        files_of: FilesOf,
-        limit_bytes: int,
-        *,
-        trusting: bool,
-        workers: int,
-        together: bool,
-    ) -> None:
-        self.handed_out = -1
-        self.is_over = False
-        self.files = self.fetched_bytes = 0
-        self.cpu_s = 0.0
-        self._batches = iter(batches)
-        self._workers = workers
-        self._together = together
-        self._last_of_first = batches[0][0] + max(workers, 1) - 1 if batches else -1
-        self._passed_before: dict[CachedStore, int] = {}  # how many found no room in the cache, when first asked
-        self._tight: set[CachedStore] = set()  # where one did since then
-        self._files_of = files_of
-        self._limit_bytes = limit_bytes
-        self._trusting = trusting
-        self._missing: deque[tuple[int, CachedStore, WantedFile]] = deque()
-        self._staged: dict[int, int] = {}  # by the number of the batch
-        self._staged_bytes = 0
-        self._used_up_to = -1
-        self._is_through = False  # the batches
-        self._changed = threading.Condition()
-
-    def go(self) -> None:
+    def _run(self) -> None:
         """Fetch, wait for room, fetch on."""
         try:
-            self._go()
+            self._fetch_all()
         except Exception as error:  # noqa: BLE001  workers fetch by themselves, and meet what is wrong there
-            tell_once(f"looking ahead has ended, reading goes on without: {type(error).__name__}: {error}")
+            tell_once(f"prefetching stopped; samples are fetched when they are needed: {type(error).__name__}: {error}")
         finally:
-            self.cpu_s = time.thread_time()
+            self._cpu_s = time.thread_time()
 
-    def _go(self) -> None:
+    def _fetch_all(self) -> None:
         if not self._together:
             self._wait(lambda: self._used_up_to >= 0, _HEAD_START_S)
         failing = 0
-        while not self.is_over and failing < _FAILING_ROUNDS:
+        while not self._is_over and failing < _FAILING_ROUNDS:
             outcome = "done"
             if self._look_on():
                 outcome = self._round(self._missing[0][1])
@@ -179,14 +199,14 @@ class _Walk:
                 if isinstance(result, errors.StorageError):
                     has_failed = has_failed or isinstance(result, _OF_THE_STORE)
                 elif result:
-                    self.files += 1
-                    self.fetched_bytes += result
-                self.cpu_s = time.thread_time()
-                if self.is_over or has_failed:
+                    self._files += 1
+                    self._fetched_bytes += result
+                self._cpu_s = time.thread_time()
+                if self._is_over or has_failed:
                     break
         if has_failed:
             return "failed"
-        if not is_exhausted and taken and not self.is_over:  # the last one found no room
+        if not is_exhausted and taken and not self._is_over:  # the last one found no room
             number, _, entry = taken[0]
             self._unstage(number, entry.size_bytes)
             self._missing.appendleft(taken[0])
@@ -194,11 +214,11 @@ class _Walk:
         return "full" if row[telemetry.PASSED_THROUGH] > passed_before else "done"
 
     def _next_of(self, store: CachedStore) -> Iterator[tuple[int, CachedStore, WantedFile]]:
-        """What is to be fetched from one store; what others have to give waits."""
+        """What is to be fetched from one store; what comes from others waits."""
         passed_over: list[tuple[int, CachedStore, WantedFile]] = []
         waiting_bytes = 0
         try:
-            while not self.is_over and waiting_bytes < _ROUND_BYTES and self._look_on():
+            while not self._is_over and waiting_bytes < _ROUND_BYTES and self._look_on():
                 item = self._missing.popleft()
                 number, its_store, entry = item
                 if its_store is not store:
@@ -214,35 +234,33 @@ class _Walk:
             self._missing.extendleft(reversed(passed_over))
 
     def _look_on(self) -> bool:
-        """Look along the order until something is missing; False at its end, or where enough is staged already."""
+        """Look along the order until something is missing; False at its end, or if enough is staged already."""
         while self._missing and self._missing[0][0] <= self._left_to_workers(self._missing[0][1]):
             self._missing.popleft()  # the loop has caught up
-        while not self._missing and not self.is_over and self._staged_bytes <= self._limit_bytes:
+        while not self._missing and not self._is_over and self._staged_bytes <= self._limit_bytes:
             number, indices = next(self._batches, (None, None))
             if number is None or indices is None:
                 self._is_through = True
                 return False
-            if self._together or number > self.handed_out:
-                for store, entries in self._files_of(indices):
-                    if number > self._left_to_workers(store):
-                        self._miss(number, store, self._absent(number, store, entries))
+            for store, entries in self._files_of(indices):
+                if number > self._left_to_workers(store):
+                    self._miss(number, store, self._absent(number, store, entries))
         return bool(self._missing)
 
     def _left_to_workers(self, store: CachedStore) -> int:
         """The number of the last batch whose files are for the workers to fetch.
 
-        These are all that have been handed out. Where a store is asked for many files at once, they are those that a
-        worker may have begun: what it has not begun comes sooner with others, and the claims keep both apart. But what
+        These are the batches that a worker may have begun. What it has not begun comes sooner if it is fetched here, in
+        the order of use, and claims keep both apart. In a cache without room they are all that were handed out: what
         somebody fetched and could not keep would be fetched twice.
         """
-        if not store.store.asks_together or store in self._tight:
-            return self.handed_out
-        begun = min(self.handed_out, self._used_up_to + self._workers) if self._workers else self.handed_out
-        return max(begun, self._last_of_first)
+        if store in self._tight or not self._workers:
+            return max(self._handed_out, self._last_of_first)
+        return max(min(self._handed_out, self._used_up_to + self._workers), self._last_of_first)
 
     def _miss(self, number: int, store: CachedStore, absent: list[WantedFile]) -> None:
         """Have these fetched, if they are not for the workers after all."""
-        if absent and store.store.asks_together and store not in self._tight:
+        if absent and store not in self._tight:
             passed = store.counters.totals()["passed_through"]
             if passed > self._passed_before.setdefault(store, passed):
                 self._tight.add(store)
@@ -268,22 +286,15 @@ class _Walk:
                 self._staged[number] -= size_bytes
                 self._staged_bytes -= size_bytes
 
-    def used(self, number: int) -> None:
-        """Record that a batch has been given to the caller."""
-        with self._changed:
-            self._used_up_to = max(self._used_up_to, number)
-            self._staged_bytes -= self._staged.pop(number, 0)
-            self._changed.notify_all()
-
-    def stop(self) -> None:
+    def _stop(self) -> None:
         """Go no further."""
-        self.is_over = True
+        self._is_over = True
         with self._changed:
             self._changed.notify_all()
 
     def _wait(self, until: Callable[[], bool], timeout_s: float | None = None) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self.is_over or until(), timeout_s)
+            self._changed.wait_for(lambda: self._is_over or until(), timeout_s)
 
 
 _OF_THE_STORE = (
@@ -296,9 +307,9 @@ _OF_THE_STORE = (
 )
 
 
-def _end(walk: _Walk, thread: threading.Thread, owner: int) -> None:
+def _end(stop: Callable[[], None], thread: threading.Thread, owner: int) -> None:
     if os.getpid() != owner:  # a forked child has no such thread, and its locks may be held for ever
         return
-    walk.stop()
+    stop()
     if thread.is_alive() and thread is not threading.current_thread():
         thread.join(_LONGEST_END_S)

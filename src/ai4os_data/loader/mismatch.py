@@ -22,7 +22,7 @@ class _Difference(NamedTuple):
 
 
 def explained(samples: Sequence[Any], names: Sequence[str]) -> str | None:
-    """Why ``default_collate`` makes no batch of samples; None where nothing is seen.
+    """Why ``default_collate`` makes no batch of samples; None if nothing is seen.
 
     Args:
         samples: of one batch.
@@ -47,7 +47,7 @@ def explained(samples: Sequence[Any], names: Sequence[str]) -> str | None:
 
 
 def _parts(sample: Any, part: str = "") -> Iterator[tuple[str, Any]]:
-    """What a sample is made of, with where it stands in it."""
+    """The parts of a sample, each with its path in it."""
     if isinstance(sample, Mapping):
         for key, value in sample.items():
             yield from _parts(value, f"{part}[{key!r}]")
@@ -63,7 +63,7 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _foreign(value: Any) -> str | None:
-    """What a value is that ``default_collate`` does not take; None where it takes it."""
+    """What a value is that ``default_collate`` does not take; None if it takes it."""
     if isinstance(value, (torch.Tensor, int, float, np.number, np.bool_, *_TEXT)):
         return None
     if isinstance(value, np.ndarray):
@@ -106,7 +106,7 @@ def _kind_of_array(value: Any) -> str:
 
 
 def _in_part(part: str, sample: Any) -> str:
-    """Where in a sample, unless it is all of it, or the ``x`` of ``(x, y)``."""
+    """The path in a sample, unless it is all of it, or the ``x`` of ``(x, y)``."""
     return "" if part in {"", "[0]"} and not (part and _length(sample) != 2) else f" in sample{part}"
 
 

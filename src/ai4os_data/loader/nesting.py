@@ -11,90 +11,71 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from ai4os_data.datasets import StorageDataset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ai4os_data.cache import CachedStore, WantedFile
 
-Place = tuple[StorageDataset, int]
+Located = tuple[StorageDataset, int]
 
 
-def located(dataset: Any, indices: Sequence[int]) -> list[Place] | None:
-    """The dataset and the index there that each index means; None where somebody else's code decides that."""
-    if _reads_as(dataset, StorageDataset):
-        return [(dataset, index) for index in indices]
-    if _reads_as(dataset, Subset):
-        return located(dataset.dataset, [dataset.indices[index] for index in indices])
-    if _reads_as(dataset, ConcatDataset):
-        return _located_in_parts(dataset, indices)
-    return None
+def located(dataset: Any, indices: Sequence[int]) -> list[Located] | None:
+    """The dataset and the index there that each index means; None if somebody else's code decides that."""
+    found = _found(dataset, indices, certain=True)
+    return None if found is None else [one for one in found if one is not None]
 
 
-def expected(dataset: Any, indices: Sequence[int]) -> list[Place | None]:
-    """As `located`, where it need not be certain; None for each index of which nothing is known.
+def expected(dataset: Any, indices: Sequence[int]) -> list[Located | None]:
+    """As `located`, if it need not be certain; None for each index of which nothing is known.
 
     A subset is believed to read its indices, one of our datasets with code of the user's to read its own, and a wrapper
     with as many samples as what it wraps to read them one to one.
     """
-    if isinstance(dataset, StorageDataset):
-        return [(dataset, index) for index in indices]
-    if isinstance(dataset, Subset):
-        return expected(dataset.dataset, [dataset.indices[index] for index in indices])
-    if isinstance(dataset, ConcatDataset):
-        return _in_parts(dataset, indices, expected) or [None] * len(indices)
-    inner = _wrapped(dataset)
-    if len(inner) == 1 and _same_length(dataset, inner[0]):
-        return expected(inner[0], indices)
-    return [None] * len(indices)
+    return _found(dataset, indices, certain=False) or [None] * len(indices)
+
+
+def by_dataset(found: Sequence[Located | None]) -> list[tuple[StorageDataset, list[int], list[int]]]:
+    """Each dataset with the positions in a batch at which its samples stand, and their indices."""
+    grouped: dict[int, tuple[StorageDataset, list[int], list[int]]] = {}
+    for position, one in enumerate(found):
+        if one is not None:
+            _, positions, indices = grouped.setdefault(id(one[0]), (one[0], [], []))
+            positions.append(position)
+            indices.append(one[1])
+    return list(grouped.values())
 
 
 def files(dataset: Any, indices: Sequence[int]) -> list[tuple[CachedStore, list[WantedFile]]]:
     """The files that samples are expected to be read from through a cache, as whole ones, with what reads them."""
     try:
-        readers = [(found.reader, its_indices) for found, its_indices in _by_dataset(expected(dataset, indices))]
+        readers = [(found.reader, its_indices) for found, _, its_indices in by_dataset(expected(dataset, indices))]
         return [(reader.cached, reader.all_files(some)) for reader, some in readers if reader.cached is not None]
-    except (IndexError, KeyError, TypeError, ValueError):  # the batch meets it in its own place
+    except (IndexError, KeyError, TypeError, ValueError):  # the batch meets it in its own turn
         return []
 
 
 def names(dataset: Any, indices: Sequence[int]) -> list[list[str]]:
-    """What the files of each sample are called in the cache; none where nothing is known of it."""
-    places = expected(dataset, indices)
-    found: list[list[str]] = [[] for _ in places]
-    numbers: dict[int, list[int]] = {}
-    for number, place in enumerate(places):
-        if place is not None:
-            numbers.setdefault(id(place[0]), []).append(number)
-    for storage_dataset, its_indices in _by_dataset(places):
-        for number, its_names in zip(
-            numbers[id(storage_dataset)], storage_dataset.reader.names_of(its_indices), strict=True
-        ):
-            found[number] = its_names
+    """What the files of each sample are called in the cache; none if nothing is known of it."""
+    found: list[list[str]] = [[] for _ in indices]
+    for storage_dataset, positions, its_indices in by_dataset(expected(dataset, indices)):
+        for position, its_names in zip(positions, storage_dataset.reader.names_of(its_indices), strict=True):
+            found[position] = its_names
     return found
 
 
 def fingerprints(dataset: Any) -> tuple[str, str] | None:
     """What tells the samples of a dataset from others: by their keys, and by their versions; None if it has none."""
     try:
-        places = expected(dataset, range(len(dataset)))
+        found = expected(dataset, range(len(dataset)))
     except (IndexError, KeyError, TypeError, ValueError):
         return None
-    if not any(places):
+    if not any(found):
         return None
     keys, versions = blake2b(digest_size=16), blake2b(digest_size=16)
-    for place in places:
-        entry = None if place is None else place[0].reader.entries[place[1]]
-        key = b"" if entry is None else entry.key.encode("utf-8", "surrogateescape")
-        keys.update(key + b"\0")
+    for one in found:
+        entry = None if one is None else one[0].reader.entries[one[1]]
+        keys.update((b"" if entry is None else entry.key.encode("utf-8", "surrogateescape")) + b"\0")
         versions.update(b"" if entry is None else f"{entry.version}\0{entry.size_bytes}\0".encode())
     return keys.hexdigest(), versions.hexdigest()
-
-
-def _by_dataset(places: Sequence[Place | None]) -> list[tuple[StorageDataset, list[int]]]:
-    by_dataset: dict[int, tuple[StorageDataset, list[int]]] = {}
-    for place in places:
-        if place is not None:
-            by_dataset.setdefault(id(place[0]), (place[0], []))[1].append(place[1])
-    return list(by_dataset.values())
 
 
 def storage_datasets(dataset: Any) -> list[StorageDataset]:
@@ -138,33 +119,38 @@ def _reads_as(dataset: Any, kind: type) -> bool:
     )
 
 
-def _located_in_parts(dataset: ConcatDataset[Any], indices: Sequence[int]) -> list[Place] | None:
-    places = _in_parts(dataset, indices, located)
-    return None if places is None else [place for place in places if place is not None]
+def _found(dataset: Any, indices: Sequence[int], *, certain: bool) -> list[Located | None] | None:
+    """Where each index leads to, as far as that is known; None if nothing is."""
+    reads_as = _reads_as if certain else isinstance
+    if reads_as(dataset, StorageDataset):
+        return [(dataset, index) for index in indices]
+    if reads_as(dataset, Subset):
+        return _found(dataset.dataset, [dataset.indices[index] for index in indices], certain=certain)
+    if reads_as(dataset, ConcatDataset):
+        return _in_parts(dataset, indices, certain=certain)
+    inner = [] if certain else _wrapped(dataset)
+    is_one_to_one = len(inner) == 1 and _same_length(dataset, inner[0])
+    return _found(inner[0], indices, certain=False) if is_one_to_one else None
 
 
-def _in_parts(
-    dataset: ConcatDataset[Any],
-    indices: Sequence[int],
-    within: Callable[[Any, Sequence[int]], Sequence[Place | None] | None],
-) -> list[Place | None] | None:
-    """Where each index leads to, by what is known of the part that it lies in; None if a part tells nothing."""
+def _in_parts(dataset: ConcatDataset[Any], indices: Sequence[int], *, certain: bool) -> list[Located | None] | None:
+    """Where each index leads to, by the part that it lies in; None if one is out of range, or one is not certain."""
     ends = dataset.cumulative_sizes
-    places: list[Place | None] = [None] * len(indices)
+    result: list[Located | None] = [None] * len(indices)
     by_part: dict[int, list[int]] = {}
     numbers = [index + len(dataset) if index < 0 else index for index in indices]
-    for place, index in enumerate(numbers):
-        by_part.setdefault(bisect_right(ends, index), []).append(place)
-    for part, its_places in by_part.items():
+    for position, index in enumerate(numbers):
+        by_part.setdefault(bisect_right(ends, index), []).append(position)
+    for part, positions in by_part.items():
         if part >= len(ends):
-            return None  # out of range: the dataset says so itself
+            return None  # the dataset says so itself
         begin = ends[part - 1] if part else 0
-        found = within(dataset.datasets[part], [numbers[place] - begin for place in its_places])
-        if found is None:
+        found = _found(dataset.datasets[part], [numbers[position] - begin for position in positions], certain=certain)
+        if found is None and certain:
             return None
-        for place, where in zip(its_places, found, strict=True):
-            places[place] = where
-    return places
+        for position, one in zip(positions, found or [None] * len(positions), strict=True):
+            result[position] = one
+    return result
 
 
 def _same_length(one: Any, other: Any) -> bool:

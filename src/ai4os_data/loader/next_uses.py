@@ -1,10 +1,10 @@
-"""The course that a loader takes: what lets the caches of each process know which entries will be used, and when."""
+"""What the caches of each process know of an epoch: which entries it still needs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ai4os_data.cache import Plan, Turns, Uses, live_in
+from ai4os_data.cache import Plan, Uses, live_in
 from ai4os_data.datasets import StorageDataset
 from ai4os_data.loader import nesting
 from ai4os_data.machine import PerProcess
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from ai4os_data.loader.sampler import StorageSampler
 
 
-class Course:
-    """Gives the caches a `Plan` of each epoch and the one after it, over all ranks.
+class NextUses:
+    """Gives the caches a `Plan` of each epoch, over all ranks.
 
-    Workers have copies. Each tells its own caches of it, and moves on as it is handed batches.
+    Workers have copies. Each gives plans to its own caches, and moves them on as it is handed batches.
 
     Args:
         dataset: that of the loader.
@@ -27,19 +27,19 @@ class Course:
         self._dataset = dataset
         self._datasets = nesting.storage_datasets(dataset)
         self._sampler = sampler
-        self._told: PerProcess[_Told] = PerProcess(_Told)
+        self._followed: PerProcess[_Followed] = PerProcess(_Followed)
 
-    def reach(self, epoch: int, place: int) -> None:
-        """Record that an epoch is gone through up to a place in the global order."""
-        told = self._told.get()
+    def reach(self, epoch: int, position: int) -> None:
+        """Record that the samples of an epoch before a position in the global order have been used."""
+        followed = self._followed.get()
         learned = sum(dataset.reader.siblings.learned() for dataset in self._datasets)
-        if (told.epoch, told.learned) != (epoch, learned):
-            told.epoch, told.learned, told.plans = epoch, learned, self._plans(epoch)
-        for plan in told.plans:
-            plan.advance(place)
+        if (followed.epoch, followed.learned) != (epoch, learned):
+            followed.epoch, followed.learned, followed.plans = epoch, learned, self._plans(epoch)
+        for plan in followed.plans:
+            plan.advance(position)
 
     def _plans(self, epoch: int) -> list[Plan]:
-        """A plan for each cache, which knows it while it lives."""
+        """A plan for each cache, which follows it while it lives."""
         stores = [found.reader.cached for found in self._datasets]
         caches = {id(store.cache): store.cache for store in stores if store is not None}
         plans = []
@@ -48,16 +48,15 @@ class Course:
             live_in(cache.directory).follow(plan)
         return plans
 
-    def _uses(self, epoch: int) -> Uses | tuple[Turns, Turns]:
-        """What each turn of an epoch and of the next one uses."""
-        this_epoch, next_epoch = (self._sampler.order(number) for number in (epoch, epoch + 1))
+    def _uses(self, epoch: int) -> Uses:
+        order = self._sampler.order(epoch)
         if type(self._dataset) is StorageDataset and not self._dataset.reader.siblings.learned():
-            return Uses(self._dataset.reader.names(), this_epoch, next_epoch)
-        return nesting.names(self._dataset, this_epoch), nesting.names(self._dataset, next_epoch)
+            return Uses(self._dataset.reader.names(), order)
+        return Uses.of_turns(nesting.names(self._dataset, order))
 
 
-class _Told:
-    """What the caches of one process know."""
+class _Followed:
+    """The plans that the caches of one process follow."""
 
     def __init__(self) -> None:
         self.epoch = -1

@@ -38,7 +38,7 @@ class Progress:
         self._at_end: dict[str, int] = {}
 
     def given(self, samples: int, waited_s: float) -> None:
-        """Take in a batch that the caller has waited for."""
+        """Record a batch that the caller has waited for."""
         if self._samples == 0:
             self._first_batch_s = time.perf_counter() - self._begun_s
         else:
@@ -52,7 +52,7 @@ class Progress:
             self._at_end = self._totals()
 
     def figures(self) -> dict[str, float]:
-        """The figures up to now, or up to the end."""
+        """Those up to now, or up to the end."""
         seconds = (self._ended_s or time.perf_counter()) - self._begun_s
         totals = self._at_end or self._totals()
         hits, misses, from_network = (totals[name] - self._before[name] for name in _COUNTED)
@@ -71,19 +71,15 @@ class Progress:
             "waiting_share": min(1.0, self._waited_s / looping_s) if looping_s > 0 else 0.0,
         }
 
-    def tell(self) -> None:
-        """Put one line into the log."""
+    def log(self) -> None:
+        """Log the figures in one line."""
         said = self.figures()
+        parts = {name: said[name] * 100 for name in ("hit_rate", "waiting_share")}
         telemetry.log.info(
-            "epoch %d: %d images, %.0f images/s, hit rate %.1f %%, %.1f MB from the network, "
-            "first batch after %.2f s, then %.1f %% of the time waiting",
-            said["epoch"],
-            said["images"],
-            said["images_per_s"],
-            said["hit_rate"] * 100,
-            said["bytes_from_network"] / 1e6,
-            said["first_batch_s"],
-            said["waiting_share"] * 100,
+            "epoch %(epoch)d: %(images)d images, %(images_per_s).0f images/s, hit rate %(hit_rate).1f %%, "
+            "%(megabytes).1f MB from the network, first batch after %(first_batch_s).2f s, "
+            "then %(waiting_share).1f %% of the time waiting",
+            {**said, **parts, "megabytes": said["bytes_from_network"] / 1e6},
         )
 
     def _totals(self) -> dict[str, int]:

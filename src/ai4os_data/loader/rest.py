@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -13,27 +12,26 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler
 
-from ai4os_data.loader.sampler import dealt
+from ai4os_data.loader.sampler import AGAIN
+from ai4os_data.loader.sharing import batched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 Batch = list[Any]
-Batches = list[tuple[int, Batch]]
 
-POSITION = ("order", "drawn", "given", "batch_size", "batching", "rank", "kind")  # what a state tells of an order
+POSITION = ("order", "drawn", "given", "batch_size", "batching", "rank", "kind")  # what a state says of an order
 
 _DIGEST_BYTES = 16
-_AGAIN = "or begin anew without load_state_dict"
 
 
 class Position(NamedTuple):
-    """Where a state stands in an order, and what it tells of that order.
+    """The position of a state in an order, and what it says of that order.
 
     Args:
         below: the number of the batch below which all had been given.
         others: the numbers of those that had been given besides.
-        saved: what the state tells of its order; nothing if an older version saved it.
+        saved: what the state says of its order; nothing if an older version saved it.
         rank: which part of how many the sampler gives now.
         kind: of the samplers that are there now.
     """
@@ -45,8 +43,13 @@ class Position(NamedTuple):
     kind: str
 
     @property
+    def described(self) -> dict[str, Any]:
+        """What a state says of whose part of which sampler it is."""
+        return {"rank": self.rank, "kind": self.kind}
+
+    @property
     def given(self) -> int | None:
-        """How many samples had been given; None if the state does not tell."""
+        """How many samples had been given; None if the state does not say."""
         return self.saved.get("given")
 
     @property
@@ -55,7 +58,7 @@ class Position(NamedTuple):
         return "order" in self.saved and self.saved["rank"][0] == self.rank[0]
 
     def compare(self, order: str, drawn: int | None) -> None:
-        """See that an order is the one that was saved.
+        """Raise if an order is not the one that was saved.
 
         Args:
             order: its digest.
@@ -69,18 +72,18 @@ class Position(NamedTuple):
             raise ValueError(
                 f"cannot resume: {before} gave {_counted(self.saved.get('drawn'))} when the state was saved, and {now} "
                 f"gives {_counted(drawn)}. Use the dataset, the sampler and the options that it was saved with, "
-                f"{_AGAIN}"
+                f"{AGAIN}"
             )
         if self.saved["order"] != order:
             raise ValueError(
                 f"cannot resume: {now} gives the samples in another order than {before} did when the state was saved. "
                 "Use the same sampler with the same settings (seed, weights, indices, ranks). One with a random "
                 "generator of its own needs a state_dict() and load_state_dict(), or an order that follows from "
-                f"set_epoch(); {_AGAIN}"
+                f"set_epoch(); {AGAIN}"
             )
 
     def refuse_gaps(self) -> None:
-        """See that no batch had overtaken another: such gaps are those of batches that are no longer made.
+        """Raise if a batch had overtaken another: such gaps are those of batches that are no longer made.
 
         Raises:
             ValueError: one had.
@@ -88,156 +91,111 @@ class Position(NamedTuple):
         if self.others:
             raise ValueError(
                 "cannot resume: this state was saved under in_order=False, with batches given out of their order, and "
-                f"the batches are other ones now. Use the batch size that it was saved with, {_AGAIN}"
+                f"the batches are other ones now. Use the batch size that it was saved with, {AGAIN}"
             )
 
     def refuse_end(self, batches: int) -> None:
-        """See that an order of so many batches reaches as far as the state does.
+        """Raise if an order ends before the position of the state.
 
         Raises:
-            ValueError: it ends before.
+            ValueError: it does.
         """
         if self.below > batches:
             raise ValueError(
                 f"cannot resume: the state was saved after {self.below} batches, and {self._kinds[1]} gives {batches}. "
-                f"Use the dataset, the sampler and the batch size that it was saved with, {_AGAIN}"
+                f"Use the dataset, the sampler and the batch size that it was saved with, {AGAIN}"
             )
 
     @property
     def _kinds(self) -> tuple[str, str]:
-        """The sampler that the state was saved with, and the one that is there now, in as few words as tell them."""
+        """The sampler that the state was saved with, and the present one, in as few words as tell them apart."""
         before = str(self.saved.get("kind", self.kind))
         short = _short(before), _short(self.kind)
         return (before, self.kind) if short[0] == short[1] and before != self.kind else short
 
 
-class Rest(ABC):
-    """What is still to come of an epoch.
+class Rest:
+    """What is still to come of an epoch that was drawn as a whole.
 
-    Args:
-        position: where it begins.
+    Attributes:
+        coming: the batches, with their numbers.
+        first: the number of the first one; others were given before.
+        given: the number of samples that were given, up to the first batch that is still to be given.
+        position: in the order that all ranks share, if there is one.
+        samples_before: of all ranks together, when it began; None if that is not known.
+        described: what a state says of its order.
     """
 
-    coming: Iterable[tuple[int, Batch]]  # with their numbers
-    first = 0  # the number of the first one; others were given before
-    given = 0  # samples, before the first batch that is still to be given
+    coming: Iterable[tuple[int, Batch]]
+    position = 0
+    samples_before: int | None = None
 
-    def __init__(self, position: Position) -> None:
-        self._named = {"rank": position.rank, "kind": position.kind}
-
-    @property
-    @abstractmethod
-    def order(self) -> str:
-        """The digest of the order."""
-
-    @abstractmethod
-    def passed(self, number: int) -> None:
-        """A batch and all before it have been given."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a `Position` is made of."""
-        return {**self._named, "order": self.order, "given": self.given}
-
-
-class _EndingRest(Rest):
-    """One of an order that has an end, and was drawn as a whole."""
-
-    def __init__(self, samples: Sequence[Any], position: Position) -> None:
-        super().__init__(position)
-        self._order = digest(samples)
-        self._drawn = len(samples)
-        self._sizes: list[int] = []  # of the batches from the first one on
-
-    @property
-    def order(self) -> str:
-        """Over all of its samples, whatever batches they make."""
-        return self._order
-
-    def _come(self, batches: list[Batch], position: Position) -> None:
+    def __init__(
+        self, batches: list[Batch], first: int, given: int, others: frozenset[int], described: dict[str, Any]
+    ) -> None:
+        self.first = first
+        self.given = given
+        self.coming = [item for item in enumerate(batches, first) if item[0] not in others]
+        self.described = described
         self._sizes = [len(batch) for batch in batches]
-        others = position.others
-        self.coming = [item for item in enumerate(batches, self.first) if item[0] not in others]
 
     def passed(self, number: int) -> None:
-        """Count its samples."""
+        """Record that a batch and all before it have been given."""
         self.given += self._sizes[number - self.first]
 
     def state_dict(self) -> dict[str, Any]:
-        """With the number of samples in the whole order."""
-        return {**super().state_dict(), "drawn": self._drawn}
+        """What a `Position` is made of."""
+        return {**self.described, "given": self.given}
 
 
-class DealtRest(_EndingRest):
-    """Samples that are dealt out in batches of one size: the rest may be dealt out in batches of another.
+def rest_of_samples(
+    samples: list[Any], batch_size: int | None, position: Position, *, drop_last: bool, compared: list[Any] | None
+) -> Rest:
+    """Samples that are batched in one size: the rest may be batched in another.
 
     Args:
         samples: of the whole epoch.
         batch_size: how many make a batch; None gives them one by one.
-        drop_last: leave out a batch that is not full.
         position: what was given before.
+        drop_last: leave out a batch that is not full.
         compared: what the rank that saved the position would draw; None if that is not known.
     """
-
-    def __init__(
-        self,
-        samples: list[Any],
-        batch_size: int | None,
-        position: Position,
-        *,
-        drop_last: bool,
-        compared: list[Any] | None,
-    ) -> None:
-        super().__init__(samples, position)
-        self._batch_size = batch_size or 0
-        size = batch_size or 1
-        if position.saved.get("batch_size", self._batch_size) != self._batch_size:
-            position.refuse_gaps()
-        if position.given is None:
-            position.refuse_end(-(-len(samples) // size))
-            self.given = min(position.below * size, len(samples))
-        else:
-            if compared is not None:
-                position.compare(digest(compared), len(compared))
-            self.given = min(position.given, len(samples))
-        self.first = position.below
-        self._come(dealt(samples[self.given :], batch_size, drop_last=drop_last), position)
-
-    def state_dict(self) -> dict[str, Any]:
-        """With the size of a batch."""
-        return {**super().state_dict(), "batch_size": self._batch_size}
+    size = batch_size or 1
+    if position.saved.get("batch_size", batch_size or 0) != (batch_size or 0):
+        position.refuse_gaps()
+    if position.given is None:
+        position.refuse_end(-(-len(samples) // size))
+    elif compared is not None:
+        position.compare(digest(compared), len(compared))
+    given = min(position.below * size if position.given is None else position.given, len(samples))
+    batches = batched(samples[given:], batch_size, drop_last=drop_last)
+    described = {"order": digest(samples), "drawn": len(samples), "batch_size": batch_size or 0}
+    return Rest(batches, position.below, given, position.others, {**position.described, **described})
 
 
-class BatchedRest(_EndingRest):
+def rest_of_batches(batches: list[Batch], position: Position) -> Rest:
     """Batches that a sampler makes by itself: they stay as it makes them.
 
     Args:
         batches: of the whole epoch.
         position: what was given before.
     """
-
-    def __init__(self, batches: list[Batch], position: Position) -> None:
-        samples = [sample for batch in batches for sample in batch]
-        super().__init__(samples, position)
-        sizes = [len(batch) for batch in batches]
-        self._batching = digest(sizes)
-        if position.is_of_this_rank:
-            position.compare(self._order, self._drawn)
-        if position.is_of_this_rank and position.saved.get("batching") != self._batching:
-            position.refuse_gaps()
-            self.first = _boundary(sizes, position)
-        else:
-            position.refuse_end(len(batches))
-            self.first = position.below
-        self.given = sum(sizes[: self.first])
-        self._come(batches[self.first :], position)
-
-    def state_dict(self) -> dict[str, Any]:
-        """With a digest of the sizes of its batches."""
-        return {**super().state_dict(), "batching": self._batching}
+    samples = [sample for batch in batches for sample in batch]
+    sizes = [len(batch) for batch in batches]
+    described: dict[str, Any] = {"order": digest(samples), "drawn": len(samples), "batching": digest(sizes)}
+    if position.is_of_this_rank:
+        position.compare(described["order"], described["drawn"])
+    if position.is_of_this_rank and position.saved.get("batching") != described["batching"]:
+        position.refuse_gaps()
+        first = _boundary(sizes, position)
+    else:
+        position.refuse_end(len(batches))
+        first = position.below
+    return Rest(batches[first:], first, sum(sizes[:first]), position.others, {**position.described, **described})
 
 
 class EndlessRest(Rest):
-    """Batches of a sampler that does not tell whether it ends: they are drawn when they are needed.
+    """Batches of a sampler that does not say whether it ends: they are drawn when they are needed.
 
     Args:
         batches: from the beginning of the epoch on.
@@ -245,7 +203,7 @@ class EndlessRest(Rest):
     """
 
     def __init__(self, batches: Iterator[Batch], position: Position) -> None:
-        super().__init__(position)
+        super().__init__([], 0, 0, position.others, position.described)
         self._digest = blake2b(digest_size=_DIGEST_BYTES)
         self._waiting: dict[int, tuple[int, bytes]] = {}  # batches that were drawn, and not given
         self._numbered = zip(count(), batches)
@@ -271,18 +229,14 @@ class EndlessRest(Rest):
             self._compare(position)
 
     def _compare(self, position: Position) -> None:
+        order = self._digest.hexdigest()
         if "drawn" in position.saved:
-            position.compare(self.order, None)
+            position.compare(order, None)
         if self.given != position.given:
             raise _between(position)
-        position.compare(self.order, None)
+        position.compare(order, None)
         if self.first != position.below:
             position.refuse_gaps()
-
-    @property
-    def order(self) -> str:
-        """Over the samples that were given."""
-        return self._digest.hexdigest()
 
     def passed(self, number: int) -> None:
         """Count its samples, and take them into the digest."""
@@ -292,14 +246,18 @@ class EndlessRest(Rest):
         self.given += samples
         self._digest.update(encoded)
 
+    def state_dict(self) -> dict[str, Any]:
+        """With a digest over the samples that were given."""
+        return {**super().state_dict(), "order": self._digest.hexdigest()}
+
 
 def digest(samples: Sequence[Any]) -> str:
-    """A few letters that tell one order of samples from another."""
+    """A few letters that differ between orders of samples."""
     return blake2b(_encoded(samples), digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def is_plain(source: Any) -> bool:
-    """Whether batches are only what a sampler gives, dealt out in one size."""
+    """Whether batches are only what a sampler gives, in one size."""
     return isinstance(source, BatchSampler) and type(source).__iter__ is BatchSampler.__iter__
 
 
@@ -332,7 +290,7 @@ def _boundary(sizes: list[int], position: Position) -> int:
 def _between(position: Position) -> ValueError:
     return ValueError(
         f"cannot resume: the state was saved after {position.given} samples, and no batch of {_short(position.kind)} "
-        f"ends there. Use the batch size that it was saved with, {_AGAIN}"
+        f"ends there. Use the batch size that it was saved with, {AGAIN}"
     )
 
 

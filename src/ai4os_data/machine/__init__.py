@@ -19,7 +19,7 @@ from ai4os_data.machine.packed import (
     packed_values,
     positions,
 )
-from ai4os_data.machine.processes import PerProcess, leave_to_parent, no_fork, tell_after_fork
+from ai4os_data.machine.processes import PerProcess, leave_to_parent, no_fork, tell_after_fork, tell_before_fork
 from ai4os_data.machine.sizes import is_size, parse_size, shown_size
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "shared_memory",
     "shown_size",
     "tell_after_fork",
+    "tell_before_fork",
     "write_all",
     "write_new",
 ]

@@ -13,11 +13,11 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def exhausted(error: BaseException | None = None, error_number: int = 0) -> errors.OpenFilesError | None:
-    """The error to raise where this process can open nothing more; None where something else is wrong.
+    """The error to raise if this process can open nothing more; None if something else is wrong.
 
     Args:
         error: what went wrong; what caused it counts too.
-        error_number: what the operating system said, where a library passes it on.
+        error_number: what the operating system said, if a library passes it on.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

@@ -1,4 +1,4 @@
-"""Which file system lies under a path, as the mount table tells: local disk, network share, rclone mount."""
+"""Which file system lies under a path, as the mount table says: local disk, network share, rclone mount."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Mount:
 
 
 def mount_of(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> Mount | None:
-    """The mount that a path lies on; None where there is no mount table.
+    """The mount that a path lies on; None if there is no mount table.
 
     It asks the table alone: to touch a path on a dead mount can block.
     """
@@ -81,12 +81,12 @@ def mount_of(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> Mount |
 
 
 def remote_place(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> tuple[str, str] | None:
-    """The remote's name and the path below it that lie under a path; None where it is on no rclone mount."""
+    """The remote's name and the path below it that lie under a path; None if it is on no rclone mount."""
     mount = mount_of(path, table)
-    place = mount.remote_path() if mount else None
-    if mount is None or place is None:
+    found = mount.remote_path() if mount else None
+    if mount is None or found is None:
         return None
-    name, top = place
+    name, top = found
     below = os.path.relpath(resolved(path, table), mount.point)
     return name, "/".join(part for part in (top, "" if below == "." else below) if part)
 
@@ -98,17 +98,17 @@ def resolved(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> str:
 
 def _resolved(path: str, mounts: list[Mount]) -> str:
     for _ in range(_MOST_LINKS):
-        place = ""
+        above = ""
         for part in path.strip("/").split("/"):
-            place = f"{place}/{part}"
-            mount = _covering(place, mounts)
+            above = f"{above}/{part}"
+            mount = _covering(above, mounts)
             if mount is not None and mount.is_network:
                 return path
             try:
-                target = os.readlink(place)
+                target = os.readlink(above)
             except OSError:
                 continue  # it is none
-            path = os.path.normpath(os.path.join(os.path.dirname(place), target, path[len(place) + 1 :]))
+            path = os.path.normpath(os.path.join(os.path.dirname(above), target, path[len(above) + 1 :]))
             break
         else:
             return path

@@ -23,7 +23,7 @@ _NO_DETOUR = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def user(number: int) -> str:
-    """A user for people to read: the number, and the name where there is one."""
+    """A user for people to read: the number, and the name if there is one."""
     try:
         return f"user {number} ({pwd.getpwuid(number).pw_name})"
     except KeyError:
@@ -107,15 +107,15 @@ def open_folder(path: str | os.PathLike[str]) -> int:
 
 
 def home(environ: Mapping[str, str]) -> str | None:
-    """The user's own folder: ``$HOME``, or what the table of users says; None where nothing tells."""
-    told = environ.get("HOME", "")
-    if os.path.isabs(told):
-        return told
+    """The user's own folder: ``$HOME``, or what the table of users says; None if nothing says."""
+    given = environ.get("HOME", "")
+    if os.path.isabs(given):
+        return given
     try:
-        told = pwd.getpwuid(os.getuid()).pw_dir
+        given = pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:  # a container's user of any number
         return None
-    return told if os.path.isabs(told) else None
+    return given if os.path.isabs(given) else None
 
 
 def foreign(path: str | os.PathLike[str]) -> str | None:

@@ -38,8 +38,8 @@ class PackedList(Sequence[T]):
     """What can be read as a list is read; it equals a list of the same items, and slices are lists."""
 
     @abstractmethod
-    def at(self, place: int) -> T:
-        """The item at a place from 0 on, which is not checked."""
+    def at(self, position: int) -> T:
+        """The item at a position from 0 on, which is not checked."""
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -50,14 +50,14 @@ class PackedList(Sequence[T]):
     def __getitem__(self, index: int | slice) -> T | list[T]:
         """An item, or a list of some."""
         if isinstance(index, slice):
-            return [self.at(place) for place in range(*index.indices(len(self)))]
+            return [self.at(position) for position in range(*index.indices(len(self)))]
         length = len(self)
-        place = operator.index(index)
-        place += length if place < 0 else 0
-        if not 0 <= place < length:
+        position = operator.index(index)
+        position += length if position < 0 else 0
+        if not 0 <= position < length:
             message = f"index {index} is out of range for {length} items"
             raise IndexError(message)
-        return self.at(place)
+        return self.at(position)
 
     def __iter__(self) -> Iterator[T]:
         """Each item."""
@@ -115,9 +115,9 @@ class Numbers(PackedList[Any]):
         """Each of them."""
         return iter(self._values)
 
-    def at(self, place: int) -> Any:
+    def at(self, position: int) -> Any:
         """One of them."""
-        return self._values[place]
+        return self._values[position]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:  # noqa: FBT001  numpy's protocol
         """Them for numpy, as it takes a list of them."""
@@ -136,7 +136,7 @@ class Same(PackedList[T]):
         """How many times."""
         return self._length
 
-    def at(self, place: int) -> T:  # noqa: ARG002
+    def at(self, position: int) -> T:  # noqa: ARG002
         """The value."""
         return self._value
 
@@ -152,9 +152,9 @@ class Table(PackedList[T]):
         """How many items there are."""
         return len(self._numbers)
 
-    def at(self, place: int) -> T:
+    def at(self, position: int) -> T:
         """One of them."""
-        number: int = self._numbers.at(place)
+        number: int = self._numbers.at(position)
         return self._values[number]
 
 
@@ -180,10 +180,10 @@ class Texts(PackedList[str]):
         """How many there are."""
         return len(self._offsets) - 1
 
-    def at(self, place: int) -> str:
+    def at(self, position: int) -> str:
         """One of them."""
         offsets = self._offsets
-        return self._data[offsets[place] : offsets[place + 1]].decode("utf-8", "surrogatepass")
+        return self._data[offsets[position] : offsets[position + 1]].decode("utf-8", "surrogatepass")
 
     def __iter__(self) -> Iterator[str]:
         """Each of them."""
@@ -194,7 +194,7 @@ class Texts(PackedList[str]):
         return (data[begin:end].decode("utf-8", "surrogatepass") for begin, end in pairwise(self._offsets))
 
     def find(self, text: str) -> int | None:
-        """Where a text is, if they are sorted; the last place of several."""
+        """Where a text is, if they are sorted; the last position of several."""
         wanted, data, offsets = _encoded(text), self._data, self._offsets
         low, high = 0, len(offsets) - 1
         while low < high:
@@ -225,9 +225,9 @@ class HexTexts(PackedList[str]):
         """How many there are."""
         return len(self._offsets) - 1
 
-    def at(self, place: int) -> str:
+    def at(self, position: int) -> str:
         """One of them."""
-        begin, end = self._offsets[place], self._offsets[place + 1]
+        begin, end = self._offsets[position], self._offsets[position + 1]
         odd = begin & 1
         digits = self._data[begin >> 1 : (end + 1) >> 1].hex()
         return digits[odd : odd + end - begin]
@@ -251,9 +251,9 @@ class Dates(PackedList[str]):
         """How many there are."""
         return len(self._seconds)
 
-    def at(self, place: int) -> str:
+    def at(self, position: int) -> str:
         """One of them."""
-        return _date(self._seconds.at(place))
+        return _date(self._seconds.at(position))
 
 
 class Chosen(PackedList[T], Generic[T]):
@@ -267,9 +267,9 @@ class Chosen(PackedList[T], Generic[T]):
         """How many there are."""
         return len(self.positions)
 
-    def at(self, place: int) -> T:
+    def at(self, position: int) -> T:
         """One of them."""
-        return self.items.at(self.positions[place])
+        return self.items.at(self.positions[position])
 
     def __iter__(self) -> Iterator[T]:
         """Each of them."""
@@ -292,7 +292,7 @@ class ChosenTexts(Chosen[str]):
         return found is not None and self._is_chosen(found)
 
     def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
-        """The first place of a text, without a look at all of them.
+        """The first position of a text, without a look at all of them.
 
         Raises:
             ValueError: it is not among them.
@@ -309,17 +309,17 @@ class ChosenTexts(Chosen[str]):
         positions = self.positions
         if isinstance(positions, range):
             return found in positions
-        place = bisect_left(positions, found)
-        is_found = place < len(positions) and positions[place] == found
-        return is_found or found in positions  # they are not sorted where the user has given the keys
+        position = bisect_left(positions, found)
+        is_found = position < len(positions) and positions[position] == found
+        return is_found or found in positions  # they are not sorted if the user has given the keys
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what was chosen, and no more."""
         if 2 * len(self) < len(self.items):
             chosen = sorted(set(self.positions))
-            places = {position: place for place, position in enumerate(chosen)}
+            new_of = {old: new for new, old in enumerate(chosen)}
             texts = Texts.of([self.items.at(position) for position in chosen])  # sorted, as they are searched
-            return ChosenTexts, (texts, positions([places[position] for position in self.positions], len(chosen)))
+            return ChosenTexts, (texts, positions([new_of[position] for position in self.positions], len(chosen)))
         return ChosenTexts, (self.items, self.positions)
 
 
@@ -328,26 +328,26 @@ class Grouped(PackedList[list[T]]):
 
     def __init__(self, items: PackedList[T], groups: Iterable[Sequence[int]]) -> None:
         self._items = items
-        self._places, self._ends = array("I"), array("I")
-        for places in groups:
-            self._places.extend(places)
-            self._ends.append(len(self._places))
+        self._numbers, self._ends = array("I"), array("I")
+        for numbers in groups:
+            self._numbers.extend(numbers)
+            self._ends.append(len(self._numbers))
 
     def __len__(self) -> int:
         """How many groups there are."""
         return len(self._ends)
 
-    def at(self, place: int) -> list[T]:
+    def at(self, position: int) -> list[T]:
         """One of them."""
-        begin = self._ends[place - 1] if place else 0
-        return [self._items.at(number) for number in self._places[begin : self._ends[place]]]
+        begin = self._ends[position - 1] if position else 0
+        return [self._items.at(number) for number in self._numbers[begin : self._ends[position]]]
 
 
-def positions(places: Sequence[int], among: int) -> Positions:
-    """Places among so many, packed."""
-    if len(places) == among and all(number == place for number, place in enumerate(places)):
+def positions(chosen: Sequence[int], among: int) -> Positions:
+    """Positions among a number of items, packed."""
+    if len(chosen) == among and all(number == position for number, position in enumerate(chosen)):
         return range(among)
-    return array(_typecode(0, among), places)
+    return array(_typecode(0, among), chosen)
 
 
 def packed_texts(texts: Sequence[str]) -> PackedList[str]:

@@ -33,6 +33,13 @@ def tell_after_fork(target: Forkable) -> None:
     _forkables.add(target)
 
 
+class Preparable(Protocol):
+    """Something that has to be put away before this process forks."""
+
+    def before_fork(self) -> None:
+        """Put away what a child must not have a copy of."""
+
+
 class _Gate:
     """Keeps forks and what must not be forked apart, among the threads of this process."""
 
@@ -41,12 +48,15 @@ class _Gate:
         self._inside: dict[int, int] = {}  # how often each thread went in
         self._forking: list[int] = []
 
-    def enter(self) -> None:
+    def enter(self, *, wait: bool) -> bool:
         me = threading.get_ident()
         with self._changed:
             while me not in self._inside and any(thread != me for thread in self._forking):
+                if not wait:
+                    return False
                 self._changed.wait()
             self._inside[me] = self._inside.get(me, 0) + 1
+            return True
 
     def leave(self) -> None:
         me = threading.get_ident()
@@ -56,14 +66,15 @@ class _Gate:
                 del self._inside[me]
                 self._changed.notify_all()
 
-    def begin_fork(self) -> None:
-        """Wait until no other thread is inside."""
+    def begin_fork(self) -> bool:
+        """Wait until no other thread is inside; whether this one is not either."""
         me = threading.get_ident()
         with self._changed:
             self._forking.append(me)
             # Who is inside and forks as well would wait for us.
             while any(thread != me and thread not in self._forking for thread in self._inside):
                 self._changed.wait()
+            return me not in self._inside
 
     def end_fork(self) -> None:
         with self._changed:
@@ -80,19 +91,33 @@ class _Gate:
 
 
 _gate = _Gate()
+_preparables: weakref.WeakSet[Preparable] = weakref.WeakSet()
+_adding = threading.Lock()
 
 
 @contextmanager
-def no_fork() -> Iterator[None]:
+def no_fork(*, wait: bool = True) -> Iterator[bool]:
     """Keep all threads from forking meanwhile: a lock that C code holds just then would stay locked in the child.
 
     What is done inside has to come to its end by itself, without waiting for another process.
+
+    Args:
+        wait: for the end of a fork that another thread has begun; else it gives False then, and keeps nobody from
+            anything.
     """
-    _gate.enter()
+    if not _gate.enter(wait=wait):
+        yield False
+        return
     try:
-        yield
+        yield True
     finally:
         _gate.leave()
+
+
+def tell_before_fork(target: Preparable) -> None:
+    """Call ``target.before_fork()`` ahead of every fork while it lives, with no thread inside `no_fork`."""
+    with _adding:
+        _preparables.add(target)
 
 
 def leave_to_parent(value: object) -> None:
@@ -101,7 +126,11 @@ def leave_to_parent(value: object) -> None:
 
 
 def _before_fork() -> None:
-    _gate.begin_fork()
+    if _gate.begin_fork():  # a thread that forks from inside keeps what it has in hand
+        with _adding:
+            targets = list(_preparables)
+        for target in targets:
+            target.before_fork()
 
 
 def _after_fork_in_parent() -> None:
@@ -109,8 +138,9 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _gate  # noqa: PLW0603  the parent's may be held for ever
-    _gate = _gate.renewed()
+    global _gate, _adding
+    # The parent's may be held for ever.
+    _gate, _adding = _gate.renewed(), threading.Lock()
     for target in list(_forkables):
         target.after_fork()
 

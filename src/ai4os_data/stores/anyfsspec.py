@@ -33,7 +33,7 @@ from ai4os_data.stores.base import (
     memory_body,
 )
 from ai4os_data.stores.fsspec_tree import entry_of, fsspec_error, is_file, may_pass, tree, whole_number, write_error
-from ai4os_data.stores.os_errors import translated
+from ai4os_data.stores.os_errors import Translating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -121,7 +121,7 @@ class FsspecStore(Store):
         opened = self._opened.get()
         opened.system.invalidate_cache()  # of what it has listed before
         top = opened.path(folder)
-        with translated(self.location, "the listing", fsspec_error):
+        with Translating(self.location, "the listing", fsspec_error):
             if not opened.system.exists(top):
                 return None
             found = tree(opened.system, top)
@@ -156,7 +156,7 @@ class FsspecStore(Store):
         size = info.get("size")
         if size is None:
             opened = self._opened.get()
-            with translated(self.location, key, fsspec_error):
+            with Translating(self.location, key, fsspec_error):
                 size = opened.system.info(opened.path(key)).get("size")
         if (size_bytes := whole_number(size)) is None:
             raise errors.ProtocolError(f"{where}: it is listed with {size!r} as its size")
@@ -166,7 +166,7 @@ class FsspecStore(Store):
         """Whether there is such a folder; if the file system has no folders, whether a file lies below."""
         opened = self._opened.get()
         opened.system.invalidate_cache()
-        with translated(self.location, key, fsspec_error):
+        with Translating(self.location, key, fsspec_error):
             return bool(opened.system.isdir(opened.path(checked(key))))
 
     def stat(self, key: str) -> Entry:
@@ -176,7 +176,7 @@ class FsspecStore(Store):
     def _stat(self, key: str) -> Entry:
         opened = self._opened.get()
         path = opened.path(checked(key))
-        with translated(self.location, key, fsspec_error):
+        with Translating(self.location, key, fsspec_error):
             info = opened.system.info(path)
         if not is_file(opened.system, path, info):
             raise errors.NotFoundError(f"{self.location}: {key!r} is not a file")
@@ -196,7 +196,7 @@ class FsspecStore(Store):
                 if not running:
                     return
                 entry, future = running.popleft()
-                # What is tried again is read in this thread, which an interrupt reaches.
+                # The pool makes the first try; the next ones are made in this thread, which an interrupt reaches.
                 tries = chain([future.result], repeat(partial(self._read, entry, make)))
                 try:
                     yield entry, self._waited_out(lambda tries=tries: next(tries)())  # type: ignore[misc]
@@ -206,7 +206,7 @@ class FsspecStore(Store):
     def _read(self, entry: Entry, make: MakeBody) -> Fetched:
         opened = self._opened.get()
         body = make(entry)
-        with translated(self.location, entry.key, fsspec_error):
+        with Translating(self.location, entry.key, fsspec_error):
             with opened.system.open(opened.path(entry.key), "rb", block_size=4 * PIECE_BYTES) as file:
                 while piece := file.read(PIECE_BYTES):
                     body.write(piece)
@@ -227,7 +227,7 @@ class FsspecStore(Store):
                 raise errors.ChangedError(f"{self.location}: {entry.key!r} changed since it was opened; open it again")
             if start >= stop:
                 return b""
-            with translated(self.location, entry.key, fsspec_error):
+            with Translating(self.location, entry.key, fsspec_error):
                 data: bytes = opened.system.cat_file(opened.path(entry.key), start=start, end=stop)
             return data
 
@@ -245,7 +245,7 @@ class FsspecStore(Store):
         opened = self._opened.get()
         path = opened.path(checked(key))
         self._make(path.rpartition("/")[0], key)
-        with translated(self.location, key, write_error):
+        with Translating(self.location, key, write_error):
             if isinstance(content, Path):
                 opened.system.put_file(os.fspath(content), path)
             else:
@@ -269,13 +269,13 @@ class FsspecStore(Store):
         return False
 
     def _make(self, path: str, key: str) -> None:
-        with translated(self.location, key, write_error):
+        with Translating(self.location, key, write_error):
             self._opened.get().system.makedirs(path, exist_ok=True)
 
     def delete(self, key: str) -> None:
         """Remove a file."""
         opened = self._opened.get()
-        with translated(self.location, key, fsspec_error):
+        with Translating(self.location, key, fsspec_error):
             opened.system.rm_file(opened.path(checked(key)))
 
     def remove_tree(self, key: str) -> None:
@@ -285,7 +285,7 @@ class FsspecStore(Store):
         """
         opened = self._opened.get()
         super().remove_tree(key)
-        with translated(self.location, key, fsspec_error):
+        with Translating(self.location, key, fsspec_error):
             below = opened.system.find(opened.path(key), withdirs=True, detail=True)
         folders = [path for path, info in below.items() if info.get("type") == "directory"]
         for path in sorted({opened.path(key), *folders}, key=len, reverse=True):

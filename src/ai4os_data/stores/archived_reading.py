@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ai4os_data.http import Transport
     from ai4os_data.stores.address import Address
     from ai4os_data.stores.base import Entry
+    from ai4os_data.stores.capabilities import Capabilities
     from ai4os_data.stores.dav_reading import DavReader
 
 DAV_ROOT = re.compile(r"/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?:/|$)")
@@ -35,16 +36,14 @@ class ArchiveReader:
         reader: reads what comes alone.
         transport: sends the requests.
         address: where the folder is.
-
-    Attributes:
-        makes_archives: whether the server makes archives, as far as is known.
+        server: what is known of it.
     """
 
-    def __init__(self, reader: DavReader, transport: Transport, address: Address) -> None:
+    def __init__(self, reader: DavReader, transport: Transport, address: Address, server: Capabilities) -> None:
         self._reader = reader
         self._transport = transport
         self._address = address
-        self.makes_archives = True
+        self._server = server
 
     def read_many(self, entries: Iterable[Entry], make: MakeBody) -> Iterator[Outcome]:
         """Read whole files: small ones as archives of many, the rest by single GETs.
@@ -53,7 +52,7 @@ class ArchiveReader:
         """
         # A worker beside others needs no second request to keep the server busy.
         plan = archives.ArchivePlan(entries, self._naming, halves=multiprocessing.parent_process() is None)
-        while self.makes_archives and not plan.is_through:
+        while self._server.makes_archives and not plan.is_through:
             yield from self._read_archives(plan, make)
             alone, plan.alone = plan.alone, []
             if alone:
@@ -91,7 +90,7 @@ class ArchiveReader:
 
     def _requests(self, plan: archives.ArchivePlan) -> Iterator[Request]:
         begun = 0
-        while self.makes_archives and (begun < _ARCHIVES_IN_FLIGHT or not plan.alone):
+        while self._server.makes_archives and (begun < _ARCHIVES_IN_FLIGHT or not plan.alone):
             group = plan.next()
             if group is None:
                 return
@@ -105,18 +104,18 @@ class ArchiveReader:
         """Ask for no more archives if they alone fail, as behind some proxies: each takes all its tries."""
         if not request.fails_alone:
             return
-        if self.makes_archives:
+        if self._server.makes_archives:
             said = _QUERY.sub("", str(error))
             tell_once(
                 f"{self._address.location}: files come one by one, since the server fails at archives of many: {said}"
             )
-        self.makes_archives = False
+        self._server.makes_archives = False
 
     def _is_archive(self, response: Response) -> bool:
         """Whether the server makes archives at all: before version 31 it answers the same request with a page."""
         if response.headers.get("content-type", "").startswith("application/zip"):
             return True
-        self.makes_archives = False
+        self._server.makes_archives = False
         return False
 
 

@@ -1,8 +1,9 @@
-"""What a Nextcloud allows for chunked uploads; if it cannot be asked, what is safe everywhere."""
+"""What a Nextcloud can do, as far as it was asked or has shown; else what is safe everywhere."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ai4os_data import errors
@@ -25,6 +26,25 @@ class ChunkLimits(NamedTuple):
 
     most_bytes: int = 100 * 1024 * 1024
     parallel: int = 4
+
+
+@dataclass
+class Capabilities:
+    """What is known of a server. The requests to it record here what they find; all copies of a store share it.
+
+    Attributes:
+        makes_archives: whether it answers with archives of many files.
+        takes_chunks: whether it takes uploads in chunks.
+        chunk_limits: what it allows for them; None if it was not asked yet.
+        was_full: whether it had no room when it was asked last.
+        answers_heads: whether it answers ``Expect: 100-continue``.
+    """
+
+    makes_archives: bool = True
+    takes_chunks: bool = True
+    chunk_limits: ChunkLimits | None = None
+    was_full: bool = False
+    answers_heads: bool = True
 
 
 def chunk_limits(transport: Transport, server_url: str) -> ChunkLimits:

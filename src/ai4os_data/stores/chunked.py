@@ -15,13 +15,12 @@ from __future__ import annotations
 import re
 import time
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from ai4os_data import errors
 from ai4os_data.http import NO_ANSWER, Request, Standing, standing_of
-from ai4os_data.stores.capabilities import ChunkLimits
+from ai4os_data.stores.capabilities import Capabilities, ChunkLimits
 from ai4os_data.stores.forms import unquoted
 
 if TYPE_CHECKING:
@@ -49,23 +48,6 @@ class UnsupportedError(Exception):
     """The server takes no chunked uploads here."""
 
 
-@dataclass
-class ServerChunking:
-    """What is known of how a server takes chunks. The uploads to it share this, and record what they find.
-
-    Attributes:
-        is_supported: whether it takes any.
-        limits: what it allows; None if it was not asked yet.
-        was_full: whether it had no room when it was asked last.
-        answers_heads: whether it answers ``Expect: 100-continue``.
-    """
-
-    is_supported: bool = True
-    limits: ChunkLimits | None = None
-    was_full: bool = False
-    answers_heads: bool = True
-
-
 class ChunkedUpload:
     """The upload of one file.
 
@@ -76,7 +58,7 @@ class ChunkedUpload:
         key: the file's key.
         source: its bytes.
         sha256: of these bytes.
-        chunking: what is known of the server.
+        server: what is known of it.
         chunk_bytes: the size of a chunk, within the server's limits.
     """
 
@@ -89,7 +71,7 @@ class ChunkedUpload:
         source: Source,
         *,
         sha256: str,
-        chunking: ServerChunking,
+        server: Capabilities,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self._listings = listings
@@ -97,12 +79,12 @@ class ChunkedUpload:
         self._dav = listings.folder.dav
         self._key = key
         self._source = source
-        self._chunking = chunking
-        limits = chunking.limits or ChunkLimits()
+        self._server = server
+        limits = server.chunk_limits or ChunkLimits()
         least = max(LEAST_CHUNK_BYTES, -(-source.size_bytes // _MOST_CHUNKS))
         self._chunk_bytes = max(least, min(chunk_bytes, limits.most_bytes))
         self._in_flight = limits.parallel
-        self._one_first = chunking.was_full
+        self._one_first = server.was_full
         destination = urls.destination(listings.folder.address.below_remote(key))
         self._url = urls.upload_url(destination, sha256)
         self._headers = {"Destination": destination, "OC-Total-Length": str(source.size_bytes)}
@@ -180,7 +162,7 @@ class ChunkedUpload:
                 source=chunk.source,
                 headers=lines,
                 expected_bytes=chunk.source.size_bytes,
-                asks_first=self._one_first and self._chunking.answers_heads,  # else it costs a round trip a chunk
+                asks_first=self._one_first and self._server.answers_heads,  # else it costs a round trip a chunk
             )
             for chunk in chunks
         )
@@ -191,7 +173,7 @@ class ChunkedUpload:
                 if isinstance(outcome, errors.StorageError):
                     raise outcome
                 if request.asks_first and not request.was_let:
-                    self._chunking.answers_heads = False  # each chunk would wait a second for nothing
+                    self._server.answers_heads = False  # each chunk would wait a second for nothing
         return True
 
     def _chunks(self) -> Iterator[_Chunk]:

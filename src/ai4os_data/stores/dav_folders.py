@@ -22,11 +22,12 @@ class FolderMaker:
 
     Args:
         folder: the folder of the store.
+        known: the keys of those that are known to be there; all copies of a store share it.
     """
 
-    def __init__(self, folder: DavFolder) -> None:
+    def __init__(self, folder: DavFolder, known: set[str]) -> None:
         self._folder = folder
-        self._known: set[str] = set()
+        self._known = known
 
     def make(self, key: str) -> bool:
         """Make a folder, and those above it, if they are missing; whether the server says it is new.
@@ -51,7 +52,7 @@ class FolderMaker:
 
     def forget(self, key: str) -> None:
         """Record that a folder is removed, with all below it."""
-        self._known = {folder for folder in self._known if not f"{folder}/".startswith(f"{key}/")}
+        self._known.difference_update([folder for folder in [*self._known] if f"{folder}/".startswith(f"{key}/")])
 
     def _make_collections(self, path: str) -> bool:
         try:

@@ -32,7 +32,7 @@ from ai4os_data.stores.base import (
 from ai4os_data.stores.directory_files import nearest, remove_folder, write_beside, write_through
 from ai4os_data.stores.directory_tree import DirectoryTree, entry_of
 from ai4os_data.stores.names import why_refused
-from ai4os_data.stores.os_errors import DEAD_MOUNT, may_pass, translated, within
+from ai4os_data.stores.os_errors import DEAD_MOUNT, Translating, may_pass, within
 from ai4os_data.stores.writethrough import writes_through
 from ai4os_data.telemetry import tell_once
 
@@ -131,7 +131,7 @@ class DirectoryStore(Store):
         path = self.path(key)
 
         def look() -> os.stat_result:
-            with translated(self.location, key):
+            with Translating(self.location, key):
                 return os.stat(path)
 
         found = self._waited_out(look)
@@ -156,7 +156,7 @@ class DirectoryStore(Store):
 
     def _read(self, entry: Entry, make: MakeBody) -> Fetched:
         body = make(entry)
-        with translated(self.location, entry.key), open(self.path(entry.key), "rb", buffering=0) as file:
+        with Translating(self.location, entry.key), open(self.path(entry.key), "rb", buffering=0) as file:
             before = entry_of(entry.key, os.fstat(file.fileno()))
             while piece := file.read(PIECE_BYTES):
                 body.write(piece)
@@ -173,7 +173,7 @@ class DirectoryStore(Store):
         """Part of a file."""
 
         def read() -> bytes:
-            with translated(self.location, entry.key), open(self.path(entry.key), "rb") as file:
+            with Translating(self.location, entry.key), open(self.path(entry.key), "rb") as file:
                 before = os.fstat(file.fileno())
                 if not entry.is_same_version(entry_of(entry.key, before)):
                     raise errors.ChangedError(
@@ -221,7 +221,7 @@ class DirectoryStore(Store):
         mount = self._check_mounted()
 
         def probe() -> Level:
-            with translated(self.location, "the directory"):
+            with Translating(self.location, "the directory"):
                 return "mount" if writes_through(nearest(self.root), mount) else "local"
 
         return within(self.listing_deadline_s, probe, f"{self.location}: {DEAD_MOUNT}")
@@ -229,7 +229,7 @@ class DirectoryStore(Store):
     def _write(self, key: str, source: Source) -> None:
         target = self.path(key)
         try:
-            with translated(self.location, key):
+            with Translating(self.location, key):
                 _make_directory(self.location, key, os.path.dirname(target))
                 if self.is_local:
                     write_beside(target, source, self.root)
@@ -250,7 +250,7 @@ class DirectoryStore(Store):
         """Make a directory, and those above it, if they are missing."""
         if not self.is_local:
             self._check_mounted()
-        with translated(self.location, key):
+        with Translating(self.location, key):
             is_new = not os.path.isdir(self.path(key))
             _make_directory(self.location, key, self.path(key))
         return is_new
@@ -259,7 +259,7 @@ class DirectoryStore(Store):
 
     def delete(self, key: str) -> None:
         """Remove a file."""
-        with translated(self.location, key):
+        with Translating(self.location, key):
             os.unlink(self.path(key))
 
     def remove_tree(self, key: str) -> None:
@@ -267,7 +267,7 @@ class DirectoryStore(Store):
         path = self.path(key)
         if not self.is_local:
             self._check_mounted()
-        with translated(self.location, key), suppress(FileNotFoundError):
+        with Translating(self.location, key), suppress(FileNotFoundError):
             folder = self.root
             for part in key.split("/")[:-1]:
                 folder += f"/{part}"

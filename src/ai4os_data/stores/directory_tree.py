@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ai4os_data import errors
 from ai4os_data.stores.base import Entries, Entry, Keys, Listing, Unreadable, Unreadables
-from ai4os_data.stores.os_errors import errno_of, storage_error, translated
+from ai4os_data.stores.os_errors import Translating, errno_of, storage_error
 from ai4os_data.telemetry import tell_once
 
 STAGED = ".ai4os-data-"  # what is being written, and not yet there
@@ -49,7 +49,7 @@ class DirectoryTree:
             LocationError: it is a file.
         """
         try:
-            with translated(self._location, top or "the directory"):
+            with Translating(self._location, top or "the directory"):
                 is_directory = stat.S_ISDIR(os.stat(f"{self._root}/{top}".rstrip("/")).st_mode)
         except errors.NotFoundError:
             return False
@@ -61,7 +61,7 @@ class DirectoryTree:
     def members(self, folder: str) -> Members:
         """What lies directly in a folder."""
         files, folders, unreadable, links = found_here = Members([], [], [], [])
-        with translated(self._location, _named(folder)), os.scandir(f"{self._root}/{folder}") as found:
+        with Translating(self._location, _named(folder)), os.scandir(f"{self._root}/{folder}") as found:
             for item in found:
                 if item.name.startswith(STAGED):
                     continue
@@ -99,7 +99,7 @@ class DirectoryTree:
             folder = folders.pop()
             try:
                 identity = self._identity(folder)
-                if identity in (path := above.pop(folder)):
+                if identity in (parents := above.pop(folder)):
                     links.append(f"{folder!r} (to a folder above it)")
                     continue
                 self._check_visits(folder, visits, identity)
@@ -118,7 +118,7 @@ class DirectoryTree:
             unreadable += found.unreadable
             links += found.links
             folders += found.folders
-            above.update((each, (*path, identity)) for each in found.folders)
+            above.update((each, (*parents, identity)) for each in found.folders)
         if len(gone) > 1:
             raise gone[0]
         if links:
@@ -151,7 +151,7 @@ class DirectoryTree:
 
     def _identity(self, folder: str) -> _Identity:
         """What is the same for a folder and all links to it."""
-        with translated(self._location, _named(folder)):
+        with Translating(self._location, _named(folder)):
             found = os.stat(f"{self._root}/{folder}")
         return found.st_dev, found.st_ino
 

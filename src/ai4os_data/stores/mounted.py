@@ -22,7 +22,7 @@ from ai4os_data.stores.directory import DirectoryStore
 from ai4os_data.stores.directory_files import nearest
 from ai4os_data.stores.directory_tree import STAGED
 from ai4os_data.stores.forms import forms
-from ai4os_data.stores.os_errors import DEAD_MOUNT, translated, within
+from ai4os_data.stores.os_errors import DEAD_MOUNT, Translating, within
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _LOOKED_AT = 200
 _NEAR_NAMES = 3
 
 T = TypeVar("T")
-OpenDav = Callable[[Remote, str], Store]
+OpenDav = Callable[..., Store]
 
 
 def open_path(
@@ -83,9 +83,7 @@ def open_path(
     if create and not is_synced:
         raise errors.LocationError(f"{path}: {_not_synced(storage)} write to 'rshare:path'")
 
-    def direct_store(path: str) -> Store | None:
-        return _direct_store(path, mounts.remote_place(path, table), remote, environ, open_dav)
-
+    direct_store = partial(_direct_store, table=table, remote=remote, environ=environ, open_dav=open_dav)
     direct = direct_store(path)
     try:
         top = _asked(path, limit_s, partial(nearest, path)) if create else path
@@ -116,7 +114,7 @@ def _asked(path: str, limit_s: float | None, work: Callable[[], T], what: str = 
     """
 
     def asked() -> T:
-        with translated(path, what):
+        with Translating(path, what):
             return work()
 
     return asked() if limit_s is None else within(limit_s, asked, f"{path}: {DEAD_MOUNT}")
@@ -136,22 +134,17 @@ def _in_its_form(path: str, limit_s: float | None) -> str:
 
 
 def _direct_store(
-    path: str,
-    remote_path: tuple[str, str] | None,
-    remote: Remote | None,
-    environ: Mapping[str, str],
-    open_dav: OpenDav,
+    path: str, *, table: Path, remote: Remote | None, environ: Mapping[str, str], open_dav: OpenDav
 ) -> Store | None:
     """The store that reads the same folder from the server; None if the remote or the credentials are unknown."""
+    remote_path = mounts.remote_place(path, table)
     if remote_path is None:
         return None
     name, below = remote_path
     try:
-        store = open_dav(remote or Remote.discover(name, environ), below)
+        return open_dav(remote or Remote.discover(name, environ), below, location=f"{path} ({name}:{below})")
     except errors.RemoteError:
         return None
-    store.location = f"{path} ({name}:{below})"
-    return store
 
 
 def _look(path: str, limit_s: float | None) -> None:

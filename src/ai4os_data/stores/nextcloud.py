@@ -9,8 +9,8 @@ from ai4os_data import errors
 from ai4os_data.http import Source
 from ai4os_data.stores.archived_reading import DAV_ROOT, ArchiveReader
 from ai4os_data.stores.base import Entry, MakeBody, OnBytes, Outcome, checked, confirm, memory_body
-from ai4os_data.stores.capabilities import chunk_limits
-from ai4os_data.stores.chunked import CHUNK_BYTES, LEAST_CHUNK_BYTES, ChunkedUpload, ServerChunking, UnsupportedError
+from ai4os_data.stores.capabilities import Capabilities, chunk_limits
+from ai4os_data.stores.chunked import CHUNK_BYTES, LEAST_CHUNK_BYTES, ChunkedUpload, UnsupportedError
 from ai4os_data.stores.names import check_utf_8
 from ai4os_data.stores.nextcloud_folders import NextcloudFolderMaker
 from ai4os_data.stores.nextcloud_urls import NextcloudUrls
@@ -52,14 +52,14 @@ class NextcloudStore(WebDAVStore):
 
     def _ask_through(self, transport: Transport) -> None:
         super()._ask_through(transport)
-        self._archives = ArchiveReader(self._reader, transport, self.address)
-        self._chunking = ServerChunking()
+        self._server: Capabilities = self.__dict__.get("_server") or Capabilities()  # a copy has the original's
+        self._archives = ArchiveReader(self._reader, transport, self.address, self._server)
         self._urls = NextcloudUrls.of(self.remote)
 
     @property
     def asks_together(self) -> bool:  # type: ignore[override]  # it turns out with the first answer
         """Whether the server makes archives, as far as is known."""
-        return self._archives.makes_archives
+        return self._server.makes_archives
 
     def folder_etag(self) -> str | None:
         """The folder's ETag, by one PROPFIND of Depth 0: it changes when anything below does."""
@@ -108,7 +108,7 @@ class NextcloudStore(WebDAVStore):
     def abandon(self, key: str, size_bytes: int, sha256: str) -> None:
         """Remove the chunks of an upload that broke off."""
         urls = self._urls
-        if urls is not None and self._chunking.is_supported and size_bytes > self.single_put_bytes:
+        if urls is not None and self._server.takes_chunks and size_bytes > self.single_put_bytes:
             destination = urls.destination(self.address.below_remote(key))
             with suppress(errors.StorageError):  # the server removes them after a day
                 self.dav.send("DELETE", urls.upload_url(destination, sha256), tries=1)
@@ -120,7 +120,7 @@ class NextcloudStore(WebDAVStore):
                 return self._store_in_pieces(key, source, sha256, before)
             except errors.StorageError as error:
                 if error.status != 413 or not self._take_smaller_pieces(source.size_bytes):
-                    self._chunking.is_supported = True  # that none were taken may have been a mistake of a proxy
+                    self._server.takes_chunks = True  # that none were taken may have been a mistake of a proxy
                     raise
                 tell_once(f"{self.location}: files go in chunks of {self.chunk_bytes >> 20} MiB, since {error}")
 
@@ -136,18 +136,18 @@ class NextcloudStore(WebDAVStore):
         """Send less at a time from now on, if that is possible for a file of this size."""
         piece_bytes = size_bytes if size_bytes <= self.single_put_bytes else min(size_bytes, self.chunk_bytes)
         smaller_bytes = max(LEAST_CHUNK_BYTES, min(self.chunk_bytes, piece_bytes // 4))
-        if not self._chunking.is_supported or smaller_bytes >= piece_bytes:
+        if not self._server.takes_chunks or smaller_bytes >= piece_bytes:
             return False
         self.single_put_bytes = self.chunk_bytes = smaller_bytes
         return True
 
     def _upload_in_chunks(self, key: str, source: Source, sha256: str) -> bool:
         """Whether the file could be sent so; if not, the server takes no chunks, and none are tried again."""
-        chunking = self._chunking
-        if self._urls is None or not chunking.is_supported:
+        server = self._server
+        if self._urls is None or not server.takes_chunks:
             return False
-        if chunking.limits is None:
-            chunking.limits = chunk_limits(self.transport, self._urls.server_url)
+        if server.chunk_limits is None:
+            server.chunk_limits = chunk_limits(self.transport, self._urls.server_url)
         upload = ChunkedUpload(
             self._listings,
             self._folders,
@@ -155,18 +155,18 @@ class NextcloudStore(WebDAVStore):
             key,
             source,
             sha256=sha256,
-            chunking=chunking,
+            server=server,
             chunk_bytes=self.chunk_bytes,
         )
         try:
             upload.send()
-            chunking.was_full = False
+            server.was_full = False
         except UnsupportedError:
-            chunking.is_supported = False
+            server.takes_chunks = False
         except errors.OutOfSpaceError:
-            chunking.was_full = True
+            server.was_full = True
             raise
-        return chunking.is_supported
+        return server.takes_chunks
 
     def expunge(self, folder: str, first: Sequence[str] = ()) -> None:
         """Remove a folder for good, past the trash bin, or out of it by its own name."""

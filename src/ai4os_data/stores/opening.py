@@ -72,8 +72,8 @@ def open_store(
     shown = locations.shown(location)
     chosen = Remote.discover(remote, environ) if isinstance(remote, str) else remote
 
-    def dav(remote: Remote, path: str) -> Store:
-        return open_dav(remote, path, location=shown, patience=patience, counters=counters)
+    def dav(remote: Remote, path: str, location: str = shown) -> Store:
+        return open_dav(remote, path, location=location, patience=patience, counters=counters)
 
     if chosen is not None and os.fspath(location) in {"", "."}:
         return dav(chosen, "")

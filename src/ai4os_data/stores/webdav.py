@@ -70,6 +70,7 @@ class WebDAVStore(Store):
         self.remote = remote
         self.address = Address(remote, path, location)
         self.location = self.address.location
+        self._known_folders: set[str] = set()
         self._ask_through(Transport(remote, patience=patience, counters=counters))
 
     def _ask_through(self, transport: Transport) -> None:
@@ -79,7 +80,7 @@ class WebDAVStore(Store):
         self._folder = DavFolder(self.dav, self.address)
         self._listings = Listings(self._folder)
         self._reader = DavReader(self._listings)
-        self._folders = self._makes_folders(self._folder)
+        self._folders = self._makes_folders(self._folder, self._known_folders)
         self._writer = DavWriter(self._listings, self._folders)
 
     @property

@@ -21,7 +21,7 @@ def place(request: pytest.FixtureRequest, patience: Patience) -> Place:
 
 @pytest.fixture(params=[name for name in PLACES if name != "memory"])
 def folder(request: pytest.FixtureRequest, patience: Patience) -> Place:
-    """The same where there are folders: a `MemoryStore` has keys, and no folder that could be opened or missing."""
+    """The same without `MemoryStore`, which has keys, and no folder that could be opened or missing."""
     return make_place(request.param, request, patience)
 
 

@@ -39,7 +39,7 @@ def test_a_listing_is_exact_and_ordered(place: Place, store: Store) -> None:
 
 
 def test_every_listed_file_has_a_version_that_stat_confirms(place: Place, store: Store) -> None:
-    """So that a cache can tell whether what it holds is still right."""
+    """Each listed file has the version that `stat` gives, so that a cache knows whether its copy is still right."""
     fill(place, TREE)
     listed = store.list()
     assert all(entry.version for entry in listed)
@@ -47,7 +47,7 @@ def test_every_listed_file_has_a_version_that_stat_confirms(place: Place, store:
 
 
 def test_folders_alone_are_an_empty_listing(place: Place, store: Store) -> None:
-    """Also where the server clamps the depth, and shows them without what is inside."""
+    """Folders without files are an empty listing, also if the server clamps the depth and shows no content."""
     assert store.list() == []
     place.make_folder("a/b")
     place.make_folder("c")
@@ -55,7 +55,7 @@ def test_folders_alone_are_an_empty_listing(place: Place, store: Store) -> None:
 
 
 def test_many_files_are_all_listed(place: Place, store: Store) -> None:
-    """Some hundreds, over several folders."""
+    """Some hundreds of files in several folders are listed."""
     keys = [f"class {number % 6}/{number:04}.bin" for number in range(360)]
     for key in keys:
         place.put(key, key.encode())
@@ -72,7 +72,7 @@ def test_a_folder_below_is_listed_by_itself(folder: Place) -> None:
 
 
 def test_a_location_that_is_not_there_is_told_as_such(folder: Place) -> None:
-    """Not as a missing file, of which a dataset would skip one, and not as an empty dataset."""
+    """A missing location is an error of its own: no missing file, which a dataset would skip, and no empty dataset."""
     with pytest.raises(LocationError) as raised:
         folder.open("nowhere/at all").list()
     assert "nowhere" in str(raised.value)
@@ -80,14 +80,14 @@ def test_a_location_that_is_not_there_is_told_as_such(folder: Place) -> None:
 
 
 def test_a_location_that_is_a_file_is_told_as_such(folder: Place) -> None:
-    """A user who types the path of a file gets told, not an empty dataset."""
+    """A location that is a file raises, and is no empty dataset."""
     folder.put("a/one.bin", b"1")
     with pytest.raises(LocationError):
         folder.open("a/one.bin").list()
 
 
 def test_members_are_what_lies_directly_in_a_folder(folder: Place) -> None:
-    """Files and folders, each ordered; the keys begin at the root of the store."""
+    """The members of a folder are files and folders, each ordered; keys begin at the root of the store."""
     for key in ("a/b/c", "a/d", "e"):
         folder.put(key, b"x")
     store = folder.open()
@@ -101,7 +101,7 @@ def test_members_are_what_lies_directly_in_a_folder(folder: Place) -> None:
 
 
 def test_made_folder_is_there(folder: Place) -> None:
-    """With those above it, and also where it is there already; a file goes into it."""
+    """A folder is made with those above it, and may be there already; a file goes into it."""
     store = folder.open()
     for _ in range(2):
         store.make_folder("a/b")

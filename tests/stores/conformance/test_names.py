@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_a_name_arrives_byte_for_byte(place: Place, store: Store, name: str) -> None:
-    """On the way to the server and back, of a file and of a folder, in each verb."""
+    """Every name survives each verb, of a file and of a folder."""
     cannot = CANNOT.get((place.name, name))
     with pytest.raises(cannot.error) if cannot else nullcontext():
         go_round(place, store, name)
@@ -64,7 +64,7 @@ def test_names_that_are_one_in_unicode_are_read_as_two_files(place: Place, store
 
 
 def test_names_that_are_one_in_unicode_are_written_as_two_files(place: Place, store: Store) -> None:
-    """But by rclone, which finds the one under the name of the other, and writes into it."""
+    """Two Unicode forms of a name are two files, except for rclone, which finds one under the name of the other."""
     store.write("caf\u00e9", b"composed")
     store.write("cafe\u0301", b"decomposed")
     if place.name in MERGES_NORMAL_FORMS:
@@ -74,7 +74,7 @@ def test_names_that_are_one_in_unicode_are_written_as_two_files(place: Place, st
 
 
 def test_many_odd_names_are_read_at_once(place: Place, store: Store) -> None:
-    """In one ``read_many``, which Nextcloud answers with one archive."""
+    """All of them come in one ``read_many``, which Nextcloud answers with one archive."""
     names = [name for name in NAMES.values() if (place.name, name) not in CANNOT]
     for name in names:
         place.put(name, name.encode("utf-8", "surrogateescape"))

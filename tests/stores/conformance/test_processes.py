@@ -38,18 +38,18 @@ def contents(place: Place) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def spawned() -> Iterator[ProcessPoolExecutor]:
-    """One process that shares nothing with this one but what is pickled to it."""
+    """A spawned process, which shares nothing with this one but what is pickled to it."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
         yield executor
 
 
 def read_all(store: Store, entries: list[Entry]) -> dict[str, bytes]:
-    """The contents, by the keys they came under."""
+    """Read entries; the contents by key."""
     return {entry.key: content(outcome) for entry, outcome in store.read_many(entries)}
 
 
 def list_and_read(store: Store) -> dict[str, bytes]:
-    """The same, from the listing of this process."""
+    """List and read; the contents by key."""
     return read_all(store, store.list())
 
 
@@ -67,14 +67,14 @@ def test_a_store_works_in_a_spawned_process(
 
 
 def test_a_copy_is_of_the_same_place(store: Store, contents: dict[str, bytes]) -> None:
-    """It has the same location and reads the same."""
+    """A pickled store has the same location and reads the same."""
     copy = pickle.loads(pickle.dumps(store))  # noqa: S301  it was made here
     assert (type(copy), copy.location) == (type(store), store.location)
     assert list_and_read(copy) == contents
 
 
 def test_children_of_a_fork_and_their_parent_read_right_bytes(store: Store, contents: dict[str, bytes]) -> None:
-    """Four children that inherit warm connections, with a parent that goes on using them."""
+    """Four children that inherit warm connections read beside the parent, which uses its own."""
     entries = store.list()
     assert read_all(store, entries) == contents  # now the connections are warm
     context = multiprocessing.get_context("fork")
@@ -109,7 +109,7 @@ def _count_wrong(store: Store, entries: list[Entry], contents: dict[str, bytes],
 
 
 def test_threads_share_a_store(store: Store, contents: dict[str, bytes]) -> None:
-    """Eight of them, each with its own files and its own answers."""
+    """Eight threads share a store, each with its own files and its own answers."""
     entries = store.list()
 
     def read_some(seed: int) -> dict[str, bytes]:
@@ -124,7 +124,7 @@ def test_threads_share_a_store(store: Store, contents: dict[str, bytes]) -> None
 
 
 def test_threads_write_beside_each_other(place: Place, store: Store) -> None:
-    """Into folders that none of them has made yet."""
+    """Several writers write into folders that none of them has made yet."""
     contents = {f"run {number % 2}/step-{number}/data.bin": b"%d" % number * 1000 for number in range(12)}
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda key: store.write(key, contents[key]), contents))

@@ -40,14 +40,14 @@ class HashingBody:
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 65_536, 1_048_577])
 def test_a_file_is_read_whole(place: Place, store: Store, size_bytes: int) -> None:
-    """Without a byte, with one, and around the sizes of buffers."""
+    """Whole files come intact: empty, of one byte, and around the sizes of buffers."""
     data = random.Random(size_bytes).randbytes(size_bytes)
     place.put("a.bin", data)
     assert store.read("a.bin") == data
 
 
 def test_a_large_file_arrives_intact(place: Place, store: Store, tmp_path: Path) -> None:
-    """20 MB, written from a local file and read into something that does not keep them."""
+    """A file of 20 MB is written from a local file and read without being kept in memory."""
     local = tmp_path / "large.bin"
     local.write_bytes(random.Random(20).randbytes(LARGE_BYTES))
     sha256 = hashlib.sha256(local.read_bytes()).hexdigest()
@@ -64,13 +64,13 @@ def test_a_large_file_arrives_intact(place: Place, store: Store, tmp_path: Path)
     ("start", "stop"), [(0, 10), (0, 1), (9, 10), (3, 7), (3, 3), (0, 0), (7, 3), (8, 100), (10, 20), (50, 60)]
 )
 def test_a_range_is_a_slice(place: Place, store: Store, start: int, stop: int) -> None:
-    """Cut at the end of the file, and empty where a slice is."""
+    """A range is cut at the end of the file, and empty if the slice is."""
     place.put("a.bin", b"0123456789")
     assert store.read_range(store.stat("a.bin"), start, stop) == b"0123456789"[start:stop]
 
 
 def test_a_range_of_an_empty_file_is_empty(place: Place, store: Store) -> None:
-    """Where every range is out of bounds."""
+    """Any range of an empty file is empty."""
     place.put("empty.bin", b"")
     assert store.read_range(store.stat("empty.bin"), 0, 100) == b""
 
@@ -104,7 +104,7 @@ def test_many_files_come_once_each_and_only_the_missing_fail(place: Place, store
 
 
 def test_entries_are_taken_as_there_is_room_for_them(place: Place, store: Store) -> None:
-    """The caller may give a generator, and stop listening in the middle."""
+    """The caller may pass a generator, and stop in the middle."""
     for number in range(40):
         place.put(f"{number:02}.bin", b"%d" % number)
     outcomes = store.read_many(entry for entry in store.list())
@@ -115,12 +115,12 @@ def test_entries_are_taken_as_there_is_room_for_them(place: Place, store: Store)
 
 
 def test_no_entries_give_no_outcomes(store: Store) -> None:
-    """As when a whole batch is in the cache."""
+    """No entries give no results, as if a whole batch is in the cache."""
     assert list(store.read_many([])) == []
 
 
 def test_a_file_that_changed_since_the_listing_comes_as_it_is_now(place: Place, store: Store) -> None:
-    """Whole, and with the entry of what came, so that the caller can tell."""
+    """A file that changed comes whole, with the entry of the new version, so that the caller can compare."""
     place.put("a.bin", b"first version")
     (listed,) = store.list()
     store.write("a.bin", b"the second, longer version")
@@ -134,7 +134,7 @@ def test_a_file_that_changed_since_the_listing_comes_as_it_is_now(place: Place, 
 
 
 def test_what_is_not_there_is_a_file_not_found(place: Place, store: Store) -> None:
-    """For each verb, in a folder that is there and in one that is not."""
+    """Each verb raises `NotFoundError` for a missing file, in a folder that is there and in one that is not."""
     place.put("there/a.bin", b"1")
     for key in ("missing.bin", "there/missing.bin", "nowhere/missing.bin"):
         assert file_at(store, key) is None
@@ -146,7 +146,7 @@ def test_what_is_not_there_is_a_file_not_found(place: Place, store: Store) -> No
 
 
 def test_a_folder_is_not_a_file(place: Place, store: Store) -> None:
-    """Neither with nor without something in it; and what is in it stays."""
+    """A folder is no file, empty or not; and its content stays."""
     place.put("folder/a.bin", b"1")
     place.make_folder("empty")
     for key in ("folder", "empty"):
@@ -159,7 +159,7 @@ def test_a_folder_is_not_a_file(place: Place, store: Store) -> None:
 
 @pytest.mark.parametrize("key", ["", "/", "..", "../a.bin", "a/../../b", "a/./b", "a//b", "/a.bin", "a/", "nul\0l"])
 def test_a_key_cannot_leave_its_folder(store: Store, key: str) -> None:
-    """Whoever makes keys from what a label file says gets told, and nothing is touched."""
+    """A key that leaves the folder raises, and nothing is touched."""
     for ask in (store.stat, store.read, store.delete):
         with pytest.raises(LocationError):
             ask(key)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=TALKATIVE)
 def requests(request: pytest.FixtureRequest, patience: Patience) -> list[Request]:
-    """All that is asked when each verb is used once, on each server."""
+    """All requests that are sent when each verb is used once, on each server."""
     place = make_place(request.param, request, patience)
     assert isinstance(place, ServedFolder)
     assert place.server is not None
@@ -36,21 +36,21 @@ def requests(request: pytest.FixtureRequest, patience: Patience) -> list[Request
 
 
 def test_every_propfind_has_a_depth(requests: list[Request]) -> None:
-    """Without one it means infinity, which Apache refuses even for one file."""
+    """Each PROPFIND has a Depth: without one it means infinity, which Apache refuses even for one file."""
     depths = [request.headers.get("depth") for request in requests if request.method == "PROPFIND"]
     assert depths
     assert set(depths) <= {"0", "1", "infinity"}
 
 
 def test_a_file_is_looked_up_without_its_folder(requests: list[Request]) -> None:
-    """A Depth of 1 would list all that lies beside it."""
+    """A question about one file has Depth 0: a Depth of 1 would list all that lies beside it."""
     of_files = [request for request in requests if request.method == "PROPFIND" and request.path.endswith(".bin")]
     assert of_files
     assert {request.headers["depth"] for request in of_files} == {"0"}
 
 
 def test_folders_keep_their_slash_and_files_have_none(requests: list[Request]) -> None:
-    """Apache redirects a folder without one; nginx refuses it."""
+    """The URL of a folder ends with a slash: Apache redirects without one, nginx refuses."""
     of_folders = [
         request
         for request in requests
@@ -66,12 +66,12 @@ def test_folders_keep_their_slash_and_files_have_none(requests: list[Request]) -
 
 
 def test_nothing_is_asked_for_compressed(requests: list[Request]) -> None:
-    """Sizes have to be those of the files."""
+    """No body is compressed: sizes have to be those of the files."""
     assert {request.headers.get("accept-encoding") for request in requests} == {"identity"}
 
 
 def test_no_request_is_wasted(requests: list[Request]) -> None:
-    """No login that fails first, no redirect, no probing of what is known."""
+    """No request fails: no login first, no redirect, no probing of what is known."""
     assert {request.status for request in requests} <= {200, 201, 204, 206, 207, 404, 409, 403, 405}
     assert len(requests) < 30
     assert {request.method for request in requests} == {"PROPFIND", "GET", "PUT", "MKCOL", "DELETE"}

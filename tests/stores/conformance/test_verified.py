@@ -26,13 +26,13 @@ MOUNTED = {"mount"}
 
 
 def sha256(data: bytes) -> str:
-    """Return it in hexadecimal."""
+    """The sha256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 @pytest.mark.parametrize("kind", ["bytes", "file", "empty"])
 def test_a_new_file_is_confirmed(place: Place, store: Store, tmp_path: Path, kind: str) -> None:
-    """In a folder that nobody made; what was sent is told on the way."""
+    """A file is stored and verified in a folder that nobody made; the bytes are reported as they are sent."""
     data = b"" if kind == "empty" else SMALL
     local = tmp_path / "local.bin"
     local.write_bytes(data)
@@ -47,7 +47,7 @@ def test_a_new_file_is_confirmed(place: Place, store: Store, tmp_path: Path, kin
 
 
 def test_what_is_there_already_is_not_sent_again(place: Place, store: Store) -> None:
-    """After a crash between the upload and the note that it was done."""
+    """A file that is there whole is not sent again, as after a crash between the upload and its record."""
     store.write_confirmed("run/data.bin", SMALL, sha256(SMALL))
     sent: list[int] = []
     again = place.open() if place.name != "memory" else store
@@ -58,7 +58,7 @@ def test_what_is_there_already_is_not_sent_again(place: Place, store: Store) -> 
 
 @pytest.mark.parametrize("remains", [b"", SMALL[:70_000], OTHER, SMALL + b"1"], ids=["empty", "cut", "other", "longer"])
 def test_remains_of_an_earlier_try_are_replaced(place: Place, store: Store, remains: bytes) -> None:
-    """Those of the right size among them: size alone never confirms."""
+    """Other bytes are replaced, those of the right size too: size alone never confirms."""
     place.put("run/data.bin", remains)
     store.write_confirmed("run/data.bin", SMALL, sha256(SMALL))
     assert place.files() == {"run/data.bin": SMALL}
@@ -66,7 +66,7 @@ def test_remains_of_an_earlier_try_are_replaced(place: Place, store: Store, rema
 
 
 def test_other_bytes_than_promised_are_an_error_and_are_removed(place: Place, store: Store) -> None:
-    """Where the store can tell; a neighbour stays."""
+    """A store that holds other bytes raises; the neighbour stays."""
     if place.name in MOUNTED:
         pytest.skip("a mount is not asked about what it has written itself")
     store.write("run/neighbour.bin", b"1")
@@ -77,7 +77,7 @@ def test_other_bytes_than_promised_are_an_error_and_are_removed(place: Place, st
 
 @pytest.mark.parametrize("data", [b"", SMALL, LARGE], ids=["empty", "small", "large"])
 def test_a_file_is_read_into_a_local_one(place: Place, store: Store, tmp_path: Path, data: bytes) -> None:
-    """Whole, with its sha256; what was in the local file before is gone."""
+    """A file is downloaded whole, with its sha256; the earlier content of the local file is gone."""
     place.put("run/data.bin", data)
     local = tmp_path / "local.bin"
     local.write_bytes(LARGE + SMALL)
@@ -100,7 +100,7 @@ def test_a_file_that_is_not_the_expected_one_leaves_nothing(
 
 
 def test_a_missing_file_leaves_nothing(place: Place, store: Store, tmp_path: Path) -> None:
-    """It was there when it was listed."""
+    """A file that has gone since it was listed raises."""
     place.put("data.bin", SMALL)
     entry = store.stat("data.bin")
     store.delete("data.bin")
@@ -110,7 +110,7 @@ def test_a_missing_file_leaves_nothing(place: Place, store: Store, tmp_path: Pat
 
 
 def test_what_lies_below_a_folder_is_listed_with_whole_keys(place: Place, store: Store) -> None:
-    """And nothing of its neighbours, of which one has a name that begins alike."""
+    """A listing below a folder has nothing of its neighbours, even of one whose name begins alike."""
     for key in ("run #1/a.bin", "run #1/b c/d.bin", "run #12/e.bin", "f.bin"):
         place.put(key, key.encode())
     found = store.list_below("run #1")
@@ -121,14 +121,14 @@ def test_what_lies_below_a_folder_is_listed_with_whole_keys(place: Place, store:
 
 
 def test_below_a_missing_folder_there_is_nothing(place: Place, store: Store) -> None:
-    """A run that has saved nothing yet."""
+    """A missing folder has no files: a run that has saved nothing yet."""
     place.put("run/a.bin", b"1")
     assert store.list_below("other") == []
     assert store.list_below("run/other/deep") == []
 
 
 def test_below_a_missing_location_there_is_nothing(folder: Place) -> None:
-    """A new run, in a folder that its first file will make."""
+    """The root of a new run may be missing; its first file makes it."""
     store = folder.open("new/run")
     assert store.list_below("") == []
     assert store.list_below("1/step") == []
@@ -138,7 +138,7 @@ def test_below_a_missing_location_there_is_nothing(folder: Place) -> None:
 
 
 def test_a_folder_is_found_be_it_empty(folder: Place) -> None:
-    """And a file is none."""
+    """An empty folder is a folder; a file is none."""
     folder.make_folder("empty")
     folder.put("run/a.bin", b"1")
     store = folder.open()
@@ -149,7 +149,7 @@ def test_a_folder_is_found_be_it_empty(folder: Place) -> None:
 
 
 def test_a_tree_is_removed_and_its_neighbours_stay(place: Place, store: Store) -> None:
-    """However deep; the second time there is nothing to remove."""
+    """A tree is removed however deep it is; a second time there is nothing to remove."""
     for key in ("run #1/a.bin", "run #1/b c/d.bin", "run #12/e.bin", "f.bin"):
         store.write(key, key.encode())
     store.remove_tree("run #1")
@@ -163,7 +163,7 @@ def test_a_tree_is_removed_and_its_neighbours_stay(place: Place, store: Store) -
 
 @pytest.mark.parametrize("key", ["", "/", "..", "a/../..", "a//b", "./a"])
 def test_the_root_and_what_is_outside_are_never_removed(place: Place, store: Store, key: str) -> None:
-    """Whatever the key says."""
+    """The root and what is outside of it are never removed, whatever the key says."""
     place.put("a/b.bin", b"1")
     with pytest.raises(LocationError):
         store.remove_tree(key)

@@ -35,20 +35,20 @@ VERSIONS_OF_A_SECOND = {"wsgidav", "mount"}
 
 
 def skip_flat(place: Place) -> None:
-    """Leave out what keeps names, as an object store does: there a file and a folder may have the same."""
+    """Leave out stores of names, such as object stores, in which a file and a folder may have the same name."""
     if place.name == "fsspec-memory":
         pytest.skip("names, not folders")
 
 
 def wait_until(true: Callable[[], bool], deadline_s: float = 5.0) -> None:
-    """Until something is so, or the deadline has passed."""
+    """Wait until a condition holds, or the deadline has passed."""
     deadline = time.monotonic() + deadline_s
     while not true() and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
 def test_a_write_makes_the_folders_above(place: Place, store: Store) -> None:
-    """However deep, and again beside what is there."""
+    """Folders are made however deep they are, and again beside what is there."""
     store.write("runs/a b/step-1/data.bin", b"1")
     store.write("runs/a b/step-2/data.bin", b"22")
     assert place.files() == {"runs/a b/step-1/data.bin": b"1", "runs/a b/step-2/data.bin": b"22"}
@@ -62,7 +62,7 @@ def test_a_write_makes_the_location_itself(folder: Place) -> None:
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_whatever_holds_bytes_is_written(place: Place, store: Store, kind: type) -> None:
-    """And the entry that comes back is the one that is there."""
+    """What was written is read back, and the returned entry is the one that is stored."""
     entry = store.write("a.bin", kind(b"0123456789"))
     assert place.files() == {"a.bin": b"0123456789"}
     assert entry == store.stat("a.bin")
@@ -70,7 +70,7 @@ def test_whatever_holds_bytes_is_written(place: Place, store: Store, kind: type)
 
 
 def test_a_local_file_is_written(place: Place, store: Store, tmp_path: Path) -> None:
-    """And left as it is."""
+    """A local file is uploaded, and left as it is."""
     local = tmp_path / "local.bin"
     local.write_bytes(b"0123456789" * 1000)
     store.write("a.bin", local)
@@ -79,7 +79,7 @@ def test_a_local_file_is_written(place: Place, store: Store, tmp_path: Path) -> 
 
 
 def test_an_empty_file_is_written(place: Place, store: Store, tmp_path: Path) -> None:
-    """From nothing in memory, and from a local file without a byte."""
+    """An empty file is written from no bytes in memory, and from an empty local file."""
     (tmp_path / "empty.bin").touch()
     store.write("a.bin", b"")
     store.write("b.bin", tmp_path / "empty.bin")
@@ -90,7 +90,7 @@ def test_an_empty_file_is_written(place: Place, store: Store, tmp_path: Path) ->
 
 
 def test_an_overwritten_file_has_its_new_bytes_and_another_version(place: Place, store: Store) -> None:
-    """Longer and shorter than before, without anything of the old one."""
+    """A rewritten file, longer or shorter, has nothing of the old one."""
     versions = [store.write("a.bin", data) for data in (b"first", b"second and longer", b"3")]
     assert store.read("a.bin") == b"3"
     assert place.files() == {"a.bin": b"3"}
@@ -99,7 +99,7 @@ def test_an_overwritten_file_has_its_new_bytes_and_another_version(place: Place,
 
 
 def test_a_rewrite_of_the_same_size_is_read_at_once(place: Place, store: Store) -> None:
-    """Within the second too, and told by its version where the server tells."""
+    """A rewrite within the same second is read back, and has another version if the server has versions."""
     versions = [store.write("a.bin", data) for data in (b"first", b"other")]
     assert store.read("a.bin") == b"other"
     assert place.files() == {"a.bin": b"other"}
@@ -112,14 +112,14 @@ def test_a_rewrite_of_the_same_size_is_read_at_once(place: Place, store: Store) 
 
 
 def test_a_local_file_has_the_mode_of_any_other(tmp_path: Path) -> None:
-    """So that whoever may read the directory may read what was written into it."""
+    """A written file has the mode of the umask: whoever may read the directory may read it."""
     (tmp_path / "any other").touch()
     DirectoryStore(tmp_path).write("a.bin", b"1")
     assert (tmp_path / "a.bin").stat().st_mode == (tmp_path / "any other").stat().st_mode
 
 
 def test_what_is_still_being_written_is_not_listed(tmp_path: Path) -> None:
-    """A writer that was killed leaves it beside its place."""
+    """The staged file of a killed writer is not listed."""
     store = DirectoryStore(tmp_path)
     killed = subprocess.run(
         [sys.executable, "-c", KILLED_WHILE_WRITING, str(tmp_path)],
@@ -132,7 +132,7 @@ def test_what_is_still_being_written_is_not_listed(tmp_path: Path) -> None:
 
 
 def test_a_deleted_file_is_gone_and_others_stay(place: Place, store: Store) -> None:
-    """Once: the second time it is a missing file."""
+    """A file is deleted once; the second time it is missing."""
     for key in ("a/one.bin", "a/two.bin"):
         place.put(key, key.encode())
     store.delete("a/one.bin")
@@ -143,7 +143,7 @@ def test_a_deleted_file_is_gone_and_others_stay(place: Place, store: Store) -> N
 
 
 def test_a_folder_does_not_give_way_to_a_file(folder: Place) -> None:
-    """What lies in it stays, and the error says that there is one."""
+    """A folder is not replaced by a file: its content stays, and the error names it."""
     skip_flat(folder)
     store = folder.open()
     folder.put("a/b/c.bin", b"precious")
@@ -159,7 +159,7 @@ def test_a_folder_does_not_give_way_to_a_file(folder: Place) -> None:
 
 
 def test_a_put_onto_a_folder_removes_nothing(folder: Place) -> None:
-    """One that was made after we looked: servers answer 301, 404, 405 and 409."""
+    """A folder that was made after the look is not replaced either: servers answer 301, 404, 405 and 409."""
     store = folder.open()
     if not isinstance(store, WebDAVStore) or folder.name == "fault":
         pytest.skip("no PUT, or no answer to it")
@@ -171,7 +171,7 @@ def test_a_put_onto_a_folder_removes_nothing(folder: Place) -> None:
 
 
 def test_a_file_does_not_give_way_to_a_folder(folder: Place) -> None:
-    """Neither to one that is asked for, nor to one above a file that is written."""
+    """A file is not replaced by a folder, neither by one that is asked for nor by one above a file that is written."""
     skip_flat(folder)
     store = folder.open()
     folder.put("a/b.bin", b"precious")

@@ -22,7 +22,7 @@ _OF_ONE_FILE = (
 )
 
 
-class Failures:
+class BadSamples:
     """What becomes of the bad samples of a dataset.
 
     Args:
