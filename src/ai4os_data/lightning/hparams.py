@@ -102,13 +102,12 @@ def _check_rest(owner: Any, checkpoint: dict[str, Any]) -> None:
         ) from error
 
 
-def plain_hyperparameters(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint of Lightning's whose hyperparameters are plain; those that cannot be are left out."""
-    return _plain_with_changes(checkpoint)[0]
+def plain_hyperparameters(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A checkpoint of Lightning's whose hyperparameters are plain; those that cannot be are left out.
 
-
-def _plain_with_changes(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The same, and the names of those that do not come back as they were."""
+    Returns:
+        The checkpoint, and the names of those that do not come back as they were.
+    """
     plain, names = dict(checkpoint), []
     for key in KEYS:
         if isinstance(hparams := checkpoint.get(key), Mapping):
@@ -123,7 +122,7 @@ def _plain_with_changes(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], 
 
 def with_pickled(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint with plain hyperparameters, and a pickle of all if some of them do not come back as they were."""
-    plain, changes = _plain_with_changes(checkpoint)
+    plain, changes = plain_hyperparameters(checkpoint)
     if not changes:
         return checkpoint
     names = [*KEYS, *_TYPES.values()]

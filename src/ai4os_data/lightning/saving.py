@@ -227,7 +227,7 @@ class Saving:
     def _checkpoint(self, trainer: Trainer, moment: Moment) -> dict[str, Any]:
         """What Trainer.save_checkpoint() writes, of a moment; the public way to it leads over a file."""
         with self._moments.buffers():
-            checkpoint = plain_hyperparameters(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
+            checkpoint, _ = plain_hyperparameters(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
         checkpoint.update({"loops": moment.loops, "global_step": moment.step})
         checkpoint[OURS] = {
             "random": [],

@@ -42,7 +42,6 @@ class Buffers:
             if name not in owner._non_persistent_buffers_set
         ]
         self._others = [other for other in map(_state_of, module.modules()) if other is not None]
-        self._shapes: list[torch.Size | None] | None = None
         self._sources: list[torch.Tensor | None] = []
         self._copies: list[torch.Tensor | None] = []
         self._small: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
@@ -53,7 +52,8 @@ class Buffers:
     def keep(self) -> None:
         """Copy them."""
         sources = [owner._buffers.get(name) for owner, name in self._slots]
-        if [_shape(one) for one in sources] != self._shapes or any(map(operator.is_not, sources, self._sources)):
+        is_same = len(self._sources) == len(sources) and all(map(operator.is_, sources, self._sources))
+        if not is_same or [_shape(one) for one in sources] != [_shape(copy) for copy in self._copies]:
             self._adopt(sources)
         elif self._small[0]:
             torch._foreach_copy_(*self._small)
@@ -62,8 +62,7 @@ class Buffers:
         self._states = [other.get() for other in self._others]
 
     def _adopt(self, sources: list[torch.Tensor | None]) -> None:
-        """Have copies of buffers that were not there before."""
-        self._shapes = [_shape(one) for one in sources]
+        """Make copies of buffers that were not there before."""
         self._sources, self._copies = sources, [None if one is None else one.detach().clone() for one in sources]
         pairs = [
             (copy, one) for copy, one in zip(self._copies, sources, strict=True) if copy is not None and one is not None
@@ -74,20 +73,19 @@ class Buffers:
 
     @contextmanager
     def of_then(self) -> Iterator[None]:
-        """Have them in their places for a while; those of now come back."""
-        now = [(owner, name, owner._buffers.get(name)) for owner, name in self._slots]
-        states = [other.get() for other in self._others]
-        for (owner, name), copy in zip(self._slots, self._copies, strict=False):
-            owner._buffers[name] = copy
-        for other, state in zip(self._others, self._states, strict=False):
-            other.set(state)
+        """Put the copies into the model for a while; what is there now comes back."""
+        now = [owner._buffers.get(name) for owner, name in self._slots], [other.get() for other in self._others]
+        self._put(self._copies, self._states)
         try:
             yield
         finally:
-            for owner, name, buffer in now:
-                owner._buffers[name] = buffer
-            for other, state in zip(self._others, states, strict=True):
-                other.set(state)
+            self._put(*now)
+
+    def _put(self, buffers: list[torch.Tensor | None], states: list[Any]) -> None:
+        for (owner, name), buffer in zip(self._slots, buffers, strict=False):  # nothing, if no copy was made yet
+            owner._buffers[name] = buffer
+        for other, state in zip(self._others, states, strict=False):
+            other.set(state)
 
 
 class _Large:
