@@ -56,7 +56,7 @@ test-live: $(READY) ## run the tests against a Nextcloud of yours, which CONTRIB
 test-lowest: ## run the tests with the lowest versions that pyproject.toml promises, in an environment of their own
 	@test -x $(LOWEST)/bin/uv || { $(PYTHON) -m venv --clear $(LOWEST) && $(LOWEST)/bin/python -m pip install --quiet uv; }
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
-		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[demo,lightning,test]'
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[demo,lightning,test,bench]'
 	$(LOWEST)/bin/python -m pytest -m "not long" -n 4 --dist worksteal
 
 lint: $(READY) ## check style, format and types
