@@ -1,4 +1,4 @@
-"""Bytes over HTTP: whole or not at all, of one version, with one policy for tries, pauses and refusals."""
+"""Bytes of files over HTTP, both ways: whole or not at all, of one version, by one policy for tries and refusals."""
 
 from __future__ import annotations
 

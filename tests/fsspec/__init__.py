@@ -1,1 +1,0 @@
-"""What is claimed of the fsspec file system, shown on real servers."""

@@ -1,1 +1,0 @@
-"""Tests of the loader and its orders."""
