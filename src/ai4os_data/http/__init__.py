@@ -15,7 +15,6 @@ from ai4os_data.http.bodies import (
     NoBody,
     Source,
     write_all_at,
-    write_whole,
 )
 from ai4os_data.http.failures import NO_ANSWER, SILENT, compressed
 from ai4os_data.http.outages import Wait, outage_of, waited_out
@@ -71,5 +70,4 @@ __all__ = [
     "tls",
     "waited_out",
     "write_all_at",
-    "write_whole",
 ]
