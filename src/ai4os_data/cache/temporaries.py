@@ -1,4 +1,4 @@
-"""Files for paths that the cache has no room for. Each goes with its last user, or soon after its death."""
+"""A file for a path that the cache has no room for goes with its last user, or soon after that one has died."""
 
 from __future__ import annotations
 
