@@ -113,7 +113,7 @@ class Claim:
         name: str,
         release: Callable[[str], None],
         stage: Callable[[str], Staged],
-        grow: Callable[[Claim, int], bool] = lambda _claim, _bytes: False,
+        grow: Callable[[Claim, int], bool],
     ) -> None:
         self.name = name
         self.reserved_bytes = 0
@@ -204,7 +204,7 @@ class Claim:
         descriptor = self.file().descriptor
         try:
             written = os.writev(descriptor, chunks[:_MOST_PIECES]) if chunks else 0
-        except OSError:  # it is said by the next write, if it lasts
+        except OSError:  # the next write raises it, if it lasts
             written = 0
         if written < total:
             _write_patiently(descriptor, b"".join(chunks)[written:])
@@ -220,7 +220,7 @@ class Claim:
         self.instead = None
 
     def hand_over(self, other: Claim) -> None:
-        """Give another claim all that was written for this one, and its room: it has turned out to be its entry."""
+        """Give another claim the written file and its room: the bytes turned out to be those of its entry."""
         other.staged, self.staged = self.staged, None
         other.reserved_bytes, self.reserved_bytes = self.reserved_bytes, 0
         other.length, self.length = self.length, 0
@@ -228,7 +228,7 @@ class Claim:
         other._hasher, self._hasher = self._hasher, other._hasher
 
     def content(self) -> bytes:
-        """What has been written, in memory once."""
+        """All bytes that were written, held in memory once."""
         if self.instead is not None:
             assert isinstance(self.instead, LargeBody)
             return self.instead.getvalue()

@@ -153,7 +153,7 @@ class Pins:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Have the descriptors of the lock file that is there, and change pins alone."""
+        """Change pins in one thread at a time, with descriptors of the lock file that is there."""
         try:
             with self._threads:
                 if self._pinning < 0 or not is_at(self._pinning, self._path):
@@ -163,7 +163,7 @@ class Pins:
             self._drain()
 
     def _drain(self) -> None:
-        """Do what finalizers could not wait for; whoever has the lock does it after us."""
+        """Release what finalizers could not; if another thread has the lock, it does so afterwards."""
         while self._released and self._threads.acquire(blocking=False):
             try:
                 with suppress(IndexError):

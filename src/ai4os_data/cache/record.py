@@ -1,4 +1,4 @@
-"""What all processes of a cache are to know: a short record in its lock file, written by whoever has the ledger."""
+"""What all processes of a cache share: a short record in its lock file, written by whoever has the ledger."""
 
 from __future__ import annotations
 
