@@ -17,7 +17,7 @@ import pytest
 
 from ai4os_data.cli import doctor
 from ai4os_data.cli.main import main
-from ai4os_data.cli.visits import visiting
+from ai4os_data.cli.probe import visiting
 from ai4os_data.stores import open_store
 from tests.support.crowd import wait_for
 from tests.support.disks import ext4

@@ -170,18 +170,19 @@ def _at_end_of_batch(trainer: Trainer) -> Moment:
         awaits = "validation"
     loops = _states_of_loops(trainer)
     step = _count_batch(loops, trainer)
-    _turn_to(loops, awaits)
-    updates = [] if awaits == "validation" else _plateau_updates(trainer, "step")
     sample = None if awaits == "batch" else sample_of(trainer.lightning_module)
-    return Moment(step, loops, random_states(), updates, _scheduled(trainer), awaits, sample)
+    return _moment(trainer, step, loops, awaits, sample)
 
 
 def _after(trainer: Trainer, awaits: Awaited, sample: torch.Tensor | None) -> Moment:
     """The moment after something that follows batches."""
-    loops = _states_of_loops(trainer)
+    return _moment(trainer, trainer.global_step, _states_of_loops(trainer), awaits, sample)
+
+
+def _moment(trainer: Trainer, step: int, loops: dict[str, Any], awaits: Awaited, sample: torch.Tensor | None) -> Moment:
     _turn_to(loops, awaits)
     updates = [] if awaits == "validation" else _plateau_updates(trainer, "epoch" if awaits == "epoch" else "step")
-    return Moment(trainer.global_step, loops, random_states(), updates, _scheduled(trainer), awaits, sample)
+    return Moment(step, loops, random_states(), updates, _scheduled(trainer), awaits, sample)
 
 
 # --- Lightning's counters
