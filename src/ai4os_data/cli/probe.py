@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -54,22 +54,12 @@ def visiting(store: Store) -> Iterator[None]:
     Raises:
         StorageError: the server does not say what is there, or does not remove it.
     """
-    if isinstance(store, DirectoryStore):
-        missing = _missing_directories(store.root)
-        try:
-            yield
-        finally:
-            for path in missing:
-                with suppress(OSError):  # it was never made, or somebody has put something there
-                    os.rmdir(path)
-    elif isinstance(store, WebDAVStore):
-        top = open_dav(store.remote, "", patience=store.patience)
-        absent = _missing_folders(top, store.address.path)
-        try:
-            yield
-        finally:
-            _remove_folders(top, absent)
-    else:
+    with ExitStack() as end:
+        if isinstance(store, DirectoryStore):
+            end.callback(_remove_directories, _missing_directories(store.root))
+        elif isinstance(store, WebDAVStore):
+            top = open_dav(store.remote, "", patience=store.patience)
+            end.callback(_remove_folders, top, _missing_folders(top, store.address.path))
         yield
 
 
@@ -80,6 +70,12 @@ def _missing_directories(path: str) -> list[str]:
         missing.append(path)
         path = os.path.dirname(path)
     return missing
+
+
+def _remove_directories(paths: list[str]) -> None:
+    for path in paths:
+        with suppress(OSError):  # it was never made, or somebody has put something there
+            os.rmdir(path)
 
 
 def _missing_folders(top: Store, path: str) -> list[str]:
