@@ -12,8 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ai4os_data.cache.entries import suffix_of
-from ai4os_data.http import write_whole
-from ai4os_data.machine import locks, mounts, ownership
+from ai4os_data.machine import locks, mounts, ownership, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,7 +50,7 @@ class TemporaryBody:
         """Take the next bytes; what the disk says is raised later, since curl's callbacks cannot raise."""
         if self._error is None:
             try:
-                write_whole(self._file, chunk)
+                write_all(self._file.fileno(), chunk)
             except OSError as error:
                 self._error = error
         self.length += len(chunk)

@@ -1,4 +1,4 @@
-"""Datasets over storage: a file is read over the network once, and from the local disk while the cache holds it."""
+"""A dataset as users see it: the files of a location by index, with their labels; its reader makes the samples."""
 
 from __future__ import annotations
 

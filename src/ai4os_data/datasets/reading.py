@@ -1,4 +1,4 @@
-"""Reading of samples: those in the cache at once, the others of a batch in one request, with their siblings."""
+"""The reader of a dataset makes samples, for workers too: hits at once, all misses of a batch together."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def disk_bytes(path: str | os.PathLike[str]) -> int:
         return 0
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """Write all of some bytes, of which one write(2) may take a part."""
     view = memoryview(data)
     while view:

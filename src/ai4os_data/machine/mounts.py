@@ -8,23 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NETWORK_TYPES = frozenset(
-    {
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "9p",
-        "afs",
-        "ceph",
-        "glusterfs",
-        "lustre",
-        "beegfs",
-        "gpfs",
-        "ocfs2",
-        "davfs",
-        "sshfs",
-    }
+    (
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "davfs", "sshfs"),
+        *("ceph", "glusterfs", "lustre", "beegfs", "gpfs", "ocfs2"),
+    )
 )
 # rclone names a remote of the environment with a hash of its options: rshare{OhDHS}:sub
 _RCLONE_SOURCE = re.compile(r"(?P<name>[^:{]+)(\{[^}]*\})?:(?P<path>.*)")

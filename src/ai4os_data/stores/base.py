@@ -1,6 +1,7 @@
-"""A store: files under keys, reached over some protocol. Whole files in, whole files out, one version each.
+"""A store has files under keys, and the same few verbs over any protocol; a sha256 confirms what it was given.
 
-There is no rename and no lock in it, because no server gives them honestly.
+Whole files in, whole files out, one version each. There is no rename and no lock in it, because no
+server gives them honestly.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ai4os_data.http import write_whole
+from ai4os_data.machine import write_all
 from ai4os_data.stores.base import PIECE_BYTES
 from ai4os_data.stores.directory_tree import STAGED
 
@@ -73,7 +73,7 @@ def _copy(source: Source, file: FileIO) -> None:
     reader = source.open()
     try:
         while piece := reader.read(PIECE_BYTES):
-            write_whole(file, piece)
+            write_all(file.fileno(), piece)
     finally:
         reader.close()
 
