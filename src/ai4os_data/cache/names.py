@@ -186,9 +186,7 @@ def _head() -> bytes:
 
 def is_ours(path: str) -> bool:
     """Whether a file begins as a file of names does, or is empty."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError:
-        return False
-    return head == b"" or _HEAD.fullmatch(head) is not None
+    with suppress(OSError), open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+        return head == b"" or _HEAD.fullmatch(head) is not None
+    return False
