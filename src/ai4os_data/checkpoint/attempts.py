@@ -105,8 +105,9 @@ def levels_in(attempt: Path) -> dict[CheckpointName, Level | Deleted]:
         with suppress(ValueError, KeyError, TypeError, RecursionError):
             record = json.loads(line)
             name, level = CheckpointName.parse(str(record["checkpoint"])), record["level"]
-            is_of_attempt = name is not None and str(name.attempt) == attempt.name
-            if name is not None and is_of_attempt and level in {*LEVELS, DELETED} and levels.get(name) != DELETED:
+            if name is None or str(name.attempt) != attempt.name or level not in {*LEVELS, DELETED}:
+                continue
+            if levels.get(name) != DELETED:  # nothing brings it back
                 levels[name] = level
     return levels
 
