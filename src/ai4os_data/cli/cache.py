@@ -26,7 +26,7 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Do it for the directory that is named, or for those that "auto" uses; the answer is the exit code.
+    """Run the action on the directory that is named, or on those that "auto" uses; gives the exit code.
 
     Raises:
         CacheError: there is no cache there.

@@ -66,7 +66,7 @@ class Digits(nn.Sequential):
 
 
 def run(options: Options) -> int:
-    """Run the demo; the answer is the exit code."""
+    """Run the demo; gives the exit code."""
     password = secrets.token_urlsafe()
     with tempfile.TemporaryDirectory(prefix="ai4os-data-demo-") as scratch:
         cache = DiskCache(Path(scratch, "cache"), size_limit=options.cache_size)

@@ -42,7 +42,7 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Look at everything; the exit code is 1 if something does not work."""
+    """Look at everything; gives the exit code, which is 1 if something does not work."""
     states = {}
     for finding in examine(options, os.environ):
         say(finding)
@@ -63,7 +63,7 @@ def _verdict(*, is_well: bool, writes: bool, has_folder: bool) -> str:
 
 
 def examine(options: Options, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """What is found, one after the other."""
+    """The findings, one after the other."""
     yield cache_of(environ)
     yield spool_of(environ)
     mount = mounts.mount_of(options.storage, options.table)
@@ -104,7 +104,7 @@ def _open(location: str, environ: Mapping[str, str], options: Options) -> Store:
 
 
 def _storage(store: Store, options: Options, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """What is found about the server, the folder and the way there; if nobody answers, no more is asked."""
+    """The findings about the server, the folder and the transfer; if the server does not answer, there are no more."""
     is_dav = isinstance(store, WebDAVStore)
     if isinstance(store, WebDAVStore):
         for found in server_findings(store, options.deadline_s, environ):

@@ -17,7 +17,7 @@ class Finding(NamedTuple):
 
     @classmethod
     def fine(cls, what: str, told: str, note: str = "") -> Finding:
-        """It is good; only fair if there is something to note."""
+        """A good finding; a fair one if there is something to note."""
         return cls("fair" if note else "good", what, told, note)
 
     def __str__(self) -> str:

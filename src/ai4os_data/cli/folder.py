@@ -17,7 +17,7 @@ _NAMES = 3
 
 
 def folder_of(store: Store, *, writes: bool) -> Finding:
-    """How it stands with the folder: a missing one fails if nothing is to be written, or a name near it is there.
+    """Whether the folder is there. A missing one fails if nothing is to be written, or if there is a name near it.
 
     Raises:
         LocationError: there is a file in its place.

@@ -25,7 +25,7 @@ _ELSEWHERE = "free some space, or say where: {}=/directory, on a local disk"
 
 
 def cache_of(environ: Mapping[str, str]) -> Finding:
-    """How it stands with the cache."""
+    """Where the cache is, and whether it has room."""
     elsewhere = _ELSEWHERE.format("AI4OS_DATA_CACHE")
     try:
         cache = DiskCache()
@@ -42,7 +42,7 @@ def cache_of(environ: Mapping[str, str]) -> Finding:
 
 
 def _full_cache(environ: Mapping[str, str]) -> str | None:
-    """That the disk on which the cache would be is full; None if it is not."""
+    """A sentence that says so if the disk of the first choice for the cache is full; None if it is not."""
     first = next(placement.candidates(environ))
     try:
         placement.auto_limit(placement.usable(first, memory_too=False), 0)

@@ -21,7 +21,7 @@ _INTERRUPTED, _PIPE_CLOSED = 130, 141  # as a shell has it: 128 and the number o
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the answer is the exit code."""
+    """Run one command; gives the exit code."""
     try:
         given = vars(_parser().parse_args(arguments))
         # Only here: the demo takes torch, and no other command should wait for that.
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _flush() -> None:
-    """Find out here that nobody reads what was printed: when Python ends it would say so in its own words."""
+    """Flush here, so that a closed pipe is found now: at its end Python would print an error of its own."""
     try:
         if sys.stdout is not None:  # closed by the shell, as by >&-
             sys.stdout.flush()

@@ -38,7 +38,7 @@ _QUOTA = (
 
 
 def server_findings(store: WebDAVStore, deadline_s: float, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """What is found about a server, one after the other; the first one alone if it does not answer as it should."""
+    """The findings about a server, one after the other; only the first one if it does not answer as it should."""
     late = f"{store.location}: no answer within the deadline"
     try:
         answer = within(deadline_s, lambda: _ask(store), late)
@@ -57,7 +57,7 @@ def server_findings(store: WebDAVStore, deadline_s: float, environ: Mapping[str,
 
 
 def _ask(store: WebDAVStore) -> DavAnswer:
-    """One small question, whose answer has to be WebDAV's; if the folder is missing, the remote itself answers."""
+    """The answer to one small question, which has to be WebDAV's; if the folder is missing, the remote is asked."""
     headers = {"Depth": "0", "Content-Type": "application/xml"}
     try:
         answer = store.dav.send("PROPFIND", f"{store.address.base_url}/", headers, _QUOTA)
