@@ -12,12 +12,13 @@ from torch.utils.data import DataLoader
 
 from ai4os_data import StorageDataset
 from ai4os_data.cache import CachedStore, DiskCache
+from ai4os_data.cache.disk_cache import session_of
 from ai4os_data.stores import open_store
 from tests.support.crowd import Report, together, wrong_keys
 from tests.support.disks import cached_files
 from tests.support.servers import Fault, FaultServer
 from tests.support.shares import Share
-from tests.support.sources import content
+from tests.support.sources import content, source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -179,3 +180,17 @@ class Expected:
     """The right bytes of some files."""
 
     files: dict[str, bytes]
+
+
+@pytest.mark.parametrize("now_bytes", [9 * MiB, 4 * MiB], ids=["no room at all", "as much as there is"])
+def test_changed_file_is_not_claimed_for_ever(tmp_path: Path, now_bytes: int) -> None:
+    """A file that has outgrown the cache since it was listed passes through; who lists it anew waits for nobody."""
+    files = source([100_000] * 3, "grown")
+    cache = DiskCache(tmp_path, "8MiB")
+    listed = files.list()
+    files.files[listed[0].key] = bytes(now_bytes)
+    assert (listed[0].key, bytes(now_bytes)) in [
+        (wanted.key, data) for wanted, data in CachedStore(files, cache).read_many(listed)
+    ]
+    cached = CachedStore(files, cache)
+    assert session_of(cache).claim(cached.name(files.list()[0])) is not None

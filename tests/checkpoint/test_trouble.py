@@ -10,6 +10,9 @@ import pytest
 
 from ai4os_data import DiskCache, StorageCheckpoint, errors
 from ai4os_data.cache import CachedStore
+from ai4os_data.checkpoint.catalogue import Catalogue
+from ai4os_data.checkpoint.delivery import Delivery
+from ai4os_data.checkpoint.uploads import Uploads
 from ai4os_data.http.retries import Patience
 from tests.support.crowd import wait_for
 from tests.support.disks import tmpfs
@@ -262,3 +265,35 @@ def test_upload_thread_that_cannot_start_holds_up_no_later_save(
         assert run.saver.newest is not None
         run.saver.newest.wait(timeout_s=60)
         assert steps_of(run)[0] == 2
+
+
+@pytest.mark.parametrize("bug", [AttributeError, KeyError, AssertionError, TypeError, ValueError])
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [(Uploads, "next"), (Uploads, "end"), (Delivery, "begin"), (Catalogue, "add")],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_bug_in_the_queue_of_uploads_is_raised_and_the_next_save_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, method: str, bug: type[Exception]
+) -> None:
+    """A thread that dies must not leave saves unsent for ever, and a close that says nothing of it."""
+    run = open_run(tmp_path / "run", tmp_path)
+    save_steps(run, 1)
+
+    def broken(*_: object) -> None:
+        raise bug("of ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, broken)
+        handle = run.save(state_of(2), 2)
+        wait_for(lambda: run.saver.failures.lasting)
+        if method == "next":
+            with pytest.raises(bug, match="of ours"):
+                handle.wait(timeout_s=20)
+        else:
+            assert handle.wait(timeout_s=20) == "confirmed"
+    with pytest.raises(bug, match="of ours"):
+        run.save(state_of(3), 3)
+    wait_for(lambda: run.saver.newest is not None and run.saver.newest.level == "confirmed")
+    run.close(timeout_s=20)
+    assert {3} <= set(steps_of(StorageCheckpoint(tmp_path / "run", spool=tmp_path / "other")))

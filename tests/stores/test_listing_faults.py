@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ai4os_data import StorageCheckpoint, errors
+from ai4os_data.http.retries import Patience
 from ai4os_data.locations.remotes import Remote
 from ai4os_data.stores import file_at
 from ai4os_data.stores.webdav import WebDAVStore
@@ -18,7 +19,6 @@ from tests.support.servers import BROKEN_XML, HREFS_ELSEWHERE, LOGIN_PAGE, Fault
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ai4os_data.http.retries import Patience
     from tests.nextcloud import NextcloudServer
     from tests.support.servers import FaultServer
 
@@ -246,6 +246,15 @@ def test_a_listing_that_stalls_is_left_within_the_deadline(fault: FaultServer, s
     with pytest.raises(errors.DeadlineError):
         store.list()
     assert 2.5 < time.monotonic() - begin < 7
+
+
+def test_a_question_is_asked_once_more_when_the_wait_is_over(fault: FaultServer) -> None:
+    """A first answer that takes nearly all of ``outage_s`` to fail is not the last word."""
+    (fault.root / "a.bin").write_bytes(b"12345")
+    patience = Patience(tries=3, first_pause_s=0.02, longest_pause_s=0.05, stall_s=1, total_s=10.0, outage_s=1.4)
+    store = WebDAVStore(Remote(fault.url, fault.user, fault.password), patience=patience)
+    fault.script("*", Fault(stall_s=3), method="PROPFIND")
+    assert store.stat("a.bin").size_bytes == 5
 
 
 @pytest.mark.parametrize("status", [301, 302, 308])

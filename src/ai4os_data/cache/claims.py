@@ -234,9 +234,11 @@ class Claim:
 
     def give_up(self) -> None:
         """Let others claim it, with nothing published."""
-        if self.staged is not None:
-            self.staged.drop()
-        self.let_go()
+        try:
+            if self.staged is not None:
+                self.staged.drop()
+        finally:
+            self.let_go()
 
     def let_go(self) -> None:
         """End the claim, after the staged file was renamed or removed."""

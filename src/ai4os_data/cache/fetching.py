@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -125,8 +126,12 @@ class Fetch:
 
     def _newer_or(self, claim: Claim) -> Claim | Content:
         """What is there of a file that was found to have changed since it was listed; else the claim."""
-        held = self._lookup.newer(claim.name)
-        content = self._content(held) if held is not None else None
+        try:
+            held = self._lookup.newer(claim.name)
+            content = self._content(held) if held is not None else None
+        except BaseException:  # it is not yet among the claims of this request
+            self._give_up(claim)
+            raise
         if content is None:
             return claim
         self._give_up(claim)
@@ -159,8 +164,9 @@ class Fetch:
                 self._end(wanted)
                 yield wanted, result
         finally:
-            for wanted in list(self._claims):
-                self._end(wanted)
+            with ExitStack() as ends:  # each of them, whatever the end of another one raises
+                for wanted in list(self._claims):
+                    ends.callback(self._end, wanted)
 
     def _body(self, wanted: WantedFile) -> Body:
         """What takes the bytes of a file: those of a large one go to the disk as they come."""
@@ -209,11 +215,12 @@ class Fetch:
         name = self._source.name(wanted._replace(entry=fetched.entry))
         newer = self._try(self._session.claim, name)
         if isinstance(newer, Claim):
-            claim.hand_over(newer)
+            other = newer
             try:
-                newer = self._stored(newer, wanted.key, fetched.body, content)
+                claim.hand_over(other)
+                newer = self._stored(other, wanted.key, fetched.body, content)
             finally:
-                self._give_up(newer if isinstance(newer, Claim) else None)
+                self._give_up(other)
         if not isinstance(newer, Held):
             return None
         if (link := self._source.versions.link(claim.name)) is not None:

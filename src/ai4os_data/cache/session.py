@@ -81,7 +81,12 @@ class Session:
             is_ours = self._claims.take(name)
         if not is_ours:
             return None
-        if (held := self._there(name)) is not None:  # and nobody is filling it
+        try:
+            held = self._there(name)
+        except BaseException:  # a claim that nobody has would make every later read wait
+            self._claims.release(name)
+            raise
+        if held is not None:  # and nobody is filling it
             self._claims.release(name)
             return held
         return Claim(name, self._claims.release, self.objects.stage, self.budget.reserve)

@@ -54,13 +54,24 @@ class Sender:
 
     def send_all(self) -> None:
         """Send one upload after the other, until there is none."""
-        while (upload := self.uploads.next()) is not None:
-            try:
-                self._send(upload)
-            except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
-                self._end(upload, error)
-            finally:
-                self.uploads.end()
+        try:
+            while (upload := self.uploads.next()) is not None:
+                try:
+                    self._send(upload)
+                except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
+                    self._end(upload, error)
+                finally:
+                    self.uploads.end()
+        except BaseException as error:  # noqa: BLE001  the next save or `close` raises it
+            self._stop(error)
+
+    def _stop(self, error: BaseException) -> None:
+        """Send nothing more until the next save, for a bug of ours; whoever waits for an upload is told."""
+        log.error("uploads have stopped, and what is not on the storage is kept in the spool: %r", error)
+        self.failures.note(error)
+        for upload in self.uploads.stop(error):
+            if upload.progress is not None:
+                upload.progress.end(error)
 
     def drop(self, upload: Upload, newer: Upload) -> None:
         """Give up one that need not be sent any more, since a newer one is there."""
@@ -121,6 +132,8 @@ class Sender:
         except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for it
             log.error("step %d is on the storage; what was to follow has failed: %r", upload.spooled.name.step, error)
             self.failures.note(error, is_of_left=upload.progress is None)
+            if upload.progress is not None:
+                upload.progress.reach(level)  # whoever waits for it would wait for ever
 
     def _settle(self, upload: Upload, level: Level) -> None:
         """Notify whoever waits, and remove what is superseded."""

@@ -118,6 +118,15 @@ class Uploads:
             self._delivery.begin()
             self._changed.notify_all()
 
+    def stop(self, error: BaseException) -> list[Upload]:
+        """Record that the thread ends for an error, so that the next `add` begins another one; what was not sent."""
+        with self._changed:
+            left = self.unsent()
+            self.thread = self._in_flight = None
+            self.error = error
+            self._changed.notify_all()
+        return left
+
     def unsent(self) -> list[Upload]:
         """The upload in flight and those that wait, in this order."""
         with self._changed:

@@ -94,11 +94,12 @@ class RequestTries:
 
     # --- before a try
 
-    def turn(self, what: str) -> Verdict | None:
+    def turn(self, what: str, *, is_last: bool = False) -> Verdict | None:
         """What keeps the request from being sent, or a moment to wait; None if it may be sent now.
 
         Args:
             what: what messages call the request.
+            is_last: whether it is sent once more when the wait for the server is over.
         """
         credentials, wait = self._policy.credentials, self._policy.wait
         turn = "go" if self.is_first else credentials.turn()
@@ -106,8 +107,8 @@ class RequestTries:
             return errors.AuthenticationError(wrong_credentials(credentials.remote))
         if turn == "wait":
             return LOOK_AT_DOUBT_S
-        if wait.is_over:
-            return wait.error(what) if self._last_error is None else wait.gave_up(self._last_error)
+        if wait.is_over and not is_last:
+            return self._gave_up(what)
         self.is_first = self.is_first or turn == "first"
         return None
 
@@ -120,13 +121,15 @@ class RequestTries:
         """
         wait = self._policy.wait
         while True:
-            verdict = self.turn(what)
+            verdict = self.turn(what, is_last=True)
             if isinstance(verdict, errors.StorageError):
                 raise verdict
             if verdict is None:
                 if not (self._waits and wait.is_held) or wait.outage.may_ask():
                     return
                 wait.hold()
+                if wait.is_over:
+                    raise self._gave_up(what)
                 verdict = LOOK_S
             time.sleep(verdict)
 
@@ -230,6 +233,10 @@ class RequestTries:
             time.sleep(min(LOOK_S, left_s))
             if self._away:
                 wait.outage.log_waiting(wait.outage_s)
+
+    def _gave_up(self, what: str) -> errors.StorageError:
+        wait = self._policy.wait
+        return wait.error(what) if self._last_error is None else wait.gave_up(self._last_error)
 
     def _after_401(self, error: errors.StorageError) -> Verdict:
         assert self.sent_with is not None
