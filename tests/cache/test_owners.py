@@ -216,14 +216,14 @@ def test_mark_of_a_refusal_follows_no_link(tmp_path: Path, monkeypatch: pytest.M
     refusals = Refusals(Remote("https://cloud.example/dav", user="u", password="p"))
     folder.mkdir(mode=0o700)
     (folder / os.path.basename(refusals._mark)).symlink_to(victim)
-    assert not refusals.stands()
+    assert refusals.turn() == "go"
     refusals.record()
     assert victim.read_bytes() == b"years of work"
     refusals.accepted()
     folder.chmod(0o777)
     refusals.record()
     assert [*folder.iterdir()] == []
-    assert not refusals.stands()
+    assert refusals.turn() == "go"
     folder.chmod(0o700)
     refusals.record()
-    assert refusals.stands()
+    assert refusals.turn() == "refused"

@@ -53,7 +53,7 @@ def test_dropped_store_leaves_no_connection(share: Share) -> None:
 
 
 def test_closed_store_can_be_used_again(share: Share) -> None:
-    """A close is no end."""
+    """A request after `close` opens new connections."""
     share.put({"a": b"x"})
     with nothing_stays_open():
         store = open_store(share.location, share.remote)
@@ -72,7 +72,7 @@ def test_dropped_dataset_leaves_no_connection(share: Share) -> None:
 
 
 def test_closed_run_leaves_no_connection(share: Share, tmp_path: Path) -> None:
-    """Saved, sent, and over."""
+    """A checkpoint is saved and sent; after `close` no connection is open."""
     with nothing_stays_open(), open_run(f"{share.location}/run", tmp_path, remote=share.remote, keep_last=1) as run:
         save_steps(run, 1, 2)
 

@@ -47,14 +47,14 @@ def test_a_file_of_the_listed_length_is_the_file(labelled: Faulty) -> None:
 
 
 def test_a_range_is_cut_out_of_a_whole_that_is_labelled(faulty: Faulty) -> None:
-    """Where a server ignores ranges."""
+    """The server ignores ranges and sends the whole labelled file."""
     faulty.server.always(KEY, Fault(headers={"Content-Encoding": "gzip"}, ignore_range=True))
     assert faulty.store.read_range(faulty.entry, 10, 20) == DATA[10:20]
     assert faulty.store.read_range(faulty.entry, SIZE_BYTES - 5, SIZE_BYTES) == DATA[-5:]
 
 
 def test_a_transfer_of_a_labelled_file_is_resumed(faulty: Faulty) -> None:
-    """Where it broke off: the places in it are places in the file."""
+    """It resumes where it broke off: offsets in the body are offsets in the file."""
     label = {"Content-Encoding": "gzip"}
     faulty.server.script(KEY, Fault(headers=label, cut_after_bytes=CUT), Fault(headers=label))
     assert faulty.bytes() == DATA
@@ -62,7 +62,7 @@ def test_a_transfer_of_a_labelled_file_is_resumed(faulty: Faulty) -> None:
 
 
 def test_a_head_is_answered(labelled: Faulty) -> None:
-    """With the length of the file."""
+    """The answer to a HEAD has the length of the file."""
     response = labelled.store.transport.send(Request(labelled.store.address.url(KEY), method="HEAD"))
     assert response.headers["content-length"] == str(SIZE_BYTES)
 
@@ -94,7 +94,7 @@ def test_a_labelled_file_is_opened_as_any_other(faulty: Faulty) -> None:
 
 
 def test_a_checkpoint_is_restored_from_labelled_files(fault: FaultServer, tmp_path: Path) -> None:
-    """Manifest and state."""
+    """Both the manifest and the state are labelled."""
     remote = Remote(fault.url, fault.user, fault.password)
     with StorageCheckpoint("run", remote=remote, spool=tmp_path / "spool") as run:
         run.save({"weights": 3}, step=1).wait()

@@ -136,7 +136,7 @@ def running(fault: FaultServer) -> tuple[FaultServer, StorageDataset]:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # of more workers than cores
 def test_credentials_that_expire_end_the_asking_of_all_workers(running: tuple[FaultServer, StorageDataset]) -> None:
-    """With four workers, at most what was in flight is refused; then no request is sent any more."""
+    """Of four workers at most the requests in flight are refused; then no more are sent."""
     server, dataset = running
     with batches_of(dataset, workers=LOADERS, batch_size=BATCH) as batches:
         for _ in range(5):

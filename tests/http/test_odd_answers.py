@@ -83,7 +83,7 @@ def test_locked_file_is_skipped_in_short_time(odd: OddShare, workers: int) -> No
 
 
 def test_locked_file_is_left_out_of_warming_and_looking_ahead(odd: OddShare, tmp_path: Path) -> None:
-    """Both bring all the others."""
+    """Warming and look-ahead fetch all the other files."""
     dataset = opened(odd, on_error="skip", cache=DiskCache(tmp_path, "64MiB"))
     odd.server.always(path_of(odd, ODD), Fault(status=423))
     assert dataset.warm(progress=False)["files"] == NUMBER - 1
@@ -102,7 +102,7 @@ def test_error_of_a_locked_file_says_how_the_lock_goes_away(odd: OddShare) -> No
 
 
 def test_lock_that_goes_is_waited_for(odd: OddShare) -> None:
-    """Somebody wrote to it just then."""
+    """A lock of a moment, such as a short write, costs a pause and no error."""
     dataset = opened(odd)
     odd.server.script(path_of(odd, ODD), Fault(status=423))
     assert dataset[dataset.keys.index(ODD)] == FILES[ODD]
@@ -144,7 +144,7 @@ def read_all(store: Store) -> dict[str, object]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_one_odd_401_is_tried_once_more(odd: OddShare, workers: int) -> None:
-    """As of a server behind a balancer whose login failed once: the epoch is whole."""
+    """A server behind a balancer may fail a login once: the epoch is whole."""
     dataset = opened(odd, decode=lambda sample: (sample.key, sample.bytes()))
     odd.server.script(path_of(odd, ODD), Fault(status=401))
     loader = DataLoader(dataset, batch_size=8, num_workers=workers, collate_fn=list)
@@ -265,7 +265,7 @@ def test_refusal_stands_twice_as_long_after_each(fault: FaultServer, monkeypatch
         for number in range(3):
             held.record()
             begin = time.monotonic()
-            while held.stands():
+            while held.turn() == "refused":
                 time.sleep(0.01)
             assert time.monotonic() - begin == pytest.approx(0.2 * 2**number, abs=0.15)
     finally:
@@ -280,7 +280,7 @@ QUESTIONS: dict[str, Callable[[Store], object]] = {
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_credentials_that_never_worked_are_tried_once(odd: OddShare, question: str) -> None:
-    """A wrong password is no odd answer."""
+    """Without a good answer before, a 401 means a wrong password."""
     store = open_store(odd.location, Remote(odd.server.url, odd.server.user, "wrong"))
     with pytest.raises(errors.AuthenticationError):
         QUESTIONS[question](store)

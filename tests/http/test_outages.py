@@ -205,7 +205,7 @@ def test_outage_is_waited_out(patient: Faulty, verb: str, answer: str) -> None:
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 500, 507])
 @pytest.mark.parametrize("verb", VERBS)
 def test_what_cannot_pass_is_told_at_once(patient: Faulty, verb: str, status: int) -> None:
-    """To wait would gain nothing."""
+    """An error that does not pass by itself is raised without waiting."""
     patient.server.always("*", Fault(status=status), method="PROPFIND" if verb == "PROPFIND" else "GET")
     begin = time.monotonic()
     with pytest.raises((errors.StorageError, AssertionError)):
@@ -214,7 +214,7 @@ def test_what_cannot_pass_is_told_at_once(patient: Faulty, verb: str, status: in
 
 
 def test_name_that_never_resolved_is_told_after_its_tries() -> None:
-    """It is misspelt rather than away."""
+    """Such a name is misspelt: the server is not taken to be away."""
     store = WebDAVStore(Remote("http://no-such-host.invalid/dav", "alice", "sesame"), patience=PATIENT)
     begin = time.monotonic()
     with pytest.raises(errors.ServerUnavailableError):
@@ -387,7 +387,7 @@ def test_without_waiting_tries_end_it(patient: Faulty) -> None:
 
 @pytest.mark.parametrize("kind", ["GET", "PROPFIND"])
 def test_interrupt_ends_the_waiting(patient: Faulty, kind: str) -> None:
-    """Ctrl-C is not waited with."""
+    """Ctrl-C is raised at once, and not after the wait."""
     patient.server.stop()
     try:
         timer = threading.Timer(1.0, lambda: _thread.interrupt_main(signal.SIGINT))
@@ -550,7 +550,7 @@ class _Shaky(MemoryFileSystem):  # type: ignore[misc]  # fsspec publishes no typ
 
 
 def test_fsspec_store_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever file system it is that says that there is no connection."""
+    """An outage is waited for whichever file system reports it."""
     fsspec.register_implementation("shaky", _Shaky, clobber=True)
     _Shaky().pipe_file("/data/a.bin", DATA)
     dataset = StorageDataset(open_store("shaky://data", patience=PATIENT), cache=None)

@@ -75,7 +75,7 @@ def test_broken_file_that_is_read_alone_is_told_soon(
 
 
 def test_server_whose_files_all_fail_is_waited_for_though_it_lists(patient: Faulty) -> None:
-    """As of a Nextcloud whose object storage is away: the other file that is asked for fails as well."""
+    """The probe of another file fails too, as on a Nextcloud whose object storage is away."""
     patient.server.always("*", Fault(status=503))
     timer = healed_after(patient, 2.0)
     assert patient.bytes() == DATA
@@ -241,7 +241,7 @@ def test_silence_is_no_longer_than_the_waiting(patient: Faulty, monkeypatch: pyt
 
 
 def test_waiting_without_an_end_is_possible(patient: Faulty) -> None:
-    """``outage_s=inf``."""
+    """``outage_s=inf`` waits until the server is back."""
     patient.server.script(KEY, *[Fault(status=503)] * 3)
     assert Faulty(patient.server, waiting(patient.store, float("inf")), patient.entry).bytes() == DATA
 

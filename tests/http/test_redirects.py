@@ -80,7 +80,7 @@ def test_a_file_is_read_where_the_server_says_that_it_is(faulty: Faulty, pool: F
 
 
 def test_headers_of_the_remote_go_to_its_server_alone(door: Faulty, pool: FaultServer) -> None:
-    """They may be credentials too."""
+    """Headers of a remote may be credentials, so no other host gets them."""
     remote = Remote(
         door.server.url, headers=(("Authorization", door.server.authorization), ("X-Tenant", "t"), ("Cookie", "a=b"))
     )
@@ -91,14 +91,14 @@ def test_headers_of_the_remote_go_to_its_server_alone(door: Faulty, pool: FaultS
 
 
 def test_a_token_goes_to_its_server_alone(door: Faulty, pool: FaultServer) -> None:
-    """As a password does."""
+    """A token is sent to no other host, and neither is a password."""
     assert WebDAVStore(Remote(door.server.url, token=door.server.token)).read(KEY) == DATA
     (asked,) = pool.requests()
     assert "authorization" not in asked.headers
 
 
 def test_a_redirect_within_the_server_takes_its_credentials_along(faulty: Faulty) -> None:
-    """Also one that names a path alone."""
+    """A ``Location`` that has only a path stays on the server too."""
     (faulty.server.root / "moved to.bin").write_bytes(DATA)
     faulty.server.always(KEY, Fault(status=307, headers={"Location": "/moved%20to.bin?x=1"}))
     assert faulty.bytes() == DATA
@@ -163,7 +163,7 @@ def test_a_large_file_comes_from_another_host(door: Faulty, pool: FaultServer, t
 
 
 def test_a_sample_is_opened_behind_a_redirect(door: Faulty, pool: FaultServer) -> None:
-    """As any other file."""
+    """``Sample.open`` reads a redirected file in ranges."""
 
     def decode(sample: Sample) -> bytes:
         with sample.open() as file:
@@ -193,7 +193,7 @@ def test_redirects_in_a_circle_end(faulty: Faulty) -> None:
     ],
 )
 def test_what_is_no_address_of_a_file_is_not_followed(faulty: Faulty, place: str) -> None:
-    """And is named, without its query."""
+    """The error shows the address without its query."""
     faulty.server.always(KEY, Fault(status=302, headers={"Location": place}))
     error = outcome_of(faulty)
     assert isinstance(error, errors.ProtocolError)
@@ -292,10 +292,10 @@ def test_a_page_to_log_in_is_no_file(faulty: Faulty, pool: FaultServer) -> None:
     ],
 )
 def test_an_address_goes_on_the_wire_encoded(location: str, there: str) -> None:
-    """Whatever a server puts into its ``Location``."""
+    """Blanks and letters beyond ASCII in a ``Location`` are percent-encoded."""
     assert absolute("https://door/dir/a", location) == there
 
 
 def test_an_address_is_shown_without_secrets() -> None:
-    """Credentials, query and fragment."""
+    """Credentials, query and fragment are cut off."""
     assert shown("https://u:p@h/a?X-Amz-Signature=1#b") == "https://h/a"

@@ -8,7 +8,7 @@ import pytest
 
 from ai4os_data import errors
 from ai4os_data.http import statuses
-from ai4os_data.http.answers import error_for_status
+from ai4os_data.http.failures import error_for_status
 from ai4os_data.http.statuses import Standing, passes, standing_of, status_of
 from ai4os_data.locations.remotes import Remote
 

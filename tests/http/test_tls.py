@@ -151,7 +151,7 @@ def test_a_server_without_tls_is_told(fault: FaultServer, patience: Patience) ->
 
 
 def test_a_server_with_tls_that_is_asked_without_is_told(secure: FaultServer, patience: Patience) -> None:
-    """The other way round; it hangs up."""
+    """A server that speaks TLS hangs up on plain HTTP."""
     secure.forget()
     url = secure.url.replace("https:", "http:")
     for ask in ask_all(WebDAVStore(Remote(url, USER, PASSWORD), patience=patience)):

@@ -68,7 +68,7 @@ def test_a_server_that_hangs_up_for_ever_is_unavailable(faulty: Faulty, broken: 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 def test_a_server_that_lists_one_size_and_sends_another_is_not_believed(faulty: Faulty, wrong: Fault) -> None:
-    """Even if its answer is complete: three tries, then an error with both sizes."""
+    """A complete answer of another size is tried three times; the error has both sizes."""
     faulty.server.always(KEY, wrong)
     outcome = faulty.outcome()
     assert isinstance(outcome, IntegrityError)
@@ -78,7 +78,7 @@ def test_a_server_that_lists_one_size_and_sends_another_is_not_believed(faulty: 
 
 @pytest.mark.parametrize("stall", [Fault(stall_s=30), Fault(stall_s=30, stall_after_bytes=0)])
 def test_a_server_that_says_nothing_is_left_within_the_deadline(faulty: Faulty, stall: Fault) -> None:
-    """Three tries of a second each."""
+    """Three tries of a second each are made."""
     faulty.server.always(KEY, stall)
     begin = time.monotonic()
     assert isinstance(faulty.outcome(), DeadlineError)
@@ -105,7 +105,7 @@ def test_a_login_page_is_not_a_file(faulty: Faulty) -> None:
 
 
 def test_a_login_page_as_long_as_the_file_is_not_a_file(faulty: Faulty) -> None:
-    """Where no ETag comes with it, the length alone proves nothing."""
+    """Without an ETag the length alone proves nothing."""
     faulty.server.always(KEY, replace(LOGIN_PAGE, body=b"x" * SIZE_BYTES))
     assert isinstance(faulty.outcome(), ProtocolError)
 

@@ -75,7 +75,7 @@ def test_a_file_that_changed_between_two_tries_begins_anew(faulty: Faulty) -> No
 
 @pytest.mark.parametrize("etag", [{}, {"ETag": '"another"'}, {"ETag": 'W/"another"'}, {"ETag": None}], ids=repr)
 def test_a_rest_of_another_version_is_never_put_to_the_first_part(faulty: Faulty, etag: dict[str, str | None]) -> None:
-    """Even if the server ignores If-Range, and both versions have the same length."""
+    """The server ignores If-Range, and both versions have the same length."""
     rest = Fault(status=206, headers={**range_answer(CUT, SIZE_BYTES - 1), **etag}, body=NEWER[CUT:])
     faulty.server.script(KEY, Fault(cut_after_bytes=CUT, rewrite=NEWER), rest)
     assert faulty.bytes() == NEWER
@@ -106,13 +106,13 @@ def test_an_answer_of_another_version_that_breaks_off_at_once_does_not_renew_the
     ids=repr,
 )
 def test_a_rest_that_is_not_the_rest_does_no_harm(faulty: Faulty, rest: Fault) -> None:
-    """Whatever the second answer is, the result is the file."""
+    """The result is the file, whatever the second answer is."""
     faulty.server.script(KEY, Fault(cut_after_bytes=CUT), rest)
     assert faulty.bytes() == DATA
 
 
 def test_a_compressed_rest_is_refused(faulty: Faulty) -> None:
-    """As all that is compressed."""
+    """A rest that the server compressed is never joined to the first part."""
     faulty.server.script(KEY, Fault(cut_after_bytes=CUT), Fault(gzip=True))
     assert isinstance(faulty.outcome(), ProtocolError)
 
@@ -168,7 +168,7 @@ def test_a_wrong_content_range_is_refused(faulty: Faulty, wrong: Fault) -> None:
 
 @pytest.mark.parametrize("total", [SIZE_BYTES, "*"])
 def test_a_part_of_a_part_is_refused(faulty: Faulty, total: int | str) -> None:
-    """It ends well and is too short."""
+    """An answer that ends well but is too short for its range is an error."""
     faulty.server.always(KEY, Fault(headers=range_answer(20, 24, total), body=DATA[20:25]))
     with pytest.raises(IntegrityError):
         faulty.store.read_range(faulty.entry, 20, 30)
@@ -194,7 +194,7 @@ def test_a_part_that_is_too_long_is_refused(faulty: Faulty) -> None:
     ids=repr,
 )
 def test_a_range_that_breaks_off_is_fetched_again(faulty: Faulty, broken: Fault) -> None:
-    """And comes exactly."""
+    """The second try brings exactly the range."""
     faulty.server.script(KEY, broken)
     assert faulty.store.read_range(faulty.entry, 20, 30) == DATA[20:30]
     assert len(faulty.requests()) == 2

@@ -100,14 +100,14 @@ def test_what_will_not_pass_costs_one_request(
 
 
 def test_a_missing_file_costs_one_request(faulty: Faulty) -> None:
-    """404 is an answer, not a failure."""
+    """A 404 is an answer and is not tried again."""
     (faulty.server.root / KEY).unlink()
     assert isinstance(faulty.outcome(), errors.NotFoundError)
     assert len(faulty.requests()) == 1
 
 
 def test_a_full_disk_is_told_as_the_operating_system_would(faulty: Faulty) -> None:
-    """So that code which handles a full disk handles a full quota."""
+    """Code that handles a full disk handles a full quota."""
     faulty.server.always(KEY, Fault(status=507), method="PUT")
     with pytest.raises(OSError, match="full") as raised:
         faulty.store.write(KEY, DATA)
@@ -125,7 +125,7 @@ def test_a_broken_connection_is_made_again(faulty: Faulty, verb: str, broken: Fa
 
 @pytest.mark.parametrize("verb", ["GET", "PROPFIND", "DELETE"])
 def test_an_answer_that_does_not_come_is_asked_for_again(faulty: Faulty, verb: str) -> None:
-    """After a second without a byte."""
+    """The next try follows after a second without a byte."""
     faulty.server.script(KEY, Fault(stall_s=30), method=verb)
     VERBS[verb](faulty.store)
     assert len(faulty.requests(verb)) == 2
@@ -184,7 +184,7 @@ def test_retry_after_as_a_date_is_honoured(faulty: Faulty, verb: str) -> None:
 )
 @pytest.mark.parametrize("verb", ["GET", "PROPFIND"])
 def test_a_retry_after_that_is_none_is_not_waited_for(faulty: Faulty, verb: str, value: str) -> None:
-    """Nor does it break anything."""
+    """A header that cannot be parsed raises nothing and adds no pause."""
     faulty.server.script(KEY, Fault(status=503, headers={"Retry-After": value}), method=verb)
     begin = time.monotonic()
     VERBS[verb](faulty.store)
@@ -215,7 +215,7 @@ def test_a_pause_holds_up_only_what_waits_for_it(faulty: Faulty) -> None:
 
 
 def test_tries_and_pauses_are_counted(faulty: Faulty) -> None:
-    """So that a slow epoch can be explained."""
+    """The counters explain a slow epoch."""
     faulty.server.script(KEY, Fault(status=503, headers={"Retry-After": "1"}), Fault(cut_after_bytes=0))
     before = faulty.store.counters.totals()
     assert faulty.bytes() == DATA
@@ -263,7 +263,7 @@ def test_whether_a_file_exists_is_answered_or_raised(faulty: Faulty, status: int
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "GET"])
 def test_a_redirect_is_told_with_the_place_that_it_names(faulty: Faulty, verb: str, status: int) -> None:
-    """And not followed: only files are, by GET."""
+    """It is not followed: only GETs of files follow redirects."""
     place = "https://new.example/dav/a.bin"
     faulty.server.always(KEY, Fault(status=status, headers={"Location": place}), method=verb)
     with pytest.raises(errors.ProtocolError, match=place):

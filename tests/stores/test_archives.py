@@ -118,7 +118,7 @@ def test_one_small_file_comes_alone(share: Share, store: NextcloudStore) -> None
 
 @pytest.mark.parametrize("number", [8, 15, 16, 31, 127, 128, 129])
 def test_two_archives_are_asked_for_at_once(share: Share, store: NextcloudStore, number: int) -> None:
-    """Even if one would be enough; for a handful of files it is not worth it."""
+    """Files that fit into one archive are split into two; a handful is not."""
     some = store.list()[:number]
     assert read(store, some).keys() == {entry.key for entry in some}
     assert asked(share) == (1 if number < 16 else 2, 0)
@@ -217,7 +217,7 @@ def test_a_file_that_is_gone_fails_alone(share: Share, store: NextcloudStore) ->
 
 
 def test_a_folder_that_is_gone_costs_few_archives(share: Share, store: NextcloudStore) -> None:
-    """Where hardly a file is left, it is soon asked for each by itself."""
+    """If hardly a file is left, each is soon asked for by itself."""
     entries = store.list()
     share.remove(*list(FILES)[5:])
     share.server.forget()
@@ -239,7 +239,7 @@ def test_a_member_of_another_size_does_not_hide_the_others(
 
 
 def test_a_file_of_another_size_comes_as_it_is_now(share: Share, store: NextcloudStore) -> None:
-    """With its own ETag, so that nothing takes it for the listed version."""
+    """It comes with its own ETag, and so is not taken for the listed version."""
     entries = store.list()
     changed = list(FILES)[7]
     share.put({changed: b"another length"})
@@ -311,7 +311,7 @@ def test_an_archive_that_is_refused_costs_no_file(
 
 
 def test_a_page_instead_of_an_archive_costs_no_file(nextcloud: NextcloudServer, store: NextcloudStore) -> None:
-    """As a gateway answers in between."""
+    """A gateway may answer once with a page; every file still comes."""
     entries = store.list()
     nextcloud.answer_next(1, 200, headers={"Content-Type": "text/html"}, body="<html>", method="GET")
     assert read(store, entries) == FILES
@@ -373,7 +373,7 @@ def test_the_files_of_an_account_s_root_come_as_archives(
 
 
 def test_a_file_that_is_asked_for_twice_comes_twice(store: NextcloudStore) -> None:
-    """As from every other store, though an archive has each name once."""
+    """An archive has each name once, and the store still yields both."""
     one, two, three = store.list()[:3]
     came = list(store.read_many([one, two, three, one]))
     assert sorted(entry.key for entry, _ in came) == sorted([one.key, one.key, two.key, three.key])

@@ -141,14 +141,14 @@ def test_a_name_beside_the_folder_is_refused(fault: FaultServer, store: WebDAVSt
 
 
 def test_an_address_of_the_server_itself_is_taken(fault: FaultServer, store: WebDAVStore) -> None:
-    """With the host as we know it, in any case, and whatever scheme and port a proxy before it hides."""
+    """The host is ours; scheme and port may be those that a proxy hides."""
     hrefs = ("http://127.0.0.1/folder/x.bin", "HTTPS://127.0.0.1:8443/folder/y%23.bin", "//127.0.0.1/folder/z.bin")
     fault.always("folder", Fault(hrefs=hrefs), method="PROPFIND")
     assert listed(store) == TREE | {"x.bin": 5, "y#.bin": 5, "z.bin": 5}
 
 
 def test_names_are_taken_apart_after_they_are_decoded(fault: FaultServer, store: WebDAVStore) -> None:
-    """Even if the server encodes more or less than we would."""
+    """A server may percent-encode more or less than we do."""
     hrefs = ("/%66older/%61.bin", "/folder/b c.bin", "/folder/d%2520e.bin", "/folder/caf%C3%A9.bin", "/folder/~.bin")
     fault.always("folder", Fault(hrefs=hrefs), method="PROPFIND")
     assert set(listed(store)) == set(TREE) | {"a.bin", "b c.bin", "d%20e.bin", "caf\u00e9.bin", "~.bin"}
@@ -172,7 +172,7 @@ def test_names_are_taken_apart_after_they_are_decoded(fault: FaultServer, store:
     ids=repr,
 )
 def test_a_broken_listing_is_fetched_again(fault: FaultServer, store: WebDAVStore, broken: Fault) -> None:
-    """Once is chance."""
+    """One torn answer costs a second request and no error."""
     fault.script("folder", broken, method="PROPFIND")
     assert listed(store) == TREE
 
@@ -181,7 +181,7 @@ def test_a_broken_listing_is_fetched_again(fault: FaultServer, store: WebDAVStor
     "broken", [BROKEN_XML, Fault(body=b""), Fault(body=b"<html></html>"), Fault(body=answer())], ids=repr
 )
 def test_what_is_never_a_listing_is_an_error(fault: FaultServer, store: WebDAVStore, broken: Fault) -> None:
-    """And no empty folder."""
+    """Such an answer never counts as an empty folder."""
     fault.always("*", broken, method="PROPFIND")
     for ask in (store.list, lambda: store.stat("top.bin"), lambda: file_at(store, "top.bin")):
         with pytest.raises(errors.ProtocolError, match="cannot be used"):
@@ -197,7 +197,7 @@ def test_a_login_page_is_no_listing(fault: FaultServer, store: WebDAVStore) -> N
 
 
 def test_a_page_of_a_plain_web_server_is_no_listing(fault: FaultServer, store: WebDAVStore) -> None:
-    """It does not know the verb."""
+    """A server that does not know PROPFIND answers with a page."""
     fault.always("*", Fault(status=405), method="PROPFIND")
     with pytest.raises(errors.ServerError, match="405"):
         store.list()
@@ -205,7 +205,7 @@ def test_a_page_of_a_plain_web_server_is_no_listing(fault: FaultServer, store: W
 
 @pytest.mark.parametrize("size", SIZES_THAT_ARE_NONE)
 def test_a_size_that_is_none_is_an_error(fault: FaultServer, store: WebDAVStore, size: str) -> None:
-    """Ours, with a type."""
+    """A size that is no number raises an error of ours with a type."""
     fault.always("*", Fault(body=answer(a_file("/folder/top.bin", size))), method="PROPFIND")
     with pytest.raises(errors.ProtocolError):
         store.list()
@@ -240,7 +240,7 @@ def test_entities_are_not_expanded_without_end(fault: FaultServer, store: WebDAV
 
 
 def test_a_listing_that_stalls_is_left_within_the_deadline(fault: FaultServer, store: WebDAVStore) -> None:
-    """Three tries of a second."""
+    """Three tries of a second each are made."""
     fault.always("*", Fault(stall_s=30), method="PROPFIND")
     begin = time.monotonic()
     with pytest.raises(errors.DeadlineError):

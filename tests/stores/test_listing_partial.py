@@ -213,7 +213,7 @@ def test_one_odd_size_concerns_its_own_file(
 
 
 def test_blanks_around_a_size_are_none_of_it(fault: FaultServer, store: WebDAVStore) -> None:
-    """XML may be indented."""
+    """XML may be indented, also inside an element."""
     answer_with(fault, a_file("/d/x.bin", "<d:getcontentlength>\n  100 </d:getcontentlength>"))
     assert {entry.key: entry.size_bytes for entry in store.list()}["x.bin"] == 100
 
@@ -255,7 +255,7 @@ def test_a_key_with_two_slashes_concerns_itself(
 
 
 def test_s3_keys_with_two_slashes_concern_themselves() -> None:
-    """As fsspec lists them."""
+    """A key with an empty part, as fsspec lists it, is unreadable by itself alone."""
     system = fsspec.filesystem("memory")
     for key in ("a/1.jpg", "a//2.txt", "/3.txt"):
         system.pipe_file(f"/slashes/{key}", b"x")
@@ -452,7 +452,7 @@ def test_the_kept_listing_serves_where_no_listing_comes(
 
 
 def test_a_folder_etag_that_is_torn_once_is_asked_for_again(fault: FaultServer, store: WebDAVStore) -> None:
-    """Torn once is chance."""
+    """One torn answer costs a second request and no error."""
     fault.script("d", BROKEN_XML, method="PROPFIND")
     assert store._folder.etag() is None
     assert len(fault.requests()) == 2
@@ -473,7 +473,7 @@ def test_what_was_cut_off_and_told_in_part_comes_once(fault: FaultServer, store:
 
 
 def test_a_response_that_names_nothing_makes_the_listing_unusable(fault: FaultServer, store: WebDAVStore) -> None:
-    """It is unknown what is missing."""
+    """It cannot be known what is missing from such a listing."""
     nameless = "<d:response><d:status>HTTP/1.1 403 Forbidden</d:status></d:response>"
     fault.always("*", multistatus(a_folder("/d/"), nameless), method="PROPFIND")
     with pytest.raises(errors.ProtocolError, match="does not say of what"):
@@ -489,7 +489,7 @@ def test_a_folder_whose_type_cannot_be_told_is_no_file(fault: FaultServer, store
 
 @pytest.mark.parametrize("size", [-1, 1.5, "x", float("nan")])
 def test_an_odd_size_of_a_file_system_concerns_its_own_file(monkeypatch: pytest.MonkeyPatch, size: object) -> None:
-    """As some gateways list documents."""
+    """Some gateways list documents without a usable size; all other files are listed."""
     system = fsspec.filesystem("memory")
     system.pipe({"/odd/a.jpg": b"x", "/odd/report.gdoc": b"y"})
     find = type(system).find

@@ -78,7 +78,7 @@ def test_a_location_is_found_in_its_other_form(apache: ApacheServer, top: str, t
 
 @FORMS
 def test_a_folder_of_this_machine_is_found_in_its_other_form(tmp_path: Path, typed: str, there: str) -> None:
-    """As on a server."""
+    """A local folder is found in the other Unicode form, as one on a server is."""
     (tmp_path / there).mkdir()
     (tmp_path / there / "1.bin").write_bytes(b"x")
     assert StorageDataset(tmp_path / typed)[0] == b"x"
@@ -101,7 +101,7 @@ def test_a_missing_location_is_shown_with_escapes(apache: ApacheServer, top: str
 
 @FORMS
 def test_keys_split_files_patterns_and_siblings_find_their_files(tmp_path: Path, typed: str, there: str) -> None:
-    """And the labels of a mapping, by whatever form they were written."""
+    """The labels of a mapping find theirs too, in whichever Unicode form they were written."""
     store = MemoryStore({f"{there}/1.jpg": b"1", f"{there}/1.txt": b"mask", "b.jpg": b"2", f"{there}.split": b""})
     dataset = StorageDataset.from_keys(store, ["b.jpg", f"{typed}/1.jpg"], [5, 6])
     assert (dataset.keys, dataset.targets) == (["b.jpg", f"{there}/1.jpg"], [5, 6])
@@ -119,7 +119,7 @@ def test_keys_split_files_patterns_and_siblings_find_their_files(tmp_path: Path,
 
 
 def test_a_key_that_two_files_look_like_is_an_error_that_shows_both() -> None:
-    """Neither is taken; the message has escapes."""
+    """Neither file is taken, and the message shows both names with escapes."""
     mixed = f"{COMPOSED}/{DECOMPOSED}.jpg"
     store = MemoryStore({f"{form}/{form}.jpg": b"x" for form in (COMPOSED, DECOMPOSED)})
     with pytest.raises(errors.NotFoundError, match=r"B\\xe4ume.*look alike") as raised:
@@ -227,7 +227,7 @@ def test_a_name_is_not_blamed_for_what_it_has_no_part_in(fault: FaultServer, pat
 
 
 def test_ordinary_names_are_never_why() -> None:
-    """What any server takes."""
+    """No reason is found in a name that any server takes."""
     for name in ("a.bin", "step-000000123-ab12/MANIFEST.json", ".hidden", "b\u00e4ume.jpg", "party", "n" * 250, "a b"):
         assert why_refused(name) is None
 

@@ -100,7 +100,7 @@ def cloud(nextcloud: NextcloudServer, patience: Patience) -> Iterator[Cloud]:
 
 
 def test_a_small_file_is_one_put_that_the_server_hashes(cloud: Cloud) -> None:
-    """No byte is read back."""
+    """The server's hash comes with the answer, and no byte is read back."""
     assert cloud.store().write_confirmed(KEY, SMALL, sha256(SMALL)) == "confirmed"
     assert cloud.files() == {KEY: SMALL}
     (put,) = cloud.requests("PUT")
@@ -109,7 +109,7 @@ def test_a_small_file_is_one_put_that_the_server_hashes(cloud: Cloud) -> None:
 
 
 def test_what_is_there_is_hashed_by_the_server_and_not_sent(cloud: Cloud) -> None:
-    """By a PATCH."""
+    """A PATCH asks for the hash of what is there."""
     cloud.store().write_confirmed(KEY, SMALL, sha256(SMALL))
     cloud.server.forget()
     assert cloud.store().write_confirmed(KEY, SMALL, sha256(SMALL)) == "confirmed"
@@ -127,7 +127,7 @@ def test_a_put_whose_answer_is_lost_is_not_sent_again(cloud: Cloud) -> None:
 
 @pytest.mark.parametrize("status", [423, 429, 502, 503, 504])
 def test_a_put_that_is_put_off_comes_later(cloud: Cloud, status: int) -> None:
-    """Whatever keeps the server from it now."""
+    """Each answer that passes by itself leads to another try."""
     cloud.server.answer_next(2, status, method="PUT")
     assert cloud.store().write_confirmed(KEY, SMALL, sha256(SMALL)) == "confirmed"
     assert cloud.files() == {KEY: SMALL}
@@ -136,7 +136,7 @@ def test_a_put_that_is_put_off_comes_later(cloud: Cloud, status: int) -> None:
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "chunked"])
 def test_a_bit_that_the_server_flips_is_found_and_the_file_removed(cloud: Cloud, data: bytes) -> None:
-    """And the next try succeeds."""
+    """The next try succeeds."""
     cloud.server.corrupt_next_put()
     with pytest.raises(errors.IntegrityError, match="other bytes"):
         cloud.store().write_confirmed(KEY, data, sha256(data))
@@ -146,7 +146,7 @@ def test_a_bit_that_the_server_flips_is_found_and_the_file_removed(cloud: Cloud,
 
 
 def test_a_server_that_hashes_nothing_is_read_back(cloud: Cloud) -> None:
-    """As those in front of which a proxy lets no PATCH through."""
+    """A proxy that lets no PATCH through has the same effect."""
     cloud.server.lose_next_answers(method="PUT")
     cloud.server.answer_next(1, 501, method="PATCH")
     assert cloud.store().write_confirmed(KEY, SMALL, sha256(SMALL)) == "confirmed"
@@ -155,7 +155,7 @@ def test_a_server_that_hashes_nothing_is_read_back(cloud: Cloud) -> None:
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "chunked"])
 def test_a_full_quota_is_out_of_space(cloud: Cloud, data: bytes) -> None:
-    """It says so, and nothing is left."""
+    """The error says that the quota is full, and no file is left."""
     cloud.server.set_quota(1000)
     with pytest.raises(errors.OutOfSpaceError) as raised:
         cloud.store().write_confirmed(KEY, data, sha256(data))
@@ -168,7 +168,7 @@ def test_a_full_quota_is_out_of_space(cloud: Cloud, data: bytes) -> None:
 
 
 def test_a_large_file_goes_in_chunks(cloud: Cloud, tmp_path: Path) -> None:
-    """With the headers that the recordings have; the server hashes the result."""
+    """The headers are those of the recordings, and the server hashes the result."""
     local = tmp_path / "local.bin"
     local.write_bytes(LARGE)
     sent: list[int] = []
@@ -373,7 +373,7 @@ def test_smaller_chunks_of_an_earlier_try_are_not_joined_to_larger_ones(cloud: C
 
 @pytest.mark.parametrize("size", ["many", "-1", "9" * 5000, ""])
 def test_chunks_of_no_size_are_sent_again(cloud: Cloud, size: str) -> None:
-    """Whatever a listing says of them."""
+    """A listed size that is no number counts as missing."""
     _fail_at(cloud, "/00002")
     body = (
         '<?xml version="1.0"?><d:multistatus xmlns:d="DAV:"><d:response><d:href>/remote.php/dav/uploads/x/y/00001'
@@ -399,21 +399,21 @@ def _fail_at(cloud: Cloud, name: str) -> None:
 
 @pytest.mark.parametrize("status", [423, 429, 502, 503, 504])
 def test_a_chunk_that_is_put_off_comes_later(cloud: Cloud, status: int) -> None:
-    """The others are not sent again."""
+    """The other chunks are not sent again."""
     cloud.server.answer_next(1, status, method="PUT", within="/00002")
     assert cloud.store().write_confirmed(KEY, LARGE, sha256(LARGE)) == "confirmed"
     assert cloud.chunks() == ["00001", "00002", "00003"]
 
 
 def test_a_chunk_whose_answer_is_lost_is_sent_again_alone(cloud: Cloud) -> None:
-    """It costs one chunk, not all."""
+    """A lost answer costs one chunk, and not the upload."""
     cloud.server.lose_next_answers(method="PUT", within="/00002")
     assert cloud.store().write_confirmed(KEY, LARGE, sha256(LARGE)) == "confirmed"
     assert cloud.chunks() == ["00001", "00002", "00002", "00003"]
 
 
 def test_an_upload_that_the_server_cleared_away_begins_anew(cloud: Cloud) -> None:
-    """Nextcloud does so after a day."""
+    """Nextcloud removes chunks after a day."""
     cloud.server.answer_next(1, 404, method="PUT", within="/00002")
     assert cloud.store().write_confirmed(KEY, LARGE, sha256(LARGE)) == "confirmed"
     assert cloud.files() == {KEY: LARGE}
@@ -434,7 +434,7 @@ def test_a_final_move_without_an_answer_is_looked_at(
 
 
 def test_a_final_move_whose_answer_is_lost_is_looked_at(cloud: Cloud) -> None:
-    """The file is there."""
+    """The destination has the file, so no chunk is sent again."""
     cloud.server.lose_next_answers(method="MOVE")
     assert cloud.store().write_confirmed(KEY, LARGE, sha256(LARGE)) == "confirmed"
     assert len(cloud.requests("MOVE")) == 1
@@ -451,7 +451,7 @@ def test_a_process_that_died_at_the_final_move_sends_nothing_again(cloud: Cloud)
 
 
 def test_a_folder_that_is_gone_at_the_final_move_is_made_again(cloud: Cloud) -> None:
-    """Somebody has removed it meanwhile."""
+    """Somebody else has removed the folder during the upload."""
     store = cloud.store()
     store.make_folder("run #1")
     (cloud.server.root / cloud.folder / "run #1").rmdir()

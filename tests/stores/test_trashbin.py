@@ -91,7 +91,7 @@ def test_nothing_else_leaves_the_bin(bin_: Bin) -> None:
 
 
 def test_what_was_deleted_long_ago_stays(bin_: Bin, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even at the same path: only what is deleted now is ours."""
+    """An older entry of the same path is not ours to remove."""
     monkeypatch.setattr(trashbin, "_CLOCKS_S", -1e6)
     bin_.store.write("run/a/m", b"1")
     bin_.delete_by_hand("run/a/m")
@@ -114,7 +114,7 @@ def test_the_bin_is_looked_at_once_where_the_server_skips_it(bin_: Bin) -> None:
 
 
 def test_a_bin_that_tells_nonsense_is_no_error(bin_: Bin) -> None:
-    """A time of five thousand digits."""
+    """One entry has a deletion time of five thousand digits."""
     bin_.store.write("run/a/m", b"1")
     time = "9" * 5000
     body = (
@@ -131,7 +131,7 @@ def test_a_bin_that_tells_nonsense_is_no_error(bin_: Bin) -> None:
 
 @pytest.mark.parametrize("status", [403, 404, 405, 423, 500, 503])
 def test_a_bin_that_cannot_be_emptied_is_no_error(status: int, bin_: Bin) -> None:
-    """Nor is one that cannot be read: the checkpoint itself is gone."""
+    """A bin that cannot be read is no error either: the checkpoint itself is gone."""
     for name in ("a", "b"):
         bin_.store.write(f"run/{name}/m", b"1")
     bin_.server.answer_next(1, status, within="/trashbin/", method="PROPFIND")

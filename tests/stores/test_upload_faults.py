@@ -61,7 +61,7 @@ def test_a_put_that_is_put_off_is_sent_again(fault: FaultServer, store: WebDAVSt
 
 
 def test_a_pause_that_the_server_asks_for_is_made(fault: FaultServer, store: WebDAVStore) -> None:
-    """Before the file is looked at."""
+    """The pause comes before the file is looked at."""
     fault.script(KEY, Fault(status=503, headers={"Retry-After": "1"}, kept_bytes=0), method="PUT")
     begun = time.monotonic()
     assert store.write_confirmed(KEY, DATA, SHA256) == "confirmed"
@@ -98,7 +98,7 @@ def test_a_put_that_may_have_succeeded_is_looked_at(fault: FaultServer, store: W
     ids=["drop", "reset", "504 and half of it", "lost answer and a byte short"],
 )
 def test_a_put_that_has_not_succeeded_is_sent_again(fault: FaultServer, store: WebDAVStore, failed: Fault) -> None:
-    """Nothing is there, or a part."""
+    """The failed PUT has left nothing, or a part of the file."""
     fault.script(KEY, failed, method="PUT")
     assert store.write_confirmed(KEY, DATA, SHA256) == "confirmed"
     assert stored(fault) == DATA
@@ -293,7 +293,7 @@ def test_a_full_local_disk_is_told_and_leaves_nothing(fault: FaultServer, store:
 
 
 def test_memory_does_not_grow_with_the_file(store: WebDAVStore, tmp_path: Path) -> None:
-    """Neither on the way up nor on the way down."""
+    """Neither an upload nor a download holds the file in memory."""
     local = tmp_path / "large.bin"
     local.write_bytes(LARGE * 3)
     sha256 = hashlib.sha256(LARGE * 3).hexdigest()
@@ -338,7 +338,7 @@ def test_a_listing_that_fails_never_looks_empty(
 
 
 def test_a_folder_that_fails_in_the_middle_of_a_listing_fails_all_of_it(fault: FaultServer, store: WebDAVStore) -> None:
-    """Where a server lists folder by folder."""
+    """The server lists folder by folder, and one of them fails."""
     fault.change(depth_infinity="refused")
     (fault.root / "run/attempt").mkdir()
     (fault.root / "run/attempt/data.bin").write_bytes(DATA)
@@ -350,7 +350,7 @@ def test_a_folder_that_fails_in_the_middle_of_a_listing_fails_all_of_it(fault: F
 
 
 def test_what_a_server_lists_from_elsewhere_is_not_below(fault: FaultServer, store: WebDAVStore) -> None:
-    """It was not asked for."""
+    """Files outside the folder that was asked for are left out."""
     fault.script("run", Fault(hrefs=("/other/data.bin", "/run2/data.bin")), method="PROPFIND")
     assert store.list_below("run") == []
 
@@ -364,7 +364,7 @@ def test_a_tree_that_could_not_be_removed_is_an_error(fault: FaultServer, store:
 
 
 def test_a_tree_whose_removal_was_not_answered_is_gone(fault: FaultServer, store: WebDAVStore) -> None:
-    """The second DELETE finds nothing."""
+    """The second DELETE finds nothing, which is no error."""
     (fault.root / KEY).write_bytes(DATA)
     fault.script("run", Fault(unanswered=True), method="DELETE")
     store.remove_tree("run")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ai4os_data.http import failures, proxies, retries, statuses, tls
-from ai4os_data.http.answers import error_for_status, host_of, plain_etag, status_meant
+from ai4os_data.http.answers import host_of, plain_etag, status_meant
 from ai4os_data.http.bodies import (
     Body,
     CappedBody,
@@ -16,18 +16,17 @@ from ai4os_data.http.bodies import (
     Source,
     write_all_at,
 )
-from ai4os_data.http.failures import NO_ANSWER, SILENT, compressed
+from ai4os_data.http.failures import NO_ANSWER, SILENT, compressed, error_for_status
 from ai4os_data.http.outages import Wait, outage_of, waited_out
 from ai4os_data.http.policy import RequestTries, Verdict
 from ai4os_data.http.proxies import proxy_for
 from ai4os_data.http.refusals import Credentials
 from ai4os_data.http.requests import Request, Response
-from ai4os_data.http.retries import LOCKED_TRIES, OPENING_S, OUTAGE_S, Patience, checked_outage_s, retry_after_s
+from ai4os_data.http.retries import OPENING_S, OUTAGE_S, Patience, checked_outage_s, retry_after_s
 from ai4os_data.http.statuses import PASSING, Standing, passes, standing_of, status_of
 from ai4os_data.http.transport import Transport
 
 __all__ = [
-    "LOCKED_TRIES",
     "NO_ANSWER",
     "OPENING_S",
     "OUTAGE_S",

@@ -58,7 +58,7 @@ class MemoryBody:
 
 
 class CappedBody(MemoryBody):
-    """As much of an answer as was expected, kept in memory. What comes beyond that is counted and not kept.
+    """As much of an answer as was expected, in memory. What comes beyond that is counted and dropped.
 
     Args:
         most_bytes: how much is kept.
@@ -92,7 +92,7 @@ class CappedBody(MemoryBody):
 
 
 class LargeBody:
-    """The bytes of a large answer in one piece of memory, which is given out as it is: never twice in memory."""
+    """The bytes of a large answer in one piece of memory, handed out without a copy."""
 
     def __init__(self) -> None:
         self._buffer = io.BytesIO()
@@ -116,7 +116,7 @@ class LargeBody:
 
 
 class NoBody:
-    """The length of an answer, whose bytes are dropped."""
+    """Counts the bytes of an answer, and drops them."""
 
     def __init__(self) -> None:
         self.length = 0
@@ -130,21 +130,21 @@ class NoBody:
         self.length = 0
 
 
-class HashBody:
-    """No more of an answer than its length and its sha256."""
+class HashBody(NoBody):
+    """Counts and hashes the bytes of an answer, and drops them."""
 
     def __init__(self) -> None:
-        self.length = 0
+        super().__init__()
         self._digest = hashlib.sha256()
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes."""
         self._digest.update(chunk)
-        self.length += len(chunk)
+        super().write(chunk)
 
     def restart(self) -> None:
         """Forget what came so far."""
-        self.length = 0
+        super().restart()
         self._digest = hashlib.sha256()
 
     @property
@@ -225,7 +225,7 @@ class Source:
 
 
 class SourceReader:
-    """Reads one stretch of a file or of memory, of which it makes no copy as a whole, as `io.BytesIO` would of a view.
+    """Reads one stretch of a file or of memory, without a copy of it all, which `io.BytesIO` would make of a view.
 
     Args:
         content: the bytes, or the file.

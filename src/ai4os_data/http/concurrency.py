@@ -1,9 +1,9 @@
 """How many requests to have in flight: as many as the server rewards, and no more.
 
 A fast server 20 ms away gains thirtyfold from 32 at a time; a Nextcloud gains nothing, its requests only wait longer.
-So twice as many are tried, and kept where answers come faster; and half as many are tried, and kept where answers come
-as fast as before. What was refused is tried again some time later. (The time of an answer would say it sooner. But on a
-busy client that says more about the client.)
+So twice as many are tried, and kept if answers come faster; half as many are tried, and kept if answers come as fast as
+before. What was given up is tried again some time later. (The latency of single answers would show it sooner, but on a
+busy client it says more about the client.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UNTIL_NEXT_TRIAL = 8  # rates
 _UNTIL_FEWER = 48  # rates, if nothing suggests it; twice as long after each refusal
 _UNTIL_FEWER_AT_MOST = 192
 _SOON = 1
-_WORSE = 0.6  # times the rate, and the server is not what it was
+_WORSE = 0.6  # times the rate: then the server has changed
 
 
 class Concurrency:
@@ -31,7 +31,7 @@ class Concurrency:
     def __init__(self) -> None:
         self.limit = FIRST
         self._settled = FIRST
-        self._rate = 0.0  # answers per second with so many in flight
+        self._rate = 0.0  # answers per second with the settled number in flight
         self._until_trial = 0
         self._until_fewer = self._patience = _UNTIL_FEWER
         self._answers = 0
@@ -90,7 +90,9 @@ class Concurrency:
         self.limit //= 2
 
     def _decide_on_fewer(self, rate: float, *, was_idle: bool) -> None:
-        if rate >= _AS_GOOD * self._rate and not was_idle:  # with pauses, it may be that no more were wanted
+        if (
+            rate >= _AS_GOOD * self._rate and not was_idle
+        ):  # with pauses in between, the rate shows only what was asked for
             self._settled, self._rate = self.limit, rate
             self._until_trial, self._until_fewer, self._patience = _UNTIL_NEXT_TRIAL, _SOON, _UNTIL_FEWER
             return

@@ -39,7 +39,7 @@ class Connections:
         self._client: Any = None
 
     def client(self, make: Callable[[], Any]) -> Any:
-        """The client of the verbs that go another way; made on first use."""
+        """The client of the DAV verbs, which do not go through curl; made on first use."""
         if self._client is None:
             with self._lock:
                 if self._client is None:
@@ -47,25 +47,10 @@ class Connections:
         return self._client
 
 
-class _Shared:
-    """The connections of a process, by remote and proxy, as long as a store holds them."""
+_Shared = tuple[threading.Lock, "weakref.WeakValueDictionary[tuple[Remote, Proxy | None], Connections]"]
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._by_way: weakref.WeakValueDictionary[tuple[Remote, Proxy | None], Connections] = (
-            weakref.WeakValueDictionary()
-        )
-
-    def of(self, remote: Remote) -> Connections:
-        key = account(remote), proxies.proxy_for(remote.url, os.environ)  # a notebook may set it after a failure
-        with self._lock:
-            found = self._by_way.get(key)
-            if found is None:
-                found = self._by_way[key] = Connections(remote)
-            return found
-
-
-_shared = PerProcess(_Shared)
+# The connections of a process, as long as a store holds them.
+_shared: PerProcess[_Shared] = PerProcess(lambda: (threading.Lock(), weakref.WeakValueDictionary()))
 
 
 def account(remote: Remote) -> Remote:
@@ -76,4 +61,10 @@ def account(remote: Remote) -> Remote:
 
 def connections_to(remote: Remote) -> Connections:
     """Those of this process, shared with every other store of the same server and credentials."""
-    return _shared.get().of(remote)
+    key = account(remote), proxies.proxy_for(remote.url, os.environ)  # a notebook may set it after a failure
+    lock, shared = _shared.get()
+    with lock:
+        found = shared.get(key)
+        if found is None:
+            found = shared[key] = Connections(remote)
+        return found

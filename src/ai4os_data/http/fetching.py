@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ai4os_data import errors, telemetry
 from ai4os_data.http.bodies import NoBody
 from ai4os_data.http.outages import LOOK_S
-from ai4os_data.http.outcomes import Outcomes
+from ai4os_data.http.outcomes import outcome_of
 from ai4os_data.http.requests import Request, Response
 from ai4os_data.http.transfers import Transfer
 from ai4os_data.http.waiting import WaitingTransfers
@@ -47,7 +47,6 @@ class Fetch:
         self._policy = policy
         self._wait = policy.wait
         self._waiting = WaitingTransfers(requests, policy)
-        self._outcomes = Outcomes(policy)
         self._in_flight = in_flight
 
     def run(self) -> Generator[tuple[Request, Response | errors.StorageError], None, None]:
@@ -123,7 +122,7 @@ class Fetch:
         for transfer, ending in self._lane.ended():
             if self._in_flight is None and not self._wait.is_held:
                 self._concurrency.answered()
-            outcome = self._outcomes.of(transfer, ending)
+            outcome = outcome_of(transfer, ending)
             if transfer.is_probe:
                 continue
             if isinstance(outcome, float) and transfer.tries.is_stuck and not self._lane.in_flight:

@@ -26,12 +26,12 @@ T = TypeVar("T")
 
 LOOK_S = 0.25  # how often those who wait look whether it is over
 
-FLAPPING = 5  # times as many tries, at a server that fails at one request or the other
+FLAPPING = 5  # times as many tries, if the server fails now and then
 
 _IN_A_ROW = 3  # failures, of whatever requests, that make an outage
-_SAID_AFTER_S = 3.0  # what is shorter is no news
+_SAID_AFTER_S = 3.0  # what is shorter is not logged
 _LINE_EVERY_S = 60.0
-_LONGEST_PAUSE_S = 3.0  # a server that restarts is met soon after it is back
+_LONGEST_PAUSE_S = 3.0  # so that a restarted server is found soon
 _LONGEST_ASKED_S = 15.0  # Nextcloud asks for 120 in each maintenance, however short; 429 means what it asks for
 _QUESTION_LASTS_S = 15.0  # then another request may ask: this one may hang on a connection that is dead
 _FLAPS_S = 60.0
@@ -41,7 +41,7 @@ _LAST_TRY_S = 0.5  # before the end of the waiting
 
 
 class Outage:
-    """What the requests of this process know of whether one server answers.
+    """Whether one server answers, as the requests of this process have found.
 
     Args:
         where: what messages call the server; no secrets.
@@ -49,7 +49,7 @@ class Outage:
     Attributes:
         has_answered: whether it ever did, in this process.
         progress_s: when it last did, on the monotonic clock.
-        other_urls: two files, to ask for if a third one does not come.
+        other_urls: two files; if a third one does not come, asking for these shows whether the server is away.
     """
 
     def __init__(self, where: str) -> None:
@@ -74,7 +74,7 @@ class Outage:
 
     @property
     def flaps(self) -> bool:
-        """Whether it fails at one request or the other, and not at some that are broken themselves."""
+        """Whether the server fails now and then, whatever is asked for, and not at certain files only."""
         return time.monotonic() - self._healed_s < _FLAPS_S
 
     def answered(self, *, healed: bool = False) -> None:
@@ -135,7 +135,7 @@ class Outage:
             return True
 
     def asks_not(self) -> None:
-        """Record that the caller has nothing to ask after all."""
+        """Record that the caller, who might ask, has nothing to ask for."""
         with self._lock:
             self._asking_until_s = 0.0
 
@@ -184,7 +184,7 @@ _outages: PerProcess[dict[str, Outage]] = PerProcess(dict)
 
 
 def outage_of(where: str) -> Outage:
-    """What this process knows of whether a storage answers.
+    """Whether a storage answers, as this process knows it.
 
     Args:
         where: what messages call it; no secrets.

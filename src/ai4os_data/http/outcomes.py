@@ -12,7 +12,6 @@ from ai4os_data.http.answers import (
     compression,
     content_length,
     content_range,
-    error_for_status,
     parse_head,
     status_meant,
 )
@@ -24,9 +23,8 @@ from ai4os_data.machine import descriptors
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ai4os_data.http.policy import CallPolicy, Verdict
+    from ai4os_data.http.policy import Verdict
     from ai4os_data.http.transfers import Transfer
-    from ai4os_data.locations import Remote
 
 _TLS_CODES = frozenset({35, 51, 53, 54, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91})
 _TLS_DISTRUST = frozenset({51, 60, 77, 82, 83, 90, 91})
@@ -52,183 +50,171 @@ class Ending(NamedTuple):
     proxy_status: int = 0
 
 
-class Outcomes:
-    """Judges the tries of one call.
+def outcome_of(transfer: Transfer, ending: Ending) -> Response | Verdict:
+    """The answer, the error to raise, or the pause before the next try."""
+    outcome = _of(transfer, ending)
+    if isinstance(outcome, errors.StorageError) and not _is_of_use(transfer, ending):
+        transfer.body.restart()
+    return outcome
 
-    Args:
-        policy: that of the call.
-    """
 
-    def __init__(self, policy: CallPolicy) -> None:
-        self._policy = policy
-
-    def of(self, transfer: Transfer, ending: Ending) -> Response | Verdict:
-        """The answer, the error to raise, or the pause before the next try."""
-        outcome = self._of(transfer, ending)
-        if isinstance(outcome, errors.StorageError) and not _is_of_use(transfer, ending):
-            transfer.body.restart()
-        return outcome
-
-    def _of(self, transfer: Transfer, ending: Ending) -> Response | Verdict:
-        code = ending.code
-        if code and ending.proxy_status >= 400:
-            return self._refused_by_proxy(transfer, ending.proxy_status)
-        if code and not transfer.head_lines:
-            exhausted = descriptors.exhausted(error_number=ending.error_number)
-            if exhausted is not None:
-                return self._again(transfer, exhausted)
-        status, headers = parse_head(transfer.head_lines)
-        if status == 503:
-            status = status_meant(status, transfer.said)
-        verdict = self._as_news(transfer, code, status, headers)
-        if verdict is not None:
-            return verdict
-        if not code and 200 <= status < 300:
-            return self._complete(transfer, status, headers)
-        if code and status < 400:  # an error stands, whatever becomes of the page that comes with it
-            return self._cut_off(transfer, ending, status, headers)
-        if status in redirects.STATUSES and transfer.request.method != "PUT":
-            return self._redirected(transfer, headers)
-        return self._refused(transfer, status, headers)
-
-    def _as_news(self, transfer: Transfer, code: int, status: int, headers: Mapping[str, str]) -> Verdict | None:
-        """Record what an answer says about the server; the verdict if the answer is not used for anything else."""
-        tries = transfer.tries
-        if not code and tries.doubts(status):
-            transfer.offset = 0
-            if transfer.is_probe:
-                return 0.0
-            return self._again(transfer, self._error(transfer, status, headers), is_away=True)
-        if not tries.is_foreign and (not code or status >= 400 or transfer.has_heard):
-            tries.answered(status)
-        return 0.0 if transfer.is_probe else None
-
-    def _again(self, transfer: Transfer, error: errors.StorageError, *, is_away: bool = False) -> Verdict:
-        verdict = transfer.tries.failed(error, is_away=is_away)
-        transfer.start_over()
+def _of(transfer: Transfer, ending: Ending) -> Response | Verdict:
+    code = ending.code
+    if code and ending.proxy_status >= 400:
+        return _refused_by_proxy(transfer, ending.proxy_status)
+    if code and not transfer.head_lines:
+        exhausted = descriptors.exhausted(error_number=ending.error_number)
+        if exhausted is not None:
+            return _again(transfer, exhausted)
+    status, headers = parse_head(transfer.head_lines)
+    if status == 503:
+        status = status_meant(status, transfer.said)
+    verdict = _as_news(transfer, code, status, headers)
+    if verdict is not None:
         return verdict
+    if not code and 200 <= status < 300:
+        return _complete(transfer, status, headers)
+    if code and status < 400:  # an error stands, whatever becomes of the page that comes with it
+        return _cut_off(transfer, ending, status, headers)
+    if status in redirects.STATUSES and transfer.request.method != "PUT":
+        return _redirected(transfer, headers)
+    return _refused(transfer, status, headers)
 
-    # --- answers
 
-    def _complete(self, transfer: Transfer, status: int, headers: Mapping[str, str]) -> Response | Verdict:
-        """An answer that ended well: its body, if it is what was asked for, and all of it."""
-        request = transfer.request
-        received = transfer.body.length
-        self._policy.counters.row[telemetry.BYTES_FROM_NETWORK] += received
-        total = content_length(headers)
-        is_foreign = transfer.tries.is_foreign
-        if request.method != "GET":
-            request.was_let = any(_CONTINUE.match(line) for line in transfer.head_lines)
-            return Response(status, headers, total, received, is_foreign)
-        if status == 206:
-            if not transfer.continues(headers):
-                return self._other_range(transfer, headers)
-            _, total = content_range(headers) or (0, None)
-        if request.start is None:
-            promised = total
-        elif status == 206 and request.stop is not None and total is not None:
-            promised = min(request.stop, total) - request.start
-        else:
-            promised = None
-        if promised is not None and received != promised:
-            if (kind := compression(headers)) is not None:
-                return errors.ProtocolError(f"{transfer.what}: {failures.compressed(kind)}")
-            transfer.offset = 0
-            came = f"{received:,} bytes came where {promised:,} were promised"
-            return self._again(transfer, errors.IntegrityError(f"{transfer.what}: {came}"))
-        if not (is_foreign or request.is_archive):
-            self._policy.wait.outage.came(request.url)
-        return Response(status, headers, received if request.start is None else total, received, is_foreign)
-
-    def _redirected(self, transfer: Transfer, headers: Mapping[str, str]) -> Verdict:
-        """Ask where the server says that the file is: at once, since nothing has failed."""
-        try:
-            there = redirects.target(transfer.url, headers.get("location", ""), transfer.what)
-            proxies.proxy_for(there, os.environ)
-        except errors.StorageError as error:
-            return error
-        transfer.hops += 1
-        if transfer.hops > redirects.MOST_HOPS:
-            return errors.ProtocolError(f"{transfer.what}: redirected more than {redirects.MOST_HOPS} times")
-        transfer.url = there
-        transfer.tries.is_foreign = origin_of(there) != self._remote.origin
-        return 0.0
-
-    def _refused(self, transfer: Transfer, status: int, headers: Mapping[str, str]) -> Verdict:
-        """What an answer that is an error means."""
-        if transfer.tries.is_foreign and status in {401, 403}:
-            return errors.PermissionDeniedError(
-                f"{transfer.what}: refused there ({status}). No credentials are sent to another host than "
-                f"{self._remote.origin}"
-            )
-        if status == 416 and transfer.resumed:
-            transfer.offset = 0
-            return self._again(transfer, errors.ChangedError(f"{transfer.what} changed while it was read"))
-        error = self._error(transfer, status, headers)
-        transfer.restart()
-        verdict = transfer.tries.refused(status, error, retry_after_s(headers.get("retry-after")))
-        transfer.start_over()
-        return verdict
-
-    def _refused_by_proxy(self, transfer: Transfer, status: int) -> Verdict:
-        """What it means that a proxy opens no way to the server."""
-        way = proxies.through(transfer.url, os.environ)
-        what = f"{transfer.what}: the proxy opens no connection ({status}){way}"
-        if status in statuses.RETRIED:
-            return self._again(transfer, errors.ServerUnavailableError(what))
-        if status == 407:
-            return self._error(transfer, status, {})
-        return errors.PermissionDeniedError(what)
-
-    def _other_range(self, transfer: Transfer, headers: Mapping[str, str]) -> Verdict:
+def _as_news(transfer: Transfer, code: int, status: int, headers: Mapping[str, str]) -> Verdict | None:
+    """Record what an answer says about the server; the verdict if the answer is not used for anything else."""
+    tries = transfer.tries
+    if not code and tries.doubts(status):
         transfer.offset = 0
-        error = errors.ProtocolError(
-            f"{transfer.what}: the server answered another range than the one asked for: "
-            f"{headers.get('content-range')!r}"
+        if transfer.is_probe:
+            return 0.0
+        return _again(transfer, _error(transfer, status, headers), is_away=True)
+    if not tries.is_foreign and (not code or status >= 400 or transfer.has_heard):
+        tries.answered(status)
+    return 0.0 if transfer.is_probe else None
+
+
+def _again(transfer: Transfer, error: errors.StorageError, *, is_away: bool = False) -> Verdict:
+    verdict = transfer.tries.failed(error, is_away=is_away)
+    transfer.start_over()
+    return verdict
+
+
+def _complete(transfer: Transfer, status: int, headers: Mapping[str, str]) -> Response | Verdict:
+    """An answer that ended well: its body, if it is what was asked for, and all of it."""
+    request = transfer.request
+    received = transfer.body.length
+    transfer.policy.counters.row[telemetry.BYTES_FROM_NETWORK] += received
+    total = content_length(headers)
+    is_foreign = transfer.tries.is_foreign
+    if request.method != "GET":
+        request.was_let = any(_CONTINUE.match(line) for line in transfer.head_lines)
+        return Response(status, headers, total, received, is_foreign)
+    if status == 206:
+        if not transfer.continues(headers):
+            return _other_range(transfer, headers)
+        _, total = content_range(headers) or (0, None)
+    if request.start is None:
+        promised = total
+    elif status == 206 and request.stop is not None and total is not None:
+        promised = min(request.stop, total) - request.start
+    else:
+        promised = None
+    if promised is not None and received != promised:
+        if (kind := compression(headers)) is not None:
+            return errors.ProtocolError(f"{transfer.what}: {failures.compressed(kind)}")
+        transfer.offset = 0
+        came = f"{received:,} bytes came where {promised:,} were promised"
+        return _again(transfer, errors.IntegrityError(f"{transfer.what}: {came}"))
+    if not (is_foreign or request.is_archive):
+        transfer.policy.wait.outage.came(request.url)
+    return Response(status, headers, received if request.start is None else total, received, is_foreign)
+
+
+def _redirected(transfer: Transfer, headers: Mapping[str, str]) -> Verdict:
+    """Ask where the server says that the file is: at once, since nothing has failed."""
+    try:
+        there = redirects.target(transfer.url, headers.get("location", ""), transfer.what)
+        proxies.proxy_for(there, os.environ)
+    except errors.StorageError as error:
+        return error
+    transfer.hops += 1
+    if transfer.hops > redirects.MOST_HOPS:
+        return errors.ProtocolError(f"{transfer.what}: redirected more than {redirects.MOST_HOPS} times")
+    transfer.url = there
+    transfer.tries.is_foreign = origin_of(there) != transfer.policy.credentials.remote.origin
+    return 0.0
+
+
+def _refused(transfer: Transfer, status: int, headers: Mapping[str, str]) -> Verdict:
+    """What an answer that is an error means."""
+    if transfer.tries.is_foreign and status in {401, 403}:
+        return errors.PermissionDeniedError(
+            f"{transfer.what}: refused there ({status}). No credentials are sent to another host than "
+            f"{transfer.policy.credentials.remote.origin}"
         )
-        return self._again(transfer, error)
+    if status == 416 and transfer.resumed:
+        transfer.offset = 0
+        return _again(transfer, errors.ChangedError(f"{transfer.what} changed while it was read"))
+    error = _error(transfer, status, headers)
+    transfer.restart()
+    verdict = transfer.tries.refused(status, error, retry_after_s(headers.get("retry-after")))
+    transfer.start_over()
+    return verdict
 
-    def _error(self, transfer: Transfer, status: int, headers: Mapping[str, str]) -> errors.StorageError:
-        is_upload = transfer.request.method == "PUT"
-        return error_for_status(status, transfer.what, headers, self._remote, is_upload=is_upload, page=transfer.said)
 
-    @property
-    def _remote(self) -> Remote:
-        return self._policy.credentials.remote
+def _refused_by_proxy(transfer: Transfer, status: int) -> Verdict:
+    """What it means that a proxy opens no way to the server."""
+    what = failures.no_way(transfer.what, transfer.url, status)
+    if status in statuses.RETRIED:
+        return _again(transfer, errors.ServerUnavailableError(what))
+    if status == 407:
+        return _error(transfer, status, {})
+    return errors.PermissionDeniedError(what)
 
-    # --- no whole answer
 
-    def _cut_off(
-        self, transfer: Transfer, ending: Ending, status: int, headers: Mapping[str, str]
-    ) -> Response | Verdict:
-        """A try that broke off: keep what came of it if it can be continued, and try again if that may help."""
-        request, code = transfer.request, ending.code
-        if code == _ABORTED_BY_US and status == 206:
-            return self._other_range(transfer, headers)
-        if code == _ABORTED_BY_US and status == 200 and request.start is not None:
-            # The wanted range was cut out of the whole.
-            total = content_length(headers)
-            return Response(status, headers, total, transfer.body.length, transfer.tries.is_foreign)
-        has_heard = transfer.has_heard
-        if _keep(transfer, status, headers):
-            transfer.tries.progressed()
-        message = ending.message or f"the connection fails (curl {code})"
-        error: errors.StorageError
-        if code in _TLS_CODES:
-            error = failures.untrusted(transfer.what, transfer.url, message)
-            has_heard = False
-        elif code == _TIMED_OUT:
-            error = failures.late(transfer.what, transfer.url, message)
-        else:
-            error = failures.unreachable(transfer.what, transfer.url, message)
-        if _is_of_use(transfer, ending):
-            return error
-        is_lasting = code in _TLS_DISTRUST
-        verdict = transfer.tries.broken(
-            error, is_lasting=is_lasting, has_heard=has_heard, is_unmet=code in _MAYBE_UNMET
-        )
-        transfer.start_over()
-        return verdict
+def _other_range(transfer: Transfer, headers: Mapping[str, str]) -> Verdict:
+    transfer.offset = 0
+    error = errors.ProtocolError(
+        f"{transfer.what}: the server answered another range than the one asked for: {headers.get('content-range')!r}"
+    )
+    return _again(transfer, error)
+
+
+def _error(transfer: Transfer, status: int, headers: Mapping[str, str]) -> errors.StorageError:
+    is_upload = transfer.request.method == "PUT"
+    return failures.error_for_status(
+        status, transfer.what, headers, transfer.policy.credentials.remote, is_upload=is_upload, page=transfer.said
+    )
+
+
+def _cut_off(transfer: Transfer, ending: Ending, status: int, headers: Mapping[str, str]) -> Response | Verdict:
+    """A try that broke off: keep what came of it if it can be continued, and try again if that may help."""
+    request, code = transfer.request, ending.code
+    if code == _ABORTED_BY_US and status == 206:
+        return _other_range(transfer, headers)
+    if code == _ABORTED_BY_US and status == 200 and request.start is not None:
+        # The wanted range was cut out of the whole.
+        total = content_length(headers)
+        return Response(status, headers, total, transfer.body.length, transfer.tries.is_foreign)
+    has_heard = transfer.has_heard
+    if _keep(transfer, status, headers):
+        transfer.tries.progressed()
+    message = ending.message or f"the connection fails (curl {code})"
+    error: errors.StorageError
+    if code in _TLS_CODES:
+        error = failures.untrusted(transfer.what, transfer.url, message)
+        has_heard = False
+    elif code == _TIMED_OUT:
+        error = failures.late(transfer.what, transfer.url, message)
+    else:
+        error = failures.unreachable(transfer.what, transfer.url, message)
+    if _is_of_use(transfer, ending):
+        return error
+    is_lasting = code in _TLS_DISTRUST
+    verdict = transfer.tries.broken(error, is_lasting=is_lasting, has_heard=has_heard, is_unmet=code in _MAYBE_UNMET)
+    transfer.start_over()
+    return verdict
 
 
 def _is_of_use(transfer: Transfer, ending: Ending) -> bool:

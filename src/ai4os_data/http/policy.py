@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ai4os_data import errors, telemetry
 from ai4os_data.http import statuses
-from ai4os_data.http.answers import wrong_credentials
-from ai4os_data.http.outages import FLAPPING, LOOK_S, Outage, Wait
-from ai4os_data.http.refusals import LOOK_AT_DOUBT_S, Credentials
-from ai4os_data.http.retries import LONGEST_LOCK_PAUSE_S, Patience, shortened
+from ai4os_data.http.failures import wrong_credentials
+from ai4os_data.http.outages import FLAPPING, LOOK_S
+from ai4os_data.http.refusals import LOOK_AT_DOUBT_S
+from ai4os_data.http.retries import LOCKED_TRIES, LONGEST_LOCK_PAUSE_S, shortened
 
 if TYPE_CHECKING:
+    from ai4os_data.http.outages import Wait
+    from ai4os_data.http.refusals import Credentials
+    from ai4os_data.http.retries import Patience
     from ai4os_data.locations import Remote
 
 _STUCK_AFTER = 2  # failures
@@ -21,31 +24,20 @@ Verdict = errors.StorageError | float
 """The error to raise, or the pause in seconds before the next try."""
 
 
-class CallPolicy:
+class CallPolicy(NamedTuple):
     """What the requests of one call have in common.
 
-    Args:
+    Attributes:
         credentials: what they are sent with.
-        outage: whether the server is away.
         patience: deadlines, tries and pauses.
         counters: where retries and waited time are counted.
-
-    Attributes:
         wait: how long the call still waits for a server that is away.
     """
 
-    def __init__(
-        self, credentials: Credentials, outage: Outage, patience: Patience, counters: telemetry.Counters
-    ) -> None:
-        self.credentials = credentials
-        self.patience = patience
-        self.counters = counters
-        self.wait = Wait(outage, patience)
-
-    @property
-    def has_answered(self) -> bool:
-        """Whether the server has answered before: then its name and its certificate are right."""
-        return self.credentials.answers > 0 or self.wait.outage.has_answered
+    credentials: Credentials
+    patience: Patience
+    counters: telemetry.Counters
+    wait: Wait
 
 
 class RequestTries:
@@ -54,9 +46,9 @@ class RequestTries:
     Args:
         policy: that of the call.
         most: how many tries without any progress in between; by default as many as the patience has.
-        most_locked: how many, with short pauses, if the file is locked (423); by default as many as else.
+        most_locked: how many of a read, with short pauses, if the file is locked (423).
         size_bytes: how much is sent or received; it sets the deadline.
-        waits: whether it waits for a server that is away.
+        waits: whether it is a read: one that waits for a server that is away.
         repeats: whether it may be sent again after an answer that leaves open whether the server has done it.
 
     Attributes:
@@ -72,14 +64,14 @@ class RequestTries:
         policy: CallPolicy,
         *,
         most: int | None = None,
-        most_locked: int | None = None,
+        most_locked: int = LOCKED_TRIES,
         size_bytes: int | None = None,
         waits: bool = False,
         repeats: bool = True,
     ) -> None:
         self._policy = policy
         self._most = most or policy.patience.tries
-        self._most_locked = most_locked
+        self._most_locked = most_locked if waits else None
         self._size_bytes = size_bytes
         self._waits = waits and policy.patience.outage_s > 0
         self._repeats = repeats
@@ -145,7 +137,7 @@ class RequestTries:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether it has found the server away so often that something else should be asked for."""
+        """Whether it has found the server away so often that another file should be asked for, to compare."""
         return self._away + self._failures > _STUCK_AFTER and self._away > 0
 
     # --- after a try
@@ -164,7 +156,7 @@ class RequestTries:
             self.is_first = False
 
     def refused(self, status: int, error: errors.StorageError, asked_s: float | None) -> Verdict:
-        """What an answer that is an error means.
+        """What follows from an answer that is an error.
 
         Args:
             status: of the answer.
@@ -188,19 +180,20 @@ class RequestTries:
     def broken(
         self, error: errors.StorageError, *, is_lasting: bool = False, has_heard: bool = False, is_unmet: bool = False
     ) -> Verdict:
-        """What a connection that failed means.
+        """What follows from a connection that failed.
 
         Args:
             error: what it stands for.
             is_lasting: whether it will fail so each time: a certificate that is not trusted.
             has_heard: whether something of the file came: then the server is not away.
-            is_unmet: whether it may be that there is no such server: a name that does not resolve, TLS that fails.
+            is_unmet: whether there may be no such server at all: a name that does not resolve, TLS that fails.
         """
-        has_answered = self._policy.has_answered
+        # Once the server has answered, its name and its certificate are right.
+        has_answered = self._policy.credentials.answers > 0 or self._policy.wait.outage.has_answered
         is_of_tls = isinstance(error, errors.TLSError)  # nothing was sent
         if is_lasting or (not has_answered if is_of_tls else not self._repeats):
             return error
-        # Who sends something breaks off for a reason of its own; and a deadline for all tries is no silence.
+        # A server that has sent something is there; and after the deadline of all tries, silence proves nothing.
         is_away = not has_heard and time.monotonic() < self.deadline and (has_answered or not is_unmet)
         return self.failed(error, is_away=is_away)
 

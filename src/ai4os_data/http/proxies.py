@@ -19,10 +19,9 @@ from urllib.parse import unquote, urlsplit
 from ai4os_data.errors import RemoteError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
-_SERVER_PORTS = {"http": 80, "https": 443}
 _PROXY = re.compile(
     r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://)?(?!:)(?:(?P<userinfo>.*)@)?"
     r"(?P<host>[^][/@:?#\s]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?/?",
@@ -64,11 +63,10 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
     for name in (f"{parts.scheme}_proxy", "all_proxy"):
         variable = _spelling(name, environ)
         if variable is not None:
-            port = parts.port or _SERVER_PORTS.get(parts.scheme, 0)
+            port = parts.port or _PORTS.get(parts.scheme, 0)
             excluded = environ.get(_spelling("no_proxy", environ) or "", "")
-            return (
-                None if _is_excluded(parts.scheme, parts.hostname or "", port, excluded) else _parsed(variable, environ)
-            )
+            is_direct = _is_excluded(parts.scheme, parts.hostname or "", port, excluded)
+            return None if is_direct else _parsed(variable, environ)
     return None
 
 
@@ -148,7 +146,7 @@ def _is_excluded(scheme: str, host: str, port: int, excluded: str) -> bool:
     """Whether ``no_proxy`` has an entry for a server. What cannot be understood in it means nothing, as in curl."""
     name = host.rstrip(".").lower()
     address = _address(name)
-    for entry in _entries(excluded):
+    for entry in re.split(r"[,\s]+", excluded.lower()):
         if entry == "*":
             return True
         entry_scheme, separator, rest = entry.rpartition("://")
@@ -161,10 +159,6 @@ def _is_excluded(scheme: str, host: str, port: int, excluded: str) -> bool:
         if _matches_network(address, rest) if address is not None else _matches_name(name, rest):
             return True
     return False
-
-
-def _entries(excluded: str) -> Iterator[str]:
-    yield from (entry for entry in re.split(r"[,\s]+", excluded.lower()) if entry)
 
 
 def _matches_name(name: str, entry: str) -> bool:

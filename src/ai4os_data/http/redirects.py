@@ -26,7 +26,7 @@ def target(url: str, location: str, what: str) -> str:
         what: the request, for messages.
 
     Raises:
-        ProtocolError: it is none, or none that is followed.
+        ProtocolError: it is no address of a file, or leads from https to http.
     """
     there = absolute(url, location)
     try:
@@ -45,7 +45,7 @@ def target(url: str, location: str, what: str) -> str:
 
 
 def absolute(url: str, location: str) -> str:
-    """Where a ``Location`` leads, encoded, without its fragment; the text itself if it cannot be understood."""
+    """Where a ``Location`` leads, encoded, without its fragment; the text itself if it cannot be parsed."""
     encoded = quote(location.encode("latin-1", "replace"), safe=_IN_ADDRESSES)
     try:
         return urldefrag(urljoin(url, encoded)).url

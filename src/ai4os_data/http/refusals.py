@@ -1,9 +1,9 @@
 """Remembers that a server refused some credentials, for every process of this machine that holds them.
 
-Nextcloud shuts an address out after a few wrong passwords, for the right one too. So the first 401 ends the asking
-everywhere: whoever already held these credentials then asks no more. Who comes later may try once. After some good
-answers a 401 is odd: then the credentials are read anew, and one request of all these processes tries once more, before
-the asking ends. Some time later one may try again.
+Nextcloud shuts an address out after a few wrong passwords, for the right one too. So after the first 401 no process
+that held these credentials sends another request; one that starts later may try once. After some good answers a 401 is
+odd: then the credentials are read anew, and one request of all these processes tries once more, before no more are
+sent. Some time later one may try again.
 """
 
 from __future__ import annotations
@@ -47,11 +47,7 @@ class Refusals:
         """Let everyone who holds these credentials know that they were refused."""
         with suppress(OSError):  # without the mark each process finds out by itself
             self._make_folder()
-            descriptor = ownership.open_file(self._mark, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-            try:
-                os.write(descriptor, b"-")
-            finally:
-                os.close(descriptor)
+            _count(self._mark)
             now_ns = time.time_ns()
             os.utime(self._mark, ns=(now_ns, now_ns))  # the kernel's own stamp may be a tick older than held_since
         self.end_doubt()
@@ -61,10 +57,6 @@ class Refusals:
         with suppress(OSError):
             os.unlink(self._mark)
         self.end_doubt()
-
-    def stands(self) -> bool:
-        """Whether these credentials were refused since we have held them, and it is too early to try again."""
-        return self._refusal() == "refused"
 
     def turn(self) -> Turn:
         """What a request with these credentials has to do.
@@ -95,16 +87,12 @@ class Refusals:
                     os.unlink(self._doubt)
             os.close(os.open(self._doubt, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         except FileExistsError:
-            self._confirm_doubt()
+            with suppress(OSError):  # whoever tries once more learns that others were refused too
+                _count(self._doubt)
             return False
         except OSError:  # there is nowhere to agree
             return True
         return True
-
-    def _confirm_doubt(self) -> None:
-        """Let the one who tries once more know that others were refused too."""
-        with suppress(OSError), open(self._doubt, "ab", buffering=0, opener=ownership.open_file) as file:
-            file.write(b"-")
 
     def is_confirmed(self) -> bool:
         """Whether others were refused while one waits to try once more: that is no odd answer any more."""
@@ -222,6 +210,12 @@ class Credentials:
         self.refusals.end_doubt()
         self.remote, self.refusals, self.answers = found, Refusals(found), 0
         return True
+
+
+def _count(mark: str) -> None:
+    """Make a mark one byte longer."""
+    with open(mark, "ab", buffering=0, opener=ownership.open_file) as file:
+        file.write(b"-")
 
 
 def _folder() -> str:

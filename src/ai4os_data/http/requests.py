@@ -30,11 +30,11 @@ class Request:
         repeats: whether it is sent again after a try that may have succeeded all the same, such as one whose answer
             was lost; if not, the caller looks first.
         asks_first: whether a PUT sends its body only when the server has seen the head, and not refused it.
-        tag: the caller's own.
+        tag: for the caller's own use.
 
     Attributes:
         fails_alone: whether it failed as it does if the server is away, while the server answered others.
-        was_let: whether the server has said that the body of a PUT which asks first may come.
+        was_let: whether the server has asked for the body of a PUT that asks first (``100 Continue``).
     """
 
     url: str
@@ -60,7 +60,7 @@ class Response:
     Attributes:
         status: 200, 201, 204 or 206.
         headers: their names in lower case.
-        total_bytes: the size of the whole file, if the server told it.
+        total_bytes: the size of the whole file, if the server gave it.
         received_bytes: how many bytes the body took.
         is_foreign: whether another host answered, to which the server had redirected: its ETags are its own.
     """
@@ -78,5 +78,5 @@ class Response:
 
     @property
     def compression(self) -> str | None:
-        """How its bytes are compressed according to its head; whether they are, their number shows."""
+        """The compression that its head names; only the number of bytes shows whether they are compressed."""
         return compression(self.headers)

@@ -1,4 +1,4 @@
-"""How often, how long and for how much in all we try a request again."""
+"""How often a request is tried, how long a try and a pause last, and when the last try must be over."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class Patience:
         checked_outage_s(self.outage_s)
 
     def hurried(self, limit_s: float, *, waits: bool) -> Patience:
-        """The same for a question that somebody has another answer to, after ``limit_s``.
+        """The same for a request that nobody waits for longer than ``limit_s``.
 
         Args:
-            limit_s: the longest time without an answer.
-            waits: whether there is no other answer, so that an outage is waited for up to that time.
+            limit_s: the longest time until there is an answer.
+            waits: whether nothing can take the place of the answer, so that an outage is waited for up to that time.
         """
         if waits:
             return replace(self, outage_s=min(self.outage_s, limit_s))
@@ -81,7 +81,7 @@ class Patience:
 
     @property
     def hears_within_s(self) -> int:
-        """The longest silence in an answer: no longer than who waits for less waits for a server that is away."""
+        """The longest silence in an answer; less if the caller waits less than that for a server that is away."""
         return int(min(self.stall_s, max(_SHORTEST_SILENCE_S, self.outage_s))) if self.outage_s else self.stall_s
 
     def silence_s(self, size_bytes: int) -> float:

@@ -1,4 +1,4 @@
-"""Which certificate authorities are trusted, the same for every client in here."""
+"""The certificate authorities that are trusted, the same for bytes and for DAV verbs."""
 
 from __future__ import annotations
 

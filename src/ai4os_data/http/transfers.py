@@ -39,11 +39,12 @@ class Transfer:
     def __init__(self, request: Request, policy: CallPolicy, *, probes_s: float | None = None) -> None:
         is_read = request.method == "GET"
         self.request = request
+        self.policy = policy
         self.body = request.body
         self.is_probe = probes_s is not None
         self.tries = RequestTries(
             policy,
-            most_locked=1 if request.is_archive else LOCKED_TRIES if is_read else None,
+            most_locked=1 if request.is_archive else LOCKED_TRIES,
             size_bytes=request.expected_bytes,
             waits=is_read,
             repeats=request.repeats,
@@ -92,7 +93,7 @@ class Transfer:
         self._length_before = self.body.length
 
     def end(self) -> None:
-        """Let go of what this try sent."""
+        """Close the file that this try sent."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None

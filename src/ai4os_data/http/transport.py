@@ -13,6 +13,7 @@ from ai4os_data import errors, telemetry
 from ai4os_data.http.connections import Connections, connections_to
 from ai4os_data.http.curl import new_lane
 from ai4os_data.http.fetching import Fetch
+from ai4os_data.http.outages import Wait
 from ai4os_data.http.policy import CallPolicy
 from ai4os_data.http.refusals import Credentials
 from ai4os_data.http.retries import Patience
@@ -63,7 +64,8 @@ class Transport:
 
     def policy(self) -> CallPolicy:
         """What each outcome of a new call means."""
-        return CallPolicy(self.credentials, self.connections.outage, self.patience, self.counters)
+        wait = Wait(self.connections.outage, self.patience)
+        return CallPolicy(self.credentials, self.patience, self.counters, wait)
 
     def fetch(
         self, requests: Iterable[Request], in_flight: int | None = None

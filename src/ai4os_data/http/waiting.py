@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class WaitingTransfers:
-    """What a call begins with next.
+    """Chooses the transfer that a call begins next.
 
     Args:
         requests: taken as there is room for them.
@@ -39,7 +39,7 @@ class WaitingTransfers:
         self._closed_until_s = 0.0
 
     def next(self) -> Transfer | None:
-        """The transfer to begin with now, if any: one that has waited long enough, or a new one."""
+        """The transfer to begin now, if any: one that has waited long enough, or a new one."""
         wait = self._wait
         if self.is_over or time.monotonic() < self._closed_until_s:
             return None
@@ -88,11 +88,11 @@ class WaitingTransfers:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left to begin with."""
+        """Whether no transfer is left to begin."""
         return self._is_exhausted and self._planned is None and not (self._held or self._paused)
 
     def longest_s(self) -> float | None:
-        """How long until something can be begun with: 0 for now; None if nothing is left."""
+        """The seconds until the next transfer may begin: 0 for now, None if none is left."""
         if self.is_over:
             return None
         now_s = time.monotonic()

@@ -61,14 +61,14 @@ class Group(NamedTuple):
 
     @property
     def longest_bytes(self) -> int:
-        """The most that an archive of them has, if they are as they were listed: each twice named, once described."""
+        """The most that an archive of them has, if they are as they were listed: each name stands in it twice."""
         names = sum(len(name.encode()) for name in self.names)
         return sum(entry.size_bytes for entry in self.entries) + 2 * names + len(self.entries) * _ABOUT_A_MEMBER_BYTES
 
     @property
     def query(self) -> str:
         """The query that asks for them."""
-        return f"accept=zip&files={_encoded(self.names)}"
+        return f"accept=zip&files={quote(json.dumps(self.names, ensure_ascii=False, separators=(',', ':')), safe='')}"
 
 
 def groups(entries: Iterable[Entry], most_members: int) -> Iterator[Group]:
@@ -77,11 +77,8 @@ def groups(entries: Iterable[Entry], most_members: int) -> Iterator[Group]:
     folder = ""
     held = length = 0
     for entry in sorted(entries):
-        if not _can_be_asked_for(entry.key):
-            yield Group(posixpath.dirname(entry.key), [entry])
-            continue
         above = posixpath.dirname(entry.key)
-        common = _common(folder, above) if group else above
+        common = posixpath.commonpath((folder, above)) if group and folder != above else above
         # A higher common folder makes every name longer by what it no longer says.
         grown = length + len(group) * _longer(folder, common) + _length(entry, common)
         if group and (held + entry.size_bytes > MOST_BYTES or len(group) >= most_members or grown > LONGEST_QUERY):
@@ -96,7 +93,7 @@ def groups(entries: Iterable[Entry], most_members: int) -> Iterator[Group]:
 
 
 class Unpacked(NamedTuple):
-    """What an answer is worth.
+    """What of an archive may be believed.
 
     Attributes:
         files: entries and their bytes, whole and of the listed size.
@@ -134,7 +131,7 @@ def unpacked(archive: bytes, group: Group) -> Unpacked:
 
 
 class Naming:
-    """For which files the server cannot make another name than the one they were asked for by.
+    """Knows the files that the server cannot send under another name than the one they were asked for by.
 
     Args:
         user: who the folders belong to on the server; None if it is not known.
@@ -162,10 +159,10 @@ class ArchivePlan:
     Args:
         entries: what is to be read; taken as they are needed.
         naming: knows those that may come together at all.
-        halves: whether all of it is asked for in two requests of one size, if these are enough.
+        halves: whether all of it is asked for in two requests of equal size, if two are enough.
 
     Attributes:
-        alone: what is left for requests of its own. Take it, and clear it.
+        alone: the files that get requests of their own; the caller takes them, and clears it.
     """
 
     def __init__(self, entries: Iterable[Entry], naming: Naming, *, halves: bool) -> None:
@@ -236,7 +233,7 @@ class ArchivePlan:
             self._again.append(Group(folder, entries, fruitless))
 
     def _fill(self, number: int) -> None:
-        """Have this many at hand, if there are as many."""
+        """Take entries until this many are at hand, or none is left."""
         while len(self._pool) < number and len(self.alone) < MOST_MEMBERS:
             entry = next(self._source, None)
             if entry is None:
@@ -289,19 +286,6 @@ def _descriptor(view: memoryview, position: int, size_bytes: int) -> tuple[int, 
     return None
 
 
-def _encoded(names: list[str]) -> str:
-    return quote(json.dumps(names, ensure_ascii=False, separators=(",", ":")), safe="")
-
-
-def _can_be_asked_for(key: str) -> bool:
-    """Whether JSON can hold a name: one that is no UTF-8 it cannot."""
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _length(entry: Entry, folder: str) -> int:
     name = entry.key[len(folder) + 1 :] if folder else entry.key
     return len(quote(json.dumps(name, ensure_ascii=False), safe="")) + 3  # and a comma
@@ -309,13 +293,3 @@ def _length(entry: Entry, folder: str) -> int:
 
 def _longer(folder: str, common: str) -> int:
     return 0 if folder == common else len(quote(folder[len(common) :], safe="")) + 3
-
-
-def _common(one: str, other: str) -> str:
-    if one == other:
-        return one
-    parts, others = one.split("/"), other.split("/")
-    shared = [a for a, b in zip(parts, others, strict=False) if a == b]
-    while shared and parts[: len(shared)] != others[: len(shared)]:
-        shared.pop()
-    return "/".join(shared)

@@ -1,4 +1,4 @@
-"""What a Nextcloud can do, as far as it was asked or has shown; else what is safe everywhere."""
+"""What a Nextcloud can do, as it has said or shown; until then, what is safe with every server."""
 
 from __future__ import annotations
 

@@ -20,7 +20,6 @@ import webdav4.client
 
 from ai4os_data import errors, telemetry
 from ai4os_data.http import (
-    LOCKED_TRIES,
     Patience,
     RequestTries,
     Transport,
@@ -76,7 +75,7 @@ class _Verb(NamedTuple):
 
 
 class FolderError(errors.NotFoundError):
-    """There is a folder, and a file was looked for."""
+    """There is a folder where a file was expected."""
 
 
 class TornError(Exception):
@@ -121,7 +120,7 @@ class DavClient:
             url: percent-encoded.
             headers: more of them.
             content: the body.
-            tries: the most tries, if it is not for this client to know how often it may be sent.
+            tries: the most tries, without waiting for an outage; by default those of the patience.
             worked_bytes: how many bytes the server reads or moves before it answers.
             silence_s: the longest silence before the answer.
 
@@ -134,7 +133,6 @@ class DavClient:
         request = RequestTries(
             self.transport.policy(),
             most=tries,
-            most_locked=LOCKED_TRIES if is_read else None,
             size_bytes=worked_bytes,
             waits=is_read and tries is None,
         )
@@ -220,8 +218,7 @@ def _failure_of(
         return failures.late(what, remote.url, f"no answer in time ({type(error).__name__})")
     # httpcore gives the status of a proxy that opens no connection in its message only.
     if isinstance(error, httpx.ProxyError) and str(error)[:3].isdigit() and not str(error).startswith("5"):
-        way = proxies.through(remote.url, os.environ)
-        return errors.PermissionDeniedError(f"{what}: the proxy opens no connection ({error}){way}")
+        return errors.PermissionDeniedError(failures.no_way(what, remote.url, error))
     return failures.unreachable(what, remote.url, str(error))
 
 
@@ -251,7 +248,7 @@ class _Heads:
 
 
 def _said(error: httpx.RequestError) -> str:
-    """What httpx says of an answer, with what it means if it says no more than zlib does."""
+    """What httpx says of an answer; what zlib says of it needs a word more."""
     return f"not compressed as its head says: {error}" if isinstance(error, httpx.DecodingError) else str(error)
 
 

@@ -25,8 +25,8 @@ _WANTED = (
     b'<?xml version="1.0" encoding="utf-8"?><d:propfind xmlns:d="DAV:"><d:prop><d:resourcetype/><d:getcontentlength/>'
     b"<d:getetag/><d:getlastmodified/></d:prop></d:propfind>"
 )
-_LISTING_TRIES = 3  # of an answer that came, and is of no use
-_ERROR_PAUSE_S = 3.0  # between two questions to a server that says under the status of a success that it is away
+_LISTING_TRIES = 3  # if an answer comes that cannot be used
+_ERROR_PAUSE_S = 3.0  # the longest, at a server that says so under the status of a success
 _INFINITY_SILENCE_S = 30.0  # then folder by folder
 
 
@@ -53,7 +53,7 @@ class DavFolder:
         Args:
             url: percent-encoded.
             depth: ``"0"``, ``"1"`` or ``"infinity"``.
-            tries: the most tries, if it is not for this client to know how often it may be sent.
+            tries: the most tries, without waiting for an outage; by default those of the patience.
 
         Raises:
             ProtocolError: what comes is no listing: a page, nothing at all, or time and again only a part.
@@ -97,7 +97,7 @@ class DavFolder:
             raise self._no_such_folder() from error
 
     def found_in_some_form(self, ask: Callable[[], T]) -> T:
-        """The same, for a folder that may be missing.
+        """The same as `found`, for a folder that may be missing.
 
         Raises:
             NotFoundError: there is no such folder in any form.
@@ -137,7 +137,7 @@ class DavFolder:
             except (*NO_ANSWER, errors.AuthenticationError):
                 raise
             except errors.StorageError:
-                return  # it is not ours to look at, but there
+                return  # it is there, though we may not look at it
             return
         if self.address.path:
             raise errors.ServerUnavailableError(
@@ -174,7 +174,7 @@ class DavFolder:
 def _asked_once(
     dav: DavClient, location: str, url: str, depth: str, tries: int | None
 ) -> Resources | errors.StorageError:
-    """The resources, or an error that may be chance."""
+    """Ask once: the resources, or an error that another try may not meet."""
     what = f"PROPFIND {url}"
     headers = {"Depth": depth, "Content-Type": "application/xml"}
     silence_s = _INFINITY_SILENCE_S if depth == "infinity" else None

@@ -1,4 +1,4 @@
-"""Folders made on a WebDAV server: with those above them, and beside others who make the same ones."""
+"""Makes folders on a WebDAV server, with those above them, while other processes may make the same ones."""
 
 from __future__ import annotations
 

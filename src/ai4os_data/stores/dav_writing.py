@@ -104,23 +104,20 @@ class DavWriter:
         try:
             return self._listings.stat(key)
         except FolderError as error:
-            raise self._is_folder(key) from error
+            raise errors.LocationError(
+                f"{self._address.location}: there is a folder of this name: {key!r}; nothing was written"
+            ) from error
         except errors.NotFoundError:
             return None
 
     def _refuse_folder(self, key: str) -> None:
         """Say what is wrong if a PUT failed because there is a folder: servers have five answers to that."""
         try:
-            self._listings.stat(key)
-        except FolderError as error:
-            raise self._is_folder(key) from error
+            self.before(key)
+        except errors.LocationError:
+            raise
         except errors.StorageError:  # then the PUT's own error says more
             return
-
-    def _is_folder(self, key: str) -> errors.LocationError:
-        return errors.LocationError(
-            f"{self._address.location}: there is a folder of this name: {key!r}; nothing was written"
-        )
 
     def _remove_part(self, key: str, size_bytes: int, before: Entry | None) -> None:
         """Remove what some servers keep of a PUT that failed: on a full disk it would stand in the way of the next.

@@ -133,7 +133,7 @@ class Listings:
         return self._completed(top, found, empty if is_clamped else [])
 
     def _step_by_step(self, top: str) -> Listing:
-        """The same by Depth 1, folder by folder."""
+        """Every file below a folder, by Depth 1, folder by folder."""
         try:
             found = self.of(top, "1")
         except errors.ProtocolError:
@@ -143,7 +143,7 @@ class Listings:
         return self._completed(top, found, found.folders)
 
     def _completed(self, top: str, found: Found, folders: Sequence[str]) -> Listing:
-        """A listing with what is in these folders of it, and in those that it could not read."""
+        """The listing that an answer makes with what is in these folders, and in those that it could not read."""
         entries = list(found.files)
         unreadable: list[Unreadable] = []
         circles = _Circles(top, found)
@@ -194,10 +194,10 @@ class Listings:
             key: what is asked for; ``""`` is the root.
             depth: ``"0"``, ``"1"`` or ``"infinity"``.
             slash: whether the address ends with one, as that of a folder does.
-            tries: the most tries, if it is not for this client to know how often it may be sent.
+            tries: the most tries, without waiting for an outage; by default those of the patience.
 
         Raises:
-            StorageError: it is not known of what was asked for.
+            StorageError: what was asked for cannot be read itself.
         """
         url = self.folder.address.base_url + (f"/{quoted(key)}" if key else "") + ("/" if slash else "")
         return self._sorted(self.folder.propfind(url, depth, tries=tries), key.strip("/"))
@@ -240,7 +240,7 @@ class Listings:
         """What could not be read of an answer. What is gone is not there.
 
         Raises:
-            StorageError: it is what was asked for.
+            StorageError: what was asked for cannot be read itself.
         """
         ends = [resource.href.endswith("/") for resource in told if resource.is_folder]
         folders_end_with_slash = bool(ends) and all(ends)

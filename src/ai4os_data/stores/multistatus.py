@@ -252,7 +252,7 @@ def _read(xml: bytes, names: Sequence[str], make: Callable[..., T]) -> list[T]: 
 
 
 def _named(hrefs: list[str]) -> list[str]:
-    """Of what a response is."""
+    """The addresses of a response, at least one."""
     if not hrefs:
         raise NotMultistatusError("a response that does not say of what")
     return hrefs

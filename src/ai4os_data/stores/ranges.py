@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.http import Request, Response, write_all_at
+from ai4os_data.http import NoBody, Request, Response, write_all_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,22 +68,18 @@ def _is_part_of(outcome: Response | errors.StorageError, entry: Entry, etag: str
     return outcome.status == 206 and outcome.headers.get("etag") == etag and is_plain
 
 
-class _RangeBody:
+class _RangeBody(NoBody):
     """The bytes of a range, at their position in the file."""
 
     def __init__(self, file: FileIO, start: int) -> None:
+        super().__init__()
         self.start = start
-        self.length = 0
         self._file = file
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes."""
         write_all_at(self._file, chunk, self.start + self.length)
-        self.length += len(chunk)
-
-    def restart(self) -> None:
-        """Forget what came so far."""
-        self.length = 0
+        super().write(chunk)
 
 
 class _Front:
