@@ -415,7 +415,7 @@ def _seconds(text: str) -> int | None:
 @lru_cache(maxsize=4096)
 def _day_seconds(text: str) -> int:
     """When a day began, in seconds; a negative number for what is no day."""
-    parsed = parsedate_tz(text)
+    parsed = parsedate_tz(f"{text} 00:00:00")
     return calendar.timegm(parsed[:6]) if parsed else -_DAY_S
 
 
