@@ -29,7 +29,7 @@ _LONGEST_REPR = 100
 _SHOWN = 3
 _FEW = 8  # so many times fewer values than items make a table worth it
 _HEX = re.compile(r"[0-9a-f]*")
-_DATE = re.compile(r"([A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
+_DATE = re.compile(r"([A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4}) ([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9]) GMT")
 _DAY_S = 86_400
 _NO_DATE = (1 << 32) - 1
 
@@ -408,15 +408,16 @@ def _seconds(text: str) -> int | None:
     match = _DATE.fullmatch(text)
     if match is None:
         return None if text else _NO_DATE
-    seconds = _day_seconds(match[1]) + 3600 * int(match[2]) + 60 * int(match[3]) + int(match[4])
-    return seconds if 0 <= seconds < _NO_DATE and _date(seconds) == text else None
+    day = _day_seconds(match[1])
+    return None if day is None else day + 3600 * int(match[2]) + 60 * int(match[3]) + int(match[4])
 
 
 @lru_cache(maxsize=4096)
-def _day_seconds(text: str) -> int:
-    """When a day began, in seconds; a negative number for what is no day."""
+def _day_seconds(text: str) -> int | None:
+    """When a day began, in seconds; None if it would not come back as it is."""
     parsed = parsedate_tz(f"{text} 00:00:00")
-    return calendar.timegm(parsed[:6]) if parsed else -_DAY_S
+    seconds = calendar.timegm(parsed[:6]) if parsed else -1
+    return seconds if 0 <= seconds < _NO_DATE - _DAY_S and _day(seconds // _DAY_S) == text else None
 
 
 @lru_cache(maxsize=4096)
