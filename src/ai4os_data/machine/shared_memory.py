@@ -1,4 +1,4 @@
-"""Files that processes share as memory. Each lives as long as its owner, and is swept up if the owner was killed."""
+"""A file that processes share as memory lives as long as its owner, and is swept up if the owner was killed."""
 
 from __future__ import annotations
 
