@@ -27,15 +27,15 @@ Positions = range | array  # type: ignore[type-arg]  # of integers
 _TYPES, _SIGNED = ("B", "H", "I", "Q"), ("b", "h", "i", "q")
 _LONGEST_REPR = 100
 _SHOWN = 3
-_FEW = 8  # so many times fewer values than items make a table worth it
+_FEW = 8  # a table is worth it if each value occurs this often on average
 _HEX = re.compile(r"[0-9a-f]*")
-_DATE = re.compile(r"([A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
+_DATE = re.compile(r"([A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4}) ([01][0-9]|2[0-3]):([0-5][0-9]):([0-5][0-9]) GMT")
 _DAY_S = 86_400
 _NO_DATE = (1 << 32) - 1
 
 
 class PackedList(Sequence[T]):
-    """What can be read as a list is read; it equals a list of the same items, and slices are lists."""
+    """A list that can only be read; it equals a list of the same items, and its slices are lists."""
 
     @abstractmethod
     def at(self, position: int) -> T:
@@ -142,7 +142,7 @@ class Same(PackedList[T]):
 
 
 class Table(PackedList[T]):
-    """Few values, many times each."""
+    """A few distinct values, each of which occurs many times."""
 
     def __init__(self, values: Sequence[T], numbers: Numbers) -> None:
         self._values = values
@@ -351,14 +351,14 @@ def positions(chosen: Sequence[int], among: int) -> Positions:
 
 
 def packed_texts(texts: Sequence[str]) -> PackedList[str]:
-    """Texts, packed as well as what they look like lets them be."""
+    """Texts in the most compact form that fits them: one value, hexadecimal, dates, a table, or one buffer."""
     if not texts or texts.count(texts[0]) == len(texts):
         return Same(texts[0] if texts else "", len(texts))
     return HexTexts.of(texts) or Dates.of(texts) or _in_table(texts) or Texts.of(texts)
 
 
 def packed_values(values: Sequence[Any]) -> Sequence[Any]:
-    """Values of any kind, packed if they are of one that can be; else a list of them."""
+    """Values, packed if all are integers, floats or texts; else a list of them."""
     kinds = set(map(type, values))
     if kinds == {int}:
         try:
@@ -408,15 +408,16 @@ def _seconds(text: str) -> int | None:
     match = _DATE.fullmatch(text)
     if match is None:
         return None if text else _NO_DATE
-    seconds = _day_seconds(match[1]) + 3600 * int(match[2]) + 60 * int(match[3]) + int(match[4])
-    return seconds if 0 <= seconds < _NO_DATE and _date(seconds) == text else None
+    day = _day_seconds(match[1])
+    return None if day is None else day + 3600 * int(match[2]) + 60 * int(match[3]) + int(match[4])
 
 
 @lru_cache(maxsize=4096)
-def _day_seconds(text: str) -> int:
-    """When a day began, in seconds; a negative number for what is no day."""
-    parsed = parsedate_tz(text)
-    return calendar.timegm(parsed[:6]) if parsed else -_DAY_S
+def _day_seconds(text: str) -> int | None:
+    """When a day began, in seconds; None if it would not come back as it is."""
+    parsed = parsedate_tz(f"{text} 00:00:00")
+    seconds = calendar.timegm(parsed[:6]) if parsed else -1
+    return seconds if 0 <= seconds < _NO_DATE - _DAY_S and _day(seconds // _DAY_S) == text else None
 
 
 @lru_cache(maxsize=4096)

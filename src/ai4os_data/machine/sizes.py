@@ -34,7 +34,7 @@ def parse_size(text: str) -> int:
 
 
 def shown_size(size_bytes: int) -> str:
-    """A size for people to read: in GiB from one on, else in MiB, and what is small in KiB."""
+    """A size for people to read: in GiB, in MiB below one GiB, in KiB below one MiB."""
     if size_bytes >= 2**30:
         return f"{size_bytes / 2**30:.1f} GiB"
     return f"{size_bytes / 2**20:.0f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 2**10:.0f} KiB"

@@ -1,4 +1,4 @@
-"""What some kinds of store can do beyond the verbs, asked of any store: those that cannot give the plain answer."""
+"""What some kinds of store can do beyond the verbs, asked of any store; the others give a default answer."""
 
 from __future__ import annotations
 

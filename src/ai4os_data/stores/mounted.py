@@ -245,7 +245,7 @@ def _some_file(path: str, deadline_s: float) -> _Seen | None:
 
 
 def _is_same(path: str, seen: _Seen, direct: Store) -> bool:
-    """Whether the server gives a file as the mount does. It is logged which of them is read."""
+    """Whether the server gives a file as the mount does. The log says which of the two is read."""
     try:
         entry = direct.stat(seen.key)
         same = entry.size_bytes == seen.size_bytes and seen.start == direct.read_range(entry, 0, _COMPARED_BYTES)

@@ -1,4 +1,4 @@
-"""What the operating system says of a file becomes one of our errors here, and what blocks is left after a deadline."""
+"""Errors of the operating system about a file become ours here, and a call that blocks is given up at a deadline."""
 
 from __future__ import annotations
 
