@@ -41,14 +41,14 @@ _PID = _COLUMNS - 1
 _ROW_BYTES = 8 * _COLUMNS
 _MARKS = 512
 _NOTES_FROM = _ROWS * _ROW_BYTES + 8 * _MARKS
-_NOTES_BYTES = 4096  # the first eight hold how much is noted
+_NOTES_BYTES = 4096  # the first eight hold how many are in use
 _FILE_BYTES = _NOTES_FROM + _NOTES_BYTES
 
 _told: set[str] = set()
 
 
 def tell_once(message: str) -> None:
-    """Log a warning, the first time that this process has it to say."""
+    """Log a warning, unless this process has logged it before."""
     if message not in _told:
         _told.add(message)
         log.warning(message)
@@ -118,7 +118,7 @@ class Counters:
 
     @property
     def noted_bytes(self) -> int:
-        """How much the processes of the owner have noted for each other."""
+        """How many bytes the processes of the owner have noted for each other."""
         length: int = self._map.cast("q")[_NOTES_FROM // 8]
         return length
 
@@ -140,12 +140,11 @@ class Counters:
 
 def _enter(marks: memoryview, mark: int) -> bool:
     """Put a mark into the first free slot; False if it is there already."""
-    for slot, known in enumerate(marks):
-        if known == mark:
-            return False
-        if known == 0:
-            marks[slot] = mark
-            break
+    known = marks.tolist()
+    if mark in known:
+        return False
+    if 0 in known:
+        marks[known.index(0)] = mark
     return True
 
 

@@ -23,7 +23,7 @@ PROCESSES = 4
 
 
 def check(reports: list[Report]) -> None:
-    """Hold that nothing was wrong, and nothing was warned of."""
+    """Check that nothing was wrong, and nothing was warned of."""
     assert [report.wrong for report in reports] == [[]] * len(reports)
     assert [report.warnings for report in reports] == [[]] * len(reports)
 
@@ -84,7 +84,7 @@ def test_small_files_after_large_ones_make_folders_inside_the_limit(tmp_path: Pa
 
 
 def test_object_larger_than_the_limit_passes_through(tmp_path: Path) -> None:
-    """It is read rightly, is not kept, and costs no other entry its place."""
+    """A larger object is read with the right bytes, is not stored, and evicts nothing."""
     files = source([50 * KiB] * 100 + [30 * MiB], "larger")
     with Warnings() as warnings:
         cache = DiskCache(tmp_path / "cache", 16 * MiB, "lru")
@@ -182,7 +182,7 @@ def test_large_object_on_a_full_disk_is_read_rightly(tmp_path: Path) -> None:
 
 
 def test_object_that_grew_on_its_way_stays_inside_the_limit(tmp_path: Path) -> None:
-    """Where far more comes than was listed, and room was set aside for, no more than that is written."""
+    """If far more bytes come than were listed, no more are written than room was reserved for."""
     limit = 40 * MiB
     files = source([20 * MiB], "grew")
     entries = files.list()
@@ -195,7 +195,7 @@ def test_object_that_grew_on_its_way_stays_inside_the_limit(tmp_path: Path) -> N
 
 
 def test_listings_take_a_quarter_at_most(tmp_path: Path) -> None:
-    """However many datasets keep their listings, the room is for the entries."""
+    """Listings take no more than a quarter of the limit, however many datasets keep them."""
     limit = 16 * MiB
     cache = DiskCache(tmp_path, limit)
     for number in range(20):
@@ -260,7 +260,7 @@ def test_what_is_given_away_stays_so_for_an_hour_in_every_process(
 def test_room_given_away_under_a_clock_that_was_ahead_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: float
 ) -> None:
-    """As soon as the clock is right, and it does not go away again when the time comes that was meant."""
+    """The room is back once the clock is right, and stays when the wrongly recorded moment comes."""
     limit = 16 * MiB
     files = source([100_000] * 240, "given")
     cache = DiskCache(tmp_path, limit)

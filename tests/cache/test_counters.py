@@ -99,7 +99,7 @@ gc.collect()
 
 
 def test_what_ends_in_a_circle_of_garbage_counts_to_its_end() -> None:
-    """Such as a pass of a loader that an error keeps: it ended the process with a segmentation fault."""
+    """A loader's pass that an error keeps in a reference cycle still counts: it once caused a segmentation fault."""
     ended = subprocess.run([sys.executable, "-c", _CIRCLES], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout.split()) == (0, ["1", "1", "1"])
 

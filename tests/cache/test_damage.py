@@ -31,7 +31,7 @@ NEW = source(spread(140, 500, 200_000, seed=12), "new")  # more than fits: all t
 
 @dataclass
 class Abandoned:
-    """Fills a cache, tells the ledger, and is gone without a word: the log of the database and a lease stay."""
+    """Fills a cache, updates the ledger, and exits at once: the log of the database and a lease stay."""
 
     directory: str
 
@@ -58,7 +58,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def flip(path: Path, chance: random.Random) -> str:
-    """Change one byte of a file, and tell which."""
+    """Change one byte of a file; a text that names the byte."""
     place = chance.randrange(path.stat().st_size)
     mask = chance.choice([1 << chance.randrange(8), chance.randrange(1, 256)])
     with path.open("r+b") as file:
@@ -70,7 +70,7 @@ def flip(path: Path, chance: random.Random) -> str:
 
 
 def use(directory: Path, *, damaged_at_most: int) -> list[str]:
-    """Read all that was cached, and more than fits, and hold all that must be so; what was warned of."""
+    """Read all that was cached, and more than fits, and check the result; the warnings."""
     telemetry._told.clear()
     with Warnings() as warnings:
         cache = DiskCache(directory, LIMIT, "lru")
@@ -92,7 +92,7 @@ def use(directory: Path, *, damaged_at_most: int) -> list[str]:
 def rounds(
     template: Path, directory: Path, pick: Callable[[Path, random.Random], Path], count: int, damaged_at_most: int = 0
 ) -> list[list[str]]:
-    """Flip a byte in a copy of a cache and use it, so many times; what was warned of, each time."""
+    """Flip a byte in a copy of a cache and use it, ``count`` times; the warnings of each time."""
     seed = new_seed()
     said = []
     for number in range(count):
@@ -111,7 +111,7 @@ def rounds(
 
 
 def test_flipped_byte_in_an_entry(template: Path, tmp_path: Path) -> None:
-    """It is caught on the hit, and the file is fetched again."""
+    """A flipped byte in an entry is found on the hit, and the file is fetched again."""
 
     def pick(directory: Path, chance: random.Random) -> Path:
         return chance.choice(sorted(directory.glob("objects/*/*-*")))
@@ -122,19 +122,19 @@ def test_flipped_byte_in_an_entry(template: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "count"), [("cache.db", 120), ("cache.db-wal", 80), ("cache.db-shm", 30)])
 def test_flipped_byte_in_the_index(template: Path, tmp_path: Path, name: str, count: int) -> None:
-    """It is found where it matters, and the index is made anew from the files."""
+    """A flipped byte that matters is found, and the index is made anew from the files."""
     said = rounds(template, tmp_path / "cache", lambda directory, _: directory / "index" / name, count)
     tell(f"{sum(map(bool, said))} of {count} made anew")
 
 
 @pytest.mark.parametrize("name", ["lock", "names"])
 def test_flipped_byte_in_lock_or_names(template: Path, tmp_path: Path, name: str) -> None:
-    """It changes nothing but the number of fetches, by two entries at most."""
+    """A flipped byte there costs two more fetches at most, and nothing else."""
     rounds(template, tmp_path / "cache", lambda directory, _: directory / name, 40)
 
 
 def test_flipped_byte_in_the_lease_of_the_dead(template: Path, tmp_path: Path) -> None:
-    """It is not read at all: what that process has stored is counted in."""
+    """The lease of a dead process is not read: what the process stored is counted in."""
     rounds(template, tmp_path / "cache", lambda directory, _: next(directory.glob("leases/*")), 24)
 
 
@@ -172,7 +172,7 @@ def test_flipped_byte_in_a_kept_listing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cache.db", "cache.db-wal", "cache.db-shm", "lock", "names"])
 def test_flipped_byte_under_an_open_cache(tmp_path: Path, name: str) -> None:
-    """Also in the middle of its use by two processes: right bytes, the limit holds, and the next finds all well."""
+    """Two processes that use the cache get right bytes, the limit holds, and the next process finds no damage."""
     seed = new_seed()
     chance = random.Random(seed)
     directory = tmp_path / "cache"
@@ -265,7 +265,7 @@ def test_damaged_entries_are_read_rightly(
 def test_damaged_bookkeeping_is_made_anew(
     template: Path, tmp_path: Path, damage: Callable[[Path], None], name: str
 ) -> None:
-    """Whatever stands in the place of a file that the cache keeps of itself, it reads on rightly, inside the limit."""
+    """If a bookkeeping file is replaced by anything, reads stay right and the limit holds."""
     directory = tmp_path / "cache"
     shutil.copytree(template, directory)
     damage(next(directory.glob(name)))
@@ -282,7 +282,7 @@ def test_damaged_bookkeeping_is_made_anew(
 
 @pytest.mark.parametrize("name", ["index", "objects", "leases", "lock", "names", ""])
 def test_removed_under_an_open_cache(tmp_path: Path, name: str) -> None:
-    """A folder, a file, or the whole directory removed in the middle of the work of two processes: all goes on."""
+    """Two processes work on if a folder, a file or the whole directory is removed meanwhile."""
     directory = tmp_path / "cache"
     stop = tmp_path / "stop"
     workers = [

@@ -242,7 +242,7 @@ def test_foreign_files_survive(tmp_path: Path, policy: Literal["auto", "lru"]) -
 
 
 def test_clear_removes_what_other_processes_have_just_stored(tmp_path: Path) -> None:
-    """Also entries that their process has not yet told the index of; it goes on as if nothing had been."""
+    """Entries that are not in the index yet are removed too; the process that stored them works on."""
     files = source([10 * KiB] * 50, "cleared")
     cached = CachedStore(files, DiskCache(tmp_path, "64MiB"))
     assert wrong_keys(cached, files, files.list()) == []

@@ -127,7 +127,7 @@ def test_validation_workers_start_in_the_midst_of_training(share: Share, tmp_pat
 
 
 def test_fork_waits_for_who_must_not_be_forked() -> None:
-    """And for nobody else; one that is inside itself may fork, and a child can go in at once."""
+    """A fork waits for nobody else; a thread inside `no_fork` may fork, and its child can enter at once."""
     steps = []
     has_begun = threading.Event()
 
@@ -149,7 +149,7 @@ def test_fork_waits_for_who_must_not_be_forked() -> None:
 
 
 def test_finalizer_does_not_wait_for_a_fork() -> None:
-    """While a fork waits, nobody else comes in, and who must not wait is told so."""
+    """While a fork waits, no other thread enters `no_fork`; one that must not wait gets False."""
     has_begun = threading.Event()
     children: list[int] = []
 

@@ -86,7 +86,7 @@ def files(disk: Path) -> dict[str, bytes]:
 def test_a_full_disk_keeps_the_old_and_takes_the_new_when_there_is_room(
     name: str, disk: Path, server: Server | None, store: Store
 ) -> None:
-    """Nothing of the new is left under its name, or beside it, where it would keep the disk full."""
+    """A write that fails leaves nothing under the new name or beside it, where it would keep the disk full."""
     store.write_confirmed("old/data.bin", OLD, sha256(OLD))
     with pytest.raises(errors.StorageError) as raised:
         store.write_confirmed("new/data.bin", NEW, sha256(NEW))

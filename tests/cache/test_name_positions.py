@@ -21,7 +21,7 @@ def lines(number: int) -> list[str]:
 
 
 def test_every_name_is_found_however_it_came() -> None:
-    """One by one or many at once; the last of several of one digest; and none that was removed."""
+    """Lines are found if added one by one or at once; the last line of a digest counts, a removed one is gone."""
     file = "".join(f"{line}\n" for line in ["0123456789abcdef", *lines(6000)]).encode()  # it has a head
     positions = NamePositions(lambda begin: file[begin : file.index(b"\n", begin)].decode())
     place = 17
@@ -36,7 +36,7 @@ def test_every_name_is_found_however_it_came() -> None:
 
 
 def test_names_of_another_process_are_heard_and_the_latest_counts(tmp_path: Path) -> None:
-    """Thousands of them at once, with damaged ones between; what was written twice is found as it was written last."""
+    """Thousands of lines are read at once, damaged ones are passed over; of two lines of a digest the last counts."""
     os.makedirs(f"{tmp_path}/objects")
     teller, listener = Names(f"{tmp_path}/names"), Objects(str(tmp_path))
     for line in lines(3000):
@@ -56,7 +56,7 @@ def test_names_of_another_process_are_heard_and_the_latest_counts(tmp_path: Path
 
 
 def test_few_files_are_kept_at_hand_and_all_are_found(tmp_path: Path) -> None:
-    """More than that would be half a KB for each file, in each process."""
+    """A process keeps `MOST_KNOWN` entries in memory, half a KB each, and finds all others by their positions."""
     os.makedirs(f"{tmp_path}/objects")
     teller, listener = Names(f"{tmp_path}/names"), Objects(str(tmp_path))
     number = MOST_KNOWN + MOST_KNOWN // 2
@@ -68,7 +68,7 @@ def test_few_files_are_kept_at_hand_and_all_are_found(tmp_path: Path) -> None:
 
 
 def test_forked_process_goes_on_in_the_file_of_names(tmp_path: Path) -> None:
-    """It reads none of it again, and finds what is appended afterwards."""
+    """A forked child reads no line again, and finds what is appended afterwards."""
     os.makedirs(f"{tmp_path}/objects")
     teller, listener = Names(f"{tmp_path}/names"), Objects(str(tmp_path))
     for line in lines(100):

@@ -30,7 +30,7 @@ BUGS = [AttributeError, KeyError, AssertionError, TypeError, ValueError, sqlite3
 def test_bug_of_ours_reaches_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, method: str, bug: type[Exception]
 ) -> None:
-    """A read that needs room meets it; the index is not made anew for it, and once it is gone all works."""
+    """A read that needs room raises the bug's error; the index is not made anew, and works once the bug is gone."""
     files = source([100 * KiB] * 4, "bug")
     cache = DiskCache(tmp_path, "8MiB")
     cached = CachedStore(files, cache)

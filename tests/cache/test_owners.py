@@ -33,7 +33,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", ["objects", "listings", "index", "leases", "lock", "names", placement.MARKER])
 def test_link_among_the_parts_of_a_cache_is_refused(tmp_path: Path, name: str) -> None:
-    """What it leads to is neither written to nor cut, and the error names the part."""
+    """The target of the link is neither written to nor truncated, and the error names the part."""
     directory, victim = tmp_path / "cache", tmp_path / "victim"
     directory.mkdir()
     victim.write_bytes(b"years of work")
@@ -46,7 +46,7 @@ def test_link_among_the_parts_of_a_cache_is_refused(tmp_path: Path, name: str) -
 @as_root
 @pytest.mark.parametrize("name", ["objects", "lock", placement.MARKER])
 def test_part_of_another_user_is_refused(tmp_path: Path, name: str) -> None:
-    """Whoever has made it could put other bytes in the place of those that are stored."""
+    """Another user's part is refused: its owner could replace the bytes that are stored."""
     DiskCache(tmp_path / "cache", "8MiB").stats()
     os.chown(tmp_path / "cache" / name, NOBODY, NOBODY)
     with pytest.raises(errors.CacheError, match=rf"{name}.* belongs to another user \(user {NOBODY}"):
@@ -55,7 +55,7 @@ def test_part_of_another_user_is_refused(tmp_path: Path, name: str) -> None:
 
 @as_root
 def test_directory_of_another_user_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    """Also under root; a folder in it that this process makes will do."""
+    """Another user's directory is refused to root too; a folder that this process makes in it is accepted."""
     (tmp_path / "theirs").mkdir()
     os.chown(tmp_path / "theirs", NOBODY, NOBODY)
     with pytest.raises(errors.CacheError, match="belongs to another user"):
@@ -83,7 +83,7 @@ def test_directory_that_another_user_makes_after_a_removal_is_not_used(tmp_path:
 
 @pytest.mark.parametrize("name", ["names.new", ".ai4os-data-probe"])
 def test_link_under_a_name_that_is_written_later_is_not_followed(tmp_path: Path, name: str) -> None:
-    """A file of names that is written anew cuts nothing elsewhere, and neither does the look whether one can write."""
+    """Neither a new file of names nor the probe for write access truncates the target of a link."""
     directory, victim = tmp_path / "cache", tmp_path / "victim"
     victim.write_bytes(b"years of work")
     files = source([10_000] * 8, "links")
@@ -102,7 +102,7 @@ def test_link_under_a_name_that_is_written_later_is_not_followed(tmp_path: Path,
 
 
 def test_link_to_a_larger_disk_is_the_users_own(tmp_path: Path) -> None:
-    """A cache directory may be one, if the user has made it."""
+    """A cache directory may be a link that the user has made."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "cache").symlink_to(tmp_path / "disk")
     assert DiskCache(tmp_path / "cache", "8MiB").stats()["entries"] == 0
@@ -112,7 +112,7 @@ def test_link_to_a_larger_disk_is_the_users_own(tmp_path: Path) -> None:
 def test_auto_does_not_take_what_others_have_made_among_temporary_files(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Anybody can guess the name: it has to be a folder of ours alone."""
+    """The fallback's name can be guessed, so the folder must belong to this user alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "target").mkdir()
@@ -132,13 +132,13 @@ def test_auto_does_not_take_what_others_have_made_among_temporary_files(
 
 @pytest.mark.parametrize("environ", [{}, {"HOME": ""}, {"HOME": "~"}, {"XDG_CACHE_HOME": "here", "HOME": "there"}])
 def test_no_candidate_lies_below_the_current_directory(environ: dict[str, str]) -> None:
-    """Also where nothing tells the user's folder: each is absolute."""
+    """Every candidate is absolute, also if the user's home is unknown."""
     found = [*placement.candidates(environ), *placement.spool_candidates(environ)]
     assert all(os.path.isabs(path) for path in found)
 
 
 def test_home_comes_from_the_environment_or_the_table_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or from nowhere, as for a container's user of any number."""
+    """The home is None if neither says, as for a container's user of any number."""
     assert ownership.home({"HOME": "/home/mine"}) == "/home/mine"
     assert os.path.isabs(ownership.home({}) or "")
     monkeypatch.setattr(os, "getuid", lambda: 54321)
@@ -162,7 +162,7 @@ def dead_name() -> str:
 
 
 def test_pipes_and_links_among_counters_are_left_alone(counting: Path, tmp_path: Path) -> None:
-    """A pipe would be waited for, by each process that starts."""
+    """A pipe under the name of counters is not opened: each process that starts would wait for it."""
     os.mkfifo(counting / dead_name())
     (counting / f"{dead_name()}-link").symlink_to(tmp_path)
     os.mkfifo(counting / f"ai4os-data-new-{'0' * 24}")
@@ -176,7 +176,7 @@ def test_pipes_and_links_among_counters_are_left_alone(counting: Path, tmp_path:
 
 @as_root
 def test_counters_of_another_user_are_left_alone(counting: Path) -> None:
-    """Root sees them, and they are not root's: their owner may live where root does not see it."""
+    """Root leaves them alone: their owner may live in a container whose processes root does not see."""
     theirs, ours = counting / dead_name(), counting / dead_name()
     for path in (theirs, ours):
         path.write_bytes(bytes(100))
@@ -189,7 +189,7 @@ def test_counters_of_another_user_are_left_alone(counting: Path) -> None:
 def test_pipes_and_links_among_paths_are_left_alone(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was on its way to a dead process goes; what only has its name stays, and is not waited for."""
+    """A dead process's file is removed; a pipe or link under such a name stays, and is not waited for."""
     monkeypatch.setenv("TMPDIR", str(shared))
     monkeypatch.setattr("ai4os_data.cache.temporaries._next_sweep", 0.0)
     victim = tmp_path / "victim"

@@ -33,7 +33,7 @@ MiB = 1024 * KiB
 
 
 def evict_everything(cache: DiskCache) -> None:
-    """Bring in so much that nothing can stay which is not in use."""
+    """Read so much that everything not in use is evicted."""
     flood = source([100 * KiB] * 300, f"flood {id(object())}")
     assert wrong_keys(CachedStore(flood, cache), flood, flood.list()) == []
 
@@ -114,7 +114,7 @@ def test_cache_full_of_paths_in_use_lets_the_rest_pass_through(local_cache: Disk
 
 @pytest.mark.parametrize("size_bytes", [20 * KiB, 9 * MiB], ids=["cached", "passed through"])
 def test_copies_of_a_path_share_its_file(local_cache: DiskCache, temporary: Path, size_bytes: int) -> None:
-    """A copy is the same value: the file stays until the last of them is gone."""
+    """Copies of a path are the same value: the file stays until the last of them is gone."""
     files = source([size_bytes], "copied")
     path = CachedStore(files, local_cache).path(files.list()[0])
     copies: list[Any] = [copy.copy(path), copy.deepcopy(path), copy.deepcopy({"path": [path]})]
@@ -217,7 +217,7 @@ def test_path_survives_the_way_out_of_a_worker(pictures: Share, tmp_path: Path, 
 
 
 def test_file_that_never_arrived_is_swept_up(pictures: Share, tmp_path: Path, temporary: Path) -> None:
-    """What a loader had ready when it was left in mid-epoch goes later, and nothing that is in use goes with it."""
+    """Files that an abandoned loader had ready are removed later; files in use stay."""
     dataset = StorageDataset.from_keys(
         pictures.location,
         ["40.bin"] * 12,
@@ -292,7 +292,7 @@ def test_many_paths_on_their_way_stay(share: Share, tmp_path: Path, loader_of: A
 
 @dataclass
 class Counted(Dataset[Any]):
-    """Gives paths, each with how many its worker keeps pinned that are on their way."""
+    """Gives paths, each with the number of sent pins that its worker keeps."""
 
     cached: CachedStore
     directory: str
@@ -307,7 +307,7 @@ class Counted(Dataset[Any]):
 
 
 def test_sender_lets_go_of_what_was_received(local_cache: DiskCache) -> None:
-    """It keeps what is in flight, and some that it has not asked about yet."""
+    """A sender keeps pins of paths in flight, and of some that it has not asked about yet."""
     dataset = Counted(CachedStore(source([1 * KiB] * 400, "received"), local_cache), local_cache.directory)
     kept = []
     for batch in DataLoader(dataset, batch_size=10, num_workers=1, prefetch_factor=2, collate_fn=plain_batch):
@@ -341,7 +341,7 @@ def test_path_pickled_and_unpickled_here_is_received(local_cache: DiskCache) -> 
 
 
 def test_path_stays_in_a_forked_child(local_cache: DiskCache) -> None:
-    """The child has a path that its parent drops."""
+    """A forked child keeps the file of a path that its parent drops."""
     files = source([1 * KiB], "inherited")
     paths = [CachedStore(files, local_cache).path(files.list()[0])]
     name = str(paths[0])

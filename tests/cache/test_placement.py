@@ -61,7 +61,7 @@ def test_directories_are_0700_and_files_0600(tmp_path: Path) -> None:
 
 
 def test_folders_of_entries_lie_apart_on_ext4(tmp_path: Path) -> None:
-    """So that a new file's inode is not searched among those that were deleted beside it in the last minutes."""
+    """Folders lie apart, so the search for a new inode does not pass over those deleted in the last minutes."""
     with ext4(tmp_path / "disk", 1024 * MiB) as disk:
         files = source([10 * KiB] * 64, "apart")
         cached = CachedStore(files, DiskCache(disk / "cache", "64MiB"))
@@ -328,13 +328,13 @@ def test_size_limit_that_is_none_says_how_to_write_one(tmp_path: Path, size: Any
 
 
 def test_the_error_tells_gib_from_gb() -> None:
-    """What looks alike is 7 % apart."""
+    """The error shows both, since GiB and GB are 7 % apart."""
     with pytest.raises(errors.CacheLimitError, match=re.escape("'20GB' (20 * 1000**3 bytes, 18.6 GiB)")):
         placement.given_limit("20 gigs")
 
 
 def test_unlike_limits_in_one_process_are_logged_once_and_the_smaller_holds(tmp_path: Path) -> None:
-    """For both, whichever was first; while both live."""
+    """While two caches of a directory live, the smaller limit holds for both, whichever was made first."""
     files = source([256 * KiB] * 60, "unlike")
     with Warnings() as warnings:
         large = DiskCache(tmp_path, "12MiB")
@@ -354,7 +354,7 @@ def test_unlike_limits_in_one_process_are_logged_once_and_the_smaller_holds(tmp_
 
 
 def test_limits_of_auto_are_never_unlike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They differ by what is free just then; but a given one and that of "auto" are."""
+    """Two "auto" limits differ by what is free and are not logged; a given one beside "auto" is."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with Warnings() as warnings:
         first = DiskCache()
@@ -376,7 +376,7 @@ def hold_a_lease(directory: str, answer: Connection) -> None:
 
 
 def test_another_limit_in_another_process_is_logged_while_it_lives(tmp_path: Path) -> None:
-    """Each keeps to its own."""
+    """Each process keeps to its own limit, and the difference is logged while the other lives."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(target=hold_a_lease, args=(str(tmp_path), theirs))
     process.start()
@@ -399,7 +399,7 @@ def test_another_limit_in_another_process_is_logged_while_it_lives(tmp_path: Pat
 
 @pytest.mark.parametrize("size", [0, 1000, "1000", "100KiB", -1, MiB - 1])
 def test_size_limit_that_is_too_small_says_what_to_do(tmp_path: Path, size: int | str) -> None:
-    """It cannot hold its own bookkeeping; the error tells the smallest, and how to do without."""
+    """A limit too small for the bookkeeping raises; the error names the smallest limit and `cache=None`."""
     with pytest.raises(errors.CacheLimitError, match=r"give at least 1,048,576, or cache=None"):
         DiskCache(tmp_path, size)
 
@@ -417,7 +417,7 @@ def test_smallest_limit_works(tmp_path: Path) -> None:
 
 
 def test_policy_that_is_none_is_named(tmp_path: Path) -> None:
-    """The error tells which there are."""
+    """The error names the policies that exist."""
     with pytest.raises(ValueError, match="'auto' or 'lru', not 'fifo'"):
         DiskCache(tmp_path, "8MiB", "fifo")  # type: ignore[arg-type]
 

@@ -22,7 +22,7 @@ def plan_of(*turns: str) -> Plan:
 
 
 def test_an_entry_is_needed_until_its_last_use() -> None:
-    """What the epoch does not use is not needed."""
+    """An entry is needed until its last use; one that the epoch does not use is never needed."""
     plan = plan_of(*"aba")
     assert [plan.is_needed(name) for name in "abc"] == [True, True, False]
     plan.advance(2)
@@ -34,7 +34,7 @@ def test_an_entry_is_needed_until_its_last_use() -> None:
 
 
 def test_what_was_used_first_goes_first() -> None:
-    """What the epoch still needs stays, though it was used before all others."""
+    """An entry that the epoch still needs stays, although it was used before all others."""
     plan = plan_of(*"abcad")
     assert list(plan.victims("abcd", "a")) == []
     plan.advance(3)
@@ -45,7 +45,7 @@ def test_what_was_used_first_goes_first() -> None:
 
 @pytest.mark.parametrize("room_for", ["x", "a"])
 def test_nothing_goes_for_what_is_not_needed(room_for: str) -> None:
-    """Neither for an entry of another loader, nor for one that had its last use."""
+    """Nothing is evicted for an entry of another loader, or for one after its last use."""
     plan = plan_of(*"abc")
     plan.advance(2)
     assert list(plan.victims("abc", room_for)) == []
@@ -62,7 +62,7 @@ def test_what_is_not_held_is_passed_over() -> None:
 
 
 def test_victim_that_was_in_use_is_named_again() -> None:
-    """After it was kept, and once; also if the search for victims ended before it."""
+    """A victim that was in use is named again once, also if the search ended before it."""
     plan = plan_of(*"abcd")
     plan.keep("a")
     plan.advance(3)
@@ -76,7 +76,7 @@ def test_victim_that_was_in_use_is_named_again() -> None:
 
 
 def test_entries_of_one_turn_are_used_at_once() -> None:
-    """They do not make room for each other."""
+    """Entries of one turn do not make room for each other."""
     plan = plan_of("ab", "c", "", "a")
     assert list(plan.victims("abcd", "a")) == []
     plan.advance(1)
@@ -88,7 +88,7 @@ def test_entries_of_one_turn_are_used_at_once() -> None:
 
 @given(st.lists(st.integers(0, 5), max_size=12), st.integers(0, 12))
 def test_uses_by_number_are_those_by_name(numbers: list[int], position: int) -> None:
-    """Also if one digest has several numbers, and some have no use."""
+    """Uses by number give the same victims, also if a digest has several numbers or a number no use."""
     names = "abcdba"
     by_number = Plan(lambda: Uses(names, numbers))
     by_name = plan_of(*(names[number] for number in numbers))
@@ -120,7 +120,7 @@ def test_plan_of_many_files_is_made_quickly() -> None:
 
 @given(st.lists(NAMES, min_size=1, max_size=20), st.data())
 def test_victims_are_what_was_used_and_is_not_needed(order: list[str], data: st.DataObject) -> None:
-    """As a search along the epoch finds it, in the order of the last uses, wherever the plan was first asked."""
+    """Victims are those that a plain search along the epoch finds, in order, wherever the plan is first asked."""
     plan = plan_of(*order)
     first, position = sorted(data.draw(st.integers(0, len(order))) for _ in range(2))
     plan.advance(first)

@@ -126,7 +126,7 @@ def test_every_prepare_has_entries_of_its_own(texts: Share, tmp_path: Path) -> N
 
 
 def test_fingerprints_are_the_same_in_every_process() -> None:
-    """Else each run would fetch everything anew: hash seeds and addresses leave no trace."""
+    """Hash seeds and addresses do not change a fingerprint: else each run would fetch everything anew."""
     script = (
         "from tests.cache.test_preparation import PREPARES; from ai4os_data.cache.fingerprints import fingerprint;"
         "print([fingerprint(p) for p in PREPARES.values() if p])"
@@ -247,7 +247,7 @@ def test_cached_version_serves_while_it_is_the_listed_one(texts: Share, tmp_path
 
 
 def test_large_file_that_changed_is_whole_and_of_one_version(share: Share, tmp_path: Path) -> None:
-    """Also where its bytes go straight to the disk, the new version comes whole, and is not kept as the old one."""
+    """A large file's new version comes whole, and is not kept as the old one."""
     old, new = content("old", 17 * MiB), content("new", 18 * MiB)
     share.put({"large.bin": old})
     cache = DiskCache(tmp_path, "64MiB")

@@ -223,3 +223,18 @@ def test_runs_that_start_side_by_side_take_no_folder_from_each_other(tmp_path: P
         is_over.set()
         for thread in looking:
             thread.join()
+
+
+def test_start_leaves_alone_what_another_process_adds_to(tmp_path: Path) -> None:
+    """Whoever has the turn of a run's folder makes something there: neither that nor the empty folder is removed."""
+    run = tmp_path / ("0" * 24)
+    begun = run / f"{AttemptName.new(1)}.new-00000000"
+    begun.mkdir(parents=True, mode=0o700)
+    with turn(run):
+        swept(tmp_path)
+        assert begun.exists()
+        begun.rmdir()
+        swept(tmp_path)
+        assert run.exists()
+    swept(tmp_path)
+    assert not run.exists()

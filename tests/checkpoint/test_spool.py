@@ -10,7 +10,7 @@ import pytest
 
 from ai4os_data import errors
 from ai4os_data.cache import spool_candidates
-from ai4os_data.checkpoint.manifest import FileFacts, Manifest
+from ai4os_data.checkpoint.manifest import Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
 from ai4os_data.checkpoint.space import parse_limit
 from ai4os_data.checkpoint.spool import Spool, Spooled, _manifest_in
@@ -22,12 +22,7 @@ ATTEMPT = AttemptName(1, "0123abcd")
 
 def write(spool: Spool, step: int, attempt: AttemptName = ATTEMPT) -> Spooled:
     """Write a small checkpoint."""
-    name = CheckpointName.new(attempt, step)
-
-    def manifest(files: dict[str, FileFacts]) -> Manifest:
-        return Manifest(name, files)
-
-    return spool.write(name, {"step": step}, manifest)
+    return spool.write(Manifest(CheckpointName.new(attempt, step), {}), {"step": step})
 
 
 def test_next_start_finds_what_the_dead_have_left(tmp_path: Path) -> None:
@@ -204,6 +199,6 @@ def test_limit_counts_what_a_state_takes_without_its_tensors(tmp_path: Path) -> 
     spool.open_attempt(ATTEMPT)
     name = CheckpointName.new(ATTEMPT, 1)
     with pytest.raises(errors.OutOfSpaceError, match=r"of 1,048,576 are taken"):
-        spool.write(name, {"text": "x" * 2**21}, lambda files: Manifest(name, files))
+        spool.write(Manifest(name, {}), {"text": "x" * 2**21})
     assert spool.space.used_bytes() < 2**20
     spool.space.check_disk(2**21)  # a download does not stay, and the limit does not bind it

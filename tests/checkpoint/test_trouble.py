@@ -239,3 +239,26 @@ def test_one_confirmed_checkpoint_exists_at_every_moment(tmp_path: Path) -> None
     run.close()
     assert empty == []
     wait_for(lambda: len(list((tmp_path / "run").glob("*/*/MANIFEST.json"))) == 1)
+
+
+def test_upload_thread_that_cannot_start_holds_up_no_later_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the number of threads is bounded the error is raised, and the next save sends."""
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name == "ai4os-data-uploads":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with open_run(tmp_path / "run", tmp_path) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refused)
+            with pytest.raises(RuntimeError, match="new thread"):
+                run.save(state_of(1), 1).wait(timeout_s=60)
+        with pytest.raises(RuntimeError, match="new thread"):
+            run.save(state_of(2), 2)
+        assert run.saver.newest is not None
+        run.saver.newest.wait(timeout_s=60)
+        assert steps_of(run)[0] == 2

@@ -62,7 +62,7 @@ def snapshot(directory: Path) -> dict[Path, tuple[int, int]]:
 
 
 def test_info_tells_what_is_there_and_changes_nothing(auto: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By default of the directory that "auto" uses: a limit as it was given, in both units."""
+    """By default it shows the directory that "auto" uses; the limit is shown as given, in both units."""
     filled(auto).close()
     before = snapshot(auto)
     assert main(["cache", "info"]) == 0
@@ -74,7 +74,7 @@ def test_info_tells_what_is_there_and_changes_nothing(auto: Path, capsys: pytest
 
 
 def test_info_tells_who_made_it_small(auto: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A checkpoint that needed the room, and for how long; and that somebody stores into it."""
+    """A note says how much is left to a checkpoint, and until when; a cache in use is shown as such."""
     cache = filled(auto)
     cache.give_way(4 * MiB)
     assert main(["cache", "info"]) == 0
@@ -85,7 +85,7 @@ def test_info_tells_who_made_it_small(auto: Path, capsys: pytest.CaptureFixture[
 
 
 def test_info_of_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It needs no room itself; and a cache on it can be cleared."""
+    """The command needs no room itself, and can clear a cache on a full disk."""
     with tmpfs(tmp_path / "disk", 8 * MiB) as disk:
         filled(disk / "cache").close()
         fill(disk)
@@ -97,7 +97,7 @@ def test_info_of_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_missing_cache_is_an_error_that_says_where_it_looked(auto: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And nothing is made: neither there nor at a directory that was misspelt."""
+    """Nothing is made, neither there nor at a directory that was misspelt."""
     for action in (["info"], ["verify"], ["clear", "--yes"]):
         assert main(["cache", *action]) == 1
         told = capsys.readouterr().err
@@ -109,7 +109,7 @@ def test_missing_cache_is_an_error_that_says_where_it_looked(auto: Path, capsys:
 
 
 def test_a_directory_that_is_no_cache_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever the names in it look like."""
+    """A directory without a cache is refused, whatever the names in it look like."""
     precious = tmp_path / "objects" / "a" / f"{'a' * 32}-1-{'0' * 16}.jpg"
     precious.parent.mkdir(parents=True)
     precious.write_bytes(b"precious")
@@ -121,7 +121,7 @@ def test_a_directory_that_is_no_cache_is_not_touched(tmp_path: Path, capsys: pyt
 
 
 def test_clear_leaves_what_the_cache_did_not_write(auto: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Files of the user beside its own; the rest goes, and the next training fills it again."""
+    """The user's own files stay; everything else goes, and the next training fills the cache again."""
     filled(auto).close()
     for place in (auto / "notes.txt", auto / "objects" / "notes.txt", auto / "objects" / "a" / "notes.txt"):
         place.parent.mkdir(exist_ok=True)
@@ -138,7 +138,7 @@ def test_clear_leaves_what_the_cache_did_not_write(auto: Path, capsys: pytest.Ca
 def test_clear_asks_and_does_nothing_where_nobody_answers(
     auto: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In a script it wants --yes; at a terminal the answer counts."""
+    """In a script clear needs --yes; at a terminal the answer counts."""
     filled(auto).close()
 
     class Terminal(io.StringIO):
@@ -158,7 +158,7 @@ def test_clear_asks_and_does_nothing_where_nobody_answers(
 
 
 def test_verify_reports_and_removes_what_is_damaged(auto: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the exit code too; the second time all is well."""
+    """The first run exits with 1 and removes the damaged entries; the second one exits with 0."""
     filled(auto).close()
     first = entries(auto)[0]
     first.write_bytes(b"x" * first.stat().st_size)
@@ -179,7 +179,7 @@ def use(directory: str, answer: Connection) -> None:
 
 
 def test_others_use_it_meanwhile(auto: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a training holds as a local path stays; it reads on, and fetches the rest again."""
+    """A local path that a training holds stays; the training reads on, and fetches the others again."""
     filled(auto).close()
     context: Any = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()

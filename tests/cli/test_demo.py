@@ -50,7 +50,7 @@ def table(output: str) -> list[Row]:
 
 
 def test_demo_learns_and_its_later_epochs_come_from_the_cache(tmp_path: Path) -> None:
-    """Three epochs suffice for 95 %; only the first one uses the network; nothing of it stays behind."""
+    """Three epochs suffice for 95 %; only the first one uses the network; no file of the demo is left."""
     answer = python(COMMAND, *QUICK, "--epochs", "3", scratch=tmp_path)
     assert (answer.returncode, answer.stderr) == (0, "")
     first, *later = table(answer.stdout)
@@ -73,7 +73,7 @@ def test_demo_with_a_cache_that_is_too_small_hits_for_what_fits(tmp_path: Path) 
 
 
 def test_demo_that_learns_too_little_fails_and_says_so(tmp_path: Path) -> None:
-    """The accuracy is a promise, so that missing it is exit code 1."""
+    """An accuracy below the promised one is exit code 1."""
     code = (
         "import sys; from ai4os_data.cli.demo import Options, run; "
         "sys.exit(run(Options(epochs=1, workers=0, latency_ms=0, cache_size='16MiB', least_accuracy=1.01)))"
@@ -87,7 +87,7 @@ def test_demo_that_learns_too_little_fails_and_says_so(tmp_path: Path) -> None:
     ("absent", "named"), [("sklearn", "scikit-learn"), ("wsgidav", "wsgidav"), ("cheroot", "cheroot")]
 )
 def test_demo_without_its_extra_names_it(tmp_path: Path, absent: str, named: str) -> None:
-    """Who installed the library alone learns what else to install."""
+    """The error names the extra to install."""
     answer = python(f"import sys; sys.modules[{absent!r}] = None; {COMMAND}", *QUICK, scratch=tmp_path)
     assert (answer.returncode, answer.stdout) == (1, "")
     assert "pip install 'ai4os-data[demo]'" in answer.stderr
@@ -109,7 +109,7 @@ def test_demo_without_its_extra_names_it(tmp_path: Path, absent: str, named: str
 def test_setting_that_makes_no_sense_is_refused(
     arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the parser, with exit code 2, before anything starts."""
+    """The parser refuses it with exit code 2, before anything starts."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -117,7 +117,7 @@ def test_setting_that_makes_no_sense_is_refused(
 
 
 def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    """As it is installed."""
+    """The version is the installed one."""
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0
@@ -126,7 +126,7 @@ def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("command", ["demo", "doctor"])
 def test_help_shows_no_defaults_of_python(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """None and False say nothing to whoever types."""
+    """None and False, which mean nothing at a command line, are not shown."""
     with pytest.raises(SystemExit):
         main([command, "--help"])
     told = capsys.readouterr().out
@@ -136,7 +136,7 @@ def test_help_shows_no_defaults_of_python(command: str, capsys: pytest.CaptureFi
 
 
 def test_cache_that_is_too_small_to_work_with_is_refused(tmp_path: Path) -> None:
-    """With the library's own words and no traceback."""
+    """The message is the library's own, without a traceback."""
     answer = python(COMMAND, *QUICK, "--cache-size", "10KiB", scratch=tmp_path)
     assert answer.returncode == 1
     assert answer.stderr.startswith("ai4os-data: a cache of 10,240 bytes")

@@ -17,7 +17,7 @@ import pytest
 
 from ai4os_data.cli import doctor
 from ai4os_data.cli.main import main
-from ai4os_data.cli.visits import visiting
+from ai4os_data.cli.probe import visiting
 from ai4os_data.stores import open_store
 from tests.support.crowd import wait_for
 from tests.support.disks import ext4
@@ -63,7 +63,7 @@ def states(options: doctor.Options, environ: dict[str, str]) -> dict[str, str]:
 
 
 def test_all_is_well_and_nothing_stays_behind(share: Share, options: doctor.Options) -> None:
-    """On a plain server: all is good but the mount, which is not there."""
+    """On a plain server everything is good, except for the mount, which is not there."""
     before = {path.name for path in share.server.root.iterdir()}
     found = states(options, share.environ())
     assert found.pop("mounted") == "fair"
@@ -91,7 +91,7 @@ def test_wrong_password_is_told_by_one_line_and_one_request(share: Share, option
 
 
 def test_dead_server_is_told_soon(share: Share, hurried: doctor.Options) -> None:
-    """Nobody answers: that is said within the deadline."""
+    """A server that does not answer is reported within the deadline."""
     begun = time.monotonic()
     with share.down():
         assert states(hurried, share.environ())["server"] == "bad"
@@ -99,7 +99,7 @@ def test_dead_server_is_told_soon(share: Share, hurried: doctor.Options) -> None
 
 
 def test_unreachable_server_is_told_within_the_deadline(hurried: doctor.Options) -> None:
-    """An address from which nothing comes back."""
+    """An address from which no packet returns is reported within the deadline."""
     begun = time.monotonic()
     environ = {
         "RCLONE_CONFIG_RSHARE_TYPE": "webdav",
@@ -166,7 +166,7 @@ def test_what_somebody_else_puts_there_meanwhile_stays(name: str, request: pytes
 def test_missing_folder_is_not_made_to_be_looked_at(
     share: Share, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Training could read nothing there; what was not tried is said, and not promised."""
+    """Training could read nothing there; the verdict promises only what was tried."""
     for name, value in share.environ().items():
         monkeypatch.setenv(name, value)
     assert main(["doctor", f"rshare:{share.name}/nosuch", "--read-only"]) == 1
@@ -189,7 +189,7 @@ def test_missing_directory_is_not_made_to_be_looked_at(options: doctor.Options, 
 
 
 def test_command_line(share: Share, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The exit code tells; the password is nowhere."""
+    """The exit code is 1 if something fails; the password is never printed."""
     for name, value in share.environ().items():
         monkeypatch.setenv(name, value)
     assert main(["doctor", f"rshare:{share.name}", "--deadline-s", "30"]) == 0
@@ -225,7 +225,7 @@ def finding(options: doctor.Options, environ: dict[str, str], what: str) -> Find
 def test_misspelt_folder_fails_and_is_told_what_is_there(
     name: str, *, writes: bool, options: doctor.Options, request: pytest.FixtureRequest
 ) -> None:
-    """With the whole path that may be meant; what is not there is not made."""
+    """The advice has the whole path that may be meant; no folder is made."""
     share: Folder = request.getfixturevalue(name)
     share.put({"datasets/flowers/train/a": b"", "datasets/birds/a": b"", "datasets/notes.txt": b""})
     is_local = type(share) is Folder
@@ -245,7 +245,7 @@ def test_misspelt_folder_fails_and_is_told_what_is_there(
 def test_new_folder_is_a_note_and_is_not_said_to_be_readable(
     share: Share, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The next run of a row of runs is no misspelling; it can be written, and there is nothing to read."""
+    """The next number in a series of runs is no misspelling; the folder can be written, and has nothing to read."""
     share.put({"runs/run-001/a": b""})
     for name, value in share.environ().items():
         monkeypatch.setenv(name, value)
@@ -262,7 +262,7 @@ def test_new_folder_is_a_note_and_is_not_said_to_be_readable(
 def test_a_file_is_no_folder(
     name: str, below: str, *, writes: bool, options: doctor.Options, request: pytest.FixtureRequest
 ) -> None:
-    """It says which folder to give, whatever the server answers to a slash after a file."""
+    """The advice is the folder to give, whatever the server answers to a slash after a file."""
     share = Share(request.getfixturevalue(name))
     share.put({"datasets/a.tar": b"1"})
     asked = dataclasses.replace(options, location=f"rshare:{share.name}/datasets/a.tar{below}", writes=writes)
@@ -282,7 +282,7 @@ def fill(path: Path, size_bytes: int) -> None:
 def test_full_disk_fails_for_spool_and_cache_in_mib(
     size_bytes: int, options: doctor.Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk is nearly full or full; also if the cache finds another directory meanwhile."""
+    """A nearly full disk and a full one fail, also if the cache has found another directory."""
     with ext4(tmp_path / "disk", 40 * 2**20) as disk:
         fill(disk / "rest", size_bytes)
         monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
@@ -345,7 +345,7 @@ def test_spool_on_a_network_share_fails(mount: RcloneMount, options: doctor.Opti
 def test_an_answer_that_is_not_webdav_is_no_ok(
     fault: FaultServer, options: doctor.Options, answer: Fault, what: str, words: str
 ) -> None:
-    """A page to log in among them, whose status is 200; each gets advice of its own."""
+    """A login page has status 200, and fails like the others; each gets its own advice."""
     fault.always("/", answer, method="PROPFIND")
     found = finding(options, at(fault.url, fault), what)
     assert found.state == "bad"
@@ -355,7 +355,7 @@ def test_an_answer_that_is_not_webdav_is_no_ok(
 def test_an_address_that_is_wrong_is_told_what_it_should_be(
     share: Share, nextcloud: NextcloudServer, options: doctor.Options
 ) -> None:
-    """No such path, the web page, another user's files, no scheme, no TLS, no such host, nobody at the port."""
+    """Each gets its advice: no such path, the web page, another user's files, no scheme, no TLS, no such host."""
     url, top = share.server.url, nextcloud.url.partition("/remote.php")[0]
     for address, server, what, words in (
         (f"{url}nosuch/deep", share.server, "server", "remote.php/dav/files/USER"),
@@ -372,7 +372,7 @@ def test_an_address_that_is_wrong_is_told_what_it_should_be(
 
 
 def test_a_certificate_that_is_not_trusted_is_told(options: doctor.Options, tmp_path: Path) -> None:
-    """With what is wrong with it, and what to set."""
+    """The advice says what is wrong with the certificate, and what to set."""
     certificates = make_certificates(tmp_path)
     with FaultServer(tmp_path / "secure", certificate=certificates.valid) as server:
         found = finding(options, at(server.url, server), "server")
@@ -384,7 +384,7 @@ def test_a_certificate_that_is_not_trusted_is_told(options: doctor.Options, tmp_
 def test_a_proxy_that_is_in_the_way_is_named(
     share: Share, options: doctor.Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With its variable, and without its password."""
+    """The advice names its variable, and not its password."""
     proxy = {"http_proxy": f"http://user:{PASSWORD}@127.0.0.1:9", "no_proxy": ""}
     for name, value in proxy.items():
         monkeypatch.setenv(name, quote(value, safe=":/@"))
@@ -399,7 +399,7 @@ def test_a_proxy_that_is_in_the_way_is_named(
 def test_advice_on_a_wrong_password_says_where_it_comes_from(
     share: Share, options: doctor.Options, tmp_path: Path
 ) -> None:
-    """The variable of a deployment, or the remote of rclone's configuration."""
+    """It comes from a variable of the deployment, or from a remote in rclone's configuration."""
     found = finding(options, share.environ(password="wrong"), "credentials")
     assert "RCLONE_CONFIG_RSHARE_PASS" in found.advice
     assert "link the storage again" in found.advice
@@ -424,7 +424,7 @@ def test_dead_mount_fails_where_nothing_reads_past_it(cloud_share: Share, tmp_pa
 
 
 def test_quota_says_what_its_figures_are(cloud_share: Share, options: doctor.Options) -> None:
-    """Of Nextcloud they can be old, and below a folder they count the folder."""
+    """Nextcloud's figures can be old, and below a folder they count the folder alone."""
     cloud_share.put({"a/b": b"1"})
     told = finding(options, cloud_share.environ(), "quota").told
     assert "can be minutes old" in told
@@ -434,7 +434,7 @@ def test_quota_says_what_its_figures_are(cloud_share: Share, options: doctor.Opt
 
 
 def test_the_trash_bin_is_looked_through_for_checkpoints(cloud_share: Share, options: doctor.Options) -> None:
-    """By their names: what a user has deleted is not counted."""
+    """Checkpoints are known by their names; what else a user has deleted is not counted."""
     checkpoint = f"{cloud_share.name}/run/000001-0123abcd/step-000000007-00000a1b"
     before = finding(options, cloud_share.environ(), "trash bin")
     cloud_share.put(
@@ -462,7 +462,7 @@ def command(*arguments: str) -> list[str]:
 
 @pytest.mark.parametrize(("location", "code"), [("", 0), ("/nosuch", 1)])
 def test_a_pipe_that_nobody_reads_changes_nothing(share: Share, location: str, code: int) -> None:
-    """No traceback, and the exit code tells what was found, also after the end of what was read."""
+    """There is no traceback, and the exit code is that of the findings, also of those that nobody read."""
     share.put({"a": b""})
     environ = {**os.environ, **share.environ(), "AI4OS_DATA_SPOOL": str(share.root / "spool")}
     asked = command("doctor", "--read-only", f"rshare:{share.name}{location}")
@@ -487,7 +487,7 @@ def test_help_into_a_pipe_that_nobody_reads() -> None:
 
 @pytest.mark.parametrize("method", ["PROPFIND", "PUT", "GET"])
 def test_ctrl_c_ends_it_without_a_traceback_and_leaves_nothing(fault: FaultServer, method: str) -> None:
-    """While it asks, writes, or reads back; the folders and the probe go."""
+    """Whether it asks, writes or reads back: the probe and the folders are removed."""
     # Long enough that the signal comes meanwhile, and no deadline does, however loaded the machine is.
     fault.always("/" if method == "PROPFIND" else "*", Fault(stall_s=30.0), method=method)
     environ = {**os.environ, **at(fault.url, fault)}

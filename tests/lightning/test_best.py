@@ -80,7 +80,7 @@ def told_by(callback: StorageCheckpointCallback) -> tuple[float | None, int, flo
 
 
 def test_best_stays_after_a_resume_from_a_local_file(folder: Folder, tmp_path: Path) -> None:
-    """Of Lightning's own ModelCheckpoint, which knows nothing of this run."""
+    """A file of Lightning's own ModelCheckpoint, which knows nothing of this run, does not hide the best one."""
     scores = (0.5, 0.1, 0.6, 0.7, 0.8)
     local = tmp_path / "local"
     other = ModelCheckpoint(local, filename="{epoch}", save_top_k=-1)
@@ -93,7 +93,7 @@ def test_best_stays_after_a_resume_from_a_local_file(folder: Folder, tmp_path: P
 
 
 def test_best_of_another_training_in_the_location_is_read_by_its_name(folder: Folder, tmp_path: Path) -> None:
-    """It has the step of a later one that is worse."""
+    """The best one has the same step as a later one that is worse."""
     train(folder, tmp_path, Told(0.9, 0.7, 0.5, mark=1), best_of(folder, tmp_path), epochs=3)
     callback = best_of(folder, tmp_path, keep_last=2)
     train(folder, tmp_path, Told(0.8, 0.55, 0.95, mark=2), callback, epochs=3)
@@ -102,7 +102,7 @@ def test_best_of_another_training_in_the_location_is_read_by_its_name(folder: Fo
 
 
 def test_score_is_that_of_what_is_there(folder: Folder, tmp_path: Path) -> None:
-    """Also when the best one has been removed by hand, after the training or before the next one."""
+    """If the best one was removed by hand, after the training or before the next one, the next best counts."""
     callback = best_of(folder, tmp_path, keep_last=3)
     assert callback.best_model_score is None
     assert callback.best_model_path == ""
@@ -167,7 +167,7 @@ def test_state_of_before_names_where_the_best_was(folder: Folder, tmp_path: Path
 def test_score_outlives_a_storage_that_is_away(
     folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A line that prints it at the end of a training ends nothing; the log says what it is."""
+    """Reading the score at the end of a training raises nothing; the log warns that it may be out of date."""
     callback = best_of(folder, tmp_path)
     train(folder, tmp_path, Told(0.1), callback, epochs=1)
     shutil.rmtree(folder.root / "run")
@@ -181,7 +181,7 @@ def test_score_outlives_a_storage_that_is_away(
 
 
 def test_monitor_needs_a_mode_as_it_does_elsewhere(folder: Folder, tmp_path: Path) -> None:
-    """At construction, whatever is kept by it; a loss is low by its name."""
+    """A monitor without a mode is refused at construction, unless its name says that it is a loss."""
     for save_top_k in (-1, 0, 1):
         with pytest.raises(ValueError, match=r"monitor='acc' needs a mode.*mode='max'.*mode='min'"):
             callback_of(folder, tmp_path, monitor="acc", save_top_k=save_top_k)
@@ -191,7 +191,7 @@ def test_monitor_needs_a_mode_as_it_does_elsewhere(folder: Folder, tmp_path: Pat
 
 
 def test_state_under_the_mode_that_nobody_had_said_is_read(folder: Folder, tmp_path: Path) -> None:
-    """Written when the default was "min", by a callback that says "max" now; with its triggers in the key or not."""
+    """A state from when the default was "min" is read by a callback with "max", whether its key has triggers or not."""
     for number, triggers in enumerate((True, False)):
         old = best_of(folder, tmp_path, f"old-{number}")
         train(folder, tmp_path, Told(0.1), old, epochs=1)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def test_ranks_share_a_cache_and_fetch_each_file_once(share: Share, tmp_path: Path) -> None:
-    """Every sample comes to exactly one of them, and every file is asked for once, in two epochs."""
+    """In two epochs every sample comes to exactly one rank, and every file is requested once."""
     share.put({f"{number:02}.txt": str(number) for number in range(32)})
     first, second = epochs_of_ranks(share, tmp_path, epochs=2)
     for epoch in range(2):
@@ -27,7 +27,7 @@ def test_ranks_share_a_cache_and_fetch_each_file_once(share: Share, tmp_path: Pa
 
 
 def test_uneven_lengths_end_together(share: Share, tmp_path: Path) -> None:
-    """What is left over is filled up, so that no rank waits for another; nothing is missing."""
+    """The shorter share is filled up, so that no rank waits for another; no sample is missing."""
     share.put({f"{number:02}.txt": str(number) for number in range(13)})
     first, second = epochs_of_ranks(share, tmp_path, epochs=1)
     assert len(first[0]) == len(second[0])
@@ -36,7 +36,7 @@ def test_uneven_lengths_end_together(share: Share, tmp_path: Path) -> None:
 
 
 def test_ranks_of_lightning_go_on_with_the_same_weights(share: Share, tmp_path: Path) -> None:
-    """SIGKILL of both in mid-epoch; bit for bit as if they had been left alone."""
+    """After SIGKILL of both in mid-epoch the weights are bit for bit those of a training that was left alone."""
     pytest.importorskip("lightning", reason="lightning is not installed")
     from tests.support.lit import start
 
@@ -52,7 +52,7 @@ def test_ranks_of_lightning_go_on_with_the_same_weights(share: Share, tmp_path: 
 
 
 def test_ranks_of_lightning_are_told_the_same_best_score(share: Share, tmp_path: Path) -> None:
-    """Before, during and after a training, and after a restart; each rank measures something else."""
+    """Each rank measures something else; all have one score before, during and after a training and a restart."""
     pytest.importorskip("lightning", reason="lightning is not installed")
     from ai4os_data import StorageCheckpoint
     from tests.support.lit import start

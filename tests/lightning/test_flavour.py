@@ -52,7 +52,7 @@ def test_pytorch_lightning_is_served_when_it_is_there_first(tmp_path: Path) -> N
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning's own
 def test_trainer_of_the_other_one_is_told(tmp_path: Path) -> None:
-    """With what to import first."""
+    """The error says what to import first."""
     from pytorch_lightning.strategies import SingleDeviceStrategy
 
     from ai4os_data.lightning import StorageCheckpointCallback

@@ -91,7 +91,7 @@ REFUSED = {
 def test_what_cannot_be_saved_is_told_before_the_first_batch(
     folder: Folder, tmp_path: Path, name: str, where: str
 ) -> None:
-    """With its name and what to write instead; nothing of it becomes the state of a module, or something else."""
+    """The error names it and what to write instead; nothing of it is saved as something else."""
     value, advice = REFUSED[name]
     loader = loader_of(folder, tmp_path)
     model = Kept(value if where == "model" else None)
@@ -115,7 +115,7 @@ def test_what_cannot_be_saved_is_told_before_the_first_batch(
     ],
 )
 def test_change_of_a_type_is_named(caplog: pytest.LogCaptureFixture, value: Any, form: str) -> None:
-    """Before the training: the same content in a plain form."""
+    """A warning before the training names what comes back in a plain form of the same content."""
     check_hyperparameters(Kept({"deep": value}))
     (record,) = caplog.records
     assert "hyper_parameters['what']['deep'] of Kept" in record.message
@@ -126,7 +126,7 @@ def test_change_of_a_type_is_named(caplog: pytest.LogCaptureFixture, value: Any,
 def test_what_is_plain_comes_back_without_a_word(
     folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture, value: Any
 ) -> None:
-    """As Lightning loads it."""
+    """Plain hyperparameters load as from a checkpoint of Lightning, and nothing is logged."""
     callback = StorageCheckpointCallback(str(tmp_path / "run"), spool=tmp_path / "spool")
     trainer_of(callback, max_epochs=1).fit(Kept(value), loader_of(folder, tmp_path))
     again = Kept.load_from_checkpoint(callback.best_model_path)
@@ -143,7 +143,7 @@ def test_what_is_plain_comes_back_without_a_word(
 def test_plugin_saves_hyperparameters_as_lightning_does(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, value: Any
 ) -> None:
-    """They come back as they were for who allows pickles, and are named and left out for who does not."""
+    """With weights_only=False they come back as they were; otherwise the log names those that are left out."""
     io = StorageCheckpointIO(spool=tmp_path / "spool")
     checkpoint = {"state_dict": {"weight": torch.ones(2)}, "hyper_parameters": {"what": value, "plain": 1}}
     io.save_checkpoint(checkpoint, tmp_path / "a.ckpt")
@@ -160,7 +160,7 @@ def test_plugin_saves_hyperparameters_as_lightning_does(
 
 
 def test_plugin_saves_a_module_as_one_and_trains_on(folder: Folder, tmp_path: Path) -> None:
-    """Though a checkpoint with it does not load with `weights_only=True`: the rest of it does, and that is enough."""
+    """The module comes back with `weights_only=False`; the training resumes without it, from the rest."""
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     loader = loader_of(folder, tmp_path)
@@ -178,7 +178,7 @@ def test_plugin_saves_a_module_as_one_and_trains_on(folder: Folder, tmp_path: Pa
 def test_hyperparameter_that_cannot_be_pickled_is_named_and_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As Lightning does it."""
+    """Lightning leaves it out too."""
     io = StorageCheckpointIO(spool=tmp_path / "spool")
     io.save_checkpoint({"hyper_parameters": {"what": lambda: 1, "plain": 1}}, tmp_path / "a.ckpt")
     assert io.load_checkpoint(tmp_path / "a.ckpt", weights_only=False)["hyper_parameters"] == {"plain": 1}
@@ -186,7 +186,7 @@ def test_hyperparameter_that_cannot_be_pickled_is_named_and_left_out(
 
 
 def test_class_in_a_state_is_refused(tmp_path: Path) -> None:
-    """Instead of an error of its `state_dict`, which wants an instance."""
+    """The error names it; it is not that of its `state_dict`, which needs an instance."""
     with (
         StorageCheckpoint(tmp_path / "run", spool=tmp_path / "spool") as run,
         pytest.raises(errors.StateError, match="model"),
@@ -209,7 +209,7 @@ class Whole(Model):
 def test_omegaconf_is_named_and_comes_back_as_plain_containers(
     folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: Any
 ) -> None:
-    """As a whole or as one of the arguments, with lists, interpolations and missing values in it."""
+    """This holds for the whole configuration and for one argument, with lists, interpolations and missing values."""
     omegaconf = pytest.importorskip("omegaconf", reason="omegaconf is not installed")
     plain = {"lr": 0.1, "layers": [1, 2], "twice": 0.1}
     cfg = omegaconf.OmegaConf.create({"lr": 0.1, "layers": [1, 2], "twice": "${lr}"})

@@ -52,7 +52,7 @@ def saved(place: Folder) -> set[str]:
 
 
 def test_checkpoint_comes_back(place: Folder, tmp_path: Path) -> None:
-    """Exactly, from where it was saved, also before it has arrived there."""
+    """A save is loaded exactly, also before it has arrived on the storage."""
     io = io_of(place, tmp_path)
     path = f"{place.location}/a.ckpt"
     io.save_checkpoint(STATE, path)
@@ -64,7 +64,7 @@ def test_checkpoint_comes_back(place: Folder, tmp_path: Path) -> None:
 
 
 def test_second_save_takes_the_place_of_the_first(place: Folder, tmp_path: Path) -> None:
-    """As `last.ckpt` is written again and again; one stays."""
+    """`last.ckpt` is written again and again, and one checkpoint stays."""
     io = io_of(place, tmp_path)
     path = f"{place.location}/last.ckpt"
     for step in (1, 2, 3):
@@ -77,7 +77,7 @@ def test_second_save_takes_the_place_of_the_first(place: Folder, tmp_path: Path)
 def test_checkpoint_callback_numbers_a_name_whose_save_is_on_its_way(
     share: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a local disk: as many files, and the same best one, however slow the storage is."""
+    """There are as many files as on a local disk, and the same best one, however slow the storage is."""
     for name, value in share.environ().items():
         monkeypatch.setenv(name, value)
     kept = ["test-v1.ckpt", "test-v2.ckpt", "test-v3.ckpt", "test.ckpt"]
@@ -95,7 +95,7 @@ def test_checkpoint_callback_numbers_a_name_whose_save_is_on_its_way(
 
 
 def test_removal_waits_for_what_is_newer(place: Folder, tmp_path: Path) -> None:
-    """And takes the folder too, so that its name is free."""
+    """The folder is removed too, so that its name is free."""
     io = io_of(place, tmp_path)
     io.save_checkpoint(STATE, f"{place.location}/a.ckpt")
     io.save_checkpoint(STATE, f"{place.location}/b.ckpt")
@@ -106,14 +106,14 @@ def test_removal_waits_for_what_is_newer(place: Folder, tmp_path: Path) -> None:
 
 
 def test_removal_of_nothing_is_no_error(place: Folder, tmp_path: Path) -> None:
-    """As with Lightning's own."""
+    """Lightning's own plugin raises nothing either."""
     io = io_of(place, tmp_path)
     io.remove_checkpoint(f"{place.location}/a.ckpt")
     io.teardown()
 
 
 def test_missing_one_is_not_found(place: Folder, tmp_path: Path) -> None:
-    """With an error that is a `FileNotFoundError` too, and begins as Lightning's; so is what a cut off save left."""
+    """The error is a `FileNotFoundError` that begins as Lightning's does, also for what a cut off save left."""
     for _ in range(2):
         with pytest.raises(FileNotFoundError, match=r"Checkpoint file not found: .*a\.ckpt"):
             io_of(place, tmp_path).load_checkpoint(f"{place.location}/a.ckpt")
@@ -121,7 +121,7 @@ def test_missing_one_is_not_found(place: Folder, tmp_path: Path) -> None:
 
 
 def test_damaged_one_raises(tmp_path: Path) -> None:
-    """It is never taken for a new run."""
+    """A damaged checkpoint is never taken for a new run."""
     place = Folder(tmp_path / "storage")
     io = io_of(place, tmp_path)
     io.save_checkpoint(STATE, f"{place.location}/a.ckpt")
@@ -133,19 +133,19 @@ def test_damaged_one_raises(tmp_path: Path) -> None:
 
 
 def test_local_file_is_read_as_lightning_does(tmp_path: Path) -> None:
-    """Such as what `resume_path` gives."""
+    """A file that `resume_path` gave is one such file."""
     torch.save(STATE, tmp_path / "a.ckpt")
     assert StorageCheckpointIO().load_checkpoint(tmp_path / "a.ckpt", weights_only=True)["global_step"] == 3
 
 
 def test_storage_options_are_refused(tmp_path: Path) -> None:
-    """As by Lightning's own."""
+    """Lightning's own plugin refuses them too."""
     with pytest.raises(TypeError, match="storage_options"):
         StorageCheckpointIO().save_checkpoint(STATE, tmp_path / "a.ckpt", storage_options={})
 
 
 def test_state_that_is_not_plain_is_named(tmp_path: Path) -> None:
-    """The line in which it stands, so that it can be taken out."""
+    """The error names the entry, so that it can be taken out."""
     with pytest.raises(errors.StateError, match="mine"):
         StorageCheckpointIO(spool=tmp_path / "s").save_checkpoint({"mine": {"f": print}}, tmp_path / "a")
 
@@ -174,7 +174,7 @@ def test_model_checkpoint_keeps_top_k_and_last(tmp_path: Path) -> None:
 
 
 def test_what_was_resumed_from_stays(tmp_path: Path) -> None:
-    """Even where Lightning asks to remove it."""
+    """It stays even if Lightning asks to remove it."""
     place = Folder(tmp_path / "storage")
     io = io_of(place, tmp_path)
     io.save_checkpoint(STATE, f"{place.location}/a.ckpt")
@@ -238,7 +238,7 @@ def turn_over(place: Folder, spool: Path) -> None:
 
 
 def test_killed_anywhere_it_leaves_an_intact_checkpoint(tmp_path: Path) -> None:
-    """At every second step towards the disk, those of each removal among them; the spool is lost with the machine."""
+    """The process is killed at every second step towards the disk, in removals too, and the spool is lost."""
     place = begun(tmp_path / "whole")
     steps = run_until(0, lambda _: turn_over(place, tmp_path / "whole" / "spool")).steps
     assert steps is not None
@@ -292,7 +292,7 @@ def spooled(tmp_path: Path) -> list[Path]:
 
 
 def test_nothing_stays_on_the_local_disk(place: Folder, tmp_path: Path) -> None:
-    """Once it is on the storage; so that a spool for two holds a training of twenty."""
+    """A spool for two checkpoints is enough for a training of twenty: what is on the storage leaves it."""
     io = StorageCheckpointIO(place.remote, spool=tmp_path / "spool", spool_limit="1MiB")
     for step in range(6):
         io.save_checkpoint(LARGE, f"{place.location}/{step}.ckpt")
@@ -301,7 +301,7 @@ def test_nothing_stays_on_the_local_disk(place: Folder, tmp_path: Path) -> None:
 
 
 def test_training_leaves_nothing_on_the_local_disk(tmp_path: Path) -> None:
-    """Also of what was saved behind it, and removed."""
+    """The spool is empty, also of saves that were sent behind the training, and of removed ones."""
     place = Folder(tmp_path / "storage")
     keeper = ModelCheckpoint(place.location, "{step}", every_n_train_steps=2)
     trainer_of(keeper, plugins=[io_of(place, tmp_path)]).fit(Model(), loader_of(Folder(tmp_path / "data"), tmp_path))
@@ -364,14 +364,14 @@ def test_save_after_a_training_returns_when_it_has_arrived(place: Folder, tmp_pa
 
 
 def test_save_after_a_training_that_fails_raises(share: Share, tmp_path: Path) -> None:
-    """There, and not never."""
+    """The save itself raises the error."""
     io = io_of(share, tmp_path)
     with pytest.raises(errors.StorageError):
         wrong_password(io, share)
 
 
 def test_wrapped_by_an_async_one_all_is_there_in_the_end(place: Folder, tmp_path: Path) -> None:
-    """That one tears down no other."""
+    """An AsyncCheckpointIO does not tear down the plugin that it wraps; every save arrives all the same."""
     keeper = ModelCheckpoint(f"{place.location}", "{epoch}") if place.remote is None else None
     io = AsyncCheckpointIO(io_of(place, tmp_path))
     trainer = trainer_of(*([keeper] if keeper else []), plugins=[io], enable_checkpointing=keeper is not None)
@@ -384,7 +384,7 @@ def test_wrapped_by_an_async_one_all_is_there_in_the_end(place: Folder, tmp_path
 
 
 def test_removal_that_comes_before_the_next_save_waits_for_it(place: Folder, tmp_path: Path) -> None:
-    """As an asynchronous plugin does it: there is always a checkpoint to resume from."""
+    """An asynchronous plugin removes first; there is a checkpoint to resume from at any time."""
     io = io_of(place, tmp_path)
     io.save_checkpoint(STATE, f"{place.location}/a.ckpt")
     io.remove_checkpoint(f"{place.location}/a.ckpt")
@@ -425,7 +425,7 @@ def remote(share: Share, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_path_object_is_the_location_that_was_meant(share: Share, remote: str, tmp_path: Path) -> None:
-    """Though a Path has made one slash of two."""
+    """A Path makes one slash of two, and the plugin two of one."""
     io = StorageCheckpointIO(spool=tmp_path / "spool")
     io.save_checkpoint(STATE, Path(f"ai4os://{remote}/a.ckpt"))
     assert saved(share) == {"a.ckpt"}
@@ -438,7 +438,7 @@ def test_path_object_is_the_location_that_was_meant(share: Share, remote: str, t
 def test_location_that_became_a_local_path_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, known: str
 ) -> None:
-    """With what to write instead, also where no storage is linked; another colon in a path is none of that."""
+    """The error says what to write, also if no storage is linked; a path with another colon is accepted."""
     if known != "by the environment":
         monkeypatch.delenv("RCLONE_CONFIG_RSHARE_URL")
     io = StorageCheckpointIO("rshare" if known == "by its name" else None, spool=tmp_path / "spool")
@@ -449,7 +449,7 @@ def test_location_that_became_a_local_path_is_refused(
 
 
 def test_model_checkpoint_saves_to_a_remote(share: Share, remote: str, tmp_path: Path) -> None:
-    """As it is written in the docs, to its end and on from there."""
+    """A training written as in the docs saves to its end, and resumes from there."""
 
     class Measured(Model):
         def validation_step(self, *_: Any) -> None:
@@ -479,7 +479,7 @@ def test_model_checkpoint_saves_to_a_remote(share: Share, remote: str, tmp_path:
 
 
 def test_state_that_is_spread_over_ranks_is_refused(tmp_path: Path) -> None:
-    """With what to use: one rank would save its part."""
+    """One rank would save only its part; the error says what to use."""
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
@@ -495,7 +495,7 @@ def test_state_that_is_spread_over_ranks_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_ranks_save_once_and_go_on(tmp_path: Path) -> None:
-    """Rank 0 writes; without an alarm about the number of ranks."""
+    """Rank 0 writes, and no warning about the number of ranks is logged."""
     place = Folder(tmp_path / "storage")
     ended = start(place, tmp_path, "run", ranks=2, plugin=True, strategy="ddp", devices=2)
     assert ended.returncode == 0, ended.stderr
@@ -509,6 +509,6 @@ def test_two_ranks_save_once_and_go_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["dirpath", "keep_last", "monitor", "alone"])
 def test_option_that_is_none_is_refused_at_once(name: str) -> None:
-    """By the class that was asked."""
+    """The error names the class, and what takes the place of the option."""
     with pytest.raises(TypeError, match=f"StorageCheckpointIO has no {name}: "):
         StorageCheckpointIO(None, **{name: 1})  # type: ignore[arg-type]  # it is none of those that are known

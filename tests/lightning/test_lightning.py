@@ -41,7 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning's own, about d
 
 
 def test_new_run_has_no_path_to_resume_from(folder: Folder, tmp_path: Path) -> None:
-    """It begins, and says so with None."""
+    """resume_path is None, and the training begins."""
     assert callback_of(folder, tmp_path).resume_path() is None
 
 
@@ -56,7 +56,7 @@ def test_only_damaged_checkpoints_raise(folder: Folder, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("disk", ["stays", "is lost"])
 def test_killed_in_mid_epoch_ends_with_the_same_weights(share: Share, tmp_path: Path, disk: str) -> None:
-    """SIGKILL twice, with what is confirmed or what is on the disk; bit for bit as if it had been left alone."""
+    """Killed twice, it resumes from the storage or the spool, and ends with the weights of one left alone."""
     level: Level = "local" if disk == "stays" else "confirmed"
     spools = ["1", "1", "1"] if disk == "stays" else ["1", "2", "3"]
     assert start(share, tmp_path, "alone").returncode == 0
@@ -80,7 +80,7 @@ def test_exception_loses_nothing(folder: Folder, tmp_path: Path, batches: int, a
 
 
 def test_interrupt_is_saved_too(folder: Folder, tmp_path: Path) -> None:
-    """After Ctrl-C the training resumes."""
+    """After Ctrl-C the training resumes with the same weights."""
     expected = fit(None, loader_of(folder, tmp_path))
     assert start(folder, tmp_path, "run", every=99, signal_at=5, number=signal.SIGINT).returncode == 1
     assert steps_of(folder, tmp_path)[0] in {5, 6}
@@ -89,7 +89,7 @@ def test_interrupt_is_saved_too(folder: Folder, tmp_path: Path) -> None:
 
 
 def test_sigterm_saves_and_sends_in_time(share: Share, tmp_path: Path) -> None:
-    """What a deployment gets before it is killed; the checkpoint is on the server."""
+    """A deployment gets SIGTERM before it is killed; the checkpoint is on the server by then."""
     expected = fit(None, loader_of(share, tmp_path))
     ended = start(share, tmp_path, "run", every=99, signal_at=5, number=signal.SIGTERM)
     assert "Received SIGTERM" in ended.stderr
@@ -111,7 +111,7 @@ def test_stopped_by_its_time_it_goes_on_in_mid_epoch(folder: Folder, tmp_path: P
 
 @pytest.mark.parametrize("stop", [4, 6, 9, BATCHES])
 def test_validation_in_mid_epoch_changes_nothing(folder: Folder, tmp_path: Path, stop: int) -> None:
-    """Saved before, at and after a validation, in mid-epoch and at its end."""
+    """Checkpoints from before, at and after a validation, in mid-epoch and at its end, lead to the same weights."""
     options: dict[str, Any] = {
         "val_check_interval": 0.5,
         "validation": loader_of(folder, tmp_path),
@@ -125,7 +125,7 @@ def test_validation_in_mid_epoch_changes_nothing(folder: Folder, tmp_path: Path,
 
 
 def test_epoch_that_is_over_is_followed_by_the_next(folder: Folder, tmp_path: Path) -> None:
-    """Saved at the end of each epoch, without another trigger."""
+    """Without another trigger the end of each epoch is saved."""
     expected = fit(None, loader_of(folder, tmp_path), max_epochs=3)
     for epochs in (1, 2, 3):
         model = fit(callback_of(folder, tmp_path), loader_of(folder, tmp_path), seed=epochs - 1, max_epochs=epochs)
@@ -134,7 +134,7 @@ def test_epoch_that_is_over_is_followed_by_the_next(folder: Folder, tmp_path: Pa
 
 
 def test_saved_when_so_much_time_has_passed(folder: Folder, tmp_path: Path) -> None:
-    """No time at all is every step."""
+    """An interval of zero saves at every step."""
     callback = callback_of(
         folder, tmp_path, train_time_interval=seconds(0), save_top_k=-1, save_on_train_end=False, durability="local"
     )
@@ -143,7 +143,7 @@ def test_saved_when_so_much_time_has_passed(folder: Folder, tmp_path: Path) -> N
 
 
 def test_best_and_newest_stay(folder: Folder, tmp_path: Path) -> None:
-    """The two best by the metric, and the newest one; the best one loads."""
+    """The two best by the metric and the newest one stay; the best one loads."""
 
     class Measured(Model):
         def validation_step(self, batch: torch.Tensor, _: int) -> None:  # noqa: ARG002
@@ -193,7 +193,7 @@ class Examined(Model):
 
 
 def test_old_metric_does_not_make_a_new_checkpoint_the_best(folder: Folder, tmp_path: Path) -> None:
-    """Of a step at which nothing was validated nobody knows how good it is."""
+    """A step at which nothing was validated has no metric."""
     callback = callback_of(folder, tmp_path, monitor="val_loss", every_n_train_steps=4, save_top_k=1, keep_last=9)
     options: dict[str, Any] = {"validation": loader_of(folder, tmp_path), "val_check_interval": 6}
     fit(callback, loader_of(folder, tmp_path), max_epochs=1, **options)
@@ -205,7 +205,7 @@ def test_old_metric_does_not_make_a_new_checkpoint_the_best(folder: Folder, tmp_
 
 
 def test_goes_on_in_another_directory(folder: Folder, tmp_path: Path) -> None:
-    """The best one is still that of the first, until a better one comes; bit for bit the same training."""
+    """The weights are bit for bit the same; the best one is in the first directory until a better one comes."""
     options: dict[str, Any] = {"validation": loader_of(folder, tmp_path), "limit_val_batches": 1}
     expected = fit(None, loader_of(folder, tmp_path), **options)
     first = callback_of(folder, tmp_path, "first", monitor="val_loss", mode="max")
@@ -225,7 +225,7 @@ def test_goes_on_in_another_directory(folder: Folder, tmp_path: Path) -> None:
 
 
 def test_manifest_names_what_was_resumed_from(folder: Folder, tmp_path: Path) -> None:
-    """So that an abandoned branch does not come back."""
+    """A branch that was abandoned does not come back."""
     fit(callback_of(folder, tmp_path), loader_of(folder, tmp_path), max_epochs=1)
     fit(callback_of(folder, tmp_path), loader_of(folder, tmp_path), max_epochs=2)
     with StorageCheckpoint(f"{folder.location}/run", spool=tmp_path / "looking") as run:
@@ -246,13 +246,13 @@ def test_manifest_names_what_was_resumed_from(folder: Folder, tmp_path: Path) ->
 def test_option_that_makes_no_sense_is_refused(
     folder: Folder, tmp_path: Path, options: dict[str, Any], named: str
 ) -> None:
-    """Before the training begins."""
+    """The error comes before the training begins."""
     with pytest.raises(ValueError, match=named):
         callback_of(folder, tmp_path, **options).resume_path()
 
 
 def test_sharded_strategy_is_told_what_to_use(folder: Folder, tmp_path: Path) -> None:
-    """Instead of a part of a state in a file."""
+    """A file with a part of a state is never written."""
     from types import SimpleNamespace
 
     from lightning.pytorch.strategies import FSDPStrategy

@@ -63,7 +63,7 @@ ENDS = ["validation_step", "after the step", "on_validation_end", "on_train_epoc
     ],
 )
 def test_exception_anywhere_changes_nothing(tmp_path: Path, options: str, place: str) -> None:
-    """In each hook of callbacks and models; weights, running means and learning rates are compared."""
+    """An exception in any hook of callbacks and models leads to the same weights, running means and learning rates."""
     chosen = OPTIONS[options]
     expected = alone(**chosen)
     run(tmp_path, Trip(place, 2), **chosen)
@@ -72,7 +72,7 @@ def test_exception_anywhere_changes_nothing(tmp_path: Path, options: str, place:
 
 @pytest.mark.parametrize("place", ["validation_step", "training_step", "after the step", "on_validation_epoch_start"])
 def test_interrupt_anywhere_changes_nothing(tmp_path: Path, place: str) -> None:
-    """Ctrl-C, twice."""
+    """Ctrl-C comes twice."""
     for times in (3, 2):
         run(tmp_path, Trip(place, times, KeyboardInterrupt), val_check_interval=0.5)
     assert run(tmp_path, Trip(), val_check_interval=0.5).state == alone(val_check_interval=0.5).state
@@ -81,7 +81,7 @@ def test_interrupt_anywhere_changes_nothing(tmp_path: Path, place: str) -> None:
 @pytest.mark.parametrize("every", [2, 3, 5])
 @pytest.mark.parametrize("options", ["by epochs", "validated twice"])
 def test_lost_process_misses_no_update_of_the_learning_rate(tmp_path: Path, every: int, options: str) -> None:
-    """What was saved by the way, and not at the exception: before, at and after a validation."""
+    """The last checkpoint is a regular one, from before, at or after a validation."""
     chosen = OPTIONS[options]
     saving = {"every_n_train_steps": every, "save_on_exception": False}
     run(tmp_path, Trip("on_train_batch_start", 2 * every + 2), saving=saving, **chosen)
@@ -107,7 +107,7 @@ def early() -> EarlyStopping:
     ],
 )
 def test_validation_that_was_cut_off_is_made_up(tmp_path: Path, options: dict[str, Any], number: int) -> None:
-    """At the same step, once, before the next batch; what counts validations counts it once."""
+    """It runs once, at the same step, before the next batch, and is counted once."""
 
     class Lenient(Mill):
         def configure_optimizers(self) -> Any:
@@ -259,7 +259,7 @@ SWAPPING = [averaging, late, *(swapping(AroundValidation, way) for way in WAYS),
 def test_what_was_trained_is_what_is_saved(
     tmp_path: Path, make: Callable[[], Any], trip: Any, first: dict[str, Any], options: dict[str, Any]
 ) -> None:
-    """Whichever weights a callback has in the model at an error, at Ctrl-C, and where a training stops."""
+    """A callback has swapped the weights at an error, at Ctrl-C or at the end; the trained ones are saved."""
     expected = alone(make, **options)
     run(tmp_path, Trip(*trip), make, **{**options, **first})
     two = run(tmp_path, Trip(), make, **options)
@@ -270,7 +270,7 @@ def test_what_was_trained_is_what_is_saved(
 
 @pytest.mark.parametrize("make", [AtEndOfEpoch, UntilNextBatch])
 def test_weights_that_are_first_swapped_at_the_end_are_not_saved(tmp_path: Path, make: Callable[[], Any]) -> None:
-    """A training of one epoch has no earlier one that could show it."""
+    """A training of one epoch has no earlier epoch that could show the swap."""
     expected = alone(make)
     run(tmp_path, Trip(), make, max_epochs=1)
     assert run(tmp_path, Trip(), make).state == expected.state
@@ -278,7 +278,7 @@ def test_weights_that_are_first_swapped_at_the_end_are_not_saved(tmp_path: Path,
 
 @pytest.mark.parametrize("trips", [[8], [14], [14, 5]])
 def test_rate_of_stochastic_averages_goes_on_in_mid_epoch(tmp_path: Path, trips: list[int]) -> None:
-    """Lightning makes its scheduler only where an epoch begins."""
+    """Lightning makes its scheduler only at the beginning of an epoch."""
 
     def make() -> StochasticWeightAveraging:
         return StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
@@ -299,7 +299,7 @@ def test_rate_of_stochastic_averages_goes_on_in_mid_epoch(tmp_path: Path, trips:
 
 @pytest.mark.parametrize("times", [10, 11])
 def test_gradients_are_accumulated_as_before_in_an_epoch_that_is_resumed(tmp_path: Path, times: int) -> None:
-    """Lightning sets their number only where an epoch begins."""
+    """Lightning sets their number only at the beginning of an epoch."""
 
     def make() -> GradientAccumulationScheduler:
         return GradientAccumulationScheduler({0: 1, 1: 3})
@@ -309,7 +309,7 @@ def test_gradients_are_accumulated_as_before_in_an_epoch_that_is_resumed(tmp_pat
 
 
 def test_validation_that_only_a_stop_has_called_for_draws_nothing(tmp_path: Path) -> None:
-    """The resumed training never had it, and what it drew from the random generators does not show."""
+    """The resumed training has no such validation; random numbers drawn in it leave no trace."""
 
     class Stopping(lightning.Callback):
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
@@ -321,7 +321,7 @@ def test_validation_that_only_a_stop_has_called_for_draws_nothing(tmp_path: Path
 
 
 def test_what_a_model_does_after_a_batch_is_in_its_checkpoint(tmp_path: Path) -> None:
-    """An average that it keeps by itself, whose hook comes after those of callbacks."""
+    """A model keeps an average in a hook that runs after those of callbacks."""
 
     class Averaged(Mill):
         def __init__(self, trip: Trip) -> None:
@@ -358,7 +358,7 @@ def test_weights_that_cannot_be_had_are_not_saved(tmp_path: Path, caplog: pytest
 
 
 def test_copy_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What it takes of memory and time, once."""
+    """The memory and the time that it takes are logged once."""
     with caplog.at_level(logging.INFO, "ai4os_data"):
         run(tmp_path, Trip(), averaging, val_check_interval=0.5)
     (text,) = [record.getMessage() for record in caplog.records if "a copy of what was trained" in record.getMessage()]
@@ -371,7 +371,7 @@ def test_copy_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
 
 @pytest.mark.parametrize("batches", [7, 8, 9, 10, 11])
 def test_sigterm_in_the_midst_of_a_window_counts_no_batch_twice(tmp_path: Path, batches: int) -> None:
-    """Running means are those of the last step, as the weights are."""
+    """Running means are those of the last step, like the weights."""
 
     class Term(lightning.Callback):
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
@@ -408,7 +408,7 @@ class ByHand(Mill):
 
 @pytest.mark.parametrize(("place", "times"), [("between", 17), ("between", 18), ("on_train_batch_end", 9)])
 def test_half_of_a_step_is_not_saved(tmp_path: Path, place: str, times: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Between two optimizers, or where nobody knows whether another would step; at the end of a batch it is whole."""
+    """Between two optimizers, or if another may still step, nothing is saved; at the end of the batch it is."""
     one = run(tmp_path, Trip(place, times), kind=ByHand)
     told = [record.getMessage() for record in caplog.records if "half of one step" in record.getMessage()]
     assert len(told) == (place == "between")
@@ -451,7 +451,7 @@ def test_step_that_is_half_made_is_not_saved(tmp_path: Path, caplog: pytest.LogC
 
 @pytest.mark.parametrize("place", ["before the step", "training_step", "clip"])
 def test_error_before_the_step_saves_the_moment_before(tmp_path: Path, place: str) -> None:
-    """Nothing is half: the batch is trained anew, and no earlier one."""
+    """Only the batch that failed is trained again."""
     one = run(tmp_path, Trip(place, 9))
     two = run(tmp_path, Trip())
     assert len(two.model.batches) == EPOCHS * BATCHES - 8
@@ -459,7 +459,7 @@ def test_error_before_the_step_saves_the_moment_before(tmp_path: Path, place: st
 
 
 def test_what_an_exception_cut_off_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Hooks of callbacks that came after the step are not made up."""
+    """Hooks of callbacks that would have followed the step are not made up."""
     run(tmp_path, Trip("after the step", 9))
     assert "TrippedError came between the optimizer's step and the end of its batch" in caplog.text
     assert TrippedError.__name__ in caplog.text

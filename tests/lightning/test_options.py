@@ -30,7 +30,7 @@ SHARED = ("spool", "spool_limit", "durability", "cache", "rank_timeout_s")
 
 @pytest.mark.parametrize("kind", [StorageCheckpointCallback, StorageCheckpointIO])
 def test_options_are_parameters_with_the_defaults_of_a_checkpoint(kind: type) -> None:
-    """So that whatever reads signatures finds each of them."""
+    """Tools that read signatures find each of them."""
     own, checkpoint = (inspect.signature(each).parameters for each in (kind, StorageCheckpoint))
     for name in SHARED:
         assert own[name].default == checkpoint[name].default
@@ -60,7 +60,7 @@ def test_options_are_parameters_with_the_defaults_of_a_checkpoint(kind: type) ->
 def test_command_line_of_lightning_takes_every_option(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
-    """Of the callback, and of the plugin where it has it."""
+    """LightningCLI takes those of the callback, and those that the plugin has too."""
     pytest.importorskip("jsonargparse", reason="jsonargparse is not installed")
     from lightning.pytorch.cli import LightningCLI
 
@@ -88,7 +88,7 @@ class Numbers(Model):
 
 
 def test_plain_numbers_in_the_metrics_are_metrics(folder: Folder, tmp_path: Path) -> None:
-    """Also the one that decides, each time that it was measured; what is no number is left out."""
+    """A plain number can be the monitor, each time that it was measured; other objects are left out."""
     callback = StorageCheckpointCallback(
         str(tmp_path / "run"), spool=tmp_path / "spool", monitor="accuracy", mode="max", save_top_k=2, keep_last=1
     )
@@ -103,7 +103,7 @@ def test_plain_numbers_in_the_metrics_are_metrics(folder: Folder, tmp_path: Path
 
 
 def test_numbers_are_tensors_and_arrays_of_one_element_and_plain_ones() -> None:
-    """And nothing else."""
+    """Nothing else is a number."""
     metrics = {
         "tensor": torch.tensor([0.5]),
         "array": np.float64(0.25),

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning's own, about d
 def test_a_lasting_refusal_ends_the_training_with_its_reason(
     how: str, fault: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says what limits the state, and where it is meanwhile."""
+    """The error says what limits the state, and where the checkpoint is meanwhile."""
     share = Share(fault)
     loader = loader_of(Folder(tmp_path / "data"), tmp_path)
     for name, value in share.environ().items():

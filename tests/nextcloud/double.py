@@ -13,12 +13,11 @@ from urllib.parse import quote
 from tests.nextcloud.settings import Settings, VersionName
 from tests.support.servers.base import PASSWORD, USER, Server
 from tests.support.servers.children import serve_in_python
-from tests.support.servers.journal import read_journal
+from tests.support.servers.journal import Request, read_journal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ai4os_data.cli.embedded import Request
     from tests.support.servers.children import Child
 
 

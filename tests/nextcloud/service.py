@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ai4os_data.cli.embedded import Request
 from tests.nextcloud.answers import Answer
 from tests.nextcloud.cloud import Cloud
 from tests.nextcloud.costs import wait_until
@@ -21,7 +20,7 @@ from tests.nextcloud.faults import Faults
 from tests.nextcloud.settings import Settings
 from tests.nextcloud.wire import ClosedError, Connection, Incoming
 from tests.support.servers.children import publish_port, read_order
-from tests.support.servers.journal import Journal
+from tests.support.servers.journal import Journal, Request
 
 if TYPE_CHECKING:
     from typing import Any

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ai4os_data.cache.mending import Mending
     from ai4os_data.cache.rows import Rows
 
-TIMES_ITS_COST = 50  # what looks at every file waits this many times as long as it took, until it is done again
+TIMES_ITS_COST = 50  # a look at every file is repeated only after this many times as long as it took
 
 _MARGIN_BYTES = 64 * 1024
 _LARGEST_MARGIN_BYTES = 4 * 1024 * 1024
@@ -43,25 +43,25 @@ class Balance:
         self._lease = lease
         self._rows = rows
         self._mending = mending
-        self._overhead_bytes = 0  # by which the files were found to take more than is counted
+        self._overhead_bytes = 0  # the disk space of the files beyond what is counted
 
     def free_bytes(self) -> int:
-        """What may still be written; less than nothing if the limit was higher once."""
+        """Bytes that may still be written; negative if the limit was lowered."""
         now = time.time()
         record = self.record()
-        if record.is_of_the_future(now):  # or it would hold again, once that time has come
+        if record.is_of_the_future(now):  # it would hold again once that time comes
             record = record._replace(ceded_until=0.0, ceded_bytes=0)
             record.write(self._lock.descriptor)
         return self._limit() - record.ceded_at(now) - self.used_bytes()
 
     def used_bytes(self) -> int:
         """What the directory takes, leases and the margin included."""
-        leased = self._lease.size_bytes + self._others_leased_bytes()  # first: it counts the files of the dead in
+        leased = self._lease.size_bytes + self._others_leased_bytes()  # first, since it counts in the files of the dead
         bookkeeping = self._mending.bookkeeping_bytes() + self.margin_bytes()
         return leased + self._rows.volume_bytes() + self._overhead_bytes + bookkeeping
 
     def margin_bytes(self) -> int:
-        """What bookkeeping may grow by until it is measured again: the database by the rows of leases, and its log."""
+        """How much bookkeeping can grow until it is measured again: the database's log, and rows of what is leased."""
         return self._rows.growth_bytes() + min(_LARGEST_MARGIN_BYTES, _MARGIN_BYTES + self._limit() // 512)
 
     def record(self) -> Record:
@@ -76,9 +76,9 @@ class Balance:
             record._replace(limit_bytes=self._limit()).write(self._lock.descriptor)
 
     def check_now_and_then(self) -> None:
-        """Hold the index against the files: a flipped bit may have changed a sum, or what keeps it.
+        """Compare the index with the files now and then: a flipped bit may have changed the sum, or the trigger for it.
 
-        It takes milliseconds for each thousand entries. So the record says to all processes when it is due again.
+        It takes milliseconds for each thousand entries, so the shared record says when it is due again.
         """
         begun = time.time()
         self.note_limit()

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from ai4os_data.cache.objects import Objects
 
 _NOTE_USE_EVERY_S = 60.0
-_MOST_USED = 50_000  # to be noted: each takes 200 bytes, in every process
+_MOST_USED = 50_000  # uses that are not in the index yet: each takes 200 bytes, in every process
 _FULL_AGAIN_S = 1.0
-_PLANNED_AGAIN_S = 0.02  # with every batch that is used, something can go
+_PLANNED_AGAIN_S = 0.02  # each batch that was used may free something
 _BROKEN_AGAIN_S = 30.0
 _NAMED_BYTES = 512  # what an entry takes in its folder, in the file of names and in the index, at most
 
 
 class Budget:
-    """The room of one process, and what the ledger does not know yet.
+    """The room of one process, and what it stored and used that is not in the ledger yet.
 
     Args:
         directory: the cache's.
@@ -54,12 +54,10 @@ class Budget:
         plans: Plans,
     ) -> None:
         self.directory = directory
-        self.limit_bytes = limit
         self._objects = objects
-        self._protected = protected
         self._plans = plans
-        self._ledger: Ledger | None = None
         self._spares = Spares()
+        self.ledger = Ledger(directory, limit, objects=objects, protected=protected, plans=plans, spares=self._spares)
         self._lock = threading.RLock()
         self._free = 0  # leased, and not set aside
         self._reserved = 0  # leased, and set aside for claims
@@ -69,27 +67,6 @@ class Budget:
         self._note_use_at = time.monotonic() + _NOTE_USE_EVERY_S
         self._not_before = 0.0
         self._refused_bytes = 0
-
-    def opened(self) -> Ledger:
-        """The ledger, opened on first use: reading alone does not need it.
-
-        Raises:
-            CacheError: it cannot be opened.
-        """
-        if self._ledger is None:
-            try:
-                self._ledger = Ledger(
-                    self.directory,
-                    self.limit_bytes,
-                    objects=self._objects,
-                    protected=self._protected,
-                    plans=self._plans,
-                    spares=self._spares,
-                )
-            except OSError as error:
-                message = f"{self.directory}: {error.strerror}"
-                raise CacheError(message) from error
-        return self._ledger
 
     # --- room
 
@@ -113,7 +90,7 @@ class Budget:
             return True
 
     def take(self, size_bytes: int) -> bool:
-        """Take room for bookkeeping, which is measured from now on; False if there is none."""
+        """Take room for a bookkeeping file, whose size is measured from then on; False if there is none."""
         with self._lock:
             if self._free < size_bytes and not self._lease(size_bytes):
                 return False
@@ -122,11 +99,11 @@ class Budget:
             return True
 
     def give_back(self, claim: Claim, stored: Held | None = None) -> None:
-        """End what was set aside for a claim.
+        """Return the room that was set aside for a claim.
 
         Args:
             claim: which has ended.
-            stored: its entry, if there is one now, which has taken its part.
+            stored: its entry, if it was stored: that part of the room is used up.
         """
         with self._lock:
             self._reserved -= claim.reserved_bytes
@@ -164,7 +141,7 @@ class Budget:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Turn a failing disk into trouble that is logged once; what was to be done meanwhile is left out."""
+        """Log a failing disk once instead of raising; the rest of the work inside is left out."""
         try:
             yield
         except (CacheError, OSError) as error:
@@ -185,14 +162,14 @@ class Budget:
         if self._lock.acquire(blocking=False):
             try:
                 used, self._used = self._used, {}
-                if not self.opened().note_use(list(used)):
+                if not self.ledger.note_use(list(used)):
                     self._used.update(used)
                 self._most_used = len(self._used) + _MOST_USED
             finally:
                 self._lock.release()
 
     def flush(self, *, drops_spares: bool = False) -> None:
-        """Let the ledger know of everything.
+        """Write what was stored and used into the ledger.
 
         Args:
             drops_spares: whether to remove what waits to be written over.
@@ -203,7 +180,7 @@ class Budget:
             self._settle(0)
 
     def _settle(self, need: int, room_for: str = "") -> int:
-        """Let the ledger know what was stored and used, and ask for room; what it cannot take stays to be settled.
+        """Write what was stored and used into the ledger, and lease room. After an error all of it stays to be written.
 
         Returns:
             How much more may be written now.
@@ -213,7 +190,7 @@ class Budget:
         used, self._stored, self._used = self._used, [], {}
         removed.clear()
         try:
-            granted = self.opened().grant(need, self._free + self._reserved, stored, list(used), room_for=room_for)
+            granted = self.ledger.grant(need, self._free + self._reserved, stored, list(used), room_for=room_for)
         except BaseException:
             self._stored = stored + self._stored
             self._used = {**used, **self._used}
@@ -228,11 +205,8 @@ class Budget:
             self._spares.keep_within(0)
             if not os.path.isdir(self.directory):  # removed by its user: it is not to come back
                 return
-            if self._reserved:  # another thread is filling: the lease goes when the process does
+            if self._reserved or self._stored or self._used:
                 self._settle(0)
-            elif self._ledger is not None or self._stored or self._used:
-                stored, self._stored = self._stored, []
-                used, self._used = self._used, {}
-                self.opened().close(stored, list(used))
-                self._ledger = None
+            if not self._reserved:  # else another thread is filling: the lease goes when the process does
+                self.ledger.close()
                 self._free = 0

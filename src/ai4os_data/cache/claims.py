@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
+from ai4os_data.cache.entries import lock_byte
 from ai4os_data.cache.staged import BLOCK_BYTES, allocated, read_whole
 from ai4os_data.cache.waiting import FULL_FOR_S, Waiting
 from ai4os_data.http import LargeBody
@@ -29,7 +30,6 @@ _FIRST_BYTE = 1 << 62  # far behind whatever the file holds
 _GROWTH_BYTES = 1024 * 1024
 _PIECE_BYTES = 1024 * 1024
 _MOST_PIECES = 512  # half of what writev(2) takes
-_DIGITS = 15  # of a digest: 60 bits
 
 
 class Claims:
@@ -57,7 +57,7 @@ class Claims:
                 return False
             if self._descriptor < 0:
                 self._descriptor = ownership.open_file(self._path, os.O_CREAT | os.O_RDWR)
-            if not locks.lock_bytes(self._descriptor, _lock_byte(name)):
+            if not locks.lock_bytes(self._descriptor, lock_byte(name, _FIRST_BYTE)):
                 return False
             self._names.add(name)
             return True
@@ -67,7 +67,7 @@ class Claims:
         with self._threads:
             if name in self._names:
                 self._names.discard(name)
-                locks.unlock_bytes(self._descriptor, _lock_byte(name))
+                locks.unlock_bytes(self._descriptor, lock_byte(name, _FIRST_BYTE))
 
     def after_fork(self) -> None:
         """Keep none of the parent's locks alive in a child."""
@@ -85,10 +85,6 @@ class Claims:
     def __del__(self) -> None:
         """Let go of all."""
         self.close()
-
-
-def _lock_byte(name: str) -> int:
-    return _FIRST_BYTE + int(name[:_DIGITS], 16)
 
 
 class Claim:
@@ -113,7 +109,7 @@ class Claim:
         name: str,
         release: Callable[[str], None],
         stage: Callable[[str], Staged],
-        grow: Callable[[Claim, int], bool] = lambda _claim, _bytes: False,
+        grow: Callable[[Claim, int], bool],
     ) -> None:
         self.name = name
         self.reserved_bytes = 0
@@ -204,7 +200,7 @@ class Claim:
         descriptor = self.file().descriptor
         try:
             written = os.writev(descriptor, chunks[:_MOST_PIECES]) if chunks else 0
-        except OSError:  # it is said by the next write, if it lasts
+        except OSError:  # the next write raises it, if it lasts
             written = 0
         if written < total:
             _write_patiently(descriptor, b"".join(chunks)[written:])
@@ -220,7 +216,7 @@ class Claim:
         self.instead = None
 
     def hand_over(self, other: Claim) -> None:
-        """Give another claim all that was written for this one, and its room: it has turned out to be its entry."""
+        """Give another claim the written file and its room: the bytes turned out to be those of its entry."""
         other.staged, self.staged = self.staged, None
         other.reserved_bytes, self.reserved_bytes = self.reserved_bytes, 0
         other.length, self.length = self.length, 0
@@ -228,7 +224,7 @@ class Claim:
         other._hasher, self._hasher = self._hasher, other._hasher
 
     def content(self) -> bytes:
-        """What has been written, in memory once."""
+        """All bytes that were written, held in memory once."""
         if self.instead is not None:
             assert isinstance(self.instead, LargeBody)
             return self.instead.getvalue()

@@ -85,15 +85,12 @@ class DiskCache:
                 f"{self.directory}: caches of this process have different limits, {small:,} and {large:,} bytes: the "
                 "smaller one holds for both. Give one DiskCache to all datasets, or the same size_limit"
             )
-        elif self._is_given and before not in {None, self.size_limit} and self._is_used_elsewhere():
+        elif self._is_given and before not in {None, self.size_limit} and living(self.directory) - {os.getpid()}:
             tell_once(
                 f"{self.directory} is in use by another process, whose limit is {before:,} bytes; here it is "
                 f"{self.size_limit:,}. Each keeps to its own: when the one with the smaller limit stores, the "
                 "directory shrinks to that. Give the same size_limit to both, or a directory to each"
             )
-
-    def _is_used_elsewhere(self) -> bool:
-        return bool(living(self.directory) - {os.getpid()})
 
     def _unlike(self) -> list[Limit]:
         others = [limit for limit in self._live.limits() if limit.size_bytes != self.size_limit]

@@ -16,6 +16,7 @@ from ai4os_data.cache.staged import STAGED_SUFFIX
 
 DIGEST_DIGITS = 32
 
+_LOCK_DIGITS = 15  # 60 bits: what follows the first byte of claims, or of pins
 _NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]+)-([0-9a-f]{16})((?:\.[a-z0-9_+-]+)*)")
 _SUFFIX = re.compile(r"(?:\.[a-z][a-z0-9_+-]{0,31}){0,3}\.[a-z0-9][a-z0-9_+-]{0,31}\Z")
 _LONGEST_SUFFIX = 64
@@ -33,6 +34,11 @@ class Held(NamedTuple):
 def digest(*parts: str) -> str:
     """The name for what these parts describe, 32 hex digits."""
     return blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def lock_byte(name: str, first: int) -> int:
+    """The byte of the cache's lock file that a digest names, among those from the first one on."""
+    return first + int(name[:_LOCK_DIGITS], 16)
 
 
 def full_name(name: str, size_bytes: int, checksum: int, key: str) -> str:

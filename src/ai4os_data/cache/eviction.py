@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Protected = Callable[[], Iterable[str]]
 Plans = Callable[[], Iterable[Plan]]
 
-_PLANNED_PART = 16  # of what is evicted in the knowledge of the order, less lies idle in leases
+_PLANNED_PART = 16  # by a plan less is evicted at once, so that less lies idle in leases
 
 
 class Eviction:
@@ -51,7 +51,7 @@ class Eviction:
             room_for: the digest of the entry that needs the room.
 
         Returns:
-            The files whose rows were taken out, and the plans that could have said more, had they been made.
+            The files whose rows were taken out, and the plans that were not made yet, and so named nothing.
         """
         if self._protected is None:
             return self._unprotected(need_bytes, wanted_bytes - free_bytes, free_bytes, 0), []
@@ -92,7 +92,7 @@ class Eviction:
                 plan.keep(held.name)
 
     def _protected_bytes(self) -> int:
-        """Make the protected entries the ones used last, and sum them up."""
+        """Mark the protected entries as used last; the disk space that they take."""
         assert self._protected is not None
         here = self._objects.scan_all()
         mine = [here[name] for name in set(self._protected()) if name in here]

@@ -1,7 +1,7 @@
 """The database of a cache's index, kept by diskcache: one connection, closed before every fork.
 
-What SQLite has to say against it leaves this module as `Damage`, and so does a row that is none of ours. Nothing else
-does: a bug of ours is not taken for a damaged disk.
+Errors of SQLite leave this module as `Damage`, and so do rows that are not ours. A bug of ours flies: it is never taken
+for a damaged disk.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Damage(Exception):  # noqa: N818  it never leaves the cache
         """Whether a foreign program has the index locked, which is no damage.
 
         Args:
-            took_s: how long it took to come: if there is no number, a lock shows by having been waited for.
+            took_s: how long the error took to come: without a number, only the wait shows that it was a lock.
         """
         if self.code is None:
             is_busy = isinstance(self.__cause__, (sqlite3.OperationalError, diskcache.Timeout))
@@ -70,7 +70,7 @@ class Damage(Exception):  # noqa: N818  it never leaves the cache
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Raise as damage what SQLite says against the database; a wrong use of it by us flies."""
+    """Raise errors of the database as damage; a wrong use of it by us flies."""
     try:
         yield
     except sqlite3.ProgrammingError:
@@ -113,6 +113,12 @@ class _Database(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
 
     _connection: sqlite3.Connection | None = None
 
+    def __init__(self, directory: str, limit_bytes: int, log_pages: int) -> None:
+        settings = {**_SETTINGS, _LOG_PAGES: log_pages}
+        super().__init__(directory, disk=_NamesOnly, timeout=LOCKED_FOR_S, size_limit=limit_bytes, **settings)
+        tell_before_fork(self)
+        tell_after_fork(self)
+
     @property
     def _con(self) -> sqlite3.Connection:
         return self.connection()
@@ -149,12 +155,23 @@ class _Database(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
         """Close the connection; the next use opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            with suppress(sqlite3.Error):
+                connection.close()
 
-    def leave_to_parent(self) -> None:
-        """In a child: let the parent's connection be."""
+    before_fork = close  # SQLite in a child would take its parent's locks for its own
+
+    def after_fork(self) -> None:
+        """Leave the connection to the parent, if the fork came while it was in use."""
         connection, self._connection = self._connection, None
         leave_to_parent(connection)
+
+    def __del__(self) -> None:
+        """Close it, now or before the fork that is about to come: a finalizer must not wait for it."""
+        with no_fork(wait=False) as is_certain:
+            if is_certain:
+                self.close()
+            elif self._connection is not None:
+                _abandoned.connections.append(self._connection)
 
 
 class Index:
@@ -169,23 +186,13 @@ class Index:
         log_pages: how long the write-ahead log may grow before it is copied back.
 
     Raises:
-        Damage: there is something else than our database.
+        Damage: the file is not our database.
     """
-
-    _database: _Database | None = None
 
     def __init__(self, directory: str, limit_bytes: int, log_pages: int) -> None:
         with _translated():
             _check_settings(f"{directory}/cache.db")
-            self._database = _Database(
-                directory,
-                disk=_NamesOnly,
-                timeout=LOCKED_FOR_S,
-                size_limit=limit_bytes,
-                **{**_SETTINGS, _LOG_PAGES: log_pages},
-            )
-        tell_before_fork(self)
-        tell_after_fork(self)
+            self._database = _Database(directory, limit_bytes, log_pages)
 
     # --- what is in it
 
@@ -225,7 +232,7 @@ class Index:
 
     def _rows(self, statement: str, values: Sequence[str], types: tuple[type, ...]) -> Generator[Any, None, None]:
         with _translated():
-            for row in self._opened.connection().execute(statement, values):
+            for row in self._database.connection().execute(statement, values):
                 if tuple(map(type, row)) != types:
                     raise Damage(f"a row is {row!r}")
                 yield row
@@ -235,11 +242,11 @@ class Index:
     @contextmanager
     def transact(self) -> Iterator[None]:
         """One commit for all that is done meanwhile: it touches the same pages."""
-        with _translated(), self._opened.transact():
+        with _translated(), self._database.transact():
             yield
 
     def enter(self, rows: Sequence[tuple[str, str, int]]) -> list[tuple[str, int]]:
-        """Add rows of key, file name and size, or put them in the place of those with their keys; what these had."""
+        """Add rows of key, file name and size, or replace those with their keys; names and sizes that were replaced."""
         now = time.time()
         keys = [key for key, _, _ in rows]
         in_place = f"SELECT filename, size FROM Cache WHERE raw = 1 AND key IN ({','.join('?' * len(keys))})"  # noqa: S608
@@ -267,60 +274,35 @@ class Index:
 
     def _many(self, statement: str, values: Iterable[tuple[object, ...]]) -> None:
         with _translated():
-            self._opened.connection().executemany(statement, values)
-
-    # --- the connection
-
-    @property
-    def _opened(self) -> _Database:
-        assert self._database is not None
-        return self._database
+            self._database.connection().executemany(statement, values)
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""
-        if self._database is not None:
-            with suppress(sqlite3.Error):
-                self._database.close()
-
-    before_fork = close  # SQLite in a child would take its parent's locks for its own
-
-    def after_fork(self) -> None:
-        """Let what a fork from the midst of it has left open be the parent's."""
-        if self._database is not None:
-            self._database.leave_to_parent()
-
-    def __del__(self) -> None:
-        """Close it, now or before the fork that is about to come: a finalizer must not wait for it."""
-        if self._database is not None:
-            with no_fork(wait=False) as is_certain:
-                if is_certain:
-                    self.close()
-                else:
-                    _abandoned.databases.append(self._database)
+        self._database.close()
 
 
 class _Abandoned:
-    """Databases whose owner went while another thread was forking."""
+    """Connections whose owner went while another thread was forking."""
 
     def __init__(self) -> None:
-        self.databases: list[_Database] = []
+        self.connections: list[sqlite3.Connection] = []
         tell_before_fork(self)
 
     def before_fork(self) -> None:
         """Close them."""
-        while self.databases:
+        while self.connections:
             with suppress(sqlite3.Error):
-                self.databases.pop().close()
+                self.connections.pop().close()
 
 
 _abandoned = _Abandoned()
 
 
 def _check_settings(path: str) -> None:
-    """Look whether diskcache can read its settings, by which it would open the database.
+    """Check the settings by which diskcache opens the database.
 
     Raises:
-        Damage: they are none.
+        Damage: diskcache could not read them.
     """
     with closing(sqlite3.connect(path, timeout=LOCKED_FOR_S)) as connection:
         if connection.execute("SELECT name FROM sqlite_master WHERE name = 'Settings'").fetchone() is None:

@@ -1,4 +1,4 @@
-"""What one process knows of the entries of a cache: those that it used last, and where the others' names stand.
+"""What one process knows of a cache's entries: those that it used last, and the positions of all names on the disk.
 
 It is a hint. An entry that it knows of may have been evicted since; its file is what counts.
 """
@@ -60,7 +60,7 @@ class Known:
         held = self.recent.get(name)
         if held is not None:
             return held
-        with self._threads:  # one that looked without it, while another was still reading the news, would miss them
+        with self._threads:  # without it, a thread that looks while another reads the news would miss them
             self._read_news()
             line = self._positions.line(name)
             if line is not None and (held := held_at(f"{self._root}/{line[:1]}/{line}")) is not None:
@@ -72,7 +72,7 @@ class Known:
 
         Args:
             held: the file.
-            position: where its name stands in the file of names, if that is new.
+            position: of its name in the file of names, if it was appended just now.
         """
         if len(self.recent) >= MOST_KNOWN:
             for name in list(islice(self.recent, MOST_KNOWN // 2)):
@@ -100,7 +100,7 @@ class Known:
             self.names.append(f"{link}{_NEWER}{newer}")
 
     def rewrite(self, here: Callable[[], Iterable[str]]) -> None:
-        """Let every process know of the files that a look finds, and of nothing else. The caller has the ledger.
+        """Write the file of names anew, for the files that are there alone. The caller has the ledger.
 
         Args:
             here: gives the names of the files.
@@ -126,7 +126,7 @@ class Known:
             self._take(begin, data)
 
     def _take(self, begin: int, data: bytes) -> None:
-        """Sort out lines of the file of names."""
+        """Record lines of the file of names."""
         if len(data) > _MANY_BYTES:
             self._take_many(begin, data)
             return
@@ -145,7 +145,7 @@ class Known:
         characters = np.frombuffer(data, np.uint8)
         ends = np.flatnonzero(characters == _LINE_END)
         starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
-        is_long = ends - starts > DIGEST_DIGITS  # another one is damaged, or the head
+        is_long = ends - starts > DIGEST_DIGITS  # a shorter one is damaged, or the head
         starts, ends = starts[is_long], ends[is_long]
         is_newer = characters[starts + DIGEST_DIGITS] == ord(_NEWER)
         for start, end in zip(starts[is_newer].tolist(), ends[is_newer].tolist(), strict=True):

@@ -1,6 +1,7 @@
 """Leases: what each process may still write into a cache without asking.
 
-A lease is a file with a lock on it. The kernel frees the lock of a process that dies, and whoever sees that knows.
+A lease is a file with a lock on it. The kernel frees the lock of a process that dies, so a lease that is not locked is
+that of a dead process.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Lease:
         tell_after_fork(self)
 
     def write(self, size_bytes: int) -> None:
-        """Allow this much."""
+        """Set what it allows."""
         self.size_bytes = size_bytes
         if self._descriptor >= 0 and not is_at(self._descriptor, self._path):  # removed by somebody
             os.close(self._descriptor)
@@ -62,7 +63,7 @@ class Lease:
         self.after_fork()
 
     def __del__(self) -> None:
-        """Leave it to whoever sees it, and counts the files in."""
+        """Close it; whoever finds it unlocked counts the files in."""
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -90,7 +91,7 @@ class Lease:
 
 
 def living(directory: str) -> set[int]:
-    """The living processes that have a lease in a cache, as each knows itself; those of dead ones stay."""
+    """The numbers of the living processes that have a lease in a cache; leases of dead ones are left alone."""
     with suppress(FileNotFoundError), os.scandir(f"{directory}/leases") as items:
         held = [item.name for item in items if _NAME.fullmatch(item.name) and locks.is_held(item.path)]
         return {int(name.partition("-")[0]) for name in held}
@@ -113,7 +114,7 @@ def _read(path: str) -> int | None:
 
 
 def _last_to_close(descriptor: int) -> int:
-    """The same file under a high number: of a killed process, who sees the lease free sees its staged files free."""
+    """The same file under a high number, so that a killed process's staged files are unlocked before its lease is."""
     try:
         high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH_DESCRIPTOR)
     except OSError:  # a process that may have few open files

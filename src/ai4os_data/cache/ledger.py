@@ -1,12 +1,12 @@
 """What the cache holds and how much room is left, agreed between all processes.
 
-One process at a time has the ledger, in batches. Room is given out in leases: what a process may still write without
-asking. So at every moment
+One process at a time has the ledger, for a batch of changes. Room is given out in leases: what a process may still
+write without asking. So at every moment
 
     counted entries + leases + bookkeeping <= limit
 
-and a process that dies leaves a lease whose lock is free: whoever sees that counts its files in. What is evicted is
-first no longer counted, its room leased, and removed when the next process has the ledger already.
+and a process that dies leaves a lease whose lock is free: whoever sees that counts its files in. Eviction has two
+steps: with the ledger, the rows are removed and their room is leased; the files are removed without it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MOST_NAMES_BYTES = 2 * 1024 * 1024  # each process reads them once
 
 
 class Ledger:
-    """One process's hand on the ledger of a cache directory.
+    """The ledger of a cache directory, as one process uses it.
 
     Args:
         directory: the cache's.
@@ -126,10 +126,11 @@ class Ledger:
                 self._mending.mended(lambda: self._mending.opened().enter([], used))
             return is_held
 
-    def close(self, stored: Sequence[Held], used: Sequence[str]) -> None:
-        """Enter the rest, and give the lease back."""
+    def close(self) -> None:
+        """Give the lease back. The next use opens everything again."""
+        if self._lock.descriptor < 0:  # it was never used
+            return
         with self._held():
-            self._mending.mended(lambda: self._mending.opened().enter(stored, used))
             self._lease.drop()
             self._rows.close()
         self._lock.close()
@@ -159,7 +160,7 @@ class Ledger:
 
     @contextmanager
     def _held(self, *, wait: bool = True, reconciles: bool = True) -> Iterator[bool]:
-        """Hold the ledger alone, and in order; False if another process has it, and this one does not wait."""
+        """Hold the ledger alone, mended after a death; False if another process has it, and this one does not wait."""
         with self._lock.held(wait=wait) as was_clean:
             if reconciles and was_clean is False:  # somebody has died with it
                 self._mending.mended(self._mending.reconcile)
@@ -171,7 +172,7 @@ class Ledger:
     # --- evicting
 
     def _evict_now(self, work: Callable[[], list[Held]]) -> None:
-        """Evict for nobody's lease."""
+        """Evict without leasing the room."""
         with self._held():
             evicted = self._mending.mended(work)
         if in_use := self._remove(evicted):
@@ -179,7 +180,7 @@ class Ledger:
                 self._mending.mended(lambda: self._mending.opened().enter(in_use, []))
 
     def _remove(self, evicted: list[Held], spares: Spares | None = None) -> list[Held]:
-        """Remove what was evicted, or put it with the spares; what is in use, and stays."""
+        """Remove evicted files, or put them with the spares; those that are in use, and stay."""
         in_use, has_missed = [], False
         for held in evicted:
             try:

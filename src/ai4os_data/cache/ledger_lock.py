@@ -1,4 +1,4 @@
-"""The lock of a cache: who has it has the ledger. A mark in its file says that somebody has died with it."""
+"""The lock of a cache: its holder has the ledger. A mark in its file shows that a holder died."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ai4os_data.cache import placement
+from ai4os_data.errors import CacheError
 from ai4os_data.machine import is_at, locks, no_fork, ownership, tell_after_fork
 
 if TYPE_CHECKING:
@@ -17,13 +18,13 @@ _CLEAN, _DIRTY = b"-", b"*"
 
 
 class LedgerLock:
-    """One process's hand on the lock.
+    """The lock, as one process uses it.
 
     Args:
-        directory: the cache's; it is made if it is missing.
+        directory: the cache's; it is made if it is missing, when the lock is taken.
 
     Attributes:
-        descriptor: of the lock file.
+        descriptor: of the lock file; -1 before the lock is taken for the first time, and once it was closed.
     """
 
     def __init__(self, directory: str) -> None:
@@ -31,7 +32,6 @@ class LedgerLock:
         self._path = f"{directory}/lock"
         self.descriptor = -1
         self._threads = threading.Lock()  # a file lock does not keep the threads of one process apart
-        self._open()
         tell_after_fork(self)
 
     def after_fork(self) -> None:
@@ -54,7 +54,10 @@ class LedgerLock:
     def held(self, *, wait: bool = True) -> Iterator[bool | None]:
         """Hold the ledger alone: whether the last holder left it in order; None if another one has it now.
 
-        This process does not fork meanwhile, but does so while it waits for another one's hold to end.
+        This process does not fork while it holds the ledger, but may fork while it waits for another process.
+
+        Raises:
+            CacheError: the lock file cannot be opened.
         """
         threads = self._threads
         if not threads.acquire(blocking=wait):
@@ -78,6 +81,8 @@ class LedgerLock:
 
     def _take(self, *, wait: bool) -> bool:
         while True:
+            if self.descriptor < 0:
+                self._open()
             if wait:
                 locks.lock(self.descriptor)
             elif not locks.try_lock(self.descriptor):
@@ -86,8 +91,11 @@ class LedgerLock:
                 return True
             # Somebody has removed the directory, or the lock in it: ours would exclude nobody.
             self.close()
-            self._open()
 
     def _open(self) -> None:
-        placement.make(self._directory)
-        self.descriptor = ownership.open_file(self._path, os.O_CREAT | os.O_RDWR)
+        try:
+            placement.make(self._directory)
+            self.descriptor = ownership.open_file(self._path, os.O_CREAT | os.O_RDWR)
+        except OSError as error:
+            message = f"{self._directory}: {error.strerror}"
+            raise CacheError(message) from error

@@ -28,11 +28,9 @@ def fits(size_bytes: int, limit_bytes: int) -> bool:
 
 def read(directory: str, name: str) -> bytes | None:
     """A listing that was kept."""
-    try:
-        with open(f"{directory}/listings/{name}", "rb") as file:
-            return file.read()
-    except OSError:
-        return None
+    with suppress(OSError), open(f"{directory}/listings/{name}", "rb") as file:
+        return file.read()
+    return None
 
 
 def write(directory: str, name: str, data: bytes, limit_bytes: int) -> None:

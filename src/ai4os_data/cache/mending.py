@@ -1,4 +1,4 @@
-"""The index agrees with the files: after a death, after damage, and when somebody has removed some of them."""
+"""The index agrees with the files again: after a process died, after damage, and after files were removed by hand."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Mending:
         self.opened(is_logged=False)
 
     def reconcile(self, *, count_in: bool = True) -> tuple[dict[str, Held], int]:
-        """Count in what the dead have stored, and remove what they have only begun.
+        """Count in the files that dead processes stored, and remove those that they only began.
 
         Args:
             count_in: whether to count in what is not indexed. While others have leases it may be theirs, stored and

@@ -1,4 +1,4 @@
-"""At which position of the file of names each digest stands: eight bytes a line, which forked workers do not copy."""
+"""The position of each digest in the file of names: eight bytes a line, in arrays that forked workers do not copy."""
 
 from __future__ import annotations
 

@@ -114,10 +114,10 @@ class Names:
         return is_anew, begin, data[:complete]
 
     def rewrite(self, look: Callable[[], Iterable[str]]) -> None:
-        """Keep those names alone that a look at the files gives, and those that are appended meanwhile.
+        """Write the file anew, with the names that a look at the files gives and those that are appended meanwhile.
 
         A new file takes the place of the old one. Who appends a name sees afterwards whether it was still the file;
-        what was appended to the old one before that is carried over. The caller sees to it that nobody else does this.
+        what was appended to the old one before that is carried over. The caller has the ledger, so nobody else does it.
 
         Raises:
             OSError: the new file cannot be written.
@@ -141,7 +141,7 @@ class Names:
         return f"{self.path}.new"
 
     def may_hold(self, count: int) -> bool:
-        """Whether the others can know of so many entries, by the length of the file alone."""
+        """Whether the file is long enough to name this many entries."""
         return self.size_bytes >= count * _SHORTEST_LINE
 
     @property
@@ -186,9 +186,7 @@ def _head() -> bytes:
 
 def is_ours(path: str) -> bool:
     """Whether a file begins as a file of names does, or is empty."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError:
-        return False
-    return head == b"" or _HEAD.fullmatch(head) is not None
+    with suppress(OSError), open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+        return head == b"" or _HEAD.fullmatch(head) is not None
+    return False

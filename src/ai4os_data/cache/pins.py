@@ -18,6 +18,7 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from ai4os_data.cache.entries import lock_byte
 from ai4os_data.machine import is_at, locks, no_fork, ownership, tell_after_fork
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ MOST_SENT = 16_384  # each makes the kernel's list of locks longer, which it goe
 
 _FIRST_PIN = 1 << 61  # the claims lie from 1 << 62 on
 _FIRST_RECEIPT = 1 << 60
-_DIGITS = 15  # of a digest: 60 bits
 _SENDER_BITS, _NUMBER_BITS = 28, 32
 _ASK_EVERY = 64
 _SENDERS = 256  # whose receipts are kept: workers come and go with every epoch
@@ -86,7 +86,7 @@ class Pins:
         Raises:
             OSError: the cache's lock file cannot be opened.
         """
-        byte = _pin_byte(name)
+        byte = lock_byte(name, _FIRST_PIN)
         with self._changing():
             return byte if self._hold(byte) else None
 
@@ -98,7 +98,7 @@ class Pins:
     @contextmanager
     def none(self, name: str) -> Iterator[bool]:
         """Let nobody pin an entry meanwhile; False if somebody has."""
-        byte = _pin_byte(name)
+        byte = lock_byte(name, _FIRST_PIN)
         with self._changing():
             other = self._other
         is_free = locks.lock_bytes(other, byte)
@@ -153,7 +153,7 @@ class Pins:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Have the descriptors of the lock file that is there, and change pins alone."""
+        """Change pins in one thread at a time, with descriptors of the lock file that is there."""
         try:
             with self._threads:
                 if self._pinning < 0 or not is_at(self._pinning, self._path):
@@ -163,7 +163,7 @@ class Pins:
             self._drain()
 
     def _drain(self) -> None:
-        """Do what finalizers could not wait for; whoever has the lock does it after us."""
+        """Release what finalizers could not; if another thread has the lock, it does so afterwards."""
         while self._released and self._threads.acquire(blocking=False):
             try:
                 with suppress(IndexError):
@@ -266,10 +266,6 @@ def pins_in(directory: str) -> Pins:
             pins = _by_directory[directory] = Pins(directory)
             _recent.append(pins)
         return pins
-
-
-def _pin_byte(name: str) -> int:
-    return _FIRST_PIN + int(name[:_DIGITS], 16)
 
 
 def _receipt_byte(sender: int, number: int) -> int:

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ai4os_data.cache.names import is_ours
@@ -257,16 +257,11 @@ def _spread_below(directory: str) -> None:
     deleted in the last minutes: 1 ms a file after 16,000 deletions beside it, and 0.07 ms apart
     (https://man7.org/linux/man-pages/man1/chattr.1.html, "T").
     """
-    with suppress(OSError), _opened(directory) as descriptor:
-        flags = bytearray(8)
-        fcntl.ioctl(descriptor, _GET_FLAGS, flags)
-        fcntl.ioctl(descriptor, _SET_FLAGS, (int.from_bytes(flags, "little") | _TOP_OF_TREE).to_bytes(8, "little"))
-
-
-@contextmanager
-def _opened(directory: str) -> Iterator[int]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    with suppress(OSError):
+        descriptor = ownership.open_folder(directory)
+        try:
+            flags = bytearray(8)
+            fcntl.ioctl(descriptor, _GET_FLAGS, flags)
+            fcntl.ioctl(descriptor, _SET_FLAGS, (int.from_bytes(flags, "little") | _TOP_OF_TREE).to_bytes(8, "little"))
+        finally:
+            os.close(descriptor)

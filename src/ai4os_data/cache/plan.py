@@ -65,14 +65,15 @@ class Plan:
         """Whether the uses have been found and sorted."""
         return self._sorted is not None
 
-    def make(self) -> None:
-        """Find the uses and sort them, unless that is done: it takes some tenths of a second for a million."""
+    def make(self) -> _Sorted:
+        """The uses, found and sorted once: it takes some tenths of a second for a million."""
         if self._sorted is None:
             self._sorted = _Sorted(self._find())
+        return self._sorted
 
     def is_needed(self, name: str) -> bool:
         """Whether the rest of the epoch uses an entry."""
-        return self._uses.last_turn(name) >= self._position
+        return self.make().last_turn(name) >= self._position
 
     def victims(self, held: Container[str], room_for: str) -> Iterator[str]:
         """Which held entries to evict, the one that was used first before all others, and each once.
@@ -87,7 +88,7 @@ class Plan:
         while self._kept:
             if (name := self._kept.pop()) in held:
                 yield name
-        uses = self._uses
+        uses = self.make()
         while self._looked < len(uses.turns) and uses.turns[self._looked] < self._position:
             self._looked += 1
             if (used := uses.used_last(self._looked - 1)) is not None and used in held:
@@ -97,12 +98,6 @@ class Plan:
         """Record that a victim could not be evicted."""
         if self._sorted is not None and 0 <= self._sorted.last_use(name) < self._looked:
             self._kept.add(name)
-
-    @property
-    def _uses(self) -> _Sorted:
-        self.make()
-        assert self._sorted is not None
-        return self._sorted
 
 
 class _Sorted:

@@ -1,9 +1,10 @@
-"""What all processes of a cache are to know: a short record in its lock file, written by whoever has the ledger."""
+"""What all processes of a cache share: a short record in its lock file, written by whoever has the ledger."""
 
 from __future__ import annotations
 
 import os
 import struct
+from contextlib import suppress
 from typing import NamedTuple
 
 import xxhash
@@ -56,13 +57,6 @@ def read_record(lock: int) -> Record:
 
 def record_in(directory: str) -> Record:
     """The record of a cache directory; one that knows nothing if nothing was stored there yet."""
-    try:
-        descriptor = os.open(f"{directory}/lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return Record()
-    try:
-        return read_record(descriptor)
-    except OSError:
-        return Record()
-    finally:
-        os.close(descriptor)
+    with suppress(OSError), open(f"{directory}/lock", "rb", buffering=0) as file:
+        return read_record(file.fileno())
+    return Record()

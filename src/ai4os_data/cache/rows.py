@@ -89,7 +89,7 @@ class Rows:
         return self._opened.count()
 
     def unlike(self, here: Mapping[str, Held]) -> tuple[list[Held], list[str]]:
-        """What rows say otherwise than the files that are there.
+        """Compare the rows with the files that are there.
 
         Returns:
             The files that have no row, or another one; and the digests that have a row and no file.

@@ -1,4 +1,4 @@
-"""A cache as one process has it: it reads entries, and fills those that it has claimed."""
+"""A cache as one process uses it: it finds entries, and fills each under a claim, one process at a time."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class Session:
 
     def __init__(self, directory: str, limit: Callable[[], int], protected: Protected | None, plans: Plans) -> None:
         self._directory = directory
+        self._limit = limit
         self.objects = Objects(directory)
         self.known = self.objects.known
         self.budget = Budget(directory, limit, self.objects, protected, plans)
@@ -90,7 +91,7 @@ class Session:
         return held if held is not None and self.objects.is_there(held) else None
 
     def wait(self, name: str) -> Claim | Held | None:
-        """As `claim`, after the process that is filling it has finished; None when it takes for ever."""
+        """As `claim`, after the process that is filling it has finished; None if that takes too long."""
         waiting = Waiting(_LONGEST_WAIT_S)
         while (found := self.claim(name)) is None:
             if not waiting.pause():
@@ -121,7 +122,7 @@ class Session:
 
     def keep_listing(self, name: str, data: bytes) -> None:
         """Keep a listing, inside the limit, as far as there is room."""
-        need, limit = allocated(len(data)) + BLOCK_BYTES, self.budget.limit_bytes()
+        need, limit = allocated(len(data)) + BLOCK_BYTES, self._limit()
         with self.budget.guarded():
             if listings.fits(need, limit) and self.budget.take(need):
                 listings.write(self._directory, name, data, limit)
@@ -135,7 +136,7 @@ class Session:
     def usage(self) -> tuple[int, int]:
         """How many entries there are, and the bytes that the directory takes, leases included."""
         self.budget.flush()
-        return self.budget.opened().usage()
+        return self.budget.ledger.usage()
 
     def verify(self) -> tuple[int, int]:
         """Read every entry, and remove those that are damaged; how many were read, and how many damaged."""
@@ -150,27 +151,27 @@ class Session:
                     damaged.append(held.name)
                     self.objects.discard(held)
         with self.budget.guarded():
-            self.budget.opened().forget(damaged)
+            self.budget.ledger.forget(damaged)
         return read, len(damaged)
 
     def clear(self) -> None:
         """Remove every entry that nobody uses."""
         self.budget.flush(drops_spares=True)
-        self.budget.opened().clear()
+        self.budget.ledger.clear()
 
     def give_way(self, size_bytes: int) -> None:
         """Let go of some bytes of the disk."""
         self.budget.flush(drops_spares=True)
         with self.budget.guarded():
             try:
-                self.budget.opened().cede(size_bytes)
+                self.budget.ledger.cede(size_bytes)
             except (CacheError, OSError):  # a disk that is quite full does not let the index change
-                self.budget.opened().clear()
+                self.budget.ledger.clear()
 
     def shrink(self) -> None:
         """Evict what is above the limit."""
         with self.budget.guarded():
-            self.budget.opened().shrink()
+            self.budget.ledger.shrink()
 
 
 def _close(reference: weakref.ref[Session], owner: int) -> None:

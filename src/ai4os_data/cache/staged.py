@@ -122,7 +122,7 @@ def _new_path(folder: str) -> str:
 
 
 def remove_if_abandoned(path: str) -> None:
-    """Remove a staged file that belongs to no living process."""
+    """Remove a file whose lock shows that it belongs to no living process."""
     if (lock := locks.lock_of_the_dead(path)) is not None:
         with suppress(OSError):
             os.unlink(path)

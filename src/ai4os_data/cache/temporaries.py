@@ -1,4 +1,4 @@
-"""Files for paths that the cache has no room for. Each goes with its last user, or soon after its death."""
+"""A file for a path that the cache has no room for goes with its last user, or soon after that one has died."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ai4os_data.cache.entries import suffix_of
-from ai4os_data.machine import locks, mounts, ownership, write_all
+from ai4os_data.cache.staged import remove_if_abandoned
+from ai4os_data.machine import mounts, ownership, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -114,14 +115,10 @@ def _sweep_now_and_then() -> None:
     for name in os.listdir(folder):
         match = _NAME.fullmatch(name)
         if match is not None and not os.path.exists(f"/proc/{match[1]}"):
-            with suppress(OSError):
-                _remove_unless_used(os.path.join(folder, name))
+            _remove_unless_used(os.path.join(folder, name))
 
 
 def _remove_unless_used(path: str) -> None:
     found = ownership.own_file(path)  # anybody may have put something of that name there
-    if found is None or time.time() - found.st_mtime < _UNTOUCHED_S:
-        return
-    if (lock := locks.lock_of_the_dead(path)) is not None:
-        os.unlink(path)
-        os.close(lock)
+    if found is not None and time.time() - found.st_mtime >= _UNTOUCHED_S:
+        remove_if_abandoned(path)

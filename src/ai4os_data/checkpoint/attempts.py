@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName
 from ai4os_data.machine import locks, ownership, write_all
@@ -27,19 +27,23 @@ if TYPE_CHECKING:
 
 NEW = ".new"
 JOURNAL = "journal"
-DELETED: Literal["deleted"] = "deleted"
+Deleted = Literal["deleted"]
+DELETED: Deleted = "deleted"  # somebody has removed it on the storage, where it had arrived
 MOST_BYTES = 16 * 1024 * 1024  # of a journal, or a manifest
 _BEGUN = re.compile(r"(?P<attempt>[^.]+)\.new-[0-9a-f]{8}")  # an attempt's folder, before its lock is on it
 _SCRATCH = re.compile(r"restore-[0-9]+-[0-9a-f]{8}")
 _PAUSE_S = 0.02
+TURN_S = 10.0
+"""The longest wait of a run for another process that looks through its folder."""
 
 
 @contextmanager
 def turn(folder: Path, longest_s: float = 0.0) -> Iterator[bool]:
-    """Look through the folder of a run while no other process does; whether this one may.
+    """Look through the folder of a run, or add to it, while no other process does; whether this one may.
 
-    Who looks for what can go locks each attempt that it looks at, and a run that starts meanwhile would take it for one
-    that lives. After the longest wait, it may all the same: a run has to start.
+    Whoever looks for what can go locks each attempt that it looks at, and a run that starts meanwhile would take it for
+    one that lives; it also removes what is not locked yet, and the empty folder itself. After the longest wait, this
+    process may all the same: a run has to start.
     """
     try:
         descriptor = ownership.open_folder(folder)
@@ -87,33 +91,27 @@ def remove_if_empty(attempt: Path) -> None:
         attempt.rmdir()
 
 
-def levels_in(attempt: Path) -> dict[CheckpointName, Level]:
+def levels_in(attempt: Path) -> dict[CheckpointName, Level | Deleted]:
     """How far the checkpoints of an attempt's folder have come, as its journal says.
 
     What it says of anything else than these is passed over, and so is a line that its process died in.
     """
-    return {name: level for name, level in _records(attempt) if level in LEVELS}
-
-
-def deleted_in(attempt: Path) -> set[CheckpointName]:
-    """The checkpoints of an attempt's folder that somebody has removed on the storage, as its journal says."""
-    return {name for name, level in _records(attempt) if level == DELETED}
-
-
-def _records(attempt: Path) -> Iterator[tuple[CheckpointName, Any]]:
+    levels: dict[CheckpointName, Level | Deleted] = {}
     try:
         data = read_file(attempt / JOURNAL, MOST_BYTES)
     except OSError:  # none was written, or it is something else
-        return
+        return levels
     for line in data.splitlines():
         with suppress(ValueError, KeyError, TypeError, RecursionError):
             record = json.loads(line)
-            name = CheckpointName.parse(str(record["checkpoint"]))
-            if name is not None and str(name.attempt) == attempt.name:
-                yield name, record["level"]
+            name, level = CheckpointName.parse(str(record["checkpoint"])), record["level"]
+            is_of_attempt = name is not None and str(name.attempt) == attempt.name
+            if name is not None and is_of_attempt and level in {*LEVELS, DELETED} and levels.get(name) != DELETED:
+                levels[name] = level
+    return levels
 
 
-def note_level(attempt: Path, name: CheckpointName, level: Level | Literal["deleted"]) -> None:
+def note_level(attempt: Path, name: CheckpointName, level: Level | Deleted) -> None:
     """Write into the journal of an attempt's folder how far a checkpoint has come, or that it is to be left alone.
 
     Raises:

@@ -150,10 +150,15 @@ class History:
         """Every checkpoint with a readable manifest, newest first."""
         return [found for seen in self.committed() if (found := self._described(seen)) is not None]
 
-    def _described(self, seen: Seen) -> Checkpoint | None:
+    def readable(self, seen: Seen) -> Manifest | None:
+        """The manifest of a checkpoint; None if it is damaged, or not there."""
         try:
-            manifest = self.manifest(seen)
+            return self.manifest(seen)
         except errors.IntegrityError:
+            return None
+
+    def _described(self, seen: Seen) -> Checkpoint | None:
+        if (manifest := self.readable(seen)) is None:
             return None
         return Checkpoint(
             seen.name,
@@ -166,12 +171,7 @@ class History:
 
     def parent_of(self, own: Iterable[Seen]) -> CheckpointName | None:
         """What an attempt was resumed from, by any manifest of it that can be read."""
-        for seen in own:
-            try:
-                return self.manifest(seen).parent
-            except errors.IntegrityError:
-                continue
-        return None
+        return next((manifest.parent for seen in own if (manifest := self.readable(seen)) is not None), None)
 
     def _before(self, parent: CheckpointName | None, rest: list[Seen]) -> list[Seen]:
         """What is left once an attempt has been looked through."""
@@ -200,10 +200,7 @@ def on_store(history: History) -> dict[CheckpointName, dict[str, float]]:
     """
     metrics: dict[CheckpointName, dict[str, float]] = {}
     for seen in history.committed():
-        try:
-            manifest = history.manifest(seen) if MANIFEST in seen.files else None
-        except errors.IntegrityError:
-            continue
+        manifest = history.readable(seen) if MANIFEST in seen.files else None
         if manifest is not None and seen.has(manifest.files):
             metrics[seen.name] = manifest.metrics
     return metrics

@@ -8,6 +8,7 @@ See docs/decisions/2026-11-28-what-closed-runs-leave.md.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -15,8 +16,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from ai4os_data.checkpoint.attempts import (
+    DELETED,
     JOURNAL,
-    deleted_in,
     levels_in,
     remove_if_abandoned,
     remove_if_empty,
@@ -31,6 +32,9 @@ from ai4os_data.telemetry import log
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from ai4os_data.checkpoint.attempts import Deleted
+    from ai4os_data.stores import Level
 
 NEWEST_STAYS_S = 7 * 86400.0  # of each run
 OTHERS_STAY_S = 86400.0
@@ -101,10 +105,16 @@ def _share_bytes(directory: Path, limit_bytes: int | None) -> int:
 
 @contextmanager
 def _closed(run: Path) -> Iterator[list[Path]]:
-    """The attempts of a run whose processes are dead, which no other process takes over meanwhile."""
+    """The attempts of a run whose processes are dead, which no other process takes over meanwhile.
+
+    Raises:
+        OSError: the run cannot be looked at, or another process adds to it or looks through it just now.
+    """
     with turn(run) as is_ours, ExitStack() as held:
+        if not is_ours:
+            raise BlockingIOError(errno.EWOULDBLOCK, "another process has its turn", str(run))
         dead: list[Path] = []
-        for folder in sorted(run.iterdir()) if is_ours else ():
+        for folder in sorted(run.iterdir()):
             is_attempt = AttemptName.parse(folder.name) is not None and ownership.is_own_folder(folder)
             if is_attempt and (lock := locks.lock_of_the_dead(folder, is_folder=True)) is not None:
                 held.callback(locks.release, lock)
@@ -117,32 +127,26 @@ def _found(run: Path) -> list[_Arrived]:
     facts: dict[CheckpointName, tuple[float, int]] = {}
     with suppress(OSError), _closed(run) as attempts:  # what cannot be looked at stays, and holds up no start
         for attempt in attempts:
-            aside = _aside(attempt)
-            for name, folder in _arrived(attempt):
-                if name not in aside:
+            for name, folder, level in _arrived(attempt):
+                # What was removed on the storage is the last copy for a while.
+                if level != DELETED or time.time() - (attempt / JOURNAL).stat().st_mtime >= NEWEST_STAYS_S:
                     facts[name] = folder.stat().st_mtime, sum(map(disk_bytes, folder.iterdir()))
     newest = max(facts, key=lambda name: (name.order, name), default=None)
     return [_Arrived(name == newest, at, size_bytes, run, name) for name, (at, size_bytes) in facts.items()]
 
 
-def _arrived(attempt: Path) -> Iterator[tuple[CheckpointName, Path]]:
+def _arrived(attempt: Path) -> Iterator[tuple[CheckpointName, Path, Level | Deleted]]:
     for name, level in levels_in(attempt).items():
         folder = attempt / name.folder
-        if is_on_the_server(level) and ownership.is_own_folder(folder):
-            yield name, folder
-
-
-def _aside(attempt: Path) -> set[CheckpointName]:
-    """What was removed on the storage, and is the last copy for a while."""
-    aside = deleted_in(attempt)
-    return aside if aside and time.time() - (attempt / JOURNAL).stat().st_mtime < NEWEST_STAYS_S else set()
+        if (level == DELETED or is_on_the_server(level)) and ownership.is_own_folder(folder):
+            yield name, folder, level
 
 
 def _remove(run: Path, doomed: set[CheckpointName] | None) -> None:
     """Remove some checkpoints, or all, if they may still go; what was only begun, and what is empty then, too."""
     with suppress(OSError), _closed(run) as attempts:
         for attempt in attempts:
-            for name, folder in _arrived(attempt):
+            for name, folder, _ in _arrived(attempt):
                 if doomed is None or name in doomed:
                     shutil.rmtree(folder, ignore_errors=True)
                     log.info("removed %s from the spool: it is on its storage", folder)

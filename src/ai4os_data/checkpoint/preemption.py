@@ -90,7 +90,7 @@ class PreemptionGuard:
         self._signals.restore()
 
     def __enter__(self) -> Self:
-        """It watches since it was made."""
+        """Itself: it has taken the signals since it was made."""
         return self
 
     def __exit__(

@@ -24,9 +24,9 @@ GRACE_S = 3600.0  # an upload of another machine that nobody has touched for so 
 class Pruning:
     """Decides which checkpoints of the store this process may remove, and removes them.
 
-    It touches its own checkpoints, and what lay there when it began to work: what another writer adds later is not its
-    business, and neither is the newest checkpoint of an attempt that this one does not go back to. The newest are kept
-    by the line of descent; the best and the milestones over the whole run, wherever a restart came from.
+    It removes its own checkpoints, and what lay there when it began to work. What another writer adds later stays, and
+    so does the newest checkpoint of an attempt that this one does not descend from. The newest are kept by
+    the line of descent; the best and the milestones over the whole run, wherever a restart came from.
 
     Args:
         store: of the run.

@@ -21,7 +21,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Go on from states that were taken before; GPUs that are not there are left out."""
+    """Set the states that `random_states` gave; those of GPUs that are not there are left out."""
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers.tolist()), gauss))
     _set_numpy_state(states["numpy"])

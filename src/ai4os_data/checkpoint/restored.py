@@ -10,8 +10,24 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint.names import CheckpointName
 
 
+class _Named:
+    """What has the name of a checkpoint, and so its step and attempt."""
+
+    name: CheckpointName
+
+    @property
+    def step(self) -> int:
+        """Of the training."""
+        return self.name.step
+
+    @property
+    def attempt(self) -> int:
+        """The number of the start of the run that it comes from."""
+        return self.name.attempt.number
+
+
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(_Named):
     """A checkpoint that is there, by its manifest; its bytes were not looked at.
 
     Attributes:
@@ -30,19 +46,9 @@ class Checkpoint:
     on_store: bool
     in_spool: bool
 
-    @property
-    def step(self) -> int:
-        """Of the training."""
-        return self.name.step
-
-    @property
-    def attempt(self) -> int:
-        """The number of the start of the run that it comes from."""
-        return self.name.attempt.number
-
 
 @dataclass(frozen=True, eq=False)
-class Restored(Mapping[str, Any]):
+class Restored(_Named, Mapping[str, Any]):
     """The state that was saved, by the keys that it was saved under.
 
     Attributes:
@@ -57,16 +63,6 @@ class Restored(Mapping[str, Any]):
     skipped: dict[str, str]
     state: Mapping[str, Any] = field(repr=False)
     size_bytes: int
-
-    @property
-    def step(self) -> int:
-        """Of the training."""
-        return self.name.step
-
-    @property
-    def attempt(self) -> int:
-        """The number of the start of the run that it comes from."""
-        return self.name.attempt.number
 
     @property
     def _metadata(self) -> Any:

@@ -159,16 +159,14 @@ class Restoring:
     def _choose(self, look: Callable[[], History], wanted: CheckpointName | int | None) -> Verified | None:
         """The best checkpoint that is intact; looked for again as long as what was found wanting is gone meanwhile."""
         history = look()
-        for _ in range(_LOOKS):
+        for looks_left in reversed(range(_LOOKS + 1)):
             chosen, skipped = self._first_intact(history, wanted)
-            if _is_clear(history, chosen, skipped):
+            if not looks_left or _is_clear(history, chosen, skipped):
                 break
             before, history = history, look()
             if not _has_moved(before, history, skipped):
                 break
             _remove_scratch(chosen)
-        else:
-            chosen, skipped = self._first_intact(history, wanted)
         for name, reason in skipped.items():
             log.warning("%s: the checkpoint %s is skipped: %s", self._store.location, name, reason)
         reasons = {str(name): reason for name, reason in skipped.items()}
@@ -285,7 +283,7 @@ def _has_moved(before: History, after: History, skipped: Iterable[CheckpointName
 
 
 def _candidates(history: History, wanted: CheckpointName | int | None) -> list[Seen]:
-    """What is tried, best first; of a step first what belongs to the branch that a restore would go on with."""
+    """What is tried, best first; of a step, the branch that a restore would resume comes before the others."""
     if wanted is None:
         return [*history.candidates()]
     if isinstance(wanted, CheckpointName):

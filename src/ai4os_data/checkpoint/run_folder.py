@@ -1,7 +1,8 @@
 """The folder of a run in a directory of spools, and the locks of this process on what is in it.
 
-Each attempt has a folder of its own, on which a lock lies for as long as its process lives. Folders that somebody
-removes while the run goes on are made anew.
+Each attempt has a folder of its own, which is locked for as long as its process lives. What is new in the run's folder
+is made and locked in this process's turn, so that nobody takes it for abandoned. Folders that somebody removes while
+the run goes on are made anew.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from ai4os_data import errors
-from ai4os_data.checkpoint.attempts import NEW, remove_if_empty
+from ai4os_data.checkpoint.attempts import NEW, TURN_S, remove_if_empty, turn
 from ai4os_data.checkpoint.names import AttemptName
 from ai4os_data.checkpoint.spool_directory import make_run_folder, prepared
-from ai4os_data.machine import is_at, locks, ownership, tell_after_fork
+from ai4os_data.machine import is_at, locks, ownership, sync_folder, tell_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_TRIES = 3
+_TRIES = 3  # at least
+_TRIED_S = (
+    10.0  # at least: processes that start look for what can go, and an empty folder is gone again before its turn
+)
 
 # The folders for downloads of this process, each with the descriptor that has its lock: some are read until it ends.
 _scratches: dict[Path, int] = {}
@@ -61,16 +66,17 @@ class RunFolder:
         Raises:
             CheckpointError: they are removed again and again.
         """
-        for tries_left in reversed(range(_TRIES)):
+        tries, until = 0, time.monotonic() + _TRIED_S
+        while True:
+            tries += 1
             try:
                 return work()
             except FileNotFoundError as error:
-                if not tries_left:
+                if tries >= _TRIES and time.monotonic() >= until:
                     raise errors.CheckpointError(
                         f"{self.path} is removed as often as it is made, so that nothing can be saved there; give "
                         "StorageCheckpoint another spool, as spool= or AI4OS_DATA_SPOOL"
                     ) from error
-        raise AssertionError
 
     def make_anew(self) -> bool:
         """Make the folders of the run and of its attempt if they are missing; whether one was.
@@ -104,16 +110,7 @@ class RunFolder:
         for path, descriptor in list(_scratches.items()):
             if not is_at(descriptor, path):
                 os.close(_scratches.pop(path))
-        while True:
-            path = self.path / f"restore-{os.getpid()}-{secrets.token_hex(4)}"
-            path.mkdir(mode=0o700)
-            with suppress(FileNotFoundError):  # taken for abandoned before it was locked
-                descriptor = ownership.open_folder(path)
-                locks.lock(descriptor)
-                if is_at(descriptor, path):
-                    _scratches[path] = descriptor
-                    return path
-                os.close(descriptor)
+        return self.tried(self._new_scratch)
 
     def unlock(self, used: Collection[AttemptName]) -> None:
         """Close the locks, so that the next start may take over; folders of attempts that are not used go."""
@@ -132,12 +129,9 @@ class RunFolder:
         self.locks = {}
 
     def _opened(self, attempt: AttemptName) -> int:
-        make_run_folder(self.path)  # somebody may have removed it
         beside = self.path / f"{attempt}{NEW}-{secrets.token_hex(4)}"
-        beside.mkdir(mode=0o700)
-        lock = ownership.open_folder(beside)
+        lock = self._new_folder(beside)
         try:
-            locks.lock(lock)
             beside.rename(self.path / str(attempt))
         except BaseException:
             os.close(lock)
@@ -145,11 +139,20 @@ class RunFolder:
         sync_folder(self.path)
         return lock
 
+    def _new_scratch(self) -> Path:
+        path = self.path / f"restore-{os.getpid()}-{secrets.token_hex(4)}"
+        _scratches[path] = self._new_folder(path)
+        return path
 
-def sync_folder(folder: Path) -> None:
-    """Make new and renamed entries of a folder survive a power cut."""
-    descriptor = ownership.open_folder(folder)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def _new_folder(self, path: Path) -> int:
+        """Make a folder in that of the run; its lock.
+
+        Raises:
+            FileNotFoundError: somebody removes them just now.
+        """
+        make_run_folder(self.path)
+        with turn(self.path, TURN_S):
+            path.mkdir(mode=0o700)
+            lock = ownership.open_folder(path)
+            locks.lock(lock)
+        return lock

@@ -23,7 +23,7 @@ from ai4os_data.checkpoint.delivery import Delivery
 from ai4os_data.checkpoint.ending import RunEnding, daemons, is_late, note_thread, rest_if_ending
 from ai4os_data.checkpoint.failures import SaveFailures
 from ai4os_data.checkpoint.handle import SaveHandle, SaveProgress
-from ai4os_data.checkpoint.manifest import FileFacts, Manifest, versions
+from ai4os_data.checkpoint.manifest import Manifest, versions
 from ai4os_data.checkpoint.names import AttemptName, CheckpointName
 from ai4os_data.checkpoint.pruning import Pruning
 from ai4os_data.checkpoint.randomness import random_states
@@ -295,18 +295,14 @@ class Saver:
             del self, payload, progress  # whoever keeps the error keeps this frame
 
     def _spooled(self, payload: _Payload, size_bytes: int, name: CheckpointName, metrics: _Metrics) -> Spooled:
-        source, size = self.pruning.source, self.ranks.size
-
-        def manifest(files: dict[str, FileFacts]) -> Manifest:
-            return Manifest(name, files, source, metrics, size, versions())
-
+        draft = Manifest(name, {}, self.pruning.source, metrics, self.ranks.size, versions())
         self.room.make(size_bytes)
         try:
-            return self.spool.write(name, payload, manifest)
+            return self.spool.write(draft, payload)
         except errors.OutOfSpaceError:  # something else is filling the disk
             self.spool.drop_sent()
             self.room.take_from_caches(2 * size_bytes)
-        return self.spool.write(name, payload, manifest)
+        return self.spool.write(draft, payload)
 
     def _open_attempt(self) -> AttemptName:
         """This process's attempt, which begins with its first save."""

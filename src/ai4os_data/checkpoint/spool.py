@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors
@@ -21,7 +21,7 @@ from ai4os_data.checkpoint.attempts import (
     JOURNAL,
     MOST_BYTES,
     NEW,
-    deleted_in,
+    TURN_S,
     levels_in,
     note_level,
     read_file,
@@ -30,22 +30,20 @@ from ai4os_data.checkpoint.attempts import (
     turn,
 )
 from ai4os_data.checkpoint.leftovers import NEWEST_STAYS_S
-from ai4os_data.checkpoint.manifest import FileFacts, Manifest
+from ai4os_data.checkpoint.manifest import Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
-from ai4os_data.checkpoint.run_folder import RunFolder, sync_folder
+from ai4os_data.checkpoint.run_folder import RunFolder
 from ai4os_data.checkpoint.serialisation import write_state
 from ai4os_data.checkpoint.space import Space
-from ai4os_data.machine import descriptors, ownership, sha256_of, write_new
+from ai4os_data.machine import descriptors, ownership, sha256_of, sync_folder, write_new
 from ai4os_data.stores import is_on_the_server
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ai4os_data.stores import Level
-
-_TURN_S = 10.0  # the longest wait for another process that looks through the run's folder
 
 
 @dataclass
@@ -129,7 +127,7 @@ class Spool:
 
     def adopt(self) -> list[Spooled]:
         """Take over what dead attempts have left, and remove what they had only begun; newest last."""
-        with self._guard, turn(self.folder, _TURN_S):
+        with self._guard, turn(self.folder, TURN_S):
             for path in sorted(self.folder.glob("*")):
                 if (attempt := AttemptName.parse(path.name)) and attempt not in self._run.locks:
                     self._adopt(attempt, path)
@@ -146,21 +144,20 @@ class Spool:
         """Every attempt that has a folder here, living ones of other processes included."""
         return self._run.attempts()
 
-    def write(self, name: CheckpointName, payload: Any, facts: Callable[[dict[str, FileFacts]], Manifest]) -> Spooled:
+    def write(self, draft: Manifest, payload: Any) -> Spooled:
         """Serialise a state; when this returns, it survives the end of the process.
 
         Args:
-            name: what it is called; its attempt is open.
+            draft: its manifest, which the files are added to; the attempt is open.
             payload: what torch.save takes.
-            facts: makes the manifest from the sizes and hashes of the files.
 
         Raises:
             OutOfSpaceError: the disk is full. What was written of it is gone again.
         """
-        with self.space.translated(f" while step {name.step} was written"):
-            spooled = self._run.tried(lambda: self._written(name, payload, facts))
+        with self.space.translated(f" while step {draft.name.step} was written"):
+            spooled = self._run.tried(lambda: self._written(draft, payload))
         with self._guard:
-            self._entries[name] = spooled
+            self._entries[spooled.name] = spooled
         return spooled
 
     def note(self, spooled: Spooled, level: Level) -> None:
@@ -246,11 +243,9 @@ class Spool:
             f"What was not on the storage yet is lost: step {', '.join(lost)}. " if lost else "",
         )
 
-    def _written(
-        self, name: CheckpointName, payload: Any, facts: Callable[[dict[str, FileFacts]], Manifest]
-    ) -> Spooled:
+    def _written(self, draft: Manifest, payload: Any) -> Spooled:
         self._make_anew()
-        final = self.folder / str(name)
+        final = self.folder / str(draft.name)
         beside = final.with_name(f"{final.name}{NEW}")
         try:
             beside.mkdir(mode=0o700)
@@ -258,7 +253,7 @@ class Spool:
             file = state_file(written.sha256)
             (beside / NEW).rename(beside / file)
             self.space.check_limit(0)
-            manifest = facts({file: written})
+            manifest = replace(draft, files={file: written})
             write_new(beside / MANIFEST, manifest.to_json())
             sync_folder(beside)
             beside.rename(final)
@@ -275,15 +270,15 @@ class Spool:
         if not self._run.take_over(attempt):
             log.info("%s is in use by another StorageCheckpoint, of this process or another, and left to it", path)
             return
-        levels, deleted = levels_in(path), deleted_in(path)
+        levels = levels_in(path)
         for folder in sorted(path.iterdir()):
             name = CheckpointName.parse(f"{attempt}/{folder.name}")
             if remove_if_begun(folder) or name is None or not ownership.is_own_folder(folder):
                 continue
-            if name in deleted:
+            if (level := levels.get(name, "local")) == DELETED:
                 self._keep_aside(name, folder)
             elif (manifest := _manifest_in(folder, name)) is not None:
-                self._entries[name] = Spooled(manifest, folder, levels.get(name, "local"))
+                self._entries[name] = Spooled(manifest, folder, level)
 
     def _keep_aside(self, name: CheckpointName, folder: Path) -> None:
         """Leave alone what an earlier start has set aside, until its time is over."""

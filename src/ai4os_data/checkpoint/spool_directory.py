@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _RUN = re.compile(r"[0-9a-f]{24}")
-_TRIES = 10
 _ELSEWHERE = "give StorageCheckpoint another, as spool= or AI4OS_DATA_SPOOL"
 
 
@@ -122,16 +121,15 @@ def _prepare(directory: Path) -> None:
 def make_run_folder(folder: Path) -> None:
     """Make the folder of a run in the directory, which `prepared` has given, unless it is there.
 
+    Another process that starts removes it for as long as it is empty.
+
     Raises:
         CheckpointError: there is something else, or it cannot be made.
     """
     try:
-        for _ in range(_TRIES):  # another process that starts removes it for as long as it is empty
-            if prepared(folder.parent) == folder.parent:
-                with suppress(FileExistsError):  # one that was there, and is gone by the time that it is looked at
-                    folder.mkdir(mode=0o700, exist_ok=True)
-            if os.path.lexists(folder):
-                break
+        if prepared(folder.parent) == folder.parent:
+            with suppress(FileExistsError):  # something else, or one that was there, and is gone when it is looked at
+                folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise errors.CheckpointError(
             f"{folder.parent} cannot be used as a spool: {error.strerror}; {_ELSEWHERE}"

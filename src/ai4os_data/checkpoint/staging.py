@@ -43,7 +43,7 @@ class Staging:
     def __init__(self) -> None:
         self._buffers: list[_Buffer] = []
         self._free = threading.Semaphore(1)
-        self._told: set[type] = set()
+        self._logged: set[type] = set()
 
     def stage(self, state: State) -> StateCopy:
         """Copy a state; waits until the last copy has been released.
@@ -82,8 +82,8 @@ class Staging:
     def _log_converted(self, converted: dict[type, StatePath]) -> None:
         """Log each class that is lost, once."""
         for kind, path in converted.items():
-            if kind not in self._told:
-                self._told.add(kind)
+            if kind not in self._logged:
+                self._logged.add(kind)
                 log.warning(
                     "%s is a %s, and will be restored as a plain container of the same content: only plain ones load "
                     "with weights_only=True",

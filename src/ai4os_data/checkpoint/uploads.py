@@ -1,4 +1,4 @@
-"""The queue of uploads: one in flight, the newest pending beside what is to stay; a wait for them has a bound."""
+"""The queue of uploads: one is in flight, the newest and what is to stay wait behind it; each wait has a bound."""
 
 from __future__ import annotations
 
@@ -77,8 +77,9 @@ class Uploads:
             if self.thread is None and not self.is_last:
                 # Once the process ends, its last wait is over, and the interpreter waits for other threads only.
                 daemon = not self._is_exiting
-                self.thread = threading.Thread(target=work, name="ai4os-data-uploads", daemon=daemon)
-                self.thread.start()
+                thread = threading.Thread(target=work, name="ai4os-data-uploads", daemon=daemon)
+                thread.start()  # where threads are bounded it may fail; then the next upload starts one
+                self.thread = thread
             self._changed.notify_all()
         return displaced
 
@@ -123,7 +124,7 @@ class Uploads:
             return [*([self._in_flight] if self._in_flight else []), *self._pending]
 
     def on_the_way(self) -> list[Upload]:
-        """Those that have not arrived, in the same order; one that has is `unsent` while older ones are removed."""
+        """Those of `unsent` that have not arrived; one that has stays in flight while older ones are removed."""
         with self._changed:
             return [upload for upload in self.unsent() if not (upload is self._in_flight and self._has_arrived)]
 

@@ -31,7 +31,7 @@ def damaged(saver: Saver) -> dict[str, str]:
 
 
 def _verify(saver: Saver, history: History, seen: Seen) -> None:
-    # Without a manifest it is on its way to the store, and only what is in the spool counts.
+    # Without a manifest on the store it is on its way there, and only the copy in the spool counts.
     files = history.manifest_on_store(seen).files if MANIFEST in seen.files else {}
     for file, facts in files.items():
         if file not in seen.files:

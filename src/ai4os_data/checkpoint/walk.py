@@ -47,7 +47,7 @@ class Walk:
 
     Attributes:
         sources: its tensors, in the order in which they were found.
-        arrays: the places of what were NumPy arrays, and are tensors now.
+        arrays: the paths of what were NumPy arrays, and are tensors now.
         plain_bytes: about what its strings, and its containers of primitives alone, take in a file.
         converted: the classes of containers that come out as plain ones, each with the path where it was found first.
     """
@@ -138,7 +138,7 @@ class Walk:
         raise errors.StateError(f"{shown(path)} has the key {key!r}: only numbers, strings and tuples of them can be")
 
     def _note(self, value: object, kind: type, path: StatePath) -> type[Any]:
-        """The class that a container comes out as, after a note where that is another one."""
+        """The class that a container comes out as; if it is another one, that is noted."""
         if type(value) is not kind:
             self.converted.setdefault(type(value), path)
         return kind

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 try:
     from cheroot.wsgi import Server
@@ -28,21 +28,7 @@ if TYPE_CHECKING:
 
 _THREADS = 64  # a request that waits for its latency keeps a thread
 _IDLE_S = 60
-_CONTENT = ("CONTENT_LENGTH", "CONTENT_TYPE")
 _BLOCK_BYTES = 1 << 20  # a sample leaves in one send; wsgidav's own 8 KiB take fourteen for 110 KB
-
-
-class Request(NamedTuple):
-    """One request that a server answered.
-
-    ``path`` starts with a slash, is percent-decoded, and has no query. ``headers`` have lower-case
-    names, and never the credentials.
-    """
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    status: int
 
 
 class _Server(Server):
@@ -74,10 +60,7 @@ class EmbeddedServer:
         password: Its password.
         latency_s: How long each request waits before it is answered, as a distant server would let it.
         port: The port to listen on; 0 takes a free one.
-        on_request: Notified of each request before the first byte of its answer leaves.
     """
-
-    name = "wsgidav"
 
     def __init__(
         self,
@@ -87,29 +70,18 @@ class EmbeddedServer:
         password: str,
         latency_s: float = 0.0,
         port: int = 0,
-        on_request: Callable[[Request], None] | None = None,
     ) -> None:
         self.root = Path(directory)
         self.user = user
         self.password = password
         self.latency_s = latency_s
         self.port = port
-        self._on_request = on_request
-        self._requests: list[Request] = []
         self._server: _Server | None = None
 
     @property
     def url(self) -> str:
         """The root of what is served, with a slash at its end."""
         return f"http://127.0.0.1:{self.port}/"
-
-    def requests(self) -> list[Request]:
-        """Return what was asked since the start or the last ``forget``, in the order of the answers."""
-        return list(self._requests)
-
-    def forget(self) -> None:
-        """Count from here."""
-        self._requests.clear()
 
     def start(self) -> None:
         """Answer from now on, at the same port as before if there was one."""
@@ -148,20 +120,8 @@ class EmbeddedServer:
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
         if self.latency_s:
             time.sleep(self.latency_s)
-        # wsgidav rewrites the environment, so the request is read before.
-        method, path, headers = _request_line(environ)
-
-        def record_and_start(status: str, fields: list[tuple[str, str]], exc_info: object = None) -> object:
-            self._record(Request(method, path, headers, int(status[:3])))
-            return start_response(status, fields, exc_info)
-
-        answer: Iterator[bytes] = self._dav(environ, record_and_start)
+        answer: Iterator[bytes] = self._dav(environ, start_response)
         return answer
-
-    def _record(self, request: Request) -> None:
-        self._requests.append(request)
-        if self._on_request is not None:
-            self._on_request(request)
 
 
 def _dav_application(root: Path, user: str, password: str) -> Callable[..., Iterator[bytes]]:
@@ -181,15 +141,3 @@ def _dav_application(root: Path, user: str, password: str) -> Callable[..., Iter
         }
     )
     return application
-
-
-def _request_line(environ: dict[str, Any]) -> tuple[str, str, dict[str, str]]:
-    headers = {
-        name[5:].replace("_", "-").lower(): value
-        for name, value in environ.items()
-        if name.startswith("HTTP_") and name != "HTTP_AUTHORIZATION"
-    }
-    headers.update((name.replace("_", "-").lower(), environ[name]) for name in _CONTENT if name in environ)
-    # WSGI hands over the bytes of a path as Latin-1.
-    path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "surrogateescape")
-    return environ["REQUEST_METHOD"], path, headers

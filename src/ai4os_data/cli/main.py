@@ -61,24 +61,10 @@ def _parser() -> argparse.ArgumentParser:
         "network on them through a bounded cache, and prints a table of the epochs. Nothing is left behind.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    demo.add_argument(
-        "--epochs",
-        type=_number(int, lambda epochs: epochs >= 1, "at least 1"),
-        default=6,
-        help="how often to go over the images",
-    )
-    demo.add_argument(
-        "--workers",
-        type=_number(int, lambda workers: workers >= 0, "at least 0"),
-        default=2,
-        help="processes of each DataLoader",
-    )
-    demo.add_argument(
-        "--latency-ms",
-        type=_number(float, lambda time_ms: 0 <= time_ms < math.inf, "at least 0"),
-        default=20.0,
-        help="how many milliseconds the server waits before each answer",
-    )
+    demo.add_argument("--epochs", type=_number(int, 1), default=6, help="how often to go over the images")
+    demo.add_argument("--workers", type=_number(int, 0), default=2, help="processes of each DataLoader")
+    latency = "how many milliseconds the server waits before each answer"
+    demo.add_argument("--latency-ms", type=_number(float, 0), default=20.0, help=latency)
     demo.add_argument("--cache-size", default="16MiB", help="the cache's limit; at 4MiB only part of the images fit")
     demo.set_defaults(command="demo")
     doctor = commands.add_parser(
@@ -88,12 +74,8 @@ def _parser() -> argparse.ArgumentParser:
         "is 1 if something does not work.",
     )
     doctor.add_argument("location", nargs="?", help="what to check; by default the linked storage")
-    doctor.add_argument(
-        "--deadline-s",
-        type=_number(float, lambda time_s: 0 < time_s < math.inf, "more than 0"),
-        default=20.0,
-        help="how many seconds each check may take (default: %(default)g)",
-    )
+    deadline = "how many seconds each check may take (default: %(default)g)"
+    doctor.add_argument("--deadline-s", type=_number(float, 0, itself=False), default=20.0, help=deadline)
     doctor.add_argument(
         "--read-only", dest="writes", action="store_false", help="write nothing; check what the folder shows"
     )
@@ -121,13 +103,14 @@ def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         one.set_defaults(command="cache", action=action, yes=False)
 
 
-def _number(kind: type[T], is_right: Callable[[T], bool], wanted: str) -> Callable[[str], T]:
-    """A function that reads a number from the command line, and says what is wanted if it is not right."""
+def _number(kind: type[T], least: int, *, itself: bool = True) -> Callable[[str], T]:
+    """A function that reads a number from the command line, and refuses one that is too small or not finite."""
 
     def read(text: str) -> T:
         with suppress(ValueError):
-            if is_right(number := kind(text)):
+            number = kind(text)
+            if (number >= least if itself else number > least) and number < math.inf:
                 return number
-        raise argparse.ArgumentTypeError(f"{wanted}, not {text}")
+        raise argparse.ArgumentTypeError(f"{'at least' if itself else 'more than'} {least}, not {text}")
 
     return read

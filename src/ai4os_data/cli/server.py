@@ -1,4 +1,4 @@
-"""The server of a storage: who answers, how fast, what it can, and how much room it has."""
+"""The server of a storage: who answers, how fast, what it can, how much room it has, and what is in its trash bin."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
+from ai4os_data.checkpoint import MANIFEST, CheckpointName
 from ai4os_data.cli.advice import about_missing_root, advice_for
 from ai4os_data.cli.finding import Finding
 from ai4os_data.cli.local_disk import FEW_BYTES
-from ai4os_data.cli.trash import trash_of
 from ai4os_data.http import MemoryBody, Request
 from ai4os_data.machine import shown_size
-from ai4os_data.stores import NextcloudStore, NotMultistatusError, WebDAVStore, resources, within
+from ai4os_data.stores import (
+    NextcloudStore,
+    NextcloudUrls,
+    NotMultistatusError,
+    TrashBin,
+    WebDAVStore,
+    resources,
+    within,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,7 +52,7 @@ def server_findings(store: WebDAVStore, deadline_s: float, environ: Mapping[str,
     slow = "each small file costs one: let StorageDataLoader look ahead, and train.warm()" if trip_ms > 200 else ""
     yield Finding.fine("round trip", f"{trip_ms:.0f} ms (median of {_ROUND_TRIPS})", slow)
     yield _quota(store, answer)
-    if isinstance(store, NextcloudStore) and (trash := trash_of(store)) is not None:
+    if isinstance(store, NextcloudStore) and (trash := _trash_of(store)) is not None:
         yield trash
 
 
@@ -117,3 +125,33 @@ def _quota(store: WebDAVStore, answer: DavAnswer) -> Finding:
         return Finding("good", "quota", f"the server sets no limit, or does not say{used}{stale}")
     few = "remove what is not needed, or let keep_last be smaller" if free < FEW_BYTES else ""
     return Finding.fine("quota", f"{shown_size(free)} free{used}{stale}", few)
+
+
+def _trash_of(store: NextcloudStore) -> Finding | None:
+    """The removed checkpoints in it, by their names; None if there is no trash bin, or it cannot be read."""
+    urls = NextcloudUrls.of(store.remote)
+    if urls is None:
+        return None
+    try:
+        entries = TrashBin(store.dav, urls).entries()
+    except errors.StorageError:
+        return None
+    ours = [entry for entry in entries if _is_of_checkpoint(entry.location)]
+    if not ours:
+        return Finding("good", "trash bin", "no checkpoint lies in it")
+    size = shown_size(sum(entry.size_bytes for entry in ours))
+    return Finding(
+        "fair",
+        "trash bin",
+        f"{len(ours)} entries of removed checkpoints, {size}",
+        "they do not count against the quota, and fill the server's disk until it expires them; to remove them now, "
+        "delete them on the server's web page, under 'Deleted files'",
+    )
+
+
+def _is_of_checkpoint(location: str) -> bool:
+    """Whether a checkpoint was at a path, or its manifest, or another file of it."""
+    parts = location.split("/")
+    if parts[-1] == MANIFEST or parts[-1].startswith("state-"):
+        parts.pop()
+    return CheckpointName.parse("/".join(parts[-2:])) is not None

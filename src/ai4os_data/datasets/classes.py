@@ -1,4 +1,4 @@
-"""Classes: their names and numbers. They follow from what a user wrote, never from what happened to be listed."""
+"""Names and numbers of classes follow from what a user wrote, never from what happened to be listed."""
 
 from __future__ import annotations
 

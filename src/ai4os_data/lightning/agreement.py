@@ -37,7 +37,7 @@ def agreed(question: str, answer: Callable[[], str | None]) -> str | None:
 
 
 def has_others() -> bool:
-    """Whether this process is one of several, be it before the process group is made."""
+    """Whether this process is one of several, also before the process group is made."""
     return _is_grouped() or int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 

@@ -1,4 +1,4 @@
-"""The best checkpoint of a training of Lightning's, by the metrics of what is there; never one that is gone."""
+"""The best checkpoint of a Lightning training is chosen among those that are still on the storage."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Best:
-    """What is known of the best one.
+    """The best checkpoint, as of the last look.
 
     Attributes:
-        monitor: the metric that says how good one is; None if nothing does.
+        monitor: the metric that ranks checkpoints; None if none does.
         mode: whether a low or a high metric is good.
-        score: of the best one at the last look; None if none was measured.
-        earlier: the locations that the training has left, the last one first.
-        earlier_score: of the best one there, at the last look.
+        score: the metric of the best one; None if none was measured.
+        earlier: the earlier locations of this training, the latest first.
+        earlier_score: the metric of the best one there.
     """
 
     monitor: str | None
@@ -35,7 +35,7 @@ class Best:
     earlier_score: float | None = None
 
     def look(self, runs: Runs) -> tuple[str, Checkpoint] | None:
-        """The best one that is there, and its location; of equals the one here, and not one of an earlier location.
+        """The best checkpoint that is there, and its location. Of equals, one at the current location is taken.
 
         Raises:
             StorageError: a location cannot be listed.
@@ -56,7 +56,7 @@ class Best:
             warn(f"best_model_score may be out of date: {error}")
 
     def note(self, here: Iterable[Mapping[str, float]]) -> None:
-        """Record the metrics of what is here, beside what the earlier locations had."""
+        """Update the score by the metrics at this location; the earlier locations count as at the last look."""
         there = [] if self.earlier_score is None else [{self.monitor or "": self.earlier_score}]
         self.score = self._among([*here, *there])
 
@@ -65,7 +65,7 @@ class Best:
         return {"location": location, "score": self.score, "earlier": self.earlier}
 
     def load_state_dict(self, state: Mapping[str, Any], location: str) -> None:
-        """Resume at a location, be it the same one or another."""
+        """Load a state, at the location that it was saved for or at another."""
         before = state.get("before")  # as a state was written once: the location of before, and the score there
         left = [*state.get("earlier", []), *(before[:1] if before else [])]
         if state["score"] is not None:
@@ -74,7 +74,7 @@ class Best:
         self.earlier = [earlier for earlier in dict.fromkeys(left) if earlier != location]
 
     def _among(self, measured: Iterable[Mapping[str, float]]) -> float | None:
-        """The best of some metrics."""
+        """The best score among some metrics; None if none was measured."""
         scores = (self._score(metrics) for metrics in measured)
         return min((score for score in scores if not math.isnan(score)), key=self._rank, default=None)
 
@@ -82,5 +82,5 @@ class Best:
         return math.nan if self.monitor is None else metrics.get(self.monitor, math.nan)
 
     def _rank(self, score: float) -> float:
-        """The lower the better."""
+        """A number that is lower for a better score."""
         return score if self.mode == "min" else -score

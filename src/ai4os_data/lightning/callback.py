@@ -1,6 +1,6 @@
 """Lightning trains with checkpoints that survive the deployment, and resumes from them exactly.
 
-`StorageCheckpointCallback` takes the place of ``ModelCheckpoint``; `StorageCheckpointIO` is for those who keep that.
+`StorageCheckpointCallback` takes the place of ``ModelCheckpoint``; `StorageCheckpointIO` is for those who keep it.
 Both save through `StorageCheckpoint`: they have no protocol, no retries and no names of their own.
 """
 
@@ -66,10 +66,10 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
         durability: as in `StorageCheckpoint`.
         cache: as in `StorageCheckpoint`.
         rank_timeout_s: as in `StorageCheckpoint`.
-        **unknown: those of ``ModelCheckpoint``, say: the error says what there is in their place.
+        **unknown: options of ``ModelCheckpoint``, for instance: the error says what takes their place.
 
     Raises:
-        TypeError: an option is none, or of another kind.
+        TypeError: there is no such option, or it has the wrong type.
         ValueError: an option makes no sense.
     """
 
@@ -166,17 +166,17 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
 
     @property
     def state_key(self) -> str:
-        """What distinguishes it from other callbacks of its kind, wherever they save."""
+        """The key that distinguishes it from other callbacks of its kind, whatever their location."""
         return self._generate_state_key(monitor=self.monitor, mode=self.mode, **self._triggers.options)
 
     def _former_keys(self) -> Iterator[str]:
-        """What it was called once: without its triggers, and "min" if nobody had said a mode."""
+        """The keys of earlier versions: without the triggers, and with mode "min" if none was given."""
         yield self._generate_state_key(monitor=self.monitor, mode=self.mode)
         yield self._generate_state_key(monitor=self.monitor, mode="min", **self._triggers.options)
         yield self._generate_state_key(monitor=self.monitor, mode="min")
 
     def state_dict(self) -> dict[str, Any]:
-        """What it knows; its checkpoints know the rest."""
+        """The score and the locations; everything else is read from the checkpoints."""
         return self._best.state_dict(self.location)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -206,7 +206,7 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
             self._training.load(checkpoint)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the random states before the loaders draw from them; say now what would fail, or be forgotten.
+        """Set the random states before the loaders draw from them, and refuse now what could not be saved.
 
         Raises:
             StateError: the hyperparameters cannot be saved.
@@ -216,7 +216,7 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
             self._training.look_around(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the loaders resume, and make up what the training had still to do."""
+        """Let the loaders resume, and do what the interrupted training had left to do."""
         if self._training is not None:
             self._training.begin(trainer, self._triggers)
 
@@ -250,7 +250,7 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Look once whether the weights have been swapped."""
+        """Before the first batch, check whether the weights have been swapped."""
         if batch_idx == dataloader_idx == 0 and (saving := self._saving) is not None:
             saving.look_at_weights(trainer)
 
@@ -266,12 +266,12 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
             saving.end_epoch(trainer, saves_end=self._save_on_train_end)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end, unless the last epoch was it."""
+        """Save the end of the training, unless the last epoch has saved it."""
         if self._save_on_train_end and (saving := self._saving) is not None:
             saving.end(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save the last moment at which everything fitted together, and let nothing hide the exception."""
+        """Save the last whole moment. If that fails it is logged, so that the exception is not hidden."""
         begun_s = time.monotonic()
         if self._save_on_exception and self._training is not None:
             self._training.catch(trainer, exception)

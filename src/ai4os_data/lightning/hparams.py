@@ -1,4 +1,4 @@
-"""Hyperparameters as Lightning puts them into a checkpoint: what does not come back as it was is said beforehand.
+"""Hyperparameters in a checkpoint of Lightning: what would not load as it was saved is refused or logged beforehand.
 
 A checkpoint holds tensors and primitives, and hyperparameters may be anything. What has a plain form of the same
 content is saved in it. The callback refuses anything else before the training; the plugin saves a pickle of it beside
@@ -51,7 +51,7 @@ class _Change(NamedTuple):
     form: str | None
 
     def __str__(self) -> str:
-        """As one would write it."""
+        """The path as Python code: ``['sizes'][0]``."""
         return "".join(f"[{part!r}]" for part in self.path)
 
 
@@ -59,13 +59,13 @@ _Changes = list[_Change]
 
 
 def check_hyperparameters(*owners: Any) -> None:
-    """Refuse hyperparameters that cannot be saved, before an epoch was trained for them; name those that change type.
+    """Refuse hyperparameters that cannot be saved, before anything is trained; log those that change type.
 
     Args:
         owners: a LightningModule and a LightningDataModule, or None.
 
     Raises:
-        StateError: there are such.
+        StateError: some cannot be saved.
     """
     for owner in owners:
         hparams = getattr(owner, "hparams", None)
@@ -89,10 +89,10 @@ def check_hyperparameters(*owners: Any) -> None:
 
 
 def _check_rest(owner: Any, checkpoint: dict[str, Any]) -> None:
-    """Refuse what only shows when it is about to be saved: keys that are no primitives, numbers that are too long.
+    """Refuse what only staging finds: keys that are no primitives, integers that are too long.
 
     Raises:
-        StateError: there is such.
+        StateError: staging refuses something.
     """
     try:
         Staging().stage(checkpoint)
@@ -193,7 +193,7 @@ def _is_omegaconf(value: Any) -> bool:
 
 
 def _is_attribute_dict(value: Any) -> bool:
-    """Whether it is Lightning's own, in any of its flavours."""
+    """Whether it is the ``AttributeDict`` of either Lightning."""
     return isinstance(value, dict) and type(value).__name__ == "AttributeDict"
 
 

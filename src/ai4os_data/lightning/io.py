@@ -44,7 +44,7 @@ class StorageCheckpointIO(plugins.CheckpointIO):
         durability: as in `StorageCheckpoint`.
         cache: as in `StorageCheckpoint`.
         rank_timeout_s: as in `StorageCheckpoint`.
-        **unknown: those of ``ModelCheckpoint``, say: the error says what there is in their place.
+        **unknown: options of ``ModelCheckpoint``, for instance: the error says what takes their place.
     """
 
     def __init__(

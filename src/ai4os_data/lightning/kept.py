@@ -36,7 +36,7 @@ def suspects(trainer: Trainer, *hooks: str) -> list[str]:
 
 
 def has_own(one: Any, hook: str) -> bool:
-    """Whether a hook is neither Lightning's nor ours; but those of its WeightAveraging are meant."""
+    """Whether a hook is the user's own, or of a callback of Lightning that changes weights (averaging, pruning)."""
     method = getattr(type(one), hook, None)
     owner = str(getattr(method, "__module__", ""))
     return method is not None and (
@@ -45,12 +45,12 @@ def has_own(one: Any, hook: str) -> bool:
 
 
 class Kept:
-    """At most one copy of a checkpoint, in host memory that is used again for the next."""
+    """At most one copy of a checkpoint, in host memory that the next copy uses again."""
 
     def __init__(self) -> None:
         self.moment: Moment | None = None
-        self.is_swapped = False  # the weights were others when the last validation ended, and no batch has come since
-        self.is_change_for_good = False  # what changes weights at the end of an epoch has not changed them back
+        self.is_swapped = False  # the weights were swapped when the last validation ended, and no batch has begun since
+        self.is_change_for_good = False  # whoever changed weights at the end of an epoch did not change them back
         self._state: dict[str, Any] = {}
         self._staging = Staging()
         self._has_seen = False  # a validation without swapped weights
@@ -63,16 +63,16 @@ class Kept:
         return self._has_swapped or is_known or (bool(names) and not self._has_seen)
 
     def note_validation(self, *, is_swapped: bool) -> None:
-        """Learn whether weights are swapped around a validation."""
+        """Record whether the weights are swapped during a validation."""
         self._has_swapped = self._has_swapped or is_swapped
 
     def end_validation(self, *, is_swapped: bool) -> None:
-        """Learn whether the weights are still others, or others by now, when callbacks have ended a validation."""
+        """Record whether the weights are swapped after a validation."""
         self._has_swapped = self._has_swapped or is_swapped
         self._has_seen, self.is_swapped = True, is_swapped
 
     def note_late(self, *, is_swapped_back: bool) -> None:
-        """Learn whether weights that were changed come back before the next batch."""
+        """Record whether weights that were changed at the end of an epoch came back before the next batch."""
         self._has_swapped = self._has_swapped or is_swapped_back
         self.is_change_for_good = not is_swapped_back
 
@@ -96,7 +96,7 @@ class Kept:
         return dict(self._state)
 
     def drop(self) -> None:
-        """Let the memory be used for the next one."""
+        """Free the memory for the next copy."""
         self.is_swapped = False
         if self.moment is not None:
             self.moment, self._state = None, {}

@@ -41,16 +41,16 @@ class LoaderStates:
             combined._load_state_dicts(states)  # it says what does not fit
         elif len(states) != len(stateful):
             return
-        untold = [
+        unset = [
             (loader, state)
             for loader, state in zip(stateful, states, strict=True)
-            if isinstance(loader, StorageDataLoader) and not _is_told(loader)
+            if isinstance(loader, StorageDataLoader) and not _has_set_epoch(loader)
         ]
         if not _is_rest(trainer):
-            for loader, state in untold:
+            for loader, state in unset:
                 _begin_after(loader, state)
             return
-        ended = [(loader, state) for loader, state in untold if state.get("ended")]
+        ended = [(loader, state) for loader, state in unset if state.get("ended")]
         for loader, state in ended:
             loader.load_state_dict({**state, "told": state["epoch"] - 1})
         if left or ended:
@@ -64,7 +64,7 @@ def end_epoch(trainer: Trainer, following: int) -> None:
     combined = trainer.fit_loop._combined_loader
     for loader in combined.flattened if combined is not None else ():
         if isinstance(loader, StorageDataLoader):
-            if _is_told(loader):
+            if _has_set_epoch(loader):
                 loader.set_epoch(following)
             elif _is_under_way(state := loader.state_dict()):
                 loader.set_epoch(state["epoch"] + 1)
@@ -99,7 +99,7 @@ def _is_rest(trainer: Trainer) -> bool:
     return not progress.is_last_batch and 0 < progress.current.ready < trainer.num_training_batches
 
 
-def _is_told(loader: StorageDataLoader) -> bool:
-    """Whether Lightning sets the epoch of its sampler."""
+def _has_set_epoch(loader: StorageDataLoader) -> bool:
+    """Whether its sampler has ``set_epoch``, which Lightning calls."""
     samplers = loader.sampler, getattr(loader.batch_sampler, "sampler", None)
     return any(callable(getattr(sampler, "set_epoch", None)) for sampler in samplers)

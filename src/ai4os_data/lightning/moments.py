@@ -68,7 +68,7 @@ class Moments:
         self._handles = [optimizer.register_step_post_hook(self._note_step) for optimizer in trainer.optimizers]
 
     def close(self) -> None:
-        """Leave the optimizers alone."""
+        """Remove the hooks from the optimizers."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -114,11 +114,11 @@ class Moments:
         self._take(moment if self._random_before is None else moment._replace(random=self._random_before))
 
     def resume(self, trainer: Trainer, awaits: Awaited) -> None:
-        """Be at the moment that a training was resumed from."""
+        """Take the moment that the training resumes from for the last one."""
         self._take(_after(trainer, awaits, sample_of(trainer.lightning_module)))
 
     def note_weights(self, trainer: Trainer) -> None:
-        """Take the weights for those that were trained."""
+        """Record the weights as they are now as those that were trained."""
         if self.last is not None and not self._steps:
             self.last = self.last._replace(sample=sample_of(trainer.lightning_module))
 
@@ -137,7 +137,7 @@ class Moments:
         return sample is not None and not torch.equal(sample, sample_of(trainer.lightning_module))
 
     def buffers(self) -> AbstractContextManager[None]:
-        """As long as it is entered, the buffers of the model are those of the last moment."""
+        """A context in which the buffers of the model are those of the last moment."""
         return nullcontext() if self._is_before else self._buffers.of_then()
 
     def catch_up(self, trainer: Trainer) -> bool:
@@ -170,18 +170,19 @@ def _at_end_of_batch(trainer: Trainer) -> Moment:
         awaits = "validation"
     loops = _states_of_loops(trainer)
     step = _count_batch(loops, trainer)
-    _turn_to(loops, awaits)
-    updates = [] if awaits == "validation" else _plateau_updates(trainer, "step")
     sample = None if awaits == "batch" else sample_of(trainer.lightning_module)
-    return Moment(step, loops, random_states(), updates, _scheduled(trainer), awaits, sample)
+    return _moment(trainer, step, loops, awaits, sample)
 
 
 def _after(trainer: Trainer, awaits: Awaited, sample: torch.Tensor | None) -> Moment:
     """The moment after something that follows batches."""
-    loops = _states_of_loops(trainer)
+    return _moment(trainer, trainer.global_step, _states_of_loops(trainer), awaits, sample)
+
+
+def _moment(trainer: Trainer, step: int, loops: dict[str, Any], awaits: Awaited, sample: torch.Tensor | None) -> Moment:
     _turn_to(loops, awaits)
     updates = [] if awaits == "validation" else _plateau_updates(trainer, "epoch" if awaits == "epoch" else "step")
-    return Moment(trainer.global_step, loops, random_states(), updates, _scheduled(trainer), awaits, sample)
+    return Moment(step, loops, random_states(), updates, _scheduled(trainer), awaits, sample)
 
 
 # --- Lightning's counters
@@ -196,7 +197,7 @@ def _states_of_loops(trainer: Trainer) -> dict[str, Any]:
 
 
 def _count_batch(loops: dict[str, Any], trainer: Trainer) -> int:
-    """Count what was trained and not counted yet; the number of steps."""
+    """Count what was trained and not counted yet; gives the number of steps."""
     fit = loops["fit_loop"]
     for counts in (fit["epoch_loop.batch_progress"][which] for which in ("total", "current")):
         counts["processed"] = counts["started"]

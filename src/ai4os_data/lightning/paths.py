@@ -32,7 +32,7 @@ def meant_by(path: str | os.PathLike[str]) -> str:
 
 
 def is_scratch(location: str) -> bool:
-    """Whether Lightning's tuner saves it for itself, to remove it when it has tried what it wanted to."""
+    """Whether it is a file that Lightning's tuner saves for itself, and removes after its trials."""
     return _SCRATCH.fullmatch(posixpath.basename(location)) is not None
 
 
@@ -73,7 +73,7 @@ def is_shown_as_taken(location: str, remote: str | Remote | None) -> bool:
 
 
 def refuse_local(location: str, remote: str | Remote | None) -> None:
-    """Refuse a path of this machine that was to be another: Lightning puts the current directory before it.
+    """Refuse a local path that was meant as a location: Lightning puts the current directory before it.
 
     Raises:
         LocationError: it is one.

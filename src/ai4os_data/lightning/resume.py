@@ -57,12 +57,12 @@ class Resumed:
         self.saved_step = int(checkpoint["global_step"]) if is_here and not self.is_cut_off else 0
 
     def set_random_states(self) -> None:
-        """Set those of this rank, if they have not been left behind."""
+        """Set the random states of this rank, if no batch has been trained since the resume."""
         if self._random is not None and self._ranks.rank < len(self._random):
             set_random_states(self._random[self._ranks.rank])
 
     def begin(self, trainer: Trainer) -> None:
-        """Let the loaders resume, and make up what the training had still to do."""
+        """Let the loaders resume, and do what the interrupted training had left to do."""
         self._loaders.load(trainer)
         if self._ours is None:
             return
@@ -91,7 +91,7 @@ class Resumed:
         self._random = None
 
     def end_epoch(self, trainer: Trainer) -> None:
-        """Leave the checkpoint behind when the first epoch ends."""
+        """Forget the checkpoint when the first epoch ends."""
         if self._ours is not None:
             end_first_epoch(trainer)
             self._ours = None

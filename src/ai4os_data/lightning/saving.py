@@ -32,7 +32,7 @@ class Saving:
         ranks: those that save together.
         resumed: what the training resumes from.
         triggers: what makes a save due.
-        best: it learns of each save.
+        best: it records the metrics of each save.
         warn: logs a warning once.
     """
 
@@ -61,7 +61,7 @@ class Saving:
         triggers.begin(trainer)
 
     def close(self) -> None:
-        """Leave the optimizers alone, and free the memory of the copy."""
+        """Remove the hooks from the optimizers, and free the memory of the copy."""
         self._moments.close()
         self._kept.drop()
 
@@ -104,7 +104,7 @@ class Saving:
         self._metrics.begin_validation(trainer)
 
     def look_at_weights(self, trainer: Trainer) -> None:
-        """Look whether the weights have been swapped for the validation."""
+        """Check whether the weights have been swapped for the validation."""
         self._kept.note_validation(is_swapped=self._moments.has_other_weights(trainer))
 
     def end_validation(self, trainer: Trainer) -> None:
@@ -124,7 +124,7 @@ class Saving:
             self._save_now_or_late(trainer)
 
     def end_epoch(self, trainer: Trainer, *, saves_end: bool) -> None:
-        """Save if this epoch is one to be saved, or the training ends with it: later, weights may be swapped."""
+        """Save if the trigger says so or the training ends with this epoch: later, weights may be swapped."""
         is_end = is_about_to_end(trainer)
         if is_whole_epoch(trainer):  # otherwise it was stopped, and resumes in its middle
             self._moments.end_epoch(trainer)
@@ -138,7 +138,7 @@ class Saving:
             self._moments.note_weights(trainer)
 
     def end(self, trainer: Trainer) -> None:
-        """Save the end, unless the last epoch was it."""
+        """Save the end of the training, unless the last epoch has saved it."""
         try:
             self._save_trained(trainer)
         except errors.CheckpointError as error:

@@ -45,7 +45,7 @@ class Training:
         self.resumed.note(checkpoint, self._run)
 
     def look_around(self, trainer: Trainer) -> None:
-        """Know the best one that is there, and warn of what would be forgotten, before the first batch."""
+        """Before the first batch, look up the best checkpoint that is there, and warn of what would be lost."""
         if not is_rehearsal(trainer):
             if self._ranks.writes:
                 self._best.refresh(self._runs, self._warn)
@@ -75,7 +75,7 @@ class Training:
             log.error("the %s has ended the training, and its end is not saved: %s", type(exception).__name__, error)
 
     def leave(self) -> None:
-        """Leave the trainer alone."""
+        """Stop watching the trainer."""
         if self.saving is not None:
             self.saving.close()
 
@@ -95,5 +95,5 @@ class Training:
 
 
 def is_rehearsal(trainer: Trainer) -> bool:
-    """Whether nothing is trained for good."""
+    """Whether this is only a sanity check or a ``fast_dev_run``."""
     return bool(trainer.sanity_checking or trainer.fast_dev_run)  # type: ignore[attr-defined]  # set elsewhere

@@ -40,14 +40,13 @@ class Triggers:
     def is_time(self, trainer: Trainer) -> bool:
         """Whether a step, or the time, makes a save due; asked on every rank."""
         is_new_step, self._counted_step = trainer.global_step != self._counted_step, trainer.global_step
-        is_time = self._steps is not None and is_new_step and trainer.global_step % self._steps == 0
+        is_late = False
         if self._interval is not None:
             is_late = time.monotonic() - self._last_s >= self._interval.total_seconds()
             is_late = trainer.strategy.broadcast(is_late)  # clocks differ, and all ranks save together
-            if is_late:
-                self._last_s = time.monotonic()
-            is_time = is_time or is_late
-        return is_time
+        if is_late:
+            self._last_s = time.monotonic()
+        return is_late or (self._steps is not None and is_new_step and trainer.global_step % self._steps == 0)
 
     def is_end_of_epoch(self, trainer: Trainer) -> bool:
         """Whether the end of this epoch makes a save due."""

@@ -1,4 +1,4 @@
-"""What a training had still to do when its checkpoint was made, and Lightning would leave out after a resume."""
+"""After a resume, a training does what it had left to do at its checkpoint, and Lightning would leave out."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def make_up(trainer: Trainer, ours: Mapping[str, Any]) -> None:
 
 
 def end_first_epoch(trainer: Trainer) -> None:
-    """Let the end of the epoch that was resumed be as any other: Lightning would leave out the learning rate."""
+    """End the resumed epoch like any other: Lightning would not update the learning rate."""
     trainer.fit_loop._restarting = False
     trainer.fit_loop.epoch_loop.on_iteration_done()
 
 
 def _average(trainer: Trainer) -> None:
-    """Let averaged weights have the last step, if an exception has come in between; they know what they have had."""
+    """Let ``WeightAveraging`` add the last step, if an exception came before it; a step that it has it leaves out."""
     averaging: Any = getattr(pytorch.callbacks, "WeightAveraging", ())  # older ones have none
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set elsewhere
         if isinstance(callback, averaging) and trainer.global_step:

@@ -44,32 +44,28 @@ class Buffers:
         self._others = [other for other in map(_state_of, module.modules()) if other is not None]
         self._sources: list[torch.Tensor | None] = []
         self._copies: list[torch.Tensor | None] = []
-        self._small: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
-        self._large: list[_Large] = []
+        self._versions: list[int | None] = []
         self._states: list[Any] = []
 
     @torch.no_grad()
     def keep(self) -> None:
         """Copy them."""
         sources = [owner._buffers.get(name) for owner, name in self._slots]
+        versions = [None if one is None or one.is_inference() else one._version for one in sources]
         is_same = len(self._sources) == len(sources) and all(map(operator.is_, sources, self._sources))
         if not is_same or [_shape(one) for one in sources] != [_shape(copy) for copy in self._copies]:
-            self._adopt(sources)
-        elif self._small[0]:
-            torch._foreach_copy_(*self._small)
-        for large in self._large:
-            large.keep()
+            self._sources, self._copies = sources, [None if one is None else one.detach().clone() for one in sources]
+        else:
+            both = zip(self._copies, sources, self._versions, versions, strict=True)
+            changed = [
+                (copy, one)
+                for copy, one, before, now in both
+                if copy is not None and one is not None and (one.numel() < _LARGE or now is None or now != before)
+            ]
+            if changed:
+                torch._foreach_copy_([copy for copy, _ in changed], [one for _, one in changed])
+        self._versions = versions
         self._states = [other.get() for other in self._others]
-
-    def _adopt(self, sources: list[torch.Tensor | None]) -> None:
-        """Make copies of buffers that were not there before."""
-        self._sources, self._copies = sources, [None if one is None else one.detach().clone() for one in sources]
-        pairs = [
-            (copy, one) for copy, one in zip(self._copies, sources, strict=True) if copy is not None and one is not None
-        ]
-        small = [(copy, one) for copy, one in pairs if one.numel() < _LARGE]
-        self._small = [copy for copy, _ in small], [one for _, one in small]
-        self._large = [_Large(copy, one) for copy, one in pairs if one.numel() >= _LARGE]
 
     @contextmanager
     def of_then(self) -> Iterator[None]:
@@ -88,27 +84,8 @@ class Buffers:
             other.set(state)
 
 
-class _Large:
-    """A buffer that is copied if it has been written to."""
-
-    def __init__(self, copy: torch.Tensor, source: torch.Tensor) -> None:
-        self._copy, self._source = copy, source
-        self._version = _version(source)
-
-    def keep(self) -> None:
-        """Copy it."""
-        version = _version(self._source)
-        if version is None or version != self._version:
-            self._copy.copy_(self._source)
-            self._version = version
-
-
 def _shape(tensor: torch.Tensor | None) -> torch.Size | None:
     return None if tensor is None else tensor.shape
-
-
-def _version(tensor: torch.Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
 
 
 class _Extra:

@@ -59,6 +59,15 @@ def write_new(path: str | os.PathLike[str], data: bytes) -> None:
         os.close(descriptor)
 
 
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Make the names in a folder, new and renamed ones too, survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def replace_whole(path: str | os.PathLike[str], staged: str, data: bytes, *, mode: int = 0o666) -> None:
     """Let a file appear with all of its bytes, or not at all, in the place of one that may be there.
 

@@ -67,7 +67,7 @@ def mount_of(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> Mount |
     return _covering(_resolved(os.path.abspath(os.fspath(path)), mounts), mounts)
 
 
-def remote_place(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> tuple[str, str] | None:
+def remote_path(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> tuple[str, str] | None:
     """The remote's name and the path below it that lie under a path; None if it is on no rclone mount."""
     mount = mount_of(path, table)
     found = mount.remote_path() if mount else None

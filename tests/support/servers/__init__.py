@@ -5,12 +5,12 @@ the end of the ``with``, or when this process ends, even by SIGKILL. Each has ``
 ``root``, ``user``, ``password``, ``requests()``, ``forget()``, ``stop()`` and ``start()``.
 """
 
-from ai4os_data.cli.embedded import Request
 from tests.support.servers.apache import ApacheServer
 from tests.support.servers.base import PASSWORD, USER, Server
 from tests.support.servers.certificates import Certificates, make_certificates
 from tests.support.servers.children import ServerFailedError
 from tests.support.servers.fault import BROKEN_XML, HREFS_ELSEWHERE, LOGIN_PAGE, Fault, FaultServer
+from tests.support.servers.journal import Request
 from tests.support.servers.proxy import ShapedProxy
 from tests.support.servers.rclone import RcloneMount, RcloneServer
 from tests.support.servers.requires import missing_apache, missing_fuse, need

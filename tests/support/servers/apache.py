@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from ai4os_data.cli.embedded import Request
 from tests.support.servers.base import PASSWORD, USER, Server
 from tests.support.servers.children import Child, ServerFailedError, accepts, find_program, free_port, stopping
+from tests.support.servers.journal import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

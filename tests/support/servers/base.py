@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from ai4os_data.cli.embedded import Request
     from tests.support.servers.children import Child
+    from tests.support.servers.journal import Request
 
 USER = "alice"
 PASSWORD = "sesame-Öffne#1"  # what is not ASCII or means something in a URL has to survive

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tests.support.servers.base import PASSWORD, USER, Server
 from tests.support.servers.children import serve_in_python
-from tests.support.servers.journal import read_journal
+from tests.support.servers.journal import Request, read_journal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ai4os_data.cli.embedded import Request
     from tests.support.servers.children import Child
 
 

@@ -25,10 +25,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from ai4os_data.cli.embedded import Request
 from tests.support.servers.children import publish_port, read_order
 from tests.support.servers.fault import Fault, Habits, control_address
-from tests.support.servers.journal import Journal
+from tests.support.servers.journal import Journal, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
-
-from ai4os_data.cli.embedded import Request
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+class Request(NamedTuple):
+    """One request that a server answered.
+
+    ``path`` starts with a slash, is percent-decoded, and has no query. ``headers`` have lower-case
+    names, and never the credentials.
+    """
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    status: int
 
 
 class Journal:

@@ -15,9 +15,9 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ai4os_data.cli.embedded import Request
 from tests.support.servers.base import Server
 from tests.support.servers.children import Child, ServerFailedError, find_program, stopping
+from tests.support.servers.journal import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

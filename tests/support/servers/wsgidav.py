@@ -6,18 +6,20 @@ In the process of the tests it would share the interpreter lock with the client 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ai4os_data.cli.embedded import EmbeddedServer
 from tests.support.servers.base import PASSWORD, USER, Server
 from tests.support.servers.children import publish_port, read_order, serve_in_python
-from tests.support.servers.journal import Journal, read_journal
+from tests.support.servers.journal import Journal, Request, read_journal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from ai4os_data.cli.embedded import Request
     from tests.support.servers.children import Child
+
+_CONTENT = ("CONTENT_LENGTH", "CONTENT_TYPE")
 
 
 class WsgidavServer(Server):
@@ -51,10 +53,40 @@ class WsgidavServer(Server):
         return read_journal(self._workspace / "requests.jsonl")
 
 
+class JournalledServer(EmbeddedServer):
+    """The embedded server, with a journal that has each request before the first byte of its answer leaves."""
+
+    def __init__(self, journal: Journal, directory: Path | str, **options: Any) -> None:
+        super().__init__(directory, **options)
+        self._journal = journal
+
+    def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        # wsgidav rewrites the environment, so the request is read before.
+        method, path, headers = _request_line(environ)
+
+        def note_and_start(status: str, fields: list[tuple[str, str]], exc_info: object = None) -> object:
+            self._journal.note(Request(method, path, headers, int(status[:3])))
+            return start_response(status, fields, exc_info)
+
+        return super()._answer(environ, note_and_start)
+
+
+def _request_line(environ: dict[str, Any]) -> tuple[str, str, dict[str, str]]:
+    headers = {
+        name[5:].replace("_", "-").lower(): value
+        for name, value in environ.items()
+        if name.startswith("HTTP_") and name != "HTTP_AUTHORIZATION"
+    }
+    headers.update((name.replace("_", "-").lower(), environ[name]) for name in _CONTENT if name in environ)
+    # WSGI hands over the bytes of a path as Latin-1.
+    path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "surrogateescape")
+    return environ["REQUEST_METHOD"], path, headers
+
+
 def main() -> None:
     """Serve what the order on the command line says, for ever."""
     order, workspace = read_order()
     journal = Journal(workspace / "requests.jsonl")
-    with EmbeddedServer(**order, on_request=journal.note) as server:
+    with JournalledServer(journal, **order) as server:
         publish_port(workspace, server.port)
         threading.Event().wait()
