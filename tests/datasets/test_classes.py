@@ -195,7 +195,7 @@ def test_class_that_is_not_given_is_an_error_that_names_it(place: Folder) -> Non
 def test_classes_that_are_none_are_refused(
     tmp_path: Path, options: dict[str, Any], kind: type[Exception], words: str
 ) -> None:
-    """Before the training, with the name that is wrong."""
+    """The constructor refuses them, and the error has the wrong name in it."""
     place = Folder(tmp_path / "place")
     place.put(FILES)
     with pytest.raises(kind, match=words):
@@ -203,7 +203,7 @@ def test_classes_that_are_none_are_refused(
 
 
 def test_numbers_of_numpy_and_torch_are_numbers(tmp_path: Path) -> None:
-    """What is an index in Python is one here."""
+    """A number of a class is whatever Python takes for an index."""
     place = Folder(tmp_path / "place")
     place.put(FILES)
     numbers = {name: number for number, name in zip(torch.tensor([2, 0, 1]), ("ant", "bee", "cat"), strict=True)}
@@ -328,7 +328,7 @@ def test_what_systems_leave_behind_is_left_out_and_told_in_one_line(
 
 
 def test_what_systems_leave_behind_can_be_had(place: Folder, caplog: pytest.LogCaptureFixture) -> None:
-    """By a pattern that names it, or by its key."""
+    """A pattern that names such a file takes it, and so does its key."""
     place.put(JUNK)
     assert open_dataset(place, pattern="**/._*", target=None).keys == ["__MACOSX/ant/._0.jpg", "ant/._0.jpg"]
     assert open_dataset(place, pattern=".ipynb_checkpoints/*.jpg").classes == [".ipynb_checkpoints"]

@@ -56,7 +56,7 @@ def test_csv_file_gives_files_and_labels(place: Folder) -> None:
 
 
 def test_csv_file_may_be_a_local_one(place: Folder, tmp_path: Path) -> None:
-    """By its path, as str or Path, as a split file."""
+    """A CSV file on this machine is given by its path, as str or Path."""
     local = tmp_path / "mine.csv"
     local.write_text("path,y\nimages/0.jpg,1\n")
     for file in (local, str(local)):
@@ -118,7 +118,7 @@ def test_file_without_names_of_columns_gets_them(folder: Folder) -> None:
     ("labels", "targets"), [(["1", "10"], [1, 10]), (["1", "0.5"], [1.0, 0.5]), (["-1.0", "2.0"], [-1.0, 2.0])]
 )
 def test_numbers_are_these_numbers(folder: Folder, labels: list[str], targets: list[float]) -> None:
-    """As in a split file: all integers, or all floats."""
+    """Labels that are all integers are integers, and all numbers are floats, as in a split file."""
     dataset = read(folder, "filename,label\n0.jpg,{}\n1.jpg,{}\n".format(*labels))
     assert (dataset.targets, dataset.classes) == (targets, None)
     assert {type(label) for label in targets} == {type(label) for label in dataset.targets or ()}
@@ -145,7 +145,7 @@ def test_function_makes_a_label_of_a_row(folder: Folder) -> None:
 
 
 def test_without_a_target_a_sample_is_x_alone(folder: Folder) -> None:
-    """The file then says which files there are, and no more."""
+    """Without target= the CSV file only names the samples."""
     dataset = read(folder, "filename\n0.jpg\n1.jpg\n", target=None)
     assert (everything(dataset), dataset.targets) == (["file 0", "file 1"], None)
 
@@ -190,7 +190,7 @@ def test_given_classes_hold_the_numbers(folder: Folder) -> None:
 def test_what_is_wrong_is_told_with_its_line(
     folder: Folder, text: str | bytes, options: dict[str, Any], words: str
 ) -> None:
-    """And with what to do, before anything is read."""
+    """The error names the line and says what to do, before any sample is read."""
     with pytest.raises(LocationError, match=rf"labels\.csv.*{words}"):
         read(folder, text, **options)
 
@@ -216,13 +216,13 @@ def test_file_without_rows_is_told(folder: Folder, text: str) -> None:
 def test_file_that_is_not_there_is_told_what_it_may_have_meant(
     folder: Folder, options: dict[str, str], words: str
 ) -> None:
-    """With its line, and with prefix and suffix as they should be."""
+    """The error names the line, and the prefix and suffix that would find the file."""
     with pytest.raises(NotFoundError, match=words):
         read(folder, "id,label\n0,1\n", key="id", **options)
 
 
 def test_options_that_make_no_sense_are_refused(folder: Folder) -> None:
-    """Columns by number, and a pattern beside the file."""
+    """Columns have names, not numbers, and there is no pattern beside a CSV file."""
     with pytest.raises(TypeError, match=r"name columns, not 0; columns="):
         read(folder, "filename,label\n0.jpg,1\n", key=0)
     with pytest.raises(TypeError, match=r"takes no pattern="):
@@ -243,12 +243,12 @@ def test_options_that_make_no_sense_are_refused(folder: Folder) -> None:
     ],
 )
 def test_paths_mean_what_they_mean_to_a_system(folder: Folder, path: str, prefix: str) -> None:
-    """However they were put together."""
+    """Parts such as ``./``, ``//`` and ``..`` mean in a key what they mean in a path."""
     assert read(folder, f"filename,label\n{path},1\n", prefix=prefix).keys == ["images/0.jpg"]
 
 
 def test_name_with_a_backslash_is_that_name(folder: Folder) -> None:
-    """Where there is such a file; else it is Windows that wrote it."""
+    """A backslash belongs to the name if there is such a file; otherwise it separates folders."""
     folder.put({"images/a\\b.jpg": "odd", "images/c/d.jpg": "usual"})
     dataset = read(folder, "filename,label\na\\b.jpg,1\nc\\d.jpg,2\n")
     assert everything(dataset) == [("odd", 1), ("usual", 2)]
@@ -286,7 +286,7 @@ def test_field_may_be_as_long_as_a_mask(folder: Folder) -> None:
 
 @pytest.mark.parametrize("first", ["sep=;\r\n", "SEP=;\n", '"sep=;"\r\n', "\ufeffsep=;\r\n"])
 def test_line_that_tells_excel_the_delimiter_is_no_row(folder: Folder, first: str) -> None:
-    """Whoever wrote it."""
+    """A first line ``sep=;`` sets the delimiter and gives no sample, with and without quotes."""
     assert everything(read(folder, f"{first}filename;label\r\n0.jpg;3\r\n")) == [("file 0", 3)]
 
 
@@ -302,7 +302,7 @@ def test_line_that_tells_excel_the_delimiter_is_no_row(folder: Folder, first: st
     ],
 )
 def test_numbers_with_a_comma_are_no_classes(folder: Folder, labels: tuple[str, str], words: str) -> None:
-    """In whatever way a spreadsheet writes them."""
+    """Labels such as 1,5 and 1.234,5 are refused as numbers with a comma."""
     with pytest.raises(LocationError, match=re.escape(words)):
         read(folder, f"filename;label\n0.jpg;{labels[0]}\n1.jpg;{labels[1]}\n")
 

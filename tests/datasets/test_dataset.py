@@ -65,7 +65,7 @@ def test_list_of_a_dataset_ends(place: Folder) -> None:
 
 
 def test_negative_indices_count_from_the_end(place: Folder) -> None:
-    """As in a list, in single samples and in batches."""
+    """Negative indices work as in a list, for single samples and for batches."""
     dataset = open_dataset(place)
     assert dataset[-1] == dataset[11] == b"c3"
     assert dataset[-12] == dataset[0] == b"a0"
@@ -85,7 +85,7 @@ def test_index_out_of_range_is_an_index_error(share: Share, tmp_path: Path, inde
 
 
 def test_indices_may_be_of_numpy_and_torch(share: Share) -> None:
-    """What samplers give as an index is one."""
+    """Integers of NumPy and tensors with one integer are indices."""
     share.put(FILES)
     dataset = open_dataset(share)
     assert dataset[np.int64(5)] == dataset[torch.tensor(5)] == dataset[5]  # type: ignore[index]
@@ -173,7 +173,7 @@ def test_chosen_keys_are_labelled_by_all_class_folders_of_the_location(share: Sh
 
 
 def test_chosen_keys_that_are_missing_are_named(place: Folder) -> None:
-    """The first few of them, and how many more there are."""
+    """The error names the first few missing keys, and how many more there are."""
     absent = [f"absent {number}.bin" for number in range(8)]
     with pytest.raises(NotFoundError, match=r"has no 'absent 0\.bin', .*'absent 4\.bin' and 3 more"):
         StorageDataset.from_keys(place.location, ["a/00.bin", *absent], remote=place.remote, cache=None)

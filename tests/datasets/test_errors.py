@@ -65,7 +65,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_raise_names_key_location_and_index(share: Share, tmp_path: Path, cached: bool) -> None:  # noqa: FBT001
-    """In the message and as attributes, with the cause behind it."""
+    """The error has them in its message and as attributes, and chains its cause."""
     dataset = with_two_bad_ones(share, cache=tmp_path / "cache" if cached else None)
     for index, kind, why in (
         (2, NotFoundError, "was listed, but is not there any more"),
@@ -280,20 +280,20 @@ def test_file_that_changes_while_it_is_read_is_not_given(tmp_path: Path) -> None
 
 
 def test_no_such_folder_on_the_server(share: Share, cloud_share: Share) -> None:
-    """The location is told with what to look at."""
+    """The error names the location, and what to check."""
     for place in (share, cloud_share):
         with pytest.raises(LocationError, match=r"absent: there is no such folder on the server; check the spelling"):
             StorageDataset(f"{place.location}/absent", remote=place.remote, cache=None)
 
 
 def test_no_such_directory(tmp_path: Path) -> None:
-    """On this machine the storage may not be mounted."""
+    """The error says that the storage may not be mounted on this machine."""
     with pytest.raises(LocationError, match=r"absent: there is no such directory\. Is the storage mounted\?"):
         StorageDataset(tmp_path / "absent")
 
 
 def test_location_that_is_a_file(tmp_path: Path, share: Share) -> None:
-    """The folder is what is asked for."""
+    """The error asks for the folder instead of the file."""
     (tmp_path / "data.zip").touch()
     share.put({"data.zip": b"PK"})
     with pytest.raises(LocationError, match=r"data\.zip is a file; give the directory"):
@@ -341,7 +341,7 @@ def test_no_credentials(share: Share) -> None:
 
 
 def test_server_that_is_down(share: Share, patience: Patience) -> None:
-    """Its address is told, and the question that comes first."""
+    """The error names the address, and the first thing to check."""
     store = share.store(patience)
     origin = share.server.url.rstrip("/")
     with share.down(), pytest.raises(ServerUnavailableError, match=f"Is {origin} up, and reachable from this machine"):

@@ -181,7 +181,7 @@ def test_lock_file_gives_the_dataset_it_was_made_from(share: Share, tmp_path: Pa
 
 
 def test_lock_file_on_nextcloud_costs_one_request(cloud_share: Share, tmp_path: Path) -> None:
-    """As long as the folder's ETag is the one in the lock file."""
+    """If the folder still has the ETag of the lock file, one request is all."""
     path = locked(cloud_share, tmp_path)
     cloud_share.server.forget()
     assert open_dataset(cloud_share, None, index=path, on_drift="error").keys == sorted(FILES)
@@ -189,7 +189,7 @@ def test_lock_file_on_nextcloud_costs_one_request(cloud_share: Share, tmp_path: 
 
 
 def test_drift_from_the_lock_file_is_an_error_when_asked(share: Share, tmp_path: Path) -> None:
-    """Each kind of difference is named, and what to do."""
+    """The error names each kind of difference, and what to do."""
     path = locked(share, tmp_path)
     share.put({"a/1.bin": "changed", "c/new.bin": "new"})
     share.remove("b/3.bin")
@@ -244,7 +244,7 @@ def test_refresh_is_remembered(cloud_share: Share, tmp_path: Path, patience: Pat
 
 
 def test_what_can_be_no_lock_file_is_refused(share: Share, tmp_path: Path) -> None:
-    """A folder, and what is no path."""
+    """A folder, and a value that is no path, are refused as index=."""
     share.put(FILES)
     with pytest.raises(LocationError, match="is not a lock file of ai4os-data"):
         open_dataset(share, None, index=tmp_path)
@@ -282,7 +282,7 @@ def test_drift_from_the_lock_file_is_taken_in_by_refresh(
 
 
 def test_lock_file_serves_while_the_server_is_down(share: Share, tmp_path: Path, patience: Patience) -> None:
-    """Together with a warm cache it needs no network at all."""
+    """With a lock file and a warm cache, a dataset needs no network at all."""
     path = locked(share, tmp_path)
     open_dataset(share, tmp_path / "cache").warm(progress=False)
     (tmp_path / "cache" / "listings").rename(tmp_path / "elsewhere")
@@ -296,7 +296,7 @@ def test_lock_file_serves_while_the_server_is_down(share: Share, tmp_path: Path,
     [('"a/1.bin"', '"a/9.bin"'), ('"a/1.bin"', '"a/2.bin"'), ("[\n3,\n", "[\n4,\n"), ('"digest": "', '"digest": "0')],
 )
 def test_edited_lock_file_is_refused(share: Share, tmp_path: Path, old: str, new: str) -> None:
-    """Its digest tells that it is not what was written."""
+    """The digest of an edited lock file does not match."""
     path = locked(share, tmp_path)
     text = path.read_text()
     assert old in text
@@ -320,7 +320,7 @@ def test_what_is_no_lock_file_is_refused(share: Share, tmp_path: Path, content: 
 
 
 def test_lock_file_of_another_format_is_refused(share: Share, tmp_path: Path) -> None:
-    """What a later version writes is not guessed at."""
+    """A lock file of a later format is refused."""
     path = locked(share, tmp_path)
     path.write_text(path.read_text().replace("listing 1", "listing 2"))
     with pytest.raises(LocationError, match="is not a lock file"):

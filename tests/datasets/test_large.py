@@ -56,7 +56,7 @@ def test_h5py_reads_a_part_over_the_network(share: Share, tmp_path: Path, cached
 
 
 def test_torch_load_reads_over_the_network(share: Share) -> None:
-    """Weights of more than 16 MiB, without a file of their own."""
+    """Weights of more than 16 MiB are read in ranges, without a local copy."""
     torch.save({"w": torch.arange(6_000_000.0), "b": torch.ones(3)}, share.root / "b.pt")
 
     def decode(sample: Sample) -> Any:
@@ -105,7 +105,7 @@ def test_a_large_file_that_changes_while_it_is_read_is_an_error(share: Share) ->
 
 
 def test_a_large_file_that_is_gone_is_not_found(share: Share) -> None:
-    """When it is opened."""
+    """Opening a large file that is gone raises NotFoundError."""
     share.put({"m.bin": os.urandom(LARGE_BYTES)})
     dataset = opened(share, None)
     share.remove("m.bin")

@@ -62,7 +62,7 @@ def test_datasets_of_one_remote_share_what_they_hold_open(share: Share, tmp_path
 
 
 def test_stores_with_other_credentials_share_nothing(fault: FaultServer) -> None:
-    """Cookies and connections are of one account."""
+    """Stores with other credentials have cookies and connections of their own."""
     share = Share(fault)
     share.put({"a": b"1"})
     one, other = (open_store(share.location, remote) for remote in (share.remote, None))
@@ -73,7 +73,7 @@ def test_stores_with_other_credentials_share_nothing(fault: FaultServer) -> None
 
 
 def test_closing_one_store_leaves_the_others_their_connections(share: Share) -> None:
-    """And those go with the last one."""
+    """The connections end with the last store that uses them."""
     share.put({"a": b"1"})
     gc.collect()
     before = descriptors()
@@ -128,7 +128,7 @@ def test_too_many_open_files_are_told_as_such(faulty: Faulty, warm: bool) -> Non
 
 
 def test_cache_that_can_open_nothing_says_what_to_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """And reading goes on without storing more."""
+    """The log says what to do, and samples are read without being stored."""
     cache = DiskCache(tmp_path, "64MiB")
     session_of(cache).budget.trouble(OSError(errno.EMFILE, "Too many open files"))
     assert "ulimit -n" in caplog.text
@@ -157,7 +157,7 @@ def test_waiting_takes_no_cpu(fault: FaultServer) -> None:
 
 
 def test_counters_hold_no_file_open(tmp_path: Path) -> None:
-    """But for one, whose lock says that their owner lives."""
+    """Counters hold one file open for all, whose lock says that their owner lives."""
     before = descriptors()
     held = [Counters() for _ in range(100)]
     assert descriptors() - before <= 1

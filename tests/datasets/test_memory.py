@@ -69,7 +69,7 @@ def sibling_path(sample: Sample) -> int:
 @pytest.mark.parametrize("limit", ["1GiB", "64MiB", None])
 @pytest.mark.parametrize("decode", ["path", lambda sample: sample.path(), sibling_path])
 def test_path_of_a_large_file_takes_no_memory(large: Share, tmp_path: Path, limit: str | None, decode: Any) -> None:
-    """From the cache, past one that is too small, and without any."""
+    """The same holds from the cache, past a cache that is too small, and without a cache."""
     cache = DiskCache(tmp_path, limit) if limit else None
     dataset = StorageDataset(large.location, remote=large.remote, cache=cache, decode=decode)
 
@@ -123,7 +123,7 @@ def test_path_of_a_file_on_a_mount_takes_no_memory(large: Share, tmp_path: Path)
 
 
 def test_large_file_is_copied_out_piece_by_piece(large: Share, tmp_path: Path) -> None:
-    """By the file system, into an open file."""
+    """The content of a large file is copied into an open file without passing through memory."""
     system = open_filesystem(large.location, large.remote, cache=DiskCache(tmp_path / "cache", "1GiB"))
     target = tmp_path / "scan.nii.gz"
     with target.open("wb") as file:

@@ -156,7 +156,7 @@ def test_braces_are_what_a_shell_makes_of_them(pattern: str) -> None:
 
 
 def test_braces_match_what_each_alternative_matches() -> None:
-    """Nested ones, empty ones, and such with folders in them."""
+    """Braces may be nested, have empty alternatives, and hold folders."""
     assert list(filter(matcher("{images,masks}/x/1.{jpg,png}"), KEYS)) == ["images/x/1.jpg", "masks/x/1.png"]
     assert list(filter(matcher("a/{b/{c/,},}1.jpg"), KEYS)) == ["a/1.jpg", "a/b/1.jpg", "a/b/c/1.jpg"]
     assert list(filter(matcher("**/*.{JPG,png}"), KEYS)) == ["TOP.JPG", "a/1.png", "masks/x/1.png"]
@@ -176,7 +176,7 @@ def test_blanks_in_braces_are_refused(pattern: str) -> None:
 
 
 def test_braces_that_stand_for_too_much_are_refused() -> None:
-    """Before memory is full of patterns."""
+    """Braces that stand for more than 10,000 patterns are refused before they are expanded."""
     with pytest.raises(ValueError, match=r"more than 10,000 patterns"):
         matcher("{0..9}" * 9)
 
@@ -224,7 +224,7 @@ def test_pattern_that_matches_nothing_gets_a_better_one(pattern: str | list[str]
 
 
 def test_pattern_of_which_nothing_is_like_a_file_gets_none() -> None:
-    """A wrong guess would be worse."""
+    """If no file is like the pattern, the error guesses no other one."""
     assert hint(Pattern("**/*.tif"), FILES) is None
     assert hint(Pattern("**/*.jpg"), []) is None
 
@@ -300,5 +300,5 @@ def test_what_systems_leave_behind_is_known(key: str) -> None:
     ],
 )
 def test_what_users_name_is_no_junk(key: str) -> None:
-    """A class of waste, a hidden file: they are samples."""
+    """Names such as a class of waste, or a hidden file, are samples."""
     assert Pattern("**/*")(key)

@@ -77,7 +77,7 @@ def test_augmentations_do_not_depend_on_the_workers(share: Share, tmp_path: Path
 
 
 def test_seed_of_the_loader_changes_them(share: Share, tmp_path: Path) -> None:
-    """Two seeds, two sets of draws."""
+    """Another seed of the loader gives other draws."""
     dataset = dataset_of(share, tmp_path, decode=only_key, transform=drawn)
     one, other = (dict(flat(list(loader_of(dataset, seed=seed)))) for seed in (1, 2))
     assert one.keys() == other.keys()
@@ -100,7 +100,7 @@ def test_datasets_of_any_kind_are_seeded(share: Share, tmp_path: Path, kind: str
 
 
 def test_own_generators_of_the_caller_are_left_alone(share: Share, tmp_path: Path) -> None:
-    """Without workers too, between and after batches."""
+    """The caller's generators stay as they were, between and after batches, without workers too."""
     dataset = dataset_of(share, tmp_path, decode=only_key, transform=drawn)
     random.seed(5)
     np.random.seed(5)  # noqa: NPY002  as users do

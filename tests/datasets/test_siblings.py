@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from ai4os_data import DiskCache, Sample, StorageDataLoader, StorageDataset
 from ai4os_data.datasets.siblings import Siblings
 from ai4os_data.errors import LocationError, NotFoundError, SampleError
+from ai4os_data.telemetry import Counters
 from tests.support.servers import FaultServer
 from tests.support.shares import Share
 
@@ -111,7 +112,7 @@ def test_missing_sibling_is_named(share: Share) -> None:
 
 @pytest.mark.parametrize("key", ["../../outside.png", "../../../etc/passwd"])
 def test_sibling_outside_of_the_location_is_refused(share: Share, key: str) -> None:
-    """A relative key cannot lead out of what the dataset is of."""
+    """A relative key cannot lead out of the dataset's location."""
     share.put({"images/1.jpg": "image"})
     dataset = StorageDataset(share.location, remote=share.remote, decode=lambda sample: sample.sibling(key), cache=None)
     with pytest.raises(SampleError, match="outside of the dataset's location") as caught:
@@ -177,7 +178,7 @@ def test_archive_brings_samples_and_siblings_together(cloud_share: Share) -> Non
 )
 def test_where_siblings_are_is_learned_from_one(key: str, sibling: str, other: str, expected: str) -> None:
     """One pair of keys tells how the next follows: parallel folders, other suffixes, words before and after."""
-    siblings = Siblings()
+    siblings = Siblings(Counters())
     siblings.learn(key, sibling)
     assert siblings.of(key) == [sibling]
     assert siblings.of(other) == [expected]
@@ -185,7 +186,7 @@ def test_where_siblings_are_is_learned_from_one(key: str, sibling: str, other: s
 
 def test_nothing_is_learned_where_names_do_not_follow() -> None:
     """A file that all samples share, such as a palette, tells nothing about the next sample."""
-    siblings = Siblings()
+    siblings = Siblings(Counters())
     siblings.learn("images/17.jpg", "palette.json")
     assert siblings.learned() == 0
     siblings.learn("images/17.jpg", "masks/17.png")
@@ -230,7 +231,7 @@ def test_a_sample_that_is_a_sibling_too_is_not_prepared_as_one(share: Share, tmp
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_split_file_is_not_prepared(share: Share, tmp_path: Path, cached: bool) -> None:  # noqa: FBT001
-    """It is read as it is, though it lies among the samples."""
+    """``prepare`` is not applied to a split file that lies among the samples."""
     lines = "".join(f"images/{number % 2}/{stem}.jpg {number}\n" for number, stem in enumerate(STEMS))
     share.put({**FILES, "split.txt": lines})
 

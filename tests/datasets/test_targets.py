@@ -51,7 +51,7 @@ def everything(dataset: Any) -> list[Any]:
 
 
 def test_without_a_target_a_sample_is_x_alone(place: Folder) -> None:
-    """No tuple, and nothing about classes."""
+    """Without target= an item is no tuple, and the dataset has no classes."""
     dataset = open_dataset(place)
     assert everything(dataset) == ["t1", "d1", "r1", "r2"]
     assert (dataset.targets, dataset.classes, dataset.class_to_idx) == (None, None, None)
@@ -102,7 +102,7 @@ def test_function_labels_a_sample_by_its_key_and_content(share: Share) -> None:
 
 
 def test_error_of_a_label_function_names_the_sample(share: Share) -> None:
-    """As an error of ``decode`` does."""
+    """An error in a label function names the sample, as an error in ``decode`` does."""
     share.put(FILES)
     dataset = open_dataset(share, target=lambda sample: {}[sample.key])
     with pytest.raises(SampleError, match=r"sample 3 \('rose/with space\.jpg'\).*KeyError"):
@@ -270,7 +270,7 @@ def test_file_whose_name_looks_like_a_comment_is_not_lost(share: Share) -> None:
     "line", ["filename,label", "rose/1.jpg,1", "rose/1.jpg, 1", "rose/1.jpg;1", '"rose/1.jpg","1"', '"rose/1.jpg", 1']
 )
 def test_csv_in_the_place_of_a_split_file_is_told_what_reads_it(share: Share, line: str) -> None:
-    """With the line, and the call."""
+    """The error names the line, and the call that reads CSV."""
     share.put({**FILES, "train.txt": f"{line}\n"})
     with pytest.raises(
         LocationError, match=r"train\.txt, line 1: .*StorageDataset\.from_csv\(location, 'train\.txt', key="
@@ -306,7 +306,7 @@ def test_two_labels_in_quotes_or_after_a_tab_are_refused(share: Share) -> None:
 
 
 def test_split_file_may_be_utf_16(share: Share) -> None:
-    """As Windows writes it, with its mark at the begin."""
+    """UTF-16 with a byte order mark, as Windows writes it, is read."""
     share.put({**FILES, "train.txt": SPLIT.encode("utf-16")})
     assert everything(open_split(share, "train.txt")) == SPLIT_ITEMS
 
@@ -326,7 +326,7 @@ def test_files_of_a_split_that_are_missing_are_named(place: Folder) -> None:
 
 
 def test_split_file_that_is_nowhere_is_told(place: Folder) -> None:
-    """It was looked for at the location and on this machine."""
+    """The error says that the file was looked for at the location and on this machine."""
     with pytest.raises(NotFoundError, match=r"'vaild\.txt' is neither a file of .* nor a local one"):
         open_split(place, "vaild.txt")
 
@@ -339,7 +339,7 @@ def test_split_file_without_lines_is_told(place: Folder) -> None:
 
 
 def test_split_file_that_is_not_utf_8_is_told(place: Folder) -> None:
-    """With the place where it is not, and what to do."""
+    """The error names the byte that is not UTF-8, and says what to do."""
     place.put({"train.txt": "rose/Größe.jpg 1".encode("latin-1")})
     with pytest.raises(LocationError, match=r"train\.txt: byte 7 is not UTF-8; save .* as UTF-8"):
         open_split(place, "train.txt")
@@ -375,7 +375,7 @@ def test_keys_are_given_as_paths_are_written(share: Share) -> None:
     ],
 )
 def test_keys_and_labels_without_an_order_are_refused(tmp_path: Path, keys: Any, targets: Any, words: str) -> None:
-    """Labels would go to whichever sample the moment brings."""
+    """Sets are refused: a label would belong to another sample in each run."""
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).touch()
     with pytest.raises(TypeError, match=words):

@@ -42,7 +42,7 @@ def test_warm_brings_every_file_and_tells_how_much(place: Share, tmp_path: Path)
 
 
 def test_second_warm_costs_no_request(place: Share, tmp_path: Path) -> None:
-    """In the same process, and in one that opens the cache anew."""
+    """A second warm() makes no request, in the same process or in another one."""
     dataset = StorageDataset(place.location, remote=place.remote, cache=tmp_path / "cache")
     dataset.warm(progress=False)
     again = StorageDataset(place.location, remote=place.remote, cache=DiskCache(tmp_path / "cache"))
@@ -53,7 +53,7 @@ def test_second_warm_costs_no_request(place: Share, tmp_path: Path) -> None:
 
 
 def test_warm_fetches_what_is_missing_alone(place: Share, tmp_path: Path) -> None:
-    """What an epoch has brought already is not fetched again."""
+    """Files that an epoch has brought into the cache are not fetched again."""
     dataset = StorageDataset(place.location, remote=place.remote, cache=tmp_path / "cache")
     dataset.__getitems__(list(range(15)))
     rest = sum(len(FILES[key]) for key in dataset.keys[15:])
@@ -105,7 +105,7 @@ def test_file_that_is_gone_ends_a_warm_or_is_skipped(share: Share, tmp_path: Pat
 
 
 def test_without_a_cache_there_is_nothing_to_warm(share: Share, caplog: pytest.LogCaptureFixture) -> None:
-    """It says so, and reads nothing."""
+    """Without a cache warm() logs that, and reads nothing."""
     share.put(FILES)
     dataset = StorageDataset(share.location, remote=share.remote, cache=None)
     assert dataset.warm() == {"files": 0, "bytes": 0}
@@ -114,7 +114,7 @@ def test_without_a_cache_there_is_nothing_to_warm(share: Share, caplog: pytest.L
 
 
 def test_chosen_key_that_comes_twice_is_warmed_once(share: Share, tmp_path: Path) -> None:
-    """What is counted are files, not samples."""
+    """warm() counts files, not samples."""
     share.put(FILES)
     dataset = StorageDataset.from_keys(
         share.location, ["01.bin", "01.bin", "00.bin"], remote=share.remote, cache=tmp_path / "cache"

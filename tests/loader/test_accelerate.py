@@ -234,7 +234,7 @@ def test_batches_that_are_skipped_are_those_of_the_epoch() -> None:
 
 
 def test_a_loader_that_nobody_prepares_is_as_it_was(folder: Any) -> None:
-    """Accelerate learns nothing of it."""
+    """Accelerate does not know a loader that was not prepared."""
     accelerator = accelerate.Accelerator(cpu=True)
     loader = StorageDataLoader(StorageDataset(folder(4), decode=number_of), batch_size=2)
     for batch in loader:

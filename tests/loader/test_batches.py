@@ -168,7 +168,7 @@ class Foreign(Dataset[Any]):
 
 
 def test_samples_of_other_datasets_are_told_by_their_numbers() -> None:
-    """They have no key."""
+    """Samples of a dataset that is none of ours have no key, so errors give their numbers."""
     assert "sample 0 and sample 1 differ: (1,) and (2,)" in failure(Foreign(), RuntimeError)
 
 
@@ -183,7 +183,7 @@ def test_samples_of_other_datasets_are_told_by_their_numbers() -> None:
 def test_errors_of_the_users_own_collate_are_as_they_are(
     pictures: Path, collate: Callable[[Any], Any], words: str
 ) -> None:
-    """Nobody knows better than its author what it does."""
+    """An error of the user's own collate_fn is raised as it is."""
     said = failure(open_dataset(pictures, transform=to_tensor), RuntimeError, collate_fn=collate)
     assert said.startswith(words)
 

@@ -66,7 +66,7 @@ def test_wrapped_loader_gives_the_rest(tmp_path: Path, cuts: list[int], kind: st
 
 
 def test_wrapped_loader_with_workers_gives_the_rest(tmp_path: Path) -> None:
-    """What the workers had ready does not count."""
+    """Batches that workers had ready, and nobody was given, are given after the resume."""
     fabric = lightning.Fabric(accelerator="cpu", devices=1)
     whole = taken(wrapped(fabric, "own"), 3 * BATCHES)
     begun = wrapped(fabric, "own", 2)

@@ -367,7 +367,7 @@ def test_a_sampler_that_changes_after_the_load_is_compared_again() -> None:
 
 
 def test_a_batch_size_that_changes_after_the_load_is_gone_on_with() -> None:
-    """The rest is batched again."""
+    """The rest comes in batches of the new size."""
     saved = loader_of(sampler=PLAIN["random"]())
     whole = flat(list(loader_of(sampler=PLAIN["random"]())))
     seen = flat(taken(saved, 3))
@@ -548,7 +548,7 @@ def test_a_sampler_that_saves_what_it_has_given_is_resumed_in_each_epoch(epochs:
 
 
 def test_endless_batches_that_overtook_others_are_not_given_again() -> None:
-    """They count once those before them have been given."""
+    """A batch that overtook others counts once those before it have been given."""
     whole = taken(loader_of(sampler=Unsized(endless())), 9)
     saved = loader_of(sampler=Unsized(endless()))
     seen = taken(saved, 2)
@@ -693,7 +693,7 @@ def test_a_group_that_is_made_after_the_load_is_waited_for() -> None:
 
 @pytest.mark.parametrize("kind", PLAIN)
 def test_a_loader_that_has_loaded_may_be_pickled(kind: str) -> None:
-    """Its copy continues at the same position."""
+    """The copy of a loader that has loaded a state resumes at the same position."""
     saved = loader_of(sampler=[3, 1, 2, 0] * 10 if kind == "without a length" else PLAIN[kind]())
     list(saved)
     seen = taken(saved, 2)

@@ -235,7 +235,7 @@ def test_early_setup_loses_no_position(tmp_path: Path, kind: str, options: dict[
     ],
 )
 def test_lists_of_loaders_go_on_whatever_the_trainer_does(tmp_path: Path, options: dict[str, Any]) -> None:
-    """Nested too; the loaders are set up early."""
+    """Lists of loaders resume, nested ones too, though the trainer sets them up early."""
 
     def loaders() -> Any:
         return [numbers(0, 24), [numbers(OTHERS, 8, "foreign"), numbers(200, 12)]]

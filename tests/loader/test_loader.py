@@ -104,7 +104,7 @@ def test_gives_what_a_plain_loader_gives(share: Share, tmp_path: Path, workers: 
 
 @pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
 def test_workers_may_be_started_in_every_way(share: Share, tmp_path: Path, start: str) -> None:
-    """With each way the epoch is whole."""
+    """Under fork, spawn and forkserver an epoch gives every sample once."""
     dataset = dataset_of(share, tmp_path, decode=only_key)
     with nothing_left_running() if start == "fork" else open(os.devnull):
         loader = loader_of(dataset, 2, multiprocessing_context=start)
@@ -113,7 +113,7 @@ def test_workers_may_be_started_in_every_way(share: Share, tmp_path: Path, start
 
 
 def test_init_function_sees_the_dataset_of_the_user(share: Share, tmp_path: Path) -> None:
-    """In ``get_worker_info().dataset``, as in a plain DataLoader."""
+    """``get_worker_info().dataset`` is the user's dataset, as in a plain DataLoader."""
     dataset = dataset_of(share, tmp_path, decode=only_key)
 
     def init(worker: int) -> None:
@@ -172,7 +172,7 @@ def test_nested_datasets_are_read_and_looked_ahead_in(share: Share, tmp_path: Pa
 
 
 def test_foreign_dataset_is_read_without_look_ahead() -> None:
-    """It is no less a loader for it: seeded, resumable, in order."""
+    """A dataset that is none of ours gets no look-ahead, but is seeded, ordered and resumed."""
     dataset = TensorDataset(torch.arange(20))
     loader = StorageDataLoader(dataset, batch_size=4, shuffle=True)
     begun = taken(loader, 2)
@@ -213,7 +213,7 @@ def test_wrapper_of_the_user_is_read_as_it_is(share: Share, tmp_path: Path) -> N
 
 
 def test_iterable_dataset_is_refused() -> None:
-    """It has no order that could be known."""
+    """An iterable dataset is refused, since its order is not known."""
 
     class Stream(IterableDataset[int]):
         def __iter__(self) -> Iterator[int]:
@@ -243,7 +243,7 @@ def test_error_comes_at_its_own_place_with_its_key(share: Share, tmp_path: Path,
 
 
 def test_skipped_samples_are_left_out_of_their_batches(share: Share, tmp_path: Path) -> None:
-    """Over several datasets too."""
+    """Bad samples are left out of their batches, in a concatenation of datasets too."""
     dataset = dataset_of(share, tmp_path, decode=only_key, on_error="skip")
     share.remove("01.bin", "20.bin")
     whole: Any = ConcatDataset([Subset(dataset, range(10)), Subset(dataset, range(10, NUMBER))])
@@ -330,7 +330,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_killed_owner_leaves_nothing_running(share: Share, tmp_path: Path) -> None:
-    """Its workers end by themselves, and the cache is whole."""
+    """After a kill of the owner its workers end by themselves, and the cache is whole."""
     with owner_of_a_loader(share, tmp_path, "time.sleep(60)") as process:
         assert process.stdout is not None
         workers = [int(pid) for pid in process.stdout.readline().split()]
@@ -375,7 +375,7 @@ def test_stats_and_one_line_an_epoch(share: Share, tmp_path: Path, caplog: pytes
 
 
 def test_pickled_loader_begins_where_it_was(share: Share, tmp_path: Path) -> None:
-    """As Lightning's spawning strategies send it."""
+    """A loader that is pickled, as by Lightning's spawning strategies, resumes where it was."""
     loader = loader_of(dataset_of(share, tmp_path, decode=only_key))
     begun = taken(loader, 2)
     copy = pickle.loads(pickle.dumps(loader))  # noqa: S301  it was made here
@@ -416,7 +416,7 @@ def test_dataset_alone_works_in_a_stateful_dataloader(share: Share, tmp_path: Pa
 
 
 def test_own_random_numbers_do_not_move_the_order(share: Share, tmp_path: Path) -> None:
-    """Whatever the caller draws."""
+    """The order does not depend on what the caller draws from the global generators."""
     dataset = dataset_of(share, tmp_path, decode=only_key)
     one = list(loader_of(dataset))
     torch.manual_seed(99)

@@ -108,7 +108,7 @@ def test_warm_epoch_costs_nothing(share: Share, tmp_path: Path, workers: int) ->
 
 
 def test_what_another_is_fetching_is_left_to_it(share: Share, tmp_path: Path) -> None:
-    """It is neither fetched nor waited for."""
+    """A file that another process is fetching is neither fetched nor waited for."""
     dataset = dataset_of(share, tmp_path, decode=only_key)
     store = dataset.reader.files
     assert isinstance(store, CachedStore)
@@ -155,7 +155,7 @@ def test_nothing_is_fetched_that_cannot_be_kept(share: Share, tmp_path: Path) ->
 
 
 def test_prepared_files_are_staged(share: Share, tmp_path: Path) -> None:
-    """The function runs once for each file, ahead of the loop."""
+    """``prepare`` runs once for each file, ahead of the loop."""
     made: list[int] = []
 
     def shortened(data: bytes) -> bytes:
@@ -330,7 +330,7 @@ def test_order_of_anybody_is_looked_ahead_along(share: Share, tmp_path: Path, ki
 
 
 def test_index_that_leads_nowhere_is_an_error_of_its_batch(share: Share, tmp_path: Path) -> None:
-    """The look-ahead passes it over, and goes on behind it."""
+    """The look-ahead skips a batch with a bad index, and continues after it."""
     dataset = dataset_of(share, tmp_path, decode=only_key)
     loader = loader_of(
         dataset, shuffle=None, batch_size=1, batch_sampler=[[0], [1], [99], *([[n] for n in range(2, NUMBER)])]
@@ -364,7 +364,7 @@ def test_under_lru_what_comes_is_not_evicted_by_what_comes_later(share: Share, t
 
 
 def test_default_is_a_part_of_the_cache() -> None:
-    """A quarter of the limit, a gibibyte at most."""
+    """The default is a quarter of the cache's limit, 1 GiB at most."""
     assert default_bytes(400) == 100
     assert default_bytes(2**40) == 2**30
 

@@ -72,7 +72,7 @@ def test_the_copy_of_a_pass_says_that_it_is_none(send: Callable[[Any], Any], wor
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning's own
 def test_a_combined_loader_of_lightning_pickles() -> None:
-    """In the midst of a pass, as with a DataLoader in it."""
+    """A CombinedLoader over ours pickles during a pass, as one over a DataLoader does."""
     utilities = pytest.importorskip("lightning.pytorch.utilities", reason="lightning is not installed")
     for kind in (DataLoader, StorageDataLoader):
         combined = utilities.CombinedLoader([kind(Numbers()), [0, 1, 2]])
@@ -83,7 +83,7 @@ def test_a_combined_loader_of_lightning_pickles() -> None:
 
 
 def test_a_copied_loader_has_workers_and_passes_of_its_own() -> None:
-    """Its sampler is the same one, as in the copy of a DataLoader."""
+    """The copy of a loader shares the sampler, as the copy of a DataLoader does."""
     with nothing_left_running():
         loader = StorageDataLoader(Numbers(), batch_size=4, num_workers=1, persistent_workers=True)
         coming = iter(loader)
@@ -102,7 +102,7 @@ def test_a_copied_loader_has_workers_and_passes_of_its_own() -> None:
     "name", ["batch_size", "batch_sampler", "sampler", "drop_last", "dataset", "persistent_workers"]
 )
 def test_what_a_dataloader_refuses_to_change_is_refused(name: str) -> None:
-    """With the same words."""
+    """The error is the same as that of a DataLoader."""
     told = []
     for kind in (DataLoader, StorageDataLoader):
         with pytest.raises(ValueError, match=name) as caught:
@@ -301,7 +301,7 @@ def test_a_function_that_seeds_workers_reaches_generators_of_their_own(recwarn: 
 
 
 def test_a_generator_seeds_workers_and_does_not_move_the_order() -> None:
-    """The order follows from ``seed``."""
+    """``generator`` seeds the workers; the order follows from ``seed``."""
 
     def order(**options: Any) -> list[Any]:
         return [batch.tolist() for batch in StorageDataLoader(Numbers(), batch_size=4, shuffle=True, **options)]

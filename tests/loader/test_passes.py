@@ -73,7 +73,7 @@ def test_a_whole_pass_may_be_made_inside_another(share: Share, tmp_path: Path, k
 
 
 def test_two_passes_side_by_side(share: Share, tmp_path: Path) -> None:
-    """Each is through an epoch of its own."""
+    """Two passes at the same time go through an epoch each."""
     dataset = dataset_of(share, tmp_path, "warm")
     loader = loader_of(dataset)
     wanted = list(zip(loader_of(dataset), list(loader_of(dataset)), strict=True))
@@ -110,7 +110,7 @@ def test_persistent_workers_make_one_pass_at_a_time(share: Share, tmp_path: Path
 
 
 def test_an_epoch_that_is_set_in_the_midst_of_a_pass_is_the_next(share: Share, tmp_path: Path) -> None:
-    """The pass goes on through its own."""
+    """The current pass stays in its epoch."""
     dataset = dataset_of(share, tmp_path, "warm")
     undisturbed = loader_of(dataset)
     wanted = [list(undisturbed) for _ in range(6)]
@@ -169,7 +169,7 @@ def test_epoch_that_the_user_tells_a_sampler_is_gone_through(share: Share, tmp_p
 
 
 def test_epochs_of_a_sampler_that_nobody_sets_follow_each_other(share: Share, tmp_path: Path) -> None:
-    """From the one on that it was set to before."""
+    """Epochs count from the one that the sampler stood at before."""
     dataset = dataset_of(share, tmp_path, "warm", decode=only_key)
     sampler: Any = DistributedSampler(range(NUMBER), 1, 0)  # type: ignore[arg-type]  # its length alone counts
     sampler.set_epoch(3)
@@ -187,7 +187,7 @@ def test_epochs_of_a_sampler_that_nobody_sets_follow_each_other(share: Share, tm
 @pytest.mark.parametrize("state", EMPTY_STATES)
 @pytest.mark.parametrize("kind", ["own", "foreign"])
 def test_what_is_no_state_is_refused(share: Share, tmp_path: Path, kind: str, state: Any) -> None:
-    """With an error that says so, and the loader is as it was."""
+    """The error says that it is no state, and the loader stays as it was."""
     loader = loader_of(dataset_of(share, tmp_path, "warm"), **options_of(kind))
     with pytest.raises(ValueError, match="cannot resume"):
         loader.load_state_dict(state)
@@ -232,7 +232,7 @@ def test_state_of_other_files_is_refused(share: Share, caplog: pytest.LogCapture
 def test_what_cannot_be_meant_is_refused_at_once(
     share: Share, tmp_path: Path, options: dict[str, Any], kind: type[Exception]
 ) -> None:
-    """By the constructor, with the name of the argument."""
+    """The constructor raises, and names the argument."""
     dataset = dataset_of(share, tmp_path)
     with pytest.raises(kind, match=f"{next(iter(options))} is a .* not "):
         loader_of(dataset, **options)
@@ -300,7 +300,7 @@ def test_hit_rate_of_paths(share: Share, tmp_path: Path) -> None:
 
 
 def test_a_part_of_somebody_else_does_not_end_the_look_ahead(share: Share, tmp_path: Path) -> None:
-    """Of a ``ConcatDataset`` what is ours is fetched ahead."""
+    """The part of a ``ConcatDataset`` that is ours is fetched ahead."""
 
     class Foreign(Dataset[Any]):
         def __len__(self) -> int:

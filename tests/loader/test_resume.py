@@ -297,7 +297,7 @@ def test_endless_sampler_is_drawn_from_as_needed(share: Share) -> None:
 
 
 def test_state_of_another_sampler_is_refused(share: Share) -> None:
-    """It says so, instead of going through another order."""
+    """A state of another sampler raises, and no other order is given."""
     dataset = dataset_of(share, None, "none")
     with pytest.raises(ValueError, match="another kind of sampler"):
         loader_of(dataset, **foreign("random")).load_state_dict(loader_of(dataset).state_dict())

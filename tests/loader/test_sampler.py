@@ -113,7 +113,7 @@ def test_rest_of_an_epoch_is_exact_at_any_world_size(
 
 @given(LENGTHS, WORLDS, st.integers(0, 20))
 def test_resumed_epoch_with_as_many_ranks_is_the_uninterrupted_one(length: int, world: int, steps: int) -> None:
-    """Padding included."""
+    """A resume with as many ranks gives the uninterrupted order, padding included."""
     for rank in range(world):
         whole = list(StorageSampler(range(length), world, rank))
         sampler = StorageSampler(range(length), world, rank)
@@ -126,7 +126,7 @@ def test_resumed_epoch_with_as_many_ranks_is_the_uninterrupted_one(length: int, 
 
 
 def test_length_is_that_of_the_rest_until_the_next_epoch() -> None:
-    """After a resume, during it, and from the next epoch on."""
+    """len() is right after a resume, during the pass, and from the next epoch on."""
     sampler = StorageSampler(range(10), 2, 0)
     coming = iter(sampler)
     next(coming)
@@ -141,7 +141,7 @@ def test_length_is_that_of_the_rest_until_the_next_epoch() -> None:
 
 
 def test_state_is_of_plain_numbers() -> None:
-    """So that ``torch.load(weights_only=True)`` takes it."""
+    """``torch.load(weights_only=True)`` loads the state."""
     sampler = StorageSampler(range(10), 2, 0, seed=3)
     sampler.set_epoch(4)
     next(iter(sampler))
@@ -163,7 +163,7 @@ def test_state_of_another_order_is_refused() -> None:
 
 
 def test_without_a_process_group_it_is_the_only_rank() -> None:
-    """As it is in a plain DataLoader."""
+    """Without a process group a sampler has all samples, as in a plain DataLoader."""
     sampler = StorageSampler(range(12))
     assert isinstance(sampler, DistributedSampler)
     assert (sampler.num_replicas, sampler.rank) == (1, 0)

@@ -81,7 +81,7 @@ class CachedStore:
             yield wanted, b"".join(content) if isinstance(content, list) else content
 
     def known(self, file: File) -> Held | None:
-        """The cached file of a file, or of what that has become, as far as this process has heard of it."""
+        """The cached file of a file, or of its newer version, as far as this process knows of one."""
         return self._lookup.find(self.name(self._source.current(file)))
 
     def holds(self, file: File) -> bool:

@@ -1,4 +1,4 @@
-"""Fingerprints of ``prepare``: what one function made is never given out as what another one makes."""
+"""A ``prepare`` function has a fingerprint, so that what another one has made is never taken for its own work."""
 
 from __future__ import annotations
 

@@ -176,7 +176,9 @@ class UncachedStore:
             if isinstance(outcome, errors.StorageError):
                 raise outcome
             self.counters.row[telemetry.PASSED_THROUGH] += 1
-            return temporary(outcome.body, wanted.key)
+            body = outcome.body
+            path = body.take() if isinstance(body, TemporaryBody) else write_temporary([content_of(body)], wanted.key)
+            return LocalPath.temporary(path)
         raise AssertionError  # there is an outcome for each file
 
     def _local_path(self, wanted: WantedFile) -> str | None:
@@ -202,12 +204,6 @@ def only_result(results: Iterator[Result]) -> bytes:
             raise result
         return result
     raise AssertionError  # there is a result for each file
-
-
-def temporary(body: Body, key: str) -> LocalPath:
-    """A path of its own for what came."""
-    path = body.take() if isinstance(body, TemporaryBody) else write_temporary([content_of(body)], key)
-    return LocalPath.temporary(path)
 
 
 def content_of(body: Body) -> bytes:

@@ -1,4 +1,4 @@
-"""Bad samples: each is an error that names it, or, under ``on_error="skip"``, a line in the log and left out."""
+"""A bad sample raises an error that names it, or, under ``on_error="skip"``, is logged and left out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BadSamples:
     Args:
         location: that of the dataset.
         skips: whether they are left out.
-        counters: know what has been logged by any process.
+        counters: say what any process has logged already.
     """
 
     def __init__(self, location: str, counters: Counters, *, skips: bool) -> None:
@@ -47,10 +47,10 @@ class BadSamples:
         return errors.SampleError(f"{key!r} of {self._location}: {error}", key=key, location=self._location)
 
     def skip(self, failure: errors.SampleError, cause: Exception) -> None:
-        """Leave a sample out, and log it once in all workers and epochs.
+        """Leave a sample out, and log that once, over all workers and epochs.
 
         Raises:
-            SampleError: the failure; samples are not left out, or something else than this one is wrong.
+            SampleError: the failure, if samples are not left out, or if the storage as a whole is at fault.
         """
         is_of_one_file = isinstance(cause, _OF_ONE_FILE) or not isinstance(cause, errors.StorageError)
         if not self._skips or not is_of_one_file:

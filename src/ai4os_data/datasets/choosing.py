@@ -102,7 +102,7 @@ def _nothing_matches(pattern: Pattern, others: list[str], location: str) -> str:
 
 
 def _log_left_out(pattern: Pattern, others: list[str], location: str) -> None:
-    """Log what a user may not know to be left out."""
+    """Log which files are left out, if their user may not expect it."""
     junk = [key for key in others if pattern.leaves_out(key)]
     if junk:
         tell_once(

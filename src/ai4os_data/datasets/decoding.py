@@ -1,4 +1,4 @@
-"""What a sample is made into: bytes are decoded, labelled, transformed. Nothing is unpickled that no user asked for."""
+"""A sample becomes an item: decoded, labelled, transformed. Nothing is unpickled unless the user asked for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The listing of a location: made once, kept beside the cache, and as a lock file if a user wants it fixed."""
+"""The listing of a location: made once, kept beside the cache, and fixed by a lock file if a user gives one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that list samples, split files and CSV files: all that one lists is there, or an error names the line."""
+"""Samples from a split file or a CSV file: each file that it lists is there, or an error names the line."""
 
 from __future__ import annotations
 

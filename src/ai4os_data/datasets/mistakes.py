@@ -1,4 +1,4 @@
-"""Patterns that take less than their user meant: what is wrong with them, and what to write instead."""
+"""Patterns that match less than their user meant: what is wrong with them, and what to write instead."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def hint(pattern: Pattern, keys: Sequence[str]) -> str | None:
 
 
 def misses(pattern: Pattern, others: Sequence[str]) -> str | None:
-    """What a user may not know that is left out, though some files match; None if there is nothing of it.
+    """What a pattern leaves out that its user may have meant; None if there is nothing of it.
 
     Args:
         pattern: what was given.

@@ -113,7 +113,7 @@ def _translated_class(inside: str) -> str:
     negated = inside.startswith("!")
     # What means something in a class of re alone: backslash, [ and ^, and the set operations && || ~~ --.
     escaped = re.sub(r"([\\\[^&|~])", r"\\\1", inside[negated:]).replace("--", r"-\-")
-    return f"(?!/)[{'^' if negated else ''}{escaped}]"  # no class takes in the end of a folder's name
+    return f"(?!/)[{'^' if negated else ''}{escaped}]"  # no class matches a slash
 
 
 def _is_on_the_way(parts: Sequence[Matcher | None], names: Sequence[str]) -> bool:

@@ -101,7 +101,7 @@ class Reader:
         return self.files.read(self.siblings.wanted(entry))
 
     def hit(self, index: int) -> bytes | None:
-        """The bytes of a sample that is in the cache."""
+        """The bytes of a sample; None if they are not in the cache."""
         if self.cached is None or self.maker.gives_paths:
             return None
         held = self._slots.get(index)

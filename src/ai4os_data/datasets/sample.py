@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ai4os_data.datasets.siblings import SiblingFiles
 
 
-Data = bytes  # inside a sample, `bytes` is its verb
+Data = bytes  # inside the class, `bytes` is a method
 
 _NOTHING: Mapping[tuple[str, bool], Data | Exception] = MappingProxyType({})
 
@@ -78,7 +78,7 @@ class Sample:
         return self._path
 
     def sibling(self, key: str) -> Sample:
-        """Another file of the same location, such as the mask or the label of an image, as it is: without ``prepare``.
+        """Another file of the location, such as the mask or the label of an image. ``prepare`` is not applied to it.
 
         The dataset learns from the first samples which siblings go with a key, and fetches them together with it.
 

@@ -1,4 +1,4 @@
-"""Which files go with a sample: learned from the first that were asked for, so that the next come in the same batch."""
+"""Files that go with a sample, such as masks: learned from the first samples, and fetched with the later ones."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Siblings:
     """Rules from key to sibling, such as ``images/…/*.jpg`` to ``masks/…/*.png``.
 
     Args:
-        board: where the processes of a dataset note for each other what they have learned; None keeps it to this one.
+        board: where the processes of a dataset note for each other what they have learned.
     """
 
-    def __init__(self, board: Counters | None = None) -> None:
+    def __init__(self, board: Counters) -> None:
         self._rules: dict[_Rule, None] = {}
         self._board = board
         self._noted_bytes = 0
@@ -60,12 +60,11 @@ class Siblings:
         rule = _rule(key, sibling)
         if rule is not None and self.learned() < _MOST_RULES and rule not in self._rules:
             self._rules[rule] = None
-            if self._board is not None:
-                self._board.note(json.dumps(rule))
+            self._board.note(json.dumps(rule))
 
     def learned(self) -> int:
         """Read what other processes have noted; how many rules are known now."""
-        if self._board is not None and self._noted_bytes != (noted := self._board.noted_bytes):
+        if self._noted_bytes != (noted := self._board.noted_bytes):
             self._noted_bytes = noted
             for line in self._board.noted():
                 folders, new_folders, *others = json.loads(line)
@@ -108,7 +107,7 @@ class SiblingFiles:
         return {**self.__dict__, "_all": (0, [])}
 
     def find(self, key: str, sibling: str) -> WantedFile:
-        """The sibling that a sample asks for; that it goes with the sample is recorded.
+        """The sibling that a sample asks for. Record that it goes with the sample.
 
         Raises:
             NotFoundError: there is no such file.
@@ -125,7 +124,7 @@ class SiblingFiles:
         return [self.wanted(found[sibling]) for sibling in self._rules.of(key) if sibling in found]
 
     def of_all(self) -> Sequence[list[Entry]]:
-        """The entries of those of every sample; looked for anew when more has been learned."""
+        """The entries of the siblings of every sample; looked for anew when more has been learned."""
         learned = self.learned()
         if self._all[0] != learned:
             siblings = list(map(self._rules.of, self._keys))

@@ -119,7 +119,7 @@ class Work(Dataset[Any]):
             raise type(error)(f"{words}. ({error})") from error
 
     def _names(self, indices: list[int], positions: Sequence[int]) -> list[str]:
-        """What the samples at these positions of a batch are called: by their keys, as far as they are known."""
+        """Names in errors for the samples at these positions of a batch: their keys, as far as these are known."""
         found = nesting.expected(self.dataset, indices)
         names = [
             f"sample {index}" if one is None else repr(one[0].reader.entries[one[1]].key)
@@ -152,19 +152,13 @@ class Work(Dataset[Any]):
         return items
 
 
-class Start:
-    """What a worker does first: the user's own function, which may ask for the user's own dataset."""
-
-    def __init__(self, function: Callable[[int], None]) -> None:
-        self._function = function
-
-    def __call__(self, worker: int) -> None:
-        """Begin."""
-        info = get_worker_info()
-        assert info is not None
-        work: Any = info.dataset
-        object.__setattr__(info, "dataset", work.dataset)  # the record is read-only
-        self._function(worker)
+def start(function: Callable[[int], None], worker: int) -> None:
+    """Call the user's ``worker_init_fn`` in a worker, so that ``get_worker_info().dataset`` is the user's dataset."""
+    info = get_worker_info()
+    assert info is not None
+    work: Any = info.dataset
+    object.__setattr__(info, "dataset", work.dataset)  # the record is read-only
+    function(worker)
 
 
 def identity(batch: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A loader under Lightning and Fabric resumes where it should, by what these know of it and do not pass on.
+"""A loader under Lightning and Fabric resumes at the right position, although these do not pass on all they know.
 
 Fabric's wrapper has no state and counts epochs from 0 in each process; Lightning keeps the states of loaders that it
 set up before it restored them. No public interface leads to either, so the calling frames are searched, at most once
@@ -53,7 +53,7 @@ def _caller(kind: str, method: str) -> Any:
         return None
     frame = sys._getframe(1)  # noqa: SLF001  it is documented
     for _ in range(_FRAMES):
-        # What is asked for its locals keeps them as they are now, so nobody else is.
+        # A frame that is asked for its locals keeps them as they are now, so no other frame is asked.
         if frame.f_code.co_name == method and "lightning" in frame.f_code.co_filename:
             caller = frame.f_locals.get("self")
             if type(caller).__name__ == kind:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ForeignOrder(Order):
-    """That of anybody's sampler: it is drawn again up to the position of the caller.
+    """The order of any other sampler: it is drawn again up to the position of the caller.
 
     A generator of its own, and what it has to save by itself, are set back to where they were when the epoch began. A
     state says which order it is, so that another one is not taken for it. What is loaded is drawn at once and compared,
@@ -176,7 +176,7 @@ class ForeignOrder(Order):
 
 
 class _Ready(NamedTuple):
-    """What was loaded, and its rest.
+    """A loaded position, drawn and compared.
 
     Args:
         wanted: what was loaded, in brief.

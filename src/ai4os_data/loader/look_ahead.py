@@ -85,6 +85,9 @@ class LookAhead:
         workers: how many processes make batches; 0 if the caller does.
         together: whether a store of these is faster the more files it is asked for at once. Then workers have no
             head start.
+
+    Attributes:
+        figures: the files and bytes that came over the network so far, and the CPU time that it took.
     """
 
     def __init__(
@@ -113,8 +116,7 @@ class LookAhead:
         self._staged_bytes = 0
         self._passed_before: dict[CachedStore, int] = {}  # how many found no room in the cache, when first asked
         self._tight: set[CachedStore] = set()  # those in which one did since then
-        self._files = self._fetched_bytes = 0
-        self._cpu_s = 0.0
+        self.figures: dict[str, float] = {"look_ahead_files": 0, "look_ahead_bytes": 0, "look_ahead_cpu_s": 0.0}
         self._changed = threading.Condition()
         self._end: Callable[[], object] = self._stop
 
@@ -140,15 +142,6 @@ class LookAhead:
         """End the thread, with what it is fetching."""
         self._end()
 
-    @property
-    def figures(self) -> dict[str, float]:
-        """``look_ahead_files``, ``look_ahead_bytes`` over the network, and the ``look_ahead_cpu_s`` it took."""
-        return {
-            "look_ahead_files": self._files,
-            "look_ahead_bytes": self._fetched_bytes,
-            "look_ahead_cpu_s": self._cpu_s,
-        }
-
     def _run(self) -> None:
         """Fetch, wait for room, fetch on."""
         try:
@@ -156,7 +149,7 @@ class LookAhead:
         except Exception as error:  # noqa: BLE001  workers fetch by themselves, and meet what is wrong there
             tell_once(f"prefetching stopped; samples are fetched when they are needed: {type(error).__name__}: {error}")
         finally:
-            self._cpu_s = time.thread_time()
+            self.figures["look_ahead_cpu_s"] = time.thread_time()
 
     def _fetch_all(self) -> None:
         if not self._together:
@@ -199,9 +192,9 @@ class LookAhead:
                 if isinstance(result, errors.StorageError):
                     has_failed = has_failed or isinstance(result, _OF_THE_STORE)
                 elif result:
-                    self._files += 1
-                    self._fetched_bytes += result
-                self._cpu_s = time.thread_time()
+                    self.figures["look_ahead_files"] += 1
+                    self.figures["look_ahead_bytes"] += result
+                self.figures["look_ahead_cpu_s"] = time.thread_time()
                 if self._is_over or has_failed:
                     break
         if has_failed:

@@ -1,4 +1,4 @@
-"""Samples that cannot be made one batch: which ones, and what tells them apart."""
+"""Why samples cannot be collated into a batch: which of them differ, and in which part."""
 
 from __future__ import annotations
 

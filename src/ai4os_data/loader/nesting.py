@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from ai4os_data.datasets import StorageDataset
+from ai4os_data.loader.sharing import has_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -129,7 +130,8 @@ def _found(dataset: Any, indices: Sequence[int], *, certain: bool) -> list[Locat
     if reads_as(dataset, ConcatDataset):
         return _in_parts(dataset, indices, certain=certain)
     inner = [] if certain else _wrapped(dataset)
-    is_one_to_one = len(inner) == 1 and _same_length(dataset, inner[0])
+    have_lengths = len(inner) == 1 and has_length(dataset) and has_length(inner[0])
+    is_one_to_one = have_lengths and len(dataset) == len(inner[0])
     return _found(inner[0], indices, certain=False) if is_one_to_one else None
 
 
@@ -151,10 +153,3 @@ def _in_parts(dataset: ConcatDataset[Any], indices: Sequence[int], *, certain: b
         for position, one in zip(positions, found or [None] * len(positions), strict=True):
             result[position] = one
     return result
-
-
-def _same_length(one: Any, other: Any) -> bool:
-    try:
-        return len(one) == len(other)
-    except TypeError:
-        return False

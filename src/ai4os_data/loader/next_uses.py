@@ -1,4 +1,4 @@
-"""What the caches of each process know of an epoch: which entries it still needs."""
+"""The caches of each process know which entries an epoch still needs, and in which order."""
 
 from __future__ import annotations
 

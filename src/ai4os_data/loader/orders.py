@@ -21,8 +21,8 @@ class Resume(NamedTuple):
     """The position at which a pass begins.
 
     Attributes:
-        below: all batches with a smaller number had been given,
-        others: and these besides.
+        below: all batches with a smaller number had been given.
+        others: the numbers of those that had been given besides, under ``in_order=False``.
         epoch_set: the epoch that the caller had set when the state was saved.
         is_ended: whether the epoch before it had come to its end by then.
     """
@@ -47,7 +47,7 @@ class Resume(NamedTuple):
 
     @property
     def is_rest(self) -> bool:
-        """Whether it leaves out what was given before."""
+        """Whether some batches had been given."""
         return bool(self.below or self.others)
 
     def state_dict(self) -> dict[str, Any]:
@@ -331,7 +331,7 @@ class OwnRest(Rest):
 
 
 class OwnOrder(Order):
-    """That of a `StorageSampler`, on which others may set an epoch too.
+    """The order of a `StorageSampler`, on which others may set an epoch too.
 
     Args:
         sampler: gives the samples of this rank.

@@ -1,4 +1,4 @@
-"""A pass of the caller through an epoch: it gives the batches in their order, and notes which were given."""
+"""A pass through an epoch gives the batches in their order, and records which of them the caller has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data.loader.batches import Failed, LeftOut, Wanted
-from ai4os_data.loader.sharing import in_group
+from ai4os_data.loader.sharing import group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,14 +48,14 @@ class Parts:
     prepared: PreparedPass | None
 
     def end(self) -> None:
-        """Let nothing run on."""
+        """End everything that runs for the pass."""
         self.batches = None
         self.end_look_ahead()
         if self.prepared is not None:
             self.prepared.end()
 
     def end_look_ahead(self) -> None:
-        """Fetch nothing more."""
+        """End the look-ahead."""
         if self.ahead is not None:
             self.ahead.end()
 
@@ -153,7 +153,7 @@ class Pass:
             self._parts.prepared.begin()
 
     def _confirm(self, parts_of: _PartsOf, confirmed: _Confirmed) -> None:
-        """Go through what the caller wants, now that the first batch is wanted."""
+        """Settle what the pass goes through, at its first batch."""
         wanted = confirmed(self._epoch_pass)
         if wanted is not self._epoch_pass or wanted.is_emptied:
             self._parts.end()
@@ -175,24 +175,25 @@ class Pass:
             self._left_out.raise_error()
 
     def give_way(self) -> None:
-        """Leave it to another pass."""
+        """End, since another pass needs the workers."""
         self._gave_way = self._parts.batches is not None
         self.close()
 
     def close(self) -> None:
-        """Leave it, and let nothing of it run on."""
+        """Leave the pass, and end everything that runs for it."""
         if self._parts.batches is not None:
             self._parts.end()
             self._order.leave(self._epoch_pass)
             self._parts.progress.end()
 
     def _leave_out(self, made: LeftOut) -> None:
-        """Go on without a batch that has no good sample, if nobody waits for it.
+        """Go on without a batch that has no good sample, if no other rank waits for it.
 
         Raises:
             SampleError: other ranks make a step for this batch, and would wait for this one for ever.
         """
-        if in_group():
+        ranks, _ = group()
+        if ranks > 1:
             self._failed = made.number
             made.raise_error()
         self._left_out = made
@@ -218,7 +219,7 @@ class Pass:
 
 
 class _PassElsewhere:
-    """What comes of a pass in a pickle."""
+    """The copy of a pass that comes out of a pickle: it raises when it is used."""
 
     def __iter__(self) -> _PassElsewhere:
         return self

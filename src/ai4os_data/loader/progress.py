@@ -52,7 +52,7 @@ class Progress:
             self._at_end = self._totals()
 
     def figures(self) -> dict[str, float]:
-        """Those up to now, or up to the end."""
+        """The figures up to now, or up to the end."""
         seconds = (self._ended_s or time.perf_counter()) - self._begun_s
         totals = self._at_end or self._totals()
         hits, misses, from_network = (totals[name] - self._before[name] for name in _COUNTED)
@@ -83,9 +83,5 @@ class Progress:
         )
 
     def _totals(self) -> dict[str, int]:
-        totals = dict.fromkeys(_COUNTED, 0)
-        for counters in self._counters:
-            for name, value in counters.totals().items():
-                if name in totals:
-                    totals[name] += value
-        return totals
+        found = [counters.totals() for counters in self._counters]
+        return {name: sum(totals[name] for totals in found) for name in _COUNTED}

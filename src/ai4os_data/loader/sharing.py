@@ -85,11 +85,6 @@ def group() -> tuple[int, int]:
     return 1, 0
 
 
-def in_group() -> bool:
-    """Whether there are other ranks."""
-    return group()[0] > 1
-
-
 def share_of(sampler: Any) -> tuple[int, int] | None:
     """The number of ranks, and which of them a sampler gives a part of; None if it does not say."""
     chosen = getattr(sampler, "chosen_ranks", None)

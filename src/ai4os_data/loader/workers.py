@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from ai4os_data.loader.batches import Start, Wanted, Work, identity
+from ai4os_data.loader.batches import Wanted, Work, identity, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +17,7 @@ _NEWER_OPTIONS = ("in_order", "pin_memory_device")  # of some versions of DataLo
 
 
 class Workers:
-    """Those of one loader. Persistent ones stay for its next pass."""
+    """The workers of one loader. Persistent ones stay for its next pass."""
 
     def __init__(self) -> None:
         self.kept: DataLoader[Any] | None = None  # with persistent workers
@@ -52,7 +53,7 @@ class Workers:
             collate_fn=identity,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout,
-            worker_init_fn=None if init is None else Start(init),
+            worker_init_fn=None if init is None else partial(start, init),
             multiprocessing_context=loader.multiprocessing_context,
             generator=loader.generator or self._draws,
             prefetch_factor=loader.prefetch_factor,
