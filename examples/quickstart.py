@@ -34,7 +34,7 @@ from ai4os_data import (
 
 if TYPE_CHECKING:
     from ai4os_data import Remote
-    from ai4os_data.fsspec.filesystem import RootedFileSystem
+    from ai4os_data.fsspec import RootedFileSystem
 
 
 def make_images(files: RootedFileSystem, folder: str) -> None:

@@ -32,7 +32,7 @@ from ai4os_data import (
 )
 
 if TYPE_CHECKING:
-    from ai4os_data.fsspec.filesystem import RootedFileSystem
+    from ai4os_data.fsspec import RootedFileSystem
 
 SIDE = 32
 

@@ -24,7 +24,7 @@ from storage import arguments, storage
 from ai4os_data import Sample, StorageDataLoader, StorageDataset, open_filesystem
 
 if TYPE_CHECKING:
-    from ai4os_data.fsspec.filesystem import RootedFileSystem
+    from ai4os_data.fsspec import RootedFileSystem
 
 SIDE = 64
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import ai4os_data
+from ai4os_data import checkpoint
 
 OBSERVE = """
 import json, os, sys, threading
@@ -38,11 +39,26 @@ def test_import_has_no_side_effects_and_needs_no_torch(module: str) -> None:
     assert json.loads(answer.stdout) == {"seen": [], "torch": False, "threads": 1}
 
 
+@pytest.mark.parametrize("command", ["doctor", "cache"])
+def test_commands_need_no_torch(command: str) -> None:
+    """Loading torch takes seconds, and only the demo trains."""
+    observed = [sys.executable, "-c", OBSERVE, f"ai4os_data.cli.{command}"]
+    answer = subprocess.run(observed, check=True, capture_output=True, text=True)
+    assert json.loads(answer.stdout)["torch"] is False
+
+
 def test_every_public_name_is_there() -> None:
     """What ``__all__`` promises is loaded on first use, and listed by ``dir``."""
     for name in ai4os_data.__all__:
         assert getattr(ai4os_data, name).__name__ == name
     assert set(ai4os_data.__all__) <= set(dir(ai4os_data))
+
+
+def test_every_name_at_the_door_of_checkpoint_is_there() -> None:
+    """Most of them are loaded on first use, as torch is with them."""
+    assert all(getattr(checkpoint, name) is not None for name in checkpoint.__all__)
+    with pytest.raises(AttributeError, match="Checkpoint2"):
+        _ = checkpoint.Checkpoint2
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

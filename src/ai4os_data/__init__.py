@@ -1,4 +1,4 @@
-"""Train on AI4OS storage at the speed of the local disk: PyTorch datasets over Nextcloud, WebDAV and the mount."""
+"""PyTorch datasets and checkpoints on AI4OS storage: read through a bounded cache, saved until the server confirms."""
 
 from __future__ import annotations
 

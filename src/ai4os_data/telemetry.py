@@ -140,12 +140,11 @@ class Counters:
 
 def _enter(marks: memoryview, mark: int) -> bool:
     """Put a mark into the first free slot; False if it is there already."""
-    for slot, known in enumerate(marks):
-        if known == mark:
-            return False
-        if known == 0:
-            marks[slot] = mark
-            break
+    known = marks.tolist()
+    if mark in known:
+        return False
+    if 0 in known:
+        marks[known.index(0)] = mark
     return True
 
 

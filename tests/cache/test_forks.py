@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 KiB = 1024
 MiB = 1024 * KiB
 SECONDS = 6.0
+ENOUGH = 5  # children, however slow the machine is
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Forking:
                 thread.start()
             until = time.monotonic() + SECONDS
             ended = 0
-            while time.monotonic() < until:
+            while time.monotonic() < until or ended <= ENOUGH:
                 (wrong,) = together([Child(files, cache)])
                 assert wrong == []
                 ended += 1
@@ -81,7 +82,7 @@ def test_fork_while_threads_have_the_ledger(tmp_path: Path) -> None:
         ended, warnings = worker.result()
     finally:
         worker.kill()
-    assert ended > 5
+    assert ended > ENOUGH
     assert warnings == []
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ai4os_data.datasets.braces import alternatives
-from ai4os_data.datasets.junk import JunkFinder
+from ai4os_data.datasets.junk import is_junk
 from ai4os_data.datasets.mistakes import hint, misses
 from ai4os_data.datasets.patterns import Pattern, matcher
 
@@ -276,7 +276,7 @@ def test_files_that_are_nearly_matched_are_told() -> None:
 )
 def test_what_systems_leave_behind_is_known(key: str) -> None:
     """By the names that they use, of files and folders, without regard to case."""
-    assert JunkFinder()(key)
+    assert is_junk(key)
     assert not Pattern("**/*")(key)
 
 

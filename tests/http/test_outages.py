@@ -60,15 +60,29 @@ def away_share(request: pytest.FixtureRequest) -> Share:
 
 
 @contextmanager
-def away(share: Share, seconds: float = AWAY_S) -> Iterator[None]:
-    """Stop the server now, and start it again a while later, whatever happens meanwhile."""
+def away(share: Share, seconds: float = AWAY_S, *, until: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Stop the server now, and start it again a while later, whatever happens meanwhile.
+
+    Args:
+        share: on the server.
+        seconds: how long it stays away at the least.
+        until: what has to be so by then, on a machine however slow; for at most a minute.
+    """
     share.server.stop()
-    timer = threading.Timer(seconds, share.server.start)
-    timer.start()
+
+    def come_back() -> None:
+        latest = time.monotonic() + 60
+        time.sleep(seconds)
+        while not until() and time.monotonic() < latest:
+            time.sleep(0.05)
+        share.server.start()
+
+    thread = threading.Thread(target=come_back)
+    thread.start()
     try:
         yield
     finally:
-        timer.join()
+        thread.join()
 
 
 def key_and_bytes(sample: Any) -> tuple[str, bytes]:
@@ -557,9 +571,9 @@ def test_mounted_location_waits_for_the_server_behind_it(
     remote = f"{share.server.url}{share.name.replace(' ', '%20')}"
     flags = ["--low-level-retries", "1"]
     with RcloneMount(remote, share.server.user, share.server.password, tmp_path / "mount", flags=flags) as mount:
-        dataset = StorageDataset(str(mount.path), cache=None, outage_s=60)
+        dataset = StorageDataset(str(mount.path), cache=None, outage_s=120)
         assert dataset[0] == FILES[dataset.keys[0]]
-        with away(share, 5.0):
+        with away(share, 5.0, until=lambda: any("the mount" in line for line in waits(caplog))):
             assert dataset[1] == FILES[dataset.keys[1]]
         assert any("the mount" in line for line in waits(caplog))
         mount.child.kill()

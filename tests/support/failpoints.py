@@ -20,7 +20,6 @@ import httpx
 import torch
 
 from ai4os_data.http import bodies, curl
-from ai4os_data.stores import directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,18 +58,13 @@ class Failpoints:
         self._wrap(curl.Lane, "begin", lambda _, transfer, *__: transfer.request.method)
         self._wrap(httpx.HTTPTransport, "handle_request", lambda _, request: request.method)
         self._wrap(bodies.SourceReader, "read")
-        write, whole = os.write, bodies.write_whole
+        write = os.write
 
         def half_write(descriptor: int, data: Any, /) -> int:
             self.step("write", lambda: write(descriptor, memoryview(data)[: len(data) // 2]))
             return write(descriptor, data)
 
-        def half_whole(file: Any, data: Any) -> None:
-            self.step("write", lambda: whole(file, memoryview(data)[: len(data) // 2]))
-            whole(file, data)
-
         os.write = half_write
-        vars(directory)["write_whole"] = half_whole
 
     def _wrap(self, owner: Any, name: str, kind: Callable[..., str] | None = None) -> None:
         plain = getattr(owner, name)

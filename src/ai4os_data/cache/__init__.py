@@ -1,4 +1,4 @@
-"""The cache on the local disk. A hit never touches the network, and the directory never outgrows its limit."""
+"""The cache on the local disk: a hit never touches the network, and the directory never outgrows its limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one process may still write into a cache: leased from the ledger, set aside for claims, and given back.
+"""What one process still settles with the ledger: room that it has leased, and entries that it has stored and used.
 
 A disk that fails ends no reading: for a while nothing more is stored, and that is logged once.
 """

@@ -1,4 +1,4 @@
-"""Who fetches what: a claim on a digest, so that a miss is fetched once on a node.
+"""A claim lets one process of the machine fetch a missing file; a large one goes through it straight to the disk.
 
 A claim is a lock on one byte of the cache's lock file, the byte that the digest names. The kernel lets go of it when
 its process dies, so nobody waits for the dead.

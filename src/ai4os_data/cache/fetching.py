@@ -1,4 +1,4 @@
-"""Fetching through the cache: what nobody else is fetching is fetched here, once, and kept."""
+"""Missing files are fetched once and kept: by this process if it gets the claim, else by the one that has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a store is in the cache. Looking touches no network, takes no exclusive lock and waits for nobody."""
+"""A file is looked up and read in the cache without the network, an exclusive lock, or a wait for anybody."""
 
 from __future__ import annotations
 

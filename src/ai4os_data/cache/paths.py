@@ -1,4 +1,4 @@
-"""Local paths that users are given. The file of a path stays while the path object lives, wherever it was sent."""
+"""The file of a local path that a user was given stays while the path object lives, wherever that was sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preparation: what a user's ``prepare`` makes of a file is kept under a name of its own, and never mixed up."""
+"""A user's ``prepare`` changes a file once it has come; what it makes is cached under a name of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cache as one process uses it: it finds entries, and fills each under a claim, one process at a time."""
+"""A cache as one process has it: it reads entries, and fills those that it has claimed."""
 
 from __future__ import annotations
 

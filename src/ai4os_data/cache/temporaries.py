@@ -1,4 +1,4 @@
-"""Files for paths that the cache has no room for. Each goes with its last user, or soon after its death."""
+"""A file for a path that the cache has no room for goes with its last user, or soon after that one has died."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from ai4os_data.cache.entries import suffix_of
 from ai4os_data.cache.staged import remove_if_abandoned
-from ai4os_data.http import write_whole
-from ai4os_data.machine import mounts, ownership
+from ai4os_data.machine import mounts, ownership, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,7 +51,7 @@ class TemporaryBody:
         """Take the next bytes; what the disk says is raised later, since curl's callbacks cannot raise."""
         if self._error is None:
             try:
-                write_whole(self._file, chunk)
+                write_all(self._file.fileno(), chunk)
             except OSError as error:
                 self._error = error
         self.length += len(chunk)

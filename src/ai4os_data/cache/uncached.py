@@ -1,4 +1,4 @@
-"""A store without a cache: each file is read whole, is of one version, and comes over the network every time."""
+"""Files come from their store here, for a cache or without one: each whole, of one version, and prepared."""
 
 from __future__ import annotations
 

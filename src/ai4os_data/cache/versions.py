@@ -1,4 +1,4 @@
-"""Versions of files: a sample is of the listed one, or of what ``on_drift`` lets be used instead, and never of both."""
+"""A file that has come is compared with its listing: another version is used only if ``on_drift`` allows it."""
 
 from __future__ import annotations
 

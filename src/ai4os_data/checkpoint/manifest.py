@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: what it consists of, to the byte. A checkpoint exists when its manifest does."""
+"""A checkpoint exists when its manifest does, the file that says what it consists of, to the byte."""
 
 from __future__ import annotations
 

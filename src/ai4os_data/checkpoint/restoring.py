@@ -1,4 +1,7 @@
-"""The way back: the newest checkpoint whose every byte is right, or an error; never a start from scratch in silence."""
+"""The newest checkpoint whose every byte is right is restored, from the spool or a download beside it; else it raises.
+
+A run that has checkpoints never starts from scratch in silence.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from ai4os_data import errors
 from ai4os_data.checkpoint.attempts import NEW, remove_if_empty
 from ai4os_data.checkpoint.names import AttemptName
 from ai4os_data.checkpoint.spool_directory import make_run_folder, prepared
-from ai4os_data.machine import is_at, locks, ownership, tell_after_fork
+from ai4os_data.machine import is_at, locks, ownership, sync_folder, tell_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -144,12 +144,3 @@ class RunFolder:
             raise
         sync_folder(self.path)
         return lock
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new and renamed entries of a folder survive a power cut."""
-    descriptor = ownership.open_folder(folder)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -32,10 +32,10 @@ from ai4os_data.checkpoint.attempts import (
 from ai4os_data.checkpoint.leftovers import NEWEST_STAYS_S
 from ai4os_data.checkpoint.manifest import FileFacts, Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
-from ai4os_data.checkpoint.run_folder import RunFolder, sync_folder
+from ai4os_data.checkpoint.run_folder import RunFolder
 from ai4os_data.checkpoint.serialisation import write_state
 from ai4os_data.checkpoint.space import Space
-from ai4os_data.machine import descriptors, ownership, sha256_of, write_new
+from ai4os_data.machine import descriptors, ownership, sha256_of, sync_folder, write_new
 from ai4os_data.stores import is_on_the_server
 from ai4os_data.telemetry import log
 

@@ -1,4 +1,4 @@
-"""A state is copied into host memory, which the next one uses again: this copy is all that training waits for.
+"""A state is copied into host memory that the next save uses again: this copy is all that training waits for.
 
 What comes out holds tensors on the CPU, primitives and plain containers, so that ``weights_only=True`` loads it.
 Tensors that share a storage share one afterwards; a view into a large storage takes no more than what it spans.

@@ -1,4 +1,4 @@
-"""Classes: their names and numbers. They follow from what a user wrote, never from what happened to be listed."""
+"""Names and numbers of classes follow from what a user wrote, never from what happened to be listed."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Classes:
             ValueError: a name or a number comes twice, a number is none, or the two disagree.
         """
         listed = None if classes is None else cls(_names(classes))
-        numbered = None
-        if class_to_idx is not None:
-            by_number = _names_by_number(class_to_idx)
-            numbered = cls(by_number.values(), by_number)
-        if listed is not None and numbered is not None and listed.names != numbered.names:
+        if class_to_idx is None:
+            return listed
+        by_number = _names_by_number(class_to_idx)
+        numbered = cls(by_number.values(), by_number)
+        if listed is not None and listed.names != numbered.names:
             raise ValueError(f"classes={listed.names!r} and class_to_idx={class_to_idx!r} disagree; give one of them")
-        return numbered or listed
+        return numbered
 
     def __repr__(self) -> str:
         """Show the first few."""

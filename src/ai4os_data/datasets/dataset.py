@@ -1,4 +1,4 @@
-"""Datasets over storage: a file is read over the network once, and from the local disk while the cache holds it."""
+"""A dataset as users see it: the files of a location by index, with their labels; its reader makes the samples."""
 
 from __future__ import annotations
 
@@ -284,12 +284,12 @@ class StorageDataset(Dataset[Any]):
         targets = Targets.of(target, entries.keys, wanted, partial(self._folders, index))
         self.index, self._wanted = index, wanted
         self.reader.begin(index, entries, targets)
-        self.classes = targets.classes if targets else None
-        self.class_to_idx = targets.class_to_idx if targets else None
-        values = targets.values if targets else None
+        values, numbering = (targets.values, targets.numbering) if targets is not None else (None, None)
         self.targets: Sequence[Any] | None = list(values) if isinstance(values, list) else values
-        if targets is not None and targets.numbering is not None:
-            compare(targets.numbering, self.location, is_given=wanted.classes is not None)
+        self.classes = list(numbering.names) if numbering is not None else None
+        self.class_to_idx = dict(numbering.numbers) if numbering is not None else None
+        if numbering is not None:
+            compare(numbering, self.location, is_given=wanted.classes is not None)
 
     def _folders(self, index: Index) -> Folders:
         if self._lists_folders:

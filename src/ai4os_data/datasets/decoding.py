@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ai4os_data.datasets.sample import Sample
+
 if TYPE_CHECKING:
-    from ai4os_data.datasets.sample import Sample
     from ai4os_data.datasets.targets import Targets
 
-Decoder = Callable[["Sample"], Any]
+Decoder = Callable[[Sample], Any]
 
 
 class Maker:
@@ -37,15 +38,15 @@ class Maker:
         self.transform = transform
         self.target_transform = target_transform
         self.targets: Targets | None = None
-        self._decode = decoder(decode)
+        self._decode = _decoder(decode)
         self._has_own_decoder = callable(decode)
-        self.gives_paths = self._decode is as_path
+        self.gives_paths = self._decode is Sample.path
         self.is_lazy = self._has_own_decoder or self.gives_paths
 
     @property
     def gives_bytes(self) -> bool:
         """Whether a sample is the content of its file, as it is."""
-        return self._decode is as_bytes and self.targets is None and self.transform is None
+        return self._decode is Sample.bytes and self.targets is None and self.transform is None
 
     @property
     def sees_samples(self) -> bool:
@@ -70,7 +71,7 @@ class Maker:
         return x, (y if self.target_transform is None else self.target_transform(y))
 
 
-def decoder(decode: str | Decoder) -> Decoder:
+def _decoder(decode: str | Decoder) -> Decoder:
     """The function for a ``decode=`` argument.
 
     Raises:
@@ -82,11 +83,6 @@ def decoder(decode: str | Decoder) -> Decoder:
         message = f"decode is one of {', '.join(map(repr, _DECODERS))} or a callable of a Sample, not {decode!r}"
         raise ValueError(message)
     return _DECODERS[decode]
-
-
-def as_bytes(sample: Sample) -> bytes:
-    """The content as it is."""
-    return sample.bytes()
 
 
 def as_text(sample: Sample) -> str:
@@ -122,17 +118,12 @@ def as_torch(sample: Sample) -> Any:
     return torch.load(io.BytesIO(sample.bytes()), map_location="cpu", weights_only=True)
 
 
-def as_path(sample: Sample) -> str:
-    """The path of a local file that stays while the path object lives."""
-    return sample.path()
-
-
 _DECODERS: dict[str, Decoder] = {
-    "bytes": as_bytes,
+    "bytes": Sample.bytes,
     "text": as_text,
     "json": as_json,
     "image": as_image,
     "numpy": as_numpy,
     "torch": as_torch,
-    "path": as_path,
+    "path": Sample.path,
 }

@@ -242,7 +242,7 @@ def list_anew(store: Store, cache: DiskCache | None) -> Index:
 
 
 def _listed(store: Store, cache: DiskCache | None, token: str | None) -> Index:
-    """What a store lists now; a token from before that does no harm, whatever happens in between."""
+    """What a store lists now. The token is older: if the folder changes meanwhile, the next opening lists it anew."""
     listed = Index.of(store.listing(), store.location, token)
     _keep(cache, store, listed)
     return listed

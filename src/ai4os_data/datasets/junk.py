@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 # Compared without regard to case, as the systems do that leave them.
 _NAMES = re.compile(
@@ -21,30 +22,33 @@ _NAMES = re.compile(
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 _BEGINS = frozenset("._~$#@")
-_PLAIN = (
-    *("__macosx", "icon\r", "thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
-    *("system volume information", "lost+found", "picasa.ini", "__pycache__"),
+_PLAIN = frozenset(
+    {
+        *(
+            "__macosx",
+            "icon\r",
+            "thumbs.db",
+            "thumbs.db:encryptable",
+            "ehthumbs.db",
+            "ehthumbs_vista.db",
+            "desktop.ini",
+        ),
+        *("system volume information", "lost+found", "picasa.ini", "__pycache__"),
+    }
 )
-_SPELLINGS = frozenset(spelt for name in _PLAIN for spelt in (name, name.upper(), name.capitalize(), name.title()))
 
 
-def is_junk_name(name: str) -> bool:
-    """Whether a file or folder of this name is junk."""
-    return name in _SPELLINGS or (name[:1] in _BEGINS and _NAMES.fullmatch(name) is not None)
+def is_junk(key: str) -> bool:
+    """Whether a key is that of junk, or lies in a folder that is junk."""
+    folder, _, name = key.rpartition("/")
+    return _is_junk_name(name) or names_junk(folder)
 
 
-class JunkFinder:
-    """Tells which keys are junk, or lie in a folder that is. It remembers folders, so that many keys go fast."""
+@lru_cache(maxsize=1024)  # keys come in order, so those of one folder come together
+def names_junk(path: str) -> bool:
+    """Whether one of the names in a path, or in a glob, is a name of junk."""
+    return any(map(_is_junk_name, path.split("/")))
 
-    def __init__(self) -> None:
-        self._folders: dict[str, bool] = {"": False}
 
-    def __call__(self, key: str) -> bool:
-        """Whether this key is."""
-        folder, _, name = key.rpartition("/")
-        if name in _SPELLINGS or (name[:1] in _BEGINS and is_junk_name(name)):
-            return True
-        known = self._folders.get(folder)
-        if known is None:
-            known = self._folders[folder] = any(map(is_junk_name, folder.split("/")))
-        return known
+def _is_junk_name(name: str) -> bool:
+    return name.lower() in _PLAIN or (name[:1] in _BEGINS and _NAMES.fullmatch(name) is not None)

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ai4os_data.datasets.braces import alternatives
+from ai4os_data.datasets.junk import is_junk
 from ai4os_data.datasets.patterns import Pattern, expression_of, globs_in, matcher
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def misses(pattern: Pattern, others: Sequence[str]) -> str | None:
             return f"{glob!r} stays within one folder; {_with_slash(glob)!r} takes {count:,} files more"
     plain = [glob for glob in pattern.globs if "[" not in glob]  # in brackets a range of letters may be meant as it is
     in_any_case = re.compile(expression_of(plain), re.DOTALL | re.IGNORECASE)
-    found = [key for key in others if in_any_case.fullmatch(key) and not pattern.is_junk(key)] if plain else []
+    found = [key for key in others if in_any_case.fullmatch(key) and not is_junk(key)] if plain else []
     if not found:
         return None
     return (

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ai4os_data.datasets.braces import CHARACTERS, alternatives
-from ai4os_data.datasets.junk import JunkFinder, is_junk_name
+from ai4os_data.datasets.junk import is_junk, names_junk
 from ai4os_data.stores import forms
 
 _TOKEN = re.compile(
@@ -37,31 +37,29 @@ class Pattern:
     def __init__(self, pattern: str | Sequence[str]) -> None:
         self.given = pattern
         self.globs = [glob for single in globs_in(pattern) for glob in alternatives(single)]
-        self._ordinary = matcher([glob for glob in self.globs if not _names_junk(glob)])
-        self._explicit = matcher([glob for glob in self.globs if _names_junk(glob)])
-        self.is_junk = JunkFinder()
+        self._ordinary = matcher([glob for glob in self.globs if not names_junk(glob)])
+        self._explicit = matcher([glob for glob in self.globs if names_junk(glob)])
 
     def __call__(self, key: str) -> bool:
         """Whether the file of this key is a sample."""
-        return (self._ordinary(key) and not self.is_junk(key)) or self._explicit(key)
+        return (self._ordinary(key) and not is_junk(key)) or self._explicit(key)
 
     def leaves_out(self, key: str) -> bool:
         """Whether the file, which is no sample, would be one if it were no junk."""
-        return self._ordinary(key) and self.is_junk(key)
+        return self._ordinary(key) and is_junk(key)
 
     def reaches(self, folder: str) -> bool:
         """Whether a file in this folder, or further below, may be a sample, going by its name."""
         names = folder.split("/")
-        is_junk = any(map(is_junk_name, names))
-        return any(_is_on_the_way(parts, names) for parts, names_junk in self._ways_down if names_junk or not is_junk)
+        is_junk_folder = names_junk(folder)
+        return any(
+            _is_on_the_way(parts, names) for glob, parts in self._parts if not is_junk_folder or names_junk(glob)
+        )
 
     @cached_property
-    def _ways_down(self) -> list[tuple[list[Matcher | None], bool]]:
-        """For each glob, what takes each of its parts (None for ``**``), and whether it names junk."""
-        return [
-            ([None if part == "**" else matcher(part) for part in glob.split("/")], _names_junk(glob))
-            for glob in self.globs
-        ]
+    def _parts(self) -> list[tuple[str, list[Matcher | None]]]:
+        """Each glob with what takes each of its parts; None for ``**``."""
+        return [(glob, [None if part == "**" else matcher(part) for part in glob.split("/")]) for glob in self.globs]
 
 
 def matcher(pattern: str | Sequence[str]) -> Matcher:
@@ -116,10 +114,6 @@ def _translated_class(inside: str) -> str:
     # What means something in a class of re alone: backslash, [ and ^, and the set operations && || ~~ --.
     escaped = re.sub(r"([\\\[^&|~])", r"\\\1", inside[negated:]).replace("--", r"-\-")
     return f"(?!/)[{'^' if negated else ''}{escaped}]"  # no class takes in the end of a folder's name
-
-
-def _names_junk(glob: str) -> bool:
-    return any(map(is_junk_name, glob.split("/")))
 
 
 def _is_on_the_way(parts: Sequence[Matcher | None], names: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Reading of samples: those in the cache at once, the others of a batch in one request, with their siblings."""
+"""The reader of a dataset makes samples, for workers too: hits at once, all misses of a batch together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ai4os_data.datasets import seeding
 from ai4os_data.datasets.sample import Origin, Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ai4os_data.cache import Files, Held
     from ai4os_data.datasets.bad_samples import BadSamples
@@ -96,10 +96,6 @@ class Reader:
             raise IndexError(f"index {index} is out of range for a dataset of {count} samples")
         return number
 
-    def entry_of(self, index: int) -> Entry:
-        """The file of a sample, as it was listed."""
-        return self.entries[index]
-
     def read_as_stored(self, entry: Entry) -> bytes:
         """The content of any file of the location, without ``prepare``."""
         return self.files.read(self.siblings.wanted(entry))
@@ -135,14 +131,14 @@ class Reader:
         contents: dict[int, bytes | errors.StorageError] = {}
         absent = []
         for index, file in wanted.items():
-            if not self._comes_later(file):
-                data = self.hit(index)
-                if data is None:
-                    absent.append(file)
-                else:
-                    contents[index] = data
-        files = {file.form: file for file in [*absent, *self._siblings_of(indices)]}
-        came = {file.form: result for file, result in self.files.read_many(files.values())}
+            if self._comes_later(file):
+                continue
+            if (data := self.hit(index)) is not None:
+                contents[index] = data
+            else:
+                absent.append(file)
+        files = each_once([*absent, *self._siblings_of(indices)])
+        came = {file.form: result for file, result in self.files.read_many(files)}
         contents = {index: came[file.form] for index, file in wanted.items() if file.form in came} | contents
         fetched = came if self.siblings.learned() else {}
         return list(self._made(indices, contents, fetched, seeds if self.maker.may_draw else None))
@@ -154,11 +150,11 @@ class Reader:
         return self.maker.gives_paths and self.files.holds(file)
 
     def _siblings_of(self, indices: Sequence[int]) -> list[WantedFile]:
-        """What samples will probably ask for, each once; large files come when they are asked for."""
+        """What samples will probably ask for; large files come when they are asked for."""
         if not self.siblings.learned():
             return []
         found = (wanted for index in indices for wanted in self.siblings.of(self.entries[index].key))
-        return list({wanted.form: wanted for wanted in found if wanted.size_bytes <= IN_MEMORY_BYTES}.values())
+        return [wanted for wanted in found if wanted.size_bytes <= IN_MEMORY_BYTES]
 
     def _made(
         self,
@@ -215,5 +211,9 @@ class Reader:
 
     def all_files(self, indices: Sequence[int]) -> list[WantedFile]:
         """All that these samples are read from, siblings included as far as they are known, each once."""
-        found = [*self.own_files(indices), *self._siblings_of(indices)]
-        return list({wanted.form: wanted for wanted in found}.values())
+        return each_once([*self.own_files(indices), *self._siblings_of(indices)])
+
+
+def each_once(files: Iterable[WantedFile]) -> list[WantedFile]:
+    """Files without those that come a second time in the same form."""
+    return list({file.form: file for file in files}.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ai4os_data.datasets.labels import WrittenLabel
 from ai4os_data.errors import EmptyDatasetError, LocationError
@@ -18,19 +18,7 @@ _ODD = re.compile(r"\\|//|/\.{1,2}(?:/|$)")
 _COMMENT = re.compile(r"\s#\s.*", re.DOTALL)
 
 
-class Split(NamedTuple):
-    """What a split file says.
-
-    Attributes:
-        keys: below the location, a line each.
-        labels: of each of them.
-    """
-
-    keys: list[str]
-    labels: list[WrittenLabel]
-
-
-def parse_split(text: str, file: str, is_key: Callable[[str], bool]) -> Split:
+def parse_split(text: str, file: str, is_key: Callable[[str], bool]) -> tuple[list[str], list[WrittenLabel]]:
     """Keys and labels from lines such as ``Class/some image.jpg 0``.
 
     The label is what follows the last tab, else the last space. Path or label may stand in quotes. A line that begins
@@ -45,7 +33,8 @@ def parse_split(text: str, file: str, is_key: Callable[[str], bool]) -> Split:
         LocationError: a line has no label.
         EmptyDatasetError: there is no line.
     """
-    found = Split([], [])
+    keys: list[str] = []
+    labels: list[WrittenLabel] = []
     # Not splitlines: it would break names at characters such as U+2028.
     for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
         if not line.strip():
@@ -64,11 +53,11 @@ def parse_split(text: str, file: str, is_key: Callable[[str], bool]) -> Split:
         if _are_numbers(parts[1]):
             message = f"{where}: {parts[1]!r} is more than one label; from_csv(…, target=[…]) takes several columns"
             raise LocationError(message)
-        found.keys.append(key)
-        found.labels.append(WrittenLabel(number, parts[1]))
-    if not found.keys:
+        keys.append(key)
+        labels.append(WrittenLabel(number, parts[1]))
+    if not keys:
         raise EmptyDatasetError(f"{file}: no line says 'path label'")
-    return found
+    return keys, labels
 
 
 def as_key(path: str, is_key: Callable[[str], bool]) -> str:

@@ -40,9 +40,9 @@ class Targets:
     """The labels of a dataset's samples.
 
     Attributes:
-        classes: the names of the classes, in the order of their numbers; None if labels are not classes.
-        class_to_idx: from the name to the label.
-        numbering: the classes, as one object.
+        values: the label of each sample; None if a function gives them.
+        function: gives the label of a sample; None if they are known.
+        numbering: the classes; None if labels are not classes.
     """
 
     def __init__(
@@ -54,8 +54,6 @@ class Targets:
         self.values = packed_values(values) if values is not None else None
         self.function = function
         self.numbering = classes
-        self.classes = list(classes.names) if classes is not None else None
-        self.class_to_idx = dict(classes.numbers) if classes is not None else None
 
     @classmethod
     def of(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ai4os_data import errors, telemetry
 from ai4os_data.cache import WantedFile
 from ai4os_data.datasets import seeding
+from ai4os_data.datasets.reading import each_once
 from ai4os_data.datasets.sample import Sample
 from ai4os_data.telemetry import tell_once
 
@@ -58,8 +59,7 @@ def warm(reader: Reader, cached: CachedStore, *, progress: bool) -> dict[str, in
 def _files(reader: Reader) -> list[WantedFile]:
     """All files, each once."""
     siblings = map(reader.siblings.wanted, chain.from_iterable(reader.siblings.of_all()))
-    files = chain(map(WantedFile, reader.entries), siblings)
-    return list({wanted.form: wanted for wanted in files}.values())
+    return each_once(chain(map(WantedFile, reader.entries), siblings))
 
 
 def _learn_from_one(reader: Reader) -> None:

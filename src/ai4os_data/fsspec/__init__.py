@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ai4os_data.fsspec.filesystem import StorageFileSystem, open_filesystem
+from ai4os_data.fsspec.filesystem import RootedFileSystem, StorageFileSystem, open_filesystem
 
-__all__ = ["StorageFileSystem", "open_filesystem"]
+__all__ = ["RootedFileSystem", "StorageFileSystem", "open_filesystem"]

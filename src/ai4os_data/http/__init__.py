@@ -1,4 +1,4 @@
-"""Bytes over HTTP: whole or not at all, of one version, with one policy for tries, pauses and refusals."""
+"""Bytes of files over HTTP, both ways: whole or not at all, of one version, by one policy for tries and refusals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from ai4os_data.http.bodies import (
     NoBody,
     Source,
     write_all_at,
-    write_whole,
 )
 from ai4os_data.http.failures import NO_ANSWER, SILENT, compressed
 from ai4os_data.http.outages import Wait, outage_of, waited_out
@@ -71,5 +70,4 @@ __all__ = [
     "tls",
     "waited_out",
     "write_all_at",
-    "write_whole",
 ]

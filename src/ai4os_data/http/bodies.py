@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ai4os_data.machine import write_all
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from io import FileIO
@@ -170,7 +172,7 @@ class FileBody(HashBody):
         """Take the next bytes."""
         if self.error is None:
             try:
-                write_whole(self._file, chunk)
+                write_all(self._file.fileno(), chunk)
             except OSError as error:
                 self.error = error
         super().write(chunk)
@@ -180,13 +182,6 @@ class FileBody(HashBody):
         self._file.seek(0)
         self._file.truncate()
         super().restart()
-
-
-def write_whole(file: FileIO, data: bytes | memoryview) -> None:
-    """Write all of it: one call of an unbuffered file may take only a part."""
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
 
 
 def write_all_at(file: FileIO, data: bytes, position: int) -> None:

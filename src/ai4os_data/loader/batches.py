@@ -1,4 +1,4 @@
-"""What is done with a batch of indices, in a worker or in the main process: the same result in either."""
+"""A batch is made of indices, through the readers of the datasets: the same in a worker and in the main process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Look-ahead: one thread brings what the coming batches will miss into the cache, and ends with its owner.
+"""The look-ahead: one thread fetches what the coming batches will miss into the cache, and ends with its owner.
 
 Workers find what it fetched in the cache, and wait for what it is fetching: the cache's claims see to that. It is a
 help and no more: if it fails, or falls behind, workers fetch by themselves, and meet the error at its own batch.

@@ -1,4 +1,4 @@
-"""The rest of an epoch in the order of somebody else's sampler: it is compared with the order that was saved."""
+"""The batches that an epoch has still to give: under somebody else's sampler, only in the order that was saved."""
 
 from __future__ import annotations
 

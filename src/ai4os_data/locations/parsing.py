@@ -22,12 +22,8 @@ _HOST = re.compile(r"(?:[^][/@:?#\s]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 # What stands before a host; also with a slash in the password that should have been encoded.
 _USERINFO = re.compile(r"://(?:[^/]*@|[^/@:]*:(?!\d*(?:/|$))(?:(?!://)[^@])*@)")
 _DAV_SCHEMES = {
-    "webdav": "http",
-    "webdavs": "https",
-    "dav": "http",
-    "davs": "https",
-    "http": "http",
-    "https": "https",
+    **dict.fromkeys(("webdav", "dav", "http"), "http"),
+    **dict.fromkeys(("webdavs", "davs", "https"), "https"),
 }
 
 

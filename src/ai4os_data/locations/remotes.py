@@ -141,17 +141,14 @@ class Remote:
 
     @classmethod
     def _from_options(cls, name: str, options: Mapping[str, str]) -> Remote:
-        kind, whose = options.get("type", "webdav"), f"remote {name!r}"
+        whose, kind = f"remote {name!r}", options.get("type", "webdav")
         if kind != "webdav":
             raise RemoteError(
                 f"{whose} is of type {kind!r}; only webdav remotes (Nextcloud among them) are read directly. "
                 f"Mount it with rclone, or give an fsspec URL such as s3://bucket/path."
             )
         if not options.get("url"):
-            raise RemoteError(
-                f"remote {name!r} has no url: set {rclone.ENV_PREFIX}{name.upper()}_URL, or run `rclone config`"
-            )
-        whose = f"remote {name!r}"
+            raise RemoteError(f"{whose} has no url: set {rclone.ENV_PREFIX}{name.upper()}_URL, or run `rclone config`")
         if options.get("unix_socket"):
             raise RemoteError(
                 f"{whose} has the option unix_socket, which is not supported: give a url with host and port"

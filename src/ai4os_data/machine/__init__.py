@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from ai4os_data.machine import descriptors, locks, mounts, ownership, shared_memory
 from ai4os_data.machine.descriptors import exhausted
-from ai4os_data.machine.files import disk_bytes, identity, is_at, replace_whole, sha256_of, write_all, write_new
+from ai4os_data.machine.files import (
+    disk_bytes,
+    identity,
+    is_at,
+    replace_whole,
+    sha256_of,
+    sync_folder,
+    write_all,
+    write_new,
+)
 from ai4os_data.machine.mounts import Mount
 from ai4os_data.machine.packed import (
     Chosen,
@@ -12,7 +21,6 @@ from ai4os_data.machine.packed import (
     Grouped,
     Numbers,
     PackedList,
-    Positions,
     Same,
     Texts,
     packed_texts,
@@ -30,7 +38,6 @@ __all__ = [
     "Numbers",
     "PackedList",
     "PerProcess",
-    "Positions",
     "Same",
     "Texts",
     "descriptors",
@@ -52,6 +59,7 @@ __all__ = [
     "sha256_of",
     "shared_memory",
     "shown_size",
+    "sync_folder",
     "tell_after_fork",
     "tell_before_fork",
     "write_all",

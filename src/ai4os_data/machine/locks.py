@@ -1,4 +1,4 @@
-"""Locks on open files. The kernel takes them back when their process dies, so a free lock says that its holder is gone.
+"""A lock on an open file goes with its process, since the kernel frees it: a free lock says that its holder is gone.
 
 A lock is on a whole file or folder (flock(2)), or on some bytes of it (`F_OFD_SETLK`_ of fcntl(2)); the two kinds do
 not see each other. Both belong to the open file, and so exclude each other within one process too.

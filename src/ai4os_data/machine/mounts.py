@@ -8,23 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NETWORK_TYPES = frozenset(
-    {
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "9p",
-        "afs",
-        "ceph",
-        "glusterfs",
-        "lustre",
-        "beegfs",
-        "gpfs",
-        "ocfs2",
-        "davfs",
-        "sshfs",
-    }
+    (
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "davfs", "sshfs"),
+        *("ceph", "glusterfs", "lustre", "beegfs", "gpfs", "ocfs2"),
+    )
 )
 # rclone names a remote of the environment with a hash of its options: rshare{OhDHS}:sub
 _RCLONE_SOURCE = re.compile(r"(?P<name>[^:{]+)(\{[^}]*\})?:(?P<path>.*)")
@@ -80,7 +67,7 @@ def mount_of(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> Mount |
     return _covering(_resolved(os.path.abspath(os.fspath(path)), mounts), mounts)
 
 
-def remote_place(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> tuple[str, str] | None:
+def remote_path(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> tuple[str, str] | None:
     """The remote's name and the path below it that lie under a path; None if it is on no rclone mount."""
     mount = mount_of(path, table)
     found = mount.remote_path() if mount else None

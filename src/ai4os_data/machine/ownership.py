@@ -55,33 +55,25 @@ def refusal(path: str | os.PathLike[str], *, is_fallback: bool = False) -> str |
         return f"can be written by others (mode {stat.S_IMODE(found.st_mode):04o})" if is_loose else None
     if not is_fallback and (found.st_uid == 0 or _gives_all_to(path, found.st_uid)):
         return None
-    return f"belongs to another user ({user(found.st_uid)}; this process runs as {user(os.geteuid())})"
+    return _of_another(found)
 
 
 def is_own_folder(path: str | os.PathLike[str]) -> bool:
     """Whether there is a folder of this user's at a path itself, and no link to one."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and _is_ours(path, found)
+    found = _found(path)
+    return found is not None and stat.S_ISDIR(found.st_mode) and _is_ours(path, found)
 
 
 def own_file(path: str | os.PathLike[str]) -> os.stat_result | None:
     """What is known of a regular file of this user's at a path itself; None if there is none."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None
-    return found if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() else None
+    found = _found(path)
+    return found if found is not None and stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() else None
 
 
 def is_regular_file(path: str | os.PathLike[str]) -> bool:
     """Whether there is a regular file at a path itself, and no link to one."""
-    try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
-    except OSError:
-        return False
+    found = _found(path)
+    return found is not None and stat.S_ISREG(found.st_mode)
 
 
 def open_file(path: str | os.PathLike[str], flags: int) -> int:
@@ -123,15 +115,26 @@ def foreign(path: str | os.PathLike[str]) -> str | None:
 
     What root has made can be: it may be read. A link of ours that leads to itself is damage.
     """
-    try:
-        found = os.lstat(path)
-    except OSError:
+    found = _found(path)
+    if found is None:
         return None
     if stat.S_ISLNK(found.st_mode):
         is_own_loop = found.st_uid == os.geteuid() and _is_loop(path)
         return None if is_own_loop else f"is a symbolic link of {user(found.st_uid)}"
     if found.st_uid == 0 or _is_ours(os.path.dirname(path), found):
         return None
+    return _of_another(found)
+
+
+def _found(path: str | os.PathLike[str]) -> os.stat_result | None:
+    """What is at a path itself; None if there is nothing, or it cannot be looked at."""
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None
+
+
+def _of_another(found: os.stat_result) -> str:
     return f"belongs to another user ({user(found.st_uid)}; this process runs as {user(os.geteuid())})"
 
 

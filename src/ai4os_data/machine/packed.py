@@ -9,12 +9,12 @@ from __future__ import annotations
 import calendar
 import operator
 import re
-import time
 from abc import abstractmethod
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from email.utils import formatdate, parsedate_tz
 from functools import lru_cache
 from itertools import islice, pairwise
 from typing import Any, Generic, TypeVar, cast, overload
@@ -405,32 +405,23 @@ def _typecode(least: int, most: int) -> str:
 
 def _seconds(text: str) -> int | None:
     """A date in seconds; None if it would not come back as it is."""
-    if text == "":
-        return _NO_DATE
     match = _DATE.fullmatch(text)
-    day = _day_seconds(match[1]) if match else None
-    if match is None or day is None:
-        return None
-    hours, minutes, seconds = int(match[2]), int(match[3]), int(match[4])
-    if hours > 23 or minutes > 59 or seconds > 59:
-        return None
-    return day + 3600 * hours + 60 * minutes + seconds
+    if match is None:
+        return None if text else _NO_DATE
+    seconds = _day_seconds(match[1]) + 3600 * int(match[2]) + 60 * int(match[3]) + int(match[4])
+    return seconds if 0 <= seconds < _NO_DATE and _date(seconds) == text else None
 
 
 @lru_cache(maxsize=4096)
-def _day_seconds(text: str) -> int | None:
-    try:
-        _, day, month, year = text.replace(",", "").split()
-        seconds = calendar.timegm((int(year), _MONTHS.index(month) + 1, int(day), 0, 0, 0))
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < _NO_DATE - _DAY_S and _day(seconds // _DAY_S) == text else None
+def _day_seconds(text: str) -> int:
+    """When a day began, in seconds; a negative number for what is no day."""
+    parsed = parsedate_tz(text)
+    return calendar.timegm(parsed[:6]) if parsed else -_DAY_S
 
 
 @lru_cache(maxsize=4096)
 def _day(number: int) -> str:
-    at = time.gmtime(number * _DAY_S)
-    return f"{_DAYS[at.tm_wday]}, {at.tm_mday:02d} {_MONTHS[at.tm_mon - 1]} {at.tm_year:04d}"
+    return formatdate(number * _DAY_S, usegmt=True)[: len("Thu, 01 Jan 1970")]
 
 
 def _date(seconds: int) -> str:
@@ -438,7 +429,3 @@ def _date(seconds: int) -> str:
         return ""
     day, rest = divmod(seconds, _DAY_S)
     return f"{_day(day)} {rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d} GMT"
-
-
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

@@ -1,4 +1,4 @@
-"""Files that processes share as memory. Each lives as long as its owner, and is swept up if the owner was killed."""
+"""A file that processes share as memory lives as long as its owner, and is swept up if the owner was killed."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class _Files:
             except BaseException:  # a signal's handler may raise, too
                 with suppress(OSError):
                     os.unlink(staged)
-                self._unlock(name)
+                self.remove(name)
                 raise
             finally:
                 os.close(descriptor)
@@ -116,7 +116,7 @@ class _Files:
                 _, old = self._locked
                 self._locked = self._other_locked()
                 os.close(old)
-            Path(path).unlink(missing_ok=True)
+            Path(self._folder, name).unlink(missing_ok=True)
 
     def _other_locked(self) -> tuple[str, int] | None:
         for name in self._names:
@@ -125,11 +125,6 @@ class _Files:
                 _lock(descriptor)
                 return name, descriptor
         return None
-
-    def _unlock(self, name: str) -> None:
-        if self._locked is not None and self._locked[0] == name:
-            os.close(self._locked[1])
-            self._locked = None
 
     def _sweep(self) -> None:
         """Remove the files of owners that were killed; who still uses them has them mapped."""

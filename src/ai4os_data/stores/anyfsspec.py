@@ -91,14 +91,9 @@ class FsspecStore(Store):
         self._opened: PerProcess[_Opened] = PerProcess(self._open)
         self._opened.get()  # an unknown protocol, or one whose package is missing, shows here
 
-    def __getstate__(self) -> dict[str, object]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickle what it was made from."""
-        return {"url": self._url, "counters": self.counters, "patience": self.patience, "options": self._options}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make it anew."""
-        common = {"counters": state["counters"], "patience": state["patience"]}
-        self.__init__(state["url"], **common, **state["options"])  # type: ignore[misc]
+        return partial(FsspecStore, counters=self.counters, patience=self.patience, **self._options), (self._url,)
 
     def _open(self) -> _Opened:
         try:

@@ -1,6 +1,7 @@
-"""A store: files under keys, reached over some protocol. Whole files in, whole files out, one version each.
+"""A store has files under keys, and the same few verbs over any protocol; a sha256 confirms what it was given.
 
-There is no rename and no lock in it, because no server gives them honestly.
+Whole files in, whole files out, one version each. There is no rename and no lock in it, because no
+server gives them honestly.
 """
 
 from __future__ import annotations
@@ -281,7 +282,8 @@ class Store(ABC):
             StorageError: it could not be stored, or not verified.
         """
         source = Source(content, on_bytes=on_bytes)
-        return confirm(self, key, source, sha256, found=partial(file_at, self), send=partial(write_new, self))
+        send = partial(write_new, self, key, source)
+        return confirm(self, key, source, sha256, before=file_at(self, key), send=send)
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -325,13 +327,7 @@ class Store(ABC):
 
 
 def confirm(
-    store: Store,
-    key: str,
-    source: Source,
-    sha256: str,
-    *,
-    found: Callable[[str], Entry | None],
-    send: Callable[[str, Source, str, Entry | None], str],
+    store: Store, key: str, source: Source, sha256: str, *, before: Entry | None, send: Callable[[], str]
 ) -> Level:
     """Write a whole new file, unless an earlier try has, and compare the sha256 of what the store holds.
 
@@ -340,15 +336,14 @@ def confirm(
         key: as for `Store.write_confirmed`.
         source: its bytes.
         sha256: of these.
-        found: the file that an earlier try has left at a key.
-        send: stores the file, and gives the sha256 of what the store holds then.
+        before: the file that an earlier try has left at the key.
+        send: stores the bytes, and gives the sha256 of what the store holds then.
 
     Raises:
         IntegrityError: the store holds other bytes; they are removed as far as possible.
     """
-    before = found(key)
     if before is None or not holds(store, before, source.size_bytes, sha256):
-        stored = send(key, source, sha256, before)
+        stored = send()
         if stored != sha256:
             with suppress(errors.StorageError):
                 store.delete(key)
@@ -375,7 +370,7 @@ def holds(store: Store, entry: Entry, size_bytes: int, sha256: str) -> bool:
         return False
 
 
-def write_new(store: Store, key: str, source: Source, _sha256: str, _before: Entry | None) -> str:
+def write_new(store: Store, key: str, source: Source) -> str:
     """Write a file, and give the sha256 of what the store holds then."""
     entry = store.write(key, source.content)
     if source.on_bytes is not None:

@@ -1,4 +1,4 @@
-"""WebDAV verbs, sent through webdav4 and httpx: these two are imported here alone, and none of their values leave.
+"""WebDAV verbs but GET and PUT, by webdav4 and httpx: both are imported here alone, and none of their values leave.
 
 What comes out is a whole answer, or an error of ours; tries, pauses and refusals are those of the bytes.
 """

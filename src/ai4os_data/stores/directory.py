@@ -78,7 +78,7 @@ class DirectoryStore(Store):
         self.is_local = mount is None or not mount.is_network
         self._mounted_at = str(mount.point) if mount is not None else ""
         self.identity = f"directory {mount.source if mount and mount.is_network else ''} {self.root}"
-        if (remote_path := mounts.remote_place(self.root)) is not None:  # the same files, wherever they are mounted
+        if (remote_path := mounts.remote_path(self.root)) is not None:  # the same files, wherever they are mounted
             self.identity = "rclone {}:{}".format(*remote_path)
         self._best_level: Level | None = None
         self._tree = DirectoryTree(self.root, self.location)

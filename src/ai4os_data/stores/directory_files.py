@@ -7,7 +7,7 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ai4os_data.http import write_whole
+from ai4os_data.machine import sync_folder, write_all
 from ai4os_data.stores.base import PIECE_BYTES
 from ai4os_data.stores.directory_tree import STAGED
 
@@ -49,11 +49,7 @@ def _sync_folders(target: str, root: str) -> None:
     """Let the names of a new file and of the folders above it, which may be new too, survive a power cut."""
     folder = os.path.dirname(target)
     while folder.startswith(root):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(folder)
         folder = os.path.dirname(folder)
 
 
@@ -73,7 +69,7 @@ def _copy(source: Source, file: FileIO) -> None:
     reader = source.open()
     try:
         while piece := reader.read(PIECE_BYTES):
-            write_whole(file, piece)
+            write_all(file.fileno(), piece)
     finally:
         reader.close()
 

@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 Info = dict[str, Any]
 
 _AWAY = (errors.ServerUnavailableError, errors.DeadlineError, errors.ThrottledError)
+_NOT_REACHED = (
+    *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE),
+    *(errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN),
+)
 _OF_NUMBERS: dict[int | None, type[errors.StorageError]] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), errors.OutOfSpaceError),
-    **dict.fromkeys(
-        (errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE), errors.ServerUnavailableError
-    ),
-    **dict.fromkeys(
-        (errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN), errors.ServerUnavailableError
-    ),
+    **dict.fromkeys(_NOT_REACHED, errors.ServerUnavailableError),
 }
 _OF_TYPES: dict[type[OSError], type[errors.StorageError]] = {
     FileNotFoundError: errors.NotFoundError,

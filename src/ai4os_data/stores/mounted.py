@@ -137,7 +137,7 @@ def _direct_store(
     path: str, *, table: Path, remote: Remote | None, environ: Mapping[str, str], open_dav: OpenDav
 ) -> Store | None:
     """The store that reads the same folder from the server; None if the remote or the credentials are unknown."""
-    remote_path = mounts.remote_place(path, table)
+    remote_path = mounts.remote_path(path, table)
     if remote_path is None:
         return None
     name, below = remote_path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
@@ -99,11 +100,10 @@ class NextcloudStore(WebDAVStore):
         """PUT a whole new file, or send it in chunks; the server computes the sha256."""
         check_utf_8(self.location, key)
         source = Source(content, on_bytes=on_bytes)
-        return confirm(self, key, source, sha256, found=self._before, send=self._store_new)
-
-    def _before(self, key: str) -> Entry | None:
-        """What an earlier try has left at a key; in a folder that is new there is nothing to look for."""
-        return None if self._folders.make_parent(key) else self._writer.before(key)
+        # In a folder that is new there is nothing to look for.
+        before = None if self._folders.make_parent(key) else self._writer.before(key)
+        send = partial(self._store_new, key, source, sha256, before)
+        return confirm(self, key, source, sha256, before=before, send=send)
 
     def abandon(self, key: str, size_bytes: int, sha256: str) -> None:
         """Remove the chunks of an upload that broke off."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -15,20 +16,23 @@ from ai4os_data.locations import (
     Remote,
     RemoteLocation,
     configured_names,
+    main_name,
     origin_of,
     webpages,
 )
 from ai4os_data.locations import parsing as locations
 from ai4os_data.stores.base import Store
-from ai4os_data.stores.meant import hinting_at_remote
 from ai4os_data.stores.mounted import open_path
 from ai4os_data.stores.nextcloud import NextcloudStore, is_nextcloud
 from ai4os_data.stores.webdav import WebDAVStore
+from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ai4os_data import telemetry
+
+_LOCAL = ("/", "./", "../", "~")
 
 
 def open_store(
@@ -87,12 +91,39 @@ def open_store(
         return _open_url(parsed.url, environ, counters, patience, options)
     if chosen is not None and not os.path.isabs(parsed.path):
         return dav(chosen, parsed.path.strip("/"))
-    with hinting_at_remote(os.fspath(location), environ) as hint:
-        store = open_path(
-            parsed.path, chosen, environ=environ, open_dav=dav, counters=counters, create=create, patience=patience
+    opened = partial(open_path, parsed.path, chosen, environ=environ, open_dav=dav, counters=counters)
+    return _hinting_at_remote(os.fspath(location), environ, partial(opened, create=create, patience=patience))
+
+
+def _hinting_at_remote(path: str, environ: Mapping[str, str], opened: Callable[[], Store]) -> Store:
+    """A directory's store; if the path looks like one of the storage without its remote, the right form is named."""
+    meant = _remote_form(path, environ)
+    if meant is None:
+        return opened()
+    try:
+        store = opened()
+    except LocationError as error:
+        raise LocationError(f"{error}. For a path of the storage write {meant!r}") from error
+    if store.is_local:
+        tell_once(
+            f"{path!r} is a directory of this machine, {os.path.abspath(path)}, which goes with the deployment. "
+            f"Write {meant!r} for the storage; write './{path}' to mean this machine"
         )
-        hint(store)
-        return store
+    return store
+
+
+def _remote_form(path: str, environ: Mapping[str, str]) -> str | None:
+    """How a relative path is written as one of the storage; None if it says where it is, or no remote is configured.
+
+    Of several remotes it is the one that the path begins with, as in ``rshare/datasets``; else the linked storage.
+    """
+    if path.startswith(_LOCAL) or path in {"", ".", ".."}:
+        return None
+    first, _, rest = os.path.normpath(path).partition("/")
+    if first in configured_names(environ):
+        return f"{first}:{rest}"
+    name = main_name(environ)
+    return None if name is None else f"{name}:{os.path.normpath(path)}"
 
 
 def _open_url(

@@ -1,4 +1,4 @@
-"""A large file in several ranges at a time, all of one version, hashed in order as they come."""
+"""A large file is downloaded in several ranges at a time, all of one version, and hashed in order as they come."""
 
 from __future__ import annotations
 

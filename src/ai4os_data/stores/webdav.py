@@ -160,14 +160,14 @@ class WebDAVStore(Store):
         self, key: str, content: Path | bytes, sha256: str, *, on_bytes: OnBytes | None = None
     ) -> Level:
         """PUT a whole new file, and compare the sha256 of what the server holds."""
-        source = Source(content, on_bytes=on_bytes)
+        source, before = Source(content, on_bytes=on_bytes), self._writer.before(key)
 
-        def send(key: str, source: Source, _sha256: str, before: Entry | None) -> str:
+        def send() -> str:
             self._folders.make_parent(key)
             self._writer.put(key, source, before=before)
             return self.sha256_of(self.stat(key))
 
-        return confirm(self, key, source, sha256, found=self._writer.before, send=send)
+        return confirm(self, key, source, sha256, before=before, send=send)
 
     def make_folder(self, key: str) -> bool:
         """Make a folder below the root, and those above it, if they are missing; whether the server says it is new.
