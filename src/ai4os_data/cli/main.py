@@ -50,7 +50,8 @@ def _flush() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ai4os-data", description="Train on AI4OS storage at the speed of the local disk."
+        prog="ai4os-data",
+        description="PyTorch data access for AI4OS: a local cache, and checkpoints that survive.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {metadata.version('ai4os-data')}")
     commands = parser.add_subparsers(title="commands", required=True)

@@ -147,7 +147,7 @@ class OpenPasses:
         self._open.remove(one)
 
     def leave(self, one: EpochPass) -> EpochPass | None:
-        """Record that nobody goes on with a pass; the one that the state describes instead, if that changes."""
+        """Record that nobody iterates over a pass; the one that the state describes instead, if that changes."""
         if one not in self._open:
             return None
         self._open.remove(one)
@@ -248,7 +248,7 @@ class Order(ABC):
             self._is_ended = True
 
     def leave(self, one: EpochPass) -> None:
-        """Record that nobody goes on with a pass."""
+        """Record that nobody iterates over a pass any more."""
         self._notice()
         if (other := self._passes.leave(one)) is not None:
             self._show(other)

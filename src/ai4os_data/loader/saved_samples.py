@@ -55,5 +55,5 @@ class SavedSamples:
             )
         if state.get("versions") != ours["versions"]:
             tell_once(
-                f"{locations}: files have changed since the state was saved; the epoch goes on with them as they are"
+                f"{locations}: files have changed since the state was saved; the epoch resumes with them as they are now"
             )
