@@ -55,5 +55,5 @@ class SavedSamples:
             )
         if state.get("versions") != ours["versions"]:
             tell_once(
-                f"{locations}: files have changed since the state was saved; the epoch resumes with them as they are now"
+                f"{locations}: files have changed since the state was saved; it resumes with them as they are now"
             )
