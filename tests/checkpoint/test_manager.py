@@ -210,7 +210,7 @@ def test_intermediate_saves_make_way_and_say_so(held: Held, tmp_path: Path) -> N
     assert [handle.level for handle in handles] == ["confirmed", None, None, "confirmed"]
     with open_run(held, tmp_path, "other") as again:
         assert steps_of(again) == [4, 1]
-    assert run.saver.counts["dropped"] == 2
+    assert run.stats()["dropped"] == 2
 
 
 def test_save_never_waits_for_the_store(held: Held, tmp_path: Path) -> None:
@@ -220,8 +220,8 @@ def test_save_never_waits_for_the_store(held: Held, tmp_path: Path) -> None:
     for step in range(10):
         run.save(state_of(step), step).wait("local", timeout_s=10)
     assert time.monotonic() - begun < 5
-    assert run.saver.counts["saves"] == 10
-    assert 0 < run.saver.counts["stall_s"] < 5
+    assert run.stats()["saves"] == 10
+    assert 0 < run.stats()["stall_s"] < 5
     held.gate.set()
     run.close()
 

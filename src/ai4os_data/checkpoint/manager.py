@@ -201,6 +201,10 @@ class StorageCheckpoint:
         """
         return PreemptionGuard(self.saver, budget_s)
 
+    def stats(self) -> dict[str, float]:
+        """How many saves there were, how long training has waited for them, and what became of them."""
+        return dict(self.saver.counts)
+
     def close(self, timeout_s: float | None = None) -> None:
         """Wait for the last upload.
 
