@@ -323,7 +323,7 @@ def test_another_number_of_ranks_is_told_where_something_is_lost(
     """Random states of two ranks are one too many for one; the callback keeps them itself."""
     is_kept = kept == "by the run"
     with StorageCheckpoint(folder.location, spool=tmp_path / "spool", save_random_states=is_kept) as run:
-        ranks_of_two: Any = run
+        ranks_of_two: Any = run.saver
         of_one = ranks_of_two._gathered
         ranks_of_two._gathered = lambda state: 2 * of_one(state)
         run.save({"a": 1}, 1).wait()
