@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from ai4os_data import DiskCache, StorageDataset, open_filesystem
-from ai4os_data.cli.visits import visiting
+from ai4os_data.cli.probe import visiting
 from ai4os_data.machine import mounts
 from ai4os_data.stores import open_store
 from benchmarks import corpus

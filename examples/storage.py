@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai4os_data import Remote, open_filesystem
-from ai4os_data.cli.visits import visiting
+from ai4os_data.cli.probe import visiting
 from ai4os_data.stores import open_store
 
 if TYPE_CHECKING:

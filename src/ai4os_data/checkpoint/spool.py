@@ -140,6 +140,11 @@ class Spool:
         with self._guard:
             return sorted(self._entries.values(), key=lambda spooled: (spooled.name.order, spooled.name))
 
+    def has(self, name: CheckpointName) -> bool:
+        """Whether a checkpoint is one of the entries."""
+        with self._guard:
+            return name in self._entries
+
     def attempts(self) -> list[AttemptName]:
         """Every attempt that has a folder here, living ones of other processes included."""
         return self._run.attempts()

@@ -39,5 +39,6 @@ def _verify(saver: Saver, history: History, seen: Seen) -> None:
         found = saver.store.sha256_of(seen.files[file])
         if found != facts.sha256:
             raise errors.IntegrityError(f"{file} has the sha256 {found}, where {facts.sha256} was written")
-    if seen.spooled is not None and not seen.spooled.is_intact() and seen.spooled.folder.exists():
+    # One that gives way to a newer one meanwhile is no entry any more before its first byte goes.
+    if seen.spooled is not None and not seen.spooled.is_intact() and saver.spool.has(seen.name):
         raise errors.IntegrityError("the copy in the spool is damaged")
