@@ -285,7 +285,7 @@ def test_read_only_disk_is_read_from(tmp_path: Path) -> None:
         with Warnings() as more_warnings:
             assert wrong_keys(more_cached, more, more.list()) == []
         assert warnings + more_warnings == [
-            f"{disk}/cache: Read-only file system: files are read without storing more in the cache"
+            f"{disk}/cache: Read-only file system: reading goes on without storing more in the cache"
         ]
         with pytest.raises(errors.CacheError, match="Read-only file system"):
             DiskCache(disk / "cache", "8MiB")

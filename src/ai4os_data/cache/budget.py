@@ -136,7 +136,7 @@ class Budget:
             reason = "the disk is full"
         if number in {errno.EMFILE, errno.ENFILE}:
             reason = str(exhausted(error))
-        tell_once(f"{self.directory}: {reason}: files are read without storing more in the cache")
+        tell_once(f"{self.directory}: {reason}: reading goes on without storing more in the cache")
         self._not_before, self._refused_bytes = time.monotonic() + _BROKEN_AGAIN_S, 0
 
     @contextmanager
