@@ -47,8 +47,8 @@ demo: $(DEMO) ## train on scanned digits over WebDAV, and show what the cache do
 test: $(READY) ## run the tests, but for the long ones: some 10 minutes on two idle cores
 	$(BIN)/python -m pytest -m "not long" -n 4 --dist worksteal
 
-test-long: $(READY) ## run the long tests: some 10 minutes more
-	$(BIN)/python -m pytest -m long --timeout 1800
+test-long: $(READY) ## run the long tests: some 8 minutes more
+	$(BIN)/python -m pytest -m long --timeout 1800 -n 2 --dist worksteal
 
 test-live: $(READY) ## run the tests against a Nextcloud of yours, which CONTRIBUTING.md says how to name
 	$(BIN)/python -m pytest tests/live --timeout 600
