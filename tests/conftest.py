@@ -64,7 +64,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def _nobody_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Find no remote and no cache of whoever runs the tests, say anew what is said once, and know no server yet."""
     for name in [*os.environ]:
-        if name.startswith(("RCLONE_", "AI4OS_DATA_CACHE")):
+        if name.startswith(("RCLONE_", "AI4OS_DATA_CACHE", "AI4OS_DATA_COPIES")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("RCLONE_CONFIG", os.devnull)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg-cache"))

@@ -30,6 +30,7 @@ FLOORS = {
     "checkpoint": 7,
     "fsspec": 7,
     "loader": 8,
+    "folders": 8,
     "lightning": 9,
     "cli": 10,
     # the front doors, which name what lies behind them; nobody inside goes through them

@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint import StorageCheckpoint
     from ai4os_data.datasets import Sample, StorageDataset
     from ai4os_data.errors import StorageError
+    from ai4os_data.folders import LocalCopy, local_copy
     from ai4os_data.fsspec import open_filesystem
     from ai4os_data.loader import StorageDataLoader, StorageSampler
     from ai4os_data.locations import Remote
 
 __all__ = [
     "DiskCache",
+    "LocalCopy",
     "Remote",
     "Sample",
     "StorageCheckpoint",
@@ -23,6 +25,7 @@ __all__ = [
     "StorageDataset",
     "StorageError",
     "StorageSampler",
+    "local_copy",
     "open_filesystem",
 ]
 
@@ -31,6 +34,7 @@ __version__ = "0.1.0"
 # Each name loads its room on first use, so that the import costs no torch and no network.
 _HOMES = {
     "DiskCache": "cache",
+    "LocalCopy": "folders",
     "Remote": "locations",
     "Sample": "datasets",
     "StorageCheckpoint": "checkpoint",
@@ -38,6 +42,7 @@ _HOMES = {
     "StorageDataset": "datasets",
     "StorageError": "errors",
     "StorageSampler": "loader",
+    "local_copy": "folders",
     "open_filesystem": "fsspec",
 }
 

@@ -70,7 +70,7 @@ class LocationError(StorageError, ValueError):
 class NameRefusedError(LocationError, OSError):
     """The server stores nothing under this name: ``.htaccess``, ``x.part``, a line break, 251 bytes and more.
 
-    Choose another.
+    Or the local disk of a copy cannot hold it. Choose another.
     """
 
     error_number = errno.EINVAL
@@ -207,6 +207,15 @@ class EmptyClassError(EmptyDatasetError, FileNotFoundError):
 
 class PreparationError(StorageError):
     """The user's ``prepare`` failed on a file, or gave something else than bytes. The message names the file."""
+
+
+class OverwriteError(StorageError, FileExistsError):
+    """Files are in the way that a local copy did not write, or that were changed since. The message names them.
+
+    Move them away, or give ``overwrite=True``.
+    """
+
+    error_number = errno.EEXIST
 
 
 class CheckpointError(StorageError):

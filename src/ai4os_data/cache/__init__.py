@@ -11,11 +11,13 @@ from ai4os_data.cache.live import live_in
 from ai4os_data.cache.paths import LocalPath
 from ai4os_data.cache.placement import (
     SMALLEST_BYTES,
+    copies_candidates,
     fallback,
     spool_candidates,
     spool_room,
 )
 from ai4os_data.cache.plan import Plan, Uses
+from ai4os_data.cache.preparation import Preparation
 from ai4os_data.cache.report import Report, directories, existing, report
 from ai4os_data.cache.uncached import IN_MEMORY_BYTES, UncachedStore
 from ai4os_data.cache.versions import Drift, WantedFile
@@ -31,12 +33,14 @@ __all__ = [
     "Held",
     "LocalPath",
     "Plan",
+    "Preparation",
     "Report",
     "UncachedStore",
     "Uses",
     "WantedFile",
     "cache_for",
     "caches_on_disk_of",
+    "copies_candidates",
     "digest",
     "directories",
     "existing",

@@ -107,6 +107,16 @@ def spool_candidates(environ: Mapping[str, str]) -> Iterator[str]:
     yield fallback("spool")
 
 
+def copies_candidates(environ: Mapping[str, str]) -> Iterator[str]:
+    """Where local copies, and the records of them, may lie if nobody says, the best first."""
+    if environ.get("AI4OS_DATA_COPIES"):
+        yield environ["AI4OS_DATA_COPIES"]
+        return
+    if (base := _base(environ)) is not None:
+        yield os.path.join(base, "ai4os-data-copies")
+    yield fallback("copies")
+
+
 def _base(environ: Mapping[str, str]) -> str | None:
     """The user's folder for what can be made anew; None if nothing says which it is.
 

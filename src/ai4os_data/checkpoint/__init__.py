@@ -6,11 +6,11 @@ The way back: `manager` → `restoring` → `history` (what there is) → the sp
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ai4os_data.checkpoint.names import MANIFEST, CheckpointName
 from ai4os_data.checkpoint.spool_directory import foreseen_directory
+from ai4os_data.machine import loaded_on_use
 
 if TYPE_CHECKING:
     from ai4os_data.checkpoint.ending import finish_runs
@@ -51,33 +51,28 @@ __all__ = [
     "with_arrays",
 ]
 
-# Each of these names loads its module on first use: most of them need torch, and the doctor needs none of them.
-_HOMES = {
-    "BUDGET_S": "manager",
-    "RANK_TIMEOUT_S": "manager",
-    "Checkpoint": "restored",
-    "Mode": "retention",
-    "PreemptionGuard": "preemption",
-    "Ranks": "ranks",
-    "Restored": "restored",
-    "Retention": "retention",
-    "SaveHandle": "handle",
-    "Saver": "saving",
-    "Staging": "staging",
-    "StorageCheckpoint": "manager",
-    "chosen_mode": "retention",
-    "finish_runs": "ending",
-    "parse_limit": "space",
-    "random_states": "randomness",
-    "read_named": "restoring",
-    "set_random_states": "randomness",
-    "with_arrays": "staging",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Load a name from its module."""
-    if name not in _HOMES:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+# Most of these need torch, and the doctor needs none of them.
+__getattr__ = loaded_on_use(
+    __name__,
+    {
+        "BUDGET_S": "manager",
+        "RANK_TIMEOUT_S": "manager",
+        "Checkpoint": "restored",
+        "Mode": "retention",
+        "PreemptionGuard": "preemption",
+        "Ranks": "ranks",
+        "Restored": "restored",
+        "Retention": "retention",
+        "SaveHandle": "handle",
+        "Saver": "saving",
+        "Staging": "staging",
+        "StorageCheckpoint": "manager",
+        "chosen_mode": "retention",
+        "finish_runs": "ending",
+        "parse_limit": "space",
+        "random_states": "randomness",
+        "read_named": "restoring",
+        "set_random_states": "randomness",
+        "with_arrays": "staging",
+    },
+)

@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
-from ai4os_data.datasets import seeding
-from ai4os_data.datasets.dataset import StorageDataset
-from ai4os_data.datasets.sample import Sample
-from ai4os_data.datasets.seeding import derived_seed
+from typing import TYPE_CHECKING
 
-__all__ = ["Sample", "StorageDataset", "derived_seed", "seeding"]
+from ai4os_data.datasets.choosing import matching
+from ai4os_data.datasets.index import Index, Shelf, enumerated, kept_index, open_index
+from ai4os_data.datasets.patterns import Pattern
+from ai4os_data.datasets.sample import Sample
+from ai4os_data.machine import loaded_on_use
+
+if TYPE_CHECKING:
+    from ai4os_data.datasets import seeding
+    from ai4os_data.datasets.dataset import StorageDataset
+    from ai4os_data.datasets.seeding import derived_seed
+
+__all__ = [
+    "Index",
+    "Pattern",
+    "Sample",
+    "Shelf",
+    "StorageDataset",
+    "derived_seed",
+    "enumerated",
+    "kept_index",
+    "matching",
+    "open_index",
+    "seeding",
+]
+
+# These need torch, and who copies a folder does not.
+__getattr__ = loaded_on_use(__name__, {"StorageDataset": "dataset", "derived_seed": "seeding", "seeding": "seeding"})

@@ -12,12 +12,12 @@ from torch.utils.data import Dataset
 from typing_extensions import Self
 
 from ai4os_data import telemetry
-from ai4os_data.cache import CachedStore, DiskCache, Drift, UncachedStore, cache_for
+from ai4os_data.cache import CachedStore, DiskCache, Drift, UncachedStore, cache_for, session_of
 from ai4os_data.datasets import choosing
 from ai4os_data.datasets.bad_samples import BadSamples
 from ai4os_data.datasets.classes import Classes, GivenClasses, compare
 from ai4os_data.datasets.decoding import Maker
-from ai4os_data.datasets.index import Index, find_folders, list_anew, open_index
+from ai4os_data.datasets.index import Index, Shelf, find_folders, list_anew, open_index
 from ai4os_data.datasets.listed import Columns, csv_file, split_file
 from ai4os_data.datasets.patterns import Pattern
 from ai4os_data.datasets.reading import Reader
@@ -138,7 +138,7 @@ class StorageDataset(Dataset[Any]):
             SiblingFiles(self.location, Siblings(counters), as_stored=prepare is not None),
             BadSamples(self.location, counters, skips=on_error == "skip"),
         )
-        listed = open_index(self._store, cache, index, on_drift, matches)
+        listed = open_index(self._store, self._shelf, index, on_drift, matches)
         if choose is None:
             choice = choosing.Choice(choosing.matching(matches, listed, self.location), target)
         else:
@@ -270,7 +270,7 @@ class StorageDataset(Dataset[Any]):
         if targets is not None and targets.numbering is not None:
             allow_empty = wanted.allow_empty or self._pattern is None
             wanted = GivenClasses(self.location, targets.numbering, allow_empty)
-        index = list_anew(self._store, self.reader.files.cache)
+        index = list_anew(self._store, self._shelf)
         if self._pattern is None:
             positions = choosing.found(self.keys, index, self.location)
         else:
@@ -291,9 +291,15 @@ class StorageDataset(Dataset[Any]):
         if numbering is not None:
             compare(numbering, self.location, is_given=wanted.classes is not None)
 
+    @property
+    def _shelf(self) -> Shelf | None:
+        """Where listings are kept."""
+        cache = self.reader.files.cache
+        return None if cache is None else session_of(cache)
+
     def _folders(self, index: Index) -> Folders:
         if self._lists_folders:
-            find_folders(index, self._store, self.reader.files.cache)
+            find_folders(index, self._store, self._shelf)
         return choosing.class_folders(self._pattern, index)
 
     # --- samples

@@ -9,12 +9,12 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import xxhash
 
 from ai4os_data import errors
-from ai4os_data.cache import digest, session_of
+from ai4os_data.cache import digest
 from ai4os_data.http import retries
 from ai4os_data.machine import replace_whole
 from ai4os_data.stores import ByKey, PackedEntries, Store, Unreadable, folder_token, is_safe
@@ -23,7 +23,7 @@ from ai4os_data.telemetry import tell_once
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ai4os_data.cache import DiskCache, Drift
+    from ai4os_data.cache import Drift
     from ai4os_data.machine import PackedList
     from ai4os_data.stores import Entry, Listing
 
@@ -31,6 +31,16 @@ _SCHEMA = "ai4os-data listing 1"
 # The server or the mount cannot give a listing now: it is away, fails, or something before it answers with a page.
 _UNREACHABLE = (errors.ServerError, errors.StorageGoneError)
 _NAMED = 5
+
+
+class Shelf(Protocol):
+    """Where listings are kept, each under the name of its store."""
+
+    def kept_listing(self, name: str) -> bytes | None:
+        """A listing that was kept."""
+
+    def keep_listing(self, name: str, data: bytes) -> None:
+        """Keep a listing, if that is possible."""
 
 
 @dataclass(eq=False, repr=False)
@@ -196,7 +206,7 @@ class Index:
 
 def open_index(
     store: Store,
-    cache: DiskCache | None,
+    shelf: Shelf | None,
     lock_file: str | os.PathLike[str] | None,
     on_drift: Drift,
     concerns: Callable[[str], bool] = lambda _: True,
@@ -205,7 +215,7 @@ def open_index(
 
     Args:
         store: what is listed.
-        cache: where listings are kept.
+        shelf: where listings are kept.
         lock_file: what the listing has to be.
         on_drift: what to do if it is not.
         concerns: whether a key matters: others may come and go.
@@ -215,13 +225,13 @@ def open_index(
         LocationError: the lock file is of another location.
         StorageError: it cannot be listed, and no listing is kept.
     """
-    kept = Index.load(lock_file) if lock_file is not None else _kept(cache, _name(store))
+    kept = Index.load(lock_file) if lock_file is not None else kept_index(store, shelf)
     store = store.with_patience(store.patience.hurried(retries.OPENING_S, waits=kept is None))
     try:
         token = folder_token(store)
         if kept is not None and token is not None and token == kept.token and not kept.unreadable:
             return kept
-        listed = _listed(store, cache, token)
+        listed = _listed(store, shelf, token)
     except _UNREACHABLE as error:
         if kept is None:
             raise
@@ -232,23 +242,23 @@ def open_index(
     return listed if lock_file is None or kept is None else _reconciled(kept, listed, on_drift, concerns)
 
 
-def list_anew(store: Store, cache: DiskCache | None) -> Index:
+def list_anew(store: Store, shelf: Shelf | None) -> Index:
     """The listing as it is now; it is the one that is kept from now on.
 
     Raises:
         StorageError: it cannot be listed.
     """
-    return _listed(store, cache, folder_token(store))
+    return _listed(store, shelf, folder_token(store))
 
 
-def _listed(store: Store, cache: DiskCache | None, token: str | None) -> Index:
+def _listed(store: Store, shelf: Shelf | None, token: str | None) -> Index:
     """What a store lists now. The token is older: if the folder changes meanwhile, the next opening lists it anew."""
     listed = Index.of(store.listing(), store.location, token)
-    _keep(cache, store, listed)
+    _keep(shelf, store, listed)
     return listed
 
 
-def find_folders(index: Index, store: Store, cache: DiskCache | None) -> None:
+def find_folders(index: Index, store: Store, shelf: Shelf | None) -> None:
     """Take the folders at the top into a listing, those without a file included, and keep it so.
 
     Raises:
@@ -264,20 +274,21 @@ def find_folders(index: Index, store: Store, cache: DiskCache | None) -> None:
             f"{store.location}: folders without a file are not seen, since the storage cannot be reached: {error}"
         )
         return
-    _keep(cache, store, index)
+    _keep(shelf, store, index)
 
 
 def _name(store: Store) -> str:
     return digest("listing", store.identity)
 
 
-def _keep(cache: DiskCache | None, store: Store, listed: Index) -> None:
-    if cache is not None:
-        session_of(cache).keep_listing(_name(store), listed.to_bytes())
+def _keep(shelf: Shelf | None, store: Store, listed: Index) -> None:
+    if shelf is not None:
+        shelf.keep_listing(_name(store), listed.to_bytes())
 
 
-def _kept(cache: DiskCache | None, name: str) -> Index | None:
-    data = session_of(cache).kept_listing(name) if cache is not None else None
+def kept_index(store: Store, shelf: Shelf | None) -> Index | None:
+    """The listing of a store that was kept, whatever has become of it since; None if there is none."""
+    data = shelf.kept_listing(_name(store)) if shelf is not None else None
     try:
         return Index.from_bytes(data) if data is not None else None
     except (ValueError, KeyError, TypeError):  # of another version of this library

@@ -14,6 +14,7 @@ from ai4os_data.machine.files import (
     write_all,
     write_new,
 )
+from ai4os_data.machine.modules import loaded_on_use
 from ai4os_data.machine.mounts import Mount
 from ai4os_data.machine.packed import (
     Chosen,
@@ -47,6 +48,7 @@ __all__ = [
     "is_at",
     "is_size",
     "leave_to_parent",
+    "loaded_on_use",
     "locks",
     "mounts",
     "no_fork",

@@ -8,8 +8,17 @@ from ai4os_data.stores.dav import DavAnswer
 from ai4os_data.stores.directory import DirectoryStore
 from ai4os_data.stores.directory_files import nearest
 from ai4os_data.stores.entries import ByKey, ChosenEntries, PackedEntries
-from ai4os_data.stores.forms import Twins, forms, in_its_form, keyed_alike, shown
-from ai4os_data.stores.kinds import abandon, address_of, best_level, expunge, folder_token, local_path, look_at
+from ai4os_data.stores.forms import Twins, composed, forms, in_its_form, keyed_alike, shown
+from ai4os_data.stores.kinds import (
+    abandon,
+    address_of,
+    best_level,
+    expunge,
+    folder_token,
+    local_path,
+    look_at,
+    modified_ns,
+)
 from ai4os_data.stores.levels import LEVELS, Durability, Level, is_on_the_server, lower, reaches
 from ai4os_data.stores.memory import MemoryStore
 from ai4os_data.stores.mounted import STORAGE
@@ -52,6 +61,7 @@ __all__ = [
     "address_of",
     "best_level",
     "checked",
+    "composed",
     "expunge",
     "file_at",
     "folder_token",
@@ -63,6 +73,7 @@ __all__ = [
     "local_path",
     "look_at",
     "lower",
+    "modified_ns",
     "nearest",
     "open_dav",
     "open_store",

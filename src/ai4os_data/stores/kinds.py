@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ai4os_data.errors import NotFoundError, StorageError
 from ai4os_data.stores.directory import DirectoryStore
 from ai4os_data.stores.nextcloud import NextcloudStore
+from ai4os_data.stores.times import nanoseconds
 from ai4os_data.stores.webdav import WebDAVStore
 
 if TYPE_CHECKING:
@@ -67,6 +68,13 @@ def local_path(store: Store, entry: Entry) -> str | None:
             if store.stat(entry.key).is_same_version(entry):
                 return store.path(entry.key)
     return None
+
+
+def modified_ns(store: Store, entry: Entry) -> int | None:
+    """When a file last changed, in nanoseconds since the epoch; None if the store does not say."""
+    if isinstance(store, DirectoryStore) and entry.etag:
+        return int(entry.etag.partition("-")[0], 16)
+    return nanoseconds(entry.modified)
 
 
 def expunge(store: Store, folder: str, first: Sequence[str] = ()) -> None:
