@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ai4os_data.datasets.choosing import matching
-from ai4os_data.datasets.index import Index, Shelf, enumerated, kept_index, open_index
+from ai4os_data.datasets.index import Index, Shelf, enumerated, kept_index, list_anew, open_index
 from ai4os_data.datasets.patterns import Pattern
 from ai4os_data.datasets.sample import Sample
 from ai4os_data.machine import loaded_on_use
@@ -24,6 +24,7 @@ __all__ = [
     "derived_seed",
     "enumerated",
     "kept_index",
+    "list_anew",
     "matching",
     "open_index",
     "seeding",
