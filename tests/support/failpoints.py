@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KILLED = 77
-_CALLS = ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir", "open")
+_CALLS = ("fsync", "rename", "replace", "link", "unlink", "rmdir", "mkdir", "open", "utime")
 
 
 class Failpoints:

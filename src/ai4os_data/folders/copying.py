@@ -169,6 +169,7 @@ class Copying:
         if found.strangers:
             raise in_the_way_error(self._target.root, found.strangers)
         self._sizes = found.kept
+        self._target.end()  # what a kill has left
         if found.outdated:
             check_names([listed.keys[position] for position in positions], self._target.root)
             self._check_room(found)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NOTHING_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
@@ -79,8 +80,10 @@ class Target:
         """What is under a name, itself and not what it links to; None if there is nothing."""
         try:
             return os.lstat(f"{self.root}/{key}")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except OSError as error:
+            if error.errno in _NOTHING_THERE:
+                return None
+            raise
 
     def in_the_way(self, folder: str) -> str | None:
         """The first name on the way to a folder that is something else, such as a link; None if there is none."""
