@@ -63,7 +63,7 @@ def die_everywhere(source_of: Callable[[int], Folder], tmp_path: Path, changes: 
         fatal += 1
         source, target = source_of(fatal), tmp_path / f"copy-{fatal}"
 
-        def copy(source: Folder = source, target: Path = target) -> float:
+        def copy(_: object = None, source: Folder = source, target: Path = target) -> float:
             done = local_copy(source.location, target, remote=source.remote, progress=False)
             return done.stats()["fetched"]
 
@@ -75,7 +75,7 @@ def die_everywhere(source_of: Callable[[int], Folder], tmp_path: Path, changes: 
             put(source.root, changed, later_s=1000 * (number + 1))
             remove(source.root, () if number else changes.gone)
             versions.append(changed)
-            trials.append(run_until(fatal, lambda _: copy()).steps)
+            trials.append(run_until(fatal, copy).steps)
             for key in keys_of(target):
                 if not key.startswith(".ai4os-data-"):
                     assert (target / key).read_bytes() in [some.get(key) for some in versions], f"{key}, at {fatal}"

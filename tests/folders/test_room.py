@@ -147,17 +147,16 @@ def test_a_disk_that_fills_up_on_the_way_keeps_whole_files(size_bytes: int, disk
         assert differences(share.root, target) == ""
 
 
-def test_a_full_disk_of_the_record_is_told_by_its_name(
-    share: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_of_the_record_is_told_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file appears that is not on record; with room for the record the next call goes on."""
-    put(share.root, small_files(3000))
+    source = tmp_path / "source"
+    put(source, small_files(3000))
     home = tmp_path / "home"
     target = tmp_path / "copy"
     with tmpfs(home, 256 * 1024) as small:
         monkeypatch.setenv("AI4OS_DATA_COPIES", str(small))
         filler = small / "filler"
-        local_copy(share.location, target, remote=share.remote, pattern="class-0/000*", progress=False)
+        local_copy(source, target, pattern="class-0/000*", progress=False)
         with filler.open("wb", buffering=0) as file:
             try:
                 while True:
@@ -165,13 +164,13 @@ def test_a_full_disk_of_the_record_is_told_by_its_name(
             except OSError:
                 pass
         with pytest.raises(errors.OutOfSpaceError, match=str(small)):
-            local_copy(share.location, target, remote=share.remote, progress=False)
+            local_copy(source, target, progress=False)
         assert not list(target.glob(".ai4os-data-*"))
         filler.unlink()
         with pytest.raises(errors.OutOfSpaceError, match=str(small)):  # 3,000 lines take more than it has
-            local_copy(share.location, target, remote=share.remote, progress=False)
+            local_copy(source, target, progress=False)
         resize(small, 8 * MIB)
-        left = missing(share.root, target)
-        copy = local_copy(share.location, target, remote=share.remote, progress=False)
+        left = missing(source, target)
+        copy = local_copy(source, target, progress=False)
         assert copy.stats()["fetched"] == len(left)
-    assert differences(share.root, target) == ""
+    assert differences(source, target) == ""

@@ -16,10 +16,12 @@ from tests.support.shares import Share
 from tests.support.sources import content
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ai4os_data.folders import LocalCopy
     from ai4os_data.http.retries import Patience
+    from tests.nextcloud import NextcloudServer
 
 SMALL, MIDDLING, LARGE = "class-1/0001.bin", "middling.bin", "large.bin"
 SIZES = {SMALL: 977, MIDDLING: 3 * MIB, LARGE: 20 * MIB}
@@ -143,23 +145,25 @@ def test_a_folder_that_cannot_be_listed_has_not_vanished(lying: Share, tmp_path:
         lying.server.heal()
 
 
-def test_a_member_of_an_archive_is_checked(cloud_share: Share, tmp_path: Path, patience: Patience) -> None:
-    """A flipped bit, a missing member, an archive that is cut: the right bytes come in the end."""
-    cloud = cloud_share.server
+SPOILS: dict[str, Callable[[NextcloudServer], None]] = {
+    "a flipped bit": lambda cloud: cloud.corrupt_member("0004.bin"),
+    "a missing member": lambda cloud: cloud.drop_member("0007.bin"),
+    "a locked member": lambda cloud: cloud.lock_member("0008.bin"),
+    "the end too early": lambda cloud: cloud.truncate_next_archive(3000),
+    "a hang-up": lambda cloud: cloud.truncate_next_archive(3000, hangs_up=True),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_a_spoilt_archive(
+    nextcloud: NextcloudServer, cloud_share: Share, spoil: str, tmp_path: Path, patience: Patience
+) -> None:
+    """What is wrong with a member is found out, and the right bytes come with another request."""
     put(cloud_share.root, small_files(60))
-    for number, spoil in enumerate(
-        (
-            lambda: cloud.corrupt_member("0004.bin"),  # type: ignore[attr-defined]
-            lambda: cloud.drop_member("0007.bin"),  # type: ignore[attr-defined]
-            lambda: cloud.lock_member("0008.bin"),  # type: ignore[attr-defined]
-            lambda: cloud.truncate_next_archive(3000),  # type: ignore[attr-defined]
-            lambda: cloud.truncate_next_archive(3000, hangs_up=True),  # type: ignore[attr-defined]
-        )
-    ):
-        spoil()
-        copied(cloud_share, tmp_path / f"copy-{number}", patience)
-        assert differences(cloud_share.root, tmp_path / f"copy-{number}") == ""
-        cloud.clear_faults()  # type: ignore[attr-defined]
+    SPOILS[spoil](nextcloud)
+    copied(cloud_share, tmp_path / "copy", patience)
+    nextcloud.clear_faults()
+    assert differences(cloud_share.root, tmp_path / "copy") == ""
 
 
 def test_wrong_credentials_are_told_without_them(share: Share, tmp_path: Path, patience: Patience) -> None:

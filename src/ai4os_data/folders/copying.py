@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -15,7 +14,7 @@ from ai4os_data import errors
 from ai4os_data.datasets import Index, enumerated, kept_index, matching, open_index
 from ai4os_data.folders.fitting import check_names, check_room
 from ai4os_data.folders.progress import Progress
-from ai4os_data.folders.record import Record, Written
+from ai4os_data.folders.record import FULL, Record, Written
 from ai4os_data.folders.target import StagedFile, Target, in_the_way_error
 from ai4os_data.http import Body, MemoryBody
 from ai4os_data.stores import Entry, Fetched, Store, modified_ns
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 _IN_MEMORY_BYTES = 1024 * 1024  # from here on, bytes go to the disk as they come
 _IN_RANGES_BYTES = 16 * 1024 * 1024  # from here on, a file comes in several ranges at a time
 _BLOCK_BYTES = 4096
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _SAMPLED = 16
 
 
@@ -84,6 +82,7 @@ class Difference:
         strangers: the keys of files that are not ours, where ours belong.
         vanished: the keys of files of ours that are on the storage no more.
         left: those of them that were changed here, and so stay.
+        gone: the keys of files of ours that are neither there nor here, though an empty folder may be.
     """
 
     outdated: list[Outdated] = field(default_factory=list)
@@ -91,6 +90,7 @@ class Difference:
     strangers: list[str] = field(default_factory=list)
     vanished: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
 
     @property
     def replaced(self) -> int:
@@ -131,8 +131,10 @@ def difference(job: Job, listed: Index, positions: Sequence[int], record: Record
 
 def _compare_vanished(found: Difference, listed: Index, record: Record, target: Target) -> None:
     for key in record.keys:
-        if key not in found.kept and key not in listed.by_key and (here := target.found(key)) is not None:
-            (found.vanished if record.of(key, here) is not None else found.left).append(key)
+        if key not in found.kept and key not in listed.by_key:
+            here = target.found(key)
+            is_ours = here is not None and record.of(key, here) is not None
+            (found.gone if here is None else found.vanished if is_ours else found.left).append(key)
 
 
 class Copying:
@@ -238,7 +240,7 @@ class Copying:
             finally:
                 self._target.end()
         except OSError as error:
-            if isinstance(error, errors.StorageError) or error.errno not in _FULL:
+            if isinstance(error, errors.StorageError) or error.errno not in FULL:
                 raise
             free = os.statvfs(self._target.root)
             raise errors.OutOfSpaceError(
@@ -335,6 +337,7 @@ class Copying:
             ),
         )
         self._target.place(staged, wanted.key, self._over[wanted.key])
+        self._record.placed(wanted.key)
         self._sizes[wanted.key] = found.st_size
         self._fetched += 1
         self._came(wanted.size_bytes)
@@ -351,7 +354,7 @@ class Copying:
     # --- the end
 
     def _remove(self, found: Difference) -> None:
-        for key in found.vanished:
+        for key in (*found.vanished, *found.gone):
             self._target.remove(key)
             self._record.remove(key)
 

@@ -6,6 +6,7 @@ a line describes, and one that no line describes is somebody else's.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -13,6 +14,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ai4os_data import errors
 from ai4os_data.folders.progress import Progress
 from ai4os_data.machine import locks, ownership, replace_whole, write_all
 from ai4os_data.stores import Entry
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _POLL_S = 0.1
 _STATE = struct.Struct("<5q")
 _WORTH_WRITING_ANEW = 1000  # lines that no longer say anything
+FULL = {errno.ENOSPC, errno.EDQUOT}
 _NEW_LINE = os.O_CREAT | os.O_WRONLY | os.O_APPEND
 
 
@@ -72,7 +75,7 @@ class Record:
         self._folder = folder
         self._lock = lock
         self._written: dict[str, Written] = {}
-        self._before: dict[str, Written] = {}  # what a newer line may not have replaced yet
+        self._before: dict[str, list[Written]] = {}  # what a newer line may not have replaced yet
         self._lines = 0
         self._journal = -1
         self._shown_s = 0.0
@@ -82,10 +85,11 @@ class Record:
 
     def of(self, key: str, found: os.stat_result) -> Written | None:
         """What a file of the directory was written as; None if it is not ours, or was changed since."""
-        for written in (self._written.get(key), self._before.get(key)):
-            if written is not None and written.is_at(found):
-                return written
-        return None
+        written = self._written.get(key)
+        if written is not None and written.is_at(found):
+            self._before.pop(key, None)
+            return written
+        return next((before for before in self._before.get(key, ()) if before.is_at(found)), None)
 
     @property
     def keys(self) -> list[str]:
@@ -96,6 +100,10 @@ class Record:
         """Record what is about to appear under its name."""
         self._append([key, *written])
 
+    def placed(self, key: str) -> None:
+        """Remember that it has appeared, and nothing older is there any more."""
+        self._before.pop(key, None)
+
     def remove(self, key: str) -> None:
         """Record that a file was removed."""
         self._append([key])
@@ -103,7 +111,8 @@ class Record:
     def _append(self, line: list[Any]) -> None:
         if self._journal < 0:
             self._journal = ownership.open_file(f"{self._folder}/written", _NEW_LINE)
-        write_all(self._journal, json.dumps(line).encode() + b"\n")
+        with self._on_disk():
+            write_all(self._journal, json.dumps(line).encode() + b"\n")
         self._take(line)
 
     def _take(self, line: list[Any]) -> None:
@@ -113,7 +122,9 @@ class Record:
         if rest:
             self._written[key] = Written(*rest)
             if before is not None:
-                self._before[key] = before
+                self._before.setdefault(key, []).append(before)
+        else:
+            self._before.pop(key, None)
 
     def _read(self) -> None:
         try:
@@ -124,18 +135,19 @@ class Record:
         try:
             lines = json.loads(b"[%s]" % whole.replace(b"\n", b","))
         except ValueError:  # as a power cut leaves it
-            log.warning("%s/written is damaged: the files of that copy are no longer known to be ours", self._folder)
-            lines = []
+            lines = [line for line in map(_parsed, whole.split(b"\n")) if line is not None]
+            log.warning("%s/written is damaged: some files of the copy may be taken for somebody else's", self._folder)
         for line in lines:
             self._take(line)
         if torn:  # a kill in the midst of a line, whose file had not yet appeared
             self._write_anew()
 
     def _write_anew(self) -> None:
-        lines = [json.dumps([key, *written]) for key, written in self._written.items()]
+        all_of = ((key, [*self._before.get(key, ()), written]) for key, written in self._written.items())
+        lines = [json.dumps([key, *one]) for key, versions in all_of for one in versions]
         data = "".join(f"{line}\n" for line in lines).encode()
-        replace_whole(f"{self._folder}/written", f"{self._folder}/written.new", data, mode=0o600)
-        self._lines, self._before = len(lines), {}
+        self._replace("written", data)
+        self._lines = len(lines)
         self._close_journal()
 
     # --- the listing that the copy is of
@@ -148,7 +160,7 @@ class Record:
 
     def keep_listing(self, name: str, data: bytes) -> None:
         """Keep a listing."""
-        replace_whole(f"{self._folder}/{name}", f"{self._folder}/{name}.new", data, mode=0o600)
+        self._replace(name, data)
 
     # --- progress, for those who wait
 
@@ -162,9 +174,7 @@ class Record:
 
     def finished(self, job: str) -> None:
         """Record that everything that a job wants was there at this moment."""
-        replace_whole(
-            f"{self._folder}/finished", f"{self._folder}/finished.new", json.dumps([job, time.time()]).encode()
-        )
+        self._replace("finished", json.dumps([job, time.time()]).encode())
         if self._lines - len(self._written) > _WORTH_WRITING_ANEW:
             self._write_anew()
 
@@ -175,6 +185,23 @@ class Record:
             return bool(done == job and when_s >= since_s)
         return False
 
+    def _replace(self, name: str, data: bytes) -> None:
+        with self._on_disk():
+            replace_whole(f"{self._folder}/{name}", f"{self._folder}/{name}.new", data, mode=0o600)
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise errors.OutOfSpaceError(
+                f"{self._folder}: there is no room for the record of the copy ({error.strerror}). What has come is "
+                "whole, and stays. Make room there, or set AI4OS_DATA_COPIES to a folder on another disk; then call "
+                "again"
+            ) from error
+
     def close(self) -> None:
         """Let the next one begin."""
         self._close_journal()
@@ -184,6 +211,17 @@ class Record:
         if self._journal >= 0:
             os.close(self._journal)
             self._journal = -1
+
+
+def _parsed(line: bytes) -> list[Any] | None:
+    """A line of a damaged journal; None if it is none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(found, list):
+        return None
+    return found if len(found) in {1, 1 + len(Written._fields)} else None
 
 
 @contextmanager
