@@ -23,7 +23,7 @@ _FORMATS = {
 # What Pillow raises for files that are damaged, or that it does not know.
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
 
-_LABEL_MODES = {"1", "P", "I;16"}
+_LABEL_MODES = {"1", "P", "I;16", "I"}
 _FEW_GREYS = 64
 _FEW_COLOURS = 256
 _FLAT = 0.9  # of the pixels are like the one beside them
@@ -190,10 +190,9 @@ def _is_lossless(webp: bytes) -> bool:
 
 
 def _exif_of(image: Image.Image) -> bytes:
-    """What the camera noted, without its preview, its maker's own notes and the old size. Empty if there is nothing."""
-    exif = Image.Exif()
+    """What the camera noted, without its preview, the maker's own notes and the old size. Empty if there is nothing."""
+    exif = _notes_of(image)
     try:
-        exif = image.getexif()
         details = exif.get_ifd(_DETAILS)
         for tag in (_MAKER_NOTE, *_SIZES):
             details.pop(tag, None)
@@ -201,10 +200,25 @@ def _exif_of(image: Image.Image) -> bytes:
                 del exif[tag]
         return exif.tobytes() if exif else b""
     except _DAMAGED:
-        return _only_orientation(exif)
+        return _orientation_alone(exif)
 
 
-def _only_orientation(exif: Image.Exif) -> bytes:
+def orientation_of(picture: Picture) -> bytes:
+    """EXIF that says how a picture is turned; empty if it is not turned."""
+    if picture.format == "TIFF":
+        return b""  # one that is turned stays as it is
+    exif = _notes_of(picture.image)
+    return b"" if exif.get(_ORIENTATION, 1) == 1 else _orientation_alone(exif)
+
+
+def _notes_of(image: Image.Image) -> Image.Exif:
+    try:
+        return image.getexif()
+    except _DAMAGED:
+        return Image.Exif()
+
+
+def _orientation_alone(exif: Image.Exif) -> bytes:
     kept = Image.Exif()
     kept[_ORIENTATION] = exif.get(_ORIENTATION, 1)
     return kept.tobytes()
