@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from ai4os_data.datasets import seeding
     from ai4os_data.datasets.dataset import StorageDataset
     from ai4os_data.datasets.seeding import derived_seed
+    from ai4os_data.datasets.shrinking import Shrink, shrink
 
 __all__ = [
     "Index",
     "Pattern",
     "Sample",
     "Shelf",
+    "Shrink",
     "StorageDataset",
     "derived_seed",
     "enumerated",
@@ -28,7 +30,17 @@ __all__ = [
     "matching",
     "open_index",
     "seeding",
+    "shrink",
 ]
 
-# These need torch, and who copies a folder does not.
-__getattr__ = loaded_on_use(__name__, {"StorageDataset": "dataset", "derived_seed": "seeding", "seeding": "seeding"})
+# These need torch, or Pillow, and who copies a folder needs neither.
+__getattr__ = loaded_on_use(
+    __name__,
+    {
+        "Shrink": "shrinking",
+        "StorageDataset": "dataset",
+        "derived_seed": "seeding",
+        "seeding": "seeding",
+        "shrink": "shrinking",
+    },
+)
