@@ -44,6 +44,15 @@ class Pattern:
         """Whether the file of this key is a sample."""
         return (self._ordinary(key) and not is_junk(key)) or self._explicit(key)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle what was given."""
+        return Pattern, (self.given,)
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether it takes whatever there is."""
+        return any(glob in EVERYTHING for glob in self.globs)
+
     def leaves_out(self, key: str) -> bool:
         """Whether the file, which is no sample, would be one if it were no junk."""
         return self._ordinary(key) and is_junk(key)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ai4os_data import errors
 from ai4os_data.datasets import Index, enumerated, kept_index, matching, open_index
 from ai4os_data.folders.fitting import check_names, check_room
+from ai4os_data.folders.progress import Progress
 from ai4os_data.folders.record import Record, Written
 from ai4os_data.folders.target import StagedFile, Target, in_the_way_error
 from ai4os_data.http import Body, MemoryBody
@@ -21,10 +22,12 @@ from ai4os_data.stores import Entry, Fetched, Store, modified_ns
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from ai4os_data.cache import Preparation
     from ai4os_data.datasets import Pattern
+    from ai4os_data.folders.progress import Show
+    from ai4os_data.telemetry import Counters
 
 _IN_MEMORY_BYTES = 1024 * 1024  # from here on, bytes go to the disk as they come
 _IN_RANGES_BYTES = 16 * 1024 * 1024  # from here on, a file comes in several ranges at a time
@@ -43,6 +46,7 @@ class Job:
         preparation: what is made of each; None for nothing.
         limit_bytes: the most that the copy may take; None for what the disk has.
         overwrite: whether files that are not ours may be replaced.
+        counters: where requests and bytes are counted.
     """
 
     store: Store
@@ -50,6 +54,7 @@ class Job:
     preparation: Preparation | None
     limit_bytes: int | None
     overwrite: bool
+    counters: Counters
 
     @property
     def prepared_as(self) -> str:
@@ -137,19 +142,19 @@ class Copying:
         job: what is to be copied.
         record: what was written before.
         target: the directory.
-        progress: called with the bytes that have come and those that are to come.
+        show: is called with how far it is.
     """
 
-    def __init__(self, job: Job, record: Record, target: Target, progress: Callable[[int, int], None]) -> None:
+    def __init__(self, job: Job, record: Record, target: Target, show: Show) -> None:
         self._job = job
         self._record = record
         self._target = target
-        self._progress = progress
+        self._show = show
         self._failed: list[tuple[Entry, errors.StorageError]] = []
         self._gone: list[str] = []
         self._sizes: dict[str, int] = {}
         self._over: dict[str, os.stat_result | None] = {}
-        self._fetched = self._came_bytes = self._total_bytes = 0
+        self._fetched = self._came_bytes = self._total_bytes = self._total_files = 0
 
     def run(self, *, looks: bool) -> Copied:
         """Make the copy complete.
@@ -218,7 +223,7 @@ class Copying:
     # --- fetching
 
     def _fetch(self, outdated: Sequence[Outdated]) -> None:
-        self._total_bytes = sum(one.entry.size_bytes for one in outdated)
+        self._total_bytes, self._total_files = sum(one.entry.size_bytes for one in outdated), len(outdated)
         self._over = {one.entry.key: one.over for one in outdated}
         entries = [one.entry for one in outdated]
         try:
@@ -335,8 +340,9 @@ class Copying:
 
     def _came(self, size_bytes: int) -> None:
         self._came_bytes += size_bytes
-        self._record.show(self._came_bytes, self._total_bytes)
-        self._progress(self._came_bytes, self._total_bytes)
+        progress = Progress(self._came_bytes, self._total_bytes, self._fetched, self._total_files)
+        self._record.show(progress)
+        self._show(progress)
 
     def _fail(self, entry: Entry, error: errors.StorageError) -> None:
         self._failed.append((entry, error))

@@ -13,15 +13,18 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ai4os_data.folders.progress import Progress
 from ai4os_data.machine import locks, ownership, replace_whole, write_all
 from ai4os_data.stores import Entry
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+    from ai4os_data.folders.progress import Show
 
 _POLL_S = 0.1
-_PROGRESS = struct.Struct("<qq")
+_STATE = struct.Struct("<5q")
 _WORTH_WRITING_ANEW = 1000  # lines that no longer say anything
 _NEW_LINE = os.O_CREAT | os.O_WRONLY | os.O_APPEND
 
@@ -149,12 +152,13 @@ class Record:
 
     # --- progress, for those who wait
 
-    def show(self, done_bytes: int, total_bytes: int, *, at_once: bool = False) -> None:
+    def show(self, progress: Progress, *, at_once: bool = False) -> None:
         """Let others see how far it is."""
         now = time.monotonic()
         if at_once or now - self._shown_s > _POLL_S:
             self._shown_s = now
-            os.pwrite(self._lock, _PROGRESS.pack(done_bytes, total_bytes), 0)
+            with suppress(OSError):  # of a full disk: others see an old state
+                os.pwrite(self._lock, _STATE.pack(*progress[:4], os.getpid()), 0)
 
     def finished(self, job: str) -> None:
         """Record that everything that a job wants was there at this moment."""
@@ -183,12 +187,12 @@ class Record:
 
 
 @contextmanager
-def opened(folder: str, waiting: Callable[[int, int], None]) -> Iterator[Record]:
+def opened(folder: str, show: Show) -> Iterator[Record]:
     """The record in a folder, once no other process or thread copies.
 
     Args:
         folder: of the record; it is made if it is missing.
-        waiting: shows how far the other one is.
+        show: is called with how far the other one is.
     """
     os.makedirs(folder, mode=0o700, exist_ok=True)
     lock = ownership.open_file(f"{folder}/lock", os.O_CREAT | os.O_RDWR)
@@ -196,10 +200,12 @@ def opened(folder: str, waiting: Callable[[int, int], None]) -> Iterator[Record]
     try:
         while not locks.try_lock(lock):
             waited = True
-            state = os.pread(lock, _PROGRESS.size, 0)
-            waiting(*(_PROGRESS.unpack(state) if len(state) == _PROGRESS.size else (0, 0)))
+            state = os.pread(lock, _STATE.size, 0)
+            if len(state) == _STATE.size:
+                show(Progress(*_STATE.unpack(state)))
             time.sleep(_POLL_S)
         record = Record(folder, lock, waited=waited)
+        record.show(Progress(), at_once=True)
     except BaseException:
         locks.release(lock)
         raise
