@@ -73,7 +73,7 @@ def tree(system: AbstractFileSystem, top: str) -> Tree:
                 elif info.get("islink") or info.get("type") == "link":
                     failures[path] = OSError("a link to something else than a file, which is not followed here")
         except FileNotFoundError:
-            continue  # it went meanwhile
+            continue  # it has disappeared
         except OSError as error:
             if folder == top.rstrip("/"):
                 raise
@@ -82,7 +82,7 @@ def tree(system: AbstractFileSystem, top: str) -> Tree:
 
 
 def is_file(system: AbstractFileSystem, path: str, info: Info) -> bool:
-    """Whether something is a file, or a link to one: of local links fsspec says no more than that they are links."""
+    """Whether something is a file, or a link to one: for local links fsspec does not say what they lead to."""
     if info.get("type") == "file":
         return True
     return bool(info.get("islink") or info.get("type") == "link") and bool(system.isfile(path))
@@ -109,12 +109,12 @@ def entry_of(key: str, size_bytes: int, info: Info) -> Entry:
 
 
 def _moment(value: object) -> str:
-    """A moment, spelt alike whether it comes from a listing or of one file: fsspec's memory gives it in two types."""
+    """A moment as text, the same from a listing and from `info`: fsspec's memory file system has two types for it."""
     return str(value.timestamp() if isinstance(value, datetime) else value)
 
 
 def whole_number(value: Any) -> int | None:
-    """A size, in whatever type a file system gives it; None if it is none."""
+    """A size as an integer, whatever type a file system gives; None if it is no size."""
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
@@ -140,5 +140,5 @@ def write_error(location: str, key: str, error: OSError) -> errors.StorageError:
 
 
 def may_pass(error: errors.StorageError) -> bool:
-    """Whether it is what a file system says while its server is away."""
+    """Whether it is an error that a file system raises while its server is away."""
     return isinstance(error, _AWAY)

@@ -25,8 +25,8 @@ _PIECE_BYTES = 1024 * 1024
 def read_ranges(transport: Transport, url: str, entry: Entry, file: FileIO) -> str | None:
     """Fill an empty file with the version that an entry names, and give its sha256.
 
-    None, and the file is empty again, if that cannot be had in ranges: the file is small, or has no strong ETag, or
-    the server has another version by now or ignores ranges.
+    Returns None, and leaves the file empty, if ranges cannot be used: the file is small or has no strong ETag, or the
+    server has another version by now or ignores ranges.
 
     Raises:
         StorageError: it cannot be read.
@@ -61,7 +61,7 @@ def _requests(url: str, entry: Entry, etag: str, file: FileIO) -> Iterator[Reque
 
 
 def _is_part_of(outcome: Response | errors.StorageError, entry: Entry, etag: str) -> bool:
-    """Whether an answer is a range of that version; a weak ETag is never equal to one with quotes alone."""
+    """Whether an answer is a range of that version; a weak ETag never equals a strong one."""
     if isinstance(outcome, errors.StorageError):
         raise outcome
     is_plain = outcome.compression is None or outcome.total_bytes == entry.size_bytes
@@ -92,7 +92,7 @@ class _Front:
         self._complete: dict[int, int] = {}
 
     def advance(self, body: _RangeBody) -> None:
-        """Record that a range is complete, and hash what follows on from what was hashed."""
+        """Record that a range is complete, and hash the bytes that follow those already hashed."""
         self._complete[body.start] = body.start + body.length
         while (stop := self._complete.pop(self._position, None)) is not None:
             while self._position < stop:

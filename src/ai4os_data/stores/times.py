@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 
 def nanoseconds(text: str | None) -> int | None:
-    """A moment in nanoseconds since the epoch; None if the text is none that is understood.
+    """A moment in nanoseconds since the epoch; None if the text is not understood.
 
     Args:
         text: seconds, an HTTP date (RFC 9110, 5.6.7) or an ISO 8601 date; without a time zone it is UTC.
@@ -31,5 +31,5 @@ def nanoseconds(text: str | None) -> int | None:
 
 
 def _of_seconds(seconds: float) -> int | None:
-    """Seconds as nanoseconds, to the microsecond, if a file can have them."""
+    """Seconds as nanoseconds, rounded to microseconds; None if no file can have such a time."""
     return round(seconds * 1e6) * 1000 if 0 <= seconds < 1 << 33 else None
