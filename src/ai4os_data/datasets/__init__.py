@@ -29,5 +29,5 @@ __all__ = [
     "seeding",
 ]
 
-# These need torch, and who copies a folder does not.
+# These need torch; a program that copies a folder does not.
 __getattr__ = loaded_on_use(__name__, {"StorageDataset": "dataset", "derived_seed": "seeding", "seeding": "seeding"})

@@ -46,7 +46,7 @@ def warm(reader: Reader, cached: CachedStore, *, progress: bool) -> dict[str, in
             is_full = counts[telemetry.PASSED_THROUGH] - passed_before > _PASSES_UNTIL_FULL
             if is_full:
                 break
-    # Only now: at the end of the filling, what was still on its way to the disk has found room or has not.
+    # Counted after the filling, when it is clear which files found room.
     kept = came - (counts[telemetry.PASSED_THROUGH] - passed_before)
     if is_full:
         tell_once(
@@ -63,8 +63,8 @@ def _files(reader: Reader) -> list[WantedFile]:
 
 
 def _learn_from_one(reader: Reader) -> None:
-    """Make a sample, if it may be that it asks for siblings and none has been made yet."""
+    """Make one sample, if samples may ask for siblings and none has been made yet."""
     if reader.maker.sees_samples and not reader.siblings.learned():
-        # Whatever is wrong with it is met when it is read.
+        # An error of this sample is raised when it is read.
         with seeding.kept_states(), suppress(Exception):
             reader.maker.decoded(0, Sample(reader.origin, WantedFile(reader.entries[0])))
