@@ -70,7 +70,7 @@ class CachedStore:
         """Read whole files: hits at once, misses as they arrive. Each comes with its bytes or with its own error."""
         missing = []
         for wanted in map(self._source.current, files):
-            held = self.known(wanted)
+            held = self._lookup.find(self.name(wanted))
             data = self.hit(held) if held is not None else None
             if data is None:
                 missing.append(wanted)
@@ -179,12 +179,24 @@ class CachedStore:
         """
         absent = []
         for wanted in map(self._source.current, files):
-            held = self.known(wanted)
+            held = self._lookup.find(self.name(wanted))
             if held is None or not (trusting or session_of(self.cache).objects.is_there(held)):
                 absent.append(wanted)
             elif noting:
                 session_of(self.cache).budget.note_use(held.name)
         return absent
+
+    def not_at_hand(self, positions: Sequence[int]) -> Sequence[int]:
+        """Those of the files that are read now which this process has not used lately; all, if uses are recorded.
+
+        Args:
+            positions: of the files, as they were given to `keep_together`.
+        """
+        known = session_of(self.cache).known
+        if known.newer or self.cache.policy == "lru":
+            return positions
+        names, recent = self.names(), known.recent
+        return [position for position in positions if names[position] not in recent]
 
     def forget(self, file: File) -> None:
         """Remove a file from the cache: after a write, since some servers give a quick rewrite the same ETag."""

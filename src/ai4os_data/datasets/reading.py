@@ -209,8 +209,15 @@ class Reader:
             return files
         return [wanted for wanted in files if wanted.size_bytes <= IN_MEMORY_BYTES]
 
-    def all_files(self, indices: Sequence[int]) -> list[WantedFile]:
-        """All files that these samples are read from, with siblings as far as they are known, each once."""
+    def all_files(self, indices: Sequence[int], *, trusting: bool = False) -> list[WantedFile]:
+        """All files that these samples are read from, with siblings as far as they are known, each once.
+
+        Args:
+            indices: of the samples.
+            trusting: leave out those, of samples without siblings, that this process has found in the cache lately.
+        """
+        if trusting and self.cached is not None and not self.siblings.learned():
+            indices = self.cached.not_at_hand(indices)
         return each_once([*self.own_files(indices), *self._siblings_of(indices)])
 
 

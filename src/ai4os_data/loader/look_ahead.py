@@ -65,7 +65,7 @@ class LookAheads:
         is_quiet, self._last_misses = misses == self._last_misses, misses
         return LookAhead(
             batches,
-            partial(nesting.files, self._dataset),
+            partial(nesting.files, self._dataset, trusting=is_quiet),
             self.staged_bytes or default_bytes(min(limits)),
             trusting=is_quiet,
             workers=workers,

@@ -45,11 +45,23 @@ def by_dataset(found: Sequence[Located | None]) -> list[tuple[StorageDataset, li
     return list(grouped.values())
 
 
-def files(dataset: Any, indices: Sequence[int]) -> list[tuple[CachedStore, list[WantedFile]]]:
-    """The whole files that samples will probably be read from, through a cache, with the store that reads them."""
+def files(
+    dataset: Any, indices: Sequence[int], *, trusting: bool = False
+) -> list[tuple[CachedStore, list[WantedFile]]]:
+    """The whole files that samples will probably be read from, through a cache, with the store that reads them.
+
+    Args:
+        dataset: that of a loader.
+        indices: of the samples.
+        trusting: whether files that this process has found in the cache lately may be left out.
+    """
     try:
         readers = [(found.reader, its_indices) for found, _, its_indices in by_dataset(expected(dataset, indices))]
-        return [(reader.cached, reader.all_files(some)) for reader, some in readers if reader.cached is not None]
+        return [
+            (reader.cached, reader.all_files(some, trusting=trusting))
+            for reader, some in readers
+            if reader.cached is not None
+        ]
     except (IndexError, KeyError, TypeError, ValueError):  # the error is raised when the batch is made
         return []
 
