@@ -25,13 +25,13 @@ def damaged(saver: Saver) -> dict[str, str]:
             _verify(saver, history, seen)
         except (errors.IntegrityError, errors.NotFoundError) as error:
             wrong[str(seen.name)] = str(error)
-    # What gave way to a newer one while it was read is not damaged.
+    # A checkpoint that was removed for a newer one while it was read is not damaged.
     there = {str(seen.name) for seen in saver.look().committed()} if wrong else set()
     return {name: reason for name, reason in wrong.items() if name in there}
 
 
 def _verify(saver: Saver, history: History, seen: Seen) -> None:
-    # Without a manifest on the store it is on its way there, and only the copy in the spool counts.
+    # Without a manifest on the store it is being sent, and only the copy in the spool counts.
     files = history.manifest_on_store(seen).files if MANIFEST in seen.files else {}
     for file, facts in files.items():
         if file not in seen.files:
@@ -39,6 +39,6 @@ def _verify(saver: Saver, history: History, seen: Seen) -> None:
         found = saver.store.sha256_of(seen.files[file])
         if found != facts.sha256:
             raise errors.IntegrityError(f"{file} has the sha256 {found}, where {facts.sha256} was written")
-    # One that gives way to a newer one meanwhile is no entry any more before its first byte goes.
+    # One that is removed for a newer one is no entry any more before its first byte is removed.
     if seen.spooled is not None and not seen.spooled.is_intact() and saver.spool.has(seen.name):
         raise errors.IntegrityError("the copy in the spool is damaged")
