@@ -1,4 +1,4 @@
-"""A plugin by which Lightning's own ``ModelCheckpoint`` saves to a storage, and never leaves it without a checkpoint."""
+"""The plugin by which Lightning's own ``ModelCheckpoint`` saves to a storage, which is never without a checkpoint."""
 
 from __future__ import annotations
 

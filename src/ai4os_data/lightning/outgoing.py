@@ -235,7 +235,7 @@ class Outgoing:
         return True
 
     def _remove(self, location: str) -> None:
-        """Remove a folder, the manifest first, so that nothing half removed looks whole; or a link, and not its target."""
+        """Remove a folder, manifest first, so that nothing half removed looks whole. A link is removed itself."""
         if os.path.islink(location):
             os.unlink(location)
             return
