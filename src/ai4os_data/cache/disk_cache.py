@@ -1,4 +1,4 @@
-"""The disk cache as users name it: a directory, a limit, a policy. Shared by threads, workers and processes."""
+"""The disk cache as users make it: a directory, a limit, a policy. Shared by threads, workers and processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DiskCache:
         size_limit: bytes, a text, or ``"auto"``: what is free, less a reserve of a fifth of the disk. ``"20GiB"`` and
             ``"20G"`` are 20 * 1024**3 bytes, as in rclone; ``"20GB"`` and ``"20 GB"`` are 20 * 1000**3, or 18.6 GiB.
             If several caches of a process use one directory, the smallest of their limits holds for all of them,
-            which is logged once. Processes each keep to their own: the one with the smaller limit shrinks the
+            which is logged once. Each process keeps to its own limit: the one with the smaller limit shrinks the
             directory whenever it stores.
         policy: ``"lru"`` evicts what was used longest ago. ``"auto"`` does so between datasets, but within a dataset
             that is in use entries do not evict each other: under shuffled epochs LRU would hit almost never. A process
@@ -79,9 +79,9 @@ class DiskCache:
             self._session.get().shrink()
 
     def _log_unlike_limits(self, before: int | None) -> None:
-        """Log which limit holds, if the user has given unlike ones; those of "auto" differ by what is free."""
+        """Log which limit holds, if the user gave different ones; limits of "auto" differ with the free space."""
         if self._unlike():
-            gc.collect()  # one that nobody has any more, as in a notebook whose cell runs a second time
+            gc.collect()  # a cache that nothing refers to any more, as after a notebook's cell ran twice
         if unlike := self._unlike():
             small, large = sorted([self.size_limit, unlike[0].size_bytes])
             tell_once(
@@ -147,9 +147,9 @@ class DiskCache:
         self._session.get().clear()
 
     def give_way(self, size_bytes: int) -> None:
-        """Let go of some bytes of the disk, for something that needs them more, and take them back after an hour.
+        """Free some bytes of the disk for something that needs them more, for an hour.
 
-        It holds for all processes that use the directory. What was used longest ago goes first.
+        It holds for all processes that use the directory. What was used longest ago is removed first.
         """
         self._session.get().give_way(size_bytes)
 
@@ -164,7 +164,7 @@ class DiskCache:
 
 
 def session_of(cache: DiskCache) -> Session:
-    """What this process does with a cache. It is asked for each time: a forked child has another one."""
+    """This process's session of a cache. Ask for it each time: a forked child has another one."""
     return cache._session.get()  # noqa: SLF001  it shows users nothing that is not for them
 
 

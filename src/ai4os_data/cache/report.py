@@ -1,4 +1,4 @@
-"""What a cache directory holds, read from its files alone: without its index, its lock, or anything being written."""
+"""What a cache directory holds, read from its files alone: without its index or lock, and without any writing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Report(NamedTuple):
         limit_bytes: the limit that its last user gave; None if nothing was stored yet.
         auto_bytes: what ``size_limit="auto"`` gives here now; None if the disk has too little room.
         ceded_bytes: how much of the limit is left to others now, such as a checkpoint.
-        ceded_until: until when, as `time.time` counts.
+        ceded_until: the time until which that holds, as `time.time` counts.
         free_bytes: what is free on its disk.
         processes: how many processes store into it now.
     """
@@ -119,7 +119,7 @@ def _auto_bytes(directory: str, held_bytes: int) -> int | None:
 
 
 def _taken(directory: str) -> Iterator[int]:
-    """The disk space of each file and folder; what is evicted meanwhile takes none."""
+    """The disk space of each file and folder; 0 for files that are evicted during the look."""
     for folder, _, names in os.walk(directory):
         for path in (folder, *(f"{folder}/{name}" for name in names)):
             with suppress(OSError):

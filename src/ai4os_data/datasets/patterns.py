@@ -1,4 +1,4 @@
-"""Glob patterns over keys, as pathlib has them, with braces: ``**`` is any number of folders, none included."""
+"""Glob patterns for keys, as pathlib has them, and with braces: ``**`` is any number of folders, even none."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Pattern:
         return self._ordinary(key) and is_junk(key) and not self._explicit(key)
 
     def reaches(self, folder: str) -> bool:
-        """Whether a file in this folder, or further below, may be a sample, going by its name."""
+        """Whether the name of a file in this folder, or further below, may match."""
         names = folder.split("/")
         is_junk_folder = names_junk(folder)
         return any(
@@ -76,12 +76,12 @@ class Pattern:
 
     @cached_property
     def _parts(self) -> list[tuple[str, list[Matcher | None]]]:
-        """Each glob with what takes each of its parts; None for ``**``."""
+        """For each glob the matchers of its parts; None for ``**``."""
         return [(glob, [None if part == "**" else matcher(part) for part in glob.split("/")]) for glob in self.globs]
 
 
 def matcher(pattern: str | Sequence[str]) -> Matcher:
-    """Tells whether a key matches a pattern, or one of several. Upper and lower case differ.
+    """A function that says whether a key matches a pattern, or one of several. Upper and lower case differ.
 
     Raises:
         ValueError: a pattern cannot be understood.
@@ -129,13 +129,13 @@ def _translated_token(token: re.Match[str]) -> str:
 
 def _translated_class(inside: str) -> str:
     negated = inside.startswith("!")
-    # What means something in a class of re alone: backslash, [ and ^, and the set operations && || ~~ --.
+    # Escape what has a meaning only in a character class of re: backslash, [ and ^, and && || ~~ --.
     escaped = re.sub(r"([\\\[^&|~])", r"\\\1", inside[negated:]).replace("--", r"-\-")
     return f"(?!/)[{'^' if negated else ''}{escaped}]"  # no class matches a slash
 
 
 def _is_on_the_way(parts: Sequence[Matcher | None], names: Sequence[str]) -> bool:
-    """Whether the folder of these names lies above something that the parts of a glob may take."""
+    """Whether the folder of these names lies above a path that the parts of a glob may match."""
     for number, name in enumerate(names):
         if number == len(parts):
             return False

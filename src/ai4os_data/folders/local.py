@@ -212,6 +212,11 @@ def _job(
 ) -> Job:
     if prepare is not None and not callable(prepare):
         raise TypeError(f"prepare is a function from bytes to bytes, not {prepare!r}")
+    if getattr(prepare, "keep", None) == "pixels":
+        raise ValueError(
+            f"{prepare!r} keeps arrays, which code that opens the files of a copy as images cannot read: leave out "
+            "keep='pixels', or read them through a StorageDataset"
+        )
     limit_bytes = _limit(size_limit)
     matches = Pattern(pattern, takes_junk=True)
     counters = getattr(location, "counters", None) or telemetry.Counters()  # a store may have its own
