@@ -1,4 +1,4 @@
-"""Files come from their store here, for a cache or without one: each whole, of one version, and prepared."""
+"""Files read from their store, for a cache or without one: each whole, of one version, and prepared."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class UncachedStore:
     Args:
         store: where the files are.
         prepare: turns a file's bytes into those that are given out.
-        prepare_version: distinguishes what ``prepare`` makes from what another one makes; by default it follows from
-            its code.
-        on_drift: what to do about a file that is another version than the listed one: raise, warn, or take it.
+        prepare_version: distinguishes the results of ``prepare`` from those of other functions; by default it follows
+            from the code.
+        on_drift: what to do if a file has another version than the listed one: raise, warn, or use it.
         counters: where misses and bytes are counted.
     """
 
@@ -68,7 +68,7 @@ class UncachedStore:
         return digest(self.store.identity, entry.key, entry.version, str(entry.size_bytes), prepared_as)
 
     def is_large(self, wanted: WantedFile) -> bool:
-        """Whether a file's bytes go to a file as they come."""
+        """Whether the bytes of a file are so many that they are written to a local file as they come."""
         return wanted.entry.size_bytes > IN_MEMORY_BYTES and (wanted.as_stored or self.preparation is None)
 
     def read(self, file: File) -> bytes:
@@ -103,7 +103,7 @@ class UncachedStore:
 
         def entries() -> Iterator[Entry]:
             for wanted in files:
-                if wanted.key in under_way:  # wanted in two forms
+                if wanted.key in under_way:  # it is wanted in two forms
                     again.append(wanted)
                 else:
                     under_way[wanted.key] = wanted
@@ -200,7 +200,7 @@ class UncachedStore:
         return self._local_path(self.current(file)) is not None
 
     def forget(self, file: File) -> None:
-        """Nothing is kept."""
+        """Do nothing: no file is kept."""
 
 
 def only_result(results: Iterator[Result]) -> bytes:

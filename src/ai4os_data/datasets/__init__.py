@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ai4os_data.datasets.choosing import matching
-from ai4os_data.datasets.index import Index, Shelf, enumerated, kept_index, open_index
+from ai4os_data.datasets.filling import Filling, fill
+from ai4os_data.datasets.index import Index, Shelf, enumerated, kept_index, list_anew, open_index
 from ai4os_data.datasets.patterns import Pattern
 from ai4os_data.datasets.sample import Sample
 from ai4os_data.machine import loaded_on_use
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ai4os_data.datasets.shrinking import Shrink, shrink
 
 __all__ = [
+    "Filling",
     "Index",
     "Pattern",
     "Sample",
@@ -25,7 +27,9 @@ __all__ = [
     "StorageDataset",
     "derived_seed",
     "enumerated",
+    "fill",
     "kept_index",
+    "list_anew",
     "matching",
     "open_index",
     "seeding",

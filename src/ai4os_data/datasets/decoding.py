@@ -1,4 +1,4 @@
-"""A sample becomes an item: decoded, labelled, transformed. Nothing is unpickled unless the user asked for it."""
+"""Makes items of samples: decoded, labelled, transformed. Nothing is unpickled unless the user asked for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Maker:
     Attributes:
         targets: the labels; None if there are none.
         gives_paths: whether a sample is the path of a local file.
-        is_lazy: whether it may do without the whole of a large file in memory.
+        is_lazy: whether it may read a large file without having all of it in memory.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class Maker:
 
     @property
     def sees_samples(self) -> bool:
-        """Whether a function of the user's own gets a `Sample`, and so may ask for siblings."""
+        """Whether a function of the user gets a `Sample`, and so may ask for siblings."""
         return self._has_own_decoder or (self.targets is not None and self.targets.function is not None)
 
     @property
     def may_draw(self) -> bool:
-        """Whether something of the user's own has a part in making a sample, and so may draw random numbers."""
+        """Whether a function of the user helps to make a sample, and so may draw random numbers."""
         return self.sees_samples or self.transform is not None or self.target_transform is not None
 
     def decoded(self, index: int, sample: Sample) -> tuple[Any, Any]:
@@ -66,7 +66,7 @@ class Maker:
         return self._decode(sample), self.targets.label(index, sample) if self.targets is not None else None
 
     def transformed(self, x: Any, y: Any) -> Any:
-        """What a user gets."""
+        """The item that the user gets."""
         if self.transform is not None:
             x = self.transform(x)
         if self.targets is None:
