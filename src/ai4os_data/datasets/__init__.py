@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ai4os_data.datasets.choosing import matching
 from ai4os_data.datasets.index import Index, Shelf, enumerated, kept_index, open_index
+from ai4os_data.datasets.looking import Look
 from ai4os_data.datasets.patterns import Pattern
 from ai4os_data.datasets.sample import Sample
 from ai4os_data.machine import loaded_on_use
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Index",
+    "Look",
     "Pattern",
     "Sample",
     "Shelf",

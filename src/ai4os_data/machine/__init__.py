@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ai4os_data.machine import descriptors, locks, mounts, ownership, shared_memory
+from ai4os_data.machine.cores import usable_cores
 from ai4os_data.machine.descriptors import exhausted
 from ai4os_data.machine.files import (
     disk_bytes,
@@ -64,6 +65,7 @@ __all__ = [
     "sync_folder",
     "tell_after_fork",
     "tell_before_fork",
+    "usable_cores",
     "write_all",
     "write_new",
 ]
