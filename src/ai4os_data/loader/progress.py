@@ -12,7 +12,7 @@ from ai4os_data.loader.bound import Bound, Sums
 from ai4os_data.loader.gains import Epoch
 from ai4os_data.loader.holding import Holding
 from ai4os_data.loader.sharing import group
-from ai4os_data.machine import usable_cores
+from ai4os_data.machine import usable_processors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,7 @@ class Progress:
     Args:
         epoch: its number.
         datasets: those that it goes through. Other loaders over them count into the same hits and bytes.
-        ahead: what fetches ahead.
+        ahead: the look-ahead of the pass.
         workers: how many processes make its batches; 0 if the caller does.
     """
 
@@ -93,7 +93,7 @@ class Progress:
         totals = self._at_end or self._totals()
         hits, misses, from_network = (totals[name] - self._before[name] for name in _COUNTED)
         fetched_ahead = self._ahead.figures["look_ahead_files"] if self._ahead is not None else 0
-        used = hits + misses - fetched_ahead  # what was fetched ahead is a hit when it is used
+        used = hits + misses - fetched_ahead  # files that were fetched ahead are hits when they are used
         looping_s = seconds - self._first_batch_s
         bound = self._bound()
         figures: EpochStats = {
@@ -152,7 +152,7 @@ class Progress:
             seen=self._sums.seen,
             batch_samples=self._samples / self._batches,
             workers=self._workers,
-            cores=max(1, usable_cores() // _ranks_here()),
+            cores=max(1, usable_processors() // _ranks_here()),
             cpu_s=(self._cpu_s - ahead_s) / self._batches,
             missed=missed,
             holding=Holding.of(self._datasets) if fetches else Holding(1.0, has_caches=True),

@@ -1,9 +1,8 @@
-"""What this computer gives: processes, locks, files and their owners, mounts, memory that processes share."""
+"""What this computer gives: processors, processes, locks, files and their owners, mounts, shared memory."""
 
 from __future__ import annotations
 
 from ai4os_data.machine import descriptors, locks, mounts, ownership, shared_memory
-from ai4os_data.machine.cores import usable_cores
 from ai4os_data.machine.descriptors import exhausted
 from ai4os_data.machine.files import (
     disk_bytes,
@@ -30,6 +29,7 @@ from ai4os_data.machine.packed import (
     positions,
 )
 from ai4os_data.machine.processes import PerProcess, leave_to_parent, no_fork, tell_after_fork, tell_before_fork
+from ai4os_data.machine.processors import in_threads, usable_processors
 from ai4os_data.machine.sizes import is_size, parse_size, shown_size
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "disk_bytes",
     "exhausted",
     "identity",
+    "in_threads",
     "is_at",
     "is_size",
     "leave_to_parent",
@@ -65,7 +66,7 @@ __all__ = [
     "sync_folder",
     "tell_after_fork",
     "tell_before_fork",
-    "usable_cores",
+    "usable_processors",
     "write_all",
     "write_new",
 ]
