@@ -122,7 +122,8 @@ def test_mistakes_are_one_line(birds: Share, wrong: list[str], code: int, said: 
     assert ended.stderr.startswith("ai4os-data: ")
     assert ended.stderr.count("\n") == 1
     assert said in ended.stderr
-    for asked in (tool(*typed, "--debug", environ=birds.environ()), tool(*typed, environ={**birds.environ(), "AI4OS_DATA_DEBUG": "1"})):
+    debug = {**birds.environ(), "AI4OS_DATA_DEBUG": "1"}
+    for asked in (tool(*typed, "--debug", environ=birds.environ()), tool(*typed, environ=debug)):
         assert asked.returncode == code
         assert "Traceback" in asked.stderr
 
@@ -165,7 +166,9 @@ def test_without_a_terminal_lines_are_printed_now_and_then(
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(
-    slow: Share, tmp_path: Path, terminal: bool  # noqa: FBT001  a parameter of pytest
+    slow: Share,
+    tmp_path: Path,
+    terminal: bool,  # noqa: FBT001  a parameter of pytest
 ) -> None:
     """One line and exit code 130; nothing that is staged stays, and the next call fetches the rest alone."""
     out, environ = tmp_path / "out", slow.environ()

@@ -59,7 +59,11 @@ def test_ls_shows_sizes_and_dates(place: Folder) -> None:
     assert {line["path"]: line["size_bytes"] for line in lines} == {key: len(data) for key, data in NAMES.items()}
     assert all(line["modified"].startswith(year) and line["modified"].endswith("Z") for line in lines)
     here = [json.loads(line) for line in tool("ls", "--json", location, environ=environ).stdout.splitlines()]
-    assert [(line["path"], line["is_folder"]) for line in here] == [("a.txt", False), ("b", True), ("f g#%ü.txt", False)]
+    assert [(line["path"], line["is_folder"]) for line in here] == [
+        ("a.txt", False),
+        ("b", True),
+        ("f g#%ü.txt", False),
+    ]
 
 
 def test_ls_of_twenty_thousand_files_is_quick_in_one_request(nextcloud: NextcloudServer) -> None:

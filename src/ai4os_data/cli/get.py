@@ -7,9 +7,9 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ai4os_data.cli import kinds
 from ai4os_data.cli.output import note, say
 from ai4os_data.cli.progress import shown
-from ai4os_data.datasets import shrink
 from ai4os_data.folders import copied_to
 from ai4os_data.machine import shown_size
 from ai4os_data.telemetry import log
@@ -48,7 +48,7 @@ def run(options: Options) -> int:
             show,
             remote=options.remote,
             pattern=options.pattern,
-            prepare=None if options.shrink is None else shrink(options.shrink),
+            prepare=kinds.prepare(options.shrink),
             size_limit=options.size_limit,
             overwrite=options.overwrite,
         )
