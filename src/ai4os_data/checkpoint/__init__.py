@@ -1,7 +1,7 @@
 """Checkpoints on network storage.
 
-The way of one: `manager` → `saving` → `staging` (memory) → `spool` (local disk) → `sending` → `delivery` → the store.
-The way back: `manager` → `restoring` → `history` (what there is) → the spool or the store → `loading`.
+The way of a save: `manager` → `saving` → `staging` (memory) → `spool` (local disk) → `sending` → `delivery` → the
+store. The way back: `manager` → `restoring` → `history` (what there is) → the spool or the store → `loading`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ __all__ = [
     "with_arrays",
 ]
 
-# Most of these need torch, and the doctor needs none of them.
+# Most of these need torch; `ai4os-data doctor` must work without it.
 __getattr__ = loaded_on_use(
     __name__,
     {

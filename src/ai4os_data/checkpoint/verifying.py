@@ -26,7 +26,7 @@ def damaged(saver: Saver) -> dict[str, str]:
             _verify(saver, history, seen)
         except (errors.IntegrityError, errors.NotFoundError) as error:
             wrong[str(seen.name)] = str(error)
-    # What gave way to a newer one while it was read is not damaged.
+    # A checkpoint that was removed for a newer one while it was read is not damaged.
     there = {str(seen.name) for seen in saver.look().committed()} if wrong else set()
     return {name: reason for name, reason in wrong.items() if name in there}
 

@@ -55,8 +55,8 @@ def _files(reader: Reader) -> list[WantedFile]:
 
 
 def _learn_from_one(reader: Reader) -> None:
-    """Make a sample, if it may be that it asks for siblings and none has been made yet."""
+    """Make one sample, if samples may ask for siblings and none has been made yet."""
     if reader.maker.sees_samples and not reader.siblings.learned():
-        # Whatever is wrong with it is met when it is read.
+        # An error of this sample is raised when it is read.
         with seeding.kept_states(), suppress(Exception):
             reader.maker.decoded(0, Sample(reader.origin, WantedFile(reader.entries[0])))

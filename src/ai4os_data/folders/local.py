@@ -8,20 +8,23 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ai4os_data import telemetry
+from ai4os_data import errors, telemetry
 from ai4os_data.cache import Preparation, digest
 from ai4os_data.datasets import Pattern
 from ai4os_data.folders import homes, record
-from ai4os_data.folders.copying import Copying, Job
+from ai4os_data.folders.copying import Copying
+from ai4os_data.folders.job import Job
 from ai4os_data.folders.progress import Show, bar
 from ai4os_data.folders.target import Target
+from ai4os_data.http import OUTAGE_S, Patience
 from ai4os_data.machine import parse_size
-from ai4os_data.stores import Store, open_store
+from ai4os_data.stores import DirectoryStore, Store, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ai4os_data.locations import Remote
+    from ai4os_data.telemetry import Counters
 
 
 def local_copy(
@@ -145,6 +148,7 @@ class LocalCopy(os.PathLike[str]):
             if directory is None
             else Path(os.path.realpath(os.path.expanduser(directory)))
         )
+        homes.check_place(self.path, job.store)
         self.files: Sequence[str] = ()
         self.size_bytes = 0
         self._job = job
@@ -208,11 +212,26 @@ def _job(
 ) -> Job:
     if prepare is not None and not callable(prepare):
         raise TypeError(f"prepare is a function from bytes to bytes, not {prepare!r}")
+    if getattr(prepare, "keep", None) == "pixels":
+        raise ValueError(
+            f"{prepare!r} keeps arrays, which code that opens the files of a copy as images cannot read: leave out "
+            "keep='pixels', or read them through a StorageDataset"
+        )
     limit_bytes = _limit(size_limit)
-    matches = Pattern(pattern)
-    counters = telemetry.Counters()
-    store = open_store(location, remote, counters=counters)
+    matches = Pattern(pattern, takes_junk=True)
+    counters = getattr(location, "counters", None) or telemetry.Counters()  # a store may have its own
+    store = _opened(location, remote, counters)
     return Job(store, matches, Preparation.of(prepare, prepare_version), limit_bytes, overwrite, counters)
+
+
+def _opened(location: str | os.PathLike[str] | Store, remote: str | Remote | None, counters: Counters) -> Store:
+    """The store of a location. Of a mount that is dead a copy may be there."""
+    try:
+        return open_store(location, remote, counters=counters)
+    except errors.StorageGoneError:
+        assert not isinstance(location, Store)
+        path = os.path.expanduser(os.fspath(location).removeprefix("file://"))
+        return DirectoryStore(path, counters=counters, patience=Patience(outage_s=OUTAGE_S))
 
 
 def _limit(size: Any) -> int | None:

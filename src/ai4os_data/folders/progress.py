@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -46,3 +47,37 @@ def bar(name: str, *, shown: bool) -> Iterator[Show]:
             line.update(progress.came_bytes - line.n)
 
         yield show
+
+
+class Tally:
+    """Counts what comes, and shows it.
+
+    Args:
+        shows: are called with how far it is, from the thread that made this.
+    """
+
+    def __init__(self, *shows: Show) -> None:
+        self._shows = shows
+        self._thread = threading.get_ident()
+        self._lock = threading.Lock()
+        self._progress = Progress()
+
+    def expect(self, files: int, size_bytes: int) -> None:
+        """Count what is to come."""
+        self._add(Progress(0, size_bytes, 0, files))
+
+    def came(self, size_bytes: int) -> None:
+        """Count bytes that have come; a negative number, if they are to come again."""
+        self._add(Progress(size_bytes))
+
+    def placed(self) -> None:
+        """Count a file that is in its place."""
+        self._add(Progress(0, 0, 1))
+
+    def _add(self, more: Progress) -> None:
+        with self._lock:
+            sums = [one + other for one, other in zip(self._progress[:4], more[:4], strict=True)]
+            self._progress = Progress(*sums)
+        if threading.get_ident() == self._thread:
+            for show in self._shows:
+                show(self._progress)

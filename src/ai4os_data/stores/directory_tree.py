@@ -13,7 +13,7 @@ from ai4os_data.stores.base import Entries, Entry, Keys, Listing, Unreadable, Un
 from ai4os_data.stores.os_errors import Translating, errno_of, storage_error
 from ai4os_data.telemetry import tell_once
 
-STAGED = ".ai4os-data-"  # what is being written, and not yet there
+STAGED = ".ai4os-data-"  # a file that is being written, and does not exist yet for readers
 
 _UNREADABLE = (errors.PermissionDeniedError, errors.ServerError, errors.StorageGoneError)
 _MOST_VISITS = 32
@@ -86,7 +86,7 @@ class DirectoryTree:
     def walk(self, top: str) -> Listing:
         """Every file below a folder that is there.
 
-        What goes meanwhile is left out, and so is a link to a folder above itself.
+        What disappears in between is left out, and so is a link to a folder above itself.
 
         Raises:
             StorageGoneError: the mount does not answer.
@@ -136,7 +136,7 @@ class DirectoryTree:
         return Unreadable(key, is_folder=None if item.is_symlink() else item.is_dir(follow_symlinks=False), error=error)
 
     def _of_one(self, folder: str, error: errors.StorageError) -> errors.StorageError:
-        """What is wrong with one folder: a mount answers EIO to whatever its server says of it."""
+        """What is wrong with one folder: a mount turns every error of its server into EIO."""
         if not isinstance(error, errors.StorageGoneError):
             return error
         return errors.ServerError(
@@ -153,7 +153,7 @@ class DirectoryTree:
             )
 
     def _identity(self, folder: str) -> _Identity:
-        """What is the same for a folder and all links to it."""
+        """Device and inode, the same for a folder and all links to it."""
         with Translating(self._location, _named(folder)):
             found = os.stat(f"{self._root}/{folder}")
         return found.st_dev, found.st_ino

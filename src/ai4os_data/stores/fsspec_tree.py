@@ -76,7 +76,7 @@ def tree(system: AbstractFileSystem, top: str) -> Tree:
                 else:
                     _sort_in(system, path, info, files, failures)
         except FileNotFoundError:
-            continue  # it went meanwhile
+            continue  # it has disappeared
         except OSError as error:
             if folder == top.rstrip("/"):
                 raise
@@ -94,7 +94,7 @@ def _sort_in(
 
 
 def is_file(system: AbstractFileSystem, path: str, info: Info) -> bool:
-    """Whether something is a file, or a link to one: of local links fsspec says no more than that they are links."""
+    """Whether something is a file, or a link to one: for local links fsspec does not say what they lead to."""
     if info.get("type") == "file":
         return True
     return bool(info.get("islink") or info.get("type") == "link") and bool(system.isfile(path))
@@ -121,12 +121,12 @@ def entry_of(key: str, size_bytes: int, info: Info) -> Entry:
 
 
 def _moment(value: object) -> str:
-    """A moment, spelt alike whether it comes from a listing or of one file: fsspec's memory gives it in two types."""
+    """A moment as text, the same from a listing and from `info`: fsspec's memory file system has two types for it."""
     return str(value.timestamp() if isinstance(value, datetime) else value)
 
 
 def whole_number(value: Any) -> int | None:
-    """A size, in whatever type a file system gives it; None if it is none."""
+    """A size as an integer, whatever type a file system gives; None if it is no size."""
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
@@ -152,5 +152,5 @@ def write_error(location: str, key: str, error: OSError) -> errors.StorageError:
 
 
 def may_pass(error: errors.StorageError) -> bool:
-    """Whether it is what a file system says while its server is away."""
+    """Whether it is an error that a file system raises while its server is away."""
     return isinstance(error, _AWAY)

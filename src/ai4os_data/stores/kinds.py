@@ -31,7 +31,7 @@ def best_level(store: Store) -> Level:
 
 
 def look_at(store: Store) -> None:
-    """Find the location there; a directory was looked at when it was opened, and other stores have no root to look at.
+    """Check that the location exists. A directory was checked when it was opened; other stores have no root to check.
 
     Raises:
         LocationError: there is nothing at it.
@@ -50,7 +50,7 @@ def folder_token(store: Store) -> str | None:
 
 
 def address_of(store: Store, key: str) -> str:
-    """What a key's file has in common with the same file of any other store, and with no other file.
+    """What identifies a key's file: it is the same by whichever store the file is reached.
 
     Args:
         store: where it is.
@@ -66,7 +66,7 @@ def address_of(store: Store, key: str) -> str:
 def local_path(store: Store, entry: Entry) -> str | None:
     """Where a file lies on a disk of this machine, in the version of the entry; None if it does not."""
     if isinstance(store, DirectoryStore) and store.is_local:
-        with suppress(StorageError):  # reading it says what is wrong
+        with suppress(StorageError):  # reading it will raise the error
             if store.stat(entry.key).is_same_version(entry):
                 return store.path(entry.key)
     return None
@@ -107,12 +107,12 @@ def read_resumed(
 def expunge(store: Store, folder: str, first: Sequence[str] = ()) -> None:
     """Remove a folder and all below it for good; a missing one is no error.
 
-    Of a store with a trash bin nothing stays in it, as far as that is possible; what stays is no error.
+    Nothing stays in the store's trash bin, if it has one, as far as that is possible; what stays is no error.
 
     Args:
         store: where it is.
         folder: its key.
-        first: keys of files in it that go before all others.
+        first: keys of files in it that are removed before all others.
 
     Raises:
         LocationError: the key is empty: the root is never removed.
@@ -127,7 +127,7 @@ def expunge(store: Store, folder: str, first: Sequence[str] = ()) -> None:
 
 
 def abandon(store: Store, key: str, size_bytes: int, sha256: str) -> None:
-    """Remove what is left of an upload that broke off and will not be resumed; errors are no news.
+    """Remove what is left of an upload that broke off and will not be resumed; errors are ignored.
 
     Args:
         store: where it was to go.

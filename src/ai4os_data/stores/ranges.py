@@ -80,7 +80,7 @@ def _requests(url: str, entry: Entry, etag: str, file: FileIO, there: Container[
 
 
 def _is_part_of(outcome: Response | errors.StorageError, entry: Entry, etag: str) -> bool:
-    """Whether an answer is a range of that version; a weak ETag is never equal to one with quotes alone."""
+    """Whether an answer is a range of that version; a weak ETag never equals a strong one."""
     if isinstance(outcome, errors.StorageError):
         raise outcome
     is_plain = outcome.compression is None or outcome.total_bytes == entry.size_bytes

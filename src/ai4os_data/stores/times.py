@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 
 def nanoseconds(text: str | None) -> int | None:
-    """A moment in nanoseconds since the epoch; None if the text is none that is understood.
+    """A moment in nanoseconds since the epoch; None if the text is not understood.
 
     Args:
         text: seconds, an HTTP date (RFC 9110, 5.6.7) or an ISO 8601 date; without a time zone it is UTC.

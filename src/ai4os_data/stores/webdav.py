@@ -105,7 +105,7 @@ class WebDAVStore(Store):
         return store
 
     def look(self) -> None:
-        """Find the folder on the server, by a PROPFIND of Depth 0."""
+        """Check that the folder is on the server, by a PROPFIND of Depth 0."""
         self._folder.found(lambda: self._listings.of("", "0"))
 
     # --- reading
@@ -172,9 +172,9 @@ class WebDAVStore(Store):
         return confirm(self, key, source, sha256, before=before, send=send)
 
     def make_folder(self, key: str) -> bool:
-        """Make a folder below the root, and those above it, if they are missing; whether the server says it is new.
+        """Make a folder, and those above it, if they are missing. Returns whether the server says it is new.
 
-        Some servers say so of one that was there.
+        Some servers say so of a folder that was there.
         """
         return self._folders.make(key)
 
