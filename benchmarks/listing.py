@@ -23,7 +23,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import pycurl
 
 from ai4os_data import DiskCache, Remote, StorageDataset
-from ai4os_data.datasets.index import Index, open_index
+from ai4os_data.cache import session_of
+from ai4os_data.datasets import Index, open_index
 from ai4os_data.stores import open_store
 from benchmarks.command import Options, run
 from benchmarks.report import Report, at_most
@@ -118,7 +119,7 @@ def list_anew(report: Report, server: StaticServer, directory: Path) -> None:
     store = open_store(server.url, Remote(server.url, "alice", "unasked"))
     cache = DiskCache(directory / "cache", size_limit="4GiB")
     found: list[Index] = []
-    report.add(LISTED, seconds(lambda: found.append(open_index(store, cache, None, "warn"))), "s")
+    report.add(LISTED, seconds(lambda: found.append(open_index(store, session_of(cache), None, "warn"))), "s")
     assert len(found[0]) > 0
     assert list((directory / "cache" / "listings").iterdir()), "no index was kept"
     cache.close()

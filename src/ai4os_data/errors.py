@@ -22,6 +22,7 @@ StorageError
 ├── CacheError                                    a cache directory that cannot be used
 │   └── CacheLimitError      (ValueError)         a limit too small to work with
 ├── PreparationError                              the user's `prepare` failed on a file
+├── OverwriteError       (FileExistsError)        files are in the way of a local copy
 ├── CheckpointError                               a checkpoint that cannot be saved or restored
 │   ├── StateError           (TypeError)          a state holds what cannot be saved plainly
 │   ├── StateMismatchError   (LookupError)        what is to be loaded into does not fit what was saved
@@ -259,7 +260,7 @@ class SampleError(StorageError):
     """One sample could not be read, decoded or transformed. ``on_error="skip"`` leaves such samples out.
 
     Attributes:
-        key: the sample's key below the dataset's location; None after the way through a DataLoader's worker.
+        key: the sample's key below the dataset's location; None if the error came from a DataLoader's worker.
         location: the dataset's location, without secrets.
         index: the sample's index in the dataset.
     """
@@ -284,4 +285,4 @@ class SampleError(StorageError):
 
 
 class SkippedError(SampleError):
-    """Every sample of a request is bad, and skipped. `StorageDataLoader` drops such batches; elsewhere catch it."""
+    """Every sample of a request is bad and skipped. `StorageDataLoader` drops such batches; elsewhere catch it."""

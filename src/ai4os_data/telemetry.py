@@ -86,7 +86,7 @@ class Counters:
     def after_fork(self) -> None:
         """Count in a row of the child's own."""
         self._finalizer.detach()
-        with suppress(OSError):  # the owner is gone: the parent's mapping still takes the counts
+        with suppress(OSError):  # the owner is gone: count in the parent's mapping
             self._open()
 
     def __getstate__(self) -> str:
@@ -94,14 +94,14 @@ class Counters:
         return self._path
 
     def __setstate__(self, path: str) -> None:
-        """Add to the same sum, or to one of our own if the owner is gone, or is another user."""
+        """Add to the same sum; to a new one if the owner is gone, or is another user."""
         self._path = path
         try:
             self._open()
         except OSError:
             self.__init__()  # type: ignore[misc]  # the owner's file is gone, and so is its sum
             return
-        self._finalizer = weakref.finalize(self, _remove, path, 0)  # it is the owner's to remove
+        self._finalizer = weakref.finalize(self, _remove, path, 0)  # the owner removes it
 
     def totals(self) -> dict[str, int]:
         """Each number, summed over all processes, those that have ended included."""
@@ -109,7 +109,7 @@ class Counters:
         return {field: sum(rows[column::_COLUMNS]) for column, field in enumerate(_FIELDS)}
 
     def is_first(self, event: str) -> bool:
-        """Whether no process of the owner has asked this of the event before. It remembers the first few hundred."""
+        """Whether this call is the owner's first for an event, in any process. It remembers a few hundred events."""
         mark = xxhash.xxh3_64_intdigest(event.encode("utf-8", "surrogateescape")) >> 1 or 1
         marks = self._map.cast("q")[_ROWS * _COLUMNS : _NOTES_FROM // 8]
         with suppress(OSError), open(self._path, "rb") as file, locks.locked(file.fileno()):  # the owner may be gone
@@ -123,7 +123,7 @@ class Counters:
         return length
 
     def note(self, line: str) -> None:
-        """Let the other processes know of something. A few KB are remembered."""
+        """Leave a line for the other processes of the owner. A few KB are kept."""
         data = f"{line}\n".encode()
         with suppress(OSError), open(self._path, "rb") as file, locks.locked(file.fileno()):  # the owner may be gone
             begin = self.noted_bytes

@@ -1,6 +1,6 @@
-"""What one process still settles with the ledger: room that it has leased, and entries that it has stored and used.
+"""What one process has yet to enter in the ledger: room that it has leased, and entries that it has stored and used.
 
-A disk that fails ends no reading: for a while nothing more is stored, and that is logged once.
+Reading continues when the cache's disk fails: nothing is stored for a while, which is logged once.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from ai4os_data.cache.objects import Objects
 
 _NOTE_USE_EVERY_S = 60.0
-_MOST_USED = 50_000  # uses that are not in the index yet: each takes 200 bytes, in every process
+_MOST_USED = 50_000  # uses that are not in the index yet, of 200 bytes each, in every process
 _FULL_AGAIN_S = 1.0
-_PLANNED_AGAIN_S = 0.02  # each batch that was used may free something
+_PLANNED_AGAIN_S = 0.02  # after this time another used batch may have freed room
 _BROKEN_AGAIN_S = 30.0
 _NAMED_BYTES = 512  # what an entry takes in its folder, in the file of names and in the index, at most
 
 
 class Budget:
-    """The room of one process, and what it stored and used that is not in the ledger yet.
+    """The room of one process, and the entries that it stored and used but has not entered in the ledger yet.
 
     Args:
         directory: the cache's.
@@ -71,7 +71,7 @@ class Budget:
     # --- room
 
     def reserve(self, claim: Claim, size_bytes: int) -> bool:
-        """Set room for an entry aside, before it is fetched; False if there is none."""
+        """Set room aside for an entry, before it is fetched; False if there is none."""
         need = allocated(size_bytes) + BLOCK_BYTES  # a block for the folder, which may grow
         with self._lock:
             try:
@@ -141,7 +141,7 @@ class Budget:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Log a failing disk once instead of raising; the rest of the work inside is left out."""
+        """Log a failing disk once instead of raising; the rest of the block is skipped."""
         try:
             yield
         except (CacheError, OSError) as error:
@@ -172,7 +172,7 @@ class Budget:
         """Write what was stored and used into the ledger.
 
         Args:
-            drops_spares: whether to remove what waits to be written over.
+            drops_spares: whether to remove the evicted files that wait to be overwritten.
         """
         with self._lock, self.guarded():
             if drops_spares:
@@ -180,7 +180,7 @@ class Budget:
             self._settle(0)
 
     def _settle(self, need: int, room_for: str = "") -> int:
-        """Write what was stored and used into the ledger, and lease room. After an error all of it stays to be written.
+        """Write what was stored and used into the ledger, and lease room. After an error it is kept for the next time.
 
         Returns:
             How much more may be written now.
@@ -203,10 +203,10 @@ class Budget:
         """Write down what was stored and used, and give the lease back."""
         with self._lock, suppress(CacheError, OSError):
             self._spares.keep_within(0)
-            if not os.path.isdir(self.directory):  # removed by its user: it is not to come back
+            if not os.path.isdir(self.directory):  # removed by its user: do not make it again
                 return
             if self._reserved or self._stored or self._used:
                 self._settle(0)
-            if not self._reserved:  # else another thread is filling: the lease goes when the process does
+            if not self._reserved:  # otherwise another thread is filling: the lease ends with the process
                 self.ledger.close()
                 self._free = 0

@@ -1,4 +1,4 @@
-"""A store seen through the cache: what is there comes from the local disk, what is not is fetched once and kept."""
+"""A store seen through the cache: cached files come from the local disk; others are fetched once and kept."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Filled = tuple[WantedFile, int | errors.StorageError]
 
-_TRIES = 3  # to pin what may be evicted before
+_TRIES = 3  # an entry may be evicted before it is pinned
 
 
 class CachedStore:
@@ -70,7 +70,7 @@ class CachedStore:
         """Read whole files: hits at once, misses as they arrive. Each comes with its bytes or with its own error."""
         missing = []
         for wanted in map(self._source.current, files):
-            held = self.known(wanted)
+            held = self._lookup.find(self.name(wanted))
             data = self.hit(held) if held is not None else None
             if data is None:
                 missing.append(wanted)
@@ -99,7 +99,7 @@ class CachedStore:
         if not self._source.is_large(wanted):
             return io.BytesIO(self.read(wanted))
         held = self.known(wanted)
-        with suppress(OSError):  # gone, or about to go
+        with suppress(OSError):  # evicted, or about to be
             if held is not None and intact(held):
                 opened = os.fdopen(opened_shared(held.path), "rb")
                 self.counters.row[telemetry.HITS] += 1
@@ -129,7 +129,7 @@ class CachedStore:
         return self._source.temporary_path(self._source.current(file))  # the cache lost it each time
 
     def _brought(self, file: File) -> Content:
-        """A file as it was fetched, for its path: in the cache, or in a file outside of it, or small."""
+        """A fetched file, for its path: in the cache, in a temporary file, or, if it is small, in memory."""
         ((_, content),) = self._fetch("file", [self._source.current(file)])
         if isinstance(content, errors.StorageError):
             raise content
@@ -160,12 +160,12 @@ class CachedStore:
     def fetch_ahead(self, files: Iterable[File], is_wanted: Callable[[], bool] = lambda: True) -> Iterator[Filled]:
         """As `fill`, for files that nobody waits for: those that another process is fetching are left out.
 
-        If the cache has no more room, or the last one is not wanted any more, no further file is taken.
+        If the cache has no more room, or the last file is no longer wanted, no further file is taken.
 
         Args:
             files: the files.
-            is_wanted: asked when nobody else can fetch the file that was taken last: somebody may have fetched it
-                meanwhile, and found no room to keep it.
+            is_wanted: asked once this process alone can fetch the file that was taken last: another one may have
+                fetched it before, and found no room to keep it.
         """
         return _lengths(self._fetch("nothing", map(self._source.current, files), is_wanted))
 
@@ -174,17 +174,29 @@ class CachedStore:
 
         Args:
             files: the files.
-            trusting: take what this process has found there before for still being there, without a look at the disk.
-            noting: record that those that are there will be used, so that an eviction in the meantime spares them.
+            trusting: whether files that this process has found there before count as there, without a look at the disk.
+            noting: whether to record that the files that are there will be used, so that they are not evicted before.
         """
         absent = []
         for wanted in map(self._source.current, files):
-            held = self.known(wanted)
+            held = self._lookup.find(self.name(wanted))
             if held is None or not (trusting or session_of(self.cache).objects.is_there(held)):
                 absent.append(wanted)
             elif noting:
                 session_of(self.cache).budget.note_use(held.name)
         return absent
+
+    def not_at_hand(self, positions: Sequence[int]) -> Sequence[int]:
+        """Those of the files that are read now which this process has not used lately; all, if uses are recorded.
+
+        Args:
+            positions: of the files, as they were given to `keep_together`.
+        """
+        known = session_of(self.cache).known
+        if known.newer or self.cache.policy == "lru":
+            return positions
+        names, recent = self.names(), known.recent
+        return [position for position in positions if names[position] not in recent]
 
     def forget(self, file: File) -> None:
         """Remove a file from the cache: after a write, since some servers give a quick rewrite the same ETag."""

@@ -1,7 +1,7 @@
 """A claim lets one process of the machine fetch a missing file; a large one goes through it straight to the disk.
 
-A claim is a lock on one byte of the cache's lock file, the byte that the digest names. The kernel lets go of it when
-its process dies, so nobody waits for the dead.
+A claim is a lock on one byte of the cache's lock file, the byte that the digest names. The kernel releases it when its
+process dies, so nobody waits for a dead process.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from ai4os_data.cache.staged import Staged
     from ai4os_data.http import Body
 
-_FIRST_BYTE = 1 << 62  # far behind whatever the file holds
+_FIRST_BYTE = 1 << 62  # far beyond the end of the file
 _GROWTH_BYTES = 1024 * 1024
 _PIECE_BYTES = 1024 * 1024
-_MOST_PIECES = 512  # half of what writev(2) takes
+_MOST_PIECES = 512  # half the number that writev(2) takes
 
 
 class Claims:
@@ -93,14 +93,14 @@ class Claim:
     Args:
         name: the digest.
         release: ends the claim.
-        stage: makes the staged file, if there is none to write over.
+        stage: makes the staged file, unless an evicted one is overwritten.
         grow: reserves room for more bytes; False if there is none.
 
     Attributes:
         reserved_bytes: what may be written to the file.
         staged: the file, once there is one.
-        error: why the file does not take it all, if the disk is the reason.
-        make_instead: makes the body that takes an answer for which the file has no room, from its first byte on.
+        error: why the file does not take all bytes, if the disk is the reason.
+        make_instead: makes the body that takes an answer, from its first byte on, if there is no room for the file.
         instead: that body, if it was needed.
     """
 
@@ -159,7 +159,7 @@ class Claim:
         self.length += len(chunk)
 
     def _put(self, chunk: bytes) -> bool:
-        """Write to the file; False if it does not take this."""
+        """Write to the file; False if that fails."""
         if not self._has_room(len(chunk)):
             return False
         try:
@@ -175,7 +175,7 @@ class Claim:
         return needed <= self.reserved_bytes or self._grow(self, max(needed - self.reserved_bytes, _GROWTH_BYTES))
 
     def _move(self) -> None:
-        """Move what the file holds so far to where the rest goes."""
+        """Move the bytes that the file holds so far to the body that takes the rest."""
         self.instead = self.make_instead()
         if self.staged is None:
             return
@@ -200,7 +200,7 @@ class Claim:
         descriptor = self.file().descriptor
         try:
             written = os.writev(descriptor, chunks[:_MOST_PIECES]) if chunks else 0
-        except OSError:  # the next write raises it, if it lasts
+        except OSError:  # if the error lasts, the next write raises it
             written = 0
         if written < total:
             _write_patiently(descriptor, b"".join(chunks)[written:])
@@ -229,7 +229,7 @@ class Claim:
             assert isinstance(self.instead, LargeBody)
             return self.instead.getvalue()
         descriptor = self.file().descriptor
-        os.ftruncate(descriptor, self.length)  # an evicted file that was written over may be longer
+        os.ftruncate(descriptor, self.length)  # an evicted file that was overwritten may be longer
         return read_whole(descriptor)
 
     def give_up(self) -> None:
@@ -247,7 +247,7 @@ class Claim:
             release(self.name)
 
     def after_fork(self) -> None:
-        """Leave it to the parent, with the lease that it is written from."""
+        """Leave it to the parent, whose lease its bytes come from."""
         self._release = None
         self.reserved_bytes = 0
         if self.staged is not None:

@@ -1,4 +1,4 @@
-"""The disk cache as users name it: a directory, a limit, a policy. Shared by threads, workers and processes."""
+"""The disk cache as users make it: a directory, a limit, a policy. Shared by threads, workers and processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 import os
 import weakref
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ai4os_data.cache import placement
 from ai4os_data.cache.leases import living
@@ -17,7 +17,10 @@ from ai4os_data.cache.rows import space_of
 from ai4os_data.cache.session import Session
 from ai4os_data.errors import CacheError
 from ai4os_data.machine import PerProcess, is_size
-from ai4os_data.telemetry import tell_once
+from ai4os_data.telemetry import log, tell_once
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 Policy = Literal["auto", "lru"]
 
@@ -34,7 +37,7 @@ class DiskCache:
         size_limit: bytes, a text, or ``"auto"``: what is free, less a reserve of a fifth of the disk. ``"20GiB"`` and
             ``"20G"`` are 20 * 1024**3 bytes, as in rclone; ``"20GB"`` and ``"20 GB"`` are 20 * 1000**3, or 18.6 GiB.
             If several caches of a process use one directory, the smallest of their limits holds for all of them,
-            which is logged once. Processes each keep to their own: the one with the smaller limit shrinks the
+            which is logged once. Each process keeps to its own limit: the one with the smaller limit shrinks the
             directory whenever it stores.
         policy: ``"lru"`` evicts what was used longest ago. ``"auto"`` does so between datasets, but within a dataset
             that is in use entries do not evict each other: under shuffled epochs LRU would hit almost never. A process
@@ -76,9 +79,9 @@ class DiskCache:
             self._session.get().shrink()
 
     def _log_unlike_limits(self, before: int | None) -> None:
-        """Log which limit holds, if the user has given unlike ones; those of "auto" differ by what is free."""
+        """Log which limit holds, if the user gave different ones; limits of "auto" differ with the free space."""
         if self._unlike():
-            gc.collect()  # one that nobody has any more, as in a notebook whose cell runs a second time
+            gc.collect()  # a cache that nothing refers to any more, as after a notebook's cell ran twice
         if unlike := self._unlike():
             small, large = sorted([self.size_limit, unlike[0].size_bytes])
             tell_once(
@@ -144,9 +147,9 @@ class DiskCache:
         self._session.get().clear()
 
     def give_way(self, size_bytes: int) -> None:
-        """Let go of some bytes of the disk, for something that needs them more, and take them back after an hour.
+        """Free some bytes of the disk for something that needs them more, for an hour.
 
-        It holds for all processes that use the directory. What was used longest ago goes first.
+        It holds for all processes that use the directory. What was used longest ago is removed first.
         """
         self._session.get().give_way(size_bytes)
 
@@ -161,7 +164,7 @@ class DiskCache:
 
 
 def session_of(cache: DiskCache) -> Session:
-    """What this process does with a cache. It is asked for each time: a forked child has another one."""
+    """This process's session of a cache. Ask for it each time: a forked child has another one."""
     return cache._session.get()  # noqa: SLF001  it shows users nothing that is not for them
 
 
@@ -170,6 +173,20 @@ def caches_on_disk_of(path: str | os.PathLike[str]) -> list[DiskCache]:
     disk = os.stat(path).st_dev
     found = {cache.directory: cache for cache in list(_CACHES) if _disk_of(cache.directory) == disk}
     return list(found.values())
+
+
+def take_from(caches: Iterable[DiskCache], lacking: Callable[[], int], what: str) -> None:
+    """Let caches give way, one after the other, until nothing is lacking on their disk.
+
+    Args:
+        caches: the caches.
+        lacking: gives how many bytes have to become free still.
+        what: is short of room, as the log has it.
+    """
+    for cache in caches:
+        if lacking_bytes := lacking():
+            log.warning("%s is short of room: %s gives way by %s bytes", what, cache.directory, f"{lacking_bytes:,}")
+            cache.give_way(lacking_bytes)
 
 
 def cache_for(cache: DiskCache | str | os.PathLike[str] | None, *, local: bool = False) -> DiskCache | None:

@@ -16,7 +16,7 @@ from ai4os_data.cache.staged import STAGED_SUFFIX
 
 DIGEST_DIGITS = 32
 
-_LOCK_DIGITS = 15  # 60 bits: what follows the first byte of claims, or of pins
+_LOCK_DIGITS = 15  # 60 bits, added to the first byte of claims or of pins
 _NAME = re.compile(r"([0-9a-f]{32})-([0-9a-f]+)-([0-9a-f]{16})((?:\.[a-z0-9_+-]+)*)")
 _SUFFIX = re.compile(r"(?:\.[a-z][a-z0-9_+-]{0,31}){0,3}\.[a-z0-9][a-z0-9_+-]{0,31}\Z")
 _LONGEST_SUFFIX = 64
@@ -42,12 +42,12 @@ def lock_byte(name: str, first: int) -> int:
 
 
 def full_name(name: str, size_bytes: int, checksum: int, key: str) -> str:
-    """The name of the file of an entry: with the suffix of its key, for readers that go by it."""
+    """The name of the file of an entry: with the suffix of its key, for readers that look at it."""
     return f"{name}-{size_bytes:x}-{checksum:016x}{suffix_of(key)}"
 
 
 def held_at(path: str) -> Held | None:
-    """What the path of a file says of it; None if it is not that of an entry."""
+    """The entry that a path names; None if it names none."""
     match = _NAME.fullmatch(path, path.rindex("/") + 1)
     return Held(path, int(match[2], 16), int(match[3], 16), match[1]) if match is not None else None
 
@@ -72,7 +72,7 @@ def intact(held: Held) -> bool:
 
 
 def suffix_of(key: str) -> str:
-    """The suffix that a key gives its file, for readers that go by it, in lower case; none if it is of an odd kind.
+    """The suffix that a key gives its file, for readers that look at it, in lower case; empty if it is an odd one.
 
     It is all of ``.nii.gz`` and ``.ome.tiff``; of ``day.2026.jpg`` it is ``.jpg``, since ``.2026`` is no suffix.
     """

@@ -1,4 +1,4 @@
-"""Which entries go to make room: what was used longest ago, but never what a live dataset or this epoch still needs."""
+"""Which entries are evicted: those used longest ago, but never those that a live dataset or this epoch still needs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 Protected = Callable[[], Iterable[str]]
 Plans = Callable[[], Iterable[Plan]]
 
-_PLANNED_PART = 16  # by a plan less is evicted at once, so that less lies idle in leases
+_PLANNED_PART = 16  # a plan evicts less at once, so that less room is idle in leases
 
 
 class Eviction:
-    """Takes rows out to make room, for a caller who has the ledger and removes their files.
+    """Takes rows out to make room. The caller has the ledger, and removes the files.
 
     Args:
         rows: the entries.
         objects: their files.
         protected: gives the digests that must not evict each other (policy ``"auto"``); None evicts by last use alone.
-        plans: say which of the protected can be done without for longest.
+        plans: say which protected entries will not be needed for longest.
     """
 
     def __init__(self, rows: Rows, objects: Objects, protected: Protected | None, plans: Plans) -> None:
@@ -42,16 +42,16 @@ class Eviction:
     def make_room(
         self, need_bytes: int, wanted_bytes: int, free_bytes: int, room_for: str
     ) -> tuple[list[Held], list[Plan]]:
-        """Evict until what is wanted is free, or needed at least; nothing if that cannot be.
+        """Evict until the wanted room is free, or at least the needed; nothing if even that is impossible.
 
         Args:
-            need_bytes: how much has to be free.
+            need_bytes: how much must be free.
             wanted_bytes: how much is better.
             free_bytes: how much is free now.
             room_for: the digest of the entry that needs the room.
 
         Returns:
-            The files whose rows were taken out, and the plans that were not made yet, and so named nothing.
+            The files whose rows were taken out, and the plans that named nothing because they were not made yet.
         """
         if self._protected is None:
             return self._unprotected(need_bytes, wanted_bytes - free_bytes, free_bytes, 0), []
@@ -73,7 +73,7 @@ class Eviction:
         return self._rows.evict(min(lacking_bytes, evictable), floor_bytes)
 
     def _planned(self, lacking_bytes: int, room_for: str) -> tuple[list[Held], list[Plan]]:
-        """Take out what the epochs of living loaders have used, and do not need any more."""
+        """Take out entries that the epochs of living loaders have used and no longer need."""
         evicted: list[Held] = []
         unmade: list[Plan] = []
         for plan in self._plans() if room_for else ():
@@ -92,7 +92,7 @@ class Eviction:
                 plan.keep(held.name)
 
     def _protected_bytes(self) -> int:
-        """Mark the protected entries as used last; the disk space that they take."""
+        """Mark the protected entries as used just now; returns the disk space that they take."""
         assert self._protected is not None
         here = self._objects.scan_all()
         mine = [here[name] for name in set(self._protected()) if name in here]

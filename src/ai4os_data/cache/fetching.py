@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     _Claiming = Callable[[str], Claim | Held | "_PastCache" | None]
 
 As = Literal["bytes", "file", "nothing"]
-"""How a file is wanted: in memory, as a local file, or merely in the cache."""
+"""How a file is wanted: in memory, as a local file, or only in the cache."""
 Content = list[bytes] | Held | TemporaryBody | NoBody
-"""What came: pieces in memory, a file of the cache, a file outside of it, or nothing that anybody reads."""
+"""What came: pieces in memory, a cached file, a file outside the cache, or a body that nobody reads."""
 _PastCache = Literal["past the cache"]  # it cannot be kept
 Arrival = tuple["WantedFile", Content | errors.StorageError]
 
@@ -36,16 +36,16 @@ Arrival = tuple["WantedFile", Content | errors.StorageError]
 class Fetch:
     """Some files that are wanted in one way.
 
-    Files are claimed one by one as the store has room for them, so that its connections are never idle. Those that
-    another process is fetching come last, when no claim of ours is left: two processes never wait for each other.
+    Files are claimed one by one as the store has room for them, so that its connections are never idle. Files that
+    another process is fetching come last, when this one holds no claim: two processes never wait for each other.
 
     Args:
         source: where files come from.
         lookup: what of them is in the cache.
         as_: how they are wanted.
-        is_wanted: for files that nobody waits for: asked when nobody else can fetch the one that was taken last.
-            Then those that another process is fetching are left out, and the first that is not wanted any more, or
-            that there is no room for, ends the request.
+        is_wanted: given for files that nobody waits for, and asked once this process alone can fetch the file that was
+            taken last. Files that another process is fetching are then left out, and the first file that is no longer
+            wanted, or has no room, ends the request.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Fetch:
         for wanted in files:
             found = self._claim_or_content(self._source.name(wanted), claim)
             if isinstance(found, Claim):
-                self._claims[wanted] = found  # so that it ends with this request, whatever happens
+                self._claims[wanted] = found  # it ends with this request, whatever happens
                 if self._has_room(found, wanted):
                     yield wanted
                     continue
@@ -95,7 +95,7 @@ class Fetch:
             elif not isinstance(found, str):
                 self._here.append((wanted, found))
             elif self._is_wanted is not None:
-                return  # it could not be kept, and would come in vain
+                return  # it could not be kept: fetching it would be in vain
             elif self._as == "nothing" and self._source.is_large(wanted):
                 self._counts[telemetry.PASSED_THROUGH] += 1
                 self._here.append((wanted, NoBody()))  # nobody reads it
@@ -104,7 +104,7 @@ class Fetch:
 
     def _claim_or_content(self, name: str, claim: _Claiming) -> Claim | Content | _PastCache | None:
         """The right to fetch an entry, or what is there by now; None if another process is fetching it."""
-        for _ in range(2):  # it may be damaged
+        for _ in range(2):  # the first one found may be damaged
             found = self._try(claim, name)
             if isinstance(found, Claim):
                 return self._newer_or(found)
@@ -125,11 +125,11 @@ class Fetch:
         return self._session.wait(name) or "past the cache"
 
     def _newer_or(self, claim: Claim) -> Claim | Content:
-        """What is there of a file that was found to have changed since it was listed; else the claim."""
+        """The cached newer version of a file that has changed since it was listed; otherwise the claim."""
         try:
             held = self._lookup.newer(claim.name)
             content = self._content(held) if held is not None else None
-        except BaseException:  # it is not yet among the claims of this request
+        except BaseException:  # the claim is not yet one of this request's
             self._give_up(claim)
             raise
         if content is None:
@@ -138,7 +138,7 @@ class Fetch:
         return content
 
     def _content(self, held: Held) -> Content | None:
-        """What a cached file gives; None if it is not there, or damaged."""
+        """The content of a cached file; None if it is not there, or damaged."""
         if self._as == "bytes":
             data = self._lookup.hit(held)
             return None if data is None else [data]
@@ -164,7 +164,7 @@ class Fetch:
                 self._end(wanted)
                 yield wanted, result
         finally:
-            with ExitStack() as ends:  # each of them, whatever the end of another one raises
+            with ExitStack() as ends:  # all of them end, even if one raises
                 for wanted in list(self._claims):
                     ends.callback(self._end, wanted)
 
@@ -185,14 +185,14 @@ class Fetch:
         return TemporaryBody(wanted.key) if self._as == "file" else NoBody()
 
     def _taken(self, wanted: WantedFile, fetched: Fetched, claim: Claim | None) -> Content:
-        """What came; it is kept, under the version that it is of."""
+        """What came, after it was stored under its own version."""
         content = self._received(fetched.body)
         kept = self._kept(wanted, fetched, claim, content) if claim is not None else None
         self._counts[telemetry.STORED if kept else telemetry.PASSED_THROUGH] += 1
         return kept if kept is not None and self._as != "bytes" and self._source.is_large(wanted) else content
 
     def _received(self, body: Body) -> Content:
-        """What a body has taken, as it is wanted."""
+        """What a body has taken, in the form that is wanted."""
         if isinstance(body, MemoryBody):
             return body.chunks
         outer = body
@@ -204,7 +204,7 @@ class Fetch:
             return [body.content() if isinstance(body, Claim) else content_of(body)]
         if isinstance(outer, (TemporaryBody, NoBody)):
             return outer
-        nothing = NoBody()  # it is in the staged file, and is kept
+        nothing = NoBody()  # the bytes are in the staged file, which is kept
         nothing.length = outer.length
         return nothing
 
@@ -224,7 +224,7 @@ class Fetch:
         if not isinstance(newer, Held):
             return None
         if (link := self._source.versions.link(claim.name)) is not None:
-            self._session.known.note_newer(link, name)  # before the claim ends: who waits for it finds this
+            self._session.known.note_newer(link, name)  # before the claim ends, so that processes that wait find it
         return newer
 
     def _stored(self, claim: Claim, key: str, body: Body, content: Content) -> Held | None:
@@ -244,10 +244,10 @@ class Fetch:
             return None
 
     def _give_up(self, claim: Claim | None) -> None:
-        if claim is not None and claim.is_ours:  # it has ended where its file was stored
+        if claim is not None and claim.is_ours:  # otherwise it ended when its file was stored
             self._session.give_up(claim)
 
     def _end(self, wanted: WantedFile) -> None:
         """End the claim on a file, if there is one."""
         self._give_up(self._claims.get(wanted))
-        self._claims.pop(wanted, None)  # not before: an interrupt would leave it to nobody
+        self._claims.pop(wanted, None)  # last: after an interrupt before this, the claim still belongs to the request

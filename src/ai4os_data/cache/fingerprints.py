@@ -1,4 +1,4 @@
-"""A ``prepare`` function has a fingerprint, so that what another one has made is never taken for its own work."""
+"""A fingerprint of a ``prepare`` function, so that no cached result of another function is taken for its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PLAIN = (str, bytes, int, float, complex, type(None), type(...))
 
 
 class _Raw(str):
-    """A part of a digest as it is, where any other text counts as a value."""
+    """A part of a digest that is used as it is; any other text is a value."""
 
     __slots__ = ()
 
@@ -25,6 +25,7 @@ def fingerprint(function: Callable[..., object]) -> str:
     """A digest of a function's code and of what it holds: defaults, closures, bound arguments, its object's state.
 
     Plain values and functions of its own module that it refers to by name count too. It is the same in every process.
+    An object with a ``prepare_version`` says itself what distinguishes it.
 
     Raises:
         ValueError: it holds something that cannot be told from another of its kind.
@@ -55,7 +56,9 @@ def _labelled(value: object, seen: set[int]) -> Iterator[str]:
 
 
 def _parts_of_object(value: object) -> Iterable[object]:
-    """Its class with what that defines itself, and its state."""
+    """Its class, and its own ``prepare_version``; without one, what its class defines itself, and its state."""
+    if (version := getattr(value, "prepare_version", None)) is not None:
+        return [_Raw(_name(type(value))), str(version)]
     try:
         state = pickle.dumps(value, protocol=4).hex()
     except Exception as error:
@@ -80,7 +83,7 @@ def _content(cell: types.CellType) -> object:
 
 
 def _globals_used(function: types.FunctionType) -> Iterator[object]:
-    """What the code refers to by name, if that can change without a change of a library."""
+    """The objects to which the code refers by name, unless only a change of a library can change them."""
     for name in _names_used(function.__code__):
         value = function.__globals__.get(name)
         if isinstance(value, (*_PLAIN, tuple, frozenset)) or (

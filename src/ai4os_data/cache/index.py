@@ -1,7 +1,7 @@
 """The database of a cache's index, kept by diskcache: one connection, closed before every fork.
 
-Errors of SQLite leave this module as `Damage`, and so do rows that are not ours. A bug of ours flies: it is never taken
-for a damaged disk.
+Errors of SQLite leave this module as `Damage`, and rows that are not ours raise it too. A bug of ours is raised as it
+is, and never taken for a damaged disk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOCKED_FOR_S = 10.0  # nobody else changes the index while we have the ledger; a
 
 _FULL = 13  # https://www.sqlite.org/rescode.html
 _LOCKED = {5, 6}
-_TICK_S = 1e-6  # between the last uses that are noted at once
+_TICK_S = 1e-6  # between the times of uses that are noted together
 _SETTINGS = {
     "eviction_policy": "least-recently-used",
     "cull_limit": 0,
@@ -41,7 +41,7 @@ _ROW = "SELECT rowid, filename, size FROM Cache"
 
 
 class Damage(Exception):  # noqa: N818  it never leaves the cache
-    """The index does not work, or does not say what it has to: it is made anew from the files.
+    """The index does not work, or its content is wrong: it is made anew from the files.
 
     Attributes:
         code: SQLite's number for what it said, from Python 3.11 on.
@@ -60,7 +60,7 @@ class Damage(Exception):  # noqa: N818  it never leaves the cache
         """Whether a foreign program has the index locked, which is no damage.
 
         Args:
-            took_s: how long the error took to come: without a number, only the wait shows that it was a lock.
+            took_s: how long the call took to fail. If the error has no number, only the wait shows that it was a lock.
         """
         if self.code is None:
             is_busy = isinstance(self.__cause__, (sqlite3.OperationalError, diskcache.Timeout))
@@ -70,13 +70,13 @@ class Damage(Exception):  # noqa: N818  it never leaves the cache
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Raise errors of the database as damage; a wrong use of it by us flies."""
+    """Raise errors of the database as damage; a wrong use of it by us is raised as it is."""
     try:
         yield
     except sqlite3.ProgrammingError:
         raise
-    except (sqlite3.DatabaseError, diskcache.Timeout, UnicodeDecodeError) as error:  # the last in SQLite's own words
-        if isinstance(error.__context__, Damage):  # after which there was nothing left to roll back
+    except (sqlite3.DatabaseError, diskcache.Timeout, UnicodeDecodeError) as error:  # the last for a message of SQLite
+        if isinstance(error.__context__, Damage):  # then this is the rollback, which failed too
             raise error.__context__ from None
         origin = error.__context__ if isinstance(error, diskcache.Timeout) else error
         code = getattr(origin, "sqlite_errorcode", None)
@@ -84,7 +84,7 @@ def _translated() -> Iterator[None]:
 
 
 class _NamesOnly(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
-    """Lets nothing into diskcache, or out of it, that would have to be unpickled."""
+    """Refuses every value of diskcache that would have to be pickled or unpickled."""
 
     def put(self, key: object) -> tuple[object, bool]:
         if not isinstance(key, str):
@@ -136,7 +136,7 @@ class _Database(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
 
     @property
     def _sql_retry(self) -> Callable[..., sqlite3.Cursor]:
-        """What changes the database outside of transactions; diskcache itself would try it for a minute."""
+        """Runs changes outside of transactions; diskcache's own version repeats them for a minute."""
         if sys.version_info < (3, 11):  # errors have no numbers
             retrying: Callable[..., sqlite3.Cursor] = super()._sql_retry
             return retrying
@@ -166,7 +166,7 @@ class _Database(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type
         leave_to_parent(connection)
 
     def __del__(self) -> None:
-        """Close it, now or before the fork that is about to come: a finalizer must not wait for it."""
+        """Close it now, or just before the fork that has begun: a finalizer must not wait for a fork."""
         with no_fork(wait=False) as is_certain:
             if is_certain:
                 self.close()
@@ -182,7 +182,7 @@ class Index:
 
     Args:
         directory: has the database, or is to have it.
-        limit_bytes: what diskcache is given for its limit; it never evicts anything by itself.
+        limit_bytes: the limit that diskcache is given; it never evicts anything by itself.
         log_pages: how long the write-ahead log may grow before it is copied back.
 
     Raises:
@@ -241,12 +241,12 @@ class Index:
 
     @contextmanager
     def transact(self) -> Iterator[None]:
-        """One commit for all that is done meanwhile: it touches the same pages."""
+        """Do all changes of a block in one commit, since they touch the same pages."""
         with _translated(), self._database.transact():
             yield
 
     def enter(self, rows: Sequence[tuple[str, str, int]]) -> list[tuple[str, int]]:
-        """Add rows of key, file name and size, or replace those with their keys; names and sizes that were replaced."""
+        """Add rows of key, file name and size, or replace those with the same keys; returns what was replaced."""
         now = time.time()
         keys = [key for key, _, _ in rows]
         in_place = f"SELECT filename, size FROM Cache WHERE raw = 1 AND key IN ({','.join('?' * len(keys))})"  # noqa: S608
@@ -263,7 +263,7 @@ class Index:
         return found
 
     def touch(self, keys: Sequence[str]) -> None:
-        """Note that they were used now, in this order."""
+        """Note that these keys were used now, in this order."""
         now = time.time()
         uses = [(now + number * _TICK_S, key) for number, key in enumerate(keys)]
         self._many("UPDATE Cache SET access_time = ? WHERE key = ? AND raw = 1", uses)
@@ -282,7 +282,7 @@ class Index:
 
 
 class _Abandoned:
-    """Connections whose owner went while another thread was forking."""
+    """Connections whose owner was deleted while another thread was forking."""
 
     def __init__(self) -> None:
         self.connections: list[sqlite3.Connection] = []

@@ -1,6 +1,6 @@
-"""What one process knows of a cache's entries: those that it used last, and the positions of all names on the disk.
+"""What one process knows of a cache's entries: the last used ones, and where the file of names has the others.
 
-It is a hint. An entry that it knows of may have been evicted since; its file is what counts.
+This is a hint: an entry may have been evicted since, and only its file counts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_KNOWN = 10_000
 
 _NEWER = ">"  # after a digest in the file of names: what follows is no size, but another digest
 _LINE_END = 10
-_MANY_BYTES = 16 * 1024  # of news
+_MANY_BYTES = 16 * 1024  # of new lines, from which they are added all at once
 
 
 class Known:
@@ -33,7 +33,7 @@ class Known:
         directory: the cache's.
 
     Attributes:
-        recent: the files that were used last, by digest; they are likely to be there.
+        recent: the files that were used last, by digest; most are still there.
         newer: digests of what files had become when they were fetched.
         names: the file from which processes learn of each other's entries.
     """
@@ -60,7 +60,7 @@ class Known:
         held = self.recent.get(name)
         if held is not None:
             return held
-        with self._threads:  # without it, a thread that looks while another reads the news would miss them
+        with self._threads:  # otherwise a thread that looks while another one reads new lines would miss them
             self._read_news()
             line = self._positions.line(name)
             if line is not None and (held := held_at(f"{self._root}/{line[:1]}/{line}")) is not None:
@@ -68,7 +68,7 @@ class Known:
             return held
 
     def remember(self, held: Held, position: int | None = None) -> None:
-        """Keep a file at hand, and not too many: each takes half a KB, in every process.
+        """Remember a file. Only some are kept, since each takes half a KB in every process.
 
         Args:
             held: the file.
@@ -92,7 +92,7 @@ class Known:
         """Let every process know the digest of what a file had become when it was fetched.
 
         Args:
-            link: stands for the listed file and its listing.
+            link: names the listed file and its listing.
             newer: the digest.
         """
         if self.newer.get(link) != newer:
@@ -100,7 +100,7 @@ class Known:
             self.names.append(f"{link}{_NEWER}{newer}")
 
     def rewrite(self, here: Callable[[], Iterable[str]]) -> None:
-        """Write the file of names anew, for the files that are there alone. The caller has the ledger.
+        """Write the file of names anew, with the files that are there and no others. The caller has the ledger.
 
         Args:
             here: gives the names of the files.
@@ -118,7 +118,7 @@ class Known:
     def _read_news(self) -> None:
         """Read the names that are new."""
         is_all, begin, data = self.names.news()
-        if is_all:  # what was evicted since the last time is forgotten
+        if is_all:  # forget the entries that were evicted since the last time
             self._positions.clear()
             self.recent.clear()
             self.newer.clear()

@@ -1,7 +1,7 @@
-"""Leases: what each process may still write into a cache without asking.
+"""Leases: how much each process may still write into a cache without asking.
 
-A lease is a file with a lock on it. The kernel frees the lock of a process that dies, so a lease that is not locked is
-that of a dead process.
+A lease is a locked file. The kernel frees the lock of a process that dies, so a lease that is not locked belongs to a
+dead process.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Lease:
         self.after_fork()
 
     def __del__(self) -> None:
-        """Close it; whoever finds it unlocked counts the files in."""
+        """Close it; the process that finds it unlocked counts its files in."""
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -74,7 +74,7 @@ class Lease:
                 os.close(descriptor)
 
     def others(self) -> tuple[int, bool]:
-        """What the leases of other living processes allow, and whether one of a dead process was found and removed."""
+        """How much other living processes have leased, and whether a dead process's lease was found and removed."""
         total, died = 0, False
         with suppress(FileNotFoundError), os.scandir(self._folder) as items:
             for item in items:
@@ -99,10 +99,10 @@ def living(directory: str) -> set[int]:
 
 
 def _read(path: str) -> int | None:
-    """What a living process has leased; None for a dead one."""
+    """How much a living process has leased; None for a dead one."""
     try:
         descriptor = ownership.open_file(path, os.O_RDWR)
-    except OSError:  # gone by now, or nothing of ours
+    except OSError:  # removed by now, or not ours
         return 0
     try:
         if locks.try_lock(descriptor):
@@ -117,7 +117,7 @@ def _last_to_close(descriptor: int) -> int:
     """The same file under a high number, so that a killed process's staged files are unlocked before its lease is."""
     try:
         high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH_DESCRIPTOR)
-    except OSError:  # a process that may have few open files
+    except OSError:  # this process may open only few files
         return descriptor
     os.close(descriptor)
     return high

@@ -1,12 +1,12 @@
 """What the cache holds and how much room is left, agreed between all processes.
 
-One process at a time has the ledger, for a batch of changes. Room is given out in leases: what a process may still
+One process at a time has the ledger, for a batch of changes. Room is given out in leases: how much a process may still
 write without asking. So at every moment
 
     counted entries + leases + bookkeeping <= limit
 
-and a process that dies leaves a lease whose lock is free: whoever sees that counts its files in. Eviction has two
-steps: with the ledger, the rows are removed and their room is leased; the files are removed without it.
+and a process that dies leaves a lease whose lock is free: the process that finds it counts its files in. Eviction has
+two steps: with the ledger, the rows are removed and their room is leased; the files are removed without it.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from ai4os_data.cache.staged import Spares
 
 _LEASE_PART = 100
-_LARGEST_LEASE_BYTES = 16 * 1024 * 1024  # enough for the lock to cost little, and not more evicted than is needed
+_LARGEST_LEASE_BYTES = 16 * 1024 * 1024  # the lock costs little, and little is evicted in advance
 _TRIES = 8
 _NAME_BYTES = 64
-_NAMES_BYTES = 64 * 1024  # names of evicted entries that may always stay; more in a large cache
+_NAMES_BYTES = 64 * 1024  # of names of evicted entries that may always stay; more in a large cache
 _MOST_NAMES_BYTES = 2 * 1024 * 1024  # each process reads them once
 
 
@@ -52,7 +52,7 @@ class Ledger:
         objects: the files, as this process knows them.
         protected: gives the digests that must not be evicted to make room (policy ``"auto"``); None evicts by last
             use alone.
-        plans: say which of the protected can be done without for longest.
+        plans: say which protected entries will not be needed for longest.
         spares: take what is evicted to make room for this process.
     """
 
@@ -90,7 +90,7 @@ class Ledger:
 
         Args:
             need_bytes: how much is needed at least; 0 for none.
-            left_bytes: what of the lease was not written yet.
+            left_bytes: how much of the lease was not used yet.
             stored: since the last call.
             used: digests that were read since the last call.
             room_for: the digest of the entry that needs the room.
@@ -101,7 +101,7 @@ class Ledger:
         granted = 0
         unmade: list[Plan] = []
         for attempt in range(_TRIES + 1):
-            for plan in unmade:  # here, where nobody waits for the ledger
+            for plan in unmade:  # here, without the ledger: nobody has to wait
                 plan.make()
             need = max(0, need_bytes - granted) if attempt < _TRIES else 0
             with self._held():
@@ -112,7 +112,7 @@ class Ledger:
             stored, used = self._remove(found.evicted, self._spares), ()
             if not stored and (granted >= need_bytes or not unmade):
                 break
-            granted -= space_of(stored)  # in use: they are counted in again
+            granted -= space_of(stored)  # these are in use, and counted in again
         granted = granted if granted >= need_bytes else 0
         if self._lease.size_bytes != left_bytes + granted:
             with self._held():
@@ -120,7 +120,7 @@ class Ledger:
         return granted
 
     def note_use(self, used: list[str]) -> bool:
-        """Enter what was read, unless another process has the ledger just now."""
+        """Enter the digests that were read, unless another process has the ledger now."""
         with self._held(wait=False) as is_held:
             if is_held:
                 self._mending.mended(lambda: self._mending.opened().enter([], used))
@@ -140,12 +140,12 @@ class Ledger:
         self._evict_now(self._shrink)
 
     def cede(self, size_bytes: int) -> None:
-        """Take that much less of the disk than now, in all processes, for an hour."""
+        """Take so many bytes less of the disk than now, in all processes, for an hour."""
         self._evict_now(partial(self._cede, size_bytes))
 
     def clear(self) -> None:
         """Remove every entry that nobody uses."""
-        with self._held(reconciles=False):  # it does so itself, when the disk that may be full has room for the index
+        with self._held(reconciles=False):  # clearing does so itself, once a full disk has room for the index
             self._mending.mended(self._clear)
 
     def forget(self, names: list[str]) -> None:
@@ -160,9 +160,9 @@ class Ledger:
 
     @contextmanager
     def _held(self, *, wait: bool = True, reconciles: bool = True) -> Iterator[bool]:
-        """Hold the ledger alone, mended after a death; False if another process has it, and this one does not wait."""
+        """Hold the ledger alone, mended if its last holder died; False if another one has it and `wait` is False."""
         with self._lock.held(wait=wait) as was_clean:
-            if reconciles and was_clean is False:  # somebody has died with it
+            if reconciles and was_clean is False:  # its last holder died
                 self._mending.mended(self._mending.reconcile)
             yield was_clean is not None
 
@@ -180,7 +180,7 @@ class Ledger:
                 self._mending.mended(lambda: self._mending.opened().enter(in_use, []))
 
     def _remove(self, evicted: list[Held], spares: Spares | None = None) -> list[Held]:
-        """Remove evicted files, or put them with the spares; those that are in use, and stay."""
+        """Remove evicted files, or keep them as spares; returns the files that are in use, and stay."""
         in_use, has_missed = [], False
         for held in evicted:
             try:
@@ -188,14 +188,14 @@ class Ledger:
                     in_use.append(held)
             except FileNotFoundError:
                 has_missed = True
-        if has_missed:  # a damaged name: the file that it meant may still be there
+        if has_missed:  # the name may be damaged, and its file still be there
             with self._held():
                 self._mending.mended(self._mending.reconcile)
         self._eviction.keep(in_use)
         return in_use
 
     def _clear(self) -> None:
-        for held in self._objects.scan_all().values():  # without the index, which a full disk would not let us change
+        for held in self._objects.scan_all().values():  # without the index, which cannot be changed on a full disk
             with suppress(FileNotFoundError):
                 self._objects.evict(held)
         for listing in listings.kept_in(self._directory):
@@ -211,7 +211,7 @@ class Ledger:
         now = time.time()
         rows = self._mending.opened()
         free = self._balance.free_bytes()
-        size_bytes += self._balance.margin_bytes()  # the database grows by what is taken out
+        size_bytes += self._balance.margin_bytes()  # taking rows out makes the database grow
         record = self._balance.record()
         ceded = record.ceded_at(now) + size_bytes + max(0, free)
         record._replace(ceded_until=now + CEDED_FOR_S, ceded_bytes=ceded).write(self._lock.descriptor)
@@ -235,7 +235,7 @@ class Ledger:
     def _leased(self, need_bytes: int, left_bytes: int, evicted: list[Held], room_for: str) -> _Grant:
         wanted = max(need_bytes, min(self._limit() // _LEASE_PART, _LARGEST_LEASE_BYTES))
         free = self._balance.free_bytes()
-        over = -(free + self._balance.margin_bytes())  # the margin is there to be grown into
+        over = -(free + self._balance.margin_bytes())  # the margin is room to grow into
         self._forget_names(-over)
         if over > 0:  # the limit was higher once
             surplus = self._rows.evict(over)
@@ -246,7 +246,7 @@ class Ledger:
             free, evicted = free + space_of(found), evicted + found
         evicted_bytes = space_of(evicted)
         granted = min(free, max(wanted, evicted_bytes)) if free >= need_bytes else 0
-        self._lease.write(left_bytes + max(granted, evicted_bytes))  # their room, until they are removed
+        self._lease.write(left_bytes + max(granted, evicted_bytes))  # the room of evicted files, until they are removed
         return _Grant(granted, evicted, unmade)
 
     def _forget_names(self, room_bytes: int) -> None:

@@ -35,7 +35,7 @@ class LedgerLock:
         tell_after_fork(self)
 
     def after_fork(self) -> None:
-        """Keep none of the parent's locks alive in a child."""
+        """Close the child's copy of the parent's lock."""
         self._threads = threading.Lock()
         self.close()
 
@@ -52,7 +52,7 @@ class LedgerLock:
 
     @contextmanager
     def held(self, *, wait: bool = True) -> Iterator[bool | None]:
-        """Hold the ledger alone: whether the last holder left it in order; None if another one has it now.
+        """Hold the ledger alone. Gives whether the last holder left it in order; None if another process has it now.
 
         This process does not fork while it holds the ledger, but may fork while it waits for another process.
 
@@ -89,7 +89,7 @@ class LedgerLock:
                 return False
             if is_at(self.descriptor, self._path):
                 return True
-            # Somebody has removed the directory, or the lock in it: ours would exclude nobody.
+            # Somebody has removed the directory, or the lock file in it: locking ours would exclude nobody.
             self.close()
 
     def _open(self) -> None:

@@ -1,4 +1,4 @@
-"""The listings that a cache keeps: the newest ones, within a part of its limit, each whole or not at all."""
+"""The listings that a cache keeps: the newest ones, within a part of its limit, each whole or absent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def kept_in(directory: str) -> list[os.DirEntry[str]]:
 
 
 def fits(size_bytes: int, limit_bytes: int) -> bool:
-    """Whether a cache of some limit keeps so large a listing."""
+    """Whether a cache with this limit keeps a listing of this size."""
     return size_bytes * _PARTS <= limit_bytes
 
 
@@ -34,7 +34,7 @@ def read(directory: str, name: str) -> bytes | None:
 
 
 def write(directory: str, name: str, data: bytes, limit_bytes: int) -> None:
-    """Keep a listing, and remove those written longest ago for which there are too many, or too large ones.
+    """Keep a listing, and remove the oldest ones until all are within the limit.
 
     Raises:
         OSError: it cannot be written.

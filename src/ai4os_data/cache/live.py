@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Limit(NamedTuple):
-    """How much a cache may take, and whether the user gave that, or it is what the disk had free."""
+    """How much a cache may take, and whether the user gave that limit or it follows from the free space."""
 
     size_bytes: int
     is_given: bool
@@ -44,7 +44,7 @@ class Live:
                 yield from digests()
 
     def bind(self, cache: object, limit: Limit) -> None:
-        """Keep to the limit of this cache too, while it lives."""
+        """Keep to the limit of this cache too, as long as it lives."""
         self._limits[cache] = limit
 
     def limits(self) -> list[Limit]:
@@ -56,7 +56,7 @@ class Live:
         return min((limit.size_bytes for limit in self.limits()), default=otherwise)
 
     def follow(self, plan: Plan) -> None:
-        """While this plan lives, what it has used goes, to make room for what it still needs."""
+        """As long as this plan lives, evict what it has used, to make room for what it still needs."""
         self._plans.get().add(plan)
 
     def plans(self) -> list[Plan]:
@@ -69,7 +69,7 @@ _threads = threading.Lock()
 
 
 def live_in(directory: str) -> Live:
-    """What is known of a directory, under any name; it is known for as long as somebody keeps it."""
+    """The `Live` of a directory, whatever path leads there; it exists as long as somebody holds it."""
     path = os.path.realpath(directory)
     with no_fork(), _threads:
         live = _by_directory.get(path)

@@ -16,7 +16,7 @@ _MOST_CHANGES = 8  # of one file, one after the other
 
 
 class Lookup:
-    """Finds the cached files of a store, those of what a file has become since it was listed included."""
+    """Finds the cached files of a store, also newer versions of files that have changed since they were listed."""
 
     def __init__(self, cache: DiskCache, versions: Versions, counters: telemetry.Counters) -> None:
         self.cache = cache
@@ -24,11 +24,11 @@ class Lookup:
         self._counters = counters
 
     def find(self, name: str) -> Held | None:
-        """The cached file of a digest, or of what that file has become; it may have been evicted since."""
+        """The cached file of a digest, or of the file's newer version; it may have been evicted since."""
         return session_of(self.cache).known.find(name) or self.newer(name)
 
     def newer(self, name: str) -> Held | None:
-        """The cached file of what a file was found to have become since it was listed, if that may be used."""
+        """The cached file of a newer version that was found since the listing, if that version may be used."""
         session = session_of(self.cache)
         known = session.known
         for _ in range(_MOST_CHANGES):

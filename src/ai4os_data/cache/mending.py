@@ -1,4 +1,4 @@
-"""The index agrees with the files again: after a process died, after damage, and after files were removed by hand."""
+"""Makes the index agree with the files again: after a process died, after damage, after files were removed by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 _FULL_DISK_BYTES = 32 * 1024
-_TOO_FULL_BYTES = 64 * 1024  # for a new index
+_TOO_FULL_BYTES = 64 * 1024  # less than this is too little for a new index
 
 
 class Mending:
@@ -79,7 +79,7 @@ class Mending:
             raise CacheError(message) from error
 
     def _tried(self, work: Callable[[], R]) -> R:
-        """The result of some work, tried for a moment if the disk is full."""
+        """The result of some work, repeated for a moment if the disk is full."""
         waiting = Waiting(FULL_FOR_S)
         while True:
             begun = time.monotonic()
@@ -97,7 +97,7 @@ class Mending:
         return error.is_full or disk.f_bavail * disk.f_frsize < too_little_bytes
 
     def _raise_disk_error(self, error: Damage, too_little_bytes: int) -> None:
-        """Raise what the disk has to say, if that explains an error of the index."""
+        """Raise an error of the disk, if that explains the error of the index."""
         if os.statvfs(self._directory).f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), self._directory) from error
         if self._is_full(error, too_little_bytes):
@@ -114,11 +114,11 @@ class Mending:
         self.opened(is_logged=False)
 
     def reconcile(self, *, count_in: bool = True) -> tuple[dict[str, Held], int]:
-        """Count in the files that dead processes stored, and remove those that they only began.
+        """Count in the files that dead processes stored, and remove those that they had only begun.
 
         Args:
-            count_in: whether to count in what is not indexed. While others have leases it may be theirs, stored and
-                not entered yet: their leases stand for it, and counted twice it would evict as much.
+            count_in: whether to count in what is not indexed. While others have leases, such a file may be theirs, not
+                entered yet. Their leases include its room; counting it twice would evict as much.
 
         Returns:
             The files that are counted, and how many were missing in the index.
@@ -128,7 +128,7 @@ class Mending:
             remove_if_abandoned(path)
         here: dict[str, Held] = {}
         for held in self._objects.files():
-            if here.setdefault(held.name, held) is not held:  # it has been fetched twice, and was not the same
+            if here.setdefault(held.name, held) is not held:  # it was fetched twice, with different bytes
                 with suppress(FileNotFoundError):
                     self._objects.evict(held)
         if not self._objects.known.names.may_hold(len(here)):
@@ -144,7 +144,7 @@ class Mending:
         return here, len(missing)
 
     def bookkeeping_bytes(self) -> int:
-        """What the cache takes on the disk beside its entries and the database itself."""
+        """The disk space that the cache takes beside its entries and the database itself."""
         names = self._objects.known.names
         files = [f"{self._directory}/lock", names.path, names.beside]
         for folder in (f"{self._directory}/leases", f"{self._directory}/listings"):
@@ -153,7 +153,7 @@ class Mending:
         return sum(map(disk_bytes, files)) + self._rows.others_bytes() + self._objects.folders_bytes()
 
     def _shrink_to_limit(self) -> bool:
-        """Remove the files stored longest ago, with no help from the index; False if all are inside the limit."""
+        """Remove the files stored longest ago, without the index; False if all are inside the limit."""
         found = []
         for held in self._objects.scan_all().values():
             with suppress(FileNotFoundError):

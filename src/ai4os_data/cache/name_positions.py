@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PREFIX_DIGITS = 8
-_MOST_RECENT = 4096  # lines that are not sorted in yet
-_GONE = 0  # the head of the file stands there, and no name
+_MOST_RECENT = 4096  # lines that are not yet sorted in
+_GONE = 0  # the head of the file is there, and no name
 
 _DIGITS = np.zeros(256, np.uint32)
 _DIGITS[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
@@ -78,7 +78,7 @@ class NamePositions:
         return None if found is None else found[1]
 
     def remove(self, digest: str) -> None:
-        """Forget the last line of a digest: what it names is gone."""
+        """Forget the last line of a digest, whose entry is gone."""
         if self._recent.pop(digest, None) is None and (found := self._find(digest)) is not None:
             self._positions[found[0]] = _GONE
 
@@ -98,5 +98,5 @@ class NamePositions:
 def _prefix(digest: str) -> int:
     try:
         return int(digest[:_PREFIX_DIGITS], 16)
-    except ValueError:  # a damaged one, which nobody asks for
+    except ValueError:  # a damaged line, whose digest nobody asks for
         return 0

@@ -1,8 +1,8 @@
-"""The names of entries in the order they appeared: how a process learns what others have stored, without a search.
+"""The names of entries in the order they appeared: by them a process learns what others have stored, without a search.
 
-One file, to which every process appends a line for each entry that it publishes, and which each reads on from where
-it last ended. It is a hint: a lost line costs a second fetch, a false one an `open` that fails. The files' own names
-are what counts.
+It is one file. Every process appends a line for each entry that it publishes, and reads on from where it last
+stopped. It is a hint: a lost line costs a second fetch, a false line an `open` that fails. Only the files' own names
+count.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class Names:
 
     def after_fork(self) -> None:
         """Read and append through a descriptor of the child's own."""
-        self._threads = threading.Lock()  # the parent's may be held for ever
+        self._threads = threading.Lock()  # the parent's lock may be held for ever
         self._close()
 
     def append(self, name: str) -> int | None:
-        """Let the others know of an entry whose file is there. A lost name is a second fetch, no more.
+        """Let other processes know of an entry whose file is there. If the name is lost, the file is fetched again.
 
         Returns:
-            The position where it stands; None if it comes with the news.
+            The position of its line; None if `news` will give it.
         """
         line = f"{name}\n".encode()
         with self._threads:
@@ -59,10 +59,10 @@ class Names:
                 descriptor = self._opened() if self._descriptor < 0 else self._descriptor
                 os.write(descriptor, line)
                 found = os.fstat(descriptor)
-                if found.st_nlink == 0:  # somebody has removed the file, or put a new one in its place
+                if found.st_nlink == 0:  # somebody has removed or replaced the file
                     os.write(self._opened(), line)
                 elif found.st_size == self._read_up_to + len(line):
-                    self._read_up_to += len(line)  # ours alone is new
+                    self._read_up_to += len(line)  # our line is the only new one
                     return self._read_up_to - len(line)
             except OSError:
                 pass
@@ -72,7 +72,7 @@ class Names:
         """What was appended since the last look, our own names included; nothing if it cannot be read.
 
         Returns:
-            Whether these are all names that there are now, since they were written anew; where they begin; and whole
+            Whether these are all names, because the file was written anew; the position of the first; and the whole
             lines.
         """
         try:
@@ -114,10 +114,11 @@ class Names:
         return is_anew, begin, data[:complete]
 
     def rewrite(self, look: Callable[[], Iterable[str]]) -> None:
-        """Write the file anew, with the names that a look at the files gives and those that are appended meanwhile.
+        """Write the file anew, with the names that a look at the files gives and those that are appended during it.
 
-        A new file takes the place of the old one. Who appends a name sees afterwards whether it was still the file;
-        what was appended to the old one before that is carried over. The caller has the ledger, so nobody else does it.
+        A new file replaces the old one. A process that appends a name checks afterwards whether it wrote to the present
+        file; what was appended to the old one before that is carried over. The caller has the ledger, so that nobody
+        else rewrites the file.
 
         Raises:
             OSError: the new file cannot be written.
@@ -137,7 +138,7 @@ class Names:
 
     @property
     def beside(self) -> str:
-        """Where they are written anew; a death may leave it there, for the next time to write over."""
+        """The path at which the new file is written; one that a killed process left is overwritten the next time."""
         return f"{self.path}.new"
 
     def may_hold(self, count: int) -> bool:
@@ -159,11 +160,11 @@ class Names:
             self._close()
             try:
                 self._descriptor = ownership.open_file(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND)
-            except OSError:  # a cache that can be read, and no more
+            except OSError:  # the cache can only be read
                 self._descriptor = ownership.open_file(self.path, os.O_RDONLY)
             if os.fstat(self._descriptor).st_size == 0:
                 os.write(self._descriptor, _head())
-            if os.pread(self._descriptor, _HEAD_BYTES, 0) != self._head:  # or it is the one that was read so far
+            if os.pread(self._descriptor, _HEAD_BYTES, 0) != self._head:  # else it is the one read so far
                 self._read_up_to = 0
         return self._descriptor
 

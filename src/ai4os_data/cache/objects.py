@@ -1,4 +1,4 @@
-"""The files of a cache's entries: written beside, and then there by one rename; checked at each read; evicted."""
+"""The files of a cache's entries: each is staged, appears by one rename, is checked when it is read, and is evicted."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Objects:
         self._pins = pins_in(directory)
 
     def is_there(self, held: Held) -> bool:
-        """Whether a file that was found has not been evicted since."""
+        """Whether a file that was found is still there."""
         if os.path.exists(held.path):
             self.known.remember(held)
             return True
@@ -67,7 +67,7 @@ class Objects:
                 yield held
 
     def rewrite_names(self) -> None:
-        """Let every process know of each file that is there, and of nothing else. The caller has the ledger."""
+        """Write the file of names anew, with each file that is there and no other. The caller has the ledger."""
         self.known.rewrite(lambda: (os.path.basename(held.path) for held in self.files()))
 
     def staged(self) -> list[str]:
@@ -124,7 +124,7 @@ class Objects:
     def _appear(self, staged_path: str, path: str) -> None:
         try:
             os.rename(staged_path, path)
-        except FileNotFoundError:  # an evicted file, written over, for a folder that nothing was in yet
+        except FileNotFoundError:  # an overwritten file whose new folder has not been made yet
             placement.make(self._directory)
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             os.rename(staged_path, path)
@@ -132,7 +132,7 @@ class Objects:
     # --- evicting and reading
 
     def evict(self, held: Held, spares: Spares | None = None) -> bool:
-        """Remove a file, or put it with the spares; False if somebody uses it, or it cannot be removed.
+        """Remove a file, or keep it as a spare; False if somebody uses it, or it cannot be removed.
 
         Raises:
             FileNotFoundError: it is not there.
@@ -142,11 +142,11 @@ class Objects:
             descriptor = ownership.open_file(path, os.O_RDWR)
         except FileNotFoundError:
             raise
-        except OSError:  # nothing of ours
+        except OSError:  # not ours
             return True
         kept = False
         try:
-            # Held while the file is removed: who opens or pins it from now on sees that it is gone.
+            # Locked while the file is removed: a process that opens or pins it from now on sees that it is gone.
             if not locks.try_lock(descriptor):
                 return False
             with self._pins.none(held.name) as is_free:
@@ -157,9 +157,9 @@ class Objects:
                     kept = True
                     return True
                 os.unlink(path)
-            os.ftruncate(descriptor, 0)  # who is reading it just now would keep its blocks
+            os.ftruncate(descriptor, 0)  # a process that is reading it would keep its blocks
         except FileNotFoundError:
-            return True  # found damaged by a reader just now
+            return True  # a reader has just found it damaged
         except OSError:
             return False
         finally:
@@ -168,7 +168,7 @@ class Objects:
         return True
 
     def load(self, held: Held) -> bytes | None:
-        """The bytes of a cached file; None, and the file is gone, where it is damaged.
+        """The bytes of a cached file; None if it is damaged: then it is removed.
 
         Raises:
             FileNotFoundError: it was evicted.
@@ -184,8 +184,8 @@ class Objects:
             return None
         try:
             if size_bytes > _LONG_READ_BYTES:
-                share(descriptor, path)  # evicted now, it would keep its room meanwhile
-            # One more than it holds, so that a longer file shows.
+                share(descriptor, path)  # otherwise an eviction now would not free its room
+            # One byte more than it should hold, to notice a longer file.
             data = os.read(descriptor, size_bytes + 1) if size_bytes < _READ_BYTES else read_whole(descriptor)
         except BlockingIOError:
             self.known.forget(held.name)
@@ -196,7 +196,7 @@ class Objects:
             os.close(descriptor)
         if len(data) == size_bytes and xxhash.xxh3_64_intdigest(data) == checksum:
             return data
-        if not os.path.exists(path):  # evicted in the midst of it
+        if not os.path.exists(path):  # evicted while it was read
             self.known.forget(held.name)
             raise FileNotFoundError(path)
         self.discard(held)
@@ -221,5 +221,5 @@ def share(descriptor: int, path: str) -> None:
             return
         if not os.path.exists(path):
             break
-        time.sleep(_PAUSE_S)  # it has appeared just now, and its process is about to unlock it
+        time.sleep(_PAUSE_S)  # it has just appeared, and its process is about to unlock it
     raise BlockingIOError(path)

@@ -1,4 +1,4 @@
-"""The file of a local path that a user was given stays while the path object lives, wherever that was sent."""
+"""The local path that a user is given: its file stays as long as the path object lives, in whatever process."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class LocalPath(str):
 
     @classmethod
     def in_place(cls, path: str) -> LocalPath:
-        """A user's own file, where it is: it stays as long as the user keeps it."""
+        """The path of a user's own file, which stays as long as the user keeps it."""
         local = cls(path)
         local._pin = None
         return local
 
     @classmethod
     def in_cache(cls, path: str, receipt: Receipt | None = None) -> LocalPath:
-        """A cached file, pinned; with a receipt for the process that has sent it.
+        """The path of a cached file, which is pinned; with a receipt for the process that sent the path.
 
         Raises:
             FileNotFoundError: it is not there any more.
@@ -44,7 +44,7 @@ class LocalPath(str):
 
     @classmethod
     def temporary(cls, path: str) -> LocalPath:
-        """A file of its own, removed with its last user."""
+        """The path of a temporary file, removed with its last user."""
         local = cls(path)
         local._pin = _Temporary(path)
         return local
@@ -78,7 +78,7 @@ class _Temporary:
         self._path = path
 
     def sent(self) -> None:
-        self._path = None  # the receiver removes it
+        self._path = None  # the receiver will remove it
 
     def __del__(self) -> None:
         if self._path is not None and self._owner == os.getpid():
@@ -92,7 +92,7 @@ def opened_shared(path: str) -> int:
     """A file that stays while this descriptor is open.
 
     Raises:
-        FileNotFoundError: it was swept up just now.
+        FileNotFoundError: it has been swept up.
     """
     descriptor = os.open(path, READ_FLAGS)
     try:

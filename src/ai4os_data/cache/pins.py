@@ -1,9 +1,9 @@
-"""Pins: what of a cache is in use as a local path, here or on its way to another process, and so is not evicted.
+"""Pins: entries in use as local paths, in this process or on the way to another one, are not evicted.
 
-A pin is a shared lock on one byte of the cache's lock file, the byte that the digest names, as a claim is. So a
-process pins thousands of files and opens one. What it sends stays pinned until it has been received: the receiver
-locks a byte that the sender has numbered for it, and the sender sees that by asking the kernel. Locks of the dead are
-gone, so nothing has to be cleaned up.
+A pin is a shared lock on one byte of the cache's lock file, the byte that the digest names, as a claim is. So a process
+can pin thousands of files with one open file. A path that it sends stays pinned until it was received: the receiver
+locks a byte with the number that the sender gave it, and the sender asks the kernel for that lock. The locks of dead
+processes are gone, so nothing has to be cleaned up.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from ai4os_data.machine import is_at, locks, no_fork, ownership, tell_after_fork
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MOST_SENT = 16_384  # each makes the kernel's list of locks longer, which it goes through for every other one
+MOST_SENT = 16_384  # each makes the kernel's list of locks longer, which is searched for every lock
 
 _FIRST_PIN = 1 << 61  # the claims lie from 1 << 62 on
 _FIRST_RECEIPT = 1 << 60
 _SENDER_BITS, _NUMBER_BITS = 28, 32
 _ASK_EVERY = 64
-_SENDERS = 256  # whose receipts are kept: workers come and go with every epoch
-_KEPT = 8  # caches of which nothing is in use: senders are yet to see what was received
+_SENDERS = 256  # senders whose receipts are kept: each epoch may have new workers
+_KEPT = 8  # caches without pins that stay open, until senders have seen the receipts
 _TRIES, _PAUSE_S = 5, 0.001
 
 
 class Receipt(NamedTuple):
-    """What a receiver confirms: a number that a sender has given."""
+    """A number that the sender has given, which the receiver confirms."""
 
     sender: int
     number: int
@@ -52,7 +52,7 @@ class Pins:
     def __init__(self, directory: str) -> None:
         self._path = f"{directory}/lock"
         self._counts: dict[int, int] = {}  # how often each byte is pinned
-        self._released: deque[int] = deque()  # by finalizers, which may come at any time
+        self._released: deque[int] = deque()  # by finalizers, which may run at any time
         self._threads = threading.Lock()
         # Locks through one descriptor do not exclude each other.
         self._pinning = -1  # pins, and asks for receipts
@@ -62,13 +62,13 @@ class Pins:
 
     def _begin_sending(self) -> None:
         self._sender = secrets.randbits(_SENDER_BITS)
-        self._sent: dict[int, int] = {}  # pins of what is on its way, by its number
+        self._sent: dict[int, int] = {}  # pins of paths on their way, by number
         self._next_number = 0
         self._ask_at = _ASK_EVERY
-        self._receipts: dict[int, None] = {}  # the senders that were given some
+        self._receipts: dict[int, None] = {}  # the senders that got receipts
 
     def after_fork(self) -> None:
-        """Pin for the child what it has a copy of, and leave what is on its way to the parent."""
+        """Pin for the child the paths that it has copies of; paths on their way are the parent's."""
         self._threads = threading.Lock()
         for byte in self._sent.values():
             self._drop(byte, unlock=False)
@@ -97,7 +97,7 @@ class Pins:
 
     @contextmanager
     def none(self, name: str) -> Iterator[bool]:
-        """Let nobody pin an entry meanwhile; False if somebody has."""
+        """Keep everybody from pinning an entry during a block; False if somebody has pinned it."""
         byte = lock_byte(name, _FIRST_PIN)
         with self._changing():
             other = self._other
@@ -111,7 +111,7 @@ class Pins:
     # --- on the way
 
     def send(self, byte: int) -> Receipt:
-        """Keep a pin until its receiver confirms it, or `MOST_SENT` more were sent, and it must have been lost."""
+        """Keep a pin until its receiver confirms it. After `MOST_SENT` more it counts as lost."""
         with self._changing():
             self._hold(byte)
             number, self._next_number = self._next_number, self._next_number + 1
@@ -129,7 +129,7 @@ class Pins:
         with self._changing():
             self._receipts.pop(sender, None)
             self._receipts[sender] = None
-            # The kernel makes one lock of those that lie side by side.
+            # The kernel merges locks on adjacent bytes.
             locks.lock_bytes(self._other, _receipt_byte(sender, number), shared=True)
             while len(self._receipts) > _SENDERS:
                 oldest = next(iter(self._receipts))
@@ -137,7 +137,7 @@ class Pins:
                 locks.unlock_bytes(self._other, _receipt_byte(oldest, 0), 1 << _NUMBER_BITS)
 
     def _ask(self) -> None:
-        """Let go of what was received."""
+        """Release the pins of what was received."""
         number = next(iter(self._sent))
         while number < self._next_number:
             begin = _receipt_byte(self._sender, number)
@@ -163,7 +163,7 @@ class Pins:
             self._drain()
 
     def _drain(self) -> None:
-        """Release what finalizers could not; if another thread has the lock, it does so afterwards."""
+        """Release what finalizers have left to release; if another thread has the lock, that thread does it."""
         while self._released and self._threads.acquire(blocking=False):
             try:
                 with suppress(IndexError):
@@ -249,7 +249,7 @@ def _pinned(pins: Pins, path: str) -> int:
             return byte
         if not os.path.exists(path):
             break
-        time.sleep(_PAUSE_S)  # it is about to be gone, or turns out to be in use
+        time.sleep(_PAUSE_S)  # it is about to be removed, or found to be in use
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 

@@ -26,7 +26,7 @@ _SPOOL_RESERVED_PART = 0.05
 
 MARKER = ".ai4os-data-cache"
 _OUR_FOLDERS = ("objects", "listings")
-_OUR_NAMES = ("index", "leases", "lock")  # in "objects" and "listings" only files named as ours are touched
+_OUR_NAMES = ("index", "leases", "lock")  # in "objects" and "listings" only files with names of our form are touched
 
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # FS_IOC_GETFLAGS and FS_IOC_SETFLAGS of linux/fs.h, on 64-bit
 _TOP_OF_TREE = 0x00020000  # FS_TOPDIR_FL, the attribute T of chattr(1)
@@ -55,12 +55,12 @@ def given_limit(size: int | str) -> int:
 
 
 def auto_limit(directory: str, held_bytes: int) -> int:
-    """What a cache may take of a disk: all that is free or its own already, less a reserve of a fifth of the disk.
+    """How much of a disk a cache may take: the free space and its own, less a reserve of a fifth of the disk.
 
     Quotas that the file system reports as its size (as container limits on overlay and XFS do) are honoured.
 
     Raises:
-        CacheLimitError: that is not worth a cache.
+        CacheLimitError: that is too little for a cache.
     """
     disk = os.statvfs(directory)
     total = disk.f_blocks * disk.f_frsize
@@ -86,16 +86,16 @@ def candidates(environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def fallback(what: str) -> str:
-    """Where something of this user's goes if its own place cannot be used; anybody can guess the name."""
+    """A path in the folder for temporary files, for when no better one can be used; anybody can guess its name."""
     try:
         folder = tempfile.gettempdir()
-    except FileNotFoundError:  # none can be written: whoever tries it says so
+    except FileNotFoundError:  # no such folder can be written: using the path raises the error
         folder = "/tmp"  # noqa: S108
     return os.path.join(folder, f"ai4os-data-{what}-{os.getuid()}")
 
 
 def spool_candidates(environ: Mapping[str, str]) -> Iterator[str]:
-    """Where checkpoints may wait to be sent if nobody says, the best first: on a local disk, beside the cache."""
+    """Where checkpoints may wait for their upload if the user names no directory, the best first: beside the cache."""
     if environ.get("AI4OS_DATA_SPOOL"):
         yield environ["AI4OS_DATA_SPOOL"]
         return
@@ -118,9 +118,9 @@ def copies_candidates(environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _base(environ: Mapping[str, str]) -> str | None:
-    """The user's folder for what can be made anew; None if nothing says which it is.
+    """The user's folder for files that can be made again; None if nothing says which it is.
 
-    A path that is not absolute says nothing (https://specifications.freedesktop.org/basedir-spec/latest/).
+    A path that is not absolute is ignored (https://specifications.freedesktop.org/basedir-spec/latest/).
     """
     given = environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(given):
@@ -130,7 +130,7 @@ def _base(environ: Mapping[str, str]) -> str | None:
 
 
 def spool_room(directory: str | os.PathLike[str]) -> tuple[int, int]:
-    """What is free on the disk of a spool, and what of it is to stay so."""
+    """How much is free on the disk of a spool, and how much of that has to stay free."""
     disk = os.statvfs(directory)
     reserve = min(_SPOOL_RESERVE_BYTES, int(_SPOOL_RESERVED_PART * disk.f_blocks * disk.f_frsize))
     return disk.f_bavail * disk.f_frsize, reserve
@@ -156,7 +156,7 @@ def usable(directory: str, *, memory_too: bool) -> str:
     try:
         try:
             _try(directory)
-        except FileNotFoundError:  # somebody removes it just now
+        except FileNotFoundError:  # somebody is removing it
             _try(directory)
     except OSError as error:
         message = (
@@ -176,14 +176,14 @@ def _try(directory: str) -> None:
     os.makedirs(directory, mode=0o700, exist_ok=True)
     _refuse_what_is_not_ours(directory)
     _claim_directory(directory)
-    probe = f"{directory}/.ai4os-data-probe"  # always the same: one that a death has left goes with the next
+    probe = f"{directory}/.ai4os-data-probe"  # one name, so that a file left behind goes the next time
     os.close(ownership.open_file(probe, os.O_CREAT | os.O_WRONLY))
-    with suppress(FileNotFoundError):  # of another process, which has looked too
+    with suppress(FileNotFoundError):  # another process has removed the same one
         os.unlink(probe)
 
 
 def refusal(directory: str) -> str | None:
-    """Why a directory is not to be used for a cache, since others may write to it; None if it can be.
+    """Why a directory must not be used for a cache, because others may write to it; None if it may.
 
     Raises:
         OSError: it cannot be looked at.
@@ -228,7 +228,7 @@ def _claim_directory(directory: str) -> None:
 
 
 def make(directory: str) -> None:
-    """Make the directory of a cache again, with the folders in it, if somebody has removed some of that.
+    """Make the directory of a cache again, with the folders in it, if somebody has removed any of them.
 
     Raises:
         OSError: it cannot be made, or another user has made one in its place.
@@ -256,15 +256,15 @@ def is_cache(directory: str) -> bool:
 
 
 def mark(directory: str) -> None:
-    """Say in a directory that it is a cache of ours."""
+    """Mark a directory as a cache of ours."""
     os.close(ownership.open_file(f"{directory}/{MARKER}", os.O_CREAT | os.O_WRONLY))
 
 
 def _spread_below(directory: str) -> None:
-    """Let the folders to be made in a directory lie apart on the disk, if the file system can: on ext4.
+    """Spread the folders that are made in a directory over the disk, on a file system that can do so, such as ext4.
 
-    The search for a new file's inode goes through the folder's own part of the disk, and passes over those that were
-    deleted in the last minutes: 1 ms a file after 16,000 deletions beside it, and 0.07 ms apart
+    For a new file, ext4 searches an inode in the folder's own part of the disk, and passes over those that were deleted
+    in the last minutes. That takes 1 ms a file after 16,000 deletions nearby, and 0.07 ms if they are spread
     (https://man7.org/linux/man-pages/man1/chattr.1.html, "T").
     """
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What an epoch still needs stays in the cache; what it has used goes first, to make room for the rest of it."""
+"""The plan of an epoch: entries that it still needs stay in the cache, and those that it has used are evicted first."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Uses(NamedTuple):
 
     @classmethod
     def of_turns(cls, turns: Sequence[Sequence[str]]) -> Uses:
-        """Those of turns that may use several entries at once, given by their digests."""
+        """The uses of turns that may each use several entries, given by their digests."""
         names = list(chain.from_iterable(turns))
         return cls(names, range(len(names)), np.repeat(np.arange(len(turns)), list(map(len, turns))))
 
 
 class Plan:
-    """What an epoch uses, turn by turn, and how far it has come.
+    """The entries that an epoch uses, turn by turn, and how far it has come.
 
-    An entry that the epoch still needs is never a victim: to fetch it again would cost as much as to have no room for
-    another. Of those that it has used, the one used first goes first. So an epoch fetches no more than what was not
-    held when it began, which no policy can do better.
+    An entry that the epoch still needs is never evicted: fetching it again would cost as much as having no room for
+    another. Of the used ones, the one used first is evicted first. So an epoch fetches only entries that were not in
+    the cache when it began, which no policy can improve.
 
     Args:
         find: gives the uses. It is called only when something has to be evicted.
@@ -49,7 +49,7 @@ class Plan:
         self._position = 0
         self._sorted: _Sorted | None = None
         self._looked = 0  # how many uses were searched for victims
-        self._kept: set[str] = set()  # of the victims among these
+        self._kept: set[str] = set()  # victims among these that could not be evicted
 
     @property
     def position(self) -> int:
@@ -62,11 +62,11 @@ class Plan:
 
     @property
     def is_made(self) -> bool:
-        """Whether the uses have been found and sorted."""
+        """Whether `make` was called."""
         return self._sorted is not None
 
     def make(self) -> _Sorted:
-        """The uses, found and sorted once: it takes some tenths of a second for a million."""
+        """Find and sort the uses, once: it takes some tenths of a second for a million."""
         if self._sorted is None:
             self._sorted = _Sorted(self._find())
         return self._sorted
@@ -76,12 +76,12 @@ class Plan:
         return self.make().last_turn(name) >= self._position
 
     def victims(self, held: Container[str], room_for: str) -> Iterator[str]:
-        """Which held entries to evict, the one that was used first before all others, and each once.
+        """Which held entries to evict: each once, the one that was used first before the others.
 
         Args:
             held: the digests of the entries that may be there.
-            room_for: the digest of the entry that needs the room: if the rest of the epoch does not use it, everything
-                stays.
+            room_for: the digest of the entry that needs the room: if the rest of the epoch does not use it, nothing is
+                evicted.
         """
         if not self.is_needed(room_for):
             return
@@ -101,14 +101,14 @@ class Plan:
 
 
 class _Sorted:
-    """Uses by the numbers that entries have here, where equal digests are one entry.
+    """Uses as numbers of entries; equal digests are one entry.
 
     Attributes:
-        turns: that of each use.
+        turns: the turn of each use.
     """
 
     def __init__(self, uses: Uses) -> None:
-        # An entry goes by the hash of its digest: a dictionary of all would take ten times the room.
+        # Entries are found by the hash of their digest: a dictionary would take ten times the memory.
         hashes = np.fromiter(map(hash, uses.names), np.int64, len(uses.names))
         self._hashes, numbers = np.unique(hashes, return_inverse=True)
         self._names = uses.names

@@ -16,7 +16,7 @@ class Preparation(NamedTuple):
 
     Attributes:
         function: the function.
-        name: distinguishes what it makes from what another one makes.
+        name: distinguishes its results from those of other functions.
     """
 
     function: Prepare

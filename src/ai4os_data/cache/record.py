@@ -10,8 +10,8 @@ from typing import NamedTuple
 import xxhash
 
 _FIELDS = struct.Struct("<dqqdq")
-CEDED_FOR_S = 3600.0  # who needs the room for longer asks again
-_CLOCK_STEP_S = 60.0  # a clock may be set right by some seconds meanwhile
+CEDED_FOR_S = 3600.0  # a process that needs the room for longer asks again
+_CLOCK_STEP_S = 60.0  # clocks may be corrected by some seconds
 _BEGIN = 1  # after the mark that says whether somebody has the ledger
 
 
@@ -19,11 +19,11 @@ class Record(NamedTuple):
     """The record.
 
     Attributes:
-        check_at: when the index is to be held against the files again, as `time.time` counts.
-        overhead_bytes: what the files were found to take beyond what is counted.
+        check_at: when the index is to be compared with the files again, as `time.time` counts.
+        overhead_bytes: the disk space of files beyond what is counted.
         limit_bytes: the limit that held when this was written; 0 if that is not known.
-        ceded_until: until when room is left to others.
-        ceded_bytes: how much of the limit that is.
+        ceded_until: the time until which room is left to others.
+        ceded_bytes: how much of the limit is left to others.
     """
 
     check_at: float = 0.0
@@ -33,11 +33,11 @@ class Record(NamedTuple):
     ceded_bytes: int = 0
 
     def ceded_at(self, now: float) -> int:
-        """How much of the limit is left to others at a time; nothing if a clock that was ahead has written this."""
+        """How much of the limit is left to others at a time; 0 if the record was written when the clock was ahead."""
         return self.ceded_bytes if now < self.ceded_until and not self.is_of_the_future(now) else 0
 
     def is_of_the_future(self, now: float) -> bool:
-        """Whether room was left to others when the clock was ahead, and would be for longer than it is left."""
+        """Whether the record was written when the clock was ahead, and so leaves room to others for too long."""
         return self.ceded_until > now + CEDED_FOR_S + _CLOCK_STEP_S
 
     def write(self, lock: int) -> None:
@@ -47,7 +47,7 @@ class Record(NamedTuple):
 
 
 def read_record(lock: int) -> Record:
-    """The record of a lock file that is open; one that knows nothing if it is damaged."""
+    """The record of a lock file that is open; an empty one if it is damaged."""
     data = os.pread(lock, _FIELDS.size + 8, _BEGIN)
     fields = data[: _FIELDS.size]
     if len(data) != _FIELDS.size + 8 or xxhash.xxh3_64_digest(fields) != data[_FIELDS.size :]:
@@ -56,7 +56,7 @@ def read_record(lock: int) -> Record:
 
 
 def record_in(directory: str) -> Record:
-    """The record of a cache directory; one that knows nothing if nothing was stored there yet."""
+    """The record of a cache directory; an empty one if nothing was stored there yet."""
     with suppress(OSError), open(f"{directory}/lock", "rb", buffering=0) as file:
         return read_record(file.fileno())
     return Record()

@@ -1,4 +1,4 @@
-"""What a cache directory holds, read from its files alone: without its index, its lock, or anything being written."""
+"""What a cache directory holds, read from its files alone: without its index or lock, and without any writing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Report(NamedTuple):
         limit_bytes: the limit that its last user gave; None if nothing was stored yet.
         auto_bytes: what ``size_limit="auto"`` gives here now; None if the disk has too little room.
         ceded_bytes: how much of the limit is left to others now, such as a checkpoint.
-        ceded_until: until when, as `time.time` counts.
+        ceded_until: the time until which that holds, as `time.time` counts.
         free_bytes: what is free on its disk.
         processes: how many processes store into it now.
     """
@@ -79,6 +79,18 @@ def existing(directory: str) -> str:
     raise CacheError(f"{path} is no cache of ai4os-data (no {placement.MARKER} in it), and nothing in it is touched")
 
 
+def held_on_disk_of(path: str, environ: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+    """The usual caches on the disk that a path is on, this process's or not, and what the entries of each take."""
+    disk = os.stat(path).st_dev
+    for candidate in placement.candidates(environ):
+        directory = os.path.abspath(os.path.expanduser(candidate))
+        with suppress(OSError):
+            if placement.is_cache(directory) and os.stat(directory).st_dev == disk:
+                held_bytes = sum(allocated(held.size_bytes) for held in Objects(directory).files())
+                if held_bytes:
+                    yield directory, held_bytes
+
+
 def report(directory: str) -> Report:
     """What a cache directory holds now."""
     held_bytes = [allocated(held.size_bytes) for held in Objects(directory).files()]
@@ -107,7 +119,7 @@ def _auto_bytes(directory: str, held_bytes: int) -> int | None:
 
 
 def _taken(directory: str) -> Iterator[int]:
-    """The disk space of each file and folder; what is evicted meanwhile takes none."""
+    """The disk space of each file and folder; 0 for files that are evicted during the look."""
     for folder, _, names in os.walk(directory):
         for path in (folder, *(f"{folder}/{name}" for name in names)):
             with suppress(OSError):

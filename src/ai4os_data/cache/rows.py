@@ -1,7 +1,7 @@
 """The rows of the index: which entries are counted, and in what order they were used last.
 
-Whoever calls has the ledger to itself. A row that is taken out leaves its file to the caller. The sum that is kept of
-all sizes changes by exactly what goes in and out, or the index is damaged.
+The caller has the ledger. It removes the file of a row that is taken out. The sum of all sizes changes by exactly the
+rows that are entered and taken out; otherwise the index is damaged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROWS_AT_ONCE = 128  # bounds the write-ahead log of one transaction
 
 _FILES = ("cache.db", "cache.db-wal", "cache.db-shm", "cache.db-journal")
 _LEAST_LOG_PAGES, _MOST_LOG_PAGES = 16, 256
-_LOG_PART = 2048  # of the limit: a longer log is copied back less often
+_LOG_PART = 2048  # part of the limit: a longer log is copied back less often
 
 
 class Rows:
@@ -46,7 +46,7 @@ class Rows:
         self._identity: tuple[int, int] | None = None
 
     def open(self) -> bool:
-        """Open them, unless they are; whether they are new, since there were none, or somebody removed them.
+        """Open them, unless they are open. Returns whether they are new, since there were none, or none any more.
 
         Raises:
             Damage: there is something else.
@@ -55,7 +55,7 @@ class Rows:
         found = identity(path)
         if self._index is not None and found == self._identity:
             return False
-        self.close()  # of a file that somebody has put a new one in place of, or removed
+        self.close()  # somebody has removed or replaced the file
         if found is None:
             placement.make(self._cache)
             self.remove()
@@ -112,7 +112,7 @@ class Rows:
         return sum(disk_bytes(f"{self.directory}/{name}") for name in _FILES[1:])
 
     def growth_bytes(self) -> int:
-        """What the log may grow by within one change."""
+        """How much the log may grow within one change."""
         database, log = (disk_bytes(f"{self.directory}/{name}") for name in _FILES[:2])
         longest = PAGE_BYTES * self._log_pages + min(database, PAGE_BYTES * 4 * ROWS_AT_ONCE)
         return max(0, longest - log)
@@ -120,12 +120,12 @@ class Rows:
     # --- changing them
 
     def transact(self) -> AbstractContextManager[None]:
-        """One commit for all that is done meanwhile."""
+        """Do all changes of a block in one commit."""
         return self._opened.transact()
 
     def enter(self, stored: Sequence[Held], used: Sequence[str]) -> list[Held]:
-        """Count files in, and note the digests that were used; the files whose rows these replace, to be removed."""
-        by_name = {held.name: held for held in stored}  # the last one, of what was stored twice
+        """Count files in, and note the digests that were used; returns the files of replaced rows, to be removed."""
+        by_name = {held.name: held for held in stored}  # the last one, if it was stored twice
         rows = [(name, relative_name(held), allocated(held.size_bytes)) for name, held in by_name.items()]
         replaced: list[Held] = []
         for begin in range(0, len(rows), ROWS_AT_ONCE):
@@ -148,17 +148,17 @@ class Rows:
                 self._opened.remove([row[0] for row in rows if row is not None])
 
     def evict(self, bytes_: int, floor_bytes: int = 0) -> list[Held]:
-        """Take out those used longest ago; their files, to be removed.
+        """Take out the rows used longest ago; returns their files, to be removed.
 
         Args:
             bytes_: how much is wanted.
-            floor_bytes: of entries that are to stay.
+            floor_bytes: how much of the entries is to stay.
         """
         with closing(self._opened.oldest()) as rows:
             return self._take_out(rows, min(bytes_, self.entries_bytes() - floor_bytes))
 
     def evict_those(self, names: Iterable[str], bytes_: int) -> list[Held]:
-        """Take out some by their digests, until that makes the bytes free; their files, to be removed."""
+        """Take out rows by their digests, until that frees the bytes; returns their files, to be removed."""
         rows = (row for name in names if (row := self._opened.row(name)) is not None)
         return self._take_out(rows, bytes_)
 
@@ -178,7 +178,7 @@ class Rows:
 
     @contextmanager
     def _changing(self) -> Iterator[Callable[[int], None]]:
-        """Change rows, and see that the sum of sizes changes by the balances that are given meanwhile."""
+        """Change rows in a block, and check that the sum of sizes changes by the balances that the block gives."""
         balances: list[int] = []
         with self.transact():
             before = self.entries_bytes()

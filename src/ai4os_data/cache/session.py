@@ -1,4 +1,4 @@
-"""A cache as one process uses it: it finds entries, and fills each under a claim, one process at a time."""
+"""A cache as one process uses it: it finds entries, and fills each of them under a claim."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LONGEST_WAIT_S = 900.0
 
 
 class Session:
-    """What one process does with a cache. It belongs to this process: after a fork there is another one.
+    """What one process holds open of a cache. A forked child makes a session of its own.
 
     Args:
         directory: the cache's.
@@ -38,7 +38,7 @@ class Session:
     Attributes:
         objects: the files.
         known: the entries that this process knows of.
-        budget: what it may still write.
+        budget: how much it may still write.
     """
 
     def __init__(self, directory: str, limit: Callable[[], int], protected: Protected | None, plans: Plans) -> None:
@@ -56,7 +56,7 @@ class Session:
     # --- entries
 
     def read(self, held: Held) -> bytes | None:
-        """The bytes of a cached file, checked; None, and the file is gone, if it is damaged.
+        """The bytes of a cached file, checked; None if it is damaged: then it is removed.
 
         Raises:
             FileNotFoundError: it was evicted.
@@ -67,7 +67,7 @@ class Session:
         return data
 
     def claim(self, name: str) -> Claim | Held | None:
-        """The right to fill an entry; or the entry, if it is there by now; None if another is filling it.
+        """The right to fill an entry, or the entry if it is there by now; None if another process is filling it.
 
         Raises:
             OSError: the directory cannot be written.
@@ -76,17 +76,17 @@ class Session:
             return held
         try:
             is_ours = self._claims.take(name)
-        except FileNotFoundError:  # somebody has removed it all
+        except FileNotFoundError:  # somebody has removed the directory
             placement.make(self._directory)
             is_ours = self._claims.take(name)
         if not is_ours:
             return None
         try:
             held = self._there(name)
-        except BaseException:  # a claim that nobody has would make every later read wait
+        except BaseException:  # a claim that nobody ends would make every later read wait
             self._claims.release(name)
             raise
-        if held is not None:  # and nobody is filling it
+        if held is not None:  # it is there, and nobody is filling it
             self._claims.release(name)
             return held
         return Claim(name, self._claims.release, self.objects.stage, self.budget.reserve)
@@ -104,8 +104,8 @@ class Session:
         return found
 
     def store(self, claim: Claim, key: str) -> Held | None:
-        """Let the filled entry of a claim appear; None, and nothing stays, if its room is not enough."""
-        is_larger = allocated(claim.length) + BLOCK_BYTES > claim.reserved_bytes  # than was listed
+        """Publish the filled entry of a claim; None if there is too little room: then nothing stays."""
+        is_larger = allocated(claim.length) + BLOCK_BYTES > claim.reserved_bytes  # larger than it was listed
         if (is_larger and not self.budget.reserve(claim, claim.length)) or not claim.is_ours:
             self.give_up(claim)
             return None
@@ -149,7 +149,7 @@ class Session:
         read = 0
         damaged = []
         for held in self.objects.files():
-            is_whole = intact(held) or intact(held)  # it may have been evicted, and fetched anew
+            is_whole = intact(held) or intact(held)  # between the two it may have been evicted, and fetched again
             if is_whole or os.path.lexists(held.path):
                 read += 1
                 if not is_whole:
@@ -165,12 +165,12 @@ class Session:
         self.budget.ledger.clear()
 
     def give_way(self, size_bytes: int) -> None:
-        """Let go of some bytes of the disk."""
+        """Free some bytes of the disk."""
         self.budget.flush(drops_spares=True)
         with self.budget.guarded():
             try:
                 self.budget.ledger.cede(size_bytes)
-            except (CacheError, OSError):  # a disk that is quite full does not let the index change
+            except (CacheError, OSError):  # on a full disk the index cannot be changed
                 self.budget.ledger.clear()
 
     def shrink(self) -> None:

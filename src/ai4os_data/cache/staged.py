@@ -1,6 +1,7 @@
-"""Staged files: what is being written, until it appears whole by one rename.
+"""Staged files: files that are being written, until they appear whole by one rename.
 
-An evicted file becomes one too, and is written over: a new file costs its pages, and on ext4 a new inode, again.
+An evicted file becomes a staged one and is overwritten: a new file would cost memory pages again, and on ext4 a new
+inode.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def read_whole(descriptor: int) -> bytes:
 
 
 class Staged:
-    """A file that is being written, with a lock that says that its process lives.
+    """A file that is being written; a lock on it shows that its process lives.
 
     Attributes:
         path: where it is.
@@ -69,11 +70,11 @@ class Staged:
             locks.lock(descriptor)
             if os.fstat(descriptor).st_nlink:
                 return cls(path, descriptor, 0)
-            os.close(descriptor)  # taken for an abandoned one before it was locked
+            os.close(descriptor)  # another process took it for abandoned before it was locked
 
     @classmethod
     def retire(cls, path: str, descriptor: int, size_bytes: int) -> Staged:
-        """Take a finished file, whose lock is held, out of its place."""
+        """Make a staged file of a finished one, whose lock is held."""
         staged_path = _new_path(os.path.dirname(path))
         os.rename(path, staged_path)
         return cls(staged_path, descriptor, size_bytes)
@@ -100,7 +101,7 @@ class Staged:
             self.let_go()
 
     def __del__(self) -> None:
-        """Let it go, so that one that was dropped without a word is seen to be abandoned."""
+        """Unlock it, so that a file that was forgotten is seen to be abandoned."""
         self.let_go()
 
     def after_fork(self) -> None:
@@ -112,7 +113,7 @@ class Staged:
                 os.close(descriptor)
 
 
-# What this process begins all names with, so that no other gives them, and their numbers.
+# The beginning of all names that this process gives, which no other process uses; and their numbers.
 _names = PerProcess(lambda: (secrets.token_hex(10), count()))
 
 
@@ -130,7 +131,7 @@ def remove_if_abandoned(path: str) -> None:
 
 
 class Spares:
-    """Evicted files of one process, waiting to be written over. They take of its lease, and never more than that."""
+    """Evicted files of one process, waiting to be overwritten. Their room is part of its lease."""
 
     def __init__(self) -> None:
         self._waiting: list[Staged] = []
@@ -147,7 +148,7 @@ class Spares:
         self._bytes += allocated(staged.size_bytes)
 
     def take(self, size_bytes: int, free_bytes: int) -> Staged | None:
-        """One to write this many bytes into, while the others take no more than what is free then."""
+        """A spare to write this many bytes into, provided that the others fit into what is free then."""
         if not self._waiting:
             return None
         staged = self._waiting.pop()
@@ -157,7 +158,7 @@ class Spares:
         return staged
 
     def keep_within(self, bytes_: int) -> None:
-        """Remove what takes more than this."""
+        """Remove spares until the others take no more than this."""
         while self._bytes > bytes_ and self._waiting:
             staged = self._waiting.pop()
             self._bytes -= allocated(staged.size_bytes)

@@ -1,4 +1,4 @@
-"""A file for a path that the cache has no room for goes with its last user, or soon after that one has died."""
+"""Temporary files, for paths that the cache has no room for: removed with the last user, or soon after it has died."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def write_temporary(pieces: Iterable[bytes], key: str) -> str:
 
 
 def temporary_folder() -> str:
-    """Where temporary files go: not into main memory, if there is a disk and the user has not chosen."""
+    """The folder for temporary files: on a disk if there is one, unless the user has chosen the folder."""
     folder = tempfile.gettempdir()
     return folder if os.environ.get("TMPDIR") else _instead_of(folder)
 
@@ -106,7 +106,7 @@ def _unlink(path: str, owner: int) -> None:
 
 
 def _sweep_now_and_then() -> None:
-    """Remove what was on its way to a process that never took it, such as a loader that was left in mid-epoch."""
+    """Remove files that were sent to a process which never took them, such as those of a loader left in mid-epoch."""
     global _next_sweep  # noqa: PLW0603  once a minute in each process
     if time.monotonic() < _next_sweep:
         return
@@ -119,6 +119,6 @@ def _sweep_now_and_then() -> None:
 
 
 def _remove_unless_used(path: str) -> None:
-    found = ownership.own_file(path)  # anybody may have put something of that name there
+    found = ownership.own_file(path)  # anybody may have put a file of that name there
     if found is not None and time.time() - found.st_mtime >= _UNTOUCHED_S:
         remove_if_abandoned(path)

@@ -33,12 +33,12 @@ class Together:
         live_in(cache.directory).keep_together(self.names)
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        """Stay together in this process too."""
+        """Keep the entries together in this process too."""
         self.__dict__.update(state)
         live_in(self._cache.directory).keep_together(self.names)
 
     def names(self) -> Sequence[str]:
-        """The digests in the order of the files: those of what they have become, as far as that is known."""
+        """The digests in the order of the files, of newer versions as far as they are known."""
         if self._names is None:
             self._names = packed_texts([self._source.name(self._source.current(entry)) for entry in self._entries])
         link = self._source.versions.link

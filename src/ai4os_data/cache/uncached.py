@@ -1,4 +1,4 @@
-"""Files come from their store here, for a cache or without one: each whole, of one version, and prepared."""
+"""Files read from their store, for a cache or without one: each whole, of one version, and prepared."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ai4os_data.cache.preparation import Preparation, Prepare
 from ai4os_data.cache.temporaries import TemporaryBody, write_temporary
 from ai4os_data.cache.versions import Drift, Versions, WantedFile
 from ai4os_data.http import Body, LargeBody, MemoryBody
+from ai4os_data.machine import in_threads
 from ai4os_data.stores import BLOCK_BYTES, Entry, Fetched, RangedFile, local_path
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ class UncachedStore:
     Args:
         store: where the files are.
         prepare: turns a file's bytes into those that are given out.
-        prepare_version: distinguishes what ``prepare`` makes from what another one makes; by default it follows from
-            its code.
-        on_drift: what to do about a file that is another version than the listed one: raise, warn, or take it.
+        prepare_version: distinguishes the results of ``prepare`` from those of other functions; by default it follows
+            from the code.
+        on_drift: what to do if a file has another version than the listed one: raise, warn, or use it.
         counters: where misses and bytes are counted.
     """
 
@@ -67,7 +68,7 @@ class UncachedStore:
         return digest(self.store.identity, entry.key, entry.version, str(entry.size_bytes), prepared_as)
 
     def is_large(self, wanted: WantedFile) -> bool:
-        """Whether a file's bytes go to a file as they come."""
+        """Whether the bytes of a file are so many that they are written to a local file as they come."""
         return wanted.entry.size_bytes > IN_MEMORY_BYTES and (wanted.as_stored or self.preparation is None)
 
     def read(self, file: File) -> bytes:
@@ -102,34 +103,43 @@ class UncachedStore:
 
         def entries() -> Iterator[Entry]:
             for wanted in files:
-                if wanted.key in under_way:  # wanted in two forms
+                if wanted.key in under_way:  # it is wanted in two forms
                     again.append(wanted)
                 else:
                     under_way[wanted.key] = wanted
                     yield wanted.entry
 
-        for entry, outcome in self.store.read_many(entries(), lambda entry: body(under_way[entry.key])):
-            self.counters.row[telemetry.MISSES] += 1
-            yield under_way[entry.key], self._accepted(under_way[entry.key], outcome)
-            del under_way[entry.key]
+        def accepted() -> Iterator[Outcome]:
+            for entry, outcome in self.store.read_many(entries(), lambda entry: body(under_way[entry.key])):
+                self.counters.row[telemetry.MISSES] += 1
+                wanted = under_way[entry.key]
+                yield wanted, self._accepted(wanted, outcome)
+                del under_way[entry.key]
+
+        yield from accepted() if self.preparation is None else in_threads(self._prepared, accepted())
         if again:
             yield from self.fetch(again, body)
 
     def _accepted(self, wanted: WantedFile, outcome: Fetched | errors.StorageError) -> Fetched | errors.StorageError:
-        """What came, if its version may be used, in the form that is wanted."""
+        """What came, if its version may be used."""
         if isinstance(outcome, errors.StorageError):
             return outcome
-        if (changed := self.versions.check(wanted.entry, outcome.entry)) is not None:
-            return changed
-        if wanted.as_stored or self.preparation is None or not isinstance(outcome.body, MemoryBody):
-            return outcome
+        return self.versions.check(wanted.entry, outcome.entry) or outcome
+
+    def _prepared(self, came: Outcome) -> Outcome:
+        """What came, in the form that is wanted. It is called by several threads."""
+        wanted, outcome = came
+        if wanted.as_stored or self.preparation is None or not isinstance(outcome, Fetched):
+            return came
+        if not isinstance(outcome.body, MemoryBody):
+            return came
         what = f"{self.store.location}: prepare(…) of {wanted.key!r}"
         prepared = self.preparation.apply(outcome.body.getvalue(), what)
         if isinstance(prepared, errors.StorageError):
-            return prepared
+            return wanted, prepared
         body = MemoryBody()
         body.write(prepared)
-        return Fetched(outcome.entry, body)
+        return wanted, Fetched(outcome.entry, body)
 
     def open(self, file: File) -> IO[bytes]:
         """A file as a seekable binary file; a large one is read in ranges.
@@ -190,7 +200,7 @@ class UncachedStore:
         return self._local_path(self.current(file)) is not None
 
     def forget(self, file: File) -> None:
-        """Nothing is kept."""
+        """Do nothing: no file is kept."""
 
 
 def only_result(results: Iterator[Result]) -> bytes:

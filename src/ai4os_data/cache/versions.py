@@ -44,11 +44,11 @@ class WantedFile(NamedTuple):
 
 
 class Versions:
-    """What the files of a location have become since they were listed.
+    """Newer versions of a location's files, found since they were listed.
 
     Args:
         location: where they are.
-        on_drift: what to do about a file that is another version than the listed one: raise, warn, or take it.
+        on_drift: what to do if a file has another version than the listed one: raise, warn, or use it.
         counters: where changed files are counted.
     """
 
@@ -60,11 +60,11 @@ class Versions:
         self._newer: dict[str, Entry] = {}
 
     def begin(self, listing: str, newer: Mapping[str, Entry]) -> None:
-        """Go by a listing from now on.
+        """Compare with this listing from now on.
 
         Args:
-            listing: its name. What a file of it was found to have become holds for it alone: a later listing may find
-                the file as it was.
+            listing: its name. Newer versions that were found hold for this listing alone: a later one may have the old
+                version again.
             newer: files that are known to have changed since, by their keys.
         """
         self.listing = listing
@@ -75,7 +75,7 @@ class Versions:
         return self._newer.get(entry.key, entry) if self._newer else entry
 
     def link(self, name: str) -> str | None:
-        """The digest under which is noted what a file of this listing has become; None if that may not be used."""
+        """The digest under which the newer version of a file is noted; None if no newer version may be used."""
         return None if self.listing is None or self.on_drift == "error" else digest("newer", name, self.listing)
 
     def check(self, listed: Entry, served: Entry) -> errors.ChangedError | None:
@@ -93,7 +93,7 @@ class Versions:
         if self.on_drift == "error":
             return errors.ChangedError(f"{what}. Open the dataset again, call refresh(), or choose on_drift='warn'")
         self._counters.row[telemetry.CHANGED] += 1
-        if self.on_drift == "warn" and self._counters.is_first("a file changed"):  # of all files, in all processes
+        if self.on_drift == "warn" and self._counters.is_first("a file changed"):  # in any process
             log.warning(
                 "%s. The new version is used. Other files that changed are not logged: stats()['changed'] counts them, "
                 "refresh() lists anew",

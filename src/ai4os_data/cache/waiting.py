@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-FULL_FOR_S = 0.25  # an evicted file that is just being read takes its room until its reader closes it
+FULL_FOR_S = 0.25  # an evicted file keeps its room until its reader closes it
 
 _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.02

@@ -1,7 +1,7 @@
 """Checkpoints on network storage.
 
-The way of one: `manager` → `saving` → `staging` (memory) → `spool` (local disk) → `sending` → `delivery` → the store.
-The way back: `manager` → `restoring` → `history` (what there is) → the spool or the store → `loading`.
+The way of a save: `manager` → `saving` → `staging` (memory) → `spool` (local disk) → `sending` → `delivery` → the
+store. The way back: `manager` → `restoring` → `history` (what there is) → the spool or the store → `loading`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ai4os_data.machine import loaded_on_use
 if TYPE_CHECKING:
     from ai4os_data.checkpoint.ending import finish_runs
     from ai4os_data.checkpoint.handle import SaveHandle
+    from ai4os_data.checkpoint.looking import Found, RunView
     from ai4os_data.checkpoint.manager import BUDGET_S, RANK_TIMEOUT_S, StorageCheckpoint
     from ai4os_data.checkpoint.preemption import PreemptionGuard
     from ai4os_data.checkpoint.randomness import random_states, set_random_states
@@ -32,11 +33,13 @@ __all__ = [
     "RANK_TIMEOUT_S",
     "Checkpoint",
     "CheckpointName",
+    "Found",
     "Mode",
     "PreemptionGuard",
     "Ranks",
     "Restored",
     "Retention",
+    "RunView",
     "SaveHandle",
     "Saver",
     "Staging",
@@ -51,18 +54,20 @@ __all__ = [
     "with_arrays",
 ]
 
-# Most of these need torch, and the doctor needs none of them.
+# Most of these need torch; `ai4os-data doctor` must work without it.
 __getattr__ = loaded_on_use(
     __name__,
     {
         "BUDGET_S": "manager",
         "RANK_TIMEOUT_S": "manager",
         "Checkpoint": "restored",
+        "Found": "looking",
         "Mode": "retention",
         "PreemptionGuard": "preemption",
         "Ranks": "ranks",
         "Restored": "restored",
         "Retention": "retention",
+        "RunView": "looking",
         "SaveHandle": "handle",
         "Saver": "saving",
         "Staging": "staging",

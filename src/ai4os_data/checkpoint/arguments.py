@@ -1,4 +1,4 @@
-"""Arguments of `save`: each is taken as it is meant, or refused with what to write instead."""
+"""Arguments of `save`: each is understood, or refused with words about what to write instead."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def checked_state(state: Any) -> Mapping[str, Any]:
 
 
 def log_what_lacks(state: Mapping[str, Any], asked: Collection[str]) -> None:
-    """Log once which names the next start will ask for in vain."""
+    """Log once which names the next `restore` will not find."""
     if lacking := sorted(str(name) for name in asked if name not in state):
         tell_once(
             f"restore(into=…) was given {', '.join(map(repr, lacking))}, and the state that is saved has "

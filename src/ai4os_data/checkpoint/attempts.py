@@ -1,7 +1,7 @@
-"""The folders of attempts in a spool: a lock says whether their process lives, a journal how far checkpoints have come.
+"""The folders of attempts in a spool: a lock says whether their process lives, a journal which levels were reached.
 
-A lock lies on a folder for as long as the process lives that made it; the kernel takes it back. It is on the folder and
-not on a file in it: what cleans a folder for temporary files removes old files, and leaves a locked folder alone
+A folder is locked as long as the process lives that made it; the kernel frees the lock. The folder is locked and not a
+file in it: services that clean a folder for temporary files remove old files, and leave a locked folder alone
 (https://www.freedesktop.org/software/systemd/man/tmpfiles.d.html).
 """
 
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 NEW = ".new"
 JOURNAL = "journal"
 Deleted = Literal["deleted"]
-DELETED: Deleted = "deleted"  # somebody has removed it on the storage, where it had arrived
+DELETED: Deleted = "deleted"  # it had arrived on the storage, and somebody has removed it there
 MOST_BYTES = 16 * 1024 * 1024  # of a journal, or a manifest
-_BEGUN = re.compile(r"(?P<attempt>[^.]+)\.new-[0-9a-f]{8}")  # an attempt's folder, before its lock is on it
+_BEGUN = re.compile(r"(?P<attempt>[^.]+)\.new-[0-9a-f]{8}")  # an attempt's folder before it is locked
 _SCRATCH = re.compile(r"restore-[0-9]+-[0-9a-f]{8}")
 _PAUSE_S = 0.02
 TURN_S = 10.0
-"""The longest wait of a run for another process that looks through its folder."""
+"""How long a run waits at most for another process that looks through its folder."""
 
 
 @contextmanager
 def turn(folder: Path, longest_s: float = 0.0) -> Iterator[bool]:
-    """Look through the folder of a run, or add to it, while no other process does; whether this one may.
+    """Look through the folder of a run, or add to it, while no other process does. Gives whether this one may.
 
-    Whoever looks for what can go locks each attempt that it looks at, and a run that starts meanwhile would take it for
-    one that lives; it also removes what is not locked yet, and the empty folder itself. After the longest wait, this
-    process may all the same: a run has to start.
+    A process that cleans up locks each attempt at which it looks; a run that starts at that moment would take such an
+    attempt for a living one. It also removes what is not locked yet, and the empty folder itself. After the longest
+    wait this process may do it anyway, since a run must be able to start.
     """
     try:
         descriptor = ownership.open_folder(folder)
-    except OSError:  # somebody has removed it
+    except OSError:  # somebody has removed the folder
         yield longest_s > 0
         return
     try:
@@ -60,7 +60,7 @@ def turn(folder: Path, longest_s: float = 0.0) -> Iterator[bool]:
 
 
 def remove_if_abandoned(path: Path) -> None:
-    """Remove what an attempt or a download has only begun, if nobody is at it; nothing that is called otherwise."""
+    """Remove an attempt or a download that was only begun, unless a process works on it; nothing with another name."""
     begun = _BEGUN.fullmatch(path.name)
     is_begun = begun is not None and AttemptName.parse(begun["attempt"]) is not None
     if not (is_begun or _SCRATCH.fullmatch(path.name)) or not ownership.is_own_folder(path):
@@ -71,7 +71,7 @@ def remove_if_abandoned(path: Path) -> None:
 
 
 def remove_if_begun(path: Path) -> bool:
-    """Remove a checkpoint of a dead attempt if it was only begun, or half removed; whether it was."""
+    """Remove a checkpoint of a dead attempt if it was only begun, or half removed. Returns whether it was."""
     name = CheckpointName.parse(f"{path.parent.name}/{path.name.removesuffix(NEW)}")
     is_begun = path.name.endswith(NEW) or not os.path.lexists(path / MANIFEST)
     if name is None or not is_begun or not ownership.is_own_folder(path):
@@ -87,14 +87,14 @@ def remove_if_empty(attempt: Path) -> None:
         return
     with suppress(FileNotFoundError):
         (attempt / JOURNAL).unlink()
-    with suppress(OSError):  # there is something that is none of ours
+    with suppress(OSError):  # it holds something that is not ours
         attempt.rmdir()
 
 
 def levels_in(attempt: Path) -> dict[CheckpointName, Level | Deleted]:
-    """How far the checkpoints of an attempt's folder have come, as its journal says.
+    """The levels of the checkpoints in an attempt's folder, from its journal.
 
-    What it says of anything else than these is passed over, and so is a line that its process died in.
+    Lines about anything else are ignored, and so is a line in which the process died.
     """
     levels: dict[CheckpointName, Level | Deleted] = {}
     try:
@@ -107,13 +107,13 @@ def levels_in(attempt: Path) -> dict[CheckpointName, Level | Deleted]:
             name, level = CheckpointName.parse(str(record["checkpoint"])), record["level"]
             if name is None or str(name.attempt) != attempt.name or level not in {*LEVELS, DELETED}:
                 continue
-            if levels.get(name) != DELETED:  # nothing brings it back
+            if levels.get(name) != DELETED:  # it stays deleted
                 levels[name] = level
     return levels
 
 
 def note_level(attempt: Path, name: CheckpointName, level: Level | Deleted) -> None:
-    """Write into the journal of an attempt's folder how far a checkpoint has come, or that it is to be left alone.
+    """Write into the journal of an attempt's folder which level a checkpoint has reached, or that it was deleted.
 
     Raises:
         OSError: it cannot be written.

@@ -1,4 +1,4 @@
-"""What this process knows of a run: what the store had at the last look, and what it has sent since."""
+"""What this process knows of a run: the checkpoints of the store at the last look, and those that it has sent since."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Catalogue:
     Args:
         store: of the run.
         spool: of this machine.
-        retention: the rules that say what is to stay.
+        retention: the rules that say what stays.
 
     Attributes:
-        metrics: of what the store has.
+        metrics: those of the checkpoints on the store.
         highest_attempt: the highest number of an attempt that was seen.
     """
 
@@ -43,7 +43,7 @@ class Catalogue:
         self._had_some = False  # at the last look, or since
 
     def look(self) -> History:
-        """What is there now; what somebody has removed on the store is set aside.
+        """The checkpoints that are there now; those that somebody has removed on the store are set aside.
 
         Raises:
             DamagedError: nothing is there, and there was something.
@@ -62,7 +62,7 @@ class Catalogue:
         return history
 
     def refreshed(self) -> History:
-        """What is there now, with whatever somebody has removed; its metrics are known from here on.
+        """The checkpoints that are there now, and copies of removed ones; their metrics are known from here on.
 
         Raises:
             StorageError: the store cannot be listed.
@@ -72,7 +72,7 @@ class Catalogue:
         return history
 
     def learn(self, history: History) -> None:
-        """Record the metrics of what the store has."""
+        """Record the metrics of the checkpoints on the store."""
         self.metrics = on_store(history)
 
     def add(self, spooled: Spooled) -> None:
@@ -86,18 +86,18 @@ class Catalogue:
         self.metrics = {name: metrics for name, metrics in self.metrics.items() if name not in names}
 
     def known(self, spooled: Iterable[Spooled] | None = None) -> Metrics:
-        """The metrics of what the store has, and of some in the spool, or all, without asking the store."""
+        """The metrics of the checkpoints on the store, and of some or all in the spool, without asking the store."""
         entries = self._spool.entries() if spooled is None else spooled
         return {**self.metrics, **{one.name: one.manifest.metrics for one in entries}}
 
     def kept_for_good(self, spooled: Iterable[Spooled]) -> set[CheckpointName]:
-        """The best and the milestones of the whole run: of what the store has, and of some in the spool."""
+        """The best checkpoints and the milestones of the whole run, among those on the store and some in the spool."""
         metrics = self.known(spooled)
         newest_first = sorted(metrics, key=lambda name: (name.order, name), reverse=True)
         return self._retention.kept_for_good(newest_first, metrics)
 
     def displaced(self, spooled: Sequence[Spooled]) -> set[CheckpointName]:
-        """Those that need not be sent, since the last one is there, and no rule would keep them beside it."""
+        """Those that need not be sent, since the last one is newer and no rule would keep them beside it."""
         return {one.name for one in spooled[:-1]} - self.kept_for_good(spooled)
 
     def _listed(self) -> History:

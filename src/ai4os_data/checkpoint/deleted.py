@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def set_aside_deleted(store: Store, spool: Spool, history: History, *, may_begin: bool = True) -> bool:
-    """Take out of a run what was removed on the storage; whether there was such.
+    """Set aside the checkpoints of a run that were removed on the storage. Returns whether there were any.
 
     Args:
         store: of the run.
-        spool: of this machine; what was removed under the rules of retention goes there too.
+        spool: of this machine; copies of checkpoints that the rules of retention removed are deleted from it.
         history: what the store has listed.
         may_begin: whether a new run begins if nothing is left.
 
@@ -37,7 +37,7 @@ def set_aside_deleted(store: Store, spool: Spool, history: History, *, may_begin
     for spooled in gone:
         if spooled in removed:
             spool.set_aside(spooled)
-        else:  # a newer one is there, for which it went
+        else:  # the rules removed it, once a newer one was there
             spool.remove(spooled)
     if removed:
         _log_removed(
@@ -47,7 +47,7 @@ def set_aside_deleted(store: Store, spool: Spool, history: History, *, may_begin
 
 
 def _is_gone(store: Store, history: History, spooled: Spooled) -> bool:
-    """Whether it had arrived, and neither a listing shows anything of it nor are its files there, asked one by one."""
+    """Whether it had arrived, and now neither a listing nor a request for each of its files shows any of them."""
     if not is_on_the_server(spooled.level) or history.seen[spooled.name].files:
         return False
     files = (MANIFEST, *spooled.manifest.files)

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint.spool import Spooled
     from ai4os_data.stores import Level, Store
 
-_VERIFIED_BYTES_PER_S = 16 * 1024 * 1024  # at least, while the store joins, hashes or reads back what was sent
+_VERIFIED_BYTES_PER_S = 16 * 1024 * 1024  # the slowest rate at which a store joins, hashes or reads back what was sent
 
 
 class Delivery:
-    """Sends one checkpoint at a time, and measures how far it is.
+    """Sends one checkpoint at a time, and measures its progress.
 
     Args:
         store: where to.
 
     Attributes:
-        sent_bytes: of the checkpoint, in this try.
-        bytes_per_s: of the last try that sent something; None before.
+        sent_bytes: how much of the checkpoint was sent in this try.
+        bytes_per_s: the rate of the last try that sent something; None before.
         last_progress_at: when a byte was sent that no earlier try had sent, on the monotonic clock.
         verifying_s: how long the store may take with the checkpoint, once all of it is sent.
     """
@@ -42,12 +42,12 @@ class Delivery:
         self.begin()
 
     def begin(self) -> None:
-        """Measure from the beginning: what comes is another checkpoint."""
+        """Measure another checkpoint, from its beginning."""
         self.sent_bytes = self._most_sent_bytes = 0
         self.verifying_s = 0.0
 
     def send(self, spooled: Spooled) -> Level:
-        """Send a checkpoint; the level that all of its files have reached.
+        """Send a checkpoint. Returns the level that all of its files have reached.
 
         Raises:
             StorageError: the store has not taken it.
@@ -61,7 +61,7 @@ class Delivery:
         return level
 
     def abandon(self, spooled: Spooled) -> None:
-        """Leave nothing on the server of what will not be sent: no part of a file counts there."""
+        """Remove from the server the parts of a checkpoint that will not be sent."""
         for file, facts in spooled.manifest.files.items():
             abandon(self._store, f"{spooled.name}/{file}", facts.size_bytes, facts.sha256)
 
@@ -80,7 +80,7 @@ class Delivery:
         return lower(lower(level, reached), self._mark(spooled.name.attempt))
 
     def _mark(self, attempt: AttemptName) -> Level:
-        """Mark an attempt before anybody relies on its checkpoint: if the manifest is lost, it is then no new run."""
+        """Mark an attempt before its checkpoint counts as sent: even if the manifest is lost, the run is not new."""
         if attempt not in self._marked:
             mark = attempt_mark(attempt)
             self._marked[attempt] = self._store.write_confirmed(attempt.mark, mark, hashlib.sha256(mark).hexdigest())

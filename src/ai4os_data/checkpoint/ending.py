@@ -1,12 +1,12 @@
 """The end of a process waits for the uploads that are on their way, within a bound, while threads still work.
 
-The interpreter ends the pools of threads first, and then daemon threads in the middle of whatever they do. So runs that
-nobody has closed are waited for before that.
+The interpreter ends the pools of threads first, and then stops daemon threads wherever they are. So runs that nobody
+has closed are waited for before that.
 """
 
 from __future__ import annotations
 
-import concurrent.futures.thread as pools  # its own callback is to come after ours, and so is registered before
+import concurrent.futures.thread as pools  # its callback is registered before ours, to run after it
 import os
 import sys
 import threading
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint.uploads import Upload, Uploads
 
 _endings: weakref.WeakSet[RunEnding] = weakref.WeakSet()
-_users: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # have made a run, or saved
+_users: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # threads that have made a run, or saved
 _has_begun = threading.Event()
 _has_ended = threading.Event()
-_REST_S = 5.0  # after the last wait: if the process still lives then, somebody waits for the thread that rests
+_REST_S = 5.0  # after the last wait: if the process lives longer, it waits for the resting thread
 _LOOK_S = 0.1
 
 
 class RunEnding:
-    """What a run has to bring to its end when the process ends.
+    """The uploads of a run that have to end when the process ends.
 
     Args:
         location: what messages call it.
@@ -50,25 +50,25 @@ class RunEnding:
         self._is_over = False
         self._awaited: list[Upload] = []
         _endings.add(self)
-        if _has_begun.is_set():  # made by what runs on: nobody comes back to it, and each upload has its bound
+        if _has_begun.is_set():  # a run that is made so late: nobody waits for it later, and each upload has its bound
             self.uploads.begin_exit()
             self.uploads.leave()
             self._is_over = True
 
     @property
     def is_open(self) -> bool:
-        """Whether it has still to be waited for, by this process and not by the parent of a fork."""
+        """Whether this process, and not the parent of a fork, still has to wait for it."""
         return self._pid == os.getpid() and not self._is_over
 
     def close(self) -> None:
-        """Record that the run is closed: nothing is on its way."""
+        """Record that the run is closed: nothing is being sent."""
         self._is_over = True
 
     def begin(self) -> list[Upload]:
-        """Let nothing more be waited for than needs be; what is on its way, once all is in the spool."""
+        """Limit what is waited for. Returns the uploads on their way, once everything is in the spool."""
         self._staging.wait_until_free(None)
         on_the_way = self.uploads.begin_exit()
-        self._awaited = self.uploads.unsent()  # and not what a thread goes on saving
+        self._awaited = self.uploads.unsent()  # without what a thread saves from now on
         return on_the_way
 
     def wait(self) -> None:
@@ -76,7 +76,7 @@ class RunEnding:
         self.uploads.wait_for(self._awaited)
 
     def give_up(self, why: str) -> None:
-        """Wait no more; what is not on the storage is logged, once, with where it is.
+        """Stop waiting; log once what is not on the storage, and where it is.
 
         Args:
             why: what has ended the wait, if nothing has failed.
@@ -98,7 +98,7 @@ class RunEnding:
 
 
 def finish_runs() -> None:
-    """Bring every run of this process to its end. Ctrl-C ends the wait."""
+    """End every run of this process. Ctrl-C ends the wait."""
     try:
         _wait_for_threads()
     except KeyboardInterrupt:
@@ -116,24 +116,24 @@ def finish_runs() -> None:
 
 
 def daemons() -> bool:
-    """Whether a new thread of ours is to be a daemon: what is on its way is waited for here, and later by nobody."""
+    """Whether new threads of ours are daemons: uploads are waited for here, and nowhere after this."""
     return not _has_begun.is_set()
 
 
 def is_late() -> bool:
-    """Whether the process is in its last functions, those of `atexit`: no new thread of theirs is waited for."""
+    """Whether the functions of `atexit` are running: nothing waits for threads that they start."""
     return _has_ended.is_set() and threading.current_thread() is threading.main_thread()
 
 
 def note_thread() -> None:
-    """Record that this thread has to do with runs: if it is no daemon, the end of the process waits for it."""
+    """Record that this thread uses runs: unless it is a daemon, the end of the process waits for it."""
     _users.add(threading.current_thread())
 
 
 def rest_if_ending() -> None:
-    """Let a thread that is a daemon save no more once the process ends.
+    """Keep a daemon thread from saving once the process ends.
 
-    The interpreter is about to end it wherever it is, and inside of torch that aborts the process.
+    The interpreter is about to stop the thread wherever it is, and inside torch that aborts the process.
 
     Raises:
         CheckpointError: the process waits for the thread, as a function of `atexit` may.
@@ -154,8 +154,8 @@ def _open_ones() -> list[RunEnding]:
 def _wait_for_threads() -> None:
     """Wait for threads that may train, as the interpreter does right after this, while pools still work.
 
-    Those that have had to do with a run are waited for as long as it takes. Others may do so yet, as long as there is a
-    run that is not closed; or never, so for them there is a bound.
+    Threads that have used a run are waited for as long as it takes. Other threads may still use one while a run is
+    open, or never will: their wait has a bound.
     """
     until = time.monotonic() + max((ending.uploads.closing_s for ending in _open_ones()), default=0.0)
     logged: set[threading.Thread] = set()
@@ -171,7 +171,7 @@ def _wait_for_threads() -> None:
 
 
 def _is_waited_for(thread: threading.Thread) -> bool:
-    """Whether the interpreter will wait until a thread ends, and it may end by itself before that."""
+    """Whether the interpreter will wait for a thread, and the thread may end by itself."""
     if thread.daemon or thread in {threading.current_thread(), threading.main_thread()}:
         return False
     return not (_is_of_a_pool(thread) or _waits_for_the_end(thread))
@@ -187,7 +187,7 @@ def _is_of_a_pool(thread: threading.Thread) -> bool:
 
 
 def _waits_for_the_end(thread: threading.Thread) -> bool:
-    """Whether a thread waits until the main thread has ended, which it does after this."""
+    """Whether a thread waits for the end of the main thread, which comes after this."""
     frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001  the documented name
     while frame is not None:
         if frame.f_code is threading.Thread.join.__code__ and frame.f_locals.get("self") is threading.main_thread():
@@ -197,7 +197,7 @@ def _waits_for_the_end(thread: threading.Thread) -> bool:
 
 
 def _wait_for(endings: Sequence[RunEnding]) -> str:
-    """Wait for what is on its way; what has ended the wait."""
+    """Wait for what is being sent. Returns what has ended the wait."""
     on_their_way = [upload for ending in endings for upload in ending.begin()]
     patience_s = max(ending.uploads.closing_s for ending in endings)
     if on_their_way:

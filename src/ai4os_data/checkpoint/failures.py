@@ -21,7 +21,7 @@ class SaveFailures:
         self.of_left: BaseException | None = None
 
     def note(self, error: BaseException, *, is_of_left: bool = False) -> None:
-        """Keep an error for the next save, unless it may pass: then only the handle of its save has it."""
+        """Keep an error for the next save to raise. An error that may pass is only in the handle of its save."""
         without_locals(error)
         if not (passes(error) or isinstance(error, errors.LostError)):  # a loss has been logged
             self.lasting.append(error)
@@ -29,7 +29,7 @@ class SaveFailures:
             self.of_left = error
 
     def raise_first(self, failed: list[BaseException]) -> None:
-        """Raise the first of some errors, and keep none of them."""
+        """Raise the first of some errors, and forget all of them."""
         self.lasting = [error for error in self.lasting if error not in failed]
         if failed:
             raise failed[0]

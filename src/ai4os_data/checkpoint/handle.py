@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class SaveProgress:
-    """How far a save has come.
+    """The progress of a save.
 
     Attributes:
-        level: the level reached so far; None before, and once it is nowhere.
-        error: what has put an end to it, if anything has.
+        level: the level reached so far; None before the first one, and after a loss.
+        error: the error that has ended it, if any.
         changed: notified of each change.
     """
 
@@ -29,7 +29,7 @@ class SaveProgress:
         self.changed = threading.Condition()
 
     def reach(self, level: Level) -> None:
-        """Record that it has come so far."""
+        """Record that it has reached a level."""
         with self.changed:
             if not reaches(self.level, level):
                 self.level = level
@@ -37,7 +37,7 @@ class SaveProgress:
             self.changed.notify_all()
 
     def end(self, error: BaseException, *, is_lost: bool = False) -> None:
-        """Record that it goes no further, or that it is nowhere any more."""
+        """Record that it has ended with an error, or that the checkpoint is lost."""
         with self.changed:
             self.level = None if is_lost else self.level
             self.error = error
@@ -52,13 +52,13 @@ class SaveHandle:
         name: of the checkpoint; None if another rank writes it.
         progress: how far it has come.
         wanted: the level that `wait` waits for by default.
-        best: the highest level that the store can reach; any, as long as nothing is known.
+        best: the highest level that the store can reach; None as long as that is not known.
 
     Attributes:
         step: of the training.
         name: the checkpoint's folder within the run's; None on ranks that do not write.
         stall_s: how long the training thread was held up in all.
-        waited_s: how much of that it waited for the save before, because the local disk was slower than the saves.
+        waited_s: the part of it that was a wait for the save before, because the local disk was slower than the saves.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class SaveHandle:
 
     @property
     def error(self) -> BaseException | None:
-        """What has put an end to it, if anything has."""
+        """The error that has ended it, if any."""
         return self._progress.error
 
     def wait(self, level: Durability | None = None, timeout_s: float | None = None) -> Level | None:
-        """Wait until a level is reached; the level it has then. On ranks that do not write it returns at once.
+        """Wait until a level is reached, and return the present level. On ranks that do not write it returns at once.
 
         Args:
             level: ``"local"``, ``"mount"``, ``"confirmed"``, or ``"best"`` for the highest that the store can reach; by
@@ -93,7 +93,7 @@ class SaveHandle:
         Raises:
             DurabilityError: the store can never reach the level.
             DroppedError: a newer checkpoint took its place.
-            DeadlineError: the time is over, and it goes on.
+            DeadlineError: the time is over; the save continues.
             StorageError: what it failed with.
         """
         wanted = self._checked(level)

@@ -1,13 +1,13 @@
 """The checkpoints of a run, on the server and in the spool, in the order in which they are tried.
 
-The newest attempt comes first, and in it the highest step; then what that attempt was resumed from and what lies before
-it, so that a branch which was abandoned does not come back.
+The newest attempt comes first, and in it the highest step. Then follows the checkpoint that this attempt was resumed
+from, and those before it. So an abandoned branch does not come back.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.manifest import Manifest
@@ -18,17 +18,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ai4os_data.checkpoint.manifest import FileFacts
-    from ai4os_data.checkpoint.spool import Spool, Spooled
+    from ai4os_data.checkpoint.spool import Spooled
     from ai4os_data.stores import Entry, Store
+
+
+class Spooling(Protocol):
+    """What this machine has of a run."""
+
+    def attempts(self) -> list[AttemptName]:
+        """Every attempt that has a folder here."""
+
+    def entries(self) -> list[Spooled]:
+        """Complete checkpoints, newest last."""
 
 
 @dataclass
 class Seen:
-    """A folder that is a checkpoint's by its name.
+    """A folder whose name is that of a checkpoint.
 
     Attributes:
         name: of the checkpoint.
-        files: what the store has in it, by their names.
+        files: the store's files in it, by name.
         spooled: the copy on this machine, if there is one.
     """
 
@@ -38,7 +48,7 @@ class Seen:
 
     @property
     def is_committed(self) -> bool:
-        """Whether it has a manifest, be it a good one."""
+        """Whether it has a manifest, even a damaged one."""
         return self.spooled is not None or MANIFEST in self.files
 
     def has(self, files: Mapping[str, FileFacts]) -> bool:
@@ -48,7 +58,7 @@ class Seen:
 
     @property
     def signature(self) -> tuple[tuple[str, int, str], ...]:
-        """What is the same as long as nobody writes to it."""
+        """A value that changes when somebody writes to the folder."""
         return tuple(sorted((name, entry.size_bytes, entry.version) for name, entry in self.files.items()))
 
 
@@ -58,17 +68,17 @@ class History:
     Args:
         store: of the run.
         spool: of this machine.
-        manifests: those that are known already; they never change. What is read is added.
+        manifests: those that are known already; they never change. Manifests that are read are added.
 
     Raises:
         StorageError: the store cannot be listed.
     """
 
-    def __init__(self, store: Store, spool: Spool, manifests: dict[CheckpointName, Manifest]) -> None:
+    def __init__(self, store: Store, spool: Spooling, manifests: dict[CheckpointName, Manifest]) -> None:
         self._store = store
         self._manifests = manifests
         self.seen: dict[CheckpointName, Seen] = {}
-        self.marked: set[AttemptName] = set()  # these have had a whole checkpoint on the store
+        self.marked: set[AttemptName] = set()  # attempts that have had a whole checkpoint on the store
         self._attempts = set(spool.attempts())
         for entry in store.list_below(""):
             self._take(entry)
@@ -100,7 +110,7 @@ class History:
         return [seen for seen in self._newest_first(self.seen.values()) if seen.is_committed]
 
     def uncommitted(self) -> list[Seen]:
-        """Folders that have none, newest first: an upload that was cut off, or a manifest that was lost."""
+        """Folders without a manifest, newest first: the upload was cut off, or the manifest was lost."""
         return [seen for seen in self._newest_first(self.seen.values()) if not seen.is_committed]
 
     def manifest(self, seen: Seen) -> Manifest:
@@ -120,7 +130,7 @@ class History:
         return manifest
 
     def manifest_on_store(self, seen: Seen) -> Manifest:
-        """The same, as it lies on the store now, whatever is known of it.
+        """The manifest as it is on the store now, whatever is known of it.
 
         Raises:
             IntegrityError: it is damaged, or not there.
@@ -170,13 +180,13 @@ class History:
         )
 
     def parent_of(self, own: Iterable[Seen]) -> CheckpointName | None:
-        """What an attempt was resumed from, by any manifest of it that can be read."""
+        """The checkpoint that an attempt was resumed from, by any readable manifest of it."""
         return next((manifest.parent for seen in own if (manifest := self.readable(seen)) is not None), None)
 
     def _before(self, parent: CheckpointName | None, rest: list[Seen]) -> list[Seen]:
-        """What is left once an attempt has been looked through."""
+        """The candidates after those of an attempt."""
         if parent is None:
-            return rest  # it began anew, or its parent is unknown: what is older is better than nothing
+            return rest  # it began anew, or its parent is unknown: an older checkpoint is better than none
         return [seen for seen in rest if seen.name.attempt.number < parent.attempt.number or seen.name.leads_to(parent)]
 
     @staticmethod
@@ -185,7 +195,7 @@ class History:
 
 
 def ancestors(history: History, parent: CheckpointName | None) -> dict[AttemptName, CheckpointName]:
-    """The attempts that lead up to a checkpoint, each with the last of its checkpoints that counts."""
+    """The attempts that lead up to a checkpoint, each with its last checkpoint on that line."""
     found: dict[AttemptName, CheckpointName] = {}
     while parent is not None and parent.attempt not in found:
         found[parent.attempt] = parent
@@ -194,9 +204,9 @@ def ancestors(history: History, parent: CheckpointName | None) -> dict[AttemptNa
 
 
 def on_store(history: History) -> dict[CheckpointName, dict[str, float]]:
-    """What the store has whole, by its listing, newest first; each with its metrics.
+    """The checkpoints that are whole on the store by its listing, newest first; each with its metrics.
 
-    A damaged one does not count, and is left for whoever looks into it.
+    A damaged one does not count, and is left there to be examined.
     """
     metrics: dict[CheckpointName, dict[str, float]] = {}
     for seen in history.committed():

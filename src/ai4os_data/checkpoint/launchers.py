@@ -1,6 +1,6 @@
-"""Variables of launchers say that this process is one of several, before there is a process group.
+"""Variables of launchers, which say that this process is one of several before there is a process group.
 
-Only what is certain counts. See docs/decisions/2026-11-28-ranks-without-a-group.md.
+Only certain signs count. See docs/decisions/2026-11-28-ranks-without-a-group.md.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Launched(NamedTuple):
 
 
 def launched(environ: Mapping[str, str]) -> Launched | None:
-    """The rank of this process among others that a launcher has started; None if none is certain."""
+    """This process among others that a launcher has started; None if that is not certain."""
     for rank_name, size_name in _PAIRS:
         rank, size = _number(environ, rank_name), _number(environ, size_name)
         if rank is not None and size is not None and size > 1:

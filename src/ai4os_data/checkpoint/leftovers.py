@@ -1,9 +1,8 @@
 """Removal of what closed runs have left in a directory of spools.
 
-Only what has arrived on a storage goes, by age, by share of the disk and by the number of runs: there it is safe, and
-the copy here merely makes the next restore of its run faster. Attempts of living processes are left alone, and so is
-everything under another name.
-See docs/decisions/2026-11-28-what-closed-runs-leave.md.
+Only checkpoints that have arrived on a storage are removed, by age, by share of the disk and by the number of runs. On
+the storage they are safe, and the copy here only makes the next restore of the run faster. Attempts of living processes
+are left alone, and so is everything under another name. See docs/decisions/2026-11-28-what-closed-runs-leave.md.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint.attempts import Deleted
     from ai4os_data.stores import Level
 
-NEWEST_STAYS_S = 7 * 86400.0  # of each run
+NEWEST_STAYS_S = 7 * 86400.0  # the newest checkpoint of each run
 OTHERS_STAY_S = 86400.0
 SHARE_OF_DISK = 0.1
 SHARE_OF_LIMIT = 0.5
@@ -44,7 +43,7 @@ MOST_RUNS = 4
 
 
 class _Arrived(NamedTuple):
-    """A checkpoint of a closed run that is on its storage too. The first in order is the first to go."""
+    """A checkpoint of a closed run that is on its storage too. The first in order is removed first."""
 
     is_newest: bool
     written_at: float
@@ -57,20 +56,20 @@ class _Arrived(NamedTuple):
 
 
 def drop_all(directory: Path, own: Path) -> None:
-    """Remove everything that has arrived, of all runs but one, and what was set aside: its room is needed."""
+    """Remove everything that has arrived, of all runs but one, and what was set aside, because the room is needed."""
     for run in _others(directory, own):
         _remove(run, None)
 
 
 def sweep(directory: Path, own: Path, limit_bytes: int | None = None) -> None:
-    """Remove what is old, and then the oldest of what takes more than its share, or is of too many runs.
+    """Remove old checkpoints, and then the oldest ones until the share of the disk and the number of runs are kept.
 
     It looks at all runs but one.
 
     Args:
         directory: with the folders of runs.
-        own: the folder of the run that sweeps, which looks after itself.
-        limit_bytes: what the spools may take.
+        own: the folder of the run that sweeps; that run removes its own.
+        limit_bytes: the most that the spools may take.
     """
     runs = _others(directory, own)
     doomed = _doomed([arrived for run in runs for arrived in _found(run)], _share_bytes(directory, limit_bytes))
@@ -89,7 +88,7 @@ def _doomed(found: Iterable[_Arrived], share_bytes: int) -> list[_Arrived]:
     for arrived in found:
         (doomed if arrived.is_old(now) else kept).append(arrived)
     left_bytes, left_runs = sum(arrived.size_bytes for arrived in kept), len({arrived.run for arrived in kept})
-    for arrived in sorted(kept):  # of each run the newest comes last
+    for arrived in sorted(kept):  # the newest of each run comes last
         if left_bytes > share_bytes or (arrived.is_newest and left_runs > MOST_RUNS):
             doomed.append(arrived)
             left_bytes -= arrived.size_bytes
@@ -105,7 +104,7 @@ def _share_bytes(directory: Path, limit_bytes: int | None) -> int:
 
 @contextmanager
 def _closed(run: Path) -> Iterator[list[Path]]:
-    """The attempts of a run whose processes are dead, which no other process takes over meanwhile.
+    """The attempts of a run whose processes are dead, locked so that no other process takes them over.
 
     Raises:
         OSError: the run cannot be looked at, or another process adds to it or looks through it just now.
@@ -125,10 +124,10 @@ def _closed(run: Path) -> Iterator[list[Path]]:
 def _found(run: Path) -> list[_Arrived]:
     """The checkpoints of a run that have arrived, and whose processes are dead."""
     facts: dict[CheckpointName, tuple[float, int]] = {}
-    with suppress(OSError), _closed(run) as attempts:  # what cannot be looked at stays, and holds up no start
+    with suppress(OSError), _closed(run) as attempts:  # a run that cannot be looked at stays, and delays no start
         for attempt in attempts:
             for name, folder, level in _arrived(attempt):
-                # What was removed on the storage is the last copy for a while.
+                # A checkpoint that was removed on the storage has its last copy here for a while.
                 if level != DELETED or time.time() - (attempt / JOURNAL).stat().st_mtime >= NEWEST_STAYS_S:
                     facts[name] = folder.stat().st_mtime, sum(map(disk_bytes, folder.iterdir()))
     newest = max(facts, key=lambda name: (name.order, name), default=None)
@@ -143,7 +142,7 @@ def _arrived(attempt: Path) -> Iterator[tuple[CheckpointName, Path, Level | Dele
 
 
 def _remove(run: Path, doomed: set[CheckpointName] | None) -> None:
-    """Remove some checkpoints, or all, if they may still go; what was only begun, and what is empty then, too."""
+    """Remove some checkpoints, or all, if they may still be removed; also those only begun, and empty folders."""
     with suppress(OSError), _closed(run) as attempts:
         for attempt in attempts:
             for name, folder, _ in _arrived(attempt):

@@ -1,4 +1,4 @@
-"""A saved state is loaded into the objects that it came from, once all of them are found to fit."""
+"""Loads a saved state into the objects that it came from, once all of them were found to fit."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 _EXTRA_STATE = "_extra_state"  # what Module.get_extra_state returns is under this name, and of any form
 _LOOKED_AT = (torch.nn.Module, torch.optim.Optimizer, LRScheduler, torch.amp.GradScaler)
-_MOST_WRONG = 8  # that an error names
-_UNKNOWN = object()  # stands for what was saved, before anybody has looked for a checkpoint
+_MOST_WRONG = 8  # at most so many are named in an error
+_UNKNOWN = object()  # in the place of a saved value, before a checkpoint was looked for
 
 
 class _Load(NamedTuple):
-    """What is to be done once everything has been looked at."""
+    """A step that follows once everything was checked."""
 
     path: str
     run: Callable[[], object]
@@ -34,7 +34,7 @@ class _Load(NamedTuple):
 
 
 def check_into(into: Any) -> None:
-    """Refuse what nothing can be loaded into, before anybody looks for a checkpoint: also if there is none yet.
+    """Refuse targets that nothing can be loaded into, before a checkpoint is looked for: so on a new run too.
 
     Raises:
         TypeError: it is no mapping.
@@ -49,7 +49,7 @@ def check_into(into: Any) -> None:
 
 
 def load_checkpoint(into: Mapping[str, Any], state: Mapping[str, Any], name: CheckpointName) -> None:
-    """The same as `load_into`, for the state of a checkpoint; an error names it, and what else can be done.
+    """Like `load_into`, for the state of a checkpoint: an error names the checkpoint, and what to do.
 
     Raises:
         StateMismatchError: something does not fit.
@@ -66,9 +66,9 @@ def load_checkpoint(into: Mapping[str, Any], state: Mapping[str, Any], name: Che
 def load_into(into: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Load each object from what was saved under its key. Nothing is loaded unless every key fits.
 
-    Whether it fits is found out beforehand for tensors, arrays, and torch's modules, optimizers, schedulers and
-    scalers. Loaders and samplers are the first to be loaded, so that nothing else has been changed if one refuses. What
-    some other object finds wrong comes when it is its turn, and the error says what has been loaded until then.
+    Tensors, arrays, and torch's modules, optimizers, schedulers and scalers are checked beforehand. Loaders and
+    samplers are loaded first, so that nothing else has changed if one of them refuses. Any other object is checked only
+    when it is loaded; its error says what has been loaded before it.
 
     Args:
         into: objects with ``load_state_dict()``, tensors and arrays (which are filled), and mappings, lists and tuples
@@ -95,7 +95,7 @@ def load_into(into: Mapping[str, Any], state: Mapping[str, Any]) -> None:
 
 
 def _loads(target: Any, saved: Any, path: str, above: frozenset[int] = frozenset()) -> Iterator[_Load]:
-    """What has to be done for a target, or an error if it does not fit what was saved."""
+    """The loading steps of a target; an error if it does not fit what was saved."""
     target = unwrapped(target)
     is_known = saved is not _UNKNOWN
     wrong: Iterable[str] = ()
@@ -135,7 +135,7 @@ def _items(target: Any, saved: Any, path: str) -> Iterator[tuple[Any, Any]]:
 
 
 def _takes_nothing(target: Any, path: str, above: frozenset[int]) -> str:
-    """What is wrong with a target that nothing can be loaded into."""
+    """The words for what is wrong with a target that nothing can be loaded into."""
     if id(target) in above:
         return " contains itself, so nothing can be loaded into it"
     if isinstance(target, type):
@@ -170,7 +170,7 @@ def _wrong_with_array(target: np.ndarray[Any, Any], saved: Any) -> Iterator[str]
 
 
 def _wrong_with_object(target: Any, saved: Any) -> Iterator[str]:
-    """What `load_state_dict` would find half-way, or never."""
+    """Mismatches that `load_state_dict` would find halfway, or never."""
     if not isinstance(target, _LOOKED_AT):
         return
     if not isinstance(saved, Mapping):
@@ -187,7 +187,7 @@ def _wrong_with_object(target: Any, saved: Any) -> Iterator[str]:
 
 def _wrong_with_module(module: torch.nn.Module, saved: Mapping[Any, Any]) -> Iterator[str]:
     if type(module).load_state_dict is not torch.nn.Module.load_state_dict:
-        return  # what fits is for it to say
+        return  # the object itself knows what fits
     free = tuple(f"{name}." if name else "" for name, part in module.named_modules() if _has_rules_of_its_own(part))
     own = {name: value for name, value in module.state_dict().items() if not name.startswith(free)}
     there = {name: value for name, value in saved.items() if not str(name).startswith(free)}
@@ -201,14 +201,14 @@ def _wrong_with_module(module: torch.nn.Module, saved: Mapping[Any, Any]) -> Ite
 
 
 def _has_rules_of_its_own(module: torch.nn.Module) -> bool:
-    """Whether a module may take a state of another form, of an older version say, so that only it can tell."""
+    """Whether a module may take a state of another form, such as of an older version: then only it can check."""
     hooks = ("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
     is_torchs = type(module)._load_from_state_dict.__module__.startswith("torch.nn.")  # noqa: SLF001  torch's way in
     return not is_torchs or any(getattr(module, name, None) for name in hooks)
 
 
 def _has_form_of(own: Any, saved: Any) -> bool:
-    """Whether a tensor can be copied into one of a module; its type may be another, as `load_state_dict` has it."""
+    """Whether a tensor can be copied into one of a module; the types may differ, as in `load_state_dict`."""
     if not isinstance(own, torch.Tensor) or is_lazy(own):
         return True
     return isinstance(saved, torch.Tensor) and own.shape == saved.shape

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ai4os_data.stores import Durability, Store
 
 RANK_TIMEOUT_S = 600.0
-BUDGET_S = 5.0  # the platform kills so long after SIGTERM
+BUDGET_S = 5.0  # the platform kills a process this long after SIGTERM
 
 
 class StorageCheckpoint:
@@ -62,9 +62,9 @@ class StorageCheckpoint:
         durability: the level that ``wait()`` waits for and `close` insists on; ``"best"`` is the highest that the store
             can reach.
         save_random_states: whether the random states of Python, NumPy, torch and CUDA are saved with each state.
-        cache: what gives way when the spool is short of room: ``"auto"`` is each cache of this process on the spool's
-            disk; a cache, or None for none.
-        rank_timeout_s: how long ranks wait for each other.
+        cache: which caches shrink when the spool is short of room: ``"auto"`` is each cache of this process on the
+            spool's disk; a cache, or None for none.
+        rank_timeout_s: how many seconds ranks wait for each other.
         alone: this process saves and restores by itself, whatever other ranks there are.
 
     Raises:
@@ -117,16 +117,15 @@ class StorageCheckpoint:
         """Save a state. It may be changed as soon as this returns.
 
         Args:
-            state: objects with a ``state_dict()``, tensors, arrays, primitives, and containers of such, by name. Tuples
-                with names and other containers of a class of their own come back as plain ones.
+            state: objects with a ``state_dict()``, tensors, arrays, primitives, and containers of such, by name. Named
+                tuples and containers of other classes are restored as plain ones.
             step: of the training; the highest one of the newest attempt is restored.
             metrics: numbers that belong to the step.
 
         Raises:
             StateError: the state holds something else.
             TypeError: the state has no names, or a metric is no number.
-            StorageError: what an earlier save failed with, if that will not pass by itself; this one goes on all the
-                same.
+            StorageError: the error of an earlier save, if it will not pass by itself; this save continues nevertheless.
         """
         failed = self.saver.failures.lasting[:]
         handle = self.saver.save(state, step, metrics)
@@ -148,8 +147,8 @@ class StorageCheckpoint:
 
         Args:
             into: objects to load, by the names that they were saved under; the random states are set then too.
-            step: this step instead of the newest one. Of several with it, the newest of the branch that ``restore()``
-                resumes, before those of abandoned branches.
+            step: this step instead of the newest one. If several have it, the newest one of the branch that
+                ``restore()`` resumes is taken, before those of abandoned branches.
             map_location: where tensors go, as in `torch.load`.
             weights_only: as in `torch.load`; no code of the file is run.
 
@@ -188,13 +187,13 @@ class StorageCheckpoint:
         return history.listed()
 
     def verify(self) -> dict[str, str]:
-        """Read every checkpoint and compare its hashes; those that are damaged, each with what is wrong with it."""
+        """Read every checkpoint and compare its hashes. Returns the damaged ones, each with what is wrong with it."""
         return damaged(self.saver)
 
     # --- around it
 
     def preemption_guard(self, budget_s: float = BUDGET_S) -> PreemptionGuard:
-        """Take SIGTERM and SIGINT as a wish to stop: look at ``guard.requested`` in the loop, then ``guard.save()``.
+        """Turn SIGTERM and SIGINT into a flag: look at ``guard.requested`` in the loop, then call ``guard.save()``.
 
         Args:
             budget_s: how long the process may live after the signal.
@@ -208,11 +207,12 @@ class StorageCheckpoint:
     def close(self, timeout_s: float | None = None) -> None:
         """Wait for the last upload.
 
-        While the server is down it is tried for another minute. What is not sent then lies in the spool, and the next
-        start of the run sends it. A process that ends without this waits as well, and logs what cannot be sent.
+        If the server is down, sending is tried for another minute. What is not sent then stays in the spool, and the
+        next start of the run sends it. A process that ends without calling this waits as well, and logs what cannot be
+        sent.
 
         Args:
-            timeout_s: the longest wait; for as long as bytes arrive by default.
+            timeout_s: the longest wait; by default it lasts as long as bytes arrive.
 
         Raises:
             StorageError: what failed.
@@ -226,7 +226,7 @@ class StorageCheckpoint:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close; what fails then does not hide what went wrong before."""
+        """Close. An error of the close does not hide the error that ended the block."""
         try:
             self.close()
         except (errors.StorageError, OSError) as failure:
@@ -239,7 +239,7 @@ class StorageCheckpoint:
         return f"StorageCheckpoint({self.saver.store.location!r})"
 
     def __reduce__(self) -> NoReturn:
-        """Not to be pickled, nor copied: its threads and locks stay with this process."""
+        """Refuse to be pickled or copied: its threads and locks belong to this process."""
         raise TypeError(
             f"{self!r} belongs to the process that made it, and cannot be pickled or copied: hand the location on, and "
             "make one there"

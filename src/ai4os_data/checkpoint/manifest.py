@@ -1,4 +1,4 @@
-"""A checkpoint exists when its manifest does, the file that says what it consists of, to the byte."""
+"""The manifest: a checkpoint exists when its manifest does, which lists every byte that belongs to it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Manifest:
     """The content of a manifest.
 
     Attributes:
-        name: where it belongs; a manifest in another folder is not its own.
+        name: the checkpoint's; a manifest in the folder of another one is refused.
         files: the name of each file within the folder, and its facts.
         parent: the checkpoint that its attempt was resumed from, if any.
         metrics: what was measured at its step.
@@ -50,11 +50,11 @@ class Manifest:
 
     @property
     def size_bytes(self) -> int:
-        """All of its files."""
+        """The size of all of its files."""
         return sum(facts.size_bytes for facts in self.files.values())
 
     def to_json(self) -> bytes:
-        """The manifest as it is stored; its own hash is that of the same without the hash."""
+        """The manifest as it is stored; its own hash is that of the same text without the hash."""
         content = {
             "schema": SCHEMA,
             "step": self.name.step,
@@ -73,7 +73,7 @@ class Manifest:
         """The manifest that was found in the folder of a checkpoint.
 
         Raises:
-            IntegrityError: it is not exactly what was written there.
+            IntegrityError: it is not exactly the manifest that was written there.
         """
         content = _object(data)
         claimed = content.pop("sha256", None)
@@ -102,13 +102,13 @@ class Manifest:
 
 
 def attempt_mark(attempt: AttemptName) -> bytes:
-    """What the mark of an attempt says; that it is there is what counts."""
+    """The content of an attempt's mark; only its existence counts."""
     return json.dumps({"schema": SCHEMA, "attempt": str(attempt), "committed": True}).encode() + b"\n"
 
 
 @cache
 def versions() -> dict[str, str]:
-    """The versions that write a manifest here."""
+    """The versions of this library, of torch and of Python, for a manifest."""
     return {"python": platform.python_version()} | {
         library: metadata.version(library) for library in ("ai4os-data", "numpy", "torch")
     }

@@ -1,6 +1,6 @@
-"""The names of checkpoints: ``<attempt>/step-000000123-<nonce>/``, which two writers never choose alike.
+"""The names of checkpoints: ``<attempt>/step-000000123-<nonce>/``. Two writers never choose the same.
 
-They order as (attempt, step), and that order asks no clock.
+They are ordered by (attempt, step), without any clock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STEP = re.compile(r"step-([0-9]{9,200})-([0-9a-f]{8})")
 
 
 class AttemptName(NamedTuple):
-    """One start of a run: one more than the highest that was seen, and a nonce."""
+    """One start of a run: a number, one more than the highest that was seen, and a nonce."""
 
     number: int
     nonce: str
@@ -31,18 +31,18 @@ class AttemptName(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> AttemptName | None:
-        """What a folder's name says; None if it is not written as an attempt's is."""
+        """The attempt that a folder is named after; None if the name is not in that form."""
         match = _ATTEMPT.fullmatch(text)
         name = cls(int(match[1]), match[2]) if match else None
         return name if str(name) == text else None  # another spelling would be another folder
 
     @property
     def mark(self) -> str:
-        """The file that says that this attempt has had a whole checkpoint on the store."""
+        """The name of the file that says that this attempt has had a whole checkpoint on the store."""
         return f"{self}/{COMMITTED}"
 
     def __str__(self) -> str:
-        """As a folder is called."""
+        """The name of its folder."""
         return f"{self.number:06d}-{self.nonce}"
 
 
@@ -60,7 +60,7 @@ class CheckpointName(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> CheckpointName | None:
-        """What the path of a folder says; None if it is not written as a checkpoint's is."""
+        """The checkpoint that the path of a folder names; None if it is not in that form."""
         first, _, second = text.partition("/")
         attempt, match = AttemptName.parse(first), _STEP.fullmatch(second)
         name = cls(attempt, int(match[1]), match[2]) if attempt and match else None
@@ -68,7 +68,7 @@ class CheckpointName(NamedTuple):
 
     @property
     def order(self) -> tuple[int, int]:
-        """Later checkpoints have higher ones."""
+        """A value that is higher for later checkpoints."""
         return self.attempt.number, self.step
 
     def is_older_than(self, other: CheckpointName) -> bool:
@@ -78,7 +78,7 @@ class CheckpointName(NamedTuple):
         return self.order < other.order
 
     def leads_to(self, other: CheckpointName) -> bool:
-        """Whether a training that resumes from the other one has passed this one, or resumes from it."""
+        """Whether a training that resumes from the other one has passed this checkpoint, or resumes from it."""
         return self.attempt == other.attempt and (self.step, self.nonce) <= (other.step, other.nonce)
 
     @property

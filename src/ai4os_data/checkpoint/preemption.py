@@ -1,4 +1,4 @@
-"""A signal to stop becomes a flag for the training loop; a last save waits only for what the time allows."""
+"""A signal to stop sets a flag for the training loop; a last save waits only as long as there is time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint.handle import SaveHandle
     from ai4os_data.checkpoint.saving import Saver
 
-_MARGIN_S = 0.3  # for the manifest, and for the exit
+_MARGIN_S = 0.3  # kept for the manifest, and for the exit
 
 
 class PreemptionGuard:
     """Takes SIGTERM and SIGINT until the ``with`` ends, or `restore` is called.
 
-    A second SIGINT interrupts as usual. Guards can be in each other: all of them learn of a signal. SIGTERM ends a
-    forked child as if there were no guard; the first SIGINT, which a terminal sends to all, it leaves to its parent.
+    A second SIGINT interrupts as usual. Guards can be nested: all of them are notified of a signal. In a forked child,
+    SIGTERM ends the process as if there were no guard, and the first SIGINT, which a terminal sends to all processes,
+    is left to the parent.
 
     Args:
         saver: of the run.
@@ -44,17 +45,17 @@ class PreemptionGuard:
 
     @property
     def remaining_s(self) -> float:
-        """What is left of the budget; all of it before the signal."""
+        """The rest of the budget; all of it before the signal."""
         requested_at = self._signals.requested_at
         spent_s = 0.0 if requested_at is None else time.monotonic() - requested_at
         return max(0.0, self._budget_s - spent_s)
 
     def save(self, state: Mapping[str, Any], step: int, metrics: Mapping[str, Any] | None = None) -> SaveHandle:
-        """Save, and wait for as much as the time allows: for the local disk, and for the server if it can be done.
+        """Save, and wait as long as there is time: for the local disk, and for the server if that can be done.
 
-        Whether there is time is reckoned from the bandwidth of earlier uploads. If not, this returns as soon as
-        the local disk has it. What is in flight goes on for as long as the process lives, and `close` waits for it;
-        what was not sent is sent by the next start, if this disk is still there then.
+        Whether there is time is estimated from the bandwidth of earlier uploads. If there is none, this returns as soon
+        as the checkpoint is on the local disk. The upload continues as long as the process lives, and `close` waits for
+        it; the next start sends what was not sent, if this disk still exists then.
 
         Raises:
             StateError: the state cannot be saved.
@@ -86,11 +87,11 @@ class PreemptionGuard:
         return handle
 
     def restore(self) -> None:
-        """Put the handlers back that were there before."""
+        """Put the previous handlers back."""
         self._signals.restore()
 
     def __enter__(self) -> Self:
-        """Itself: it has taken the signals since it was made."""
+        """Itself: it has handled the signals since it was made."""
         return self
 
     def __exit__(

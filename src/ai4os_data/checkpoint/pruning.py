@@ -18,36 +18,36 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint.retention import Retention
     from ai4os_data.stores import Store
 
-GRACE_S = 3600.0  # an upload of another machine that nobody has touched for so long is taken for dead
+GRACE_S = 3600.0  # an upload of another machine that has not changed for so long counts as dead
 
 
 class Pruning:
     """Decides which checkpoints of the store this process may remove, and removes them.
 
-    It removes its own checkpoints, and what lay there when it began to work. What another writer adds later stays, and
-    so does the newest checkpoint of an attempt that this one does not descend from. The newest are kept by
-    the line of descent; the best and the milestones over the whole run, wherever a restart came from.
+    It removes its own checkpoints, and those that were there when it began. Checkpoints that another writer adds later
+    stay, and so does the newest one of an attempt that this one does not descend from. ``keep_last`` counts along the
+    line of descent; the best and the milestones are those of the whole run, wherever a restart came from.
 
     Args:
         store: of the run.
         retention: the rules.
 
     Attributes:
-        source: what the run was resumed from; it stays.
+        source: the checkpoint that the run was resumed from; it stays.
     """
 
     def __init__(self, store: Store, retention: Retention) -> None:
         self._store = store
         self._retention = retention
         self._grace_s = GRACE_S
-        self._found: dict[CheckpointName, tuple[float, object]] = {}  # when it was first seen, and how it looked
+        self._found: dict[CheckpointName, tuple[float, object]] = {}  # when a folder was first seen, and its signature
         self._known: set[CheckpointName] = set()
         self._own: set[AttemptName] = set()
         self._confirmed: set[CheckpointName] = set()
         self.source: CheckpointName | None = None
 
     def know(self, history: History) -> None:
-        """Record what lies there before this process adds to it."""
+        """Record the checkpoints that are there before this process adds its own."""
         self._known.update(history.seen)
 
     def own(self, attempt: AttemptName) -> None:
@@ -55,10 +55,10 @@ class Pruning:
         self._own.add(attempt)
 
     def prune(self, history: History, confirmed: CheckpointName, busy: set[CheckpointName]) -> list[CheckpointName]:
-        """Remove what may go, now that a checkpoint has been confirmed.
+        """Remove the checkpoints that may be removed, now that another one has been confirmed.
 
         Args:
-            history: as the store is now.
+            history: the present state of the store.
             confirmed: the checkpoint; it stays.
             busy: the checkpoints that are still to be sent.
 
@@ -75,25 +75,25 @@ class Pruning:
 
     def _doomed(self, history: History, confirmed: CheckpointName) -> list[CheckpointName]:
         metrics = on_store(history)
-        last = ancestors(history, confirmed)  # of each attempt that leads up to it
+        last = ancestors(history, confirmed)  # the last checkpoint of each attempt on the line of descent
         line = [
             name
             for name in metrics
-            # Of its own attempt all: it may be sent after newer ones.
+            # All of its own attempt: it may be sent after newer ones.
             if name.attempt == confirmed.attempt or (name.attempt in last and name.leads_to(last[name.attempt]))
         ]
         newest = {name.attempt: name for name in reversed(metrics)}
         others = {name for attempt, name in newest.items() if attempt not in {confirmed.attempt, *last}}
         kept = {confirmed, self.source, *others, *self._retention.kept(line, [*metrics], metrics)}
         mine = [name for name in metrics if name.attempt in self._own or name in self._known]
-        # Newer than what was confirmed: another writer's, or one that is confirmed just now.
+        # Newer ones are another writer's, or are being confirmed.
         return [name for name in mine if name not in kept and name.is_older_than(confirmed)]
 
     def _remains(self, history: History, confirmed: CheckpointName, busy: set[CheckpointName]) -> Iterable[Seen]:
         """Folders without a manifest: our own once we have given them up, others' after the grace period.
 
-        That is over when this process has watched it pass, or the store's own clock says so: a run whose processes all
-        live shorter than the grace period would never clean up.
+        The grace period is over when this process has seen the folder unchanged for so long, or when the store's own
+        clock says so: otherwise a run whose processes all live for less would never clean up.
         """
         now = time.monotonic()
         newest_at = _stored_at(history.seen.get(confirmed))
@@ -105,7 +105,7 @@ class Pruning:
             is_told_old = newest_at is not None and stored_at is not None and newest_at - stored_at >= self._grace_s
             is_old = (is_told_old or now - first_s >= self._grace_s) and seen.name in self._known
             if seen.name in self._confirmed:
-                continue  # it has a manifest, whatever this listing says
+                continue  # it has a manifest, although this listing does not show it
             if seen.name not in busy and (seen.name.attempt in self._own or is_old):
                 yield seen
 

@@ -15,7 +15,7 @@ def random_states() -> dict[str, Any]:
         "python": _python_state(),
         "numpy": _numpy_state(),
         "torch": torch.get_rng_state(),
-        # Only where CUDA is in use already: to ask would start it.
+        # Only if CUDA is in use already: asking would start it.
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
     }
 

@@ -1,6 +1,6 @@
 """The processes of a distributed training, which save together: rank 0 writes, after it has gathered what differs.
 
-A rank that has died is noticed: by its closed connection, or when the time is over.
+A rank that has died is noticed by its closed connection, or when the time is over.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Ranks:
     """This process among the others; alone if nothing is distributed.
 
     Args:
-        timeout_s: how long the others are waited for.
+        timeout_s: how long this process waits for the others.
         alone: leave the others out.
     """
 
@@ -27,18 +27,18 @@ class Ranks:
         self.is_distributed = not alone and _there_are_others()
         self.rank = dist.get_rank() if self.is_distributed else 0
         self.size = dist.get_world_size() if self.is_distributed else 1
-        # Of its own, over the CPU: NCCL moves no objects without a GPU, and its timeout is that of the training.
+        # A group of its own, over the CPU: NCCL sends no objects without a GPU, and has the timeout of the training.
         self._group = (
             dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if self.is_distributed else None
         )
 
     @property
     def writes(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this process writes."""
         return self.rank == 0
 
     def check_group(self) -> None:
-        """Make sure that no process group was made since.
+        """Make sure that no process group was made after this object.
 
         Raises:
             CheckpointError: there are other ranks, which this one does not know.

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 class _Named:
-    """What has the name of a checkpoint, and so its step and attempt."""
+    """An object with the name of a checkpoint, and so with its step and attempt."""
 
     name: CheckpointName
 
     @property
     def step(self) -> int:
-        """Of the training."""
+        """The step of the training."""
         return self.name.step
 
     @property
@@ -28,7 +28,7 @@ class _Named:
 
 @dataclass(frozen=True)
 class Checkpoint(_Named):
-    """A checkpoint that is there, by its manifest; its bytes were not looked at.
+    """A checkpoint that exists, by its manifest; its bytes were not checked.
 
     Attributes:
         name: its folder within the run's.
@@ -49,12 +49,12 @@ class Checkpoint(_Named):
 
 @dataclass(frozen=True, eq=False)
 class Restored(_Named, Mapping[str, Any]):
-    """The state that was saved, by the keys that it was saved under.
+    """A mapping with the saved state, by the keys that it was saved under.
 
     Attributes:
         name: the checkpoint's folder within the run's.
         metrics: what was measured at its step.
-        skipped: newer checkpoints that were passed over, each with the reason.
+        skipped: newer checkpoints that were skipped, each with the reason.
         size_bytes: of its files.
     """
 
@@ -66,7 +66,7 @@ class Restored(_Named, Mapping[str, Any]):
 
     @property
     def _metadata(self) -> Any:
-        """The versions in a ``state_dict()`` that was saved as the whole state; `load_state_dict` looks for them."""
+        """The versions in a ``state_dict()`` that was saved as the whole state: `load_state_dict` reads this."""
         return getattr(self.state, "_metadata", None)
 
     def __getitem__(self, key: str) -> Any:

@@ -1,4 +1,4 @@
-"""The newest checkpoint whose every byte is right is restored, from the spool or a download beside it; else it raises.
+"""Restores the newest checkpoint whose every byte is right, from the spool or a download beside it, or raises.
 
 A run that has checkpoints never starts from scratch in silence.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint.manifest import Manifest
     from ai4os_data.checkpoint.saving import Saver
 
-_LOOKS = 10  # until what another process removes while it is read is taken for damaged
+_LOOKS = 10  # before a checkpoint that another process removes during the read counts as damaged
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Verified:
     Attributes:
         manifest: what it consists of.
         file: its state on the disk of rank 0, verified.
-        scratch: the folder that goes when it has been read; None if it was in the spool.
-        skipped: those that would have come first, each with the reason.
+        scratch: the folder to remove after the reading; None if the file is in the spool.
+        skipped: those that were tried before, each with the reason.
     """
 
     manifest: Manifest
@@ -49,11 +49,11 @@ class Verified:
 
 
 class Restoring:
-    """Chooses a checkpoint, and reads it.
+    """Chooses a checkpoint and reads it.
 
     Args:
         saver: of the run.
-        ranks: which all restore the same one; rank 0 chooses.
+        ranks: all of them restore the same checkpoint, which rank 0 chooses.
     """
 
     def __init__(self, saver: Saver, ranks: Ranks) -> None:
@@ -79,7 +79,7 @@ class Restoring:
             if chosen is None:
                 return None
             payload = self._payload(chosen, map_location, weights_only=weights_only)
-            self._ranks.gather(None)  # the file stays until all have read it
+            self._ranks.gather(None)  # keep the file until all have read it
             self._saver.go_on_from(chosen.manifest.name)
         return self._restored(chosen, payload)
 
@@ -91,7 +91,7 @@ class Restoring:
             StorageError: it is not there, or the store cannot be listed or read.
         """
         with self._chosen(self._saver.look, name) as chosen:
-            assert chosen is not None  # if there is none it raises
+            assert chosen is not None  # it raises if there is none
             payload = self._payload(chosen, "cpu", weights_only=True)
         return self._restored(chosen, payload)[0]
 
@@ -103,10 +103,10 @@ class Restoring:
 
     @contextmanager
     def _chosen(self, look: Callable[[], History], wanted: CheckpointName | int | None) -> Iterator[Verified | None]:
-        """The checkpoint that rank 0 chooses, for all ranks; its file stays while the ``with`` lasts.
+        """The checkpoint that rank 0 chooses, for all ranks; its file stays until the block ends.
 
         Args:
-            look: finds out what is there, on rank 0.
+            look: lists the checkpoints, on rank 0.
             wanted: the name or the step of the checkpoint; None for the newest.
         """
         if not self._ranks.writes:
@@ -133,7 +133,7 @@ class Restoring:
         (facts,) = chosen.manifest.files.values()
         if self._ranks.writes or (path.exists() and sha256_of(path) == facts.sha256):
             return _payload(path, map_location, weights_only=weights_only)
-        with tempfile.TemporaryDirectory(prefix="ai4os-data-restore-") as folder:  # another machine than that of rank 0
+        with tempfile.TemporaryDirectory(prefix="ai4os-data-restore-") as folder:  # this is not the machine of rank 0
             own = Path(folder, path.name)
             self._store.read_into(self._store.stat(f"{chosen.manifest.name}/{path.name}"), own, facts.sha256)
             return _payload(own, map_location, weights_only=weights_only)
@@ -150,14 +150,14 @@ class Restoring:
                 self._ranks.size,
             )
         own = ranks[rank] if rank < len(ranks) else {"state": ranks[0]["state"], "random": None}
-        state: dict[str, Any] = payload["state"]  # itself: it may be a state_dict with its versions
+        state: dict[str, Any] = payload["state"]  # the object itself: it may be a state_dict with its versions
         state.update(own["state"])
         manifest = chosen.manifest
         restored = Restored(manifest.name, dict(manifest.metrics), chosen.skipped, state, manifest.size_bytes)
         return restored, own["random"]
 
     def _choose(self, look: Callable[[], History], wanted: CheckpointName | int | None) -> Verified | None:
-        """The best checkpoint that is intact; looked for again as long as what was found wanting is gone meanwhile."""
+        """The best intact checkpoint; it looks again as long as those found damaged have been removed in between."""
         history = look()
         for looks_left in reversed(range(_LOOKS + 1)):
             chosen, skipped = self._first_intact(history, wanted)
@@ -193,7 +193,7 @@ class Restoring:
         return None, skipped
 
     def _fetched(self, seen: Seen, manifest: Manifest) -> tuple[Path, Path | None]:
-        """The file of a state on the local disk, verified; and the folder that goes when it has been read."""
+        """The file of a state on the local disk, verified; and the folder to remove after the reading."""
         if len(manifest.files) != 1:
             raise errors.IntegrityError(f"its manifest names {len(manifest.files)} files, where one is written")
         (file,) = manifest.files
@@ -204,7 +204,7 @@ class Restoring:
             raise errors.IntegrityError(f"{file} {where}")
         entry, facts = seen.files[file], manifest.files[file]
         if entry.size_bytes != facts.size_bytes:
-            entry = self._store.stat(entry.key)  # the listing of a mount may be old
+            entry = self._store.stat(entry.key)  # a mount's listing may be old
         if entry.size_bytes != facts.size_bytes:
             raise errors.IntegrityError(
                 f"{file} has {entry.size_bytes:,} bytes, where {facts.size_bytes:,} were written"
@@ -247,9 +247,9 @@ class Restoring:
 
 
 def read_named(saver: Saver, name: CheckpointName) -> Restored:
-    """Read exactly one checkpoint as `list` names it, whatever others have its step; on rank 0 alone.
+    """Read exactly one checkpoint by its name from `list`, on rank 0 alone; others may have the same step.
 
-    The attempt of this process stays as it is.
+    The attempt of this process does not change.
 
     Raises:
         DamagedError: it is not intact.
@@ -270,20 +270,20 @@ def _committed(history: History) -> set[CheckpointName]:
 
 
 def _is_clear(history: History, chosen: Verified | None, skipped: Iterable[CheckpointName]) -> bool:
-    """Whether a look needs no second one: a checkpoint was found, and none before it is damaged, or there is none."""
+    """Whether one look is enough: a checkpoint was found and none before it is damaged, or there is no checkpoint."""
     if chosen is None:
         return not [*skipped] and not history.marked
     return _committed(history).isdisjoint(skipped)
 
 
 def _has_moved(before: History, after: History, skipped: Iterable[CheckpointName]) -> bool:
-    """Whether another process has added or removed checkpoints between two looks, so that a verdict would be early."""
+    """Whether another process has added or removed checkpoints between two looks, so that one more look is needed."""
     old, new = _committed(before), _committed(after)
     return bool(new - old) or bool((old - new).intersection(skipped))
 
 
 def _candidates(history: History, wanted: CheckpointName | int | None) -> list[Seen]:
-    """What is tried, best first; of a step, the branch that a restore would resume comes before the others."""
+    """The candidates, best first; for a step, those of the branch that a restore would resume come first."""
     if wanted is None:
         return [*history.candidates()]
     if isinstance(wanted, CheckpointName):

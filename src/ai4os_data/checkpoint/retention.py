@@ -1,6 +1,6 @@
-"""Which checkpoints of a run may go: those that no rule keeps, once a newer one is confirmed.
+"""The rules of retention: a checkpoint that no rule keeps may be removed once a newer one is confirmed.
 
-The newest are those of the line of descent; the best and the milestones are those of the whole run, whatever attempt.
+``keep_last`` counts along the line of descent; the best and the milestones are those of the whole run, in any attempt.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _TURNED_ROUND = frozenset({"neg", "negative"})  # as in neg_mean_squared_error o
 
 @dataclass(frozen=True)
 class Retention:
-    """What stays.
+    """The rules by which checkpoints stay.
 
     Attributes:
-        keep_last: how many of the newest, at least 1.
-        keep_best: how many of the best by ``monitor``.
-        keep_every: those whose step is a multiple of it.
+        keep_last: how many of the newest stay, at least 1.
+        keep_best: how many of the best by ``monitor`` stay.
+        keep_every: checkpoints whose step is a multiple of it stay.
         monitor: the metric that says how good one is.
         mode: whether a low or a high metric is good. It may be left out if the metric's name says that it is a loss
             or an error.
@@ -42,10 +42,10 @@ class Retention:
     mode: Mode | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense.
+        """Check the rules.
 
         Raises:
-            ValueError: it does not.
+            ValueError: one makes no sense.
         """
         if self.keep_last < 1:
             raise ValueError(f"keep_last is at least 1, not {self.keep_last}: the newest checkpoint always stays")
@@ -64,7 +64,7 @@ class Retention:
         newest_first: Sequence[CheckpointName],
         metrics: Mapping[CheckpointName, Mapping[str, float]],
     ) -> set[CheckpointName]:
-        """Those that stay.
+        """The checkpoints that stay.
 
         Args:
             line: those that lead up to the one that was saved last, newest first.
@@ -76,7 +76,7 @@ class Retention:
     def kept_for_good(
         self, newest_first: Sequence[CheckpointName], metrics: Mapping[CheckpointName, Mapping[str, float]]
     ) -> set[CheckpointName]:
-        """Those that newer ones alone do not displace: the best, and the milestones of ``keep_every``."""
+        """Those that stay however many newer ones there are: the best, and the milestones of ``keep_every``."""
         every = self.keep_every
         regular = (name for name in newest_first if every is not None and name.step % every == 0)
         return {*self._best(newest_first, metrics), *regular}
@@ -92,12 +92,12 @@ class Retention:
             for name in newest_first
             if (value := metrics[name].get(self.monitor)) is not None and not math.isnan(value)
         ]
-        # Of equals the newest: sorting keeps the order that they come in.
+        # The newest of equal ones: sorting is stable.
         return [name for _, name in sorted(measured, key=lambda pair: pair[0])[: self.keep_best]]
 
 
 def chosen_mode(monitor: str, mode: Mode | None) -> Mode:
-    """Whether a low or a high metric is good: as was said, or as its name says by itself.
+    """Whether a low or a high metric is good: as the user said, or as the metric's name says.
 
     Raises:
         ValueError: neither says so.

@@ -1,14 +1,13 @@
-"""Room on the spool's disk: what is on the store already gives way to a checkpoint, and then the caches do."""
+"""Makes room on the spool's disk: first from checkpoints that are on the store already, then from caches."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
 from ai4os_data import errors
-from ai4os_data.cache import DiskCache, caches_on_disk_of
+from ai4os_data.cache import DiskCache, caches_on_disk_of, take_from
 from ai4os_data.checkpoint import leftovers
 from ai4os_data.stores import nearest
-from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +20,9 @@ class Room:
     """Makes room on a disk.
 
     Args:
-        spool: what it is for.
-        cache: gives way: ``"auto"`` is each cache of this process on the spool's disk; a cache, or None for none.
+        spool: needs the room.
+        cache: shrinks if necessary: ``"auto"`` is each cache of this process on the spool's disk; a cache, or None for
+            none.
     """
 
     def __init__(self, spool: Spool, cache: DiskCache | Literal["auto"] | None) -> None:
@@ -30,14 +30,14 @@ class Room:
         self._cache = cache
 
     def make(self, size_bytes: int, check: Callable[[int], None] | None = None) -> None:
-        """Let something give way until a checkpoint can be written.
+        """Make room until a checkpoint can be written.
 
         Args:
             size_bytes: of the checkpoint.
             check: says whether there is room; by default for what stays in the spool.
 
         Raises:
-            OutOfSpaceError: it is not enough.
+            OutOfSpaceError: there is too little.
         """
         check = check or self._spool.space.check
         try:
@@ -49,15 +49,12 @@ class Room:
             check(size_bytes)
 
     def take_from_caches(self, size_bytes: int) -> None:
-        """Let caches give up what is lacking for so many bytes."""
+        """Let caches give up the room that so many bytes still need."""
         if self._cache == "auto":
             caches = caches_on_disk_of(nearest(str(self._spool.folder)))  # somebody may have removed it
         else:
             caches = [self._cache] if self._cache is not None else []
-        for cache in caches:
-            if lacking := self._spool.space.lacking_on_disk(size_bytes):
-                log.warning("the spool is short of room: %s gives way by %s bytes", cache.directory, f"{lacking:,}")
-                cache.give_way(lacking)
+        take_from(caches, lambda: self._spool.space.lacking_on_disk(size_bytes), "the spool")
 
     def for_download(self, size_bytes: int) -> Path:
         """A new folder in the spool for a download of this size; the next start removes it if this process dies.

@@ -1,8 +1,8 @@
-"""The folder of a run in a directory of spools, and the locks of this process on what is in it.
+"""The folder of a run in a directory of spools, and this process's locks on the folders in it.
 
-Each attempt has a folder of its own, which is locked for as long as its process lives. What is new in the run's folder
-is made and locked in this process's turn, so that nobody takes it for abandoned. Folders that somebody removes while
-the run goes on are made anew.
+Each attempt has a folder, which is locked as long as its process lives. New folders are made and locked while this
+process has its turn, so that no other one takes them for abandoned. Folders that somebody removes during the run are
+made again.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _TRIES = 3  # at least
-_TRIED_S = (
-    10.0  # at least: processes that start look for what can go, and an empty folder is gone again before its turn
-)
+_TRIED_S = 10.0  # at least: other processes that start remove empty folders, and may do so before this one has its turn
 
-# The folders for downloads of this process, each with the descriptor that has its lock: some are read until it ends.
+# This process's folders for downloads, with the descriptors of their locks: some are read until the process ends.
 _scratches: dict[Path, int] = {}
+
+
+def folder_of_run(directory: Path, run: str) -> Path:
+    """The folder of a run in a directory of spools, by what the run is known by."""
+    return directory / hashlib.sha256(run.encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 
 class RunFolder:
@@ -40,7 +43,7 @@ class RunFolder:
 
     Args:
         directory: of spools, on a local disk.
-        run: what the run is known by; no other run has the same.
+        run: identifies the run among all others.
 
     Attributes:
         attempt: the one that this process saves under; None before its first save.
@@ -49,7 +52,7 @@ class RunFolder:
 
     def __init__(self, directory: Path, run: str) -> None:
         self.directory = prepared(directory)
-        self.path = self.directory / hashlib.sha256(run.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+        self.path = folder_of_run(self.directory, run)
         self.attempt: AttemptName | None = None
         self.locks: dict[AttemptName, int] = {}
         make_run_folder(self.path)
@@ -61,7 +64,7 @@ class RunFolder:
         self.attempt = attempt
 
     def tried(self, work: Callable[[], T]) -> T:
-        """The result of some work, which is done again if somebody removes the folders meanwhile.
+        """The result of some work, which is repeated if somebody removes the folders during it.
 
         Raises:
             CheckpointError: they are removed again and again.
@@ -79,7 +82,7 @@ class RunFolder:
                     ) from error
 
     def make_anew(self) -> bool:
-        """Make the folders of the run and of its attempt if they are missing; whether one was.
+        """Make the folders of the run and of its attempt if they are missing. Returns whether one was.
 
         Raises:
             CheckpointError: there is something else in their place.
@@ -106,18 +109,18 @@ class RunFolder:
         return lock is not None
 
     def scratch(self) -> Path:
-        """A new folder for a download, which the caller removes; that of a dead process goes with the next start."""
+        """A new folder for a download, which the caller removes; the next start removes that of a dead process."""
         for path, descriptor in list(_scratches.items()):
             if not is_at(descriptor, path):
                 os.close(_scratches.pop(path))
         return self.tried(self._new_scratch)
 
     def unlock(self, used: Collection[AttemptName]) -> None:
-        """Close the locks, so that the next start may take over; folders of attempts that are not used go."""
+        """Close the locks, so that the next start may take over; folders of unused attempts are removed."""
         for attempt, lock in self.locks.items():
             folder = self.path / str(attempt)
             if attempt not in used and is_at(lock, folder):
-                with suppress(OSError):  # then the next start does it
+                with suppress(OSError):  # the next start removes it
                     remove_if_empty(folder)
             os.close(lock)
         self.locks.clear()
@@ -145,10 +148,10 @@ class RunFolder:
         return path
 
     def _new_folder(self, path: Path) -> int:
-        """Make a folder in that of the run; its lock.
+        """Make a folder in that of the run. Returns its lock.
 
         Raises:
-            FileNotFoundError: somebody removes them just now.
+            FileNotFoundError: somebody has removed the run's folder again.
         """
         make_run_folder(self.path)
         with turn(self.path, TURN_S):

@@ -60,14 +60,14 @@ class _OfRank(NamedTuple):
 
 
 class Saver:
-    """Saves the checkpoints of one run. What is on its way keeps it alive, also if nobody else does.
+    """Saves the checkpoints of one run. Uploads on their way keep it alive, even if nothing else refers to it.
 
     Args:
         store: of the run.
         ranks: this process among the others.
         retention: the rules that say what stays.
         spool: the directory of spools; None for the default one.
-        limit_bytes: the most that the spools may take; None for what the disk has.
+        limit_bytes: the most that the spools may take; None for what the disk has free.
         cache: the caches that give way when the spool is short of room, as in `Room`.
         durability: the level that is waited for by default.
         save_random_states: whether random states are saved with each state.
@@ -76,7 +76,7 @@ class Saver:
         best_level: the highest level that the store can reach.
         wanted: the level that is waited for by default.
         newest: the handle of the last save; None before.
-        asked: the names that the last `restore` was to load.
+        asked: the names that the last `restore` was asked to load.
         counts: how many saves there were, how long training has waited for them, and what became of them.
 
     Raises:
@@ -107,7 +107,7 @@ class Saver:
         self._save_random_states = save_random_states
         self._staging = Staging()
         self._attempt: AttemptName | None = None
-        self._numbers = itertools.count()  # of the saves, in the order of their copies
+        self._numbers = itertools.count()  # numbers the saves, in the order of their copies
         self._is_closed = False
         self._pid = os.getpid()
         if not ranks.writes:
@@ -132,7 +132,7 @@ class Saver:
         self._send_what_was_left()
 
     def save(self, state: _State, step: int, metrics: _State | None = None) -> SaveHandle:
-        """Save a state, and leave what earlier saves failed with in `failures`.
+        """Save a state, and leave the errors of earlier saves in `failures`.
 
         Raises:
             StateError: the state holds what cannot be saved.
@@ -144,7 +144,7 @@ class Saver:
         note_thread()
         state, step = checked_state(state), checked_step(step)
         log_what_lacks(state, self.asked)
-        ranks = self._gathered(state)  # before anything that may fail on rank 0 alone
+        ranks = self._gathered(state)  # first, since what follows may fail on rank 0 alone
         if not self.ranks.writes:
             return SaveHandle(step, None, SaveProgress(), self.wanted)
         numbers = checked_metrics(metrics)
@@ -160,14 +160,14 @@ class Saver:
     def go_on_from(self, name: CheckpointName) -> None:
         """Record that the training resumes from a checkpoint of this run, wherever that was restored.
 
-        It stays, and what is saved afterwards belongs to a new attempt, whose parent it is.
+        It stays, and later saves belong to a new attempt, whose parent it is.
         """
         self._attempt = None
         if self.ranks.writes:
             self.pruning.source = name
 
     def look(self) -> History:
-        """What is there now; what is on its way to the spool counts.
+        """The checkpoints that are there now, those on their way to the spool included.
 
         Raises:
             CheckpointError: another rank writes.
@@ -184,7 +184,7 @@ class Saver:
             self._staging.wait_until_free(None)
 
     def time_to_send_s(self) -> float | None:
-        """How long what is not on the server yet will take, at the bandwidth of the uploads so far; None if unknown."""
+        """How long the uploads still take, at the bandwidth of those so far; None if that is not known."""
         self.write_out()
         if self.delivery.bytes_per_s is None:
             return None
@@ -205,7 +205,7 @@ class Saver:
         self.ranks.check_group()
 
     def close(self, timeout_s: float | None) -> None:
-        """Wait for the last upload; raise what was not raised yet.
+        """Wait for the last upload, and raise the first error that was not raised yet.
 
         Raises:
             DeadlineError: the time is over.
@@ -244,7 +244,7 @@ class Saver:
         )
 
     def _begun(self, state: _State, ranks: list[_OfRank], step: int, metrics: _Metrics) -> SaveHandle:
-        """A save whose copy is made; the rest follows behind the training."""
+        """Begin a save: its copy is made here, and the rest follows in the background."""
         staged = self._staging.stage({"state": state, "ranks": [own.state for own in ranks]})
         arrays = [("ranks", rank, *path) for rank, own in enumerate(ranks) for path in own.arrays]
         try:
@@ -270,18 +270,18 @@ class Saver:
         return handle
 
     def _gathered(self, state: _State) -> list[_OfRank]:
-        """The values that differ by rank, of every rank: random states, and the position of its loader."""
+        """The values of every rank that differ by rank: random states, and the position of its loader."""
         own: dict[str, Any] = {"random": random_states() if self._save_random_states else None, "state": {}}
         if not self.ranks.is_distributed:
             return [_OfRank(own, [])]
         own["state"] = {key: value for key, value in state.items() if _differs_by_rank(value)}
-        staged = Staging().stage(own)  # the big one belongs to the state
+        staged = Staging().stage(own)  # the large staging belongs to the state
         return self.ranks.gather(_OfRank(staged.state, list(staged.arrays)))
 
     def _write_out(
         self, payload: _Payload, size_bytes: int, name: CheckpointName, metrics: _Metrics, progress: SaveProgress
     ) -> None:
-        """Bring a copy to the spool, and hand it to the uploads."""
+        """Write a copy to the spool, and hand it to the uploads."""
         try:
             spooled = self._spooled(payload, size_bytes, name, metrics)
             progress.reach("local")
@@ -291,21 +291,21 @@ class Saver:
             self.failures.note(error)
             progress.end(error)
         finally:
-            self._staging.release()  # whoever waits for this finds it among the uploads
-            del self, payload, progress  # whoever keeps the error keeps this frame
+            self._staging.release()  # last: a thread that waits for it then finds it among the uploads
+            del self, payload, progress  # an error keeps this frame alive
 
     def _spooled(self, payload: _Payload, size_bytes: int, name: CheckpointName, metrics: _Metrics) -> Spooled:
         draft = Manifest(name, {}, self.pruning.source, metrics, self.ranks.size, versions())
         self.room.make(size_bytes)
         try:
             return self.spool.write(draft, payload)
-        except errors.OutOfSpaceError:  # something else is filling the disk
+        except errors.OutOfSpaceError:  # another program is filling the disk
             self.spool.drop_sent()
             self.room.take_from_caches(2 * size_bytes)
         return self.spool.write(draft, payload)
 
     def _open_attempt(self) -> AttemptName:
-        """This process's attempt, which begins with its first save."""
+        """This process's attempt; the first save opens it."""
         if self._attempt is None:
             attempt = AttemptName.new(self.catalogue.highest_attempt + 1)
             self.spool.open_attempt(attempt)
@@ -314,7 +314,7 @@ class Saver:
         return self._attempt
 
     def _send_what_was_left(self) -> None:
-        """Send the newest of what an earlier process could not, and what is to stay; the rest goes after it."""
+        """Send what an earlier process could not: the newest checkpoint and those that stay; the rest is removed."""
         unsent = []
         for spooled in self.spool.entries():
             if is_on_the_server(spooled.level) and reaches(spooled.level, self.best_level):
@@ -338,9 +338,9 @@ class Saver:
             self.uploads.wait_for([upload])
 
     def _send_all(self) -> None:
-        """The work of the upload thread, which holds this object for as long as there is something to send."""
+        """The work of the upload thread, which refers to this object as long as there is something to send."""
         self.sender.send_all()
-        del self  # an error that somebody keeps has this frame
+        del self  # an error keeps this frame alive
 
 
 def _wanted(durability: Durability, best: Level, store: Store) -> Level:
@@ -357,7 +357,7 @@ def _wanted(durability: Durability, best: Level, store: Store) -> Level:
 
 
 def _differs_by_rank(value: object) -> bool:
-    """Whether an object goes its own way on each rank: what gives samples, or says so of itself."""
+    """Whether an object has another state on each rank: it gives samples, or says so itself."""
     value = unwrapped(value)
     if not callable(getattr(value, "state_dict", None)):
         return False

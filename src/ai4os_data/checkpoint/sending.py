@@ -1,7 +1,7 @@
-"""Uploads behind the training: each checkpoint arrives, is tried again, or ends with an error that is raised or logged.
+"""Uploads in the background: each checkpoint arrives, is tried again, or ends with an error that is raised or logged.
 
-While the server is down, or full, an upload is tried again for as long as the process lives. One that the server
-refuses is tried a few times, and then fails. The next start finds in the spool what was not sent.
+While the server is down, or full, an upload is tried again for as long as the process lives. An upload that the server
+refuses is tried a few times, and then fails. The next start finds unsent checkpoints in the spool.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sender:
-    """Sends what waits, and does what follows from it.
+    """Sends the checkpoints that wait, and removes those that are superseded.
 
     Attributes:
-        uploads: what waits.
-        delivery: the way to the store.
-        spool: what is sent lies in it, until newer ones have arrived.
-        catalogue: what the store has.
-        pruning: removes what no rule keeps, once something newer is there.
-        failures: keeps what goes wrong for good.
+        uploads: those that wait.
+        delivery: sends one checkpoint to the store.
+        spool: has the checkpoints until newer ones have arrived.
+        catalogue: knows the checkpoints of the store.
+        pruning: removes checkpoints that no rule keeps, once a newer one is there.
+        failures: keeps the errors that last.
         counts: how many were sent, dropped and removed.
         tries: how often something is tried, and the pauses.
     """
@@ -66,7 +66,7 @@ class Sender:
             self._stop(error)
 
     def _stop(self, error: BaseException) -> None:
-        """Send nothing more until the next save, for a bug of ours; whoever waits for an upload is told."""
+        """Send nothing more until the next save, after a bug of ours; every wait for an upload ends with the error."""
         log.error("uploads have stopped, and what is not on the storage is kept in the spool: %r", error)
         self.failures.note(error)
         for upload in self.uploads.stop(error):
@@ -74,7 +74,7 @@ class Sender:
                 upload.progress.end(error)
 
     def drop(self, upload: Upload, newer: Upload) -> None:
-        """Give up one that need not be sent any more, since a newer one is there."""
+        """Give up an upload that is no longer needed, since there is a newer checkpoint."""
         self.counts["dropped"] += 1
         self.spool.remove(upload.spooled)
         step, newer_step = upload.spooled.name.step, newer.spooled.name.step
@@ -113,7 +113,7 @@ class Sender:
                 return
 
     def _waited(self, upload: Upload, pause_s: float, *, is_tried: bool = True) -> bool:
-        """Wait before a try; False if there is none: a newer one displaces it, or the run is closed."""
+        """Wait before a try; False if there is none, since a newer checkpoint displaces it or the run is closed."""
         longest_s = self.tries.patience.longest_pause_s
         newer, is_over = self.uploads.pause(upload, pause_s, longest_s, is_tried=is_tried)
         if newer is not None:
@@ -125,7 +125,7 @@ class Sender:
         return newer is None and not is_over
 
     def _arrive(self, upload: Upload, level: Level) -> None:
-        """Record that it has arrived. From here on nobody says that it has not, whatever fails."""
+        """Record that it has arrived. Whatever fails after this does not change that."""
         self.uploads.arrived()
         try:
             self._settle(upload, level)
@@ -133,10 +133,10 @@ class Sender:
             log.error("step %d is on the storage; what was to follow has failed: %r", upload.spooled.name.step, error)
             self.failures.note(error, is_of_left=upload.progress is None)
             if upload.progress is not None:
-                upload.progress.reach(level)  # whoever waits for it would wait for ever
+                upload.progress.reach(level)  # otherwise a wait for it would never end
 
     def _settle(self, upload: Upload, level: Level) -> None:
-        """Notify whoever waits, and remove what is superseded."""
+        """Notify those who wait, and remove superseded checkpoints."""
         spooled = upload.spooled
         self.catalogue.add(spooled)
         self.spool.note(spooled, level)
@@ -146,11 +146,11 @@ class Sender:
         with self.spool.reading:  # nothing is removed while a checkpoint is read
             for older in [*self._superseded(spooled.name)]:
                 self.spool.remove(older)
-            if is_on_the_server(level):  # nothing on the store goes before that
+            if is_on_the_server(level):  # nothing on the store is removed before that
                 self._prune(spooled.name)
 
     def _superseded(self, sent: CheckpointName) -> Iterator[Spooled]:
-        """What the spool need not hold any more; what could not be sent and is to stay waits for the next start."""
+        """The checkpoints that the spool no longer needs. Unsent ones that must stay wait for the next start."""
         entries, busy = self.spool.entries(), self._busy()
         kept = self.catalogue.kept_for_good(entries)
         for spooled in entries:
@@ -171,7 +171,7 @@ class Sender:
         return {upload.spooled.name for upload in self.uploads.unsent()}
 
     def _end(self, upload: Upload, error: BaseException) -> None:
-        """Give one up for an error: it stays in the spool for the next start, unless that has it no more."""
+        """Give up an upload after an error: the next start finds the checkpoint in the spool, unless it is lost."""
         if _is_damaged(upload, error):
             how = "its files are damaged in the spool"
         elif not upload.spooled.is_whole and isinstance(error, (OSError, errors.StorageError)):
@@ -203,5 +203,5 @@ class Sender:
 
 
 def _is_damaged(upload: Upload, error: BaseException) -> bool:
-    """Whether the storage has got other bytes than were meant because the spool has them."""
+    """Whether the storage got wrong bytes because the spool's copy is damaged."""
     return isinstance(error, errors.IntegrityError) and upload.spooled.is_whole and not upload.spooled.is_intact()

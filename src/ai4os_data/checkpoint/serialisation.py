@@ -1,4 +1,4 @@
-"""The bytes of a state are hashed while they are written, and loaded only once their hash has been checked."""
+"""The bytes of a state: hashed while they are written, and loaded only after their hash was checked."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PIECE_BYTES = 4 * 1024 * 1024
-_SMALL_BYTES = 64 * 1024  # what is smaller shares a write with others
+_SMALL_BYTES = 64 * 1024  # smaller pieces are written together
 
 
 def write_state(state: Any, path: Path) -> FileFacts:
-    """Serialise a state into a new file, which lies on the disk then, fsynced."""
+    """Serialise a state into a new file, and fsync it."""
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
         sink = _HashingSink(descriptor)
@@ -33,12 +33,12 @@ def write_state(state: Any, path: Path) -> FileFacts:
 
 
 def load_state(path: Path, *, map_location: Any = "cpu", weights_only: bool = True) -> Any:
-    """The state in a file whose sha256 has been found right.
+    """The state in a file whose sha256 was checked.
 
-    What torch says of a device that is not there, or of memory, is raised as it is.
+    Errors of torch about a missing device, or about memory, are raised as they are.
 
     Raises:
-        IntegrityError: its bytes are those that were written, and yet no state comes out of them.
+        IntegrityError: its bytes are those that were written, but cannot be loaded as a state.
     """
     try:
         return torch.load(path, map_location=map_location, weights_only=weights_only)
@@ -49,7 +49,7 @@ def load_state(path: Path, *, map_location: Any = "cpu", weights_only: bool = Tr
 
 
 def _is_sound(path: Path) -> bool:
-    """Whether a state comes out of a file when its tensors need neither memory nor a device."""
+    """Whether a file can be loaded when its tensors need neither memory nor a device."""
     try:
         torch.load(path, map_location="meta", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError):
@@ -60,7 +60,7 @@ def _is_sound(path: Path) -> bool:
 class _HashingSink:
     """A file that can only be written, from the first byte to the last.
 
-    An error of the disk waits for `finish`: torch would raise one of its own in its place.
+    An error of the disk is kept for `finish`: torch would replace it by its own.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -84,7 +84,7 @@ class _HashingSink:
         return len(view)
 
     def flush(self) -> None:
-        """Nothing that torch would have to wait for."""
+        """Do nothing; torch calls it."""
 
     def finish(self) -> None:
         """Write what is held back, and raise what went wrong."""
@@ -93,7 +93,7 @@ class _HashingSink:
             raise self._error
 
     def sha256(self) -> str:
-        """Of all that was written."""
+        """The sha256 of all that was written."""
         return self._digest.hexdigest()
 
     def _flush_small(self) -> None:

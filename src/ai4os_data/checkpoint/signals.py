@@ -19,8 +19,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopSignals:
     """SIGTERM and SIGINT of this process, until `restore` is called.
 
-    A second SIGINT interrupts as usual. Several can be in each other: all of them learn of a signal. SIGTERM ends a
-    forked child as if there were none; the first SIGINT, which a terminal sends to all, it leaves to its parent.
+    A second SIGINT interrupts as usual. Several can be nested: all of them are notified of a signal. In a forked child,
+    SIGTERM ends the process as if there were none, and the first SIGINT, which a terminal sends to all processes, is
+    left to the parent.
 
     Attributes:
         requested_at: when the first one came, on the monotonic clock; None before.
@@ -43,9 +44,9 @@ class StopSignals:
         """Put the handlers back that were there before."""
         self._has_ended = True
         if threading.current_thread() is not threading.main_thread():
-            return  # only the main thread may change them; ours hands on what comes
+            return  # only the main thread may change handlers; ours passes signals on
         for number in _SIGNALS:
-            if signal.getsignal(number) == self._note:  # whoever has set another one since keeps it
+            if signal.getsignal(number) == self._note:  # a handler that was set later stays
                 handler = self._beneath(number)
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
@@ -62,7 +63,7 @@ class StopSignals:
             one = one._outer(number)  # noqa: SLF001  of this class
 
     def _hand_on(self, number: int, frame: FrameType | None) -> None:
-        """Do what would have been done without this."""
+        """Do what the handler before this one would do."""
         handler = self._beneath(number)
         if callable(handler):
             handler(number, frame)
@@ -71,7 +72,7 @@ class StopSignals:
             os.kill(os.getpid(), number)
 
     def _beneath(self, number: int) -> Any:
-        """The handler of before, but for those of this class that have ended, or that belong to another process."""
+        """The previous handler, without those of this class that have ended or belong to another process."""
         handler = self._before[number]
         one = getattr(handler, "__self__", None)
         if isinstance(one, StopSignals) and (one._has_ended or one._pid != os.getpid()):  # noqa: SLF001  of this class
@@ -79,13 +80,13 @@ class StopSignals:
         return handler
 
     def _outer(self, number: int) -> StopSignals | None:
-        """Those that these are in."""
+        """The objects of this class that this one is nested in."""
         outer = getattr(self._beneath(number), "__self__", None)
         return outer if isinstance(outer, StopSignals) else None
 
 
 def restore_all() -> None:
-    """Put the handlers back that were there before any of these, since nobody looks at them any more."""
+    """Put back the handlers from before all of these objects, whose flags nobody reads any more."""
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
             while isinstance(one := getattr(signal.getsignal(number), "__self__", None), StopSignals):

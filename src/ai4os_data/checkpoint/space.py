@@ -1,4 +1,4 @@
-"""Space on the local disk: checkpoints take at most what the limit of the spools allows, and what the disk has free."""
+"""Space on the local disk: checkpoints take at most the limit of the spools, and at most what the disk has free."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ class Space:
         self.check_disk(size_bytes)
 
     def check_limit(self, size_bytes: int) -> None:
-        """The same for the limit alone."""
+        """Check the limit alone."""
         if self.limit_bytes is not None and (used := self.used_bytes()) + size_bytes > self.limit_bytes:
             raise self._full(f"{used:,} bytes of {self.limit_bytes:,} are taken")
 
     def check_disk(self, size_bytes: int) -> None:
-        """The same for the disk alone: what does not stay is not bound by the limit."""
+        """Check the disk alone: temporary files are not bound by the limit."""
         free, reserve = self._free()
         if size_bytes + reserve > free:
             raise self._full(f"{free:,} bytes are free on its disk")
 
     def lacking_on_disk(self, size_bytes: int) -> int:
-        """How many bytes have to become free on the disk before so many more may be written."""
+        """How many more bytes must be free on the disk before so many may be written."""
         free, reserve = self._free()
         return max(0, size_bytes + reserve - free)
 
     def used_bytes(self) -> int:
-        """What all runs take in the directory."""
+        """The bytes that all runs take in the directory."""
         return sum(
             disk_bytes(os.path.join(folder, file)) for folder, _, files in os.walk(self._directory) for file in files
         )
@@ -68,7 +68,7 @@ class Space:
         """Raise an OutOfSpaceError if the disk says that it is full.
 
         Args:
-            doing: what is done meanwhile, as the end of a sentence.
+            doing: what was being done, as the end of a sentence.
         """
         try:
             yield
@@ -78,7 +78,7 @@ class Space:
             raise self._full(f"{os.strerror(errno.ENOSPC)}{doing}") from error
 
     def _free(self) -> tuple[int, int]:
-        """What is free on the disk, and what of it is to stay so; somebody may have removed the directory."""
+        """How much is free on the disk, and how much of it has to stay free; the directory may have been removed."""
         return spool_room(nearest(str(self._directory)))
 
     def _full(self, why: str) -> errors.OutOfSpaceError:
@@ -89,7 +89,7 @@ class Space:
 
 
 def parse_limit(limit: int | str | None) -> int | None:
-    """Bytes from a number or a text such as ``"20GiB"``; None for what the disk has.
+    """Bytes from a number or a text such as ``"20GiB"``; None for what the disk has free.
 
     Raises:
         ValueError: it is neither.

@@ -1,8 +1,8 @@
 """The spool: checkpoints on the local disk, whole and fsynced, until they are on the server.
 
 What a dead process has left is taken over by the next start of the same run: complete checkpoints are sent, incomplete
-ones removed. Nothing is removed or read but by the names that this room gives, in folders of this user, through no
-link.
+ones removed. Files are removed and read only under names that this room gives, in folders of this user, and never
+through a link.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from ai4os_data.checkpoint.leftovers import NEWEST_STAYS_S
 from ai4os_data.checkpoint.manifest import Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
 from ai4os_data.checkpoint.run_folder import RunFolder
-from ai4os_data.checkpoint.serialisation import write_state
 from ai4os_data.checkpoint.space import Space
 from ai4os_data.machine import descriptors, ownership, sha256_of, sync_folder, write_new
 from ai4os_data.stores import is_on_the_server
@@ -48,12 +47,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Spooled:
-    """A checkpoint that lies in the spool.
+    """A checkpoint in the spool.
 
     Attributes:
         manifest: what it consists of.
-        folder: where it lies.
-        level: how far it had come when somebody last looked; ``"local"`` is not on the server.
+        folder: its folder.
+        level: the level that it had reached at the last look; ``"local"`` is not on the server.
     """
 
     manifest: Manifest
@@ -62,12 +61,12 @@ class Spooled:
 
     @property
     def name(self) -> CheckpointName:
-        """Of the checkpoint."""
+        """The name of the checkpoint."""
         return self.manifest.name
 
     @property
     def is_whole(self) -> bool:
-        """Whether its files are all there; what is in them was not looked at."""
+        """Whether all of its files are there; their content is not checked."""
         files = (MANIFEST, *self.manifest.files)
         return ownership.is_own_folder(self.folder) and all(
             ownership.is_regular_file(self.folder / file) for file in files
@@ -90,13 +89,13 @@ class Spool:
 
     Args:
         directory: on a local disk; shared by any number of runs.
-        run: what the run is known by; no other run has the same.
+        run: identifies the run among all others.
         limit_bytes: the most that all runs in the directory may take; None for what is free, less a reserve.
 
     Attributes:
         folder: of the run.
-        space: what may be written.
-        reading: held while a checkpoint is read, and while what newer ones supersede is removed.
+        space: says how much may be written.
+        reading: a lock, held while a checkpoint is read, and while superseded ones are removed.
     """
 
     def __init__(self, directory: Path, run: str, limit_bytes: int | None = None) -> None:
@@ -107,7 +106,7 @@ class Spool:
         self.reading = threading.Lock()
         self._is_read = False
         self._entries: dict[CheckpointName, Spooled] = {}
-        self._aside: dict[CheckpointName, Path] = {}  # removed on the storage, and kept for a while all the same
+        self._aside: dict[CheckpointName, Path] = {}  # removed on the storage, and kept here for a while
         self._guard = threading.RLock()
 
     def open_attempt(self, attempt: AttemptName) -> None:
@@ -126,7 +125,7 @@ class Spool:
             raise errors.CheckpointError(f"{self.directory} cannot be used as a spool: {error.strerror}") from error
 
     def adopt(self) -> list[Spooled]:
-        """Take over what dead attempts have left, and remove what they had only begun; newest last."""
+        """Take over the checkpoints of dead attempts, newest last, and remove those that they had only begun."""
         with self._guard, turn(self.folder, TURN_S):
             for path in sorted(self.folder.glob("*")):
                 if (attempt := AttemptName.parse(path.name)) and attempt not in self._run.locks:
@@ -153,11 +152,11 @@ class Spool:
         """Serialise a state; when this returns, it survives the end of the process.
 
         Args:
-            draft: its manifest, which the files are added to; the attempt is open.
+            draft: its manifest, still without files; its attempt is open.
             payload: what torch.save takes.
 
         Raises:
-            OutOfSpaceError: the disk is full. What was written of it is gone again.
+            OutOfSpaceError: the disk is full. The part that was written is removed.
         """
         with self.space.translated(f" while step {draft.name.step} was written"):
             spooled = self._run.tried(lambda: self._written(draft, payload))
@@ -166,27 +165,27 @@ class Spool:
         return spooled
 
     def note(self, spooled: Spooled, level: Level) -> None:
-        """Write down that a checkpoint has reached a level on the server."""
+        """Record in the journal that a checkpoint has reached a level on the server."""
         spooled.level = level
         try:
             note_level(spooled.folder.parent, spooled.name, level)
-        except FileNotFoundError:  # somebody has removed all of it
+        except FileNotFoundError:  # somebody has removed the folder
             log.debug("%s is gone", spooled.folder.parent)
-        except OSError as error:  # a full disk: then the next start looks once more whether it is there
+        except OSError as error:  # on a full disk the next start asks the store again
             log.warning("%s: cannot note that it has arrived: %s", spooled.folder, error.strerror)
 
     def remove(self, spooled: Spooled) -> None:
-        """Remove a checkpoint; the folder of a dead attempt goes with its last one."""
+        """Remove a checkpoint, and with the last one the folder of a dead attempt."""
         with self._guard:
             self._entries.pop(spooled.name, None)
             with suppress(FileNotFoundError):
-                # From here on it is incomplete. No rename: of a folder that came with a container's image, it fails.
+                # From here on it is incomplete. A rename would fail for a folder that came with a container's image.
                 (spooled.folder / MANIFEST).unlink(missing_ok=True)
                 shutil.rmtree(spooled.folder)
 
     @contextmanager
     def read(self) -> Iterator[None]:
-        """Remove nothing while a checkpoint is read."""
+        """Let nothing be removed while a checkpoint is read."""
         with self.reading:
             self._is_read = True
             try:
@@ -195,7 +194,7 @@ class Spool:
                 self._is_read = False
 
     def drop_sent(self) -> None:
-        """Remove what is on the store already, where a restore finds it too, and what was set aside."""
+        """Remove checkpoints that are on the store too, where a restore finds them, and those that were set aside."""
         for spooled in self.entries():
             if is_on_the_server(spooled.level) and not self._is_read:
                 self.remove(spooled)
@@ -205,15 +204,15 @@ class Spool:
             self._aside.clear()
 
     def set_aside(self, spooled: Spooled) -> None:
-        """Leave alone what somebody has removed on the storage: from now on it is no checkpoint of the run."""
+        """Set aside a checkpoint that somebody has removed on the storage: it no longer belongs to the run."""
         with self._guard:
             self._aside[spooled.name] = spooled.folder
             self._entries.pop(spooled.name, None)
-            with suppress(OSError):  # a full disk: then the next start finds it out once more
+            with suppress(OSError):  # on a full disk the next start finds it again
                 note_level(spooled.folder.parent, spooled.name, DELETED)
 
     def scratch(self) -> Path:
-        """A new folder for a download, which the caller removes; that of a dead process goes with the next start."""
+        """A new folder for a download, which the caller removes; the next start removes that of a dead process."""
         self._make_anew()
         return self._run.scratch()
 
@@ -225,13 +224,13 @@ class Spool:
     def let_go(self) -> None:
         """Close the locks, so that the next start may take over."""
         self.unlock()
-        with suppress(OSError):  # something is left in it
+        with suppress(OSError):  # it is not empty
             self.folder.rmdir()
 
     def _make_anew(self) -> None:
-        """Make the folders anew that somebody has removed, and log what was lost with them."""
+        """Make the folders again that somebody has removed, and log what was lost with them."""
         with self._guard:
-            # A run that has nothing here yet misses nothing: who closes last removes the empty folder.
+            # A run without anything here misses nothing: the last process to close removes the empty folder.
             misses_something = self._run.attempt is not None or bool(self._entries)
             if self._run.make_anew() and misses_something:
                 self._forget_removed()
@@ -249,6 +248,8 @@ class Spool:
         )
 
     def _written(self, draft: Manifest, payload: Any) -> Spooled:
+        from ai4os_data.checkpoint.serialisation import write_state  # takes torch, which who only looks does not need
+
         self._make_anew()
         final = self.folder / str(draft.name)
         beside = final.with_name(f"{final.name}{NEW}")
@@ -286,7 +287,7 @@ class Spool:
                 self._entries[name] = Spooled(manifest, folder, level)
 
     def _keep_aside(self, name: CheckpointName, folder: Path) -> None:
-        """Leave alone what an earlier start has set aside, until its time is over."""
+        """Keep a checkpoint that an earlier start has set aside, until its time is over."""
         if time.time() - (folder.parent / JOURNAL).stat().st_mtime > NEWEST_STAYS_S:
             shutil.rmtree(folder, ignore_errors=True)
         else:
@@ -297,7 +298,7 @@ def _manifest_in(folder: Path, name: CheckpointName) -> Manifest | None:
     """The manifest of a checkpoint; None if it is damaged or cannot be read, and the checkpoint is left alone.
 
     Raises:
-        OpenFilesError: this process can open no more files: that says nothing about it.
+        OpenFilesError: this process can open no more files, which says nothing about the manifest.
     """
     try:
         return Manifest.from_json(read_file(folder / MANIFEST, MOST_BYTES), name)

@@ -1,7 +1,7 @@
-"""The directory of spools is on a local disk, and belongs to this user alone.
+"""The directory of spools: it is on a local disk, and belongs to this user alone.
 
-Checkpoints in it are restored and sent, so whoever can write to it could put others in their place; and what is removed
-in it must not lie somewhere else. See docs/decisions/2026-11-28-whose-a-spool-is.md.
+Checkpoints in it are restored and sent, so another user who can write to it could replace them; and removing must not
+reach files elsewhere. See docs/decisions/2026-11-28-whose-a-spool-is.md.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _ELSEWHERE = "give StorageCheckpoint another, as spool= or AI4OS_DATA_SPOOL"
 
 
 def named_directory(spool: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path:
-    """The directory that a ``spool=`` argument means: as it is written, or one that can be used.
+    """The directory that a ``spool=`` argument means; without it the first usable one.
 
     Raises:
-        CheckpointError: nothing is said, and no place can be used.
+        CheckpointError: none is given, and no directory can be used.
     """
     return usable_directory(environ) if spool is None else _absolute(spool)
 
 
 def usable_directory(environ: Mapping[str, str]) -> Path:
-    """Where checkpoints are spooled if nobody says: beside the cache, or in the directory for temporary files.
+    """The directory of spools if the user names none: beside the cache, or in the directory for temporary files.
 
-    The second is taken if the first cannot be made or written, or is another user's.
+    The second is used if the first cannot be made or written, or belongs to another user.
 
     Raises:
         CheckpointError: neither can be used.
@@ -87,7 +87,7 @@ def _foreign(directory: Path) -> str | None:
 
 
 def prepared(directory: Path) -> Path:
-    """A directory for spools, made if it is missing; a link of the user's own is followed now, and no more later.
+    """A directory for spools, made if it is missing. A link of the user's own is resolved here, once for all.
 
     Raises:
         CheckpointError: it cannot be made or written, is another user's, or is not on a local disk.
@@ -97,7 +97,7 @@ def prepared(directory: Path) -> Path:
     try:
         try:
             _prepare(directory)
-        except FileNotFoundError:  # somebody removes it just now
+        except FileNotFoundError:  # somebody is removing it
             _prepare(directory)
     except OSError as error:
         raise errors.CheckpointError(
@@ -121,14 +121,14 @@ def _prepare(directory: Path) -> None:
 def make_run_folder(folder: Path) -> None:
     """Make the folder of a run in the directory, which `prepared` has given, unless it is there.
 
-    Another process that starts removes it for as long as it is empty.
+    Another process that starts may remove it while it is empty.
 
     Raises:
         CheckpointError: there is something else, or it cannot be made.
     """
     try:
         if prepared(folder.parent) == folder.parent:
-            with suppress(FileExistsError):  # something else, or one that was there, and is gone when it is looked at
+            with suppress(FileExistsError):  # something is there, which may be gone at the next look
                 folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise errors.CheckpointError(
@@ -140,7 +140,7 @@ def make_run_folder(folder: Path) -> None:
 
 
 def run_folders(directory: Path) -> Iterator[Path]:
-    """The folders of runs in a directory, by their names, which are this user's."""
+    """The folders of runs in a directory: those with such a name that belong to this user."""
     with suppress(FileNotFoundError):
         for folder in sorted(directory.iterdir()):
             if _RUN.fullmatch(folder.name) and ownership.is_own_folder(folder):

@@ -1,7 +1,7 @@
-"""A state is copied into host memory that the next save uses again: this copy is all that training waits for.
+"""Copies a state into host memory that the next save uses again: training waits only for this copy.
 
-What comes out holds tensors on the CPU, primitives and plain containers, so that ``weights_only=True`` loads it.
-Tensors that share a storage share one afterwards; a view into a large storage takes no more than what it spans.
+The copy holds tensors on the CPU, primitives and plain containers, so that ``weights_only=True`` loads it. Tensors that
+share a storage share one in the copy too; a view into a large storage takes no more than what it spans.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ State = Any  # nested containers of tensors, primitives, and objects with a stat
 
 
 class StateCopy(NamedTuple):
-    """A copy of a state, good until the staging is used again.
+    """A copy of a state, valid until the staging is used again.
 
     Attributes:
         state: plain containers, primitives, and tensors on the CPU.
         arrays: the paths of what were NumPy arrays, and are tensors now.
-        size_bytes: what the tensors take, and about what strings and long lists of numbers do.
+        size_bytes: the size of the tensors, and about that of strings and long lists of numbers.
         waited_s: how long it took until the last copy was released.
     """
 
@@ -46,10 +46,10 @@ class Staging:
         self._logged: set[type] = set()
 
     def stage(self, state: State) -> StateCopy:
-        """Copy a state; waits until the last copy has been released.
+        """Copy a state, after waiting until the last copy has been released.
 
-        Tuples with names, mappings and sets of classes of their own come out as plain ones, and that is logged
-        once. What stays is `OrderedDict`, with the versions that a module adds to it, and `Counter`.
+        Named tuples, and mappings and sets of other classes, become plain ones, which is logged once. `OrderedDict`,
+        with the versions that a module adds to it, and `Counter` stay.
 
         Raises:
             StateError: it holds something that is neither plain nor has a ``state_dict()``.
@@ -91,7 +91,7 @@ class Staging:
                     kind.__qualname__,
                 )
 
-    # A buffer that was made in inference mode could not be written to by a later save outside of it.
+    # A later save outside of inference mode could not write to a buffer that was made in it.
     @torch.inference_mode(mode=False)
     @torch.no_grad()
     def _copied(self, sources: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -114,14 +114,14 @@ class Staging:
 
 
 class _Group(NamedTuple):
-    """Tensors of one storage and type, or a single one; by their numbers in the walk."""
+    """Tensors of one storage and type, or a single one, by their numbers in the walk."""
 
     numbers: list[int]
     tensors: list[torch.Tensor]
 
     @property
     def pattern(self) -> tuple[object, ...]:
-        """What a buffer has to be like to take them."""
+        """The properties that a buffer must have to take them."""
         first = self.tensors[0]
         offset = first.storage_offset() if first.layout is torch.strided else 0
         return (
@@ -147,8 +147,8 @@ class _Buffer:
         is_cuda = first.device.type == "cuda"
         self.size_bytes = 0
         if first.layout is not torch.strided or first.is_quantized:
-            return  # they have no single storage: cloned each time
-        # The device is named, since it would be that of torch.set_default_device.
+            return  # they have no single storage, and are cloned each time
+        # The device is named; the default is that of torch.set_default_device.
         if len(group.tensors) == 1 and _span_elements([first]) >= first.numel():
             self._copies = [torch.empty_like(first, device="cpu", pin_memory=is_cuda)]
             self.size_bytes = self._copies[0].nbytes
@@ -162,11 +162,11 @@ class _Buffer:
             self.size_bytes = self._span.nbytes
 
     def take(self, group: _Group) -> list[torch.Tensor]:
-        """Copy the tensors; the copies."""
+        """Copy the tensors, and return the copies."""
         if not self._copies:
             return [tensor.detach().clone().cpu() for tensor in group.tensors]
         first = group.tensors[0]
-        is_cuda = first.device.type == "cuda"  # of other accelerators nobody waits for a copy afterwards
+        is_cuda = first.device.type == "cuda"  # for other accelerators nothing waits for the copy later
         if self._span is None:
             self._copies[0].copy_(first, non_blocking=is_cuda)
         else:

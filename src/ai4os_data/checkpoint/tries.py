@@ -1,4 +1,4 @@
-"""How often an upload is tried, and the pauses in between, follow from what the server answers."""
+"""How often an upload is tried, and the pauses in between: both follow from the server's answers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from ai4os_data.http import Patience
 
 REFUSED_TRIES = 3
-"""How often an upload is tried whose answer lasts: the first refusal may be a mistake of a proxy."""
+"""How often an upload is tried if the server refuses it: the first refusal may be a proxy's mistake."""
 
-_BACK_FOR_S = 30.0  # so long after an outage refusals may be of what stands before the server
-_FULL_TIMES = 5  # a full server has room after minutes, if at all
+_BACK_FOR_S = 30.0  # for so long after an outage a proxy may still refuse requests
+_FULL_TIMES = 5  # longer pauses: a full server gets room after minutes, if at all
 _FULL_LONGEST_TIMES = 10
 
 
@@ -29,7 +29,7 @@ class Tries:
 
     def __init__(self, patience: Patience) -> None:
         self.patience = patience
-        self._full = 0  # times in a row, over all uploads
+        self._full = 0  # how often in a row the server was full, over all uploads
         self._full_until_s = 0.0
         self.begin()
 
@@ -40,7 +40,7 @@ class Tries:
         self._away_s = -_BACK_FOR_S
 
     def arrived(self) -> None:
-        """Record that an upload is through: the server has room."""
+        """Record that an upload has arrived: the server has room."""
         self._full, self._full_until_s = 0, 0.0
 
     @property
@@ -49,7 +49,7 @@ class Tries:
         return max(0.0, self._full_until_s - time.monotonic())
 
     def failed(self, error: errors.StorageError) -> float | None:
-        """The pause before the next try; None if there is none, since the error will not pass.
+        """The pause before the next try; None if there is no other try, since the error will not pass.
 
         Args:
             error: what this try failed with.

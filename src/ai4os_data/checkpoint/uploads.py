@@ -1,4 +1,4 @@
-"""The queue of uploads: one is in flight, the newest and what is to stay wait behind it; each wait has a bound."""
+"""The queue of uploads: one is in flight; the newest and those that must stay wait behind it. Each wait has a bound."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ai4os_data.checkpoint.handle import SaveProgress
     from ai4os_data.checkpoint.spool import Spooled
 
-_CLOSING_S = 60.0  # how long after the last sign of life a close gives up
+_CLOSING_S = 60.0  # how long after the last progress a close gives up
 
 
 class Upload(NamedTuple):
@@ -22,7 +22,7 @@ class Upload(NamedTuple):
 
     Attributes:
         spooled: where its bytes are.
-        progress: what whoever waits looks at; None for what an earlier process has left.
+        progress: the progress of its save; None for a checkpoint of an earlier process.
     """
 
     spooled: Spooled
@@ -30,7 +30,7 @@ class Upload(NamedTuple):
 
 
 class Uploads:
-    """What is to be sent, and who waits for it.
+    """The uploads that wait, and the waits for them.
 
     Args:
         catalogue: knows which checkpoints need not be sent any more.
@@ -39,8 +39,8 @@ class Uploads:
     Attributes:
         closing_s: how long a close waits without any progress.
         error: what the newest try failed with.
-        is_left: nobody waits any more, and what was not sent has been logged.
-        thread: what sends; None while there is nothing to send.
+        is_left: whether nobody waits any more; then unsent checkpoints have been logged.
+        thread: sends them; None while there is nothing to send.
     """
 
     def __init__(self, catalogue: Catalogue, delivery: Delivery) -> None:
@@ -54,13 +54,13 @@ class Uploads:
         self._pending: list[Upload] = []  # newest last
         self._in_flight: Upload | None = None
         self._closing_at: float | None = None
-        self._is_exiting = False  # with the process
-        self._is_quiet = False  # whoever ends it logs what is left
-        self._left: list[Upload] = []  # given up while it was quiet
-        self._has_arrived = False  # what is in flight: what follows is going on
+        self._is_exiting = False  # whether the process is ending
+        self._is_quiet = False  # whether the end of the process logs what is left
+        self._left: list[Upload] = []  # given up during the quiet end
+        self._has_arrived = False  # whether the upload in flight has arrived, and older ones are being removed
 
     def add(self, upload: Upload, work: Callable[[], None]) -> list[Upload]:
-        """Let a checkpoint be sent as soon as the one in flight is through; those that make way for it.
+        """Queue a checkpoint behind the one in flight. Returns those that it displaces.
 
         Args:
             upload: the checkpoint.
@@ -71,14 +71,14 @@ class Uploads:
             self._pending = [*(older for older in self._pending if older not in displaced), upload]
             if not self._is_exiting:
                 self._closing_at = None
-            elif not self._is_quiet:  # the bound of those that are waited for is not put off
+            elif not self._is_quiet:  # a new upload does not extend the last wait
                 self._closing_at = time.monotonic()
             self.is_left = False
             if self.thread is None and not self.is_last:
-                # Once the process ends, its last wait is over, and the interpreter waits for other threads only.
+                # After the last wait of the process, the interpreter waits only for threads that are no daemons.
                 daemon = not self._is_exiting
                 thread = threading.Thread(target=work, name="ai4os-data-uploads", daemon=daemon)
-                thread.start()  # where threads are bounded it may fail; then the next upload starts one
+                thread.start()  # it may fail if the number of threads is limited; then the next upload starts one
                 self.thread = thread
             self._changed.notify_all()
         return displaced
@@ -89,7 +89,7 @@ class Uploads:
         return self._is_exiting and threading.current_thread() is threading.main_thread()
 
     def next(self) -> Upload | None:
-        """What is to be sent now, which is in flight until `end`; None if there is nothing, and the thread ends."""
+        """The upload to send now, which is in flight until `end`; None if there is none: then the thread ends."""
         with self._changed:
             if not self._pending or self.is_left:
                 self.thread = None
@@ -104,7 +104,7 @@ class Uploads:
             self.error, self._has_arrived = None, True
 
     def gave_up(self, upload: Upload, error: BaseException) -> bool:
-        """Record that something is not tried again; whether that is to be logged now."""
+        """Record that an upload is not tried again. Returns whether to log that now."""
         with self._changed:
             self.error = error
             if self._is_quiet:
@@ -119,7 +119,7 @@ class Uploads:
             self._changed.notify_all()
 
     def stop(self, error: BaseException) -> list[Upload]:
-        """Record that the thread ends for an error, so that the next `add` begins another one; what was not sent."""
+        """Record that the thread ends with an error; the next `add` starts another one. Returns the unsent uploads."""
         with self._changed:
             left = self.unsent()
             self.thread = self._in_flight = None
@@ -148,16 +148,16 @@ class Uploads:
         return thread is None or not thread.is_alive()
 
     def wait_for(self, awaited: Sequence[Upload]) -> None:
-        """Wait until some uploads are through, or have failed, or there was no progress for too long since `close`."""
+        """Wait until some uploads have arrived or failed, or there was no progress for too long after `close`."""
         with self._changed:
             while any(one is other for one in awaited for other in self.unsent()):
                 left_s = self._give_up_at - time.monotonic()
                 if left_s <= 0:
                     return
-                self._changed.wait(left_s)  # there may be progress meanwhile
+                self._changed.wait(left_s)  # there may be progress in between
 
     def begin_exit(self) -> list[Upload]:
-        """Give up what makes no progress, as `close` does, and log no failure; what is to be sent."""
+        """Give up uploads without progress, as `close` does, and log no failure. Returns the uploads to wait for."""
         with self._changed:
             self._is_exiting = self._is_quiet = True
             self._closing_at = time.monotonic()
@@ -165,7 +165,7 @@ class Uploads:
         return self.on_the_way()
 
     def leave(self) -> tuple[list[Upload], BaseException | None]:
-        """Wait for nothing any more; what is not on the store, and why, if that is known."""
+        """Stop waiting. Returns the uploads that have not arrived, and why, if that is known."""
         with self._changed:
             given_up = {id(upload) for upload in self._left}
             left = [*self._left, *(upload for upload in self.on_the_way() if id(upload) not in given_up)]
@@ -177,7 +177,7 @@ class Uploads:
     def pause(
         self, upload: Upload, pause_s: float, longest_s: float, *, is_tried: bool = True
     ) -> tuple[Upload | None, bool]:
-        """Wait before a try; the newer checkpoint that takes its place, if any, and whether the run gives up.
+        """Wait before a try. Returns the newer checkpoint that displaces it, if any, and whether the run gives up.
 
         Args:
             upload: what is to be sent.
@@ -195,7 +195,7 @@ class Uploads:
             return newer, is_tried and self._gives_up
 
     def _left_s(self, begun_s: float, until_s: float, longest_s: float) -> float:
-        """How long to wait still: while the run is being closed, no pause is longer than the usual ones."""
+        """How long to wait still: while the run is being closed, pauses are no longer than the usual ones."""
         if self._closing_at is not None:
             if self._gives_up:
                 return 0.0
@@ -204,7 +204,7 @@ class Uploads:
 
     @property
     def _give_up_at(self) -> float:
-        """When a close has waited long enough without any progress, on the monotonic clock."""
+        """The moment, on the monotonic clock, at which a close gives up if there is no progress."""
         assert self._closing_at is not None
         return max(self._closing_at, self._delivery.last_progress_at) + self._delivery.verifying_s + self.closing_s
 
@@ -214,7 +214,7 @@ class Uploads:
         return self._closing_at is not None and (self.is_left or time.monotonic() >= self._give_up_at)
 
     def _newer_than(self, upload: Upload) -> Upload | None:
-        """One that waits and displaces the one in flight; what is older waits only because it is to stay."""
+        """A waiting upload that displaces the one in flight; older ones wait only because they must stay."""
         name = upload.spooled.name
         newer = [other for other in self._pending if name.is_older_than(other.spooled.name)]
         return newer[-1] if newer and upload in self._displaced([upload, *newer]) else None

@@ -1,4 +1,4 @@
-"""A state becomes plain containers that `weights_only=True` loads, its tensors taken out; or an error names a path.
+"""The walk: it makes plain containers of a state, which `weights_only=True` loads, and takes its tensors out.
 
 Nothing is copied here. The walk comes first, so that a state that cannot be saved costs no copy.
 """
@@ -25,13 +25,13 @@ _PRIMITIVES = frozenset({bool, int, float, complex, str, bytes, type(None)})
 _AS_THEY_ARE = (torch.Size, torch.dtype, torch.device)
 _LAYOUTS = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 _COPIED_SCHEMES = (torch.per_tensor_affine, torch.per_channel_affine)
-_PRIMITIVE_BYTES = 5  # of a number, or before the characters of a string
+_PRIMITIVE_BYTES = 5  # size of a number, and of what precedes a string's characters
 _PLAIN_NUMPY_KINDS = "biufcSU"
-_INT_BITS = 2039  # what takes more is pickled by an instruction that weights_only=True does not know
+_INT_BITS = 2039  # larger integers are pickled by an instruction that weights_only=True does not know
 
 
 class _Leaf(NamedTuple):
-    """Where a tensor stood in the state."""
+    """The place of a tensor in the state."""
 
     number: int
 
@@ -48,7 +48,7 @@ class Walk:
     Attributes:
         sources: its tensors, in the order in which they were found.
         arrays: the paths of what were NumPy arrays, and are tensors now.
-        plain_bytes: about what its strings, and its containers of primitives alone, take in a file.
+        plain_bytes: about the size of its strings, and of its containers of primitives alone, in a file.
         converted: the classes of containers that come out as plain ones, each with the path where it was found first.
     """
 
@@ -57,7 +57,7 @@ class Walk:
         self.arrays: list[StatePath] = []
         self.plain_bytes = 0
         self.converted: dict[type, StatePath] = {}
-        self._above: set[int] = set()  # the containers that the walk is inside of
+        self._above: set[int] = set()  # the containers around the present value
 
     def visit(self, value: Any, path: StatePath) -> Any:
         """A value with its tensors taken out; `filled` puts others in.
@@ -121,7 +121,7 @@ class Walk:
         return whole or plain
 
     def _whole(self, kind: type, value: Any, *parts: Collection[Any]) -> _Whole | None:
-        """A copy of a container of primitives alone, which needs no walk; what its parts take is counted then."""
+        """A copy of a container of primitives alone, which needs no walk; the size of its parts is counted."""
         sizes = [size for part in parts if (size := _flat_bytes(part)) is not None]
         if len(sizes) < len(parts):
             return None
@@ -138,7 +138,7 @@ class Walk:
         raise errors.StateError(f"{shown(path)} has the key {key!r}: only numbers, strings and tuples of them can be")
 
     def _note(self, value: object, kind: type, path: StatePath) -> type[Any]:
-        """The class that a container comes out as; if it is another one, that is noted."""
+        """The class that a container becomes; if that is another class, it is noted."""
         if type(value) is not kind:
             self.converted.setdefault(type(value), path)
         return kind
@@ -159,7 +159,7 @@ class Walk:
                 f"{shown(path)} is a masked array, of which no tensor holds the mask: save its .data and its .mask"
             )
         try:
-            # A tensor has no negative strides, and warns of memory that may not be written.
+            # A tensor cannot have negative strides, and warns of read-only memory.
             is_like_a_tensor = array.flags.writeable and all(stride >= 0 for stride in array.strides)
             tensor = torch.from_numpy(array if is_like_a_tensor else array.copy())
         except (TypeError, ValueError) as error:
@@ -170,7 +170,7 @@ class Walk:
 
 
 def filled(plan: Any, copies: Sequence[torch.Tensor]) -> Any:
-    """The containers of a plan with tensors in the places of those that were taken out."""
+    """The containers of a plan, with copies in the places of the tensors that were taken out."""
     if isinstance(plan, _Leaf):
         return copies[plan.number]
     if isinstance(plan, _Whole):
@@ -197,7 +197,7 @@ def shown(path: StatePath) -> str:
 
 
 def _flat_bytes(items: Collection[Any]) -> int | None:
-    """About what primitives take in a file; None if there is something else, or a number that is too large."""
+    """About the size of primitives in a file; None if there is something else, or a number that is too large."""
     kinds = set(map(type, items))
     if not kinds <= _PRIMITIVES:
         return None
@@ -210,7 +210,7 @@ def _flat_bytes(items: Collection[Any]) -> int | None:
 
 
 def _metadata_of(state: OrderedDict[Any, Any], path: StatePath) -> dict[str, Any]:
-    """The versions of its parts, which a module adds as an attribute; without them it loads what it takes for old."""
+    """The versions of a module's parts, an attribute that it adds. Without them it takes the state for an old one."""
     metadata = vars(state).get("_metadata")
     if not isinstance(metadata, Mapping):
         return {}
@@ -222,7 +222,7 @@ def _metadata_of(state: OrderedDict[Any, Any], path: StatePath) -> dict[str, Any
 
 
 def _check_tensor(tensor: torch.Tensor, path: StatePath) -> None:
-    """Refuse what has no values here, or none that could be loaded again."""
+    """Refuse a tensor without values here, or with values that could not be loaded again."""
     if (reason := _why_not(tensor)) is not None:
         raise errors.StateError(f"{shown(path)} {reason}")
 
@@ -232,7 +232,7 @@ def _why_not(tensor: torch.Tensor) -> str | None:
         return "has no shape yet: let the module see a first batch before it is saved"
     if tensor.is_nested:
         return "is a nested tensor: save list(x.unbind()), and make it anew from that"
-    if bool(is_traceable_wrapper_subclass(tensor)):  # it only looks like a tensor, as a DTensor does
+    if bool(is_traceable_wrapper_subclass(tensor)):  # such as a DTensor, which only looks like a tensor
         return f"is a {type(tensor).__name__}, of which this process may hold a part: gather it first"
     if tensor.device.type == "meta":
         return "is on the meta device: it has a shape and no values"
@@ -284,13 +284,13 @@ def _named(kind: type) -> str:
 
 @functools.cache
 def _keeps(dtype: torch.dtype) -> bool:
-    """Whether this torch copies tensors of a type, and saves and loads them: of the types below a byte, few."""
+    """Whether this torch copies, saves and loads tensors of a type; few of the types below a byte can be."""
     file = io.BytesIO()
     try:
         torch.save(torch.empty(2, dtype=dtype, device="cpu").copy_(torch.empty(2, dtype=dtype, device="cpu")), file)
         file.seek(0)
         loaded = torch.load(file, weights_only=True)
-    # What torch raises on its way for a type that it does not know; nothing of ours runs here.
+    # Errors of torch for a type that it does not know; no code of ours runs here.
     except (NotImplementedError, RuntimeError, KeyError, AttributeError, pickle.UnpicklingError):
         return False
     return isinstance(loaded, torch.Tensor) and loaded.dtype == dtype

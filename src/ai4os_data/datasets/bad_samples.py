@@ -10,7 +10,7 @@ from ai4os_data.telemetry import tell_once
 if TYPE_CHECKING:
     from ai4os_data.telemetry import Counters
 
-# What is wrong with one file. Anything else is wrong with the storage, and never skipped.
+# Errors of one file. Any other error is the storage's, and never skipped.
 _OF_ONE_FILE = (
     errors.NotFoundError,
     errors.ChangedError,
@@ -23,12 +23,12 @@ _OF_ONE_FILE = (
 
 
 class BadSamples:
-    """What becomes of the bad samples of a dataset.
+    """Raises errors for the bad samples of a dataset, or skips them.
 
     Args:
         location: that of the dataset.
         skips: whether they are left out.
-        counters: say what any process has logged already.
+        counters: know what any process has logged already.
     """
 
     def __init__(self, location: str, counters: Counters, *, skips: bool) -> None:
@@ -59,7 +59,7 @@ class BadSamples:
             tell_once(f"skipped: {failure}")
 
     def nothing_left(self, index: int, key: str) -> errors.SkippedError:
-        """What to raise if nothing but bad samples was asked for."""
+        """The error if every sample of a request is bad."""
         message = (
             f"{self._location}: every sample of this request is bad (last: {index}, {key!r}); the log says why. "
             "StorageDataLoader drops such batches; elsewhere catch SkippedError"

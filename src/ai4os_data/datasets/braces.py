@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MOST_ALTERNATIVES = 10_000
-CHARACTERS = r"\[(?:!.|[^!])[^\]]*\]"  # one of some: a bracket at the very start is one of them
+CHARACTERS = r"\[(?:!.|[^!])[^\]]*\]"  # a set of characters: a bracket at its very start belongs to it
 _TOKEN = re.compile(rf"{CHARACTERS}|[{{}},]", re.DOTALL)
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.([1-9]\d*))?", re.ASCII)
 
@@ -51,7 +51,7 @@ def _expanded(pattern: str) -> Iterator[str]:
 
 
 def _first_group(pattern: str) -> tuple[int, int, list[str]] | None:
-    """Where the first braces that stand for something begin and end, and what for."""
+    """Where the first braces with alternatives begin and end, and these alternatives."""
     for begin, end, commas in _groups(pattern):
         inside = pattern[begin + 1 : end - 1]
         if commas:
@@ -63,7 +63,7 @@ def _first_group(pattern: str) -> tuple[int, int, list[str]] | None:
 
 
 def _groups(pattern: str) -> list[tuple[int, int, list[int]]]:
-    """Braces that close: where they begin and end, and their own commas; ordered by where they begin."""
+    """Closed braces: the positions where they begin and end, and of their own commas; ordered by the first."""
     found: list[tuple[int, int, list[int]]] = []
     opened: list[tuple[int, list[int]]] = []
     for token in _TOKEN.finditer(pattern):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Catalog(NamedTuple):
-    """A location that was listed, for those who choose samples in it.
+    """A listed location, in which samples are chosen.
 
     Attributes:
         listed: its listing.
@@ -57,7 +57,7 @@ class Catalog(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The samples of a dataset: their positions in the listing, and their labels or what these follow from."""
+    """The samples of a dataset: their positions in the listing, and their labels, or how these are found."""
 
     positions: Sequence[int]
     target: Target | Targets
@@ -70,7 +70,7 @@ Choose = Callable[[Catalog], Choice]
 
 
 def matching(pattern: Pattern, index: Index, location: str) -> list[int]:
-    """The positions in a listing of those files that match a pattern. What a user may not expect of it is logged.
+    """The positions in a listing of those files that match a pattern. What may surprise the user is logged.
 
     Raises:
         EmptyDatasetError: nothing matches.
@@ -102,7 +102,7 @@ def _nothing_matches(pattern: Pattern, others: list[str], location: str) -> str:
 
 
 def _log_left_out(pattern: Pattern, others: list[str], location: str) -> None:
-    """Log which files are left out, if their user may not expect it."""
+    """Log which files are left out, if that may surprise the user."""
     junk = [key for key in others if pattern.leaves_out(key)]
     if junk:
         tell_once(
@@ -115,7 +115,7 @@ def _log_left_out(pattern: Pattern, others: list[str], location: str) -> None:
 
 
 def class_folders(pattern: str | Sequence[str] | None, index: Index) -> Folders:
-    """The folders at the top of a location that a sample may lie in, going by the pattern; None is for keys."""
+    """The folders at the top of a location that may hold samples of a pattern; the pattern is None for keys."""
     reaches = Pattern("**/*" if pattern is None else pattern).reaches
     return Folders([name for name in index.tops if reaches(name)], partial(_inside, index), pattern)
 
@@ -192,7 +192,7 @@ def as_paths(keys: Iterable[Any]) -> list[str]:
 
 
 def check_labels(targets: Any, count: int) -> None:
-    """See that labels have an order, and are as many as there are keys.
+    """Check that labels have an order, and that there is one for each key.
 
     Raises:
         TypeError: they have none.
@@ -204,7 +204,7 @@ def check_labels(targets: Any, count: int) -> None:
         raise ValueError(f"{count} keys, but {len(targets)} targets")
 
 
-# --- what a listing could not read: it is named, and never left out in silence
+# --- what a listing could not read: an error or the log names it
 
 
 def _check_pattern(unreadable: Sequence[Unreadable], samples: Pattern, location: str) -> None:
@@ -231,7 +231,7 @@ def _check_pattern(unreadable: Sequence[Unreadable], samples: Pattern, location:
 
 
 def _check_keys(unreadable: Iterable[Unreadable], keys: Iterable[str]) -> None:
-    """Check that no key of some is unreadable, or lies in an unreadable folder.
+    """Check that none of some keys is unreadable, or lies in an unreadable folder.
 
     Raises:
         StorageError: one is, or does.
@@ -246,5 +246,5 @@ def _check_keys(unreadable: Iterable[Unreadable], keys: Iterable[str]) -> None:
 
 
 def _plain(key: str) -> str:
-    """A key without its empty parts: S3 has keys such as ``a//b.jpg``, which somebody means by ``a/b.jpg``."""
+    """A key without its empty parts: S3 has keys such as ``a//b.jpg``, for which people write ``a/b.jpg``."""
     return "/".join(part for part in key.split("/") if part)

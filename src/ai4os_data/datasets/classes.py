@@ -15,7 +15,7 @@ from ai4os_data.errors import EmptyClassError, LocationError
 from ai4os_data.telemetry import tell_once
 
 Where = Callable[[int], str]
-"""Says in an error where the label of a sample stands."""
+"""Gives the words by which an error says where the label of a sample is written."""
 
 
 class Classes:
@@ -33,12 +33,12 @@ class Classes:
         self._spelling = {_composed(name): name for name in self.names if composed[_composed(name)] == 1}
 
     def spelt(self, name: str) -> str:
-        """A name as it is spelt here: accents may be composed, or decomposed as on a Mac. As it is, if it is none."""
+        """A name as it is spelt here: its accents may be composed, or decomposed as on a Mac. Others do not change."""
         return name if name in self.numbers else self._spelling.get(_composed(name), name)
 
     @classmethod
     def given(cls, classes: Any, class_to_idx: Any) -> Classes | None:
-        """Those that the arguments ``classes=`` and ``class_to_idx=`` mean; None if there are none.
+        """The classes that the arguments ``classes=`` and ``class_to_idx=`` mean; None without these.
 
         Raises:
             TypeError: one of them is something else.
@@ -111,7 +111,7 @@ class GivenClasses(NamedTuple):
 
     Attributes:
         location: what the samples are of.
-        classes: those that there are; None if names are numbered in sorted order.
+        classes: those that the user gave; None if names are numbered in sorted order.
         allow_empty: whether one may be without a sample.
     """
 
@@ -124,7 +124,7 @@ class GivenClasses(NamedTuple):
 
         Args:
             names: a class for each sample.
-            where: says where the name of a sample stands.
+            where: gives the words by which an error says where the name of a sample is written.
 
         Raises:
             LocationError: a name is none of the given classes.
@@ -147,7 +147,7 @@ class GivenClasses(NamedTuple):
         return [numbers[name] for name in names], self.classes
 
     def checked(self, numbers: Sequence[int], where: Where) -> Classes | None:
-        """The classes that numbers are of; None if none are given.
+        """The given classes, after a check that each number is one of theirs; None if none are given.
 
         Raises:
             LocationError: a number is that of no class.
@@ -166,7 +166,7 @@ class GivenClasses(NamedTuple):
         return self.classes
 
     def _check_filled(self, classes: Classes, used: Container[int]) -> None:
-        """See that no given class is without a sample, unless that is allowed.
+        """Check that each given class has a sample, unless a class without one is allowed.
 
         Raises:
             EmptyClassError: one is.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Location = str | os.PathLike[str] | Store
 
-# What finds the samples, if no pattern does.
+# Finds the samples, if no pattern does.
 _CHOOSE: ContextVar[choosing.Choose | None] = ContextVar("choose", default=None)
 
 
@@ -42,7 +42,7 @@ class StorageDataset(Dataset[Any]):
     """A map-style dataset of the files at a location, read through a bounded cache on the local disk.
 
     It works in a ``DataLoader`` with any number of workers, under fork, spawn and forkserver; ``Subset``,
-    ``random_split`` and ``ConcatDataset`` go over it. An item is ``x``, or ``(x, y)`` if there is a target.
+    ``random_split`` and ``ConcatDataset`` work with it. An item is ``x``, or ``(x, y)`` if there is a target.
 
     Args:
         location: a directory, ``/storage/…``, ``rshare:path`` (any rclone remote), ``ai4os://rshare/path``,
@@ -50,8 +50,8 @@ class StorageDataset(Dataset[Any]):
             any fsspec URL.
         remote: a remote's name, or a `Remote`; by default the credentials are found as rclone finds them.
         pattern: which files: a glob below the location, or several in a list. ``**`` is any number of folders, and
-            braces hold alternatives: ``"**/*.{jpg,png}"`` (``[{]`` is a brace itself). What systems leave behind, such
-            as ``Thumbs.db`` and ``.ipynb_checkpoints``, is left out, unless the pattern names it.
+            braces hold alternatives: ``"**/*.{jpg,png}"`` (``[{]`` is a brace itself). Files that systems leave behind,
+            such as ``Thumbs.db`` and ``.ipynb_checkpoints``, are left out, unless the pattern names them.
         decode: ``"bytes"``, ``"text"`` (UTF-8), ``"json"``, ``"image"`` (Pillow, RGB), ``"numpy"`` (``.npy``,
             ``.npz``), ``"torch"`` (weights only), ``"path"`` (a local file that stays while the path object lives),
             or a callable of a `Sample`.
@@ -64,15 +64,15 @@ class StorageDataset(Dataset[Any]):
         target_transform: applied to ``y``.
         prepare: bytes to bytes, applied once, before a file is kept in the cache: such as shrinking photographs. It is
             for the samples' own files; their siblings, and a split file, come as they are.
-        prepare_version: change it when ``prepare`` changes in a way that its own code does not show.
+        prepare_version: change it when the results of ``prepare`` change although its own code does not.
         cache: a `DiskCache`, a directory, ``"auto"``, or None. ``"auto"`` caches nothing that is on a local disk
             already.
         index: a lock file, written by ``dataset.index.save(…)``: the dataset then has exactly its files.
         on_error: ``"raise"``, or ``"skip"``: log a bad sample once, and leave it out: its batch is one shorter.
             If every sample of a request is bad, as with ``dataset[i]`` or a batch of one, a `SkippedError` is raised;
             `StorageDataLoader` drops such a batch, unless there are other ranks.
-        on_drift: what to do about a file that is another version than the listed one: ``"error"``, ``"warn"`` and use
-            it, or ``"refresh"``: use it in silence.
+        on_drift: what to do if a file has another version than the listed one: ``"error"`` raises, ``"warn"`` uses it
+            and logs that, ``"refresh"`` uses it without a word.
         outage_s: how many seconds reads wait for a storage that is away, such as a server that restarts or is in
             maintenance; 10 minutes by default, 0 for a few tries. The log says when they wait. A `Store` as the
             location keeps its own unless this is set.
@@ -120,10 +120,15 @@ class StorageDataset(Dataset[Any]):
         _check_functions(transform=transform, target_transform=target_transform, prepare=prepare)
         matches = Pattern(pattern)
         maker = Maker(decode, transform, target_transform)
+        if maker.gives_paths and getattr(prepare, "keep", None) == "pixels":
+            raise ValueError(
+                f"decode='path' gives files, and {prepare!r} keeps arrays, which no code reads as images: use "
+                "decode='image' or 'numpy', or leave out keep='pixels'"
+            )
         numbering = Classes.given(classes, class_to_idx)
         choose = _CHOOSE.get()
         self._pattern = pattern if choose is None else None
-        self._lists_folders = index is None or on_drift == "refresh"  # a lock file has them, or it stays without
+        self._lists_folders = index is None or on_drift == "refresh"  # a lock file holds the folders, or nothing does
         counters = telemetry.Counters()
         self._store = open_store(location, remote, counters=counters, outage_s=outage_s)
         self.location = self._store.location
@@ -158,8 +163,9 @@ class StorageDataset(Dataset[Any]):
 
         Args:
             location: as for the class.
-            keys: paths below the location, as in ``dataset.keys``; one may come more than once. ``./a``, ``a//b`` and
-                ``a/../b`` mean what they mean to a system, and so does ``a\b``, unless there is a file of that name.
+            keys: paths below the location, as in ``dataset.keys``; one may be given more than once. ``./a``, ``a//b``
+                and ``a/../b`` are understood as an operating system does, and so is ``a\b``, unless there is a file of
+                that name.
             targets: a label for each key, in the same order, or a mapping from key to label.
             options: as for the class, without ``pattern``; ``target`` only if there are no ``targets``.
 
@@ -219,11 +225,11 @@ class StorageDataset(Dataset[Any]):
             key: the column with the file's path below the location; what Windows writes is understood, too.
             target: the column with the label; several for a tuple of labels, whose names stay text; a function of a
                 row, which gets it as a mapping from column to text; or None.
-            prefix: what comes before what is in ``key``, such as ``"images/"``.
-            suffix: what comes after it, such as ``".jpg"``.
+            prefix: put before each value in ``key``, such as ``"images/"``.
+            suffix: put after it, such as ``".jpg"``.
             delimiter: what stands between columns; by default ``,``, ``;``, a tab or ``|``, whichever makes these
                 columns.
-            columns: the names of the columns, if the first line is a row already.
+            columns: the names of the columns, if the file has no line with them.
             options: as for the class, without ``pattern``.
 
         Raises:
@@ -244,7 +250,7 @@ class StorageDataset(Dataset[Any]):
 
     @classmethod
     def _of_chosen(cls, choose: choosing.Choose, location: Location, options: Mapping[str, Any]) -> Self:
-        """A dataset of what is chosen once the location is open. A subclass has its own constructor in between."""
+        """A dataset of the samples that are chosen once the location is open; a subclass's constructor makes it."""
         before = _CHOOSE.set(choose)
         try:
             return cls(location, **options)
@@ -253,9 +259,10 @@ class StorageDataset(Dataset[Any]):
 
     @property
     def keys(self) -> Sequence[str]:
-        """The samples' keys, in the order of their indices; to be read as a list, in no time and no memory.
+        """The samples' keys, in the order of their indices; a read-only sequence that takes neither time nor memory.
 
-        What takes nothing but a list, such as ``json.dumps``, takes ``list(dataset.keys)``; so it is with ``targets``.
+        For functions that need a list, such as ``json.dumps``, write ``list(dataset.keys)``; the same holds for
+        ``targets``.
         """
         return self.reader.entries.keys
 
@@ -278,7 +285,7 @@ class StorageDataset(Dataset[Any]):
         self._take(index, positions, wanted)
 
     def _take(self, index: Index, positions: Sequence[int], wanted: GivenClasses) -> None:
-        """Have the samples at these positions of a listing, and label them."""
+        """Take the samples at these positions of a listing, and label them."""
         entries = ChosenEntries.at_positions(index.entries, positions)
         target = keyed_alike(self._target, entries.keys) if isinstance(self._target, Mapping) else self._target
         targets = Targets.of(target, entries.keys, wanted, partial(self._folders, index))
@@ -293,7 +300,7 @@ class StorageDataset(Dataset[Any]):
 
     @property
     def _shelf(self) -> Shelf | None:
-        """Where listings are kept."""
+        """The place that keeps listings."""
         cache = self.reader.files.cache
         return None if cache is None else session_of(cache)
 
@@ -354,7 +361,7 @@ class StorageDataset(Dataset[Any]):
     def warm(self, progress: bool = True) -> dict[str, int]:  # noqa: FBT001, FBT002  as users of progress bars expect
         """Bring every sample into the cache, with its siblings, as far as there is room.
 
-        Which siblings samples have is learned from one of them, which is made for it if nothing is known yet.
+        If nothing is known of siblings yet, one sample is made to learn which ones samples have.
 
         Args:
             progress: show a bar.
@@ -371,7 +378,7 @@ class StorageDataset(Dataset[Any]):
         """What this dataset and its copies in all workers have done so far.
 
         ``hits`` and ``misses`` (files), ``bytes_from_cache`` and ``bytes_from_network``, ``requests`` in all and by
-        kind, ``retries``, ``seconds_waited`` before them, ``stored``, ``passed_through`` (read, but not kept),
+        kind, ``retries``, ``seconds_waited`` before retries, ``stored``, ``passed_through`` (read, but not kept),
         ``damaged``, ``skipped``, and ``changed`` (another version came than was listed).
         """
         totals: dict[str, float] = dict(self.reader.files.counters.totals())

@@ -1,12 +1,15 @@
-"""A sample becomes an item: decoded, labelled, transformed. Nothing is unpickled unless the user asked for it."""
+"""Makes items of samples: decoded, labelled, transformed. Nothing is unpickled unless the user asked for it."""
 
 from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ai4os_data.datasets import pixels
 from ai4os_data.datasets.sample import Sample
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ class Maker:
     Attributes:
         targets: the labels; None if there are none.
         gives_paths: whether a sample is the path of a local file.
-        is_lazy: whether it may do without the whole of a large file in memory.
+        is_lazy: whether it may read a large file without having all of it in memory.
     """
 
     def __init__(
@@ -50,12 +53,12 @@ class Maker:
 
     @property
     def sees_samples(self) -> bool:
-        """Whether a function of the user's own gets a `Sample`, and so may ask for siblings."""
+        """Whether a function of the user gets a `Sample`, and so may ask for siblings."""
         return self._has_own_decoder or (self.targets is not None and self.targets.function is not None)
 
     @property
     def may_draw(self) -> bool:
-        """Whether something of the user's own has a part in making a sample, and so may draw random numbers."""
+        """Whether a function of the user helps to make a sample, and so may draw random numbers."""
         return self.sees_samples or self.transform is not None or self.target_transform is not None
 
     def decoded(self, index: int, sample: Sample) -> tuple[Any, Any]:
@@ -63,7 +66,7 @@ class Maker:
         return self._decode(sample), self.targets.label(index, sample) if self.targets is not None else None
 
     def transformed(self, x: Any, y: Any) -> Any:
-        """What a user gets."""
+        """The item that the user gets."""
         if self.transform is not None:
             x = self.transform(x)
         if self.targets is None:
@@ -79,10 +82,15 @@ def _decoder(decode: str | Decoder) -> Decoder:
     """
     if callable(decode):
         return decode
-    if decode not in _DECODERS:
-        message = f"decode is one of {', '.join(map(repr, _DECODERS))} or a callable of a Sample, not {decode!r}"
-        raise ValueError(message)
-    return _DECODERS[decode]
+    if decode in _DECODERS:
+        return _DECODERS[decode]
+    if sized := _SIZED.fullmatch(str(decode)):
+        return partial(as_image, at_least=int(sized[1]))
+    message = (
+        f"decode is one of {', '.join(map(repr, _DECODERS))}, 'image@256' with a size in pixels, or a callable of a "
+        f"Sample, not {decode!r}"
+    )
+    raise ValueError(message)
 
 
 def as_text(sample: Sample) -> str:
@@ -95,11 +103,21 @@ def as_json(sample: Sample) -> Any:
     return json.loads(sample.bytes())
 
 
-def as_image(sample: Sample) -> Any:
-    """An RGB image of Pillow's, as torchvision's ImageFolder gives it."""
+def as_image(sample: Sample, at_least: int | None = None) -> Any:
+    """An RGB image of Pillow's, as torchvision's ImageFolder gives it.
+
+    Args:
+        sample: a file of an image, or the pixels that `shrink` has kept.
+        at_least: decode a JPEG at the smallest of its scales (1, 1/2, 1/4, 1/8) at which no side is shorter than this.
+    """
     from PIL import Image
 
-    with Image.open(io.BytesIO(sample.bytes())) as image:
+    data = sample.bytes()
+    if (kept := pixels.image(data)) is not None:
+        return kept
+    with Image.open(io.BytesIO(data)) as image:
+        if at_least is not None:
+            image.draft("RGB", (at_least, at_least))
         return image.convert("RGB")
 
 
@@ -107,7 +125,10 @@ def as_numpy(sample: Sample) -> Any:
     """An array from ``.npy``, or a dictionary of arrays from ``.npz``; never pickled objects."""
     import numpy as np
 
-    loaded = np.load(io.BytesIO(sample.bytes()), allow_pickle=False)
+    data = sample.bytes()
+    if (kept := pixels.array(data)) is not None:
+        return kept
+    loaded = np.load(io.BytesIO(data), allow_pickle=False)
     return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
 
 
@@ -118,6 +139,7 @@ def as_torch(sample: Sample) -> Any:
     return torch.load(io.BytesIO(sample.bytes()), map_location="cpu", weights_only=True)
 
 
+_SIZED = re.compile("image@([1-9][0-9]{0,5})")
 _DECODERS: dict[str, Decoder] = {
     "bytes": Sample.bytes,
     "text": as_text,

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from ai4os_data.stores import Entry, Listing
 
 _SCHEMA = "ai4os-data listing 1"
-# The server or the mount cannot give a listing now: it is away, fails, or something before it answers with a page.
+# The server or the mount cannot give a listing now: it is away, fails, or a proxy answers with a page.
 _UNREACHABLE = (errors.ServerError, errors.StorageGoneError)
 _NAMED = 5
 
 
 class Shelf(Protocol):
-    """Where listings are kept, each under the name of its store."""
+    """Keeps listings, each under the name of its store."""
 
     def kept_listing(self, name: str) -> bytes | None:
         """A listing that was kept."""
@@ -48,14 +48,15 @@ class Index:
     """The files of a location, as they were listed.
 
     Attributes:
-        entries: ordered by key; packed, so an `Entry` is made each time that one is asked for.
+        entries: ordered by key; packed, so that an `Entry` is made on each access.
         location: where, without secrets.
-        token: the store's own sign of the listing (a folder's ETag on Nextcloud); None if it has none.
+        token: a value of the store that changes with the listing (a folder's ETag on Nextcloud); None if it has none.
         listed_s: when, in seconds since the epoch.
         checked_s: when it was last compared with the storage.
-        newer: the files of a lock file that have changed since it was written, as they were then.
+        newer: the files of a lock file that have changed since it was written, by key.
         folders: the folders at the top, those without a file included; None if nobody has asked for them.
         unreadable: what could not be listed; empty for a lock file, which says itself which files there are.
+        hollow: the folders in which there was nothing, as far as the store has folders.
     """
 
     entries: PackedEntries
@@ -65,15 +66,17 @@ class Index:
     folders: Sequence[str] | None = None
     unreadable: Sequence[Unreadable] = ()
     newer: dict[str, Entry] = field(default_factory=dict)
+    hollow: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Nothing has been compared since it was listed."""
+        """A new listing counts as compared when it was listed."""
         self.checked_s = self.listed_s
 
     @classmethod
     def of(cls, listing: Listing, location: str, token: str | None) -> Index:
         """The index of what a store has listed just now."""
-        return cls(PackedEntries.of(listing.entries), location, token, unreadable=listing.unreadable)
+        entries = PackedEntries.of(listing.entries)
+        return cls(entries, location, token, unreadable=listing.unreadable, hollow=listing.hollow)
 
     def __len__(self) -> int:
         """How many files there are."""
@@ -100,7 +103,7 @@ class Index:
 
     @cached_property
     def digest(self) -> str:
-        """What distinguishes this listing from others: a sha256 over keys, sizes and versions."""
+        """A sha256 over keys, sizes and versions, which distinguishes this listing from others."""
         hasher = hashlib.sha256()
         for entry in self.entries:
             hasher.update(f"{entry.key}\0{entry.size_bytes}\0{entry.version}\n".encode("utf-8", "surrogateescape"))
@@ -161,14 +164,16 @@ class Index:
             for key, is_folder, reason in columns.get("unreadable", [])
         ]
         location, token, listed_s = str(columns["location"]), columns["token"], float(columns["listed_s"])
-        return cls(PackedEntries.of_columns(*parts), location, token, listed_s, folders, unreadable)
+        hollow = list(filter(is_safe, columns.get("hollow", [])))
+        return cls(PackedEntries.of_columns(*parts), location, token, listed_s, folders, unreadable, hollow=hollow)
 
     # --- kept beside the cache
 
     def to_bytes(self) -> bytes:
         """The listing with a checksum before it."""
         unreadable = [(key, is_folder, str(error)) for key, is_folder, error in self.unreadable]
-        text = json.dumps({**self._columns(), "unreadable": unreadable}, ensure_ascii=False)
+        whole = {**self._columns(), "unreadable": unreadable, "hollow": list(self.hollow)}
+        text = json.dumps(whole, ensure_ascii=False)
         data = text.encode("utf-8", "surrogateescape")
         return f"{xxhash.xxh3_64_hexdigest(data)}\n".encode() + data
 
@@ -183,7 +188,7 @@ class Index:
     # --- compared
 
     def differences(self, other: Index, concerns: Callable[[str], bool] = lambda _: True) -> list[str]:
-        """What another listing of the same location has gained, lost and changed, a phrase each.
+        """The files that another listing of the same location has gained, lost and changed, a phrase for each.
 
         Args:
             other: the other listing.
@@ -198,7 +203,7 @@ class Index:
         return phrases + [f"{key!r} is new" for key in theirs if concerns(key)]
 
     def changed_in(self, other: Index) -> dict[str, Entry]:
-        """The files that are of another version in another listing, as they are there."""
+        """The files that have another version in another listing, as they are there."""
         theirs = {entry.key: entry for entry in other.entries}
         pairs = ((entry, theirs.get(entry.key)) for entry in self.entries)
         return {one.key: their for one, their in pairs if their is not None and not one.is_same_version(their)}
@@ -216,7 +221,7 @@ def open_index(
     Args:
         store: what is listed.
         shelf: where listings are kept.
-        lock_file: what the listing has to be.
+        lock_file: what the listing should be.
         on_drift: what to do if it is not.
         concerns: whether a key matters: others may come and go.
 
@@ -243,7 +248,7 @@ def open_index(
 
 
 def list_anew(store: Store, shelf: Shelf | None) -> Index:
-    """The listing as it is now; it is the one that is kept from now on.
+    """The present listing, which is kept from now on.
 
     Raises:
         StorageError: it cannot be listed.
@@ -252,19 +257,19 @@ def list_anew(store: Store, shelf: Shelf | None) -> Index:
 
 
 def _listed(store: Store, shelf: Shelf | None, token: str | None) -> Index:
-    """What a store lists now. The token is older: if the folder changes meanwhile, the next opening lists it anew."""
+    """What a store lists now. The token is taken before: if the folder changes then, the next opening lists it anew."""
     listed = Index.of(store.listing(), store.location, token)
     _keep(shelf, store, listed)
     return listed
 
 
 def find_folders(index: Index, store: Store, shelf: Shelf | None) -> None:
-    """Take the folders at the top into a listing, those without a file included, and keep it so.
+    """Add the folders at the top to a listing, also those without a file, and keep it with them.
 
     Raises:
         StorageError: the storage can be reached, but not be asked.
     """
-    if index.folders is not None or type(store).members is Store.members:  # that shows no more than a listing of files
+    if index.folders is not None or type(store).members is Store.members:  # shows no more than the listing
         return
     try:
         hurried = store.with_patience(store.patience.hurried(retries.OPENING_S, waits=False))
@@ -287,7 +292,7 @@ def _keep(shelf: Shelf | None, store: Store, listed: Index) -> None:
 
 
 def kept_index(store: Store, shelf: Shelf | None) -> Index | None:
-    """The listing of a store that was kept, whatever has become of it since; None if there is none."""
+    """The listing of a store that was kept, even if the location has changed since; None if there is none."""
     data = shelf.kept_listing(_name(store)) if shelf is not None else None
     try:
         return Index.from_bytes(data) if data is not None else None
@@ -317,7 +322,7 @@ def _reconciled(locked: Index, listed: Index, on_drift: Drift, concerns: Callabl
 
 
 def _check_location(locked: Index, listed: Index, concerns: Callable[[str], bool]) -> None:
-    """See that a lock file is of the location; the same files at another address will do.
+    """Check that a lock file is of the location; the same files at another address will do.
 
     Raises:
         LocationError: it is of another one.

@@ -1,4 +1,4 @@
-"""Junk: files that systems leave beside a user's own, such as ``Thumbs.db`` and ``__MACOSX``. No sample is one."""
+"""Junk: files that systems leave beside a user's own, such as ``Thumbs.db`` and ``__MACOSX``. They are no samples."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def is_junk(key: str) -> bool:
     return _is_junk_name(name) or names_junk(folder)
 
 
-@lru_cache(maxsize=1024)  # keys come in order, so those of one folder come together
+@lru_cache(maxsize=1024)  # keys are in order, so that those of one folder follow each other
 def names_junk(path: str) -> bool:
     """Whether one of the names in a path, or in a glob, is a name of junk."""
     return any(map(_is_junk_name, path.split("/")))

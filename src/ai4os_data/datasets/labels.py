@@ -1,4 +1,4 @@
-"""Labels that stand in a text: all integers, or all numbers, or the names of classes; never a mixture."""
+"""Labels written in a text: all integers, or all numbers, or all names of classes; never a mixture."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-# 1,5 and 1.234,5 and -2,5e3; in 1,234.5 it is the comma that goes.
+# 1,5 and 1.234,5 and -2,5e3; in 1,234.5 the comma groups digits.
 _WITH_COMMA = re.compile(r"[+-]?[0-9]{0,3}(?:[0-9]*|(?:[. '][0-9]{3})+),[0-9]+(?:[eE][+-]?[0-9]+)?")
 _WITH_COMMAS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+\.[0-9]*")
 _INTEGERS, _NUMBERS, _NAMES = "an integer", "a number", "a name"
 
 
 class WrittenLabel(NamedTuple):
-    """A label as it stands in a file: the number of its line, and the text."""
+    """A label as it is written in a file: the number of its line, and the text."""
 
     line: int
     text: str
@@ -32,12 +32,13 @@ class WrittenLabel(NamedTuple):
 def understood(labels: Sequence[WrittenLabel], file: str, wanted: GivenClasses) -> tuple[Sequence[Any], Classes | None]:
     """The labels that texts mean, and the classes if they are names.
 
-    Texts that are all names of given classes are those; such as are all integers are these integers, or are the numbers
-    of given classes; all numbers are floats; else all are names of classes, numbered in sorted order.
+    If all texts are names of given classes, they mean these. If all are integers, they mean these integers, or the
+    numbers of given classes. If all are numbers, they mean floats. Otherwise all are names of classes, numbered in
+    sorted order.
 
     Args:
         labels: one for each sample.
-        file: the file that they stand in.
+        file: the file that has them.
         wanted: what the user says of the classes.
 
     Raises:
@@ -55,7 +56,7 @@ def understood(labels: Sequence[WrittenLabel], file: str, wanted: GivenClasses) 
         return wanted.numbered(texts, where)
     kinds = set(map(_kind, texts))
     if given is not None and kinds != {_INTEGERS}:
-        return wanted.numbered(texts, where)  # it names what is no class
+        return wanted.numbered(texts, where)  # the error names what is no class
     values = typed(labels, file)
     if kinds == {_INTEGERS}:
         return values, wanted.checked(values, where)
@@ -83,10 +84,10 @@ def typed(labels: Sequence[WrittenLabel], file: str) -> list[Any]:
 
 
 def check_present(labels: Sequence[WrittenLabel], file: str) -> None:
-    """See that there is a text everywhere.
+    """Check that no label is empty.
 
     Raises:
-        LocationError: there is none.
+        LocationError: one is.
     """
     empty = [label.line for label in labels if not label.text]
     if empty:
@@ -95,7 +96,7 @@ def check_present(labels: Sequence[WrittenLabel], file: str) -> None:
 
 
 def as_text(content: bytes, file: str) -> str:
-    """The text of a file that people write: UTF-8, or UTF-16 as Windows marks it.
+    """The text of a file that people write: UTF-8, or UTF-16 with the mark that Windows puts first.
 
     Raises:
         LocationError: it is neither.
@@ -115,7 +116,7 @@ def as_text(content: bytes, file: str) -> str:
 
 
 def _with_point(text: str) -> str | None:
-    """A number that is written with a comma as Python writes it; None if it is none."""
+    """A number that is written with a comma, as Python writes it; None if the text is no such number."""
     if _WITH_COMMA.fullmatch(text):
         return re.sub(r"[. ']", "", text).replace(",", ".")
     return text.replace(",", "") if _WITH_COMMAS.fullmatch(text) else None
@@ -128,7 +129,7 @@ def _kind(text: str) -> str:
 
 
 def _mixture(labels: Sequence[WrittenLabel], kinds: Sequence[str], file: str) -> str:
-    """What to say of numbers and names, with the line of the rarer."""
+    """The error's words about mixed numbers and names, with the line of the rarer kind."""
     names = [label for label, kind in zip(labels, kinds, strict=True) if kind == _NAMES]
     numbers = [label for label, kind in zip(labels, kinds, strict=True) if kind != _NAMES]
     (odd, odd_kind), (usual, usual_kind) = sorted(

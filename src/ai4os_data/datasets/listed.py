@@ -24,9 +24,9 @@ class Listed(NamedTuple):
     Attributes:
         file: what errors call it.
         keys: what it lists.
-        lines: where each stands.
+        lines: the line of each key.
         how: what its lines look like.
-        labels: what stands beside each key, if it may be what was meant.
+        labels: the text beside each key, if that text may have been meant as the key.
     """
 
     file: str
@@ -69,7 +69,7 @@ def split_file(file: str | os.PathLike[str], catalog: Catalog) -> Choice:
 
 
 class Columns(NamedTuple):
-    """What the columns of a CSV file say, as the arguments of ``from_csv`` have it."""
+    """The meaning of a CSV file's columns, as the arguments of ``from_csv`` give it."""
 
     key: str
     target: ColumnTarget
@@ -94,7 +94,7 @@ def csv_file(
 
 
 def _meant(key: str, keys: Sequence[str], label: str | None = None) -> str | None:
-    """What to write instead of a key that is not there; None if nothing is like it.
+    """What to write instead of a key that is not there; None if no key is like it.
 
     Args:
         key: the key.
@@ -113,13 +113,13 @@ def _meant(key: str, keys: Sequence[str], label: str | None = None) -> str | Non
 
 
 def _without_folders(key: str, known: set[str]) -> str | None:
-    """A key that is the end of a path."""
+    """The key that is the end of a path, if there is one."""
     parts = key.split("/")
     return next((end for begin in range(1, len(parts)) if (end := "/".join(parts[begin:])) in known), None)
 
 
 def _difference(key: str, other: str) -> str | None:
-    """The difference between a key that is not there and one that is; None if much does."""
+    """The words for a small difference between a missing key and an existing one; None if they differ in more."""
     if other.casefold() == key.casefold():
         return f"{other!r} is there: upper and lower case differ"
     if other == key.strip("\"'"):

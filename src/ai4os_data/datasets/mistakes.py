@@ -1,4 +1,4 @@
-"""Patterns that match less than their user meant: what is wrong with them, and what to write instead."""
+"""Patterns that match fewer files than the user meant: what is wrong with them, and what to write instead."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def hint(pattern: Pattern, keys: Sequence[str]) -> str | None:
 
 
 def misses(pattern: Pattern, others: Sequence[str]) -> str | None:
-    """What a pattern leaves out that its user may have meant; None if there is nothing of it.
+    """The words about files that a pattern leaves out although the user may mean them; None if there are none.
 
     Args:
         pattern: what was given.
@@ -36,7 +36,7 @@ def misses(pattern: Pattern, others: Sequence[str]) -> str | None:
     for glob in globs_in(pattern.given):
         if _is_flawed(glob) and (count := _count(_with_slash(glob), others)):
             return f"{glob!r} stays within one folder; {_with_slash(glob)!r} takes {count:,} files more"
-    plain = [glob for glob in pattern.globs if "[" not in glob]  # in brackets a range of letters may be meant as it is
+    plain = [glob for glob in pattern.globs if "[" not in glob]  # a range of letters in brackets may be meant so
     in_any_case = re.compile(expression_of(plain), re.DOTALL | re.IGNORECASE)
     found = [key for key in others if in_any_case.fullmatch(key) and not is_junk(key)] if plain else []
     if not found:
@@ -50,7 +50,7 @@ def misses(pattern: Pattern, others: Sequence[str]) -> str | None:
 def _count(pattern: str | Sequence[str], keys: Sequence[str]) -> int:
     try:
         return sum(map(matcher(pattern), keys))
-    except ValueError:  # what was made of the user's pattern is none
+    except ValueError:  # the rewritten pattern is not valid
         return 0
 
 
@@ -75,7 +75,7 @@ def _with_slash(glob: str) -> str:
 
 
 def _rewritten(glob: str) -> Iterator[tuple[str, str | list[str]]]:
-    """Patterns that a user may have meant, with what is wrong with this one; the likeliest first."""
+    """Patterns that a user may have meant, each with what is wrong with the given one; the likeliest first."""
     if _is_flawed(glob):
         yield f"'**' stands alone between slashes, in {glob!r} it does not", _with_slash(glob)
     bare = glob.strip().replace("\\", "/").lstrip("/")

@@ -1,10 +1,10 @@
-"""Glob patterns over keys, as pathlib has them, with braces: ``**`` is any number of folders, none included."""
+"""Glob patterns for keys, as pathlib has them, and with braces: ``**`` is any number of folders, even none."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from ai4os_data.datasets.braces import CHARACTERS, alternatives
@@ -28,42 +28,60 @@ class Pattern:
 
     Args:
         pattern: the glob, or the globs.
+        takes_junk: whether a glob for everything there is takes junk too.
+
+    Attributes:
+        given: the glob, or the globs.
+        globs: the same without braces.
+        is_everything: whether it takes whatever there is.
 
     Raises:
         TypeError: it is neither.
         ValueError: a glob cannot be understood.
     """
 
-    def __init__(self, pattern: str | Sequence[str]) -> None:
+    def __init__(self, pattern: str | Sequence[str], *, takes_junk: bool = False) -> None:
         self.given = pattern
         self.globs = [glob for single in globs_in(pattern) for glob in alternatives(single)]
         self._ordinary = matcher([glob for glob in self.globs if not names_junk(glob)])
-        self._explicit = matcher([glob for glob in self.globs if names_junk(glob)])
+        self.is_everything = any(glob in EVERYTHING for glob in self.globs)
+        self._takes_junk = takes_junk
+        self._explicit = matcher([glob for glob in self.globs if names_junk(glob) or self._takes(glob)])
 
     def __call__(self, key: str) -> bool:
         """Whether the file of this key is a sample."""
-        return (self._ordinary(key) and not is_junk(key)) or self._explicit(key)
+        return self._explicit(key) or (self._ordinary(key) and not is_junk(key))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle what was given."""
+        return partial(Pattern, takes_junk=self._takes_junk), (self.given,)
+
+    def _takes(self, glob: str) -> bool:
+        """Whether a glob takes junk too."""
+        return self._takes_junk and glob in EVERYTHING
 
     def leaves_out(self, key: str) -> bool:
         """Whether the file, which is no sample, would be one if it were no junk."""
-        return self._ordinary(key) and is_junk(key)
+        return self._ordinary(key) and is_junk(key) and not self._explicit(key)
 
     def reaches(self, folder: str) -> bool:
-        """Whether a file in this folder, or further below, may be a sample, going by its name."""
+        """Whether the name of a file in this folder, or further below, may match."""
         names = folder.split("/")
         is_junk_folder = names_junk(folder)
         return any(
-            _is_on_the_way(parts, names) for glob, parts in self._parts if not is_junk_folder or names_junk(glob)
+            _is_on_the_way(parts, names)
+            for glob, parts in self._parts
+            if not is_junk_folder or names_junk(glob) or self._takes(glob)
         )
 
     @cached_property
     def _parts(self) -> list[tuple[str, list[Matcher | None]]]:
-        """Each glob with what takes each of its parts; None for ``**``."""
+        """For each glob the matchers of its parts; None for ``**``."""
         return [(glob, [None if part == "**" else matcher(part) for part in glob.split("/")]) for glob in self.globs]
 
 
 def matcher(pattern: str | Sequence[str]) -> Matcher:
-    """Tells whether a key matches a pattern, or one of several. Upper and lower case differ.
+    """A function that says whether a key matches a pattern, or one of several. Upper and lower case differ.
 
     Raises:
         ValueError: a pattern cannot be understood.
@@ -111,13 +129,13 @@ def _translated_token(token: re.Match[str]) -> str:
 
 def _translated_class(inside: str) -> str:
     negated = inside.startswith("!")
-    # What means something in a class of re alone: backslash, [ and ^, and the set operations && || ~~ --.
+    # Escape what has a meaning only in a character class of re: backslash, [ and ^, and && || ~~ --.
     escaped = re.sub(r"([\\\[^&|~])", r"\\\1", inside[negated:]).replace("--", r"-\-")
     return f"(?!/)[{'^' if negated else ''}{escaped}]"  # no class matches a slash
 
 
 def _is_on_the_way(parts: Sequence[Matcher | None], names: Sequence[str]) -> bool:
-    """Whether the folder of these names lies above something that the parts of a glob may take."""
+    """Whether the folder of these names lies above a path that the parts of a glob may match."""
     for number, name in enumerate(names):
         if number == len(parts):
             return False

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """The samples of one dataset by their indices, as its own methods and a loader read them.
+    """Reads the samples of one dataset by their indices, for the dataset itself and for a loader.
 
     Attributes:
-        files: what files are read through.
+        files: the store that files are read through, with a cache or without.
         cached: the same, if there is a cache.
         entries: the file of each sample.
-        maker: what a sample is made by.
+        maker: makes the items.
         siblings: the files that go with samples.
-        bad_samples: what becomes of bad samples.
-        origin: what samples get their bytes from.
+        bad_samples: raises errors for bad samples, or skips them.
+        origin: gives samples their bytes.
     """
 
     entries: ChosenEntries
@@ -44,7 +44,7 @@ class Reader:
         self.siblings = siblings
         self.bad_samples = bad_samples
         self.origin = Origin(files, siblings)
-        self._slots: dict[int, Held] = {}  # of those that were read last
+        self._slots: dict[int, Held] = {}  # by index, of the files that were read last
         self._keep_siblings()
 
     def begin(self, index: Index, entries: ChosenEntries, targets: Targets | None) -> None:
@@ -62,7 +62,7 @@ class Reader:
         return {**self.__dict__, "_slots": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Be known to the cache in this process too."""
+        """Tell the cache of this process which entries stay together."""
         self.__dict__.update(state)
         self._keep_siblings()
 
@@ -77,7 +77,7 @@ class Reader:
                 yield self.files.name(self.siblings.wanted(entry))
 
     def checked(self, index: Any) -> int:
-        """An index as it counts from 0.
+        """An index as its position from 0 on.
 
         Raises:
             IndexError: there is no such sample.
@@ -122,7 +122,7 @@ class Reader:
 
         Args:
             indices: from 0 on.
-            seeds: for each, what its random augmentations follow from.
+            seeds: the seed of each sample's random augmentations.
 
         Raises:
             SampleError: one is bad, and is not to be skipped.
@@ -144,13 +144,13 @@ class Reader:
         return list(self._made(indices, contents, fetched, seeds if self.maker.may_draw else None))
 
     def _comes_later(self, file: WantedFile) -> bool:
-        """Whether the file of a sample is read when it is asked for, and not as a whole before."""
+        """Whether the file of a sample is read only on demand, and not as a whole beforehand."""
         if self.maker.is_lazy and file.size_bytes > IN_MEMORY_BYTES:
             return True
         return self.maker.gives_paths and self.files.holds(file)
 
     def _siblings_of(self, indices: Sequence[int]) -> list[WantedFile]:
-        """What samples will probably ask for; large files come when they are asked for."""
+        """The siblings that samples will probably ask for; large files are read only on demand."""
         if not self.siblings.learned():
             return []
         found = (wanted for index in indices for wanted in self.siblings.of(self.entries[index].key))
@@ -163,7 +163,7 @@ class Reader:
         fetched: Mapping[tuple[str, bool], bytes | errors.StorageError],
         seeds: Sequence[int] | None,
     ) -> Iterator[tuple[int, Any]]:
-        """Decode, label and transform, in the order that was asked for."""
+        """Decode, label and transform samples, in the order of the indices."""
         for position, index in enumerate(indices):
             content, entry = contents.get(index), self.entries[index]
             if seeds is not None:
@@ -183,17 +183,17 @@ class Reader:
             yield position, item
 
     def skipped(self, index: int) -> errors.SkippedError:
-        """What to raise if nothing but bad samples was asked for, and this was the last of them."""
+        """The error if every sample of a request was bad, this one last."""
         return self.bad_samples.nothing_left(index, self.entries[index].key)
 
-    # --- for those who plan ahead
+    # --- for plans and the look-ahead
 
     def names(self) -> Sequence[str]:
-        """What each sample's file is called in the cache."""
+        """The digest of each sample's file in the cache."""
         return self.cached.names() if self.cached is not None else ()
 
     def names_of(self, indices: Sequence[int]) -> list[list[str]]:
-        """What the files of each of these samples are called in the cache, those of its siblings included."""
+        """For each of these samples the digests of its files in the cache, siblings included."""
         if self.cached is None:
             return [[] for _ in indices]
         names = self.cached.names()
@@ -203,17 +203,24 @@ class Reader:
         return [[names[index], *(name(wanted(entry)) for entry in siblings[index])] for index in indices]
 
     def own_files(self, indices: Sequence[int]) -> list[WantedFile]:
-        """The files that these samples are read from as a whole, in their order."""
+        """The samples' own files, those that are read as a whole, in order."""
         files = [WantedFile(self.entries[index]) for index in indices]
         if not self.maker.is_lazy or self.maker.gives_paths:
             return files
         return [wanted for wanted in files if wanted.size_bytes <= IN_MEMORY_BYTES]
 
-    def all_files(self, indices: Sequence[int]) -> list[WantedFile]:
-        """All that these samples are read from, siblings included as far as they are known, each once."""
+    def all_files(self, indices: Sequence[int], *, trusting: bool = False) -> list[WantedFile]:
+        """All files that these samples are read from, with siblings as far as they are known, each once.
+
+        Args:
+            indices: of the samples.
+            trusting: leave out those, of samples without siblings, that this process has found in the cache lately.
+        """
+        if trusting and self.cached is not None and not self.siblings.learned():
+            indices = self.cached.not_at_hand(indices)
         return each_once([*self.own_files(indices), *self._siblings_of(indices)])
 
 
 def each_once(files: Iterable[WantedFile]) -> list[WantedFile]:
-    """Files without those that come a second time in the same form."""
+    """Files without repetitions of the same file in the same form."""
     return list({file.form: file for file in files}.values())

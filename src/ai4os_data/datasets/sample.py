@@ -48,7 +48,7 @@ class Sample:
         self._origin = origin
         self._file = file
         self._data = data
-        self._fetched = fetched  # what came in the same batch
+        self._fetched = fetched  # siblings that came with the same batch
         self._path: LocalPath | None = None
 
     @property

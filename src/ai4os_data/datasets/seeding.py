@@ -19,7 +19,7 @@ _SEED_BYTES = 8
 
 
 def derived_seed(*numbers: int) -> int:
-    """A seed of 63 bits that follows from these numbers; numbers next to each other give seeds that are not."""
+    """A seed of 63 bits that follows from these numbers; neighbouring numbers give unrelated seeds."""
     digest = blake2b(",".join(map(str, numbers)).encode(), digest_size=_SEED_BYTES).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -30,12 +30,12 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
 
 
 def batch_seed(seed: int, epoch: int, index: int) -> int:
-    """The seed for what is made of a batch as a whole, by the index of its first sample."""
+    """The seed for functions of a whole batch, by the index of its first sample."""
     return derived_seed(seed, epoch, _OF_A_BATCH, _plain(index))
 
 
 def _plain(index: Any) -> Any:
-    """An index of whatever type as the number that it is; anything else, such as a name, as it is."""
+    """An index of any integer type as an int; anything else, such as a name, as it is."""
     try:
         return operator.index(index)
     except TypeError:
@@ -52,7 +52,7 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def kept_states() -> Iterator[None]:
-    """Give the caller its own random states back afterwards."""
+    """Restore the caller's random states after the block."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  as above
     try:
         yield

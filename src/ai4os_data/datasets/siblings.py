@@ -22,7 +22,7 @@ _MOST_RULES = 8
 
 
 class _Rule(NamedTuple):
-    """How the key of a sibling follows from a key: another folder for one of its folders, other ends of its name."""
+    """How the key of a sibling follows from a key: one folder is replaced, and the ends of the name are."""
 
     folders: tuple[str, ...]
     new_folders: tuple[str, ...]
@@ -63,7 +63,7 @@ class Siblings:
             self._board.note(json.dumps(rule))
 
     def learned(self) -> int:
-        """Read what other processes have noted; how many rules are known now."""
+        """Read what other processes have noted. Returns how many rules are known now."""
         if self._noted_bytes != (noted := self._board.noted_bytes):
             self._noted_bytes = noted
             for line in self._board.noted():
@@ -103,7 +103,7 @@ class SiblingFiles:
         self._all: tuple[int, Sequence[list[Entry]]] = (0, [])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle without what each process finds out by itself."""
+        """Pickle without what each process finds out for itself."""
         return {**self.__dict__, "_all": (0, [])}
 
     def find(self, key: str, sibling: str) -> WantedFile:
@@ -119,12 +119,12 @@ class SiblingFiles:
         return self.wanted(entry)
 
     def of(self, key: str) -> list[WantedFile]:
-        """The files that a sample will probably ask for, as far as is known."""
+        """The files that a sample will probably ask for, as far as rules are known."""
         found = ByKey(self._listed)
         return [self.wanted(found[sibling]) for sibling in self._rules.of(key) if sibling in found]
 
     def of_all(self) -> Sequence[list[Entry]]:
-        """The entries of the siblings of every sample; looked for anew when more has been learned."""
+        """The entries of the siblings of every sample; found again when more rules have been learned."""
         learned = self.learned()
         if self._all[0] != learned:
             siblings = list(map(self._rules.of, self._keys))
@@ -134,7 +134,7 @@ class SiblingFiles:
         return self._all[1]
 
     def wanted(self, entry: Entry) -> WantedFile:
-        """A file as a sibling is wanted."""
+        """A file in the form in which siblings are wanted."""
         return WantedFile(entry, self._as_stored)
 
 
@@ -144,14 +144,14 @@ def _rule(key: str, sibling: str) -> _Rule | None:
     *new_folders, new_name = sibling.split("/")
     stem, tail = posixpath.splitext(name)
     new_stem, suffix = posixpath.splitext(new_name)
-    # At the end of the name before anywhere in it: the stem "a" in "mask_a.png".
+    # First at the end of the name, then anywhere: the stem "a" in "mask_a.png".
     before, found, after = (
         (new_stem[: -len(stem)], stem, suffix) if new_stem.endswith(stem) else new_name.partition(stem)
     )
     if not found:
         return None
-    # What both share, at the bottom (images/CLASS, masks/CLASS) or else at the top (CLASS/images, CLASS/masks), may be
-    # another folder for another key.
+    # The folders that both share, at the bottom (images/CLASS, masks/CLASS) or else at the top (CLASS/images,
+    # CLASS/masks), may be other folders for other keys.
     from_the_top = folders != new_folders and folders[-1:] == new_folders[-1:]
     end = -1 if from_the_top else 0
     while folders and new_folders and folders[end] == new_folders[end]:

@@ -65,7 +65,7 @@ def as_key(path: str, is_key: Callable[[str], bool]) -> str:
 
     Args:
         path: as it was written.
-        is_key: whether there is a file of this key; then it is that.
+        is_key: whether there is a file of this key; a path that is one means it.
     """
     if _ODD.search(f"/{path}") is None or is_key(path):
         return path
@@ -73,7 +73,7 @@ def as_key(path: str, is_key: Callable[[str], bool]) -> str:
 
 
 def csv_advice(file: str) -> str:
-    """What reads a CSV file."""
+    """The advice for a CSV file."""
     return f"if this is CSV, StorageDataset.from_csv(location, {file!r}, key=…, target=…) reads it"
 
 
@@ -107,7 +107,7 @@ def _unquoted(text: str) -> str:
 
 
 def _plain(doubled: str | None, single: str | None) -> str:
-    """What stands in one of two kinds of quotes."""
+    """The text in one of two kinds of quotes."""
     return single or "" if doubled is None else doubled.replace('""', '"')
 
 

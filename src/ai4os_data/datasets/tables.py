@@ -27,7 +27,7 @@ _EXCEL = re.compile(r'("?)sep=(.)\1(?:\r\n|\r|\n)', re.IGNORECASE)  # a first li
 
 
 class Row(NamedTuple):
-    """A row: the number of its line, and what stands in each column."""
+    """A row: the number of its line, and the text of each column."""
 
     line: int
     fields: list[str]
@@ -39,7 +39,7 @@ class CsvTable:
     Args:
         text: of the file.
         file: what errors call it.
-        wanted: the names of columns that there have to be.
+        wanted: the names of the columns that must be there.
         delimiter: between columns; None for the one of ``,``, ``;``, tab and ``|`` that makes these columns.
         columns: their names, if the file has no line with them.
 
@@ -80,7 +80,7 @@ class CsvTable:
         """The key in each row.
 
         Args:
-            column: where they stand.
+            column: the column that has them.
             is_key: whether there is a file of this key.
             prefix: what comes before them.
             suffix: what comes after them.
@@ -95,7 +95,7 @@ class CsvTable:
         return [as_key(f"{prefix}{label.text.removeprefix('./')}{suffix}", is_key) for label in labels]
 
     def labels(self, column: str) -> list[WrittenLabel]:
-        """What stands in a column."""
+        """The texts of a column."""
         number = self.columns.index(column)
         return [WrittenLabel(row.line, row.fields[number]) for row in self.rows]
 
@@ -103,7 +103,7 @@ class CsvTable:
         """Each row as a mapping from column to text.
 
         Raises:
-            LocationError: a column is there twice, so that its name says nothing.
+            LocationError: two columns have the same name.
         """
         for name in filter(None, self.columns):
             self._check_once(name)
@@ -113,7 +113,7 @@ class CsvTable:
     # --- reading
 
     def _heads(self, text: str, delimiters: Sequence[str]) -> dict[str, list[str]]:
-        """The first row, as each delimiter makes it; a wrong one may find quotes in the midst of a field."""
+        """The first row, as each delimiter makes it; a wrong delimiter may lead to quotes in the middle of a field."""
         heads: dict[str, list[str]] = {}
         failure: LocationError | None = None
         for delimiter in delimiters:
@@ -185,7 +185,7 @@ def _long_fields(length: int) -> Iterator[None]:
 
 
 def _fits(head: Sequence[str], wanted: Sequence[str], columns: Sequence[str] | None) -> bool:
-    """Whether a first line has what is wanted of it."""
+    """Whether a first line has the wanted columns."""
     return len(head) == len(columns) if columns is not None else set(wanted) <= set(head)
 
 

@@ -1,4 +1,4 @@
-"""What a sample's label is: its folder, an entry of a mapping, a line of a file, or the user's own function."""
+"""The labels of samples: by folder, from a mapping or a file, or by the user's own function."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Target = str | Mapping[str, Any] | Callable[["Sample"], Any] | None
 _TARGETS = "target is None, 'folder', a mapping from key to label, or a callable of a Sample"
 
 
-_DESCRIBED = 5  # each takes a look at all keys
+_DESCRIBED = 5  # each description looks at all keys
 
 
 class Folders(NamedTuple):
     """The folders at the top of a location.
 
     Attributes:
-        names: all that may hold samples, whether or not they do.
-        describe: says what is in one that does not.
-        pattern: what samples match; None if their keys were given.
+        names: all folders that may hold samples, also those that hold none.
+        describe: says what is in a folder without samples.
+        pattern: that of the samples; None if their keys were given.
     """
 
     names: Sequence[str]
@@ -140,7 +140,7 @@ class Targets:
 
 
 def _numbered(function: Callable[[Sample], Any], wanted: GivenClasses, sample: Sample) -> int:
-    """What a user's function says of a sample, as the number of a class."""
+    """The number of the class that a user's function gives for a sample."""
     return wanted.number_of(function(sample))
 
 

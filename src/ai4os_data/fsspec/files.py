@@ -1,7 +1,7 @@
-"""Files that a file system opens: read from memory or in ranges, or written whole when they are closed, or not at all.
+"""Files that a file system opens: read from memory or in ranges, or written when they are closed, whole or not at all.
 
-They have the names that fsspec's own files have: ``tar://`` and pandas infer the compression from the path, pyarrow
-the direction from the mode, audio libraries the format from the name.
+They have the attributes of fsspec's own files: ``tar://`` and pandas infer the compression from the path, pyarrow the
+direction from the mode, audio libraries the format from the name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _READ_ONLY = "it was opened to be read; open it with 'wb' to write it anew"
 
 
 class Opened:
-    """Mixed into the files that a file system opens, before the class that reads or writes.
+    """A mixin for the files that a file system opens, listed before the class that reads or writes.
 
     Attributes:
         fs: the file system that opened it.
@@ -50,7 +50,7 @@ class Opened:
         self.fs, self.path, self.details, self.size = fs, details["name"], details, details["size"]
 
     def info(self) -> dict[str, Any]:
-        """What the file system said of it when it was opened."""
+        """The answer of the file system's ``info`` when it was opened."""
         return self.details
 
     @property
@@ -88,7 +88,7 @@ class SmallFile(Opened, io.BytesIO):
         self._describe(fs, details)
 
     def writable(self) -> bool:
-        """It is not."""
+        """False."""
         return False
 
     def _refuse(self, *_: Any) -> int:
@@ -97,7 +97,7 @@ class SmallFile(Opened, io.BytesIO):
     write = truncate = writelines = _refuse  # type: ignore[assignment]  # each has its own arguments
 
     def getbuffer(self) -> memoryview:
-        """Its content, which cannot be changed either."""
+        """A read-only view of its content."""
         return super().getbuffer().toreadonly()
 
 
@@ -112,17 +112,17 @@ class LargeFile(Opened, io.BufferedReader):
 
     def __init__(self, fs: Any, details: dict[str, Any], file: Any) -> None:
         raw = file.detach()
-        raw.seek(0)  # what opened it may have read its first block
+        raw.seek(0)  # opening it may have read its first block
         super().__init__(raw, BLOCK_BYTES)
         self._describe(fs, details)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what it takes to open it again."""
+        """Pickle what is needed to open it again."""
         return _opened_again, (self.fs, self.details, self.tell())
 
 
 def opened(fs: Any, details: dict[str, Any], file: IO[bytes]) -> SmallFile | LargeFile:
-    """A file of a store or a cache as fsspec hands it out."""
+    """A file of a store or a cache, as fsspec gives it to the user."""
     return SmallFile(fs, details, file.getvalue()) if isinstance(file, io.BytesIO) else LargeFile(fs, details, file)
 
 
@@ -136,7 +136,7 @@ def _opened_again(fs: Any, details: dict[str, Any], position: int) -> Any:
 
 
 class BufferedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec publishes no types
-    """A file with one of fsspec's own caches before it, as ``blockcache::`` and ``cache_type=`` want it."""
+    """A file behind one of fsspec's own caches, for ``blockcache::`` and ``cache_type=``."""
 
     def __init__(self, fs: Any, path: str, entry: Entry, cached: Files, **options: Any) -> None:
         self._fetch_range = partial(part_of, cached, entry)
@@ -145,18 +145,18 @@ class BufferedFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec publis
 
 
 class NewFile(Opened, io.RawIOBase):
-    """A binary file that can be written, read again and gone back in; `close` sends it.
+    """A seekable binary file that can be written and read back; `close` sends it.
 
-    Nothing is sent if an exception that came after the opening is being handled at the time of the close, so that a
-    ``with`` that fails leaves nothing behind, whatever wraps this file; nor if the object is dropped. `commit` sends
-    in any case.
+    Nothing is sent if, at the time of the close, an exception is being handled that was raised after the opening. So a
+    ``with`` that fails leaves nothing behind, whatever wraps this file. Nothing is sent either if the object is
+    dropped. `commit` sends in any case.
 
     Args:
         fs: the file system that opens it.
         path: its path in that file system.
         send: stores the local file that it is given.
         mode: the mode that it was opened with.
-        compress: makes what compresses into a file.
+        compress: makes a file that compresses into another one.
         commit_on_close: whether `close` sends, or waits for `commit`.
     """
 
@@ -182,19 +182,19 @@ class NewFile(Opened, io.RawIOBase):
         self._compressor = compress(self._stage) if compress is not None else None
 
     def info(self) -> Any:
-        """Refuse: there is no such file before it is closed."""
+        """Refuse: the file does not exist before it is closed."""
         raise ValueError(f"{self.path}: nothing is known of a file that is still being written")
 
     def readable(self) -> bool:
-        """What was written can be read again, unless it was compressed."""
+        """True unless it is compressed: what was written can be read back."""
         return self._compressor is None
 
     def writable(self) -> bool:
-        """Writing is what it is for."""
+        """True."""
         return True
 
     def seekable(self) -> bool:
-        """HDF5 and ZIP go back while they write; here they may."""
+        """Whether writers such as HDF5 and ZIP may go back."""
         return self._compressor is None
 
     def write(self, data: Any, /) -> int:
@@ -218,7 +218,7 @@ class NewFile(Opened, io.RawIOBase):
         return self._stage.truncate(size)
 
     def close(self) -> None:
-        """Send it, unless an exception is on its way out of the ``with``; the second time do nothing."""
+        """Send it, unless an exception is leaving the ``with``; a second call does nothing."""
         if self.closed:
             return
         try:
@@ -257,11 +257,11 @@ class NewFile(Opened, io.RawIOBase):
         self.close()
 
     def _dealloc_warn(self, _: object) -> None:
-        """Send nothing: the text file around this one calls this when it is dropped, as it does with Python's own."""
+        """Send nothing. The text file around this one calls this when it is dropped, as with Python's own files."""
         self.discard()
 
     def __del__(self) -> None:
-        """Send nothing: whoever dropped it has not closed it."""
+        """Send nothing: it was dropped without a close."""
         if hasattr(self, "_stage"):
             self.discard()
         super().close()

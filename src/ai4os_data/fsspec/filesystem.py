@@ -4,7 +4,7 @@ A whole file is read through the cache; a part of one comes from one version. A 
 whole and verified when its ``close`` returns, or not at all.
 """
 
-# `import fsspec` is the library: imports are absolute, and nothing here is run as a script.
+# Imports are absolute, so that `import fsspec` means the library.
 from __future__ import annotations
 
 import errno
@@ -61,9 +61,9 @@ _OPTIONS_OF_FSSPEC = frozenset(
         *("listings_expiry_time", "max_paths", "use_listings_cache"),
         *("block_size", "default_block_size", "cache_type", "default_cache_type", "cache_options"),
         *("fo", "target_options", "target_protocol"),  # of a chain of URLs
-        *("add_aliases", "add_docs"),  # which it warns of itself
-        # Of a client of HTTP that is not ours: what streams datasets passes it to every file system, and nothing of
-        # it has a meaning here.
+        *("add_aliases", "add_docs"),  # fsspec itself warns of these
+        # Settings of another HTTP client, which `datasets` passes to every file system when it streams; they have no
+        # meaning here.
         "client_kwargs",
     )
 )
@@ -83,8 +83,8 @@ def open_filesystem(
         location: whatever a dataset takes.
         remote: a remote's name, or a `Remote`; by default the credentials are found as rclone finds them.
         cache: a `DiskCache`, a directory, ``"auto"``, or None.
-        create: whether there may be nothing at it yet: the first file makes the folder. Without it a folder of a
-            server is looked at here, as a directory is.
+        create: whether the location may not exist yet: then the first file makes the folder. Without ``create`` the
+            location is checked here.
         outage_s: how many seconds reads wait for a storage that is away; 10 minutes by default, 0 for a few tries.
 
     Raises:
@@ -107,17 +107,16 @@ def open_filesystem(
 class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec publishes no types
     """The remotes that rclone knows, as ``ai4os://REMOTE/PATH``.
 
-    Nothing is kept of a listing: each look asks the server. It pickles, forks and spawns, and carries no credentials;
-    each process finds them anew.
+    No listing is kept: each look asks the server. It can be pickled, and used in forked and spawned processes. It
+    carries no credentials; each process finds them anew.
 
     Args:
         cache: a `DiskCache`, a directory, ``"auto"``, or None.
         outage_s: how many seconds reads wait for a storage that is away; 10 minutes by default, 0 for a few tries.
-        storage_options: fsspec's own. ``cache_type``, ``block_size`` and ``cache_options`` are what ``open`` takes
-            if it is given nothing else: with a ``cache_type``, a file is read through that cache of fsspec's, in
-            blocks of this size; without one, ``block_size`` changes nothing. Others change nothing either:
-            nothing is kept of a listing, and the settings of other HTTP clients (``client_kwargs``) are taken and
-            ignored.
+        storage_options: fsspec's own. ``cache_type``, ``block_size`` and ``cache_options`` are the defaults of
+            ``open``: with a ``cache_type``, a file is read through that cache of fsspec, in blocks of this size;
+            without one, ``block_size`` has no effect. The others have no effect: no listing is kept, and the settings
+            of other HTTP clients (``client_kwargs``) are accepted and ignored.
 
     Raises:
         TypeError: there is no such option.
@@ -179,12 +178,12 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     # --- looking
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
-        """What lies directly in a folder; a file lists itself."""
+        """The members of a folder; for a file, the file itself."""
         found = self._paths.members(self._strip_protocol(path))
         return found if detail else sorted(info["name"] for info in found)
 
     def info(self, path: str, **_: Any) -> Info:
-        """Name, size and type; of a file its ETag and when it was changed, as the server gives them."""
+        """Name, size and type; for a file also its ETag and the time of its last change, as the server gives them."""
         return self._paths.info(self._strip_protocol(path))
 
     def exists(self, path: str, **_: Any) -> bool:
@@ -227,7 +226,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         return found if detail else sorted(found)
 
     def expand_path(self, path: Any, recursive: bool = False, maxdepth: int | None = None, **options: Any) -> list[str]:
-        """The paths that are meant; a name with ``*``, ``?`` or ``[`` that is there as it is spelled is no pattern."""
+        """The paths that a path or pattern means; an existing name with ``*``, ``?`` or ``[`` in it is no pattern."""
         given = [path] if isinstance(path, str | os.PathLike) else path
         paths = [self._strip_protocol(each) for each in given]
         names = [] if options.get("assume_literal") else [each for each in paths if self._is_name(each)]
@@ -239,19 +238,19 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         return sorted(found)
 
     def _is_name(self, path: str) -> bool:
-        """Whether what looks like a pattern is the name of something."""
+        """Whether a path that looks like a pattern is an existing name."""
         try:
             return has_magic(path) and self.exists(path)
         except errors.ProtocolError:  # some servers do not take such names
             return False
 
     def ukey(self, path: str) -> str:
-        """What changes when a file does."""
+        """A value that changes when the file does."""
         cached, entry = self._existing(path)
         return cached.name(entry)
 
     def checksum(self, path: str) -> int:
-        """What changes when a file does, as a number."""
+        """A number that changes when the file does."""
         return int(self.ukey(path), 16)
 
     def modified(self, path: str) -> datetime:
@@ -300,7 +299,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         if compression == "infer":
             compression = infer_compression(path)
         if compression is not None:
-            # Compressed into the stage, not around the new file: most compressors do not close what they write to.
+            # The new file holds the compressor, since most compressors do not close the file that they write to.
             options["compress"] = lambda file: compr[compression](file, mode="w")
         return super().open(path, mode, block_size, cache_options, **options)
 
@@ -348,13 +347,13 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         return parts
 
     def _known(self, paths: list[str]) -> dict[str, tuple[Files, Entry] | Exception]:
-        """Each file with its store, or why there is none."""
+        """Each file with its store, or the error if there is none."""
         return dict(zip(paths, _at_once(partial(_or_error, self._existing), paths), strict=True))
 
     def get_file(
         self, rpath: str, lpath: Any, callback: Callback = DEFAULT_CALLBACK, outfile: IO[bytes] | None = None, **_: Any
     ) -> None:
-        """Download a file: the local one is whole, or what it was before."""
+        """Download a file: the local one is complete, or unchanged."""
         if self.isdir(rpath):
             os.makedirs(lpath, exist_ok=True)
             return
@@ -376,7 +375,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     def put_file(
         self, lpath: Any, rpath: str, callback: Callback = DEFAULT_CALLBACK, mode: str = "overwrite", **_: Any
     ) -> None:
-        """Upload a local file; a directory is made."""
+        """Upload a local file; for a local directory, make a folder."""
         if os.path.isdir(lpath):
             self.makedirs(rpath, exist_ok=True)
             return
@@ -390,7 +389,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             self._store(path, b"")
 
     def _is_new(self, path: str, *, wanted: bool) -> bool:
-        """Whether a file is to be new; one that is there already is refused then."""
+        """Whether a file must be new: then an existing one is refused."""
         if wanted and self.exists(path):
             raise FileExistsError(errno.EEXIST, "there is such a file already", path)
         return wanted
@@ -403,7 +402,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         if not key:
             raise IsADirectoryError(errno.EISDIR, "this is a folder", path)
         checked(key)
-        store = cached.store.with_patience(replace(cached.store.patience, outage_s=0.0))  # a write has its own tries
+        store = cached.store.with_patience(replace(cached.store.patience, outage_s=0.0))  # a write waits for no outage
         with self._no_other_kind(path):
             upload(store, key, content, None if is_new else safe_file_at(cached.store, key), on_bytes)
         cached.forget(cached.store.stat(key))
@@ -411,7 +410,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
 
     @contextmanager
     def _no_other_kind(self, path: str) -> Iterator[None]:
-        """Say what is in the way if a file cannot be where a folder is, or a folder where a file is."""
+        """Raise an error that names what is in the way: a folder where a file should be, or the reverse."""
         try:
             yield
         except errors.NameRefusedError:
@@ -419,7 +418,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         except errors.LocationError as error:
             try:
                 found = self._type(path)
-            except errors.ProtocolError:  # Apache's answer to what would be below a file
+            except errors.ProtocolError:  # Apache's answer to a path below a file
                 found = None
             if found == "directory":
                 raise IsADirectoryError(errno.EISDIR, "there is a folder of this name", path) from error
@@ -431,12 +430,12 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
     # --- copying and moving
 
     def cp_file(self, path1: str, path2: str, **_: Any) -> None:
-        """Copy a file by way of this machine; it is verified like any file that is written. A folder is made."""
+        """Copy a file by way of this machine; it is verified like every written file. For a folder, make a folder."""
         if address(self._find, path1) != address(self._find, path2):
             self._copy(path1, path2)
 
     def _copy(self, source: str, target: str) -> Entry | None:
-        """Copy a file, and give its version; None if it is a folder, and one was made."""
+        """Copy a file, and return its version; None for a folder, which is made."""
         cached, key = self._find(source)
         entry = safe_file_at(cached.store, key) if key else None
         if entry is not None:
@@ -467,13 +466,14 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
                 self._copy(source, target)
 
     def mv(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None, **_: Any) -> None:
-        """Copy, and remove what is verified there: no server's rename is honest about what it replaced.
+        """Copy, verify and then remove: no server's rename says what it replaced.
 
-        Nothing is removed before all is copied, and then only the versions that were. A file onto itself stays.
+        Nothing is removed before everything was copied, and then only the copied versions. A file moved onto itself
+        stays.
 
         Raises:
             ChangedError: a file was changed after it was copied; it is in both places now.
-            OSError: a folder would be moved into itself; or files came into it meanwhile, which stay.
+            OSError: a folder would be moved into itself; or new files appeared in it, which stay.
         """
         pairs = self._pairs(path1, path2, recursive, maxdepth)
         if not pairs:
@@ -500,7 +500,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
             sources = [source for source in sources if not self.isdir(source)]
         if not sources:
             return []
-        # With a slash before each: without, fsspec takes a name at the top for the folder that it lies in.
+        # With a slash before each: otherwise fsspec takes a name at the top for its folder.
         targets = other_paths(
             [f"/{source}" for source in sources],
             path2 if isinstance(path2, list) else f"/{self._strip_protocol(path2)}",
@@ -510,7 +510,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         return [(source, self._strip_protocol(target)) for source, target in zip(sources, targets, strict=True)]
 
     def _goes_into(self, path1: str, path2: Any, found: int) -> bool:
-        """Whether what is copied keeps its own name, below the target."""
+        """Whether the source keeps its own name, below the target."""
         if has_magic(path1) and not self._is_name(self._strip_protocol(path1)):
             return found == 1
         is_folder = not isinstance(path2, list) and (os.fspath(path2).endswith("/") or self.isdir(path2))
@@ -568,7 +568,7 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         if recursive and maxdepth is not None:
             raise NotImplementedError("maxdepth: a folder is removed as a whole")
         removed: list[str] = []
-        for each in self.expand_path(path):  # in their order, so that a folder comes before what is in it
+        for each in self.expand_path(path):  # in order, so that a folder comes before its members
             if any(each.startswith(folder) for folder in removed):
                 continue
             if recursive and self.isdir(each):
@@ -589,14 +589,14 @@ class StorageFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec pub
         for folder in folders:
             cached.store.remove_tree(folder)
         for entry in files:
-            with suppress(errors.NotFoundError):  # somebody else has removed it
+            with suppress(errors.NotFoundError):  # somebody else is removing it
                 cached.store.delete(entry.key)
 
 
 class RootedFileSystem(StorageFileSystem):
     """The file system below one location; its paths begin there.
 
-    A pickle carries what the caller passed in; of what was found in the environment only the name.
+    A pickle carries credentials that the caller passed in, and only the name of a remote that was found.
 
     Args:
         location: as for `open_filesystem`.
@@ -610,7 +610,7 @@ class RootedFileSystem(StorageFileSystem):
     """
 
     _arguments = ("location", "remote", "cache", "create", "outage_s")
-    cachable = False  # fsspec tells instances apart by the repr of their arguments, in which no password shows
+    cachable = False  # fsspec distinguishes instances by the repr of their arguments, which shows no password
 
     def __init__(
         self,
@@ -631,7 +631,7 @@ class RootedFileSystem(StorageFileSystem):
         return f"{type(self).__name__}({self._root.location!r})"
 
     def look(self) -> None:
-        """Find the location there.
+        """Check that the location exists.
 
         Raises:
             LocationError: there is nothing at it.
@@ -648,13 +648,13 @@ def _has_credentials(value: object) -> bool:
 
 
 def _plain(value: object) -> object:
-    """An argument as JSON has it: a cache by its directory."""
+    """An argument in a form for JSON: a cache as its directory."""
     value = value.directory if isinstance(value, DiskCache) else value
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _only_missing(error: OSError) -> None:
-    """Pass over a folder that has gone; any other that cannot be listed would look empty."""
+    """Ignore a folder that is gone; raise any other error, since the folder would look empty."""
     if not isinstance(error, FileNotFoundError):
         raise error
 
@@ -666,7 +666,7 @@ def _at_once(work: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:
 
 
 def _or_error(read: Callable[..., T], *arguments: Any) -> T | Exception:
-    """The result of a read, or why there is none."""
+    """The result of a read, or its error."""
     try:
         return read(*arguments)
     except (errors.StorageError, IsADirectoryError) as error:

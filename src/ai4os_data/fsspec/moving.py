@@ -1,4 +1,4 @@
-"""Bytes between paths: what is sent is verified, and a move removes only the versions that were copied."""
+"""Moves bytes between paths: what is sent is verified, and a move removes only the versions that were copied."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def copied(cached: Files, entry: Entry, send: Callable[[Content], object]) -> No
 def upload(
     store: Store, key: str, content: Content, existing: Entry | None, on_bytes: Callable[[int], None] | None
 ) -> None:
-    """Store a whole file and verify it; if there is one already, it stays if this fails, as far as servers go."""
+    """Store a whole file and verify it. If that fails, an existing one stays, as far as the server allows."""
     data = content if isinstance(content, Path) else bytes(content)
     digest = sha256_of(data)
     if existing is None:
@@ -82,13 +82,13 @@ def upload(
 
 
 def address(find: Find, path: str) -> str:
-    """The same for two paths that are one file, and for no others."""
+    """A value that is the same for two paths of one file, and different for all others."""
     cached, key = find(path)
     return address_of(cached.store, key)
 
 
 def apart(find: Find, pairs: Pairs) -> Pairs:
-    """The pairs without those that are one file, if the rest can be copied one after the other.
+    """The pairs without those of one file, after a check that the rest can be copied one after the other.
 
     Raises:
         OSError: a folder would be copied into itself, or one file over another that is still to be copied.
@@ -104,7 +104,7 @@ def apart(find: Find, pairs: Pairs) -> Pairs:
 
 
 def check_movable(find: Find, pairs: Pairs, path1: str, path2: str) -> None:
-    """Refuse what cannot be removed after it was copied, or would not all be there.
+    """Refuse a move after which files could not be removed, or some would be missing.
 
     Raises:
         OSError: a folder among them leads to files elsewhere: these would be removed there.
@@ -122,7 +122,7 @@ def check_movable(find: Find, pairs: Pairs, path1: str, path2: str) -> None:
 
 
 def remove_copied(store: Store, key: str, entry: Entry) -> None:
-    """Remove a file, if it is still what was copied. It is not if both names lead to the same file."""
+    """Remove a file if it is still the version that was copied; it is not if both names lead to the same file."""
     with suppress(errors.NotFoundError):  # somebody else has removed it
         if not store.stat(key).is_same_version(entry):
             raise errors.ChangedError(

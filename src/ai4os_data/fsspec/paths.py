@@ -1,4 +1,4 @@
-"""What the paths of a file system lead to: a store and a key in it; and what it says of them, as fsspec has it."""
+"""The paths of a file system: the store and key that each leads to, and its description in fsspec's form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Info = dict[str, Any]
 
 
 class Paths(ABC):
-    """Paths without a protocol, and without a slash before or behind them; ``""`` is the top."""
+    """Paths without a protocol, and without a slash at the beginning or end; ``""`` is the top."""
 
     @abstractmethod
     def find(self, path: str) -> tuple[Files, str]:
@@ -30,11 +30,11 @@ class Paths(ABC):
         return None
 
     def name(self, path: str, key: str) -> str:  # noqa: ARG002  others have several stores
-        """The path of a key, beside another path of the same store."""
+        """The path of a key, for the store of another path."""
         return key
 
     def members(self, path: str) -> list[Info]:
-        """What lies directly in a folder; a file is its own member."""
+        """The members of a folder; a file is its own member."""
         cached, key = self.find(path)
         if not is_safe(key) and key:
             raise nothing_at(cached.store, key)
@@ -74,7 +74,7 @@ class Paths(ABC):
 
         Raises:
             IsADirectoryError: it is a folder.
-            NotFoundError: there is nothing, and can be nothing if the path has ``..`` or an empty part.
+            NotFoundError: there is nothing; a path with ``..`` or an empty part never leads to anything.
         """
         found = self.find(path) if path else None
         if found is None or not found[1]:
@@ -106,7 +106,7 @@ class RootedPaths(Paths):
 
 
 class RemotePaths(Paths):
-    """Paths that begin with the name of a remote. What this process is saving or removing shows as it will be.
+    """Paths that begin with the name of a remote. Folders that this process saves or removes are shown as they will be.
 
     Args:
         through_cache: gives the files of a store as they are read.
@@ -137,7 +137,7 @@ class RemotePaths(Paths):
         return f"{name}/{key}" if key else name
 
     def members(self, path: str) -> list[Info]:
-        """What lies in a folder, with what this process has on its way there, without what it is about to remove."""
+        """The members of a folder, with those that this process is saving, without those that it will remove."""
         if not path:
             return [folder_info(root) for root in self.roots()]
         coming = underway.coming_in(path)
@@ -154,7 +154,7 @@ class RemotePaths(Paths):
 
     def info(self, path: str) -> Info:
         """What is at a path, or will be."""
-        if not path or underway.is_coming(path):  # also while the server does not answer
+        if not path or underway.is_coming(path):  # even if the server does not answer
             return folder_info(path)
         if underway.is_going(path):
             raise _about_to_go(path)
@@ -178,7 +178,7 @@ def nothing_at(store: Store, key: str) -> errors.NotFoundError:
 
 
 def safe_file_at(store: Store, key: str) -> Entry | None:
-    """The file at a key; None if there is none, or can be none."""
+    """The file at a key; None if there is none, or none is possible."""
     return file_at(store, key) if is_safe(key) else None
 
 

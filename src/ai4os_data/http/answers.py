@@ -34,13 +34,13 @@ def parse_head(lines: list[bytes]) -> tuple[int, dict[str, str]]:
 def status_meant(status: int, body: bytes) -> int:
     """The status that an answer should have had: for a public share that does not exist, Nextcloud answers 503.
 
-    Another request would count as one more guess of a link, and soon shut the address out.
+    Asking again would count as another guess of a link; after a few, the server shuts this machine's address out.
     """
     return 404 if status == 503 and _NOT_THERE.search(body) is not None else status
 
 
 def plain_etag(etag: str | None) -> str | None:
-    """An ETag without its quotes and mark of weakness, so that a listing and a GET can be compared."""
+    """An ETag without quotes and ``W/``, so that a listing and a GET can be compared."""
     return etag.removeprefix("W/").strip('"') if etag else None
 
 

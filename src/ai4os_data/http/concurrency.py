@@ -19,7 +19,7 @@ _REWARD = 1.3  # times the rate, for twice as many
 _NO_REWARD = 1.1
 _AS_GOOD = 0.95  # times the rate, with half as many
 _UNTIL_NEXT_TRIAL = 8  # rates
-_UNTIL_FEWER = 48  # rates, if nothing suggests it; twice as long after each refusal
+_UNTIL_FEWER = 48  # rates until fewer are tried without a sign; twice as many after each trial in vain
 _UNTIL_FEWER_AT_MOST = 192
 _SOON = 1
 _WORSE = 0.6  # times the rate: then the server has changed
@@ -37,7 +37,7 @@ class Concurrency:
         self._answers = 0
         self._seconds = 0.0
         self._to_pass = 0  # answers to what was in flight before the number changed
-        self._was_idle = False  # in the time that the rate is of
+        self._was_idle = False  # while the rate was measured
         self._last_s = time.monotonic()
 
     def begin(self) -> None:
@@ -77,7 +77,7 @@ class Concurrency:
     def _decide_on_more(self, rate: float) -> None:
         if rate < _REWARD * self._rate:
             self.limit, self._until_trial = self._settled, _UNTIL_NEXT_TRIAL
-            if rate < _NO_REWARD * self._rate:  # then it may be that fewer would do
+            if rate < _NO_REWARD * self._rate:  # fewer may do as well
                 self._until_fewer = min(self._until_fewer, _SOON)
             return
         self._settled, self._rate = self.limit, rate

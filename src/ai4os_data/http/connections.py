@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Connections:
-    """What the stores of one remote share. It goes with the last of them.
+    """What the stores of one remote share. It is dropped with the last of them.
 
     Attributes:
         lanes: those that no thread uses now.
@@ -61,7 +61,7 @@ def account(remote: Remote) -> Remote:
 
 def connections_to(remote: Remote) -> Connections:
     """Those of this process, shared with every other store of the same server and credentials."""
-    key = account(remote), proxies.proxy_for(remote.url, os.environ)  # a notebook may set it after a failure
+    key = account(remote), proxies.proxy_for(remote.url, os.environ)  # a notebook may set a proxy after a failure
     lock, shared = _shared.get()
     with lock:
         found = shared.get(key)

@@ -92,14 +92,14 @@ class Lane:
             if account(remote) != self._handles.account:
                 self._handles.close()
                 self._handles = _Handles(remote)
-            self._handles.remote = remote  # that of another store, maybe: its requests need no comparison from now on
+            self._handles.remote = remote  # often another store's: compare only once
         transfer.begin()
         handle = self._handles.take(transfer)
         _prepare(handle, transfer, patience)
         self._active[handle] = transfer, self._handles
         self._multi.add_handle(handle)
         self._sockets.timeout_s = 0.0
-        if transfer.request.is_archive:  # it is sent before the caller takes its time with the files of the last one
+        if transfer.request.is_archive:  # send it now: the caller may spend long on the files of the last one
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
     def step(self, longest_s: float | None) -> None:
@@ -167,7 +167,7 @@ class _Handles:
         self._headers = [*_PLAIN_HEADERS, *(f"{name}: {value}".encode() for name, value in remote.sent_headers())]
 
     def close(self) -> None:
-        """Keep none any more: the credentials are other ones."""
+        """Drop the handles: the credentials have changed."""
         for handle in self._idle or ():
             handle.close()
         self._idle = None
@@ -205,7 +205,7 @@ class _Handles:
         return handle
 
     def _new(self, url: str) -> pycurl.Curl:
-        """A new one for the server of a URL, which knows no secret but those of the proxy."""
+        """A new one for the server of a URL, which holds no secret but the proxy's."""
         authorities = ca_file(self.remote.ca_file)
         proxy = proxies.proxy_for(url, os.environ)
         handle = pycurl.Curl()
@@ -249,7 +249,7 @@ def _selected(mask: int) -> int:
 
 
 class _Sockets:
-    """The sockets and the timer that libcurl asks to be watched. It knows no lane, so that a lane goes when dropped."""
+    """The sockets and the timer that libcurl asks to be watched. It does not refer to its lane."""
 
     def __init__(self) -> None:
         self.epoll = select.epoll()

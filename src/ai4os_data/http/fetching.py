@@ -89,7 +89,7 @@ class Fetch:
             wait.outage.log_waiting(wait.outage_s)
             pause_s = min(pause_s, LOOK_S)
         if lane.in_flight:
-            # With no room for another, what waits has to wait for the end of one that is on its way.
+            # Without room for another, none can begin before one on its way has ended.
             lane.step(0.0 if is_pressed else pause_s if has_room else None)
         elif pause_s and not is_pressed:
             lane.step(pause_s)

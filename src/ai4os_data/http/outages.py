@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LOOK_S = 0.25  # how often those who wait look whether it is over
+LOOK_S = 0.25  # how often waiting calls check whether the outage is over
 
 FLAPPING = 5  # times as many tries, if the server fails now and then
 
-_IN_A_ROW = 3  # failures, of whatever requests, that make an outage
-_SAID_AFTER_S = 3.0  # what is shorter is not logged
+_IN_A_ROW = 3  # failures, of any requests, that make an outage
+_SAID_AFTER_S = 3.0  # shorter outages are not logged
 _LINE_EVERY_S = 60.0
 _LONGEST_PAUSE_S = 3.0  # so that a restarted server is found soon
 _LONGEST_ASKED_S = 15.0  # Nextcloud asks for 120 in each maintenance, however short; 429 means what it asks for
-_QUESTION_LASTS_S = 15.0  # then another request may ask: this one may hang on a connection that is dead
+_QUESTION_LASTS_S = 15.0  # then another request may ask, since this one may hang on a dead connection
 _FLAPS_S = 60.0
 _DOUBT_LASTS_S = 10.0
 _DOUBTED_401 = 2
@@ -135,7 +135,7 @@ class Outage:
             return True
 
     def asks_not(self) -> None:
-        """Record that the caller, who might ask, has nothing to ask for."""
+        """Record that the caller, who was allowed to ask, has no request to send."""
         with self._lock:
             self._asking_until_s = 0.0
 
@@ -269,10 +269,10 @@ class Wait:
 
 
 def waited_out(work: Callable[[], T], passes: Callable[[errors.StorageError], bool], wait: Wait) -> T:
-    """The result of some work, done again while it fails as it does when its storage is away.
+    """The result of some work, which is repeated while it fails because its storage is away.
 
     Args:
-        work: may be done again.
+        work: it may be repeated.
         passes: whether an error may pass.
         wait: how long to try.
 

@@ -30,7 +30,7 @@ _TLS_CODES = frozenset({35, 51, 53, 54, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91})
 _TLS_DISTRUST = frozenset({51, 60, 77, 82, 83, 90, 91})
 _TIMED_OUT = 28
 _ABORTED_BY_US = 23
-_MAYBE_UNMET = frozenset({5, 6, 35, 97})  # names that do not resolve; TLS, or a proxy's words, that go wrong
+_MAYBE_UNMET = frozenset({5, 6, 35, 97})  # names that do not resolve; TLS that fails; a proxy that is not understood
 _CONTINUE = re.compile(rb"HTTP/\S+ +100\b")
 
 
@@ -74,7 +74,7 @@ def _of(transfer: Transfer, ending: Ending) -> Response | Verdict:
         return verdict
     if not code and 200 <= status < 300:
         return _complete(transfer, status, headers)
-    if code and status < 400:  # an error stands, whatever becomes of the page that comes with it
+    if code and status < 400:  # an error counts even if its page breaks off
         return _cut_off(transfer, ending, status, headers)
     if status in redirects.STATUSES and transfer.request.method != "PUT":
         return _redirected(transfer, headers)
@@ -82,7 +82,7 @@ def _of(transfer: Transfer, ending: Ending) -> Response | Verdict:
 
 
 def _as_news(transfer: Transfer, code: int, status: int, headers: Mapping[str, str]) -> Verdict | None:
-    """Record what an answer says about the server; the verdict if the answer is not used for anything else."""
+    """Record what an answer says about the server; the verdict if it is of no other use."""
     tries = transfer.tries
     if not code and tries.doubts(status):
         transfer.offset = 0

@@ -87,7 +87,7 @@ class RequestTries:
     # --- before a try
 
     def turn(self, what: str, *, is_last: bool = False) -> Verdict | None:
-        """What keeps the request from being sent, or a moment to wait; None if it may be sent now.
+        """The error if the request must not be sent, or the seconds until the next look; None if it may be sent now.
 
         Args:
             what: what messages call the request.
@@ -241,7 +241,7 @@ class RequestTries:
         return self._counted(pause_s)
 
     def _wait_out(self, error: errors.StorageError, asked_s: float | None) -> Verdict:
-        """The pause after a try that found the server away; while others get answers, tries count."""
+        """The pause after a try that found the server away; its tries are limited while other requests are answered."""
         patience, wait = self._policy.patience, self._policy.wait
         if self._away == 0 or wait.outage.progress_s > self._failed_s:
             self._failures += 1

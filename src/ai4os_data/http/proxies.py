@@ -1,8 +1,8 @@
 """Which proxy leads to a server: one answer from the usual variables, for listings and for bytes.
 
 The variables are ``http_proxy``, ``https_proxy``, ``all_proxy`` and ``no_proxy``, also in capitals. As elsewhere in
-Python, lower case goes first, an empty variable in lower case switches off the one in capitals, and ``HTTP_PROXY`` in
-capitals is not believed in a CGI script, where a client can set it (https://httpoxy.org).
+Python, lower case takes precedence, an empty variable in lower case switches off the one in capitals, and
+``HTTP_PROXY`` in capitals is ignored in a CGI script, where a client can set it (https://httpoxy.org).
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def through(url: str, environ: Mapping[str, str]) -> str:
 
 
 def check_socks(proxy: Proxy, timeout_s: float) -> None:
-    """See that a SOCKS proxy speaks SOCKS 5 (RFC 1928, 3), before a client that waits for its answers without end.
+    """Check that a SOCKS proxy speaks SOCKS 5 (RFC 1928, 3): the client would wait for its answers for ever.
 
-    One that cannot be connected to is left to the client, which says so, and may find it later.
+    A proxy that accepts no connection is left to the client, which reports that, and may reach it later.
 
     Raises:
         RemoteError: it answers something else, or nothing.
@@ -127,7 +127,7 @@ def _parsed(variable: str, environ: Mapping[str, str]) -> Proxy:
             f"the variable {variable} names a proxy of the kind {scheme!r}; http, https, socks5 and socks5h can be used"
         )
     if scheme.startswith("socks"):
-        scheme = "socks5h"  # the proxy looks names up, as under httpx whichever is written
+        scheme = "socks5h"  # the proxy resolves names, as httpx has it for both spellings
         if find_spec("socksio") is None:
             raise RemoteError(
                 f"the variable {variable} names a SOCKS proxy, which takes one more package: pip install "

@@ -1,8 +1,8 @@
 """Redirects of files: which are followed, and what messages show of where they lead.
 
 dCache, and gateways before S3, answer a GET with the address of the host that has the bytes, often signed in its query.
-So a GET is followed, from http or https to where it is as well protected, and what is shown of the address ends before
-its query. Credentials are the transport's care: no other host gets them.
+So a GET is followed, though never from https to http, and messages show the address without its query. The transport
+sends credentials to no other host.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Nextcloud shuts an address out after a few wrong passwords, for the right one too. So after the first 401 no process
 that held these credentials sends another request; one that starts later may try once. After some good answers a 401 is
-odd: then the credentials are read anew, and one request of all these processes tries once more, before no more are
-sent. Some time later one may try again.
+odd: then the credentials are read anew, and one request of all these processes is tried once more. If that is refused
+too, no more are sent for some time.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 Turn = Literal["go", "first", "wait", "refused"]
 
-LOOK_AT_DOUBT_S = 0.1  # how often those who wait look whether the second try has come back
+LOOK_AT_DOUBT_S = 0.1  # how often waiting requests check whether the second try was answered
 
 _SECOND_TRY_AFTER_S = 0.5
-_DOUBT_LASTS_S = 90.0  # longer than a request without an answer; who had the second try may be gone
+_DOUBT_LASTS_S = 90.0  # longer than a request without an answer; the process that had the second try may be gone
 _STANDS_S = 30.0  # how long a refusal stands; twice as long after each further one
 _MOST_DOUBLINGS = 7
 _READ_EVERY_S = 5.0
-_GO_LASTS_S = 0.005  # a look takes two system calls, which is a tenth of our own cost of a small file
-_ODD_AFTER = 4  # good answers; until then a 401 is taken for what it says
+_GO_LASTS_S = 0.005  # asking again takes two system calls, a tenth of our own cost of a small file
+_ODD_AFTER = 4  # good answers; until then a 401 is believed
 
 
 class Refusals:
@@ -90,12 +90,12 @@ class Refusals:
             with suppress(OSError):  # whoever tries once more learns that others were refused too
                 _count(self._doubt)
             return False
-        except OSError:  # there is nowhere to agree
+        except OSError:  # there is no file by which to agree
             return True
         return True
 
     def is_confirmed(self) -> bool:
-        """Whether others were refused while one waits to try once more: that is no odd answer any more."""
+        """Whether others were refused while this one waits for its second try: then the 401 was no exception."""
         doubted = ownership.own_file(self._doubt)
         return doubted is not None and doubted.st_size > 0
 

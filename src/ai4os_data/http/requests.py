@@ -73,10 +73,10 @@ class Response:
 
     @property
     def etag(self) -> str | None:
-        """The ETag, without quotes and mark of weakness."""
+        """The ETag, without quotes and ``W/``."""
         return plain_etag(self.headers.get("etag"))
 
     @property
     def compression(self) -> str | None:
-        """The compression that its head names; only the number of bytes shows whether they are compressed."""
+        """The compression that the head names; only the number of bytes shows whether the server compressed them."""
         return compression(self.headers)

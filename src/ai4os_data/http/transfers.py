@@ -69,7 +69,7 @@ class Transfer:
         return f"{self.request.method} {self.request.url}{moved}"
 
     def start_over(self) -> None:
-        """Ask the server itself: where it redirected to may be out of date."""
+        """Ask the server itself again: its redirect may be out of date."""
         self.url = self.request.url
         self.hops = 0
         self.tries.is_foreign = False
@@ -105,7 +105,7 @@ class Transfer:
             if raised is not None:
                 raise raised
         finally:
-            del raised  # an error that its own traceback leads to would keep the connections open
+            del raised  # an error that its own traceback refers to would keep the connections open
 
     @property
     def has_heard(self) -> bool:

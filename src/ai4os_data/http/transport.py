@@ -98,7 +98,7 @@ class Transport:
                 raise outcome
             return outcome
         finally:
-            del outcome  # an error that its own traceback leads to would keep the connections open
+            del outcome  # an error that its own traceback refers to would keep the connections open
 
     def close(self) -> None:
         """Let go of this process's connections, but for those in use; the next request finds or makes others."""

@@ -1,4 +1,4 @@
-"""An answer of rank 0 that every rank gets, also before the process group is made."""
+"""An answer of rank 0 for every rank, also before the process group is made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ai4os_data.telemetry import log
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_ANSWERS = "AI4OS_DATA_LIGHTNING_RESUME"  # rank 0 hands its answers to the processes that Lightning starts
+_ANSWERS = "AI4OS_DATA_LIGHTNING_RESUME"  # by which rank 0 passes its answers to the processes that Lightning starts
 
 
 def agreed(question: str, answer: Callable[[], str | None]) -> str | None:
@@ -51,7 +51,7 @@ def _over_torchrun(question: str, answer: Callable[[], str | None]) -> str:
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False
     )
     rank, attempt = os.environ["RANK"], os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    asked = store.add(f"ai4os-data/{attempt}/{rank}/{question}", 1)  # all ranks ask equally often
+    asked = store.add(f"ai4os-data/{attempt}/{rank}/{question}", 1)  # all ranks ask the same number of times
     key = f"ai4os-data/{attempt}/{question}/{asked}"
     if rank == "0":
         store.set(key, _sealed(answer))
@@ -59,7 +59,7 @@ def _over_torchrun(question: str, answer: Callable[[], str | None]) -> str:
 
 
 def _sealed(answer: Callable[[], str | None]) -> str:
-    """An answer as text; an error is one too, so that the other ranks learn of it."""
+    """An answer as text; an error too, so that the other ranks raise it."""
     try:
         return json.dumps({"path": answer()})
     except errors.StorageError as error:

@@ -1,4 +1,4 @@
-"""The best checkpoint of a Lightning training is chosen among those that are still on the storage."""
+"""The best checkpoint of a Lightning training, chosen among those that are still on the storage."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Best:
     earlier_score: float | None = None
 
     def look(self, runs: Runs) -> tuple[str, Checkpoint] | None:
-        """The best checkpoint that is there, and its location. Of equals, one at the current location is taken.
+        """The best existing checkpoint, and its location. Of equal ones, one at the current location is taken.
 
         Raises:
             StorageError: a location cannot be listed.
@@ -56,17 +56,17 @@ class Best:
             warn(f"best_model_score may be out of date: {error}")
 
     def note(self, here: Iterable[Mapping[str, float]]) -> None:
-        """Update the score by the metrics at this location; the earlier locations count as at the last look."""
+        """Update the score with the metrics at this location; for earlier locations, those of the last look count."""
         there = [] if self.earlier_score is None else [{self.monitor or "": self.earlier_score}]
         self.score = self._among([*here, *there])
 
     def state_dict(self, location: str) -> dict[str, Any]:
-        """What the next training has to know: it reads the rest from the metrics."""
+        """The state for the next training, which reads the rest from the metrics."""
         return {"location": location, "score": self.score, "earlier": self.earlier}
 
     def load_state_dict(self, state: Mapping[str, Any], location: str) -> None:
         """Load a state, at the location that it was saved for or at another."""
-        before = state.get("before")  # as a state was written once: the location of before, and the score there
+        before = state.get("before")  # in states of older versions: the location before, and the score there
         left = [*state.get("earlier", []), *(before[:1] if before else [])]
         if state["score"] is not None:
             left = [state["location"], *left]

@@ -40,7 +40,7 @@ __all__ = ["StorageCheckpointCallback"]
 
 
 class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
-    """Saves to a storage what Lightning needs to resume exactly where it was.
+    """Saves to a storage all that Lightning needs for an exact resume.
 
     Every checkpoint is of a moment at which all gradients have been applied: model, optimizers, schedulers, loops, the
     position of a `StorageDataLoader`, the states of other callbacks, and the random states of every rank. Without
@@ -60,13 +60,13 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
         keep_last: how many of the newest stay beside them.
         keep_every: checkpoints whose step is a multiple of it stay too.
         save_on_exception: save too when training ends with an exception, Ctrl-C or SIGTERM.
-        save_on_train_end: save too when training ends, be it by ``max_time`` in the middle of an epoch.
+        save_on_train_end: save too when training ends, even by ``max_time`` in the middle of an epoch.
         spool: as in `StorageCheckpoint`.
         spool_limit: as in `StorageCheckpoint`.
         durability: as in `StorageCheckpoint`.
         cache: as in `StorageCheckpoint`.
         rank_timeout_s: as in `StorageCheckpoint`.
-        **unknown: options of ``ModelCheckpoint``, for instance: the error says what takes their place.
+        **unknown: refused, such as other options of ``ModelCheckpoint``: the error says what to use instead.
 
     Raises:
         TypeError: there is no such option, or it has the wrong type.
@@ -106,7 +106,7 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
         keep_best = max(0, save_top_k) if monitor else 0
         retention = Retention(keep_last, keep_best, 1 if save_top_k == -1 else keep_every, monitor, self.mode)
         options: dict[str, Any] = {"spool": spool, "spool_limit": spool_limit, "durability": durability, "cache": cache}
-        options |= {"rank_timeout_s": rank_timeout_s, "save_random_states": False}  # those are in our part of its state
+        options |= {"rank_timeout_s": rank_timeout_s, "save_random_states": False}  # they are in our part
         self._runs = Runs(self.location, remote, {**options, **asdict(retention)})
         self._best = Best(monitor, self.mode)
         self._save_on_exception = save_on_exception
@@ -141,8 +141,8 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
     def best_model_score(self) -> float | None:
         """The metric of the best checkpoint that is there, whatever attempt it is of; None if none was measured.
 
-        During a training, and on several ranks, it is what all of them knew at the last save. Otherwise the storage is
-        looked at now; if that fails, a warning says so, and it is what was known last.
+        During a training, and on several ranks, it is the score at the last save. Otherwise the storage is asked now;
+        if that fails, a warning says so, and the last known score is returned.
         """
         if self._training is None and not has_others():
             self._best.refresh(self._runs)
@@ -184,7 +184,7 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
         self._best.load_state_dict(state_dict, self.location)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle without the training that this process is in."""
+        """Pickle without the training of this process."""
         return {**self.__dict__, "_training": None}
 
     # --- Lightning's hooks
@@ -206,7 +206,7 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
             self._training.load(checkpoint)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the random states before the loaders draw from them, and refuse now what could not be saved.
+        """Set the random states before the loaders draw from them, and refuse early what cannot be saved.
 
         Raises:
             StateError: the hyperparameters cannot be saved.
@@ -216,7 +216,7 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
             self._training.look_around(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the loaders resume, and do what the interrupted training had left to do."""
+        """Let the loaders resume, and complete what the interrupted training had left undone."""
         if self._training is not None:
             self._training.begin(trainer, self._triggers)
 
@@ -226,7 +226,7 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
             self._training.resumed.begin_epoch(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Save what had to wait for this batch."""
+        """Make the save that had to wait for this batch."""
         if self._training is not None:
             self._training.resumed.begin_batch(trainer, batch_idx)
         if (saving := self._saving) is not None:
@@ -255,7 +255,7 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
             saving.look_at_weights(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what had to wait for the validation."""
+        """Make the save that had to wait for the validation."""
         if (saving := self._saving) is not None:
             saving.end_validation(trainer)
 
@@ -293,7 +293,7 @@ class StorageCheckpointCallback(pytorch.callbacks.Checkpoint):
 
     @property
     def _saving(self) -> Saving | None:
-        """What saves the training; None before its first batch, in a rehearsal, and outside of ``fit``."""
+        """The object that saves the training; None before its first batch, in a rehearsal, and outside of ``fit``."""
         return None if self._training is None else self._training.saving
 
     def _leave_training(self) -> None:

@@ -1,6 +1,6 @@
 """Which Lightning a program trains with: `lightning`, or `pytorch_lightning`, whose classes are other ones.
 
-Each comes with the other, so what is installed says nothing; what the program has imported does.
+Each is installed with the other, so only the program's imports show which one it uses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["FLAVOUR", "plugins", "pytorch"]
 
 
 def _chosen() -> tuple[str, str]:
-    """The names of its two halves."""
+    """The names of the two packages of the chosen Lightning."""
     ours, other = ("lightning.pytorch", "lightning.fabric"), ("pytorch_lightning", "lightning_fabric")
     if find_spec("lightning") is None and find_spec(other[0]) is None:
         raise ImportError("checkpoints for Lightning need it: pip install 'ai4os-data[lightning]'")

@@ -1,8 +1,8 @@
-"""Hyperparameters in a checkpoint of Lightning: what would not load as it was saved is refused or logged beforehand.
+"""Hyperparameters in a checkpoint of Lightning: those that would not load unchanged are refused or logged.
 
-A checkpoint holds tensors and primitives, and hyperparameters may be anything. What has a plain form of the same
-content is saved in it. The callback refuses anything else before the training; the plugin saves a pickle of it beside
-the plain part, which is opened only for ``weights_only=False``.
+A checkpoint holds tensors and primitives, and hyperparameters may be anything. Values with a plain form of the same
+content are saved in that form. The callback refuses any others before the training. The plugin saves a pickle of them
+beside the plain part, which is opened only for ``weights_only=False``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ai4os_data import errors
 from ai4os_data.checkpoint import Staging
 from ai4os_data.telemetry import log
 
-# As Lightning calls them, in a LightningModule and in a LightningDataModule.
+# Lightning's names for those of a LightningModule and of a LightningDataModule.
 KEYS = ("hyper_parameters", "datamodule_hyper_parameters")
 _TYPES = {"hyper_parameters": "hparams_type", "datamodule_hyper_parameters": "datamodule_hparams_type"}
 _PICKLED = "ai4os_data_pickled_hyper_parameters"
@@ -38,12 +38,12 @@ _LEFT_OUT = object()
 
 
 class _Change(NamedTuple):
-    """A value that does not come back as it was.
+    """A value that is not restored as it was.
 
     Attributes:
         path: the keys and indices that lead to it.
         value: the value.
-        form: what it comes back as; None if it cannot be saved.
+        form: what it is restored as; None if it cannot be saved.
     """
 
     path: tuple[Any, ...]
@@ -89,7 +89,7 @@ def check_hyperparameters(*owners: Any) -> None:
 
 
 def _check_rest(owner: Any, checkpoint: dict[str, Any]) -> None:
-    """Refuse what only staging finds: keys that are no primitives, integers that are too long.
+    """Refuse values that only staging finds: keys that are no primitives, integers that are too long.
 
     Raises:
         StateError: staging refuses something.
@@ -103,10 +103,10 @@ def _check_rest(owner: Any, checkpoint: dict[str, Any]) -> None:
 
 
 def plain_hyperparameters(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A checkpoint of Lightning's whose hyperparameters are plain; those that cannot be are left out.
+    """A checkpoint of Lightning with plain hyperparameters; those without a plain form are left out.
 
     Returns:
-        The checkpoint, and the names of those that do not come back as they were.
+        The checkpoint, and the names of those that are not restored as they were.
     """
     plain, names = dict(checkpoint), []
     for key in KEYS:
@@ -116,12 +116,12 @@ def plain_hyperparameters(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any]
             names += [f"{key}{change}" for change in changes]
             kind = plain.get(_TYPES[key])
             if isinstance(kind, type) and kind.__module__.partition(".")[0] == "omegaconf":
-                del plain[_TYPES[key]]  # it is a plain one now
+                del plain[_TYPES[key]]  # the hyperparameters are a plain dict now
     return plain, names
 
 
 def with_pickled(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint with plain hyperparameters, and a pickle of all if some of them do not come back as they were."""
+    """A checkpoint with plain hyperparameters, and a pickle of all of them if some have another form."""
     plain, changes = plain_hyperparameters(checkpoint)
     if not changes:
         return checkpoint
@@ -129,14 +129,14 @@ def with_pickled(checkpoint: dict[str, Any]) -> dict[str, Any]:
     pickled = io.BytesIO()
     try:
         torch.save({name: checkpoint[name] for name in names if name in checkpoint}, pickled)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:  # as Lightning has it
+    except (pickle.PicklingError, AttributeError, TypeError) as error:  # the errors that Lightning catches
         log.warning("%s cannot be pickled, and is left out of the checkpoint: %s", ", ".join(changes), error)
         return plain
     return {**plain, _PICKLED: {"content": pickled.getvalue(), "names": changes}}
 
 
 def with_opened(checkpoint: dict[str, Any], location: str, *, weights_only: bool, map_location: Any) -> dict[str, Any]:
-    """A checkpoint as it was given to `with_pickled`; with ``weights_only`` its plain part, and a line in the log."""
+    """The checkpoint that was given to `with_pickled`; with ``weights_only`` its plain part, which is logged."""
     pickled = checkpoint.pop(_PICKLED, None)
     if pickled is None:
         return checkpoint
@@ -150,7 +150,7 @@ def with_opened(checkpoint: dict[str, Any], location: str, *, weights_only: bool
 
 
 def _plain(value: Any, path: tuple[Any, ...], changes: _Changes) -> Any:
-    """What a value comes back as, or ``_LEFT_OUT`` if it cannot be saved; each difference is added to ``changes``."""
+    """The restored form of a value, or ``_LEFT_OUT`` if it cannot be saved; each difference is added to ``changes``."""
     if type(value) in _EXACT:
         return value
     if _is_omegaconf(value):
@@ -170,12 +170,12 @@ def _plain(value: Any, path: tuple[Any, ...], changes: _Changes) -> Any:
 
 
 def _plain_leaf(value: Any) -> tuple[str | None, Any]:
-    """What a number, a string or a tensor of a class of its own comes back as: the name of its class, and itself."""
+    """The restored form of a number, string or tensor of a special class: the plain class's name, and the value."""
     if isinstance(value, np.generic):
         is_plain = value.dtype.kind in _PLAIN_NUMPY_KINDS
         return (type(value.item()).__name__, value.item()) if is_plain else (None, _LEFT_OUT)
     if type(value) is np.ndarray and value.dtype.kind in _TENSOR_KINDS:
-        return "Tensor", torch.from_numpy(value.copy())  # no file with an array of NumPy loads with weights_only=True
+        return "Tensor", torch.from_numpy(value.copy())  # NumPy arrays do not load with weights_only=True
     kinds = {torch.nn.Parameter: "Tensor", bool: "bool", int: "int", float: "float", str: "str", bytes: "bytes"}
     form = next((name for kind, name in kinds.items() if isinstance(value, kind)), None)
     return form, _LEFT_OUT if form is None else value

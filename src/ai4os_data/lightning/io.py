@@ -1,4 +1,4 @@
-"""Lightning's own ``ModelCheckpoint`` saves to a storage, and never passes through zero checkpoints there."""
+"""The plugin by which Lightning's own ``ModelCheckpoint`` saves to a storage, which is never without a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StorageCheckpointIO"]
 
-# The second one alone runs if Lightning spawns processes.
+# In processes that Lightning spawns, only the second one runs.
 _FITS = {pytorch.Trainer.fit.__code__, pytorch.Trainer._fit_impl.__code__}  # noqa: SLF001  there is no public name for it
 
 
@@ -33,9 +33,9 @@ class StorageCheckpointIO(plugins.CheckpointIO):
     """Lets Lightning's own ``ModelCheckpoint(dirpath="ai4os://rshare/runs/x")`` save to a storage.
 
     Each path is a folder that `StorageCheckpoint` writes to. Within ``Trainer.fit`` a save is sent while the training
-    runs; anywhere else, and in the thread of an ``AsyncCheckpointIO``, it returns when it has arrived. What is removed
-    goes only when something newer is confirmed, and what was loaded stays, so that there is always one to resume from.
-    Nothing stays on the local disk once it is on the storage.
+    runs; anywhere else, and in the thread of an ``AsyncCheckpointIO``, it returns when it has arrived. A checkpoint is
+    removed only once a newer one is confirmed, and the loaded one stays, so that there is always one to resume from. A
+    checkpoint does not stay on the local disk once it is on the storage.
 
     Args:
         remote: a remote's name, or a `Remote`.
@@ -44,7 +44,7 @@ class StorageCheckpointIO(plugins.CheckpointIO):
         durability: as in `StorageCheckpoint`.
         cache: as in `StorageCheckpoint`.
         rank_timeout_s: as in `StorageCheckpoint`.
-        **unknown: options of ``ModelCheckpoint``, for instance: the error says what takes their place.
+        **unknown: refused, such as options of ``ModelCheckpoint``: the error says what to use instead.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class StorageCheckpointIO(plugins.CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
-        """Save under a path, which may hold one already: that stays until the new one is confirmed.
+        """Save at a path. A checkpoint that is there already stays until the new one is confirmed.
 
         Raises:
             StateError: it holds something else than tensors, primitives and containers of such.
-            StorageError: what an earlier save failed with, if that will not pass by itself.
+            StorageError: the error of an earlier save, if it will not pass by itself.
         """
         if storage_options is not None:
             raise TypeError(f"{type(self).__name__} has no storage_options: give it what it needs when it is made")
@@ -88,7 +88,7 @@ class StorageCheckpointIO(plugins.CheckpointIO):
         map_location: Any | None = None,
         weights_only: bool | None = None,  # noqa: FBT001  Lightning passes it by position
     ) -> dict[str, Any]:
-        """What was saved under a path, or in a local file, which is read as Lightning does.
+        """The checkpoint at a path, or in a local file, which is read as Lightning does.
 
         Raises:
             NotFoundError: there is nothing.
@@ -100,7 +100,7 @@ class StorageCheckpointIO(plugins.CheckpointIO):
         target = target_of(location)
         self._outgoing.wait_for(target)
         is_safe, device = weights_only is not False, "cpu" if map_location is None else map_location
-        # If ranks have not found each other yet, each reads for itself.
+        # Before there is a process group, each rank reads for itself.
         with self._outgoing.opened(location, alone=not (dist.is_available() and dist.is_initialized())) as run:
             restored = run.restore(map_location=device, weights_only=is_safe)
         if restored is None:
@@ -113,7 +113,7 @@ class StorageCheckpointIO(plugins.CheckpointIO):
         return with_opened(dict(restored), location, weights_only=is_safe, map_location=map_location)
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        """Remove what lies under a path, as soon as something that was saved later is confirmed."""
+        """Remove the checkpoint at a path, as soon as a later save is confirmed."""
         location = meant_by(path)
         if is_scratch(location) or os.path.isfile(location):
             plugins.TorchCheckpointIO().remove_checkpoint(location)
@@ -123,14 +123,14 @@ class StorageCheckpointIO(plugins.CheckpointIO):
             self._outgoing.remove(location)
 
     def teardown(self) -> None:
-        """Wait for the uploads, and remove what was to go.
+        """Wait for the uploads, and make the removals that had to wait.
 
         Raises:
-            StorageError: what failed, and nothing has taken its place.
+            StorageError: what failed, if no later save has replaced it.
         """
         self._outgoing.close()
 
 
 def _is_fitting() -> bool:
-    """Whether this thread trains. Lightning notifies a plugin of the end, and not of the beginning."""
+    """Whether this thread trains. Lightning notifies a plugin only of the end of a training."""
     return any(frame.f_code in _FITS for frame, _ in traceback.walk_stack(None))

@@ -1,4 +1,4 @@
-"""A copy of what was trained, kept while callbacks may have other weights in the model."""
+"""A copy of the trained weights, kept while callbacks may put other weights into the model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AROUND_VALIDATION = (
 
 
 def suspects(trainer: Trainer, *hooks: str) -> list[str]:
-    """Callbacks, and the model, that do something of their own in one of these hooks, and may swap weights there."""
+    """The callbacks, and the model, that override one of these hooks, and may swap weights there."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set elsewhere
     found = [callback for callback in callbacks if any(has_own(callback, hook) for hook in hooks)]
     found += [trainer.lightning_module] if any(has_own(trainer.lightning_module, hook) for hook in hooks) else []
@@ -49,16 +49,16 @@ class Kept:
 
     def __init__(self) -> None:
         self.moment: Moment | None = None
-        self.is_swapped = False  # the weights were swapped when the last validation ended, and no batch has begun since
-        self.is_change_for_good = False  # whoever changed weights at the end of an epoch did not change them back
+        self.is_swapped = False  # whether the weights were swapped when the last validation ended, with no batch since
+        self.is_change_for_good = False  # whether weights that were changed at the end of an epoch stayed changed
         self._state: dict[str, Any] = {}
         self._staging = Staging()
-        self._has_seen = False  # a validation without swapped weights
+        self._has_seen = False  # whether there was a validation without swapped weights
         self._has_swapped = False
         self._has_told = False
 
     def is_needed(self, names: list[str]) -> bool:
-        """Whether a copy has to be kept: the first time, and if weights have been swapped before."""
+        """Whether a copy is needed: the first time, and if weights have been swapped before."""
         is_known = any("WeightAveraging" in name for name in names)
         return self._has_swapped or is_known or (bool(names) and not self._has_seen)
 
@@ -92,7 +92,7 @@ class Kept:
             )
 
     def take(self) -> dict[str, Any]:
-        """The copy; it stays until it is dropped."""
+        """The copy, which is kept until it is dropped."""
         return dict(self._state)
 
     def drop(self) -> None:

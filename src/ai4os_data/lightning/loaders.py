@@ -1,4 +1,4 @@
-"""The loaders of a Lightning training resume where the checkpoint says, whenever Lightning has set them up."""
+"""Lets the loaders of a Lightning training resume where the checkpoint says, whenever Lightning sets them up."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 class LoaderStates:
     """The states of the loaders in the checkpoint that a training resumes from.
 
-    Lightning gives them to the loaders as it sets these up, but not if it has set them up before, because
-    ``trainer.estimated_stepping_batches`` was asked for in ``configure_optimizers``. At the end of an epoch it gives
-    none; it has an epoch set on samplers that have ``set_epoch``, and the others would begin from the first one.
+    Lightning gives the states to the loaders when it sets them up, but not if it has set them up before, because
+    ``configure_optimizers`` asked for ``trainer.estimated_stepping_batches``. At the end of an epoch it gives none. It
+    then sets the epoch on samplers with ``set_epoch``; others would begin with the first epoch.
     """
 
     def __init__(self) -> None:
         self._states: list[dict[str, Any]] = []
 
     def note(self, checkpoint: Mapping[str, Any]) -> None:
-        """Record those of a checkpoint."""
+        """Record the states in a checkpoint."""
         fit_loop = checkpoint.get("loops", {}).get("fit_loop", {})
         self._states = fit_loop.get("state_dict", {}).get("combined_loader", [])
 
@@ -38,7 +38,7 @@ class LoaderStates:
             return
         stateful = [loader for loader in combined.flattened if hasattr(loader, "load_state_dict")]
         if left and _is_rest(trainer):
-            combined._load_state_dicts(states)  # it says what does not fit
+            combined._load_state_dicts(states)  # it raises if a state does not fit
         elif len(states) != len(stateful):
             return
         unset = [
@@ -56,11 +56,11 @@ class LoaderStates:
         if left or ended:
             iter(fetcher)
         for loader, state in ended:
-            loader.set_epoch(state["epoch"] - 1)  # Lightning waits for a longer loader, so there is no next pass yet
+            loader.set_epoch(state["epoch"] - 1)  # another loader is longer, so that the next pass has not begun
 
 
 def end_epoch(trainer: Trainer, following: int) -> None:
-    """Leave out what is left of the epoch in each loader: Lightning resumes with the following one."""
+    """Skip the rest of the epoch in each loader: Lightning resumes with the following one."""
     combined = trainer.fit_loop._combined_loader
     for loader in combined.flattened if combined is not None else ():
         if isinstance(loader, StorageDataLoader):
@@ -71,7 +71,7 @@ def end_epoch(trainer: Trainer, following: int) -> None:
 
 
 def begins_anew(trainer: Trainer) -> list[str]:
-    """The kinds of loaders that do not know how far they were, and so begin a resumed epoch anew."""
+    """The kinds of loaders that do not save their position, and so begin a resumed epoch anew."""
     combined = trainer.fit_loop._combined_loader
     loaders = combined.flattened if combined is not None else ()
     return [type(loader).__name__ for loader in loaders if not callable(getattr(loader, "state_dict", None))]
@@ -85,7 +85,7 @@ def _begin_after(loader: StorageDataLoader, state: Mapping[str, Any]) -> None:
         tell_once(f"the next epoch begins with other samples, or another order, than the last one had: {error}")
         loader.set_epoch(state["epoch"])
     if _is_under_way(state):
-        iter(loader)  # a sampler's own generator continues from where the epoch was drawn
+        iter(loader)  # moves a sampler's own generator past the epoch
         loader.set_epoch(state["epoch"] + 1)
 
 

@@ -1,4 +1,4 @@
-"""The metrics of a checkpoint: numbers, of which the one that decides was measured at the checkpoint's own step."""
+"""The metrics of a checkpoint: numbers, of which the monitor was measured at the checkpoint's own step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Metrics:
-    """What a training has logged, and whether its monitor was measured at the step that is saved."""
+    """The logged metrics of a training, and whether its monitor was measured at the step that is saved."""
 
     def __init__(self, monitor: str | None) -> None:
         self._monitor = monitor
@@ -26,19 +26,19 @@ class Metrics:
         self._is_validated = False
 
     def begin_validation(self, trainer: Trainer) -> None:
-        """Remember the metric as it was, to know a new one from an old one."""
+        """Remember the metric, to distinguish a new value from an old one."""
         self._before = trainer.callback_metrics.get(self._monitor or "")
 
     def end_validation(self, trainer: Trainer) -> None:
         """Note whether the metric was measured."""
         self._is_validated = True
         metric = trainer.callback_metrics.get(self._monitor or "")
-        # A number that somebody has put there may be the same object as before.
+        # A plain number may be the same object as before, though it is new.
         if metric is not self._before or isinstance(metric, (int, float)):
             self._measured_step = trainer.global_step
 
     def of(self, trainer: Trainer) -> dict[str, float]:
-        """What was logged; the monitor is not a number if it was measured at an earlier step."""
+        """The logged metrics; the monitor is NaN if it was measured at an earlier step."""
         metrics = numbers_in(trainer.callback_metrics)
         if self._monitor is not None:
             is_old = self._measured_step is not None and self._measured_step != trainer.global_step
@@ -46,7 +46,7 @@ class Metrics:
         return metrics
 
     def lacking(self, trainer: Trainer) -> str | None:
-        """What to warn of if the monitor is not logged, though whatever is logged has had its occasion."""
+        """The warning if the monitor is not logged, although everything that is logged should have been by now."""
         epoch_is_over = is_whole_epoch(trainer) or trainer.num_training_batches == math.inf
         is_complete = epoch_is_over and (self._is_validated or not trainer.enable_validation)
         if self._monitor is None or self._monitor in trainer.callback_metrics or not is_complete:
@@ -56,7 +56,7 @@ class Metrics:
 
 
 def numbers_in(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics that are numbers: tensors and arrays of one element, and what somebody has put there as a number."""
+    """The metrics that are numbers: tensors and arrays of one element, and plain numbers."""
     return {name: float(value) for name, value in metrics.items() if _is_number(value)}
 
 

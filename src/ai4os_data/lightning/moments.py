@@ -1,7 +1,7 @@
-"""A moment of a Lightning training: all gradients have been applied, so that it can be resumed from there.
+"""A moment of a Lightning training: all gradients have been applied, so that the training can be resumed from there.
 
-Between two moments nothing is whole: gradients wait to be applied, a forward pass has moved running means, the learning
-rate waits for a metric. `Moments` keeps the last whole one, and finds out whether the training has left it since.
+Between two moments the state is incomplete: gradients wait to be applied, a forward pass has changed running means, the
+learning rate waits for a metric. `Moments` keeps the last moment, and finds out whether the state has changed since.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ Awaited = Literal["batch", "validation", "end of epoch", "epoch"]
 
 
 class Moment(NamedTuple):
-    """Where a training is, when all gradients have been applied.
+    """The position of a training when all gradients have been applied.
 
     The weights are not in it: they stay as they are until the next such moment.
 
     Attributes:
         step: how many steps the optimizers have made.
         loops: the progress of Lightning's loops, with the positions of the loaders.
-        random: the random states.
-        updates: what Lightning does to the learning rate between here and the next batch: schedulers by their number,
-            each with the metric that it gets.
+        random: the random states at that time.
+        updates: the updates of the learning rate that Lightning makes before the next batch: schedulers by their
+            number, each with its metric.
         scheduled: how often each scheduler had been updated.
         awaits: what comes next: a batch, a validation, the end of the epoch, or another epoch.
-        sample: a few elements of each weight; None if nobody else has an occasion to change them.
+        sample: a few elements of each weight; None if nothing but the training can change them.
     """
 
     step: int
@@ -50,19 +50,19 @@ class Moment(NamedTuple):
     sample: torch.Tensor | None = None
 
     def updates_left(self, trainer: Trainer) -> list[list[Any]]:
-        """The updates of the learning rate that have not been made until now."""
+        """The updates of the learning rate that have not been made yet."""
         return [list(update) for update in _left(self.updates, self.scheduled, trainer)]
 
 
 class Moments:
-    """The last whole moment of a training, and what has happened since."""
+    """The last moment of a training, and what has changed since."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.last: Moment | None = None
         self._buffers = Buffers(trainer.lightning_module)
-        self._is_before = True  # nothing has changed them since the last moment but what the model does after it
-        self._random_before: dict[str, Any] | None = None  # a validation that only a stop has called for
-        self._steps = 0  # of any optimizer, since the last moment
+        self._is_before = True  # whether only the model's own hooks have changed weights since the last moment
+        self._random_before: dict[str, Any] | None = None  # before a validation that only a stop has caused
+        self._steps = 0  # steps of any optimizer since the last moment
         self._begun: tuple[torch.optim.Optimizer, Any] | None = None  # the step that may be under way
         self._scheduled_before = _scheduled(trainer)
         self._handles = [optimizer.register_step_post_hook(self._note_step) for optimizer in trainer.optimizers]
@@ -76,14 +76,14 @@ class Moments:
     # --- what happens
 
     def begin_batch(self, trainer: Trainer) -> None:
-        """Note how far the schedulers are, and keep the buffers before a forward pass changes them."""
+        """Note the progress of the schedulers, and copy the buffers before a forward pass changes them."""
         self._scheduled_before = _scheduled(trainer)
         if self._is_before:
             self._is_before = False
             self._buffers.keep()
 
     def begin_step(self, optimizer: Any) -> None:
-        """Note what an optimizer will change first."""
+        """Note the values that an optimizer changes first."""
         if isinstance(optimizer, torch.optim.Optimizer):
             self._begun = optimizer, _first_versions(optimizer)
 
@@ -92,7 +92,7 @@ class Moments:
         self._begun = None
 
     def end_batch(self, trainer: Trainer) -> bool:
-        """Record the moment, if all gradients have been applied; whether they have."""
+        """Record the moment, if all gradients have been applied. Returns whether they have."""
         is_by_hand = not trainer.lightning_module.automatic_optimization
         if trainer.fit_loop.epoch_loop._should_accumulate() or (is_by_hand and not self._steps):
             return False
@@ -100,7 +100,7 @@ class Moments:
         return True
 
     def end_validation(self, trainer: Trainer) -> bool:
-        """Record the moment after a validation, if there was one before it; whether there was."""
+        """Record the moment after a validation, if there was a moment before it. Returns whether there was."""
         last = self.last
         if last is None or last.awaits != "validation":
             self._random_before = last.random if last is not None and last.awaits == "end of epoch" else None
@@ -114,11 +114,11 @@ class Moments:
         self._take(moment if self._random_before is None else moment._replace(random=self._random_before))
 
     def resume(self, trainer: Trainer, awaits: Awaited) -> None:
-        """Take the moment that the training resumes from for the last one."""
+        """Record the moment that the training resumes from as the last one."""
         self._take(_after(trainer, awaits, sample_of(trainer.lightning_module)))
 
     def note_weights(self, trainer: Trainer) -> None:
-        """Record the weights as they are now as those that were trained."""
+        """Record the present weights as the trained ones."""
         if self.last is not None and not self._steps:
             self.last = self.last._replace(sample=sample_of(trainer.lightning_module))
 
@@ -132,16 +132,16 @@ class Moments:
     # --- what is saved
 
     def has_other_weights(self, trainer: Trainer) -> bool:
-        """Whether somebody has changed the weights since, as callbacks do that swap in averaged ones."""
+        """Whether the weights have been changed since, such as by a callback that swaps in averaged ones."""
         sample = None if self.last is None or self._steps else self.last.sample
         return sample is not None and not torch.equal(sample, sample_of(trainer.lightning_module))
 
     def buffers(self) -> AbstractContextManager[None]:
-        """A context in which the buffers of the model are those of the last moment."""
+        """A context with the model's buffers of the last moment."""
         return nullcontext() if self._is_before else self._buffers.of_then()
 
     def catch_up(self, trainer: Trainer) -> bool:
-        """Find the last whole moment after an exception; whether it is one that was cut off before its batch ended.
+        """Find the last moment after an exception. Returns whether its batch was cut off before its end.
 
         Raises:
             CheckpointError: the weights are no longer those of the last moment, and not yet those of the next.
@@ -163,7 +163,7 @@ class Moments:
 
 
 def _at_end_of_batch(trainer: Trainer) -> Moment:
-    """The moment at which a batch has been trained, though it may not have been counted yet."""
+    """The moment at which a batch has been trained, even if it has not been counted yet."""
     fetcher = trainer.fit_loop._data_fetcher
     awaits: Awaited = "end of epoch" if is_whole_epoch(trainer) else "batch"
     if fetcher is not None and _is_validation_due(trainer, fetcher):
@@ -175,7 +175,7 @@ def _at_end_of_batch(trainer: Trainer) -> Moment:
 
 
 def _after(trainer: Trainer, awaits: Awaited, sample: torch.Tensor | None) -> Moment:
-    """The moment after something that follows batches."""
+    """The moment after a validation or an epoch."""
     return _moment(trainer, trainer.global_step, _states_of_loops(trainer), awaits, sample)
 
 
@@ -190,14 +190,14 @@ def _moment(trainer: Trainer, step: int, loops: dict[str, Any], awaits: Awaited,
 
 def _states_of_loops(trainer: Trainer) -> dict[str, Any]:
     if is_whole_epoch(trainer):
-        # Lightning resumes with the next epoch, but lets the loaders begin before it sets which one.
+        # Lightning resumes with the next epoch, but lets the loaders begin before it sets the epoch.
         end_epoch(trainer, trainer.current_epoch + 1)
     names = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
     return {name: getattr(trainer, name).state_dict() for name in names}
 
 
 def _count_batch(loops: dict[str, Any], trainer: Trainer) -> int:
-    """Count what was trained and not counted yet; gives the number of steps."""
+    """Count a batch that was trained and not counted yet. Returns the number of steps."""
     fit = loops["fit_loop"]
     for counts in (fit["epoch_loop.batch_progress"][which] for which in ("total", "current")):
         counts["processed"] = counts["started"]
@@ -211,13 +211,13 @@ def _count_batch(loops: dict[str, Any], trainer: Trainer) -> int:
 
 
 def _turn_to(loops: dict[str, Any], awaits: Awaited) -> None:
-    """Let Lightning resume with what comes next: it goes by whether the last batch is completed."""
+    """Set the loops so that Lightning resumes with what comes next: it looks whether the last batch is completed."""
     for counts in (loops["fit_loop"]["epoch_loop.batch_progress"][which] for which in ("total", "current")):
         counts["completed"] = counts["processed"] - (awaits == "batch")
 
 
 def _scheduled(trainer: Trainer) -> list[int]:
-    """How often each scheduler has been updated; of one that does not count it, how often any has."""
+    """How often each scheduler has been updated; for one that does not count, how often any one has."""
     total = trainer.fit_loop.epoch_loop.scheduler_progress.total.completed
     return [getattr(config.scheduler, "last_epoch", total) for config in trainer.lr_scheduler_configs]
 
@@ -241,7 +241,7 @@ def _updates(trainer: Trainer, interval: str, *, of_plateaus: bool) -> list[int]
 
 
 def _plateau_updates(trainer: Trainer, interval: str) -> list[tuple[int, Any]]:
-    """What waits for a metric; if there is none, Lightning leaves it out."""
+    """The schedulers that wait for a metric; without the metric, Lightning skips them."""
     numbers = _updates(trainer, interval, of_plateaus=True)
     metrics = trainer.callback_metrics if numbers else {}
     monitors = {number: trainer.lr_scheduler_configs[number].monitor or "" for number in numbers}
@@ -249,7 +249,7 @@ def _plateau_updates(trainer: Trainer, interval: str) -> list[tuple[int, Any]]:
 
 
 def _updates_of_batch(trainer: Trainer) -> list[tuple[int, Any]]:
-    """What does not wait for a metric, and follows the step of the optimizer."""
+    """The schedulers that are stepped after the optimizer, without a metric."""
     numbers = _updates(trainer, "step", of_plateaus=False)
     if trainer.fit_loop.epoch_loop._num_ready_batches_reached():
         numbers += _updates(trainer, "epoch", of_plateaus=False)
@@ -257,7 +257,7 @@ def _updates_of_batch(trainer: Trainer) -> list[tuple[int, Any]]:
 
 
 def _is_validation_due(trainer: Trainer, fetcher: Any) -> bool:
-    """Whether a validation comes that would come, too, if the training was not about to be stopped."""
+    """Whether a validation follows that would follow even if the training were not about to stop."""
     is_stopped, trainer.should_stop = trainer.should_stop, False
     try:
         return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
@@ -278,7 +278,7 @@ def is_about_to_end(trainer: Trainer) -> bool:
 
 
 def is_stopping(trainer: Trainer) -> bool:
-    """Whether no other batch comes, be it in the middle of an epoch."""
+    """Whether no other batch follows, even in the middle of an epoch."""
     fit = trainer.fit_loop
     is_stopped: bool = trainer.should_stop and fit._can_stop_early
     return is_stopped or (fit.max_steps != -1 and trainer.global_step >= fit.max_steps)
@@ -288,7 +288,7 @@ def is_stopping(trainer: Trainer) -> bool:
 
 
 def _first_versions(optimizer: torch.optim.Optimizer) -> list[Any]:
-    """How often what an optimizer changes first has been changed: enough to see whether it has begun."""
+    """The version counts of the tensors that an optimizer changes first, which show whether its step has begun."""
     versions: list[Any] = []
     for group in optimizer.param_groups:
         first = next((weight for weight in group["params"] if weight.grad is not None), None)

@@ -1,4 +1,4 @@
-"""Options for `StorageCheckpoint`: a wrong one is refused where it is typed."""
+"""Checks the options for `StorageCheckpoint`, so that a wrong one is refused where the user gives it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _SHARED = "cache, durability, rank_timeout_s, spool, spool_limit"
-# What those who come from ModelCheckpoint write, and what there is for it here.
+# Options of ModelCheckpoint, and what to use instead.
 _INSTEAD = {
     "auto_insert_metric_name": "names are its own, and metrics are in the manifest",
     "dirpath": "the first argument is the location, such as 'rshare:runs/flowers'",

@@ -1,4 +1,4 @@
-"""Saves of the plugin that are on their way; what is older goes only when something newer is on the server."""
+"""The plugin's saves on their way: older checkpoints are removed only when a newer one is on the server."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from ai4os_data.locations import Remote
 
 _MOST_IN_FLIGHT = 2
-_USUALLY_ARRIVED_S = 20.0  # after this time, closing decides how long to wait
+_USUALLY_ARRIVED_S = 20.0  # after this time, `close` decides how long to wait
 
 
 class _Sending(NamedTuple):
-    """A save that is on its way."""
+    """A save on its way."""
 
     run: StorageCheckpoint
     handle: SaveHandle
     number: int
-    older: set[CheckpointName]  # what was there before, which goes when this one has arrived
+    older: set[CheckpointName]  # the checkpoints before it, removed when this one has arrived
 
     @property
     def is_through(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether it has arrived or failed."""
         return self.handle.error is not None or reaches(self.handle.level, self.run.saver.best_level)
 
 
@@ -44,24 +44,24 @@ class Outgoing:
     """The saves of one plugin by location. A pickle begins in another process with nothing on its way.
 
     Attributes:
-        loaded: what was loaded from where; it stays, so that there is always one to resume from.
+        loaded: the loaded checkpoint of each location; it stays, so that there is always one to resume from.
     """
 
     def __init__(self, remote: str | Remote | None, options: Mapping[str, Any]) -> None:
         self.loaded: dict[str, CheckpointName] = {}
         self._remote = remote
         self._options = {**options, "keep_last": 1, "save_random_states": False}
-        self._doomed: dict[str, int] = {}  # locations that go, each once that many saves are through
+        self._doomed: dict[str, int] = {}  # locations to remove, each once this save has arrived
         self._saves = 0
-        self._numbers: dict[str, int] = {}  # which save each location holds
-        self._safe = 0  # the newest save that is where it is to be
+        self._numbers: dict[str, int] = {}  # the number of the save at each location
+        self._safe = 0  # the newest save that has arrived
         self._has_warned = False
         self._begin()
 
     def _begin(self) -> None:
         self._sending: dict[str, _Sending] = {}
         self._failed: dict[str, errors.StorageError] = {}
-        self._unseen: list[errors.StorageError] = []  # of names that could not be taken, so that they may come again
+        self._unseen: list[errors.StorageError] = []  # of names that Lightning may use again
         self._underway = Underway()
         self._guard = threading.RLock()  # an AsyncCheckpointIO saves in one thread and removes in another
         _close_at_exit(self)
@@ -83,10 +83,10 @@ class Outgoing:
         return StorageCheckpoint(location, remote=self._remote, alone=alone, **self._options)
 
     def save(self, checkpoint: dict[str, Any], location: str, *, waits: bool) -> None:
-        """Save, and wait until it has arrived if ``waits``, or if no other save would see that the name is taken.
+        """Save. Wait for the arrival if ``waits``, or if other saves could not see that the name is taken.
 
         Raises:
-            StorageError: what an earlier save failed with, or this one if ``waits``.
+            StorageError: the error of an earlier save, or of this one if ``waits``.
         """
         with self._guard:
             self._settle()
@@ -96,7 +96,7 @@ class Outgoing:
             self._warn_of_same_name(location)
             self._doomed.pop(location, None)
             self._show()
-            self._saves += 1  # also if it fails: then what is older stays until another one is through
+            self._saves += 1  # also if it fails: then older ones stay until another save has arrived
             self._send(checkpoint, location)
             self._show()
             if not is_shown_as_taken(location, self._remote):
@@ -109,25 +109,25 @@ class Outgoing:
                 self._raise_what_failed(lasting=False)
 
     def remove(self, location: str) -> None:
-        """Remove what lies there, as soon as something that was saved later is on the server."""
+        """Remove a location, as soon as a later save is on the server."""
         with self._guard:
             self._doomed[location] = max(self._saves, self._numbers.get(location, 0) + 1)
             if location in self._failed and passes(self._failed[location]):
-                del self._failed[location]  # nobody misses it
+                del self._failed[location]  # the failed save is no longer needed
             self._show()
             self._settle()
 
     def close(self) -> None:
-        """Wait for all saves, and remove what was to go.
+        """Wait for all saves, and make the removals that had to wait.
 
         Raises:
-            StorageError: what failed, and nothing has taken its place.
+            StorageError: what failed, if no later save has replaced it.
         """
         with self._guard:
             for location in [*self._sending]:
                 self.wait_for(location)
             self._settle()
-            self._underway = Underway()  # what has not gone by now stays, and is shown again
+            self._underway = Underway()  # checkpoints that were not removed stay, and are shown again
             for location in self._failed:
                 with suppress(OSError):  # an empty directory of a save that failed
                     os.rmdir(location)
@@ -135,7 +135,7 @@ class Outgoing:
 
     @property
     def is_through(self) -> bool:
-        """Whether nothing more will come of any save."""
+        """Whether all saves have arrived or failed."""
         return all(sending.is_through for sending in self._sending.values())
 
     def wait_for(self, location: str) -> None:
@@ -143,7 +143,7 @@ class Outgoing:
         if (sending := self._sending.get(location)) is None:
             return
         run, handle = sending.run, sending.handle
-        with suppress(errors.StorageError):  # closing raises it
+        with suppress(errors.StorageError):  # `close` raises it
             handle.wait(timeout_s=_USUALLY_ARRIVED_S)
         is_early = is_on_the_server(handle.level)
         run.saver.spool.drop_sent()
@@ -152,9 +152,9 @@ class Outgoing:
         except errors.StorageError as error:
             if location not in self._doomed or not passes(error):
                 self._failed[location] = error
-        if is_on_the_server(handle.level):  # nothing goes before that
+        if is_on_the_server(handle.level):  # nothing is removed before that
             self._safe = max(self._safe, sending.number)
-            if not is_early:  # the spool still has what arrived while the run was being closed
+            if not is_early:  # the spool still has checkpoints that arrived while the run was being closed
                 with suppress(errors.StorageError), self.opened(location, alone=True) as again:
                     again.saver.spool.drop_sent()
             for name in sending.older - {self.loaded.get(location)}:
@@ -166,13 +166,13 @@ class Outgoing:
     # --- inside
 
     def _send(self, checkpoint: dict[str, Any], location: str) -> None:
-        """Let a save set out, behind the one before at this location."""
+        """Begin a save, after the one before at this location."""
         before = self._sending.get(location)
         run = before.run if before else self.opened(location, alone=True)
         try:
             older = before.older if before else {found.name for found in run.list()}
             if before is None and (resumed := self.loaded.get(location)) is not None:
-                run.saver.go_on_from(resumed)  # no rule of its own removes it then
+                run.saver.go_on_from(resumed)  # so that its rules do not remove it
             handle = run.save(checkpoint, int(checkpoint.get("global_step", 0)))
         except BaseException:
             if before is None:
@@ -184,7 +184,7 @@ class Outgoing:
         self._numbers[location] = self._saves
 
     def _warn_of_same_name(self, location: str) -> None:
-        """Warn once that an ``AsyncCheckpointIO`` lets names come again: it keeps its saves to itself at first."""
+        """Warn once that names are used again under an ``AsyncCheckpointIO``, which delays its saves."""
         is_meant = location in self._doomed or posixpath.basename(location).startswith("last")
         is_other_thread = threading.current_thread() is not threading.main_thread()
         if is_other_thread and location in self._numbers and not is_meant and not self._has_warned:
@@ -196,12 +196,12 @@ class Outgoing:
             )
 
     def _show(self) -> None:
-        """Let the file systems of this process show what is on its way, and not what is to go."""
+        """Let the file systems of this process show saves on their way, and hide those to be removed."""
         self._underway.going = frozenset(shown_paths(self._doomed))
         self._underway.coming = frozenset(shown_paths([*self._sending, *self._failed])) - self._underway.going
 
     def _settle(self) -> None:
-        """Close what has arrived, and remove what may go."""
+        """Close the runs of saves that have arrived, and remove the locations that may be removed."""
         for location, sending in [*self._sending.items()]:
             if sending.is_through:
                 self.wait_for(location)
@@ -213,20 +213,20 @@ class Outgoing:
         self._show()
 
     def _raise_what_failed(self, *, lasting: bool) -> None:
-        """Raise an error once; those that may pass are raised in the end.
+        """Raise an error once; those that may pass are raised at the end.
 
         Args:
-            lasting: leave those that may pass.
+            lasting: whether to raise only errors that will not pass.
         """
         due = [location for location, error in self._failed.items() if not (lasting and passes(error))]
         raised = [self._failed.pop(location) for location in due]
         if not lasting:
             raised, self._unseen = raised + self._unseen, []
         if raised:
-            raise raised[0]  # each of them is in the log
+            raise raised[0]  # all of them are in the log
 
     def _remove_if_possible(self, location: str) -> bool:
-        """Remove a folder, or leave it if the storage cannot be reached now: it does no harm."""
+        """Remove a folder; leave it, which does no harm, if the storage cannot be reached now."""
         try:
             self._remove(location)
         except PASSING as error:
@@ -235,7 +235,7 @@ class Outgoing:
         return True
 
     def _remove(self, location: str) -> None:
-        """Remove a folder: the manifest first, so that nothing half removed looks whole. Of a link only itself."""
+        """Remove a folder, manifest first, so that nothing half removed looks whole. A link is removed itself."""
         if os.path.islink(location):
             os.unlink(location)
             return
@@ -251,7 +251,7 @@ class Outgoing:
 
 
 def _close_at_exit(outgoing: Outgoing) -> None:
-    """Let a process whose plugin nobody tears down send what is on its way, as under a plugin that wraps this one."""
+    """Let a process finish its saves even if nobody tears the plugin down, as under a plugin that wraps this one."""
     reference, pid = weakref.ref(outgoing), os.getpid()
 
     def finish() -> None:
@@ -259,8 +259,8 @@ def _close_at_exit(outgoing: Outgoing) -> None:
             return
         finish_runs()
         if outgoing.is_through:
-            with suppress(errors.StorageError):  # each is in the log
+            with suppress(errors.StorageError):  # errors are in the log
                 outgoing.close()
 
-    # Not atexit: it comes after the pools of threads that listings use have ended.
+    # Not atexit: by then the pools of threads that listings use have ended.
     threading._register_atexit(finish)  # type: ignore[attr-defined]  # noqa: SLF001  as concurrent.futures does

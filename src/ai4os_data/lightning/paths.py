@@ -1,4 +1,4 @@
-"""Paths as Lightning hands them to a plugin, the locations that they mean, and how Lightning sees that one is taken."""
+"""The paths that Lightning passes to a plugin: the locations that they mean, and which of them it sees as taken."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ai4os_data.telemetry import log
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# A Path makes one slash of two.
+# A Path turns two slashes into one.
 _COLLAPSED = re.compile(r"^(?P<scheme>ai4os|webdavs?|davs?|https?):/(?!/)")
 _OURS = "ai4os://"
 _SCRATCH = re.compile(r"\.(lr_find|scale_batch_size)_[0-9a-f-]{36}\.ckpt")
@@ -32,7 +32,7 @@ def meant_by(path: str | os.PathLike[str]) -> str:
 
 
 def is_scratch(location: str) -> bool:
-    """Whether it is a file that Lightning's tuner saves for itself, and removes after its trials."""
+    """Whether it is a temporary file of Lightning's tuner."""
     return _SCRATCH.fullmatch(posixpath.basename(location)) is not None
 
 
@@ -42,7 +42,7 @@ def target_of(location: str) -> str:
 
 
 def shown_paths(locations_: Iterable[str]) -> Iterator[str]:
-    """Those that a file system ``ai4os://`` shows, as it calls them."""
+    """The paths in the file system ``ai4os://`` of those locations that it can show."""
     return (one.removeprefix(_OURS).strip("/") for one in locations_ if one.startswith(_OURS))
 
 
@@ -53,8 +53,8 @@ def is_shown_as_taken(location: str, remote: str | Remote | None) -> bool:
         Whether Lightning sees it; if not, the save has to arrive first.
     """
     kind = locations.parse(location)
-    if isinstance(kind, locations.DirectoryLocation):  # a mount's own listing may be minutes old
-        with suppress(OSError):  # the save itself raises it
+    if isinstance(kind, locations.DirectoryLocation):  # the listing of a mount may be minutes old
+        with suppress(OSError):  # the save itself raises the error
             os.makedirs(location, exist_ok=True)
         return os.path.exists(location)
     if isinstance(kind, locations.FsspecLocation):

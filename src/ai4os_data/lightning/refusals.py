@@ -1,4 +1,4 @@
-"""What cannot be saved as one file of rank 0 is refused, with what to use instead."""
+"""Refuses states that cannot be saved as one file of rank 0, and says what to use instead."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from ai4os_data import errors
 from ai4os_data.lightning.flavour import FLAVOUR, pytorch
 
-_PARTS_OF_RANKS = ("DTensor", "ShardedTensor")  # by name: each is imported from elsewhere in each torch
+_PARTS_OF_RANKS = ("DTensor", "ShardedTensor")  # by name, since their modules differ between versions of torch
 
 
 def refuse_strategy(strategy: Any) -> None:
-    """Refuse a strategy of the other Lightning, and one that may spread a state over its ranks.
+    """Refuse a strategy of the other Lightning package, and one that may spread a state over ranks.
 
     Raises:
         CheckpointError: it is one.
@@ -25,7 +25,7 @@ def refuse_strategy(strategy: Any) -> None:
             f"up for {FLAVOUR}: import the one that you use before ai4os_data.lightning, and not both"
         )
     is_whole = isinstance(strategy, (known.SingleDeviceStrategy, known.DDPStrategy))
-    is_sharded = isinstance(strategy, known.DeepSpeedStrategy)  # though it is a DDPStrategy
+    is_sharded = isinstance(strategy, known.DeepSpeedStrategy)  # although it is a subclass of DDPStrategy
     if not is_whole or is_sharded or type(strategy).save_checkpoint is not known.Strategy.save_checkpoint:
         raise errors.CheckpointError(
             f"{type(strategy).__name__} may spread a state over its ranks, and a checkpoint is one file of rank 0: "
@@ -34,7 +34,7 @@ def refuse_strategy(strategy: Any) -> None:
 
 
 def refuse_shards(value: Any, path: tuple[str, ...] = ()) -> None:
-    """Refuse a state of which this process holds a part.
+    """Refuse a state of which this process holds only a part.
 
     Raises:
         StateError: it is one.

@@ -1,4 +1,4 @@
-"""What a training resumes from: random states, loaders and what was still to do are as they were at the checkpoint."""
+"""Resumes a training: restores the random states, the loaders and the unfinished work of the checkpoint."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Resumed:
-    """The checkpoint that a training resumes from; nothing, if it begins anew.
+    """The checkpoint that a training resumes from, if it does not begin anew.
 
     Attributes:
-        saved_step: the step of this run that need not be saved again; a model without a step is no progress.
+        saved_step: the step of this run that need not be saved again, since no step was made after it.
     """
 
     def __init__(self, ranks: Ranks, warn: Callable[[str], None]) -> None:
@@ -34,12 +34,12 @@ class Resumed:
 
     @property
     def awaits(self) -> Awaited | None:
-        """What came next at the checkpoint; None if none was loaded, or its epoch has ended."""
+        """What followed next at the checkpoint; None if none was loaded, or its epoch has ended."""
         return None if self._ours is None else self._ours.get("awaits")
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether a validation or the end of an epoch has to be made up; then the step is saved once more."""
+        """Whether a validation or the end of an epoch was cut off and is made up; then the step is saved again."""
         return self.awaits in {"validation", "end of epoch"}
 
     def note(self, checkpoint: Mapping[str, Any], run: StorageCheckpoint) -> None:
@@ -52,17 +52,17 @@ class Resumed:
         is_of_this_run = self._ranks.writes and name in {found.name for found in run.list()}
         if is_of_this_run and name is not None:
             run.saver.go_on_from(name)
-        # The same step of another run is not here yet.
+        # The same step of another run must be saved here.
         is_here = self._ranks.broadcast(is_of_this_run)
         self.saved_step = int(checkpoint["global_step"]) if is_here and not self.is_cut_off else 0
 
     def set_random_states(self) -> None:
-        """Set the random states of this rank, if no batch has been trained since the resume."""
+        """Set the random states of this rank, if no batch has been trained after the resume."""
         if self._random is not None and self._ranks.rank < len(self._random):
             set_random_states(self._random[self._ranks.rank])
 
     def begin(self, trainer: Trainer) -> None:
-        """Let the loaders resume, and do what the interrupted training had left to do."""
+        """Let the loaders resume, and complete what the interrupted training had left undone."""
         self._loaders.load(trainer)
         if self._ours is None:
             return
@@ -76,7 +76,7 @@ class Resumed:
     def begin_epoch(self, trainer: Trainer) -> None:
         """If a new epoch begins after the resume, let the loaders begin it once more.
 
-        Lightning has let them begin already, without their states and before it set which epoch it is.
+        Lightning has let them begin already, without their states and before it set the epoch.
         """
         ready, fetcher = trainer.fit_loop.epoch_loop.batch_progress.current.ready, trainer.fit_loop._data_fetcher
         if self._random is not None and fetcher is not None and not 0 < ready < trainer.num_training_batches:

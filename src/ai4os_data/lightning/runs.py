@@ -22,11 +22,11 @@ OURS = "ai4os_data"  # our part of a checkpoint of Lightning's
 
 
 class Runs:
-    """The run of a training, and whatever other runs are looked into; a pickle opens them anew.
+    """The run of a training, and other runs that are read. A pickle opens them anew.
 
     Attributes:
         location: of the training's run.
-        current: the training's run; None as long as nothing has opened it.
+        current: the training's run; None until it is opened.
     """
 
     def __init__(self, location: str, remote: str | Remote | None, options: Mapping[str, Any]) -> None:
@@ -40,7 +40,7 @@ class Runs:
         return {**self.__dict__, "current": None, "_files": {}}
 
     def begin(self, *, anew: bool) -> StorageCheckpoint:
-        """Open the training's run, unless `newest` has: ``anew`` if that was before the ranks found each other."""
+        """Open the training's run, unless `newest` has; ``anew`` if that was before there was a process group."""
         if anew:
             self.end()
         if self.current is None:
@@ -83,7 +83,7 @@ class Runs:
 
     @contextmanager
     def _read(self, location: str) -> Iterator[StorageCheckpoint]:
-        """A run to look into; during a training its own, which knows what is on its way."""
+        """A run to read from; during a training its own, which knows the uploads on their way."""
         if location == self.location and self.current is not None:
             yield self.current
         else:
@@ -92,10 +92,10 @@ class Runs:
 
     def _known(self, name: CheckpointName) -> str | None:
         path = self._files.get(name)
-        return str(path) if path is not None and path.exists() else None  # somebody may have cleaned the spool
+        return str(path) if path is not None and path.exists() else None  # the spool may have been cleaned
 
     def _file(self, run: StorageCheckpoint, restored: Restored | None) -> str | None:
-        """A checkpoint as a file, which is removed when this process ends."""
+        """A checkpoint as a local file, which is removed when this process ends."""
         if restored is None:
             return None
         if (known := self._known(restored.name)) is not None:

@@ -1,4 +1,4 @@
-"""What a Lightning training saves: only whole moments, of the trained weights, on all ranks at the same step."""
+"""The saves of a Lightning training: only whole moments, with the trained weights, on all ranks at the same step."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Saving:
     """The saves of one training, from its first batch to its end.
 
     Args:
-        trainer: it is about to train.
-        run: what is saved to.
+        trainer: about to train.
+        run: the run to save to.
         ranks: those that save together.
-        resumed: what the training resumes from.
+        resumed: the checkpoint that the training resumes from.
         triggers: what makes a save due.
         best: it records the metrics of each save.
         warn: logs a warning once.
@@ -53,8 +53,8 @@ class Saving:
         self._kept = Kept()
         self._is_due = resumed.is_cut_off
         self._saved_step = resumed.saved_step
-        self._is_late = False  # a save waits for the next batch
-        self._awaits_model = False  # a save waits for what the model does after the last one
+        self._is_late = False  # whether a save waits for the next batch
+        self._awaits_model = False  # whether a save waits for the model's hook after the last batch
         self._newest: tuple[SaveHandle, Mapping[str, float]] | None = None
         if resumed.is_cut_off and resumed.awaits is not None:
             self._moments.resume(trainer, resumed.awaits)
@@ -68,7 +68,7 @@ class Saving:
     # --- what happens in the training
 
     def begin_batch(self, trainer: Trainer) -> None:
-        """Save what had to wait until nobody but the training changes the weights."""
+        """Make the save that had to wait for the trained weights."""
         if self._is_late and not self._awaits_model:
             self._kept.note_late(is_swapped_back=not self._moments.has_other_weights(trainer))
         if self._is_late or self._awaits_model:
@@ -90,12 +90,12 @@ class Saving:
             self._keep(trainer, *AROUND_VALIDATION, is_end=True)
         if not is_whole:
             return
-        if awaits == "validation":  # after it its metrics are known
+        if awaits == "validation":  # only after it are its metrics known
             self._keep(trainer, *AROUND_VALIDATION)
         elif awaits == "end of epoch":
             self._keep_for_end(trainer)
         elif self._is_due and has_own(trainer.lightning_module, "on_train_batch_end"):
-            self._awaits_model = True  # its hook comes after ours
+            self._awaits_model = True  # the model's hook runs after ours
         elif self._is_due:
             self._save(trainer)
 
@@ -108,14 +108,14 @@ class Saving:
         self._kept.note_validation(is_swapped=self._moments.has_other_weights(trainer))
 
     def end_validation(self, trainer: Trainer) -> None:
-        """Save what had to wait for the validation."""
+        """Make the save that had to wait for the validation."""
         self._metrics.end_validation(trainer)
         is_swapped = self._moments.has_other_weights(trainer)
         self._kept.end_validation(is_swapped=is_swapped)
         if not self._moments.end_validation(trainer):
             return
-        if not is_swapped:  # otherwise the copy of before the validation is what was trained
-            # No batch may come after it that shows which weights were trained.
+        if not is_swapped:  # otherwise the copy from before the validation has the trained weights
+            # No later batch may show which weights were trained.
             if is_whole_epoch(trainer):
                 self._keep_for_end(trainer)
             elif is_stopping(trainer):
@@ -126,7 +126,7 @@ class Saving:
     def end_epoch(self, trainer: Trainer, *, saves_end: bool) -> None:
         """Save if the trigger says so or the training ends with this epoch: later, weights may be swapped."""
         is_end = is_about_to_end(trainer)
-        if is_whole_epoch(trainer):  # otherwise it was stopped, and resumes in its middle
+        if is_whole_epoch(trainer):  # otherwise the epoch was stopped, and resumes in its middle
             self._moments.end_epoch(trainer)
             self._is_due = self._is_due or self._triggers.is_end_of_epoch(trainer)
         else:
@@ -150,7 +150,7 @@ class Saving:
         Args:
             trainer: it is about to end.
             exception: what ends it.
-            ranks: those that save together, without waiting long for each other.
+            ranks: those that save together; they do not wait long for each other.
 
         Raises:
             StorageError: it cannot be saved.
@@ -172,15 +172,15 @@ class Saving:
         elif self._kept.moment is not None:
             self._save_trained(trainer)
         elif is_end and not self._kept.is_swapped:
-            self._save(trainer)  # no callback could have: the model itself has changed its weights
+            self._save(trainer)  # no callback could have changed the weights: the model itself has
         else:
             self._is_late = True
 
     def _save_trained(self, trainer: Trainer, hurried: Ranks | None = None) -> None:
-        """Save the last moment, from the copy that was kept of it, or if the weights are still those of then.
+        """Save the last moment, from the kept copy, or from the model if its weights have not changed since.
 
         Raises:
-            CheckpointError: the weights are others, and there is no copy.
+            CheckpointError: the weights have changed, and there is no copy.
         """
         last, kept = self._moments.last, self._kept.moment
         if last is None or last.step == self._saved_step:
@@ -196,7 +196,7 @@ class Saving:
         self._save(trainer, hurried, is_kept=is_kept and (is_swapped or kept is last))
 
     def _save(self, trainer: Trainer, hurried: Ranks | None = None, *, is_kept: bool = False) -> None:
-        """Save the last moment, on every rank, unless that has been done."""
+        """Save the last moment, on every rank, unless it has been saved."""
         self._is_due = self._is_late = self._awaits_model = False
         moment = self._kept.moment if is_kept else self._moments.last
         if moment is None or moment.step == self._saved_step:
@@ -213,19 +213,19 @@ class Saving:
             raise errors.CheckpointError(f"step {moment.step} of rank {ranks.rank} is not where the other ranks are")
         checkpoint = self._kept.take() if is_kept else self._checkpoint(trainer, moment)
         checkpoint[OURS]["random"] = [random for _, random in everywhere]
-        # At an exception what failed before is left to close: it is no failure of this one.
+        # During an exception, earlier errors are left to `close`: they are not errors of this save.
         save = self._run.save if hurried is None else self._run.saver.save
         self._newest = save(checkpoint, moment.step, metrics), metrics
         self._saved_step = moment.step
 
     def _coming(self) -> list[Mapping[str, float]]:
-        """The metrics of the save before, as long as it is on its way to the spool."""
+        """The metrics of the previous save, as long as it is not in the spool yet."""
         if self._newest is None or self._newest[0].level is not None or self._newest[0].error is not None:
             return []
         return [self._newest[1]]
 
     def _checkpoint(self, trainer: Trainer, moment: Moment) -> dict[str, Any]:
-        """What Trainer.save_checkpoint() writes, of a moment; the public way to it leads over a file."""
+        """The checkpoint that Trainer.save_checkpoint() would write at a moment; the public method needs a file."""
         with self._moments.buffers():
             checkpoint, _ = plain_hyperparameters(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
         checkpoint.update({"loops": moment.loops, "global_step": moment.step})
@@ -238,15 +238,15 @@ class Saving:
         return checkpoint
 
     def _keep(self, trainer: Trainer, *hooks: str, is_end: bool = False) -> None:
-        """Keep a copy of the last moment, if one of these hooks may swap the weights, or what comes at the end."""
+        """Keep a copy of the last moment, if one of these hooks, or a hook at the end, may swap the weights."""
         assert self._moments.last is not None
-        # Some swap for the first time at the end, so that no earlier epoch shows it.
+        # Some callbacks swap for the first time at the end, which no earlier epoch shows.
         if self._kept.is_needed(suspects(trainer, *hooks)) or (is_end and suspects(trainer, "on_train_epoch_end")):
             checkpoint = self._checkpoint(trainer, self._moments.last)
             self._kept.keep(self._moments.last, checkpoint if self._ranks.writes else {OURS: {}})
 
     def _keep_for_end(self, trainer: Trainer) -> None:
-        """Keep a copy of the last epoch: after it no batch comes that shows which weights were trained."""
+        """Keep a copy of the last epoch: no later batch shows which weights were trained."""
         self._kept.drop()
         if is_about_to_end(trainer):
             self._keep(trainer, *AROUND_VALIDATION, is_end=True)

@@ -1,4 +1,4 @@
-"""One call of ``Trainer.fit``: the run that it saves to, the ranks that save, and what it resumes from."""
+"""One call of ``Trainer.fit``: the run that it saves to, its ranks, and the checkpoint that it resumes from."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _TOGETHER_S = 4.0  # how long ranks wait for each other when one of them is abou
 
 
 class Training:
-    """What the callback has from the beginning of a ``fit`` to its end.
+    """The callback's objects from the beginning of a ``fit`` to its end.
 
     Attributes:
-        resumed: what it resumes from.
-        saving: what saves it; None before its first batch, and in a rehearsal.
+        resumed: the checkpoint that it resumes from.
+        saving: saves it; None before its first batch, and in a rehearsal.
     """
 
     def __init__(self, runs: Runs, timeout_s: float, best: Best) -> None:
@@ -67,7 +67,7 @@ class Training:
             self.saving = Saving(*start, best=self._best, warn=self._warn)
 
     def catch(self, trainer: Trainer, exception: BaseException) -> None:
-        """Save what an exception ends; if that fails, it is logged."""
+        """Save the training that an exception ends; if that fails, it is logged."""
         try:
             if self.saving is not None:
                 self.saving.catch(trainer, exception, self._hurried)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Triggers:
-    """What makes a save due; if none is given, the end of each epoch does.
+    """The triggers of a save; without any, the end of each epoch is one.
 
     Attributes:
         options: the triggers as the callback names them.
@@ -31,14 +31,14 @@ class Triggers:
         self.options = {"every_n_train_steps": steps, "every_n_epochs": epochs, "train_time_interval": interval}
         self._steps, self._epochs, self._interval = steps, epochs, interval
         self._last_s = 0.0
-        self._counted_step = 0  # whether it is time to save is asked once for each step
+        self._counted_step = 0  # `is_time` is asked once for each step
 
     def begin(self, trainer: Trainer) -> None:
         """Count from here."""
         self._last_s, self._counted_step = time.monotonic(), trainer.global_step
 
     def is_time(self, trainer: Trainer) -> bool:
-        """Whether a step, or the time, makes a save due; asked on every rank."""
+        """Whether the step or the time makes a save due; all ranks ask."""
         is_new_step, self._counted_step = trainer.global_step != self._counted_step, trainer.global_step
         is_late = False
         if self._interval is not None:

@@ -1,4 +1,4 @@
-"""The weights and buffers of a model between two moments: whether they were swapped, and what they were before."""
+"""The weights and buffers of a model between two moments: whether weights were swapped, and copies of the buffers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SAMPLED = 4  # elements of each weight; averaged weights differ from trained ones in nearly all
-_LARGE = 65_536  # elements of a buffer that is copied only if its version has changed; running means are shorter
+_LARGE = 65_536  # elements: a longer buffer is copied only if its version has changed; running means are shorter
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def _few(weight: torch.Tensor) -> torch.Tensor:
 
 
 class Buffers:
-    """A copy of what a forward pass changes in a model: buffers, states of metrics, and extra states."""
+    """A copy of everything that a forward pass changes in a model: buffers, states of metrics, and extra states."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._slots = [
@@ -69,7 +69,7 @@ class Buffers:
 
     @contextmanager
     def of_then(self) -> Iterator[None]:
-        """Put the copies into the model for a while; what is there now comes back."""
+        """Put the copies into the model during a block, and put the present values back afterwards."""
         now = [owner._buffers.get(name) for owner, name in self._slots], [other.get() for other in self._others]
         self._put(self._copies, self._states)
         try:
@@ -78,7 +78,7 @@ class Buffers:
             self._put(*now)
 
     def _put(self, buffers: list[torch.Tensor | None], states: list[Any]) -> None:
-        for (owner, name), buffer in zip(self._slots, buffers, strict=False):  # nothing, if no copy was made yet
+        for (owner, name), buffer in zip(self._slots, buffers, strict=False):  # empty if no copy was made yet
             owner._buffers[name] = buffer
         for other, state in zip(self._others, states, strict=False):
             other.set(state)
@@ -89,7 +89,7 @@ def _shape(tensor: torch.Tensor | None) -> torch.Size | None:
 
 
 class _Extra:
-    """What a module keeps beside its tensors."""
+    """The extra state of a module, beside its tensors."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._module = module
@@ -102,7 +102,7 @@ class _Extra:
 
 
 class _OfMetric:
-    """What a metric of torchmetrics saves of what it has gathered."""
+    """The saved state of a torchmetrics metric."""
 
     def __init__(self, metric: Any) -> None:
         self._metric = metric

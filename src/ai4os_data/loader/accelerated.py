@@ -1,8 +1,8 @@
 """A loader under Hugging Face Accelerate: ``prepare`` leaves it alone, and each sample goes to one process once.
 
-Accelerate makes a new loader of what it prepares, which shares out the batches among the processes once more. It leaves
-alone what says that it is prepared, so ours says so, and does for its caller what that new loader would have done.
-Accelerate is imported by whoever uses it, never by this module's own import.
+Accelerate makes a new loader of each one that it prepares, and that new loader shares out the batches among the
+processes once more. It leaves a loader alone that says that it is prepared. So ours says so, and does for its caller
+what the new loader would do. This module never imports Accelerate itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PARTS_OF_A_MODEL = {"cp", "sp", "tp"}  # dimensions of a mesh along which proce
 
 
 class Accelerated:
-    """What ``accelerate.Accelerator`` looks for in a loader.
+    """The attributes that ``accelerate.Accelerator`` looks for in a loader.
 
     Subclasses are loaders, with ``batch_size``, ``dataset``, ``sampler`` and ``batch_sampler``.
     """
@@ -52,7 +52,7 @@ class Accelerated:
 
     @property
     def gradient_state(self) -> Any:
-        """What accelerators know about the loaders that are in use, as Accelerate's own loaders show it.
+        """Accelerate's state of the loaders in use, as its own loaders show it.
 
         Raises:
             AttributeError: Accelerate is not in use.
@@ -63,12 +63,12 @@ class Accelerated:
 
     @property
     def _is_accelerate_prepared(self) -> bool:
-        """Whether Accelerate leaves the loader alone; an attribute for its eyes only.
+        """Whether Accelerate leaves the loader alone; only Accelerate reads this attribute.
 
-        The accelerator is looked up on the stack, since it is the one that asks and gives itself to no loader.
+        The accelerator is found on the stack: it asks for this attribute, and does not pass itself to a loader.
 
         Raises:
-            AttributeError: it is no accelerator that asks.
+            AttributeError: no accelerator asks.
             ValueError: it would share out the samples in another way than this loader can.
         """
         frame = sys._getframe(1)  # noqa: SLF001  there is no public way
@@ -79,7 +79,7 @@ class Accelerated:
 
     @_is_accelerate_prepared.setter
     def _is_accelerate_prepared(self, _: bool) -> None:
-        """Accelerate notes it down on all that it has prepared."""
+        """Accelerate sets it on everything that it has prepared."""
 
     def _prepared_for(self, accelerator: Any, *, is_placed: bool | None) -> bool:
         reason = self._why_not(accelerator)
@@ -110,12 +110,12 @@ class Accelerated:
 
     @property
     def _shares(self) -> int:
-        """Among how many processes the sampler shares out the samples."""
+        """The number of processes among which the sampler shares out the samples."""
         samplers = (self.sampler, getattr(self.batch_sampler, "sampler", None))
         return max((share_of(sampler) or (1,))[0] for sampler in samplers)
 
     def _share_as(self, accelerator: Any) -> None:
-        """Share out the samples so that what is gathered comes in the order of the dataset, repeated ones last."""
+        """Share out the samples so that gathered results are in the order of the dataset, repeated ones last."""
         if hasattr(self.sampler, "run_length"):
             self.sampler.run_length = self.batch_size or 1
             if not accelerator.even_batches:
@@ -138,12 +138,12 @@ class Placement(NamedTuple):
 
 
 class PreparedPass:
-    """A pass over a prepared loader, of which accelerators know while somebody goes through it.
+    """A pass over a prepared loader, which accelerators know of while it is iterated over.
 
     Args:
         loader: what the pass is over.
         placement: where its batches go.
-        samples: how many the ranks have before them together, repeated ones not counted; None if all count.
+        samples: how many samples are left for all ranks together, without repeated ones; None if all count.
     """
 
     def __init__(self, loader: Accelerated, placement: Placement, samples: int | None) -> None:
@@ -166,8 +166,8 @@ class PreparedPass:
         return self._placement(batch)
 
     def end(self) -> None:
-        """Let accelerators know that nobody goes through it any longer."""
-        if self._is_begun and "accelerate.state" in sys.modules:  # at its end the interpreter has dropped it
+        """Let accelerators know that the iteration has ended."""
+        if self._is_begun and "accelerate.state" in sys.modules:  # the interpreter drops the module at its end
             _gradient_state()._remove_dataloader(self._loader)  # noqa: SLF001  as Accelerate's own loaders do
 
 
@@ -176,10 +176,10 @@ def _gradient_state() -> Any:
 
 
 def refuse_to_share_again(ranks: int) -> None:
-    """See that Accelerate does not share out among the processes what has been shared out among them already.
+    """Check that Accelerate does not share out samples that are shared out already.
 
     Args:
-        ranks: among how many the caller shares out its samples.
+        ranks: the number of processes among which the caller shares out its samples.
 
     Raises:
         RuntimeError: it does, and most samples would never be seen.
@@ -193,7 +193,7 @@ def refuse_to_share_again(ranks: int) -> None:
 
 
 def _is_shared_by_accelerate() -> bool:
-    """Whether what runs now was called for by one of Accelerate's loaders that share out batches."""
+    """Whether the running code was called by one of Accelerate's loaders that share out batches."""
     loaders = sys.modules.get("accelerate.data_loader")
     if loaders is None:
         return False
@@ -213,7 +213,7 @@ def _accelerator_of(frame: FrameType) -> Any | None:
 
 
 def _refuse_other_shares(accelerator: Any, shares: int) -> None:
-    """See that a whole batch of its own is right for each process.
+    """Check that each process may have a whole batch of its own.
 
     Raises:
         ValueError: it is not.

@@ -1,4 +1,4 @@
-"""A batch is made of indices, through the readers of the datasets: the same in a worker and in the main process."""
+"""Makes a batch of indices, through the readers of the datasets: the same in a worker and in the main process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ai4os_data.loader.next_uses import NextUses
 
 
-# What `default_collate` raises; the last only in a worker, in which it asks every sample for its size.
+# Errors of `default_collate`; the last one only in a worker, where it asks every sample for its size.
 _OF_TORCH = (TypeError, RuntimeError, KeyError, ValueError, AttributeError)
 
 
@@ -41,7 +41,7 @@ class Made(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """A batch in which a sample is bad. It comes as a value: an error would leave its attributes in the worker."""
+    """A batch in which a sample is bad. A value, since a raised error would leave its attributes in the worker."""
 
     number: int
     error: SampleError
@@ -110,7 +110,7 @@ class Work(Dataset[Any]):
         try:
             return self._collate(items)
         except _OF_TORCH as error:
-            # An error of the user's own function is the user's own; torch's names no sample.
+            # An error of the user's function stays as it is; one of torch names no sample.
             if self._collate is not default_collate or type(error) not in _OF_TORCH:
                 raise
             words = mismatch.explained(items, self._names(wanted.indices, [position for position, _ in found]))
@@ -119,7 +119,7 @@ class Work(Dataset[Any]):
             raise type(error)(f"{words}. ({error})") from error
 
     def _names(self, indices: list[int], positions: Sequence[int]) -> list[str]:
-        """Names in errors for the samples at these positions of a batch: their keys, as far as these are known."""
+        """Names for the samples at these positions of a batch: their keys, as far as they are known."""
         found = nesting.expected(self.dataset, indices)
         names = [
             f"sample {index}" if one is None else repr(one[0].reader.entries[one[1]].key)
@@ -138,7 +138,7 @@ class Work(Dataset[Any]):
         return self._one_by_one(indices, seeds)
 
     def _one_by_one(self, indices: list[int], seeds: list[int]) -> list[tuple[int, Any]]:
-        """The samples of somebody else's dataset; those that one of ours inside it skips are left out."""
+        """The samples of another library's dataset; those that a dataset of ours inside it skips are left out."""
         items = []
         skipped: SkippedError | None = None
         for position, (index, seed) in enumerate(zip(indices, seeds, strict=True)):
@@ -162,7 +162,7 @@ def start(function: Callable[[int], None], worker: int) -> None:
 
 
 def identity(batch: Any) -> Any:
-    """A batch that is whole already."""
+    """The batch itself, which is complete."""
     return batch
 
 

@@ -1,8 +1,8 @@
-"""A loader under Lightning and Fabric resumes at the right position, although these do not pass on all they know.
+"""Lets a loader resume at the right position under Lightning and Fabric, which do not pass on all they know.
 
 Fabric's wrapper has no state and counts epochs from 0 in each process; Lightning keeps the states of loaders that it
-set up before it restored them. No public interface leads to either, so the calling frames are searched, at most once
-a pass: if a name changes there, nothing is found and nothing is done.
+set up before it restored them. Neither can be reached through a public interface, so the calling frames are searched,
+at most once a pass. If a name changes there, nothing is found and nothing is done.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _FRAMES = 14  # between a caller and the order of a loader
 
 
 def count_on(epoch_set: int, epoch: int) -> bool:
-    """Let Fabric's wrapper count on from an epoch, if it is what sets another one now; whether it is.
+    """Let Fabric's wrapper count on from an epoch, if the wrapper is setting another one now. Returns whether it is.
 
     Args:
-        epoch_set: by it.
+        epoch_set: the epoch that it sets.
         epoch: the one that the loader is in.
     """
     wrapper = _caller(_WRAPPER, "__iter__")
@@ -32,10 +32,10 @@ def count_on(epoch_set: int, epoch: int) -> bool:
 
 
 def left_state(loader: Any) -> Mapping[str, Any] | None:
-    """The state that Lightning's trainer holds for a loader as it resumes in mid-epoch, and has not given to it.
+    """The state that Lightning's trainer holds for a loader while it resumes in mid-epoch, and has not given to it.
 
-    It gives the states as it sets the loaders up, which it has done before if ``trainer.estimated_stepping_batches``
-    was asked for in ``configure_optimizers``.
+    The trainer gives states to loaders when it sets them up. If ``configure_optimizers`` asked for
+    ``trainer.estimated_stepping_batches``, it has set them up before it has the states.
     """
     loop = _caller("_TrainingEpochLoop", "advance")
     fit_loop = getattr(getattr(loop, "trainer", None), "fit_loop", None)
@@ -48,12 +48,12 @@ def left_state(loader: Any) -> Mapping[str, Any] | None:
 
 
 def _caller(kind: str, method: str) -> Any:
-    """The object of one of Lightning's classes whose method has led here; None if there is none."""
+    """The object of one of Lightning's classes whose method is calling; None if there is none."""
     if not {"lightning", "pytorch_lightning", "lightning_fabric"} & sys.modules.keys():
         return None
     frame = sys._getframe(1)  # noqa: SLF001  it is documented
     for _ in range(_FRAMES):
-        # A frame that is asked for its locals keeps them as they are now, so no other frame is asked.
+        # Reading the locals of a frame keeps them alive, so no other frame is asked.
         if frame.f_code.co_name == method and "lightning" in frame.f_code.co_filename:
             caller = frame.f_locals.get("self")
             if type(caller).__name__ == kind:

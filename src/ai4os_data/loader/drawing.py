@@ -1,4 +1,4 @@
-"""Draws the order of somebody else's samplers: the same again for the same seed, epoch and state of the samplers."""
+"""Draws the order of another library's samplers: the same for the same seed, epoch and state of the samplers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 States = list[dict[str, Any]]
 
-_PREDICTED = "_IndexBatchSamplerWrapper"  # what Lightning wraps a batch sampler in when it predicts
+_PREDICTED = "_IndexBatchSamplerWrapper"  # Lightning's wrapper of a batch sampler during prediction
 
 
 class Samplers:
-    """Somebody else's samplers: which epoch they stand at, and what they would need to draw the same again.
+    """Another library's samplers: their epochs, and the states with which they would draw the same again.
 
     Args:
         samplers: those that may have an epoch or a state, the one that gives batches first.
@@ -36,7 +36,7 @@ class Samplers:
         self.look()
 
     def look(self) -> None:
-        """Note the epochs at which they stand: some count by themselves."""
+        """Note their present epochs: some samplers count by themselves."""
         self._epochs = self._standing()
 
     def _standing(self) -> list[int | None]:
@@ -49,11 +49,11 @@ class Samplers:
 
     @property
     def first_epoch(self) -> int:
-        """The epoch at which they stood when we last looked."""
+        """Their epoch at the last look."""
         return next((int(epoch) for epoch in self._epochs if epoch is not None), 0)
 
     def epoch_set(self) -> int | None:
-        """The epoch that the user has set since we last looked, maybe the same one; None if there is none."""
+        """The epoch that the user has set since the last look, maybe the same one; None if none was set."""
         for epoch, before in zip(self._standing(), self._epochs, strict=True):
             is_ours = epoch is before if isinstance(before, _Epoch) else epoch == before
             if epoch is not None and not is_ours:
@@ -65,10 +65,10 @@ class Samplers:
 
         Args:
             epoch: the next one.
-            only_to_know: only on those of which can be known afterwards whether the user has set it too.
+            only_to_know: only on samplers that show afterwards whether the user has set it too.
         """
         for sampler in self._samplers:
-            # What a sampler saves by itself has to be plain.
+            # A sampler's own state must stay plain.
             is_known = isinstance(sampler, DistributedSampler) and not hasattr(sampler, "state_dict")
             if callable(set_epoch := getattr(sampler, "set_epoch", None)) and (is_known or not only_to_know):
                 set_epoch(_Epoch(epoch) if is_known else epoch)
@@ -86,7 +86,7 @@ class Samplers:
         return any(isinstance(sampler, StorageSampler) for sampler in self._samplers)
 
     def refuse_other_ranks(self, saved: list[int] | None) -> None:
-        """Raise if torch's sampler shares out an order among other ranks than it did.
+        """Raise if torch's sampler now shares out an order among another number of ranks than when it was saved.
 
         Raises:
             ValueError: it does.
@@ -100,11 +100,11 @@ class Samplers:
             )
 
     def states(self) -> States:
-        """What each would have to be given to draw the same again."""
+        """The state of each, from which it would draw the same again."""
         return [_state(sampler) for sampler in self._samplers]
 
     def set_states(self, states: States) -> None:
-        """Give them that."""
+        """Set these states."""
         for sampler, state in zip(self._samplers, states, strict=True):
             if "own" in state:
                 sampler.load_state_dict(state["own"])
@@ -113,7 +113,7 @@ class Samplers:
 
     @contextmanager
     def unrepeated(self) -> Iterator[None]:
-        """Let those of ours give each sample exactly once, for a while."""
+        """Let our own samplers give each sample exactly once, during a block."""
         before = [(one, one.even_batches) for one in self._samplers if isinstance(one, StorageSampler)]
         try:
             for sampler, _ in before:
@@ -145,13 +145,13 @@ class Drawing:
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        """What may be changed between a load and the first batch."""
+        """The settings that may change between a load and the first batch."""
         length = len(self._source) if has_length(self._source) else None  # type: ignore[arg-type]  # it has one
         batching = getattr(self._source, "batch_size", None), getattr(self._source, "drop_last", None)
         return self._samplers.share, length, batching
 
     def rest(self, seed: int, epoch: int, position: Position) -> Rest:
-        """What is still to come of an epoch after a position.
+        """The rest of an epoch after a position.
 
         Raises:
             ValueError: the position is one of another order.
@@ -179,7 +179,7 @@ class Drawing:
         )
 
     def as_wanted(self) -> AbstractContextManager[None]:
-        """Draw, or count, each sample once if Lightning predicts, as it does with samplers of its own."""
+        """Draw or count each sample once if Lightning predicts, as Lightning does with its own samplers."""
         return self._samplers.unrepeated() if type(self._source).__name__ == _PREDICTED else nullcontext()
 
     @contextmanager
@@ -218,11 +218,11 @@ def states_for(ours: States, state: Mapping[str, Any]) -> States:
     filled = [own for own in saved if own]
     if "samplers" not in state or "order" not in state or len(filled) != sum(map(bool, ours)):
         raise ValueError(OF_ANOTHER_KIND)
-    return [filled.pop(0) if own else {} for own in ours]  # a BatchSampler more, or less: the order will be compared
+    return [filled.pop(0) if own else {} for own in ours]  # one BatchSampler more or less: the order will be compared
 
 
 class _Epoch(int):
-    """The number of an epoch that we have set on a sampler; the user's own, though equal, is another object."""
+    """The number of an epoch that we have set on a sampler; an equal number set by the user is another object."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""The order of somebody else's sampler is drawn again, compared with what was saved, and resumed."""
+"""Resumes the order of another library's sampler: draws it again, and compares it with what was saved."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 class ForeignOrder(Order):
     """The order of any other sampler: it is drawn again up to the position of the caller.
 
-    A generator of its own, and what it has to save by itself, are set back to where they were when the epoch began. A
-    state says which order it is, so that another one is not taken for it. What is loaded is drawn at once and compared,
-    and the next pass goes through what was drawn.
+    Its own generator and its own state are set back to where they were when the epoch began. A state says which order
+    it belongs to, so that no other order is taken for it. A loaded order is drawn and compared at once, and the next
+    pass uses what was drawn.
 
     Args:
         source: gives batches of indices, or indices.
         samplers: those on which an epoch may be set, or that have a state.
-        seed: what a sampler that draws from the global generators follows.
+        seed: seeds the global generators, for samplers that draw from them.
         is_batched: whether the source gives batches.
     """
 
@@ -39,16 +39,16 @@ class ForeignOrder(Order):
         self._have_nothing_loaded()
 
     def _have_nothing_loaded(self) -> None:
-        self._at_begin: States = []  # how the samplers stood when the epoch began
-        self._saved: dict[str, Any] = {}  # what was loaded of its order: it is compared with what is drawn
-        self._ready: _Ready | None = None  # what was loaded, drawn and compared
+        self._at_begin: States = []  # the samplers' states when the epoch began
+        self._saved: dict[str, Any] = {}  # the loaded description of the order, to compare with the drawn one
+        self._ready: _Ready | None = None  # the loaded position, after it was drawn and compared
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle without what was drawn."""
+        """Pickle without the drawn order."""
         return {**self.__dict__, "_ready": None}
 
     def set_epoch(self, epoch: int) -> None:
-        """Go there, and set the samplers to it."""
+        """Set the epoch here and on the samplers."""
         if self._is_loaded and epoch != self._epoch and count_on(epoch, self._epoch):
             epoch = self._epoch
         if epoch != self._epoch and not self._is_begun and self._resume.below:
@@ -85,9 +85,9 @@ class ForeignOrder(Order):
                 self._samplers.set_states(stood)
 
     def _compare_early(self) -> None:
-        """Draw what was loaded, if that can be done by now: then a misfit raises here, and not at the first batch."""
+        """Draw the loaded order, if that is possible now: then a mismatch raises here, and not at the first batch."""
         if self._ready is not None and self._ready.wanted == self._wanted:
-            return  # it was loaded before, and is at hand: some samplers give another order each time
+            return  # it was drawn at an earlier load; some samplers give another order each time
         self._ready = None
         self._samplers.refuse_other_ranks(self._saved.get("rank"))
         may_have_more_ranks = self._saved.get("rank", [0, 1])[1] > self._samplers.share[1]  # a group may be made later
@@ -98,7 +98,7 @@ class ForeignOrder(Order):
 
     @property
     def _wanted(self) -> tuple[Any, ...]:
-        """What was loaded, in brief."""
+        """The loaded position, in brief."""
         return self.seed, self._epoch, self._resume[:2], self._saved
 
     @property
@@ -114,7 +114,7 @@ class ForeignOrder(Order):
             self._go_to(self._epoch + 1)
         self._samplers.set_epoch(self._epoch, only_to_know=True)
         ready = self._ready
-        # What was drawn at the load may be another order by now, or a sampler may stand elsewhere.
+        # Since the load the order may have changed, or a sampler may have moved on.
         is_drawn = ready is not None and ready.settings == self._drawing.settings and not any(self._samplers.states())
         rest = ready.rest if ready is not None and is_drawn else self._drawn()
         begun = EpochPass(self._epoch, self.seed, rest, self._resume, samplers=self._at_begin)
@@ -123,7 +123,7 @@ class ForeignOrder(Order):
         return begun
 
     def _drawn(self) -> Rest:
-        """Draw the next pass, and leave out what was given of it before.
+        """Draw the next pass, without the batches that were given before.
 
         Raises:
             ValueError: it is not the order that was loaded.
@@ -133,7 +133,7 @@ class ForeignOrder(Order):
         except ValueError:
             if not any("own" in state for state in self._at_begin):
                 raise
-        # The own state of some samplers is that of the last epoch, until they are iterated over.
+        # Until they are iterated over, some samplers have the state of the last epoch.
         self._at_begin = [{name: kept for name, kept in state.items() if name != "own"} for state in self._at_begin]
         return self._drawn_from_begin()
 

@@ -42,8 +42,8 @@ else:
 class StorageDataLoader(DataLoader[_Item_co], Accelerated):
     """A ``DataLoader`` that fetches ahead, and can resume in mid-epoch.
 
-    While one batch is used, a thread fetches what the coming ones will miss into the cache. It sees through
-    ``Subset``, ``random_split`` and ``ConcatDataset``; datasets that are none of ours are read without it.
+    While one batch is used, a thread fetches what the coming ones will miss into the cache. It works through
+    ``Subset``, ``random_split`` and ``ConcatDataset``; it does not read ahead for datasets of other libraries.
 
     Without a sampler of the user's own the order is that of a `StorageSampler`: it follows from seed and epoch alone,
     and under a process group each rank has its part of it. What ``random``, NumPy and torch give in a transform follows
@@ -77,8 +77,8 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         seed: the same in all ranks. Order and augmentations follow from it.
         even_batches: as in `StorageSampler`, for the loader's own one: with False, an evaluation on several ranks gives
             each sample exactly once, and ranks may differ by a batch.
-        look_ahead_bytes: how much may lie in the cache that no batch has used yet, in bytes or as ``"1GiB"``; 0 does
-            not look ahead. By default a quarter of the cache's limit, 1 GiB at most.
+        look_ahead_bytes: how much may be fetched ahead and not used yet, in bytes or as ``"1GiB"``; 0 fetches nothing
+            ahead. By default a quarter of the cache's limit, 1 GiB at most.
         options: such as ``in_order``, if this version of DataLoader has it.
 
     Example:
@@ -153,7 +153,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
     def _have_nothing_running(self) -> None:
         self._workers = Workers()
         self._others: _BaseDataLoaderIter | None = None  # the persistent workers of a subclass that makes its own
-        self._left_state: Mapping[str, Any] | None = None  # by Lightning, and found there
+        self._left_state: Mapping[str, Any] | None = None  # held by Lightning, and found there
         self._pass: weakref.ref[Pass] | None = None
         self._shown = Shown()
 
@@ -165,11 +165,11 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         return self._order.epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next pass be through this epoch; after `load_state_dict`, the same epoch is resumed."""
+        """Set the epoch of the next pass; after `load_state_dict`, setting the same epoch resumes it."""
         self._order.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position of the caller: after the last batch that it was given, whatever was fetched since.
+        """The position of the caller: after the last batch that it was given, however much was fetched since.
 
         Of several passes, it is the one that was begun, or gave a batch, last. A look, as in ``next(iter(loader))`` in
         the midst of another pass, does not count once it is dropped.
@@ -218,7 +218,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         return made
 
     def _get_iterator(self) -> Any:
-        """A pass; here subclasses of DataLoader have a hand in it."""
+        """A pass. Subclasses of DataLoader may override this."""
         if isinstance(self.sampler, StorageSampler) and self._placement is None:
             _log_repeated(self.sampler)
         if keeps_workers(self) and self._pass is not None and (going := self._pass()) is not None:
@@ -230,14 +230,14 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         return made
 
     def _confirmed(self, begun: EpochPass) -> EpochPass:
-        """What a pass goes through whose first batch is wanted now."""
+        """The epoch pass of a pass whose first batch is wanted now."""
         if (state := left_state(self)) is not None and state is not self._left_state:
             self._left_state = state
             is_ended = bool(state.get("ended"))
             self.load_state_dict({**state, "told": state["epoch"] - 1} if is_ended else state)
             self._order.leave(begun)
             begun = self._order.begin()
-            if is_ended:  # the pass over another loader, a longer one, goes on alone
+            if is_ended:  # the pass over another, longer loader continues alone
                 self._order.set_epoch(state["epoch"] - 1)
         return self._order.confirm(begun)
 
@@ -252,13 +252,13 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         wanted = handed_out(epoch_pass, sizes, ahead)
         batches = self._workers.batches(self, work, wanted, derived_seed(epoch_pass.seed, epoch_pass.epoch))
         if ahead is not None:
-            ahead.start(made)  # not before: workers are better forked from a process without it
+            ahead.start(made)  # last: workers should be forked from a process without this thread
         prepared = self._placement and PreparedPass(self, self._placement, epoch_pass.rest.samples_before)
         return Parts(batches, sizes, progress, ahead, prepared)
 
     @property
     def _iterator(self) -> Any:
-        """The persistent workers; those who know a DataLoader by its parts, as Lightning, end them here."""
+        """The persistent workers, where Lightning looks for them to end them."""
         if self._others is not None:
             return self._others
         kept = self._workers.kept
@@ -266,7 +266,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
 
     @_iterator.setter
     def _iterator(self, iterator: Any) -> None:
-        if iterator is None and "_workers" in self.__dict__:  # DataLoader says so before there are any
+        if iterator is None and "_workers" in self.__dict__:  # the answer of a DataLoader without any
             self._workers.kept = self._others = None
 
     def __len__(self) -> int:
@@ -297,7 +297,7 @@ def _order_of(loader: StorageDataLoader[Any]) -> Order:
     is_batched = batch_sampler is not None
     if isinstance(sampler, StorageSampler) and type(batch_sampler) in {BatchSampler, type(None)}:
         if batch_sampler is not None:
-            # For those who know the loader by it alone. It stays a BatchSampler, which Lightning goes by.
+            # For code that only sees the batch sampler. It stays a BatchSampler, for which Lightning checks.
             batch_sampler.set_epoch = sampler.set_epoch  # type: ignore[attr-defined]
         if getattr(batch_sampler, "sampler", sampler) is sampler:
             return OwnOrder(sampler, loader.batch_size, drop_last=loader.drop_last and is_batched)
@@ -311,7 +311,7 @@ def _order_of(loader: StorageDataLoader[Any]) -> Order:
 
 
 def _log_repeated(sampler: StorageSampler) -> None:
-    """Log that an evaluation is not exact, as Lightning says it of its own samplers."""
+    """Log that an evaluation is not exact, as Lightning does for its own samplers."""
     sharing, length = sharing_now(sampler), len(sampler.dataset)
     if not sampler.shuffle and sharing.rank == 0 and (repeated := sharing.repeated(length)):
         tell_once(

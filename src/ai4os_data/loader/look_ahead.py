@@ -1,7 +1,7 @@
 """The look-ahead: one thread fetches what the coming batches will miss into the cache, and ends with its owner.
 
-Workers find what it fetched in the cache, and wait for what it is fetching: the cache's claims see to that. It is a
-help and no more: if it fails, or falls behind, workers fetch by themselves, and meet the error at its own batch.
+Workers find what it fetched in the cache, and wait for what it is fetching: the cache's claims see to that. Nothing
+depends on it: if it fails, or falls behind, workers fetch by themselves, and raise the error at the batch that has it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
     from ai4os_data.cache import CachedStore, WantedFile
 
-    Files = list[tuple[CachedStore, list[WantedFile]]]  # what a batch is read from
+    Files = list[tuple[CachedStore, list[WantedFile]]]  # the files of a batch, by store
     FilesOf = Callable[[list[int]], Files]
 
 _PARTS_OF_CACHE = 4  # a quarter of the limit may be staged ahead, unless the user says otherwise
 _MOST_BYTES = 1024 * 1024 * 1024
-_ROUND_BYTES = 64 * 1024 * 1024  # what one store is asked for while others wait
-_HEAD_START_S = 0.25  # of workers, which have the line to themselves until the first batch is there
-_AGAIN_S = 1.0  # after there was no room, or the network failed
+_ROUND_BYTES = 64 * 1024 * 1024  # fetched from one store before it is the next one's turn
+_HEAD_START_S = 0.25  # until the first batch, only workers fetch, for this time at most
+_AGAIN_S = 1.0  # before another try, after there was no room or the network failed
 _FAILING_ROUNDS = 5
 _LONGEST_END_S = 5.0
 
@@ -56,7 +56,7 @@ class LookAheads:
         self._last_misses = -1
 
     def along(self, batches: Any, workers: int) -> LookAhead | None:
-        """The look-ahead of a pass through these batches; None if there is nothing to look ahead for, or no end."""
+        """The look-ahead of a pass through these batches; None if there is nothing to fetch ahead, or no end."""
         files = [dataset.reader.files for dataset in self._datasets]
         limits = [one.cache.size_limit for one in files if one.cache is not None]
         if not limits or not batches or not isinstance(batches, list) or self.staged_bytes == 0:
@@ -65,7 +65,7 @@ class LookAheads:
         is_quiet, self._last_misses = misses == self._last_misses, misses
         return LookAhead(
             batches,
-            partial(nesting.files, self._dataset),
+            partial(nesting.files, self._dataset, trusting=is_quiet),
             self.staged_bytes or default_bytes(min(limits)),
             trusting=is_quiet,
             workers=workers,
@@ -77,14 +77,14 @@ class LookAhead:
     """The thread of one pass: it runs along the order until everything is fetched, or its owner is gone.
 
     Args:
-        batches: those that are to come, with their numbers.
-        files_of: what a batch's samples are read from. In a cache with the policy ``"lru"``, what is there already
-            counts as staged too, and as used: otherwise it could be evicted for what comes after it.
-        staged_bytes: the most that may lie in the cache, or be on its way there, that no batch has used yet.
-        trusting: whether what was in the cache a while ago is there still, as far as is known.
+        batches: the coming batches, with their numbers.
+        files_of: what a batch's samples are read from. With the policy ``"lru"``, files that are in the cache already
+            count as staged, and are marked as used: otherwise later files could evict them.
+        staged_bytes: the limit of what was fetched ahead, or is being fetched, and was not used yet.
+        trusting: whether files that were in the cache some time ago are taken to be there still.
         workers: how many processes make batches; 0 if the caller does.
-        together: whether a store of these is faster the more files it is asked for at once. Then workers have no
-            head start.
+        together: whether one of the stores is faster if it is asked for many files at once. Then workers have no head
+            start.
 
     Attributes:
         figures: the files and bytes that came over the network so far, and the CPU time that it took.
@@ -107,15 +107,15 @@ class LookAhead:
         self._workers = workers
         self._together = together
         self._is_over = False
-        self._is_through = False  # the batches
+        self._is_through = False  # whether all batches were looked at
         self._handed_out = -1  # the number of the last batch that a worker has, or had
         self._used_up_to = -1  # the number of the last batch that the caller was given
         self._last_of_first = batches[0][0] + max(workers, 1) - 1 if batches else -1
         self._missing: deque[tuple[int, CachedStore, WantedFile]] = deque()
         self._staged: dict[int, int] = {}  # by the number of the batch
         self._staged_bytes = 0
-        self._passed_before: dict[CachedStore, int] = {}  # how many found no room in the cache, when first asked
-        self._tight: set[CachedStore] = set()  # those in which one did since then
+        self._passed_before: dict[CachedStore, int] = {}  # files without room in the cache, at first
+        self._tight: set[CachedStore] = set()  # caches in which another one found no room since
         self.figures: dict[str, float] = {"look_ahead_files": 0, "look_ahead_bytes": 0, "look_ahead_cpu_s": 0.0}
         self._changed = threading.Condition()
         self._end: Callable[[], object] = self._stop
@@ -128,7 +128,7 @@ class LookAhead:
         thread.start()
 
     def handed_out(self, number: int) -> None:
-        """Record that a worker has a batch now: what it still misses is for the worker to fetch."""
+        """Record that a worker has a batch now: the worker fetches the files that are still missing."""
         self._handed_out = max(self._handed_out, number)
 
     def given(self, number: int) -> None:
@@ -139,11 +139,11 @@ class LookAhead:
             self._changed.notify_all()
 
     def end(self) -> None:
-        """End the thread, with what it is fetching."""
+        """End the thread, and the requests that it has sent."""
         self._end()
 
     def _run(self) -> None:
-        """Fetch, wait for room, fetch on."""
+        """Fetch and wait for room, in turn."""
         try:
             self._fetch_all()
         except Exception as error:  # noqa: BLE001  workers fetch by themselves, and meet what is wrong there
@@ -165,11 +165,11 @@ class LookAhead:
             if outcome == "done":
                 self._wait(lambda: self._staged_bytes <= self._limit_bytes // 2)
             else:
-                used_up_to = self._used_up_to  # what has been used makes room
+                used_up_to = self._used_up_to  # used batches make room
                 self._wait(lambda used_up_to=used_up_to: self._used_up_to > used_up_to, _AGAIN_S)  # type: ignore[misc]
 
     def _round(self, store: CachedStore) -> str:
-        """Fetch from one store until enough is staged: ``"done"``, or there was no room, or it failed."""
+        """Fetch from one store until enough is staged: ``"done"``, or that there was no room, or that it failed."""
         taken: deque[tuple[int, CachedStore, WantedFile]] = deque(maxlen=1)
         is_exhausted = False
 
@@ -207,7 +207,7 @@ class LookAhead:
         return "full" if row[telemetry.PASSED_THROUGH] > passed_before else "done"
 
     def _next_of(self, store: CachedStore) -> Iterator[tuple[int, CachedStore, WantedFile]]:
-        """What is to be fetched from one store; what comes from others waits."""
+        """The next file to fetch from one store; files of others wait."""
         passed_over: list[tuple[int, CachedStore, WantedFile]] = []
         waiting_bytes = 0
         try:
@@ -227,9 +227,9 @@ class LookAhead:
             self._missing.extendleft(reversed(passed_over))
 
     def _look_on(self) -> bool:
-        """Look along the order until something is missing; False at its end, or if enough is staged already."""
+        """Go along the order until a file is missing; False at the end of the order, or if enough is staged."""
         while self._missing and self._missing[0][0] <= self._left_to_workers(self._missing[0][1]):
-            self._missing.popleft()  # the loop has caught up
+            self._missing.popleft()  # the training has caught up
         while not self._missing and not self._is_over and self._staged_bytes <= self._limit_bytes:
             number, indices = next(self._batches, (None, None))
             if number is None or indices is None:
@@ -243,16 +243,17 @@ class LookAhead:
     def _left_to_workers(self, store: CachedStore) -> int:
         """The number of the last batch whose files are for the workers to fetch.
 
-        These are the batches that a worker may have begun. What it has not begun comes sooner if it is fetched here, in
-        the order of use, and claims keep both apart. In a cache without room they are all that were handed out: what
-        somebody fetched and could not keep would be fetched twice.
+        These are the batches that a worker may have begun. Files of batches that are not begun arrive sooner if they
+        are fetched here, in the order of use; claims keep both from fetching one file twice. In a cache without room,
+        these are all batches that were handed out: a file that was fetched here and could not be kept would be fetched
+        twice.
         """
         if store in self._tight or not self._workers:
             return max(self._handed_out, self._last_of_first)
         return max(min(self._handed_out, self._used_up_to + self._workers), self._last_of_first)
 
     def _miss(self, number: int, store: CachedStore, absent: list[WantedFile]) -> None:
-        """Have these fetched, if they are not for the workers after all."""
+        """Queue these files for fetching, unless workers fetch them."""
         if absent and store not in self._tight:
             passed = store.counters.totals()["passed_through"]
             if passed > self._passed_before.setdefault(store, passed):
@@ -269,7 +270,7 @@ class LookAhead:
 
     def _stage(self, number: int, size_bytes: int) -> None:
         with self._changed:
-            if number > self._used_up_to:  # the batch may have been given meanwhile
+            if number > self._used_up_to:  # the batch may have been given in between
                 self._staged[number] = self._staged.get(number, 0) + size_bytes
                 self._staged_bytes += size_bytes
 
@@ -280,7 +281,7 @@ class LookAhead:
                 self._staged_bytes -= size_bytes
 
     def _stop(self) -> None:
-        """Go no further."""
+        """Stop the look-ahead."""
         self._is_over = True
         with self._changed:
             self._changed.notify_all()
@@ -301,7 +302,7 @@ _OF_THE_STORE = (
 
 
 def _end(stop: Callable[[], None], thread: threading.Thread, owner: int) -> None:
-    if os.getpid() != owner:  # a forked child has no such thread, and its locks may be held for ever
+    if os.getpid() != owner:  # a forked child has no such thread, and the locks may be held for ever
         return
     stop()
     if thread.is_alive() and thread is not threading.current_thread():

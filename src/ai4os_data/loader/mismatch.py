@@ -13,7 +13,7 @@ _TEXT = (str, bytes)
 
 
 class _Difference(NamedTuple):
-    """What tells two samples apart: the part of them, as Python writes it, what each has there, and what to do."""
+    """A difference between two samples: the part, as Python writes it, what each has there, and what to do."""
 
     part: str
     one: str
@@ -22,7 +22,7 @@ class _Difference(NamedTuple):
 
 
 def explained(samples: Sequence[Any], names: Sequence[str]) -> str | None:
-    """Why ``default_collate`` makes no batch of samples; None if nothing is seen.
+    """Why ``default_collate`` cannot make a batch of samples; None if no reason is seen.
 
     Args:
         samples: of one batch.
@@ -63,7 +63,7 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _foreign(value: Any) -> str | None:
-    """What a value is that ``default_collate`` does not take; None if it takes it."""
+    """The words for a value that ``default_collate`` does not take; None if it takes it."""
     if isinstance(value, (torch.Tensor, int, float, np.number, np.bool_, *_TEXT)):
         return None
     if isinstance(value, np.ndarray):
@@ -106,12 +106,12 @@ def _kind_of_array(value: Any) -> str:
 
 
 def _in_part(part: str, sample: Any) -> str:
-    """The path in a sample, unless it is all of it, or the ``x`` of ``(x, y)``."""
+    """The words for a part of a sample; empty for the whole, and for the ``x`` of ``(x, y)``."""
     return "" if part in {"", "[0]"} and not (part and _length(sample) != 2) else f" in sample{part}"
 
 
 def _function(part: str, sample: Any) -> str:
-    """What made this part of it."""
+    """The argument whose function made this part."""
     return "target_transform" if part.startswith("[1]") and _length(sample) == 2 else "transform"
 
 

@@ -20,22 +20,22 @@ Located = tuple[StorageDataset, int]
 
 
 def located(dataset: Any, indices: Sequence[int]) -> list[Located] | None:
-    """The dataset and the index there that each index means; None if somebody else's code decides that."""
+    """The dataset, and the index in it, that each index means; None if other code decides that."""
     found = _found(dataset, indices, certain=True)
     return None if found is None else [one for one in found if one is not None]
 
 
 def expected(dataset: Any, indices: Sequence[int]) -> list[Located | None]:
-    """As `located`, if it need not be certain; None for each index of which nothing is known.
+    """Like `located`, but without certainty; None for each index of which nothing is known.
 
-    A subset is believed to read its indices, one of our datasets with code of the user's to read its own, and a wrapper
-    with as many samples as what it wraps to read them one to one.
+    The assumptions: a subset reads its indices, a subclass of our dataset reads its own samples, and a wrapper with as
+    many samples as the wrapped dataset reads them one to one.
     """
     return _found(dataset, indices, certain=False) or [None] * len(indices)
 
 
 def by_dataset(found: Sequence[Located | None]) -> list[tuple[StorageDataset, list[int], list[int]]]:
-    """Each dataset with the positions in a batch at which its samples stand, and their indices."""
+    """Each dataset with the positions of its samples in a batch, and their indices."""
     grouped: dict[int, tuple[StorageDataset, list[int], list[int]]] = {}
     for position, one in enumerate(found):
         if one is not None:
@@ -45,17 +45,29 @@ def by_dataset(found: Sequence[Located | None]) -> list[tuple[StorageDataset, li
     return list(grouped.values())
 
 
-def files(dataset: Any, indices: Sequence[int]) -> list[tuple[CachedStore, list[WantedFile]]]:
-    """The files that samples are expected to be read from through a cache, as whole ones, with what reads them."""
+def files(
+    dataset: Any, indices: Sequence[int], *, trusting: bool = False
+) -> list[tuple[CachedStore, list[WantedFile]]]:
+    """The whole files that samples will probably be read from, through a cache, with the store that reads them.
+
+    Args:
+        dataset: that of a loader.
+        indices: of the samples.
+        trusting: whether files that this process has found in the cache lately may be left out.
+    """
     try:
         readers = [(found.reader, its_indices) for found, _, its_indices in by_dataset(expected(dataset, indices))]
-        return [(reader.cached, reader.all_files(some)) for reader, some in readers if reader.cached is not None]
-    except (IndexError, KeyError, TypeError, ValueError):  # the batch meets it in its own turn
+        return [
+            (reader.cached, reader.all_files(some, trusting=trusting))
+            for reader, some in readers
+            if reader.cached is not None
+        ]
+    except (IndexError, KeyError, TypeError, ValueError):  # the error is raised when the batch is made
         return []
 
 
 def names(dataset: Any, indices: Sequence[int]) -> list[list[str]]:
-    """What the files of each sample are called in the cache; none if nothing is known of it."""
+    """The digests of each sample's files in the cache; none for samples of which nothing is known."""
     found: list[list[str]] = [[] for _ in indices]
     for storage_dataset, positions, its_indices in by_dataset(expected(dataset, indices)):
         for position, its_names in zip(positions, storage_dataset.reader.names_of(its_indices), strict=True):
@@ -64,7 +76,7 @@ def names(dataset: Any, indices: Sequence[int]) -> list[list[str]]:
 
 
 def fingerprints(dataset: Any) -> tuple[str, str] | None:
-    """What tells the samples of a dataset from others: by their keys, and by their versions; None if it has none."""
+    """Fingerprints of a dataset's samples, one of their keys and one of their versions; None without any."""
     try:
         found = expected(dataset, range(len(dataset)))
     except (IndexError, KeyError, TypeError, ValueError):
@@ -85,7 +97,7 @@ def storage_datasets(dataset: Any) -> list[StorageDataset]:
 
 
 def fetches_batches(dataset: Any) -> bool:
-    """Whether a dataset fetches several samples at once, of its own accord."""
+    """Whether a dataset fetches several samples at once by itself."""
     while _reads_as(dataset, Subset):
         dataset = dataset.dataset
     return callable(getattr(dataset, "__getitems__", None))
@@ -121,7 +133,7 @@ def _reads_as(dataset: Any, kind: type) -> bool:
 
 
 def _found(dataset: Any, indices: Sequence[int], *, certain: bool) -> list[Located | None] | None:
-    """Where each index leads to, as far as that is known; None if nothing is."""
+    """The dataset and index that each index leads to, as far as known; None if nothing is known."""
     reads_as = _reads_as if certain else isinstance
     if reads_as(dataset, StorageDataset):
         return [(dataset, index) for index in indices]
@@ -136,7 +148,7 @@ def _found(dataset: Any, indices: Sequence[int], *, certain: bool) -> list[Locat
 
 
 def _in_parts(dataset: ConcatDataset[Any], indices: Sequence[int], *, certain: bool) -> list[Located | None] | None:
-    """Where each index leads to, by the part that it lies in; None if one is out of range, or one is not certain."""
+    """The same for a ``ConcatDataset``; None if an index is out of range, or not certain."""
     ends = dataset.cumulative_sizes
     result: list[Located | None] = [None] * len(indices)
     by_part: dict[int, list[int]] = {}
@@ -145,7 +157,7 @@ def _in_parts(dataset: ConcatDataset[Any], indices: Sequence[int], *, certain: b
         by_part.setdefault(bisect_right(ends, index), []).append(position)
     for part, positions in by_part.items():
         if part >= len(ends):
-            return None  # the dataset says so itself
+            return None  # the dataset raises its own error
         begin = ends[part - 1] if part else 0
         found = _found(dataset.datasets[part], [numbers[position] - begin for position in positions], certain=certain)
         if found is None and certain:

@@ -1,4 +1,4 @@
-"""The caches of each process know which entries an epoch still needs, and in which order."""
+"""Tells the caches of each process which entries an epoch still needs, and in which order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class NextUses:
     """Gives the caches a `Plan` of each epoch, over all ranks.
 
-    Workers have copies. Each gives plans to its own caches, and moves them on as it is handed batches.
+    Workers have copies. Each copy gives plans to the caches of its process, and advances them with each batch.
 
     Args:
         dataset: that of the loader.

@@ -1,4 +1,4 @@
-"""Which batches of which epoch come next, and which of them the caller has been given."""
+"""The order of batches: which ones of which epoch come next, and which ones the caller has been given."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ai4os_data.loader.sharing import batched
 Batch = list[int]
 
 _SHAPE = ("world", "batch_size", "run_length")
-_A_LOOK = 1  # a pass inside another one that gives no more batches than this was only a look
+_A_LOOK = 1  # a pass inside another one that gave no more batches than this does not count
 
 
 class Resume(NamedTuple):
@@ -22,9 +22,9 @@ class Resume(NamedTuple):
 
     Attributes:
         below: all batches with a smaller number had been given.
-        others: the numbers of those that had been given besides, under ``in_order=False``.
+        others: the numbers of further ones that had been given, under ``in_order=False``.
         epoch_set: the epoch that the caller had set when the state was saved.
-        is_ended: whether the epoch before it had come to its end by then.
+        is_ended: whether the epoch before it had ended when the state was saved.
     """
 
     below: int = 0
@@ -62,15 +62,15 @@ class EpochPass:
 
     Args:
         epoch: its number.
-        seed: what order and augmentations follow from.
-        rest: the batches that are still to come, with their numbers, and what a state says of their order.
+        seed: the seed of order and augmentations.
+        rest: the coming batches, with their numbers, and the description of their order in a state.
         resume: where it begins.
         described: what else a state says.
     """
 
     is_asked = False  # whether the caller wanted its first batch
-    is_emptied = False  # whether it is what is left of the epoch before it, which had come to its end
-    instead_of: EpochPass | None = None  # the one before it, of which nobody had wanted a batch
+    is_emptied = False  # whether it is the empty rest of the epoch before it, which had ended
+    instead_of: EpochPass | None = None  # the pass before it, of which nobody wanted a batch
 
     def __init__(self, epoch: int, seed: int, rest: Rest, resume: Resume, **described: Any) -> None:
         self.epoch = epoch
@@ -93,7 +93,7 @@ class EpochPass:
         return isinstance(self.coming, list) and self.taken >= len(self.coming)
 
     def empty(self) -> None:
-        """Become what is left of the epoch before it, which is nothing."""
+        """Become the rest of the epoch before it, which is empty."""
         self.epoch -= 1
         self.coming = []
         self.is_emptied = True
@@ -108,13 +108,13 @@ class EpochPass:
             self._below += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The position of the caller in it."""
+        """The caller's position in the pass."""
         named = {"seed": self.seed, "epoch": self.epoch, **self.described}
         return {**named, "batches": self._below, "others": sorted(self._others), **self.rest.state_dict()}
 
 
 class OpenPasses:
-    """The passes that somebody goes through, and which of them the state describes. A pickle has none of them."""
+    """The passes that are being iterated over, and which of them the state describes. A pickle has none of them."""
 
     def __init__(self) -> None:
         self.current: EpochPass | None = None  # the one that the state describes
@@ -131,11 +131,11 @@ class OpenPasses:
         self.current = self._latest = begun
 
     def is_latest(self, one: EpochPass) -> bool:
-        """Whether no other pass has begun since."""
+        """Whether no other pass has begun after it."""
         return one is self._latest
 
     def replaced(self, latest: EpochPass) -> EpochPass:
-        """The first of the passes before the latest one that were dropped untouched: it goes on in place of that."""
+        """The first of the passes before the latest one that were dropped untouched; the latest one replaces it."""
         first = latest
         while (before := first.instead_of) is not None and not before.is_asked and before not in self._open:
             first = before
@@ -147,7 +147,7 @@ class OpenPasses:
         self._open.remove(one)
 
     def leave(self, one: EpochPass) -> EpochPass | None:
-        """Record that nobody iterates over a pass; the one that the state describes instead, if that changes."""
+        """Record that nobody iterates over a pass. Returns the pass that the state describes now, if that changes."""
         if one not in self._open:
             return None
         self._open.remove(one)
@@ -156,20 +156,20 @@ class OpenPasses:
 
 
 class Order(ABC):
-    """Which batches come in the next pass, and the position of the caller in those that have begun.
+    """The batches of the next pass, and the caller's positions in the passes that have begun.
 
     Passes do not disturb each other. The state is that of the pass that was begun, or gave a batch, last; after its
-    end, or if another epoch has been set, that of the next one. A pass inside another one that is left after a
-    single batch was a look, and does not count.
+    end, or if another epoch has been set, that of the next one. A pass inside another one that is left after a single
+    batch does not count.
     """
 
     def __init__(self) -> None:
         self._passes = OpenPasses()
         self._resume = Resume()  # of the next pass
         self._epoch_set: int | None = None  # by the caller, last
-        self._is_set = False  # the next epoch, by the caller, since the last pass began
-        self._is_ended = False  # the last pass, with nothing begun or set since
-        self._is_loaded = False  # the next pass, with nothing begun or set since
+        self._is_set = False  # whether the caller has set the next epoch since the last pass began
+        self._is_ended = False  # whether the last pass has ended, with nothing begun or set since
+        self._is_loaded = False  # whether the next pass was loaded, with nothing begun or set since
 
     @property
     def epoch(self) -> int:
@@ -186,7 +186,7 @@ class Order(ABC):
 
     @abstractmethod
     def set_epoch(self, epoch: int) -> None:
-        """Let the next pass be through this epoch; one that was just loaded is resumed."""
+        """Set the epoch of the next pass; an epoch that was just loaded is resumed."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -205,11 +205,10 @@ class Order(ABC):
         return begun
 
     def confirm(self, begun: EpochPass) -> EpochPass:
-        """What a pass goes through, now that its first batch is wanted: maybe something else than it was begun with.
+        """What a pass goes through, now that its first batch is wanted: it may not be what it was begun with.
 
         The caller may have begun the pass, and then set the epoch, as Lightning does: it is for this pass. Or the
-        caller has dropped an earlier pass from which nothing was taken: that one did not count, and this one replaces
-        it.
+        caller has dropped an earlier pass without taking a batch: that one does not count, and this one replaces it.
         """
         self._notice()
         begun.is_asked = True
@@ -223,7 +222,7 @@ class Order(ABC):
         return wanted
 
     def _set_since(self, begun: EpochPass) -> EpochPass:
-        """The pass for the epoch that was set since one began: itself, if it is of that epoch, or loaded from it."""
+        """The pass for the epoch that was set after a pass began; the same one, if it is of that epoch or loaded."""
         resume = begun.resume
         if resume.is_ended and resume.epoch_set == self._epoch_set:
             begun.empty()
@@ -239,7 +238,7 @@ class Order(ABC):
         self._show(one)
 
     def end(self, one: EpochPass) -> None:
-        """Record that the caller was given all batches of a pass: the next epoch comes next."""
+        """Record that the caller was given all batches of a pass: the next epoch follows."""
         self._notice()
         self._passes.end(one)
         self._passes.current = None
@@ -272,7 +271,7 @@ class Order(ABC):
             self._resume = resume
         self._passes.current = None
 
-    # --- what depends on whose sampler it is
+    # --- what differs between samplers
 
     @property
     @abstractmethod
@@ -281,7 +280,7 @@ class Order(ABC):
 
     @abstractmethod
     def _notice(self) -> None:
-        """Record what others have set on the samplers."""
+        """Record what was set on the samplers directly."""
 
     @abstractmethod
     def _begun(self) -> EpochPass:
@@ -293,7 +292,7 @@ class Order(ABC):
 
     @abstractmethod
     def _go_to(self, epoch: int, *, again: EpochPass | None = None) -> None:
-        """Let an epoch be the next, by our own choice; once more that of a pass that was given up, if there is one."""
+        """Make an epoch the next one, by our own choice; with ``again``, that of a pass that was given up."""
 
     @abstractmethod
     def _next_state(self) -> dict[str, Any]:
@@ -301,7 +300,7 @@ class Order(ABC):
 
 
 class OwnRest(Rest):
-    """What is still to come of an epoch of a `StorageSampler` that has just begun.
+    """The rest of an epoch of a `StorageSampler` that has just begun.
 
     Args:
         sampler: gives the samples of this rank.
@@ -331,7 +330,7 @@ class OwnRest(Rest):
 
 
 class OwnOrder(Order):
-    """The order of a `StorageSampler`, on which others may set an epoch too.
+    """The order of a `StorageSampler`, on which the user may set an epoch too.
 
     Args:
         sampler: gives the samples of this rank.
@@ -345,12 +344,12 @@ class OwnOrder(Order):
         self._batch_size = batch_size
         self._drop_last = drop_last
         self._loaded_at = (sampler.epoch, sampler.position.start)
-        self._digest: tuple[Any, str] = (None, "")  # of the order that a subclass makes, and of which
-        self._changes = sampler.position.changes  # when we last had a hand in it
+        self._digest: tuple[Any, str] = (None, "")  # an order that a subclass makes, and its digest
+        self._changes = sampler.position.changes  # at our last change of the sampler
 
     @property
     def _shape(self) -> dict[str, int]:
-        """What the numbers of batches depend on."""
+        """The values that the numbers of batches depend on."""
         run = {} if self.sampler.run_length == 1 else {"run_length": self.sampler.run_length}
         return {"world": sharing_now(self.sampler).ranks, "batch_size": self._batch_size or 0, **run}
 

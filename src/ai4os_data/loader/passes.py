@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Shown:
-    """Which pass the loader's figures are of."""
+    """The pass whose figures the loader shows."""
 
     def __init__(self) -> None:
         self.progress: Progress | None = None
@@ -31,10 +31,11 @@ class Shown:
 
 @dataclass
 class Parts:
-    """What makes the batches of a pass, until it ends.
+    """The parts that make the batches of a pass, until it ends.
 
     Attributes:
-        batches: as they are made; None at the end, so that workers end too, whoever still holds this.
+        batches: yielded as they are made; None after the end, so that workers end even if something still refers to
+            this.
         sizes: how many samples each has, by number.
         progress: counts what the caller gets.
         ahead: is notified of what the caller gets, and ends with the pass.
@@ -65,11 +66,11 @@ class Pass:
 
     Args:
         order: is notified of what the caller gets.
-        shown: learns that it is this pass that goes on.
+        shown: is notified that this is the pass to show.
         next_uses: is notified of what the caller gets.
-        parts_of: makes what gives the batches of an epoch.
-        confirmed: gives what it goes through when the first batch is wanted, which may have changed by then.
-        begun: what it goes through until then.
+        parts_of: makes the parts that give the batches of an epoch.
+        confirmed: gives the epoch pass when the first batch is wanted; it may have changed by then.
+        begun: the epoch pass until then.
     """
 
     def __init__(  # noqa: PLR0917  all are needed, and there is one call
@@ -102,7 +103,7 @@ class Pass:
         return len(self._epoch_pass)
 
     def __reduce__(self) -> tuple[Callable[[], object], tuple[()]]:
-        """Pickle as a pass that raises when it is used: workers stay behind."""
+        """Pickle as a pass that raises when it is used, since workers cannot be pickled."""
         return _PassElsewhere, ()
 
     def __next__(self) -> Any:
@@ -129,7 +130,7 @@ class Pass:
             self._end()
             raise
         except BaseException:
-            self._parts.end_look_ahead()  # a worker was killed, or the caller gives up
+            self._parts.end_look_ahead()  # a worker was killed, or the caller interrupts
             raise
         waited_s = time.perf_counter() - begun_s
         if isinstance(made, Failed):
@@ -145,8 +146,8 @@ class Pass:
         """Be ready for the next batch."""
         if self._until_confirmed is not None:
             self._confirm(*self._until_confirmed)
-            self._until_confirmed = None  # the loader need not outlive its passes
-        if self._failed is not None:  # the caller goes on after it
+            self._until_confirmed = None  # so that the loader need not live as long as its passes
+        if self._failed is not None:  # the caller continues after an error
             self._give(self._failed)
             self._failed = None
         if self._parts.prepared is not None:
@@ -165,7 +166,7 @@ class Pass:
         """Record that the caller has been given all batches.
 
         Raises:
-            SampleError: there was none with a good sample, which is no short epoch.
+            SampleError: no batch had a good sample, which must not look like a short epoch.
         """
         self._order.end(self._epoch_pass)
         self.close()
@@ -187,7 +188,7 @@ class Pass:
             self._parts.progress.end()
 
     def _leave_out(self, made: LeftOut) -> None:
-        """Go on without a batch that has no good sample, if no other rank waits for it.
+        """Continue without a batch that has no good sample, if no other rank waits for it.
 
         Raises:
             SampleError: other ranks make a step for this batch, and would wait for this one for ever.
@@ -200,7 +201,7 @@ class Pass:
         self._give(made.number)
 
     def _give(self, number: int) -> int:
-        """Record that the caller has a batch; how many samples it has."""
+        """Record that the caller has a batch. Returns how many samples it has."""
         if self._parts.ahead is not None:
             self._parts.ahead.given(number)
         self._order.give(self._epoch_pass, number)
@@ -214,12 +215,12 @@ class Pass:
 
     def __del__(self) -> None:
         """Leave nothing running."""
-        if hasattr(self, "_parts"):  # it may not have come to its parts
+        if hasattr(self, "_parts"):  # its construction may have failed before
             self.close()
 
 
 class _PassElsewhere:
-    """The copy of a pass that comes out of a pickle: it raises when it is used."""
+    """The copy of a pass from a pickle: it raises when it is used."""
 
     def __iter__(self) -> _PassElsewhere:
         return self
@@ -232,7 +233,7 @@ class _PassElsewhere:
 
 
 def handed_out(epoch_pass: EpochPass, sizes: dict[int, int], ahead: LookAhead | None) -> Iterator[Wanted]:
-    """The batches as workers are to make them; the look-ahead is notified as each is handed out."""
+    """The batches for workers to make; the look-ahead is notified of each one that is handed out."""
     for number, indices in epoch_pass.coming:
         sizes[number] = len(indices)
         if ahead is not None:

@@ -22,7 +22,7 @@ class Progress:
     Args:
         epoch: its number.
         counters: of the datasets that it goes through, which other loaders over them count into too.
-        ahead: what fetches ahead.
+        ahead: the look-ahead of the pass.
     """
 
     def __init__(self, epoch: int, counters: Sequence[telemetry.Counters], ahead: LookAhead | None) -> None:
@@ -57,7 +57,7 @@ class Progress:
         totals = self._at_end or self._totals()
         hits, misses, from_network = (totals[name] - self._before[name] for name in _COUNTED)
         fetched_ahead = self._ahead.figures["look_ahead_files"] if self._ahead is not None else 0
-        used = hits + misses - fetched_ahead  # what was fetched ahead is a hit when it is used
+        used = hits + misses - fetched_ahead  # files that were fetched ahead are hits when they are used
         looping_s = seconds - self._first_batch_s
         return {
             **(self._ahead.figures if self._ahead is not None else {}),

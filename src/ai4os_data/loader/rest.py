@@ -1,4 +1,4 @@
-"""The batches that an epoch has still to give: under somebody else's sampler, only in the order that was saved."""
+"""The batches that are left of an epoch: under another library's sampler, only in the order that was saved."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 Batch = list[Any]
 
-POSITION = ("order", "drawn", "given", "batch_size", "batching", "rank", "kind")  # what a state says of an order
+POSITION = ("order", "drawn", "given", "batch_size", "batching", "rank", "kind")  # describe an order
 
 _DIGEST_BYTES = 16
 
 
 class Position(NamedTuple):
-    """The position of a state in an order, and what it says of that order.
+    """The position of a state in an order, and the state's description of that order.
 
     Args:
-        below: the number of the batch below which all had been given.
-        others: the numbers of those that had been given besides.
-        saved: what the state says of its order; nothing if an older version saved it.
-        rank: which part of how many the sampler gives now.
-        kind: of the samplers that are there now.
+        below: the number below which all batches had been given.
+        others: the numbers of further batches that had been given.
+        saved: the state's description of its order; empty if an older version saved it.
+        rank: the rank, and the number of ranks, whose part the sampler gives now.
+        kind: of the present samplers.
     """
 
     below: int
@@ -44,7 +44,7 @@ class Position(NamedTuple):
 
     @property
     def described(self) -> dict[str, Any]:
-        """What a state says of whose part of which sampler it is."""
+        """The part of a state that names the rank and the sampler."""
         return {"rank": self.rank, "kind": self.kind}
 
     @property
@@ -54,7 +54,7 @@ class Position(NamedTuple):
 
     @property
     def is_of_this_rank(self) -> bool:
-        """Whether the order that was saved is that of this rank: others may have another part of the samples."""
+        """Whether the saved order belongs to this rank: others may have other samples."""
         return "order" in self.saved and self.saved["rank"][0] == self.rank[0]
 
     def compare(self, order: str, drawn: int | None) -> None:
@@ -83,7 +83,7 @@ class Position(NamedTuple):
             )
 
     def refuse_gaps(self) -> None:
-        """Raise if a batch had overtaken another: such gaps are those of batches that are no longer made.
+        """Raise if a batch had overtaken another one: the gaps cannot be filled if batches are made in another way now.
 
         Raises:
             ValueError: one had.
@@ -108,21 +108,21 @@ class Position(NamedTuple):
 
     @property
     def _kinds(self) -> tuple[str, str]:
-        """The sampler that the state was saved with, and the present one, in as few words as tell them apart."""
+        """The sampler that the state was saved with, and the present one, in the fewest words that distinguish them."""
         before = str(self.saved.get("kind", self.kind))
         short = _short(before), _short(self.kind)
         return (before, self.kind) if short[0] == short[1] and before != self.kind else short
 
 
 class Rest:
-    """What is still to come of an epoch that was drawn as a whole.
+    """The rest of an epoch that was drawn as a whole.
 
     Attributes:
         coming: the batches, with their numbers.
         first: the number of the first one; others were given before.
-        given: the number of samples that were given, up to the first batch that is still to be given.
+        given: the number of samples before the first batch that was not given yet.
         position: in the order that all ranks share, if there is one.
-        samples_before: of all ranks together, when it began; None if that is not known.
+        samples_before: the number of samples of all ranks together when it began; None if that is not known.
         described: what a state says of its order.
     """
 
@@ -144,21 +144,21 @@ class Rest:
         self.given += self._sizes[number - self.first]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a `Position` is made of."""
+        """The values of a `Position`."""
         return {**self.described, "given": self.given}
 
 
 def rest_of_samples(
     samples: list[Any], batch_size: int | None, position: Position, *, drop_last: bool, compared: list[Any] | None
 ) -> Rest:
-    """Samples that are batched in one size: the rest may be batched in another.
+    """The rest of samples in batches of one size; the rest may have another size.
 
     Args:
         samples: of the whole epoch.
         batch_size: how many make a batch; None gives them one by one.
         position: what was given before.
         drop_last: leave out a batch that is not full.
-        compared: what the rank that saved the position would draw; None if that is not known.
+        compared: the samples that the rank which saved the position would draw; None if that is not known.
     """
     size = batch_size or 1
     if position.saved.get("batch_size", batch_size or 0) != (batch_size or 0):
@@ -174,7 +174,7 @@ def rest_of_samples(
 
 
 def rest_of_batches(batches: list[Batch], position: Position) -> Rest:
-    """Batches that a sampler makes by itself: they stay as it makes them.
+    """The rest of batches that a sampler makes by itself: they stay as they are.
 
     Args:
         batches: of the whole epoch.
@@ -199,13 +199,13 @@ class EndlessRest(Rest):
 
     Args:
         batches: from the beginning of the epoch on.
-        position: what was given before; it is drawn, compared and left out.
+        position: the batches that were given before; they are drawn, compared and left out.
     """
 
     def __init__(self, batches: Iterator[Batch], position: Position) -> None:
         super().__init__([], 0, 0, position.others, position.described)
         self._digest = blake2b(digest_size=_DIGEST_BYTES)
-        self._waiting: dict[int, tuple[int, bytes]] = {}  # batches that were drawn, and not given
+        self._waiting: dict[int, tuple[int, bytes]] = {}  # batches that were drawn and not given yet
         self._numbered = zip(count(), batches)
         self._go_to(position)
         self.coming = (item for item in self._drawn() if item[0] not in position.others)
@@ -239,15 +239,15 @@ class EndlessRest(Rest):
             position.refuse_gaps()
 
     def passed(self, number: int) -> None:
-        """Count its samples, and take them into the digest."""
+        """Count its samples, and add them to the digest."""
         if number not in self._waiting:
-            next(self._drawn())  # it had been given before, out of its order, and was not drawn again yet
+            next(self._drawn())  # it was given out of its order before the resume, and was not drawn again yet
         samples, encoded = self._waiting.pop(number)
         self.given += samples
         self._digest.update(encoded)
 
     def state_dict(self) -> dict[str, Any]:
-        """With a digest over the samples that were given."""
+        """The position, with a digest of the samples that were given."""
         return {**super().state_dict(), "order": self._digest.hexdigest()}
 
 
@@ -257,12 +257,12 @@ def digest(samples: Sequence[Any]) -> str:
 
 
 def is_plain(source: Any) -> bool:
-    """Whether batches are only what a sampler gives, in one size."""
+    """Whether batches are just a sampler's samples, in batches of one size."""
     return isinstance(source, BatchSampler) and type(source).__iter__ is BatchSampler.__iter__
 
 
 def kind_of(source: Any) -> str:
-    """The class of a sampler, and of the one that it gives batches of."""
+    """The class of a sampler, and that of the sampler inside it."""
     inner = getattr(source, "sampler", None)
     if is_plain(source):
         return kind_of(inner)
@@ -299,7 +299,7 @@ def _counted(drawn: int | None) -> str:
 
 
 def _encoded(samples: Iterable[Any]) -> bytes:
-    """Samples as bytes: those of one after those of the other, however they are grouped."""
+    """Samples as bytes, one after the other, however they are grouped."""
     samples = list(samples)
     try:
         return array("q", samples).tobytes()
@@ -318,4 +318,4 @@ def _encoded_one(sample: Any) -> bytes:
         return array("q", [sample]).tobytes()
     except (TypeError, OverflowError):
         is_plain = isinstance(sample, (str, bytes, int, float, complex, type(None)))
-        return repr(sample if is_plain else type(sample)).encode()  # what it shows of itself may be its address
+        return repr(sample if is_plain else type(sample)).encode()  # its repr may hold its address

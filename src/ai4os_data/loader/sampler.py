@@ -1,4 +1,4 @@
-"""The order of an epoch follows from seed and epoch alone, and can be resumed at any position in it."""
+"""The sampler: its order follows from seed and epoch alone, and can be resumed at any position."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ OF_ANOTHER_KIND = (
 class StorageSampler(DistributedSampler[int]):
     """A ``DistributedSampler`` whose order can be resumed in mid-epoch, also with another number of ranks.
 
-    All ranks share one global order, which follows from seed and epoch. Rank r takes samples r, r + n, r + 2n, … of it,
-    so what all ranks have been given together is its beginning, and the rest can be shared out anew. Without a process
-    group it is the only rank. A group that is made later is noticed.
+    All ranks share one global order, which follows from seed and epoch. Rank r takes samples r, r + n, r + 2n, … of it.
+    So the samples that all ranks have been given together are its beginning, and the rest can be shared out anew.
+    Without a process group it is the only rank. A group that is made later is noticed.
 
     Args:
         dataset: what is sampled; only its length counts.
         num_replicas: the number of ranks; by default that of the process group.
         rank: which of them this is; by default that of the process group.
-        shuffle: in another order each epoch; otherwise in that of the indices.
+        shuffle: another order in each epoch; otherwise the order of the indices.
         seed: the same in all ranks.
         drop_last: if the ranks do not divide the samples, leave a few out, instead of giving a few twice.
         even_batches: give a few samples twice, so that all ranks have as many. With False each sample is given exactly
@@ -76,9 +76,10 @@ class StorageSampler(DistributedSampler[int]):
         self.position = SamplerPosition()
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch; after `load_state_dict`, the same epoch is resumed.
+        """Set the epoch of the next pass, which begins at its first sample.
 
-        The same is the one that was set when the state was saved, or that of the pass that was being made.
+        After `load_state_dict`, the same epoch is resumed: the one that was set when the state was saved, or that of
+        the pass that was being made.
         """
         position = self.position
         if position.is_loaded and epoch != self.epoch and count_on(epoch, self.epoch):
@@ -157,13 +158,13 @@ class SamplerPosition:
         self.start = 0  # of the pass, in the global order
         self.given = 0  # samples, to this rank in this pass
         self.is_begun = False
-        self.is_loaded = False  # from a state, with nothing begun or set since
-        self.saved: dict[str, int] = {}  # what the state that was loaded says of the order
+        self.is_loaded = False  # whether it comes from a state, with nothing begun or set since
+        self.saved: dict[str, int] = {}  # the loaded state's description of the order
         self.epoch_set: int | None = None  # by the caller, last
         self.changes = 0  # how often an epoch was set, loaded or begun
 
     def begin(self) -> None:
-        """Record that a pass begins: the first one at the start, a second one at the beginning of the epoch."""
+        """Record that a pass begins: the first one at `start`, a second one at the beginning of the epoch."""
         if self.is_begun:
             self.start = 0
         self.given, self.is_begun, self.is_loaded = 0, True, False
@@ -175,19 +176,19 @@ class SamplerPosition:
         self.changes += 1
 
     def load(self, state: Mapping[str, Any], saved: dict[str, int]) -> None:
-        """Take the position of a state, and what it says of its order."""
+        """Load the position of a state, and its description of the order."""
         self.start, self.given = int(state["done"]), 0
         self.epoch_set = None if state.get("told") is None else int(state["told"])
         self.is_begun, self.is_loaded, self.saved = False, True, saved
         self.changes += 1
 
     def show(self, start: int, given: int) -> None:
-        """Stand in the midst of a pass that was begun earlier."""
+        """Show the position of a pass that was begun earlier."""
         self.start, self.given, self.is_begun = start, given, True
 
 
 def begin(sampler: StorageSampler) -> list[int]:
-    """Begin a pass; the indices of this rank that are still to come. A second call begins the epoch anew.
+    """Begin a pass. Returns the coming indices of this rank; a second call begins the epoch anew.
 
     Raises:
         ValueError: the order has become another one since a position in it was loaded.
@@ -200,7 +201,7 @@ def begin(sampler: StorageSampler) -> list[int]:
 
 
 def sharing_now(sampler: StorageSampler) -> Sharing:
-    """How a sampler shares its samples among the ranks that there are now; it shows that, as torch's samplers do."""
+    """How a sampler shares its samples among the present ranks; its attributes then show it, as torch's do."""
     found = share_of(sampler)
     assert found is not None
     sampler.num_replicas, sampler.rank = found
@@ -211,14 +212,14 @@ def sharing_now(sampler: StorageSampler) -> Sharing:
 
 
 def _sharing(sampler: StorageSampler) -> Sharing:
-    """How it did so when the ranks were last counted: a state may be asked for when the process group is gone."""
+    """The same for the last known ranks: a state may be asked for when the process group is gone."""
     return Sharing(
         sampler.num_replicas, sampler.rank, sampler.run_length, drop_last=sampler.drop_last, even=sampler.even_batches
     )
 
 
 def _refuse_another_order(sampler: StorageSampler, saved: Mapping[str, int]) -> None:
-    """Raise if the order is not the one that a state says it was saved with.
+    """Raise if the order is not the one that a state was saved with.
 
     Raises:
         ValueError: it is another one.

@@ -1,4 +1,4 @@
-"""A state belongs to certain samples: the rest of an epoch over other files would be another epoch."""
+"""Checks that a state belongs to the present samples: over other files, the rest of an epoch would be another epoch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SavedSamples:
         self._loaded: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, str]:
-        """What a state says of the files of all samples; nothing if it is not known."""
+        """The fingerprints of all samples for a state; empty if they are not known."""
         indexes = [dataset.index for dataset in self._datasets]
         if self._found is None or self._found[0] != indexes:
             found = nesting.fingerprints(self._dataset)

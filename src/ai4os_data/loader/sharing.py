@@ -1,4 +1,4 @@
-"""How samples are shared among ranks: what all ranks have been given together is the beginning of one global order."""
+"""Shares samples among ranks: those that all ranks have been given together are the beginning of one global order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Sharing(NamedTuple):
         rank: which of them this is.
         run_length: how many samples in a row a rank takes.
         drop_last: leave out the samples that the ranks do not divide.
-        even: otherwise, whether a few samples are given twice so that all ranks have as many.
+        even: otherwise, whether a few samples are given twice, so that all ranks have the same number.
     """
 
     ranks: int
@@ -61,32 +61,32 @@ class Sharing(NamedTuple):
         part = []
         for begin in range(0, len(rest), self.ranks * self.run_length):
             of_round = rest[begin : begin + self.ranks * self.run_length]
-            share, odd = divmod(len(of_round), self.ranks)  # of the last round a fair share
+            share, odd = divmod(len(of_round), self.ranks)  # a fair share of the last round
             first = self.rank * share + min(self.rank, odd)
             part += of_round[first : first + share + (self.rank < odd)]
         return part
 
     def done_after(self, length: int, start: int, given: int) -> int:
-        """The position that all ranks have reached in an order of this length, if each was given as many as this one.
+        """The position that all ranks have reached in an order, if each was given as many samples as this one.
 
         Args:
             length: of the global order.
             start: the position at which they began.
-            given: the number of samples that this rank was given since.
+            given: the number of samples that this rank was given after that.
         """
         is_all = self.is_uneven and 0 < self.own(length - start) <= given
         return length if is_all else min(start + given * self.ranks, length)
 
 
 def group() -> tuple[int, int]:
-    """The number of ranks, and which of them this is."""
+    """The number of ranks, and the rank of this process."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_world_size(), distributed.get_rank()
     return 1, 0
 
 
 def share_of(sampler: Any) -> tuple[int, int] | None:
-    """The number of ranks, and which of them a sampler gives a part of; None if it does not say."""
+    """The number of ranks, and the rank whose part a sampler gives; None if it does not say."""
     chosen = getattr(sampler, "chosen_ranks", None)
     if chosen is not None:  # a StorageSampler: the process group may have been made after it
         ranks, rank = (there if own is None else own for own, there in zip(chosen, group(), strict=True))

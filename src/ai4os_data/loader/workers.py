@@ -1,4 +1,4 @@
-"""The workers of a loader: a plain DataLoader whose items are whole batches starts them, waits for them and pins."""
+"""The workers of a loader: a plain DataLoader, whose items are whole batches, starts them, waits, and pins memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Workers:
     """The workers of one loader. Persistent ones stay for its next pass."""
 
     def __init__(self) -> None:
-        self.kept: DataLoader[Any] | None = None  # with persistent workers
-        self._wanted = _WantedBatches(iter(()))  # by these
-        # DataLoader draws from it with each pass; from the global one, a resume would draw once more than no resume.
+        self.kept: DataLoader[Any] | None = None  # kept for persistent workers
+        self._wanted = _WantedBatches(iter(()))  # by the workers
+        # DataLoader draws from it in each pass. From the global one, a resumed run would draw once more than another.
         self._draws = torch.Generator()
 
     def batches(self, loader: DataLoader[Any], work: Work, wanted: Iterator[Wanted], seed: int) -> Iterator[Any]:
@@ -32,7 +32,7 @@ class Workers:
             loader: with the options of the user.
             work: makes a batch.
             wanted: the batches of the pass.
-            seed: what workers are seeded with, unless the user gave a generator.
+            seed: the seed of the workers, unless the user gave a generator.
         """
         self._draws.manual_seed(seed)
         if not keeps_workers(loader):
@@ -63,7 +63,7 @@ class Workers:
 
 
 class _WantedBatches:
-    """What a plain DataLoader takes for its sampler: the batches of the pass that is being made."""
+    """The sampler of the plain DataLoader: it gives the batches of the pass that is being made."""
 
     def __init__(self, coming: Iterator[Wanted]) -> None:
         self.coming = coming

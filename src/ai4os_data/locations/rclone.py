@@ -1,4 +1,4 @@
-"""What rclone knows of remotes: its configuration file, environment variables that go over it, obscured passwords."""
+"""What rclone knows of remotes: its configuration file, environment variables that override it, obscured passwords."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _aes_ctr(vector: bytes, data: bytes) -> bytes:
 
 
 def options_of(name: str, environ: Mapping[str, str], depth: int = 0) -> dict[str, str]:
-    """The options of a remote: those of the environment go over those of the configuration file; aliases are followed.
+    """The options of a remote: the environment overrides the configuration file, and aliases are followed.
 
     Raises:
         RemoteError: there is no such remote.

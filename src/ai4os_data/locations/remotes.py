@@ -25,7 +25,7 @@ _URL = re.compile(
 _NEXTCLOUD = re.compile(r"[^/]*//[^/]*(?P<before>/.*?)?/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)/")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
-# What these say of a request is ours to say.
+# Lines that we write ourselves for each request.
 _OUR_HEADERS = frozenset(
     {
         *("accept-encoding", "connection", "content-length", "depth", "destination", "expect", "if-match"),
@@ -109,7 +109,7 @@ class Remote:
     def discover(cls, name: str, environ: Mapping[str, str] | None = None) -> Remote:
         """Find the remote that rclone knows by this name.
 
-        The environment (``RCLONE_CONFIG_<NAME>_URL`` and so on; an empty value counts as absent) goes over
+        The environment (``RCLONE_CONFIG_<NAME>_URL`` and so on; an empty value counts as absent) overrides
         ``rclone.conf``, value by value, as in rclone.
 
         Raises:
@@ -218,7 +218,7 @@ class Remote:
     def renewed(self, environ: Mapping[str, str] | None = None) -> Remote | None:
         """The same remote with credentials read anew: from the environment, ``rclone.conf``, and the token command.
 
-        Call it when a server refuses what it took before.
+        Call it when a server refuses credentials that it accepted before.
 
         Returns:
             None if there is nowhere to read them from, that fails, or they are what they were.

@@ -27,7 +27,7 @@ def token_of(command: tuple[str, ...], whose: str, refused: str | None = None) -
     Args:
         command: its words; no shell sees them.
         whose: whose it is, for messages.
-        refused: a token that is good no more; the command is run again if this is the one that is kept.
+        refused: a token that is no longer accepted. The command is run again if this is the one that was kept.
 
     Raises:
         RemoteError: the command cannot be run, fails, or prints no token.

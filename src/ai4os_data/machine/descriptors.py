@@ -17,7 +17,7 @@ def exhausted(error: BaseException | None = None, error_number: int = 0) -> erro
 
     Args:
         error: what went wrong; what caused it counts too.
-        error_number: what the operating system said, if a library passes it on.
+        error_number: that of the operating system, if a library reports no exception.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

@@ -11,7 +11,7 @@ _PIECE_BYTES = 1024 * 1024
 
 
 def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """What tells a file from another of the same name; None if there is none."""
+    """The device and inode of a file, which tell it from an earlier one of the same name; None if there is none."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -38,14 +38,14 @@ def disk_bytes(path: str | os.PathLike[str]) -> int:
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """Write all of some bytes, of which one write(2) may take a part."""
+    """Write all bytes: one write(2) may write only a part of them."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def write_new(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a new file, mode 0600, that lies on the disk.
+    """Write a new file with mode 0600, and sync it to the disk.
 
     Raises:
         FileExistsError: there is one.
@@ -69,11 +69,11 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def replace_whole(path: str | os.PathLike[str], staged: str, data: bytes, *, mode: int = 0o666) -> None:
-    """Let a file appear with all of its bytes, or not at all, in the place of one that may be there.
+    """Write or replace a file, which appears with all of its bytes or not at all.
 
     Args:
         path: where it appears.
-        staged: where it is written first, in the same folder; what a death has left there is written over.
+        staged: where it is written first, in the same folder; what a killed process left there is overwritten.
         data: the bytes.
         mode: what others may do with it, less what the umask takes away.
 

@@ -1,4 +1,4 @@
-"""A lock on an open file goes with its process, since the kernel frees it: a free lock says that its holder is gone.
+"""The kernel frees the lock on an open file when its process ends: a free lock means that its holder is gone.
 
 A lock is on a whole file or folder (flock(2)), or on some bytes of it (`F_OFD_SETLK`_ of fcntl(2)); the two kinds do
 not see each other. Both belong to the open file, and so exclude each other within one process too.
@@ -32,18 +32,18 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
 
 
 def lock(descriptor: int) -> None:
-    """Lock a file or folder; it waits for whoever has it now."""
+    """Lock a file or folder, after waiting for whoever has it locked now."""
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def unlock(descriptor: int) -> None:
-    """Unlock a file that stays open, also if a child that was forked just now has the descriptor too."""
+    """Unlock a file that stays open, even if a forked child has a copy of the descriptor."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 @contextmanager
 def locked(descriptor: int) -> Iterator[None]:
-    """Have a file locked meanwhile; it waits for whoever has it now."""
+    """Keep a file locked during a block, after waiting for whoever has it locked now."""
     lock(descriptor)
     try:
         yield
@@ -64,7 +64,7 @@ def lock_of_the_dead(path: str | os.PathLike[str], *, is_folder: bool = False) -
 
     Args:
         path: the file.
-        is_folder: it is a folder.
+        is_folder: whether it is a folder.
     """
     try:
         descriptor = ownership.open_folder(path) if is_folder else ownership.open_file(path, os.O_RDWR)
@@ -103,7 +103,7 @@ def unlock_bytes(descriptor: int, first: int, count: int = 1) -> None:
 
 
 def locked_bytes(descriptor: int, first: int, count: int = 1) -> range:
-    """The first of some bytes that other open files have locked, and those that follow it; empty if none is."""
+    """The first stretch of some bytes that other open files have locked; empty if none is locked."""
     asked = _BYTES.pack(fcntl.F_WRLCK, os.SEEK_SET, first, count, 0)
     kind, _, start, length, _ = _BYTES.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))
     return range(0) if kind == fcntl.F_UNLCK else range(start, start + length)

@@ -18,7 +18,7 @@ _RCLONE_SOURCE = re.compile(r"(?P<name>[^:{]+)(\{[^}]*\})?:(?P<path>.*)")
 
 MOUNT_TABLE = Path("/proc/self/mounts")
 
-_MOST_LINKS = 40  # as the kernel
+_MOST_LINKS = 40  # as many as the kernel follows
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class Mount:
 def mount_of(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> Mount | None:
     """The mount that a path lies on; None if there is no mount table.
 
-    It asks the table alone: to touch a path on a dead mount can block.
+    Only the table is read: touching a path on a dead mount can block.
     """
     mounts = _read(table)
     return _covering(_resolved(os.path.abspath(os.fspath(path)), mounts), mounts)
 
 
 def remote_path(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> tuple[str, str] | None:
-    """The remote's name and the path below it that lie under a path; None if it is on no rclone mount."""
+    """The remote's name and the path below it that a local path shows; None if it is on no rclone mount."""
     mount = mount_of(path, table)
     found = mount.remote_path() if mount else None
     if mount is None or found is None:
@@ -79,7 +79,7 @@ def remote_path(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> tupl
 
 
 def resolved(path: str | os.PathLike[str], table: Path = MOUNT_TABLE) -> str:
-    """The path without symbolic links, those on a network mount excepted: to look at a dead one can block."""
+    """The path without symbolic links, except those on a network mount: looking at a dead one can block."""
     return _resolved(os.path.abspath(os.fspath(path)), _read(table))
 
 
@@ -94,7 +94,7 @@ def _resolved(path: str, mounts: list[Mount]) -> str:
             try:
                 target = os.readlink(above)
             except OSError:
-                continue  # it is none
+                continue  # it is no link
             path = os.path.normpath(os.path.join(os.path.dirname(above), target, path[len(above) + 1 :]))
             break
         else:

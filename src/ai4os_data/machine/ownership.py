@@ -31,14 +31,15 @@ def user(number: int) -> str:
 
 
 def refusal(path: str | os.PathLike[str], *, is_fallback: bool = False) -> str | None:
-    """Why a folder is not to be used for what is ours, as the end of a sentence; None if it can be.
+    """Why our files must not go into a folder, as the end of a sentence; None if they may.
 
-    One that the user has named may belong to root, and may be a link of the user's own, or in a place that only its
-    owner writes to. On a file system that gives every file to one user, it belongs to that one.
+    A folder that the user has named may belong to root. It may be a link of the user's own, or one in a folder that
+    only its owner writes to. On a file system that gives every file to one user, it belongs to that user.
 
     Args:
         path: the folder.
-        is_fallback: nobody has named it, and its name can be guessed: it has to be ours alone, and no link.
+        is_fallback: whether nobody has named it, so that its name can be guessed. Then it must be ours alone, and no
+            link.
 
     Raises:
         OSError: it is not there, or cannot be looked at.
@@ -105,15 +106,15 @@ def home(environ: Mapping[str, str]) -> str | None:
         return given
     try:
         given = pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:  # a container's user of any number
+    except KeyError:  # a container may run under a number that has no name
         return None
     return given if os.path.isabs(given) else None
 
 
 def foreign(path: str | os.PathLike[str]) -> str | None:
-    """Why something in a folder of ours is not to be used, as the end of a sentence; None if it can be, or is missing.
+    """Why something in a folder of ours must not be used, as the end of a sentence; None if it may be, or is missing.
 
-    What root has made can be: it may be read. A link of ours that leads to itself is damage.
+    What root has made may be used, by reading it. A link of ours that leads to itself is damage.
     """
     found = _found(path)
     if found is None:
@@ -157,7 +158,7 @@ def _is_open(folder: str) -> bool:
 
 
 def _gives_all_to(folder: str | os.PathLike[str], owner: int) -> bool:
-    """Whether the file system of a folder gives what we make there to its owner too: it knows one user alone."""
+    """Whether a folder's file system knows one user alone: then what we make there belongs to the folder's owner."""
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:  # it has no name, and leaves nothing
             return os.fstat(file.fileno()).st_uid == owner

@@ -1,7 +1,7 @@
 """Long lists in a few buffers, which forked workers read without copying them.
 
-A list has an object for each item. To look at an object changes its reference count, and so copies its page into every
-worker that looks. Here items are made when they are asked for, and gone when they were used.
+A list has one object per item. Reading an object changes its reference count, and so copies its memory page into each
+worker that reads it. Here an item is made on access, and dropped after use.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PackedList(Sequence[T]):
 
     @abstractmethod
     def at(self, position: int) -> T:
-        """The item at a position from 0 on, which is not checked."""
+        """The item at a position, which is 0 or more; it is not checked."""
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -120,7 +120,7 @@ class Numbers(PackedList[Any]):
         return self._values[position]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:  # noqa: FBT001  numpy's protocol
-        """Them for numpy, as it takes a list of them."""
+        """The numbers as numpy reads a list of them."""
         is_float = self._values.typecode == "d"
         return np.array(self._values, dtype=dtype or (np.float64 if is_float else np.int64))
 
@@ -161,8 +161,7 @@ class Table(PackedList[T]):
 class Texts(PackedList[str]):
     """Texts, one after the other in one buffer.
 
-    Their bytes are ordered as they are themselves: UTF-8 keeps the order of code points, those of names that are no
-    UTF-8 included.
+    Sorting their bytes sorts the texts: UTF-8 keeps the order of code points, also in names that are no UTF-8.
     """
 
     def __init__(self, data: bytes, offsets: Positions) -> None:
@@ -194,7 +193,7 @@ class Texts(PackedList[str]):
         return (data[begin:end].decode("utf-8", "surrogatepass") for begin, end in pairwise(self._offsets))
 
     def find(self, text: str) -> int | None:
-        """Where a text is, if they are sorted; the last position of several."""
+        """The position of a text among sorted ones; the last one if it occurs more than once."""
         wanted, data, offsets = _encoded(text), self._data, self._offsets
         low, high = 0, len(offsets) - 1
         while low < high:
@@ -234,7 +233,7 @@ class HexTexts(PackedList[str]):
 
 
 class Dates(PackedList[str]):
-    """Dates as HTTP writes them, such as ``Tue, 24 Nov 2026 10:00:00 GMT``, as seconds; or empty texts."""
+    """Dates as HTTP writes them, such as ``Tue, 24 Nov 2026 10:00:00 GMT``, or empty texts; kept as seconds."""
 
     def __init__(self, seconds: Numbers) -> None:
         self._seconds = seconds
@@ -404,7 +403,7 @@ def _typecode(least: int, most: int) -> str:
 
 
 def _seconds(text: str) -> int | None:
-    """A date in seconds; None if it would not come back as it is."""
+    """A date in seconds; None if the seconds would not give the same text again."""
     match = _DATE.fullmatch(text)
     if match is None:
         return None if text else _NO_DATE
@@ -414,7 +413,7 @@ def _seconds(text: str) -> int | None:
 
 @lru_cache(maxsize=4096)
 def _day_seconds(text: str) -> int | None:
-    """When a day began, in seconds; None if it would not come back as it is."""
+    """When a day began, in seconds; None if the seconds would not give the same text again."""
     parsed = parsedate_tz(f"{text} 00:00:00")
     seconds = calendar.timegm(parsed[:6]) if parsed else -1
     return seconds if 0 <= seconds < _NO_DATE - _DAY_S and _day(seconds // _DAY_S) == text else None

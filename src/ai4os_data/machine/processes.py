@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Objects of a parent that its child must not tear down: closing a TLS connection would send its
-# farewell over the socket that the parent still uses.
+# Objects of a parent that its child must not tear down: closing a TLS connection sends a
+# last message over the socket, which the parent still uses.
 _of_the_parent: list[object] = []
 
 
@@ -44,7 +44,7 @@ class _Gate:
     """Keeps forks and what must not be forked apart, among the threads of this process."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.RLock())  # a signal or a finalizer may come in on the same thread
+        self._changed = threading.Condition(threading.RLock())  # a handler or a finalizer may enter again
         self._inside: dict[int, int] = {}  # how often each thread went in
         self._forking: list[int] = []
 
@@ -67,11 +67,11 @@ class _Gate:
                 self._changed.notify_all()
 
     def begin_fork(self) -> bool:
-        """Wait until no other thread is inside; whether this one is not either."""
+        """Wait until no other thread is inside. Returns whether this thread is outside, too."""
         me = threading.get_ident()
         with self._changed:
             self._forking.append(me)
-            # Who is inside and forks as well would wait for us.
+            # A thread that is inside and forks as well waits for us: it is not waited for.
             while any(thread != me and thread not in self._forking for thread in self._inside):
                 self._changed.wait()
             return me not in self._inside
@@ -82,7 +82,7 @@ class _Gate:
             self._changed.notify_all()
 
     def renewed(self) -> _Gate:
-        """The gate of a child, where only the thread that forked goes on."""
+        """The gate of a child, in which only the thread that forked continues."""
         gate = _Gate()
         me = threading.get_ident()
         if me in self._inside:
@@ -97,13 +97,13 @@ _adding = threading.Lock()
 
 @contextmanager
 def no_fork(*, wait: bool = True) -> Iterator[bool]:
-    """Keep all threads from forking meanwhile: a lock that C code holds just then would stay locked in the child.
+    """Keep all threads from forking during a block: a lock that C code holds at a fork stays locked in the child.
 
-    What is done inside has to come to its end by itself, without waiting for another process.
+    The block must not wait for another process.
 
     Args:
-        wait: for the end of a fork that another thread has begun; else it gives False then, and keeps nobody from
-            anything.
+        wait: whether to wait for the end of a fork that another thread has begun. Otherwise the block begins with
+            False, and forks are not kept off.
     """
     if not _gate.enter(wait=wait):
         yield False
@@ -126,7 +126,7 @@ def leave_to_parent(value: object) -> None:
 
 
 def _before_fork() -> None:
-    if _gate.begin_fork():  # a thread that forks from inside keeps what it has in hand
+    if _gate.begin_fork():  # a thread that forks from inside still uses what it holds
         with _adding:
             targets = list(_preparables)
         for target in targets:

@@ -21,9 +21,9 @@ from ai4os_data.machine.processes import PerProcess
 _PREFIX = "ai4os-data-counters-"
 _STAGED = "ai4os-data-new-"
 _IS_STAGED = re.compile(rf"{_STAGED}[0-9a-f]{{24}}")
-_STAGED_S = 60  # it takes a fraction of a millisecond
+_STAGED_S = 60  # older ones were left behind: staging takes a fraction of a millisecond
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  a file of random name, mode 0600
-_LOOKS = 5  # until an owner is held to be dead
+_LOOKS = 5  # before an owner counts as dead
 _MAP_FIXED = 0x10  # of Linux; the module mmap has no name for it
 
 
@@ -49,16 +49,16 @@ def remove(path: str) -> None:
 
 
 def mapped(descriptor: int, size_bytes: int) -> memoryview:
-    """A file in memory.
+    """Map a file into memory.
 
-    Not by mmap.mmap alone, which keeps a descriptor open (until Python 3.13): a process may have 1,024 in all. So it
-    maps memory of no file, and the file takes its place; it is unmapped with the last that sees it. A finalizer would
-    be too early: in a circle of garbage it is called before a ``__del__`` that still uses it.
+    mmap.mmap alone would keep a descriptor open (until Python 3.13), and a process may have 1,024 in all. So memory
+    without a file is mapped first, and then the file over it. It is unmapped with the last object that refers to it. A
+    finalizer would be too early: in a cycle of garbage it runs before a ``__del__`` that still uses the memory.
 
     Raises:
-        OSError: it is shorter, or cannot be mapped.
+        OSError: the file is shorter, or cannot be mapped.
     """
-    if os.fstat(descriptor).st_size < size_bytes:  # of another version: what is not in the file ends the process
+    if os.fstat(descriptor).st_size < size_bytes:  # of another version; access beyond its end would kill the process
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     memory = mmap.mmap(-1, size_bytes)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
@@ -72,8 +72,8 @@ def mapped(descriptor: int, size_bytes: int) -> memoryview:
 class _Files:
     """This process's files in one folder. A lock on one of them says that their owner lives, in whatever container.
 
-    The kernel takes the lock back when the process ends. Numbers of processes would not do: who shares the folder may
-    not see them, or may see others under them.
+    The kernel takes the lock back when the process ends. Process numbers would not do: in another container they may
+    not exist, or belong to other processes.
     """
 
     def __init__(self, folder: str) -> None:
@@ -81,8 +81,8 @@ class _Files:
         self._stem = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
         self._names: set[str] = set()
         self._locked: tuple[str, int] | None = None  # a name, and the descriptor that has the lock
-        self._lock = threading.RLock()  # finalizers come on any thread, this one among them
-        self._seen: dict[str, str] = {}  # the file that had the lock of other owners
+        self._lock = threading.RLock()  # finalizers run on any thread, this one included
+        self._seen: dict[str, str] = {}  # for each other owner, the file that had its lock
 
     def new(self, size_bytes: int) -> str:
         """The path of a new file, with room behind it."""
@@ -92,11 +92,11 @@ class _Files:
             name = f"{self._stem}-{secrets.token_hex(4)}"
             descriptor = os.open(staged, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(descriptor, 0, size_bytes)  # with no room behind it, a mapping ends the process
+                os.posix_fallocate(descriptor, 0, size_bytes)  # a mapping without room would kill the process
                 if self._locked is None:
                     _lock(descriptor)
                     self._locked = name, os.dup(descriptor)
-                os.rename(staged, os.path.join(self._folder, name))  # others look for the name: it is locked by now
+                os.rename(staged, os.path.join(self._folder, name))  # from now on others find it: it is locked
                 self._names.add(name)
             except BaseException:  # a signal's handler may raise, too
                 with suppress(OSError):
@@ -127,10 +127,10 @@ class _Files:
         return None
 
     def _sweep(self) -> None:
-        """Remove the files of owners that were killed; who still uses them has them mapped."""
+        """Remove the files of owners that were killed; processes that still use them have them mapped."""
         self._sweep_staged()
         for stem, names in self._others().items():
-            # Again and again: the lock may have gone over to another file meanwhile.
+            # Several times: the lock may have moved to another file in between.
             if not any(self._lives(stem, self._others().get(stem, []) if look else names) for look in range(_LOOKS)):
                 for name in names:
                     with suppress(OSError):
@@ -182,7 +182,7 @@ def _files_in(folder: str) -> _Files:
 
 
 def _lock(descriptor: int) -> None:
-    """Lock the first byte for as long as this open file lives: not in the way of the locks on the whole file."""
+    """Lock the first byte for as long as this open file lives; locks on the whole file are not affected."""
     with suppress(OSError):  # some file systems have no such locks
         locks.lock_bytes(descriptor, 0)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Address:
-    """The address of a folder. All copies of a store share it, so that all of them know in which form it was found.
+    """The address of a folder. All copies of a store share it, and so the Unicode form in which the folder was found.
 
     Args:
         remote: the server and the credentials.
@@ -32,7 +32,7 @@ class Address:
         self.location = location or self.base_url
 
     def move_to(self, path: str) -> None:
-        """Be the address of another folder below the remote's URL."""
+        """Make it the address of another folder below the remote's URL."""
         self.path = path
         self.base_path = unquoted(urlsplit(self.remote.url).path).rstrip("/") + (f"/{path}" if path else "")
         self.base_url = self.url_below_remote(path)

@@ -102,7 +102,7 @@ class FsspecStore(Store):
             raise errors.LocationError(f"{self.location}: fsspec cannot open this: {error}") from error
 
     def _waited_out(self, work: Callable[[], T]) -> T:
-        """The result of a read, when the storage is there."""
+        """The result of a read, repeated while the storage is away."""
         if self.is_local:
             return work()
         return waited_out(work, may_pass, Wait(outage_of(self.location), self.patience))
@@ -114,7 +114,7 @@ class FsspecStore(Store):
 
     def _walk(self, folder: str) -> Listing | None:
         opened = self._opened.get()
-        opened.system.invalidate_cache()  # of what it has listed before
+        opened.system.invalidate_cache()  # it may have listed it before
         top = opened.path(folder)
         with Translating(self.location, "the listing", fsspec_error):
             if not opened.system.exists(top):
@@ -137,7 +137,7 @@ class FsspecStore(Store):
                 listing.entries.append(self._entry(key_of(path), info))
             except errors.StorageError as error:
                 listing.unreadable.append(Unreadable(key_of(path), is_folder=False, error=error))
-        return listing
+        return listing._replace(hollow=sorted(key for key in map(key_of, found.hollow) if is_safe(key)))
 
     def _entry(self, key: str, info: dict[str, Any]) -> Entry:
         """A file as it was listed; if the listing has no size of it, the file is asked for by itself.
@@ -191,7 +191,7 @@ class FsspecStore(Store):
                 if not running:
                     return
                 entry, future = running.popleft()
-                # The pool makes the first try; the next ones are made in this thread, which an interrupt reaches.
+                # The pool makes the first try, and this thread the others, since an interrupt reaches only this thread.
                 tries = chain([future.result], repeat(partial(self._read, entry, make)))
                 try:
                     yield entry, self._waited_out(lambda tries=tries: next(tries)())  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Small files read from a Nextcloud as archives of many; those that do not come so come alone."""
+"""Small files read from a Nextcloud as archives of many; each of the others by a request of its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ArchiveReader:
     """Reads files by archives, as long as the server makes them.
 
     Args:
-        reader: reads what comes alone.
+        reader: reads files one by one.
         transport: sends the requests.
         address: where the folder is.
         server: what is known of it.
@@ -48,7 +48,7 @@ class ArchiveReader:
     def read_many(self, entries: Iterable[Entry], make: MakeBody) -> Iterator[Outcome]:
         """Read whole files: small ones as archives of many, the rest by single GETs.
 
-        The next archive is asked for as one ends; only what comes alone waits for those that are under way.
+        The next archive is asked for as one ends. Single files wait until no archive is under way.
         """
         # A worker beside others needs no second request to keep the server busy.
         plan = archives.ArchivePlan(entries, self._naming, halves=multiprocessing.parent_process() is None)
@@ -68,7 +68,7 @@ class ArchiveReader:
         return archives.Naming(root["user"], self._address.base_path[root.end() :])
 
     def _read_archives(self, plan: archives.ArchivePlan, make: MakeBody) -> Iterator[Outcome]:
-        """Read small files as archives, until something is to be read alone, or nothing is left."""
+        """Read small files as archives, until one has to be read alone, or none is left."""
         for request, outcome in self._transport.fetch(self._requests(plan), _ARCHIVES_IN_FLIGHT):
             group = request.tag
             assert isinstance(group, archives.Group)
@@ -101,7 +101,7 @@ class ArchiveReader:
             yield Request(f"{url}?{group.query}", body, expected_bytes=size_bytes, is_archive=True, tag=group)
 
     def _record(self, request: Request, error: errors.StorageError) -> None:
-        """Ask for no more archives if they alone fail, as behind some proxies: each takes all its tries."""
+        """Ask for no more archives if they alone fail, as behind some proxies: each would use up all its tries."""
         if not request.fails_alone:
             return
         if self._server.makes_archives:

@@ -1,12 +1,12 @@
 """Archives of many files in one answer: which files go together, and what of an answer may be believed.
 
 Nextcloud (since 31) answers ``GET FOLDER?accept=zip&files=["a","sub/b"]`` with a zip of these files, stored and with
-CRC-32. Its cost is by the request, so one archive is 6 to 10 times faster than a GET for each file. But a 200 can be
-truncated, or lack a member: every one is checked by name, listed size and CRC.
+CRC-32. Each request has a cost of its own, so one archive is 6 to 10 times faster than a GET for each file. But an
+answer with status 200 can be truncated, or lack a member: every member is checked by name, listed size and CRC.
 
-A member's name is no proof by itself. Up to version 34, Nextcloud makes it by removing the folder's path on the server,
-``/USER/files/FOLDER``, *everywhere* in the path of the file, so that one file can come under the name of another one.
-`Naming` knows which files that may happen to; they never go into an archive.
+A member's name is no proof by itself. Up to version 34, Nextcloud makes it by removing the folder's path on
+the server, ``/USER/files/FOLDER``, *everywhere* in the path of the file, so that one file can come under the name of
+another. `Naming` knows the files to which that may happen; they are never read from an archive.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 MOST_BYTES = 16 * 1024 * 1024  # an archive is held in memory
 MOST_MEMBERS = 128
 LONGEST_QUERY = 6000  # the request line may have some 8 KB (414)
-LARGE_BYTES = 2 * 1024 * 1024  # from here on, the cost of a request no longer counts
+LARGE_BYTES = 2 * 1024 * 1024  # from this size on, the cost of a request no longer counts
 
-_WORTH_HALVING = 16  # files: in two requests at once they come sooner than in one
+_WORTH_HALVING = 16  # files, from which two requests at once are faster than one
 _WORTH_ASKING_AGAIN = 16
 _FRUITLESS = 2  # archives in a row of which nothing came
 
@@ -61,7 +61,7 @@ class Group(NamedTuple):
 
     @property
     def longest_bytes(self) -> int:
-        """The most that an archive of them has, if they are as they were listed: each name stands in it twice."""
+        """The largest size of an archive of them, if they are as listed: each name stands in it twice."""
         names = sum(len(name.encode()) for name in self.names)
         return sum(entry.size_bytes for entry in self.entries) + 2 * names + len(self.entries) * _ABOUT_A_MEMBER_BYTES
 
@@ -79,7 +79,7 @@ def groups(entries: Iterable[Entry], most_members: int) -> Iterator[Group]:
     for entry in sorted(entries):
         above = posixpath.dirname(entry.key)
         common = posixpath.commonpath((folder, above)) if group and folder != above else above
-        # A higher common folder makes every name longer by what it no longer says.
+        # Below a higher common folder every name is longer, by the folders in between.
         grown = length + len(group) * _longer(folder, common) + _length(entry, common)
         if group and (held + entry.size_bytes > MOST_BYTES or len(group) >= most_members or grown > LONGEST_QUERY):
             yield Group(folder, group)
@@ -93,11 +93,12 @@ def groups(entries: Iterable[Entry], most_members: int) -> Iterator[Group]:
 
 
 class Unpacked(NamedTuple):
-    """What of an archive may be believed.
+    """The files of an archive that passed every check.
 
     Attributes:
         files: entries and their bytes, whole and of the listed size.
-        rest: those that may still come in an archive, if this one was cut short: those after the one it was cut at.
+        rest: those that another archive may still bring, if this one was cut off: those after the one at which it was
+            cut.
     """
 
     files: list[tuple[Entry, bytes]]
@@ -107,8 +108,8 @@ class Unpacked(NamedTuple):
 def unpacked(archive: bytes, group: Group) -> Unpacked:
     """The files of a group that are in an archive, whole or cut off. A name that occurs twice in it is not used.
 
-    It is read from its beginning, where each member says what it is, and never from the directory at its end: a cut-off
-    archive of archives ends in the directory of another one.
+    It is read from its beginning, by the header of each member, and never by the directory at its end: an archive
+    of archives that is cut off may end in the directory of a member.
     """
     wanted = {name.encode(): entry for name, entry in zip(group.names, group.entries, strict=True)}
     positions = {entry: position for position, entry in enumerate(group.entries)}
@@ -131,7 +132,7 @@ def unpacked(archive: bytes, group: Group) -> Unpacked:
 
 
 class Naming:
-    """Knows the files that the server cannot send under another name than the one they were asked for by.
+    """Knows the files that the server can send only under the name by which they were asked for.
 
     Args:
         user: who the folders belong to on the server; None if it is not known.
@@ -146,7 +147,7 @@ class Naming:
         self._removed = re.compile("|".join(f"/{head}/files{re.escape(form)}" for form in forms), re.IGNORECASE)
 
     def is_kept(self, entry: Entry) -> bool:
-        """Whether an entry can only come under its own name, and no other one under it."""
+        """Whether an entry can come only under its own name, and no other entry under that name."""
         path = f"/{entry.key}"
         if _NO_NAME.search(path) or self._removed.search(path):
             return False
@@ -175,7 +176,7 @@ class ArchivePlan:
         self._is_exhausted = False
 
     def next(self) -> Group | None:
-        """The next files that come together: among neighbours, the one that waits for longest."""
+        """The next files that come together: the one that has waited for longest, and neighbours."""
         if self._again:
             return self._again.pop(0)
         while True:
@@ -202,7 +203,7 @@ class ArchivePlan:
         return self._is_exhausted and not (self._pool or self._again or self.alone)
 
     def everything(self) -> Iterator[Entry]:
-        """All that is left, whatever it was meant for."""
+        """All that is left, for archives and for single requests."""
         at_hand = [*self.alone, *(entry for group in self._again for entry in group.entries), *self._pool]
         self.alone, self._again, self._pool = [], [], {}
         yield from at_hand
@@ -217,11 +218,11 @@ class ArchivePlan:
         self.alone += [entry for entry in group.entries if entry not in has_come and entry not in rest]
         if fruitless < _FRUITLESS:
             self._ask_again(group.folder, came.rest, fruitless)
-        else:  # it may be any of them: some versions find out that one is missing when they have begun to answer
+        else:  # any of them may be the reason: some versions find a file missing when they have begun to answer
             self.halve(Group(group.folder, came.rest, fruitless))
 
     def halve(self, group: Group) -> None:
-        """Plan for an archive of which nothing comes because of one of its files, without a word of which."""
+        """Plan for an archive that did not come because of one of its files, when the server does not say which."""
         middle = len(group.entries) // 2
         for part in (group.entries[:middle], group.entries[middle:]):
             self._ask_again(group.folder, part, group.fruitless)
@@ -249,7 +250,7 @@ class ArchivePlan:
 def _members(archive: bytes, sizes: dict[bytes, int]) -> Iterator[tuple[bytes | None, bytes | None]]:
     """Names and bytes of the members, as far as it is clear where each ends.
 
-    None instead of bytes if the CRC is another; None instead of a name at the regular end.
+    Bytes are None if the CRC differs; the name is None at the regular end.
     """
     position = 0
     view = memoryview(archive)

@@ -1,14 +1,13 @@
-"""A store has files under keys, and the same few verbs over any protocol; a sha256 confirms what it was given.
+"""A store has files under keys, and the same few verbs over any protocol; a sha256 confirms what was written.
 
-Whole files in, whole files out, one version each. There is no rename and no lock in it, because no
-server gives them honestly.
+Whole files in, whole files out, one version each. It has no rename and no lock, because no server does them reliably.
 """
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -30,7 +29,7 @@ _LEAVES = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")  # an empty part, one or two 
 
 B = TypeVar("B", bound=Body)
 MakeBody = Callable[["Entry"], Body]
-Entries = list["Entry"]  # inside a store, `list` is its verb
+Entries = list["Entry"]  # inside `Store`, the name `list` is its verb
 Keys = list[str]
 OnBytes = Callable[[int], None]
 
@@ -52,7 +51,7 @@ class Entry(NamedTuple):
 
     @property
     def version(self) -> str:
-        """The mark of this version among the others of the same key."""
+        """What distinguishes this version from others of the same key."""
         return self.etag or self.modified or ""
 
     def is_same_version(self, other: Entry) -> bool:
@@ -92,10 +91,18 @@ Unreadables = list[Unreadable]
 
 
 class Listing(NamedTuple):
-    """What lies below a folder: the files, and what could not be read of it. It is complete without the latter."""
+    """What lies below a folder.
+
+    Attributes:
+        entries: the files.
+        unreadable: what could not be read. It is complete without that.
+        hollow: the keys of the folders in which there is nothing; none of a store without folders. All others follow
+            from the files.
+    """
 
     entries: Entries
     unreadable: Unreadables
+    hollow: Sequence[str] = ()
 
     def complete(self) -> Entries:
         """The files, ordered by key, if they are all that is there.
@@ -137,7 +144,7 @@ class Store(ABC):
         return self.listing().complete()
 
     def listing(self) -> Listing:
-        """Every file below the root that could be read, and beside them what could not.
+        """Every file below the root that could be read, and whatever could not.
 
         Raises:
             LocationError: there is no such folder.
@@ -184,7 +191,7 @@ class Store(ABC):
         return files, sorted(above + name for name in names)
 
     def has_folder(self, key: str) -> bool:
-        """Whether there is such a folder, be it empty; an error if the store cannot answer."""
+        """Whether there is such a folder, even an empty one; an error if the store cannot answer."""
         return bool(self.list_below(key))
 
     @abstractmethod
@@ -203,7 +210,7 @@ class Store(ABC):
 
     @abstractmethod
     def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
-        """Read whole files, many at a time; each comes as it is ready, or with its own error.
+        """Read whole files, many at a time; each is yielded when it is ready, or with its own error.
 
         A file that changed since it was listed comes as it is now: compare the two entries.
 
@@ -226,7 +233,7 @@ class Store(ABC):
         Args:
             entry: as it was listed.
             path: the local file; it is made anew, and removed again if this raises.
-            sha256: what the bytes must have, in hexadecimal.
+            sha256: the one that the bytes must have, in hexadecimal.
 
         Returns:
             The sha256 of the bytes.
@@ -273,7 +280,8 @@ class Store(ABC):
 
         Returns:
             The level that was reached: ``"confirmed"`` if the server computed the sha256 or the bytes were read
-            back, ``"mount"`` if a mount that writes through has closed the file, ``"local"`` if one that caches has.
+            back, ``"mount"`` if a mount that writes through has closed the file, ``"local"`` if a mount that caches
+            has.
 
         Raises:
             IntegrityError: the store holds other bytes; they are removed as far as possible.
@@ -290,7 +298,7 @@ class Store(ABC):
         """Remove a file."""
 
     def make_folder(self, key: str) -> bool:
-        """Make an empty folder, and those above it; whether it is known to be new. Some stores have no folders.
+        """Make an empty folder, and those above it; returns whether it is known to be new. Some stores have no folders.
 
         Raises:
             LocationError: there is a file of this name, or of that of a folder above it.
@@ -305,7 +313,7 @@ class Store(ABC):
             LocationError: the key is empty: the root is never removed.
         """
         for entry in self.list_below(checked(key)):
-            with suppress(errors.NotFoundError):  # somebody else removes it too
+            with suppress(errors.NotFoundError):  # somebody else is removing it too
                 self.delete(entry.key)
 
     # --- the store itself
@@ -379,10 +387,10 @@ def write_new(store: Store, key: str, source: Source) -> str:
 
 
 def received(store: Store, entry: Entry, path: Path, sha256: str | None, fill: Callable[[FileIO], str]) -> str:
-    """Fill a new local file with the bytes of one version, and give their sha256 if it is the one that is wanted.
+    """Fill a new local file with the bytes of one version, and give their sha256 after comparing it.
 
     Raises:
-        IntegrityError: it is not; the local file is removed.
+        IntegrityError: it is not the wanted one; the local file is removed.
     """
     try:
         with path.open("w+b", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""What a Nextcloud can do, as it has said or shown; until then, what is safe with every server."""
+"""What a Nextcloud can do, as far as it has said or shown it. Until then, only what is safe with every server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ai4os_data.http import Transport
 
 _PATH = "/ocs/v2.php/cloud/capabilities?format=json"
-_MOST_PARALLEL = 4  # they fill a link; more only share it
+_MOST_PARALLEL = 4  # enough to fill a link
 
 
 class ChunkLimits(NamedTuple):
@@ -35,7 +35,7 @@ class Capabilities:
     Attributes:
         makes_archives: whether it answers with archives of many files.
         takes_chunks: whether it takes uploads in chunks.
-        chunk_limits: what it allows for them; None if it was not asked yet.
+        chunk_limits: its limits for chunks; None if it was not asked yet.
         was_full: whether it had no room when it was asked last.
         answers_heads: whether it answers ``Expect: 100-continue``.
     """

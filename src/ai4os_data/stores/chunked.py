@@ -5,9 +5,10 @@
 and the content's hash, so a process that starts anew finds what the last one has sent. The MOVE can outlast the
 patience of a proxy and still succeed, so the destination is looked at before anything is sent again.
 
-What has arrived stays while the server is full. An upload that resumes, or follows an answer that there is no room,
-sends one chunk first, and the others only if the server took that. Each of its chunks sends its head first, and its
-bytes only if the server has not refused that; it asks no more once a gateway turns out to keep the question to itself.
+What has arrived stays while the server is full. An upload that resumes, or that follows an answer that there is no
+room, sends one chunk first, and the others only if the server took that one. Each of these chunks is sent with
+``Expect: 100-continue``: its bytes follow only if the server has not refused its head. A gateway may swallow that
+question; then it is no longer asked.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class ChunkedUpload:
             for _ in range(_ROUNDS):
                 if self._send_missing(arrived) and self._is_put_together():
                     return
-                arrived = self._begin()  # the server clears away what is old
+                arrived = self._begin()  # the server removes old chunks
             raise errors.ServerError(f"{self._what}: the server loses the chunks of this upload again and again")
         except _HOPELESS:
             self.discard()
@@ -143,7 +144,7 @@ class ChunkedUpload:
         return {name: _size(one.size or "") for name, one in names if name != _WHOLE}
 
     def _send_missing(self, arrived: dict[str, int]) -> bool:
-        """PUT what has not arrived yet, some at a time; False if the upload is gone meanwhile."""
+        """PUT what has not arrived yet, some at a time; False if the upload has disappeared."""
         chunks = list(self._chunks())
         if not arrived.keys() <= {chunk.name for chunk in chunks}:
             self.discard()  # it was begun with smaller chunks, and all that is there would be joined
@@ -153,7 +154,7 @@ class ChunkedUpload:
         return self._are_sent(first) and self._are_sent(missing[len(first) :])
 
     def _are_sent(self, chunks: list[_Chunk]) -> bool:
-        """PUT chunks; False if the upload is gone meanwhile."""
+        """PUT chunks; False if the upload has disappeared."""
         lines = tuple(f"{name}: {value}" for name, value in self._headers.items())
         requests = (
             Request(
@@ -162,7 +163,7 @@ class ChunkedUpload:
                 source=chunk.source,
                 headers=lines,
                 expected_bytes=chunk.source.size_bytes,
-                asks_first=self._one_first and self._server.answers_heads,  # else it costs a round trip a chunk
+                asks_first=self._one_first and self._server.answers_heads,  # it costs a round trip a chunk
             )
             for chunk in chunks
         )
@@ -173,7 +174,7 @@ class ChunkedUpload:
                 if isinstance(outcome, errors.StorageError):
                     raise outcome
                 if request.asks_first and not request.was_let:
-                    self._server.answers_heads = False  # each chunk would wait a second for nothing
+                    self._server.answers_heads = False  # each chunk would wait a second in vain
         return True
 
     def _chunks(self) -> Iterator[_Chunk]:
@@ -206,7 +207,7 @@ class ChunkedUpload:
         self._dav.send("MOVE", f"{self._url}/{_WHOLE}", headers, tries=1, worked_bytes=self._source.size_bytes)
 
     def _appears(self, failures: int) -> bool:
-        """Whether the file is there by and by: after a 504 or a 423 the server may still be joining its chunks."""
+        """Whether the file appears after a while: after a 504 or a 423 the server may still be joining its chunks."""
         for _ in range(_LOOKS):
             if self._is_there():
                 return True
@@ -223,7 +224,7 @@ class ChunkedUpload:
 
 
 def _size(text: str) -> int:
-    """The size of a chunk as a listing has it; 0, so that it is sent again, for what is no size."""
+    """The size of a chunk in a listing; 0 if that is no number, so that the chunk is sent again."""
     return int(text) if _SIZE.fullmatch(text) else 0
 
 

@@ -1,6 +1,7 @@
-"""WebDAV verbs but GET and PUT, by webdav4 and httpx: both are imported here alone, and none of their values leave.
+"""All WebDAV verbs except GET and PUT, sent by webdav4 and httpx, which are imported here alone.
 
-What comes out is a whole answer, or an error of ours; tries, pauses and refusals are those of the bytes.
+What comes out is a whole answer or an error of ours, and no value of theirs. Tries, pauses and refusals follow the
+same policy as GET and PUT.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ class DavClient:
                 try:
                     raise outcome
                 finally:
-                    del outcome, request  # an error that its own traceback leads to would keep the connections open
+                    del outcome, request  # an error that its own traceback refers to would keep the connections open
             request.sleep(outcome)
 
     def _try(self, request: RequestTries, verb: _Verb, silence_s: float) -> DavAnswer | Verdict:
@@ -187,7 +188,7 @@ class DavClient:
         return request.refused(status, _error_of(response, status, what, self.remote), asked_s)
 
     def _broken(self, request: RequestTries, what: str, cause: httpx.RequestError, *, has_heard: bool) -> Verdict:
-        """The pause before the next try after one without an answer, or the error if there is none."""
+        """The pause before the next try, after one without an answer; or the error if there is no next try."""
         causes = list(_causes(cause))
         error = descriptors.exhausted(cause) or _failure_of(what, cause, causes, self.remote)
         error.__cause__ = cause
@@ -232,7 +233,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 class _Heads:
     """Notes whether the head of the server's answer has come (https://www.encode.io/httpcore/extensions/#trace).
 
-    A proxy's answer to CONNECT is none of the server's.
+    A proxy's answer to CONNECT does not count.
     """
 
     def __init__(self) -> None:
@@ -248,12 +249,12 @@ class _Heads:
 
 
 def _said(error: httpx.RequestError) -> str:
-    """What httpx says of an answer; what zlib says of it needs a word more."""
+    """What httpx says of an answer, with an explanation if the words are zlib's."""
     return f"not compressed as its head says: {error}" if isinstance(error, httpx.DecodingError) else str(error)
 
 
 class _Client(webdav4.client.Client):  # type: ignore[misc]  # webdav4 has no types
-    """webdav4's client for URLs that are encoded already: its own joining loses ``%``, ``#`` and the last slash."""
+    """webdav4's client for URLs that are encoded already: webdav4's joining loses ``%``, ``#`` and a last slash."""
 
     def join_url(self, path: str, *_: object) -> httpx.URL:
         parts = urlsplit(path)
@@ -282,7 +283,7 @@ def _new_client(remote: Remote, connect_s: float) -> _Client:
 
 
 def _proxy(remote: Remote, connect_s: float) -> httpx.Proxy | None:
-    """The way to a server as httpx takes it."""
+    """The proxy for a server, in the form that httpx takes."""
     proxy = proxies.proxy_for(remote.url, os.environ)
     if proxy is None:
         return None
@@ -295,14 +296,14 @@ def _proxy(remote: Remote, connect_s: float) -> httpx.Proxy | None:
 
 
 def _close(http: httpx.Client, owner: int) -> None:
-    """Close the connections of a client that is gone; in a child they are its parent's."""
+    """Close the connections of a client that is gone; in a forked child they belong to the parent."""
     if os.getpid() == owner:
         with kept_quiet():
             http.close()
 
 
 def _leads_to_folder(response: httpx.Response) -> bool:
-    """Whether a redirect says no more than that the name of a folder ends with a slash, as Apache has it."""
+    """Whether a redirect only adds the slash at the end of a folder's name, as Apache does."""
     there = urlsplit(response.headers.get("location", ""))
     asked = response.request.url.raw_path.decode()
     return (

@@ -25,9 +25,9 @@ _WANTED = (
     b'<?xml version="1.0" encoding="utf-8"?><d:propfind xmlns:d="DAV:"><d:prop><d:resourcetype/><d:getcontentlength/>'
     b"<d:getetag/><d:getlastmodified/></d:prop></d:propfind>"
 )
-_LISTING_TRIES = 3  # if an answer comes that cannot be used
-_ERROR_PAUSE_S = 3.0  # the longest, at a server that says so under the status of a success
-_INFINITY_SILENCE_S = 30.0  # then folder by folder
+_LISTING_TRIES = 3  # after answers that cannot be used
+_ERROR_PAUSE_S = 3.0  # at most, for an error that comes under the status of a success
+_INFINITY_SILENCE_S = 30.0  # then it is listed folder by folder
 
 
 class DavFolder:
@@ -56,7 +56,7 @@ class DavFolder:
             tries: the most tries, without waiting for an outage; by default those of the patience.
 
         Raises:
-            ProtocolError: what comes is no listing: a page, nothing at all, or time and again only a part.
+            ProtocolError: what comes is no listing: a page, nothing at all, or only a part, several times.
             StorageError: the server refuses it, or cannot do it.
         """
         patience = self.dav.patience
@@ -86,7 +86,7 @@ class DavFolder:
         return next((plain_etag(resource.etag) for resource in found), None)
 
     def found(self, ask: Callable[[], T]) -> T:
-        """What a question about the folder gives; it is asked of the other Unicode form of its name, too.
+        """The answer to a question about the folder, which is asked again in the other Unicode form if need be.
 
         Raises:
             LocationError: there is no such folder in any form, or in two.
@@ -122,7 +122,7 @@ class DavFolder:
         return True
 
     def check_above(self) -> None:
-        """Make sure that the server itself says that something is missing: a proxy may answer 404 to everything.
+        """Check that it was the server that called something missing: a proxy may answer 404 to everything.
 
         Raises:
             ServerUnavailableError: it knows no folder above the store's own, up to the remote's.
@@ -174,7 +174,7 @@ class DavFolder:
 def _asked_once(
     dav: DavClient, location: str, url: str, depth: str, tries: int | None
 ) -> Resources | errors.StorageError:
-    """Ask once: the resources, or an error that another try may not meet."""
+    """Ask once: the resources, or an error that another try may avoid."""
     what = f"PROPFIND {url}"
     headers = {"Depth": depth, "Content-Type": "application/xml"}
     silence_s = _INFINITY_SILENCE_S if depth == "infinity" else None
@@ -210,5 +210,5 @@ def _unusable(location: str, error: Exception) -> errors.ProtocolError:
 
 
 def _too_large(what: str, said: str) -> errors.ServerError:
-    """What a 507 means in a listing: the storage itself may be as empty as can be."""
+    """What a 507 means in a listing: the storage itself may be empty."""
     return errors.ServerError(f"{what}: the server cannot make a listing of this size ({said})")

@@ -30,9 +30,9 @@ class FolderMaker:
         self._known = known
 
     def make(self, key: str) -> bool:
-        """Make a folder, and those above it, if they are missing; whether the server says it is new.
+        """Make a folder, and those above it, if they are missing. Returns whether the server says it is new.
 
-        Some servers say so of one that was there.
+        Some servers say so of a folder that was there.
         """
         path = self._folder.address.below_remote(key)
         try:
@@ -80,12 +80,12 @@ class FolderMaker:
                 self._look_at_collection(url)
             except errors.NotFoundError:
                 self._look_at_collection(url.rpartition("/")[0])  # a file there, or nothing, is the reason
-                raise error from None  # that it is missing is no news: what went wrong may pass
+                raise error from None  # that it is missing is known: raise the error, which may pass
             return False
         return True
 
     def _look_at_collection(self, url: str) -> None:
-        """Find a folder there.
+        """Check that there is a folder.
 
         Raises:
             NotFoundError: there is nothing.
@@ -93,7 +93,7 @@ class FolderMaker:
         """
         try:
             self._refuse_file(f"{url}/")
-        except errors.ProtocolError:  # Apache's answer to a slash after a file, and to whatever is below one
+        except errors.ProtocolError:  # Apache's answer to a slash after a file, and to any path below a file
             while len(url) > len(self._folder.address.remote.url):
                 with suppress(errors.ProtocolError, FolderError):
                     self._refuse_file(url)

@@ -66,7 +66,7 @@ class DavReader:
     def _settled(
         self, entry: Entry, request: Request, outcome: Response | errors.StorageError
     ) -> Fetched | errors.StorageError:
-        """The file, if what came is one whole version of it, the listed one or a newer one."""
+        """The file, if one whole version of it has come: the listed one or a newer one."""
         for _ in range(_VERSION_TRIES):
             if isinstance(outcome, errors.NotFoundError):
                 return errors.NotFoundError(f"{self._name(entry)} was listed, but is not there any more (404)")
@@ -96,7 +96,7 @@ class DavReader:
         )
 
     def _is_compressed(self, entry: Entry, total_bytes: int | None) -> bool:
-        """Whether bytes with that label were compressed on their way: their number is not the file's, then or now."""
+        """Whether the server compressed the bytes: their number is neither the listed nor the present size."""
         if total_bytes is None:
             return True
         return total_bytes != entry.size_bytes and total_bytes != self._listings.size_of(entry.key)
@@ -124,7 +124,7 @@ def _is_page(entry: Entry, served: Entry, response: Response) -> bool:
 
 
 def _served(entry: Entry, response: Response, size_bytes: int) -> Entry:
-    """What came. The marks of another host are not to be compared with those that our server has listed."""
+    """What came, as an entry. The ETag of another host cannot be compared with those that our server has listed."""
     if response.is_foreign and response.etag != entry.etag:
         return Entry(entry.key, size_bytes)
     return Entry(entry.key, size_bytes, response.etag, response.headers.get("last-modified"))

@@ -46,7 +46,7 @@ class DavWriter:
             source: its bytes.
             headers: further header lines.
             repeats: whether to send it again without looking, if it may have arrived although no answer has.
-            before: the file that is there already and is to give way, if there is one.
+            before: the file that is there already and will be replaced, if there is one.
 
         Returns:
             The answer; None if it was lost, and a file of this size is there.
@@ -122,8 +122,8 @@ class DavWriter:
     def _remove_part(self, key: str, size_bytes: int, before: Entry | None) -> None:
         """Remove what some servers keep of a PUT that failed: on a full disk it would stand in the way of the next.
 
-        A DELETE takes whole folders too, and knows no owner. So only a file goes that is shorter than what was sent,
-        and that is not the one from before.
+        A DELETE removes whole folders too, whoever made them. So a file is removed only if it is shorter than what was
+        sent, and is not the one from before.
         """
         with suppress(errors.StorageError):
             part = self._listings.stat(key)
@@ -134,7 +134,7 @@ class DavWriter:
         """Remove a file, and never a folder: a DELETE would take all that is in it.
 
         Returns:
-            When that was; None if it was not there any more, or the server gives no time.
+            When the server removed it; None if it was not there any more, or the server gives no time.
         """
         self._listings.stat(key)
         return self._removed(self._address.url(key), key, headers)
@@ -143,7 +143,7 @@ class DavWriter:
         """Remove a folder and all below it, by one DELETE.
 
         Returns:
-            When that was; None if it was not there, or the server gives no time.
+            When the server removed it; None if it was not there, or the server gives no time.
         """
         self._folders.forget(key)
         return self._removed(f"{self._address.url(key)}/", key, headers)

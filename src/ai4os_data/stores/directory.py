@@ -102,7 +102,7 @@ class DirectoryStore(Store):
         return sorted(files), sorted(key.rstrip("/") for key in folders)
 
     def _seen(self, look: Callable[[], T]) -> T:
-        """What a look at a folder gives: on a mount within the deadline, when the storage behind it is there."""
+        """What a look at a folder gives: on a mount within the deadline, and repeated while the storage is away."""
         if self.is_local:
             return look()
         deadline_s = min(self.listing_deadline_s, self.patience.total_s)
@@ -114,13 +114,13 @@ class DirectoryStore(Store):
         return self._waited_out(in_time)
 
     def _waited_out(self, work: Callable[[], T]) -> T:
-        """The result of a read, when the storage behind the mount is there."""
+        """The result of a read, repeated while the storage behind the mount is away."""
         if self.is_local or not self.patience.outage_s:
             return work()
         return waited_out(work, may_pass, Wait(outage_of(f"the mount {self._mounted_at}"), self.patience))
 
     def _check_mounted(self) -> mounts.Mount:
-        """Find the mount still there: without it an empty directory shows, and takes whatever is written."""
+        """Check that the mount is still there: without it an empty directory takes whatever is written."""
         mount = mounts.mount_of(self.root)
         if mount is None or not mount.is_network:
             raise errors.StorageGoneError(f"{self.location}: nothing is mounted here any more. {DEAD_MOUNT}")
@@ -194,7 +194,7 @@ class DirectoryStore(Store):
     def write_confirmed(
         self, key: str, content: Path | bytes, sha256: str, *, on_bytes: OnBytes | None = None
     ) -> Level:
-        """Store a whole new file; on a mount nothing is read back after, which would come from the mount itself."""
+        """Store a whole new file; on a mount nothing is read back, since the bytes would come from the mount itself."""
         if self.is_local:
             super().write_confirmed(key, content, sha256, on_bytes=on_bytes)
             return self.best_level()
@@ -203,7 +203,7 @@ class DirectoryStore(Store):
         source = Source(content, on_bytes=on_bytes)
         try:
             is_there = holds(self, self.stat(key), source.size_bytes, sha256)
-        except errors.StorageError:  # after a failed try a mount shows what it cannot read
+        except errors.StorageError:  # after a failed try a mount may list a file that it cannot read
             is_there = False
         if not is_there:
             with suppress(errors.StorageError):  # what an earlier try has left
@@ -212,7 +212,7 @@ class DirectoryStore(Store):
         return level
 
     def best_level(self) -> Level:
-        """Confirmed on a local disk; on a mount what its close is worth, which is tried once."""
+        """``"confirmed"`` on a local disk. On a mount it depends on what a close does, which is tried once."""
         if self._best_level is None:
             self._best_level = "confirmed" if self.is_local else self._level_of_mount()
         return self._best_level
@@ -282,7 +282,7 @@ class DirectoryStore(Store):
 
 
 def _top(folder: str) -> str:
-    """A folder as a tree names it."""
+    """The name of a folder in a `DirectoryTree`."""
     return f"{checked(folder)}/" if folder else ""
 
 

@@ -1,4 +1,4 @@
-"""Files and folders of a directory as system calls make them: on a local disk a file is there whole or not at all."""
+"""Files and folders of a directory, written and removed by system calls: on a local disk a file is whole or absent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def nearest(path: str) -> str:
 def write_beside(target: str, source: Source, root: str) -> None:
     """Write a file beside its path and move it there; with the folders below the root it survives a power cut."""
     staged = f"{os.path.dirname(target)}/{STAGED}{secrets.token_hex(8)}"
-    # Not mkstemp: a file that others may read has the mode that the umask gives it.
+    # Not mkstemp, whose files nobody else may read: here the umask decides.
     descriptor = os.open(staged, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as file:
@@ -77,7 +77,7 @@ def _copy(source: Source, file: FileIO) -> None:
 def remove_folder(top: str) -> None:
     """Remove a folder from the leaves up. What is gone already is no error: somebody may be removing it too.
 
-    Not shutil.rmtree, which stops at the first such file; an old listing of a mount can show many.
+    shutil.rmtree would stop at the first missing file, and an old listing of a mount can show many.
     """
 
     def unless_gone(error: OSError) -> None:

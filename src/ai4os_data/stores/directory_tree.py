@@ -13,7 +13,7 @@ from ai4os_data.stores.base import Entries, Entry, Keys, Listing, Unreadable, Un
 from ai4os_data.stores.os_errors import Translating, errno_of, storage_error
 from ai4os_data.telemetry import tell_once
 
-STAGED = ".ai4os-data-"  # what is being written, and not yet there
+STAGED = ".ai4os-data-"  # a file that is being written, and does not exist yet for readers
 
 _UNREADABLE = (errors.PermissionDeniedError, errors.ServerError, errors.StorageGoneError)
 _MOST_VISITS = 32
@@ -86,7 +86,7 @@ class DirectoryTree:
     def walk(self, top: str) -> Listing:
         """Every file below a folder that is there.
 
-        What goes meanwhile is left out, and so is a link to a folder above itself.
+        What disappears in between is left out, and so is a link to a folder above itself.
 
         Raises:
             StorageGoneError: the mount does not answer.
@@ -94,6 +94,7 @@ class DirectoryTree:
         entries, folders, unreadable, links = self.members(top)
         above: dict[str, tuple[_Identity, ...]] = {folder: (self._identity(top),) for folder in folders}
         visits: Counter[_Identity] = Counter()
+        hollow: Keys = []
         gone: list[errors.StorageGoneError] = []  # in a row: one such folder may be broken, several are the mount
         while folders:
             folder = folders.pop()
@@ -114,6 +115,8 @@ class DirectoryTree:
                 unreadable.append(Unreadable(folder.rstrip("/"), is_folder=True, error=self._of_one(folder, error)))
                 continue
             gone.clear()
+            if not (found.files or found.folders or found.unreadable):
+                hollow.append(folder.rstrip("/"))
             entries += found.files
             unreadable += found.unreadable
             links += found.links
@@ -124,7 +127,7 @@ class DirectoryTree:
         if links:
             shown = ", ".join(links[:_NAMED]) + (f" and {len(links) - _NAMED} more" if len(links) > _NAMED else "")
             tell_once(f"{self._location}: links that are not followed: {shown}")
-        return Listing(sorted(entries), unreadable)
+        return Listing(sorted(entries), unreadable, sorted(hollow))
 
     def _unreadable(self, key: str, item: os.DirEntry[str], cause: OSError) -> Unreadable:
         """What cannot be looked at; a link may lead to anything."""
@@ -133,7 +136,7 @@ class DirectoryTree:
         return Unreadable(key, is_folder=None if item.is_symlink() else item.is_dir(follow_symlinks=False), error=error)
 
     def _of_one(self, folder: str, error: errors.StorageError) -> errors.StorageError:
-        """What is wrong with one folder: a mount answers EIO to whatever its server says of it."""
+        """What is wrong with one folder: a mount turns every error of its server into EIO."""
         if not isinstance(error, errors.StorageGoneError):
             return error
         return errors.ServerError(
@@ -150,7 +153,7 @@ class DirectoryTree:
             )
 
     def _identity(self, folder: str) -> _Identity:
-        """What is the same for a folder and all links to it."""
+        """Device and inode, the same for a folder and all links to it."""
         with Translating(self._location, _named(folder)):
             found = os.stat(f"{self._root}/{folder}")
         return found.st_dev, found.st_ino

@@ -11,7 +11,7 @@ from ai4os_data.stores.base import Entry
 
 
 class PackedEntries(PackedList[Entry]):
-    """Entries, ordered by key: in the order of code points, as texts of Python's are.
+    """Entries, ordered by key in the order of code points, as Python compares texts.
 
     Attributes:
         keys: their keys.
@@ -38,7 +38,7 @@ class PackedEntries(PackedList[Entry]):
         etags: Sequence[str | None],
         modified: Sequence[str | None],
     ) -> PackedEntries:
-        """Pack entries of which each of these has one part."""
+        """Pack entries whose parts are in columns."""
         columns: list[Sequence[Any]] = [keys, sizes, etags, modified]
         if any(one > other for one, other in pairwise(keys)):
             order = sorted(range(len(keys)), key=keys.__getitem__)

@@ -1,4 +1,4 @@
-"""Names in URLs and in Unicode: any bytes come back as they were, and one word in two spellings is found."""
+"""Names in URLs and in Unicode: no byte of a name is lost, and a name in its other Unicode form is found."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def forms(name: str) -> list[str]:
 
 
 def shown(name: str) -> str:
-    """A name for a message, in which two forms of it must look different: with escapes if it is not ASCII."""
+    """A name for a message, in which its two forms look different: with escapes if it is not ASCII."""
     return repr(name) if name.isascii() else f"{name!r} ({name!a})"
 
 
@@ -58,7 +58,7 @@ class Twins:
 
 
 def are_alike(one: str, other: str) -> bool:
-    """Whether a server may mean the one by the other: they differ in Unicode form, or in capitals, at most."""
+    """Whether two names may mean the same on a server: they differ at most in Unicode form and in capitals."""
     return one == other or _folded(one) == _folded(other)
 
 

@@ -40,10 +40,11 @@ _DATED_BY = ("mtime", "LastModified", "last_modified", "updated", "modified", "c
 
 
 class Tree(NamedTuple):
-    """What was found: files by path, and by path why something could not be listed."""
+    """What was found: files by path, why something could not be listed, and the folders in which there is nothing."""
 
     files: dict[str, Info]
     failures: dict[str, OSError]
+    hollow: list[str]
 
 
 def tree(system: AbstractFileSystem, top: str) -> Tree:
@@ -57,32 +58,43 @@ def tree(system: AbstractFileSystem, top: str) -> Tree:
     """
     if _has_own_way(system):
         found: dict[str, Info] = system.find(top, detail=True)
-        return Tree({path: info for path, info in found.items() if info.get("type") == "file"}, {})
+        return Tree({path: info for path, info in found.items() if info.get("type") == "file"}, {}, [])
     files: dict[str, Info] = {}
     failures: dict[str, OSError] = {}
+    hollow: list[str] = []
     folders, seen = [top.rstrip("/")], {top.rstrip("/")}
     while folders:
         folder = folders.pop()
         try:
-            for path, info in _members(system, folder):
+            members = list(_members(system, folder))
+            if not members and folder != top.rstrip("/"):
+                hollow.append(folder)
+            for path, info in members:
                 if info.get("type") == "directory":
                     folders += [path] if path not in seen else []
                     seen.add(path)
-                elif is_file(system, path, info):
-                    files[path] = info
-                elif info.get("islink") or info.get("type") == "link":
-                    failures[path] = OSError("a link to something else than a file, which is not followed here")
+                else:
+                    _sort_in(system, path, info, files, failures)
         except FileNotFoundError:
-            continue  # it went meanwhile
+            continue  # it has disappeared
         except OSError as error:
             if folder == top.rstrip("/"):
                 raise
             failures[folder] = error
-    return Tree(files, failures)
+    return Tree(files, failures, hollow)
+
+
+def _sort_in(
+    system: AbstractFileSystem, path: str, info: Info, files: dict[str, Info], failures: dict[str, OSError]
+) -> None:
+    if is_file(system, path, info):
+        files[path] = info
+    elif info.get("islink") or info.get("type") == "link":
+        failures[path] = OSError("a link to something else than a file, which is not followed here")
 
 
 def is_file(system: AbstractFileSystem, path: str, info: Info) -> bool:
-    """Whether something is a file, or a link to one: of local links fsspec says no more than that they are links."""
+    """Whether something is a file, or a link to one: for local links fsspec does not say what they lead to."""
     if info.get("type") == "file":
         return True
     return bool(info.get("islink") or info.get("type") == "link") and bool(system.isfile(path))
@@ -109,12 +121,12 @@ def entry_of(key: str, size_bytes: int, info: Info) -> Entry:
 
 
 def _moment(value: object) -> str:
-    """A moment, spelt alike whether it comes from a listing or of one file: fsspec's memory gives it in two types."""
+    """A moment as text, the same from a listing and from `info`: fsspec's memory file system has two types for it."""
     return str(value.timestamp() if isinstance(value, datetime) else value)
 
 
 def whole_number(value: Any) -> int | None:
-    """A size, in whatever type a file system gives it; None if it is none."""
+    """A size as an integer, whatever type a file system gives; None if it is no size."""
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
@@ -140,5 +152,5 @@ def write_error(location: str, key: str, error: OSError) -> errors.StorageError:
 
 
 def may_pass(error: errors.StorageError) -> bool:
-    """Whether it is what a file system says while its server is away."""
+    """Whether it is an error that a file system raises while its server is away."""
     return isinstance(error, _AWAY)

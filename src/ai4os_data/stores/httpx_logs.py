@@ -1,4 +1,4 @@
-"""What httpx logs of our own requests is kept out of the log; what it logs of the user's stays.
+"""The log shows no lines of httpx about our own requests; those about the user's stay.
 
 httpx logs a line for each request at INFO, with the whole URL, and httpcore the headers at DEBUG, session cookies
 among them. Both have one logger for all clients of the process. So a filter on those loggers drops what a thread of
@@ -26,7 +26,7 @@ class _Ours(logging.Filter):
         self.asking = threading.local()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record stays: a warning always does."""
+        """Whether the record is kept: a warning always is."""
         return record.levelno >= logging.WARNING or not getattr(self.asking, "is_ours", False)
 
 
@@ -37,7 +37,7 @@ for _name in _LOGGERS:
 
 @contextmanager
 def kept_quiet() -> Iterator[None]:
-    """Log nothing of the requests that this thread sends meanwhile."""
+    """Log nothing of the requests that this thread sends during a block."""
     before = getattr(_ours.asking, "is_ours", False)
     _ours.asking.is_ours = True
     try:

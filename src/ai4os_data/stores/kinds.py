@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from ai4os_data.errors import NotFoundError, StorageError
 from ai4os_data.stores.directory import DirectoryStore
 from ai4os_data.stores.nextcloud import NextcloudStore
+from ai4os_data.stores.ranges import read_ranges
 from ai4os_data.stores.times import nanoseconds
 from ai4os_data.stores.webdav import WebDAVStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Container, Sequence
+    from io import FileIO
 
     from ai4os_data.stores.base import Entry, Store
     from ai4os_data.stores.levels import Level
@@ -29,7 +31,7 @@ def best_level(store: Store) -> Level:
 
 
 def look_at(store: Store) -> None:
-    """Find the location there; a directory was looked at when it was opened, and other stores have no root to look at.
+    """Check that the location exists. A directory was checked when it was opened; other stores have no root to check.
 
     Raises:
         LocationError: there is nothing at it.
@@ -48,7 +50,7 @@ def folder_token(store: Store) -> str | None:
 
 
 def address_of(store: Store, key: str) -> str:
-    """What a key's file has in common with the same file of any other store, and with no other file.
+    """What identifies a key's file: it is the same by whichever store the file is reached.
 
     Args:
         store: where it is.
@@ -64,7 +66,7 @@ def address_of(store: Store, key: str) -> str:
 def local_path(store: Store, entry: Entry) -> str | None:
     """Where a file lies on a disk of this machine, in the version of the entry; None if it does not."""
     if isinstance(store, DirectoryStore) and store.is_local:
-        with suppress(StorageError):  # reading it says what is wrong
+        with suppress(StorageError):  # reading it will raise the error
             if store.stat(entry.key).is_same_version(entry):
                 return store.path(entry.key)
     return None
@@ -73,19 +75,44 @@ def local_path(store: Store, entry: Entry) -> str | None:
 def modified_ns(store: Store, entry: Entry) -> int | None:
     """When a file last changed, in nanoseconds since the epoch; None if the store does not say."""
     if isinstance(store, DirectoryStore) and entry.etag:
-        return int(entry.etag.partition("-")[0], 16)
+        return int(entry.etag.rpartition("-")[0], 16)  # it is negative before 1970
     return nanoseconds(entry.modified)
+
+
+def read_resumed(
+    store: Store, entry: Entry, file: FileIO, came: Callable[[int, int], object], there: Container[int]
+) -> bool:
+    """Fill a file with the version of an entry, in ranges of which some may be there already.
+
+    Args:
+        store: where it is.
+        entry: as it was listed.
+        file: open for reading and writing.
+        came: called with the first byte of a range that has come whole, and the one after its last.
+        there: the first bytes of the ranges that the file has.
+
+    Returns:
+        Whether it has all of it now. If not, it is empty, and has to come in one piece.
+
+    Raises:
+        StorageError: it cannot be read; what has come stays.
+        OSError: the local disk cannot take it.
+    """
+    if isinstance(store, WebDAVStore):
+        return read_ranges(store.transport, store.address.url(entry.key), entry, file, came=came, there=there)
+    file.truncate(0)
+    return False
 
 
 def expunge(store: Store, folder: str, first: Sequence[str] = ()) -> None:
     """Remove a folder and all below it for good; a missing one is no error.
 
-    Of a store with a trash bin nothing stays in it, as far as that is possible; what stays is no error.
+    Nothing stays in the store's trash bin, if it has one, as far as that is possible; what stays is no error.
 
     Args:
         store: where it is.
         folder: its key.
-        first: keys of files in it that go before all others.
+        first: keys of files in it that are removed before all others.
 
     Raises:
         LocationError: the key is empty: the root is never removed.
@@ -100,7 +127,7 @@ def expunge(store: Store, folder: str, first: Sequence[str] = ()) -> None:
 
 
 def abandon(store: Store, key: str, size_bytes: int, sha256: str) -> None:
-    """Remove what is left of an upload that broke off and will not be resumed; errors are no news.
+    """Remove what is left of an upload that broke off and will not be resumed; errors are ignored.
 
     Args:
         store: where it was to go.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 Level = Literal["local", "mount", "confirmed"]
-"""How safe a written file is: on this machine only, taken by a mount that writes through, or verified."""
+"""How safe a written file is: on this machine only, accepted by a mount that writes through, or verified."""
 
 Durability = Literal["best", "local", "mount", "confirmed"]
 

@@ -17,7 +17,7 @@ from ai4os_data.stores.forms import are_alike, quoted, same_prefix, unquoted
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ai4os_data.stores.dav_folder import DavFolder
     from ai4os_data.stores.multistatus import Resource
@@ -29,12 +29,12 @@ _DIGITS = re.compile(r"\s*[0-9]{1,18}\s*")
 _HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
 _NO_ETAGS = frozenset({"", "null", "(null)", "none", "undefined"})
 
-# The servers whose answer to a Depth of infinity failed in this process, and whose Depth 1 is good: URL and user.
+# The servers, by URL and user, at which Depth infinity failed in this process, and Depth 1 worked.
 _stepwise: set[tuple[str, str | None]] = set()
 
 
 class Found(NamedTuple):
-    """The answer to one PROPFIND: the files, the folders without the asked one, and what could not be read."""
+    """The answer to one PROPFIND: the files, the folders except the one asked for, and what could not be read."""
 
     files: Entries
     folders: Keys
@@ -83,7 +83,7 @@ class Listings:
     def members(self, folder: str) -> tuple[Entries, Keys]:
         """What lies directly in a folder, by a PROPFIND of Depth 1; what cannot be read is logged."""
         files, folders, unreadable = self.of(checked(folder) if folder else "", "1")
-        if [entry.key for entry in files] == [folder]:  # some servers do not mind the slash after a file
+        if [entry.key for entry in files] == [folder]:  # some servers accept a slash after a file
             raise errors.NotFoundError(f"{self._where}: {folder!r} is a file, not a folder")
         for one in unreadable:
             tell_once(f"left out: {one.error}")
@@ -111,7 +111,7 @@ class Listings:
     def below(self, top: str = "") -> Listing:
         """Every file below a folder, in no order, and what cannot be read of it.
 
-        A Depth of infinity that fails in whatever way is tried once, and not again if Depth 1 then works.
+        If Depth infinity fails in any way and Depth 1 then works, infinity is not tried again.
 
         Raises:
             NotFoundError: there is no such folder.
@@ -127,7 +127,7 @@ class Listings:
             _stepwise.add(self._server)
             return listing
         # Some servers (stock sabre) clamp infinity to 1 without a word: then no folder shows anything inside.
-        inhabited = {key.rpartition("/")[0] for key in (*found.folders, *(entry.key for entry in found.files))}
+        inhabited = _parents((*found.folders, *(entry.key for entry in found.files)))
         empty = [folder for folder in found.folders if folder not in inhabited]
         is_clamped = len(empty) == len(found.folders)
         return self._completed(top, found, empty if is_clamped else [])
@@ -146,6 +146,7 @@ class Listings:
         """The listing that an answer makes with what is in these folders, and in those that it could not read."""
         entries = list(found.files)
         unreadable: list[Unreadable] = []
+        there = set(found.folders)
         circles = _Circles(top, found)
         seen = {top, *found.folders}
         folders = [*folders, *self._to_ask(found, seen, unreadable)]
@@ -153,16 +154,22 @@ class Listings:
             while folders:
                 below: Keys = []
                 for folder, members in zip(folders, pool.map(self._members, folders), strict=True):
+                    if members is None:
+                        there.discard(folder)
+                        continue
                     if circles.closes(folder, members):
                         tell_once(f"{self._where}: {folder!r} is a folder above it once more (a link?): left out")
+                        there.discard(folder)
                         continue
                     entries += members.files
+                    there.update(members.folders)
                     below += [each for each in members.folders if each not in seen]
                     seen.update(members.folders)
                     below += self._to_ask(members, seen, unreadable)
                 folders = below
         once = {entry.key: entry for entry in entries}  # what was cut off may have been listed in part before
-        return Listing(list(once.values()), unreadable)
+        inhabited = _parents((*there, *once, *(one.key for one in unreadable)))
+        return Listing(list(once.values()), unreadable, [*there - inhabited - {one.key for one in unreadable}])
 
     @staticmethod
     def _to_ask(found: Found, seen: set[str], unreadable: list[Unreadable]) -> Keys:
@@ -176,12 +183,12 @@ class Listings:
                 unreadable.append(one)
         return ask
 
-    def _members(self, folder: str) -> Found:
-        """What lies directly in a folder: nothing if it has gone since its parent was listed."""
+    def _members(self, folder: str) -> Found | None:
+        """What lies directly in a folder; None if it has gone since its parent was listed."""
         try:
             return self.of(folder, "1")
         except errors.NotFoundError:
-            return Found([], [], [])
+            return None
         except _OF_THE_STORAGE:
             raise
         except errors.StorageError as error:
@@ -237,7 +244,7 @@ class Listings:
     def _unreadable(
         self, odd: Sequence[tuple[str, Resource]], told: Sequence[Resource], asked: str
     ) -> list[Unreadable]:
-        """What could not be read of an answer. What is gone is not there.
+        """What could not be read of an answer; files that are gone are left out.
 
         Raises:
             StorageError: what was asked for cannot be read itself.
@@ -292,7 +299,7 @@ class Listings:
         return path[length + 1 :]
 
     def _refuse_leaving(self, key: str, href: str) -> None:
-        """Refuse all of an answer with a name that leaves its folder; an empty part alone leads nowhere."""
+        """Refuse a whole answer if a name in it leaves its folder; a name with an empty part does not."""
         if "\0" in key or not {".", ".."}.isdisjoint(key.split("/")):
             message = (
                 f"{self._where}: the server lists {href!r}, a name that leaves its folder; nothing of "
@@ -317,7 +324,7 @@ class Listings:
 
 
 class _Circles:
-    """Finds folders that are one above them once more, on a server that follows links: they have no end."""
+    """Finds folders that are links to one above them, on a server that follows links: they would have no end."""
 
     def __init__(self, top: str, found: Found) -> None:
         self._shapes = {top: self._shape(top, found)}
@@ -336,12 +343,17 @@ class _Circles:
 
     @staticmethod
     def _shape(folder: str, members: Found) -> object:
-        """What a folder looks like; None if it could look so by chance, or has no end of its own."""
+        """What a folder looks like; None if another one could look the same by chance."""
         if not members.folders or not any(entry.etag for entry in members.files):
             return None
         start = len(folder) + 1 if folder else 0
         files = frozenset((entry.key[start:], *entry[1:]) for entry in members.files)
         return files, frozenset(key[start:] for key in members.folders)
+
+
+def _parents(keys: Iterable[str]) -> set[str]:
+    """The folders that some keys lie in."""
+    return {key.rpartition("/")[0] for key in keys}
 
 
 def _plain_date(text: str | None) -> str | None:
@@ -359,5 +371,5 @@ def _plain_date(text: str | None) -> str | None:
         moment = moment.replace(tzinfo=timezone.utc)
     try:
         return email.utils.format_datetime(moment.astimezone(timezone.utc), usegmt=True)
-    except OverflowError:  # of the years 1 and 9999, in some time zones
+    except OverflowError:  # for the years 1 and 9999, in some time zones
         return None

@@ -129,7 +129,7 @@ def _in_its_form(path: str, limit_s: float | None) -> str:
 
     try:
         return _asked(path, limit_s, find)
-    except errors.StorageGoneError:  # raised, or read around, by who looks at the path
+    except errors.StorageGoneError:  # the caller looks at the path too, and raises this or reads over WebDAV
         return path
 
 
@@ -148,7 +148,7 @@ def _direct_store(
 
 
 def _look(path: str, limit_s: float | None) -> None:
-    """Find the directory; on a mount by a listing, since its top is known without asking."""
+    """Check that the directory exists; on a mount by a listing, since its top exists even if the server is away."""
 
     def find() -> bool:
         os.stat(path)  # says why, if there is nothing
@@ -171,7 +171,7 @@ def _look(path: str, limit_s: float | None) -> None:
 
 
 def _beside(path: str) -> str:
-    """Which names near this one there are."""
+    """Similar names that exist beside this one."""
     parent, name = os.path.split(path)
     with suppress(OSError):
         if names := mistaken_for(name, os.listdir(parent))[:_NEAR_NAMES]:
@@ -192,7 +192,7 @@ def _not_synced(storage: str) -> str:
 
 
 def _is_same_folder(path: str, direct: Store, deadline_s: float, *, may_write: bool) -> bool:
-    """Whether the server has what the mount has: a file that is there, or else a folder that is made for this."""
+    """Whether the server shows what the mount shows: one of its files, or else a folder that is made for this check."""
     seen = _some_file(path, deadline_s)
     if seen is not None:
         return _is_same(path, seen, direct)
@@ -200,7 +200,7 @@ def _is_same_folder(path: str, direct: Store, deadline_s: float, *, may_write: b
 
 
 def _shows_folder(path: str, direct: Store, deadline_s: float) -> bool:
-    """Whether a new folder on the mount, which no mount keeps to itself, shows on the server."""
+    """Whether a new folder on the mount shows on the server: no mount keeps folders back."""
     name = f"{STAGED}{secrets.token_hex(8)}"
 
     def remove() -> None:

@@ -56,8 +56,8 @@ class NotMultistatusError(ValueError):
 class RefusedError(Exception):
     """What came is no listing, but an error of the server under the status of a success.
 
-    Nextcloud 33.0.7 to 34 begins the answer to a PROPFIND at ``/remote.php/webdav`` before it knows whether there is
-    anything at all: a missing path is a 207 with a ``d:error``, and with the torn beginning of a multistatus.
+    Nextcloud 33.0.7 to 34 begins to answer a PROPFIND at ``/remote.php/webdav`` before it knows whether the path
+    exists: the answer for a missing path is a 207 with the torn beginning of a multistatus, and a ``d:error``.
 
     Attributes:
         status: the status that the answer should have had.
@@ -99,10 +99,10 @@ def resources(xml: bytes) -> Resources:
     """The resources of a multistatus, with the properties that came with status 200.
 
     Raises:
-        NotMultistatusError: it is something else, ends before its end, or has not even the resource that was asked for.
+        NotMultistatusError: it is something else, is cut off, or lacks even the resource that was asked for.
         RefusedError: it is an error of the server.
     """
-    xml = xml.lstrip()  # a blank line before PHP's first mark goes before every answer
+    xml = xml.lstrip()  # a blank line before `<?php` in the server's configuration precedes every answer
     try:
         found = _read(xml, _PROPERTIES, Resource)
         if not found:
@@ -123,7 +123,7 @@ def properties(xml: bytes, names: Sequence[str]) -> list[tuple[str, dict[str, st
         names: of properties, each with its namespace and a space before it.
 
     Raises:
-        NotMultistatusError: it is something else, or ends before its end.
+        NotMultistatusError: it is something else, or is cut off.
     """
 
     def named(href: str, _is_known: bool, _is_folder: bool, *rest: Any) -> tuple[str, dict[str, str]]:  # noqa: FBT001
@@ -155,13 +155,13 @@ def _refuse_doctype(*_: object) -> None:
 
 
 def _refuse_encoding(_version: str, encoding: str | None, _standalone: int) -> None:
-    """Refuse what expat would ask Python's codecs for, which raise errors of their own."""
+    """Refuse an encoding that expat would look up in Python's codecs, which raise errors of their own."""
     if encoding is not None and encoding.lower() not in _ENCODINGS:
         raise NotMultistatusError(f"the encoding {encoding!r}")
 
 
 def _refusal(xml: bytes) -> RefusedError | None:
-    """The error of the server in what is no whole multistatus, wherever it begins."""
+    """The server's error in an answer that is no whole multistatus, wherever it begins."""
     for match in _ERROR_BEGIN.finditer(xml):
         texts = _texts(xml[match.start() : match.start() + _LONGEST_ERROR_BYTES])
         if _ERROR not in texts or not texts.get(_EXCEPTION):
@@ -169,14 +169,14 @@ def _refusal(xml: bytes) -> RefusedError | None:
         kind = texts[_EXCEPTION].rpartition("\\")[2]
         status = _STATUS_OF_EXCEPTION.get(kind, 500)
         if status == 404 and _SOME_RESPONSE.search(xml) is not None:
-            continue  # something below is missing, not what was asked for: this is a listing that broke off
+            continue  # a file below is missing, not what was asked for: the listing broke off
         message = texts.get(_MESSAGE, "")[:_SAID]
         return RefusedError(status, f"{kind}: {message}" if message else kind)
     return None
 
 
 def _texts(xml: bytes) -> dict[str, str]:
-    """The text of each element that ends before the XML does, or breaks off."""
+    """The text of each complete element of an XML that may be cut off."""
     text: list[str] = []
     texts: dict[str, str] = {}
 
@@ -189,7 +189,7 @@ def _texts(xml: bytes) -> dict[str, str]:
 
 
 def _read(xml: bytes, names: Sequence[str], make: Callable[..., T]) -> list[T]:  # noqa: C901, PLR0915
-    """What is made of each resource of a multistatus, from the fields of `Resource` with these properties.
+    """What `make` returns for each resource of a multistatus, from the fields of `Resource` with these properties.
 
     It is one automaton, in three small handlers; they share local variables, which is what makes them fast.
     """
@@ -220,7 +220,7 @@ def _read(xml: bytes, names: Sequence[str], make: Callable[..., T]) -> list[T]: 
             takes_href = False
         elif name == _RESPONSE:
             hrefs, good, own_status, is_gone, takes_href = [], nothing, None, False, True
-        elif name in _AFTER_HREF:  # what has hrefs in it that are other resources'
+        elif name in _AFTER_HREF:  # these elements hold hrefs of other resources
             takes_href = False
 
     def end(name: str) -> None:

@@ -12,7 +12,7 @@ _NOT_OF_A_NAME = (*NO_ANSWER, errors.AuthenticationError, errors.LocationError, 
 
 
 def check_not_the_name(location: str, key: str, error: errors.StorageError) -> None:
-    """Say that it is the name that the server refuses, if its answer to a PUT or MKCOL may well mean that.
+    """Raise an error about the name, if the server's answer to a PUT or MKCOL may well mean that it refuses the name.
 
     Raises:
         NameRefusedError: it is.
@@ -32,8 +32,8 @@ def why_refused(key: str, *, is_forbidden: bool = False) -> str | None:
 
     Args:
         key: the names, with ``/`` between them.
-        is_forbidden: whether the server says that it is not allowed (403): that may have many other reasons, so only
-            a name that is refused nearly everywhere is held to be the one.
+        is_forbidden: whether the server says that it is not allowed (403): that may have many other reasons, so only a
+            name that is refused nearly everywhere is taken for the reason.
     """
     for part in key.split("/"):
         why = _why(part) or (None if is_forbidden else _why_elsewhere(part))

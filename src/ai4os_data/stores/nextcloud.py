@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ai4os_data.stores.dav_writing import Span
     from ai4os_data.stores.levels import Level
 
-_HASH_TRIES = 2  # a proxy that has no patience with a large file will not have it the next time
+_HASH_TRIES = 2  # if a proxy does not wait while the server hashes a large file, it will not the next time
 
 SINGLE_PUT_BYTES = 64 * 1024 * 1024
 """The largest file that is sent in one piece; a larger one goes in chunks, and can be resumed."""
@@ -100,7 +100,7 @@ class NextcloudStore(WebDAVStore):
         """PUT a whole new file, or send it in chunks; the server computes the sha256."""
         check_utf_8(self.location, key)
         source = Source(content, on_bytes=on_bytes)
-        # In a folder that is new there is nothing to look for.
+        # A new folder holds no file of an earlier try.
         before = None if self._folders.make_parent(key) else self._writer.before(key)
         send = partial(self._store_new, key, source, sha256, before)
         return confirm(self, key, source, sha256, before=before, send=send)
@@ -120,7 +120,7 @@ class NextcloudStore(WebDAVStore):
                 return self._store_in_pieces(key, source, sha256, before)
             except errors.StorageError as error:
                 if error.status != 413 or not self._take_smaller_pieces(source.size_bytes):
-                    self._server.takes_chunks = True  # that none were taken may have been a mistake of a proxy
+                    self._server.takes_chunks = True  # an earlier refusal of chunks may have been a proxy's
                     raise
                 tell_once(f"{self.location}: files go in chunks of {self.chunk_bytes >> 20} MiB, since {error}")
 

@@ -15,10 +15,10 @@ class NextcloudFolderMaker(FolderMaker):
     """Makes folders below the folder of a store."""
 
     def make(self, key: str) -> bool:
-        """Make a folder, and those above it, if they are missing; whether the server says it is new.
+        """Make a folder, and those above it, if they are missing. Returns whether the server says it is new.
 
         Raises:
-            OutOfSpaceError: the quota is used up: before version 30 or so that is a 403 like any other.
+            OutOfSpaceError: the quota is used up. Before version 30 or so, the server answers that with a plain 403.
         """
         location = self._folder.location
         check_utf_8(location, key)

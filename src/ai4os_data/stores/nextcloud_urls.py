@@ -55,6 +55,6 @@ class NextcloudUrls(NamedTuple):
         return f"{self.files_url}/{quoted(path)}"
 
     def upload_url(self, destination: str, sha256: str) -> str:
-        """Where the chunks of a content go that belongs to a destination: its name stands for both."""
+        """Where the chunks of a file go, by its destination and content: the name is made from both."""
         name = hashlib.sha256(f"{destination}\0{sha256}".encode()).hexdigest()[:32]
         return f"{self.uploads_url}/ai4os-data-{name}"

@@ -51,7 +51,7 @@ def open_store(
     Args:
         location: a directory, the mount, ``rshare:path``, ``ai4os://rshare/path``, ``webdav(s)://…``, ``https://…``
             or any fsspec URL. A `Store` is taken as it is.
-        remote: a remote's name, or a `Remote`; its credentials go before those that are found.
+        remote: a remote's name, or a `Remote`; its credentials take precedence over those that are found.
         environ: where ``RCLONE_CONFIG_*`` is looked for; the process's environment by default.
         patience: deadlines and tries.
         counters: where requests and bytes are counted.
@@ -195,7 +195,7 @@ def _credentials_for(location: DavLocation, chosen: Remote | None, environ: Mapp
         return Remote(location.root), location.path
     if chosen.covers(location.url) and not chosen.covers(location.root):
         return chosen, _below(chosen, location)
-    return chosen.at(location.root), location.path  # the root shows what kind of server it is
+    return chosen.at(location.root), location.path  # the root of the URL shows what kind of server it is
 
 
 def _below(remote: Remote, location: DavLocation) -> str:

@@ -1,4 +1,4 @@
-"""Errors of the operating system about a file become ours here, and a call that blocks is given up at a deadline."""
+"""Translates the operating system's errors about a file into ours, and gives up a call that blocks at a deadline."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def errno_of(error: errors.StorageError) -> int | None:
 
 
 def may_pass(error: errors.StorageError) -> bool:
-    """Whether it is what a mount says while the server behind it is away."""
+    """Whether it is an error that a mount gives while the server behind it is away."""
     return errno_of(error) in _MAY_PASS
 
 

@@ -20,8 +20,8 @@ _LONGEST_READ_AHEAD = 32  # blocks, 8 MiB
 class RangedFile(io.RawIOBase):
     """The bytes of one version of a file: when the file changes on the store, reading raises `ChangedError`.
 
-    Blocks of 256 KiB are kept in memory, 32 MiB of them. As long as reads follow each other, twice as much is asked
-    for each time, up to 8 MiB.
+    Blocks of 256 KiB are kept in memory, 32 MiB of them. While reads are in order, each request asks for twice as much
+    as the last one, up to 8 MiB.
 
     Args:
         store: where the file is.
@@ -49,11 +49,11 @@ class RangedFile(io.RawIOBase):
         return self._entry.key
 
     def readable(self) -> bool:
-        """Reading is what it is for."""
+        """True."""
         return True
 
     def seekable(self) -> bool:
-        """Any position can be read."""
+        """True."""
         return True
 
     def tell(self) -> int:

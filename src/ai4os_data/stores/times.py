@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 
 def nanoseconds(text: str | None) -> int | None:
-    """A moment in nanoseconds since the epoch; None if the text is none that is understood.
+    """A moment in nanoseconds since the epoch; None if the text is not understood.
 
     Args:
         text: seconds, an HTTP date (RFC 9110, 5.6.7) or an ISO 8601 date; without a time zone it is UTC.
@@ -20,16 +20,19 @@ def nanoseconds(text: str | None) -> int | None:
         pass
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         try:
             moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
         except ValueError:
             return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
-    return _of_seconds(moment.timestamp())
+    try:
+        return _of_seconds(moment.timestamp())
+    except OverflowError:  # of the years 1 and 9999, in some time zones
+        return None
 
 
 def _of_seconds(seconds: float) -> int | None:
     """Seconds as nanoseconds, to the microsecond, if a file can have them."""
-    return round(seconds * 1e6) * 1000 if 0 <= seconds < 1 << 33 else None
+    return round(seconds * 1e6) * 1000 if -(1 << 31) <= seconds < 1 << 33 else None

@@ -36,7 +36,7 @@ _PROPFIND = (
     b"<nc:trashbin-deletion-time/><oc:size/></d:prop></d:propfind>"
 )
 
-# The bins in which nothing of ours arrives: they were looked at in this process.
+# The bins that this process need not look into.
 _skipped: set[tuple[str, str | None]] = set()
 
 
@@ -86,7 +86,7 @@ class TrashBin:
         return [each for each in thrown if each is not None]
 
     def expunge(self, gone: Mapping[str, Span | None]) -> None:
-        """Remove from it what was deleted just now.
+        """Remove from the bin what was deleted just now.
 
         Args:
             gone: paths below the remote's folder, and when the server deleted them, by its own clock.

@@ -1,7 +1,7 @@
 """Paths that this process is writing or removing: its file systems show them as they will be, whatever a server shows.
 
-A save that is on its way exists for everybody who asks for its name, so that the next one gets another; what is about
-to be removed does not. A path is one of `ai4os://`, without the protocol: ``REMOTE/PATH``.
+A save that is under way exists for everybody who asks for its name, so that the next one gets another name; what is
+about to be removed does not exist. A path is one of `ai4os://`, without the protocol: ``REMOTE/PATH``.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import weakref
 
 
 class Underway:
-    """The paths of one who saves; they are forgotten with it.
+    """The paths of one object that saves; they are forgotten with it.
 
     Attributes:
-        coming: paths that are taken, each by a folder.
+        coming: folders that are being written.
         going: paths that are about to be removed.
     """
 
     def __init__(self) -> None:
-        self.coming: frozenset[str] = frozenset()  # replaced, never changed: others look meanwhile
+        self.coming: frozenset[str] = frozenset()  # replaced, never changed: other threads read it
         self.going: frozenset[str] = frozenset()
         with _guard:
             _all.add(self)
@@ -30,17 +30,17 @@ _guard = threading.Lock()
 
 
 def is_coming(path: str) -> bool:
-    """Whether a folder is on its way, or one below it."""
+    """Whether a folder is being written, or one below it."""
     return any(_is_at_or_below(coming, path) for coming in _paths("coming"))
 
 
 def is_going(path: str) -> bool:
-    """Whether a path is about to go, or a folder above it, and none is on its way to the same path."""
+    """Whether a path, or a folder above it, is about to be removed, and is not being written again."""
     return not is_coming(path) and any(_is_at_or_below(path, going) for going in _paths("going"))
 
 
 def coming_in(folder: str) -> set[str]:
-    """The folders directly in a folder that are on their way, or lead to such."""
+    """The folders directly in a folder that are being written, or hold such folders."""
     above = f"{folder}/" if folder else ""
     below = [path.removeprefix(above) for path in _paths("coming") if path.startswith(above)]
     return {f"{above}{path.partition('/')[0]}" for path in below if path}

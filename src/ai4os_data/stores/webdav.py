@@ -29,7 +29,7 @@ from ai4os_data.stores.dav_folders import FolderMaker
 from ai4os_data.stores.dav_reading import DavReader
 from ai4os_data.stores.dav_writing import DavWriter
 from ai4os_data.stores.listings import Listings
-from ai4os_data.stores.ranges import read_ranges
+from ai4os_data.stores.ranges import Front, read_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -105,7 +105,7 @@ class WebDAVStore(Store):
         return store
 
     def look(self) -> None:
-        """Find the folder on the server, by a PROPFIND of Depth 0."""
+        """Check that the folder is on the server, by a PROPFIND of Depth 0."""
         self._folder.found(lambda: self._listings.of("", "0"))
 
     # --- reading
@@ -115,7 +115,7 @@ class WebDAVStore(Store):
         listing = self._folder.found(self._listings.below)
         entries = sorted(listing.entries)
         self.transport.connections.outage.other_urls = tuple(self.address.url(entry.key) for entry in entries[:2])
-        return Listing(entries, listing.unreadable)
+        return Listing(entries, listing.unreadable, sorted(listing.hollow))
 
     def _listed(self, folder: str) -> Listing | None:
         return self._listings.below_if_there(folder)
@@ -145,7 +145,9 @@ class WebDAVStore(Store):
         url = self.address.url(entry.key)
 
         def fill(file: FileIO) -> str:
-            return read_ranges(self.transport, url, entry, file) or read_back(self, entry, file)
+            front = Front(file)
+            is_whole = read_ranges(self.transport, url, entry, file, came=front.advance)
+            return front.sha256 if is_whole else read_back(self, entry, file)
 
         return received(self, entry, path, sha256, fill)
 
@@ -170,9 +172,9 @@ class WebDAVStore(Store):
         return confirm(self, key, source, sha256, before=before, send=send)
 
     def make_folder(self, key: str) -> bool:
-        """Make a folder below the root, and those above it, if they are missing; whether the server says it is new.
+        """Make a folder, and those above it, if they are missing. Returns whether the server says it is new.
 
-        Some servers say so of one that was there.
+        Some servers say so of a folder that was there.
         """
         return self._folders.make(key)
 

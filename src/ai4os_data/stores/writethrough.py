@@ -1,8 +1,8 @@
 """Whether a mount writes through: whether a file that it has closed is on the server, or still in its cache.
 
 The flags of a mount cannot be seen from another container, so it is tried. A mount that writes through sends a file
-while it is written, and cannot go back in it; one that can go back keeps the file on its own disk first, and says
-"closed" whatever the server will answer later.
+while it is written, so that an earlier position cannot be written again. A mount that allows that keeps the file on its
+own disk first, and its close succeeds whatever the server answers later.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ai4os_data.machine import Mount
 
-# What POSIX applications expect of these file systems is that a close has sent everything; going back works there too.
+# On these file systems a close sends everything, as POSIX applications expect; going back works there too.
 _SENT_WHEN_CLOSED = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "lustre", "beegfs", "gpfs"})
 _PROBE = ".ai4os-data-probe-"
 _PROBE_BYTES = 4096
@@ -36,7 +36,7 @@ def writes_through(directory: str, mount: Mount) -> bool:
     try:
         _write(directory, goes_back=True)
     except OSError:
-        _write(directory, goes_back=False)  # else it was not the going back that failed
+        _write(directory, goes_back=False)  # if this fails too, going back was not the reason
         return True
     return False
 
@@ -51,5 +51,5 @@ def _write(directory: str, *, goes_back: bool) -> None:
                 file.seek(0)
                 file.write(b"1")
     finally:
-        with suppress(OSError):  # a mount that refused it may not have it
+        with suppress(OSError):  # the mount may have refused the file
             os.unlink(path)
