@@ -18,6 +18,7 @@ from PIL import Image
 
 from ai4os_data import local_copy
 from ai4os_data.errors import OverwriteError
+from ai4os_data.folders import progress
 from tests.support.crowd import wait_for
 from tests.support.folder_trainer import YOLO
 from tests.support.shares import png
@@ -131,7 +132,7 @@ def noise(side: int) -> bytes:
 def test_scikit_learn_loads_folders_and_joblib_a_model(class_folders: Share, tmp_path: Path) -> None:
     """`load_files` takes the copy itself, and what joblib wrote is mapped into memory from it."""
     joblib = pytest.importorskip("joblib", reason="scikit-learn is not installed")
-    linear_model = pytest.importorskip("sklearn.linear_model")
+    neighbors = pytest.importorskip("sklearn.neighbors")
     load_files = pytest.importorskip("sklearn.datasets").load_files
     saved = io.BytesIO()
     weights = np.arange(1000, dtype=np.float64)
@@ -142,7 +143,7 @@ def test_scikit_learn_loads_folders_and_joblib_a_model(class_folders: Share, tmp
     found = load_files(copy, load_content=False, categories=CLASSES, shuffle=False)
     assert found.target_names == CLASSES
     pixels = [np.array(Image.open(path)).ravel() for path in found.filenames]
-    assert linear_model.LogisticRegression().fit(pixels, found.target).score(pixels, found.target) == 1.0
+    assert neighbors.NearestCentroid().fit(pixels, found.target).score(pixels, found.target) == 1.0
 
     mapped = joblib.load(copy / "models" / "model.joblib", mmap_mode="r")["weights"]
     assert isinstance(mapped, np.memmap)
@@ -308,10 +309,10 @@ def test_a_cache_of_a_trainer_on_the_storage_is_left_out_by_pattern(boxes: Share
 # --- DEEPaaS
 
 
-def train(location: str, remote: Any, progress: bool = True, **arguments: Any) -> dict[str, Any]:  # noqa: FBT001, FBT002
+def train(location: str, remote: Any, **arguments: Any) -> dict[str, Any]:
     """The function of a module, as DEEPaaS calls it: synchronous, with keywords, in a thread or process of a pool."""
     directory = os.environ["MYAPP_DATA_PATH"]
-    local_copy(location, directory, remote=remote, progress=progress)
+    local_copy(location, directory, remote=remote)
     return {"epochs": arguments["epochs"], "classes": sorted(os.listdir(directory))}
 
 
@@ -320,9 +321,12 @@ def test_train_of_a_module_copies_away_from_the_main_thread(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A loop of asyncio goes on meanwhile, and a log that is no terminal gets no bar."""
+    """A loop of asyncio goes on meanwhile. Without a terminal there is no bar, but a line in the log now and then."""
     monkeypatch.setenv("MYAPP_DATA_PATH", str(tmp_path / "data"))
+    monkeypatch.setattr(progress, "_EVERY_S", 0.0)
+    caplog.set_level("INFO", "ai4os_data")
     ticks = 0
 
     async def serve() -> dict[str, Any]:
@@ -338,7 +342,9 @@ def test_train_of_a_module_copies_away_from_the_main_thread(
 
     assert asyncio.run(serve()) == {"epochs": 3, "classes": sorted(CLASSES)}
     assert ticks > 1
-    assert "\r" not in capfd.readouterr().err
+    assert capfd.readouterr().err == ""
+    lines = [line for line in caplog.messages if line.startswith("data: ")]
+    assert lines[-1].endswith("12 of 12 files")
 
 
 def test_train_that_is_cancelled_leaves_whole_files_and_the_next_one_resumes(
@@ -352,7 +358,7 @@ def test_train_that_is_cancelled_leaves_whole_files_and_the_next_one_resumes(
     nextcloud.set_costs(member_cost_s=0.02)
     try:
         with multiprocessing.get_context("fork").Pool(1) as pool:  # leaving it ends its process with SIGTERM
-            pool.apply_async(train, (cloud_share.location, cloud_share.remote, False), {"epochs": 1})
+            pool.apply_async(train, (cloud_share.location, cloud_share.remote), {"epochs": 1})
             wait_for(lambda: len([*directory.glob("*.bin")]) >= 5)
     finally:
         nextcloud.set_costs(member_cost_s=0.0)
