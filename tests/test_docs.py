@@ -6,6 +6,7 @@ import builtins
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,7 @@ FLOWERS, STATIONS, GRID = (f"ai4os-storage/datasets/{name}" for name in ("flower
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INCLUDED = re.compile(r'^--8<-- "(.*)"$', re.MULTILINE)
+_GET = re.compile(r"^ai4os-data get .*$", re.MULTILINE)
 _COMMAND = re.compile(r"(?:^|`)ai4os-data (\w+)", re.MULTILINE)
 
 
@@ -117,6 +119,18 @@ def run(page: str, there: dict[str, Any]) -> None:
     """Run the blocks of a page, one after the other, with some names."""
     for block in code(page):
         exec(compile(block, page, "exec"), there)  # noqa: S102  running them is the test
+
+
+@pytest.mark.parametrize("page", ["README.md", PATHS])
+def test_command_of_the_page_copies(linked: Share, page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command that stands beside the line of Python fills the same directory."""
+    (line,) = _GET.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert main(shlex.split(line, comments=True)[1:]) == 0
+    directory = Path(capsys.readouterr().out.strip())
+    assert directory.name in {"data", "flowers"}
+    for number in range(16):
+        name = f"{'ab'[number % 2]}/{number}.jpg"
+        assert (directory / "train" / name).read_bytes() == (linked.root / FLOWERS / name).read_bytes()
 
 
 def test_trainings_of_the_page_on_paths_run(linked: Share, monkeypatch: pytest.MonkeyPatch) -> None:
