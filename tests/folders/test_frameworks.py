@@ -7,6 +7,8 @@ import io
 import math
 import multiprocessing
 import os
+import socket
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,18 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from ai4os_data import local_copy
-from ai4os_data.errors import OverwriteError
+from ai4os_data import StorageDataLoader, StorageDataset, local_copy
+from ai4os_data.errors import OverwriteError, StorageError
 from ai4os_data.folders import progress
 from tests.support.crowd import wait_for
 from tests.support.folder_trainer import YOLO
+from tests.support.servers import Fault
+from tests.support.servers.rclone import find_rclone, obscure
 from tests.support.shares import png
 
 if TYPE_CHECKING:
     from ai4os_data import LocalCopy
     from tests.nextcloud import NextcloudServer
+    from tests.support.servers import FaultServer
     from tests.support.shares import Share
 
 CLASSES = ["blatt grün", "Öffnung"]  # names as users have them
@@ -85,16 +91,48 @@ def test_keras_trains_on_a_copy(class_folders: Share, tmp_path: Path, monkeypatc
     assert {path: batches.given.count(path) >= 10 for path in batches.paths} == dict.fromkeys(batches.paths, True)
 
 
+def test_keras_takes_the_loader_which_needs_no_copy(class_folders: Share, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each epoch gives each sample once; before the first one, Keras looks at one batch."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras", reason="keras is not installed")
+    data = StorageDataset(
+        class_folders.location,
+        remote=class_folders.remote,
+        decode="image",
+        target="folder",
+        transform=lambda image: torch.from_numpy(np.array(image, dtype=np.float32)),
+    )
+    given = []
+
+    def collate(batch: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = zip(*batch, strict=True)
+        given.append([int(image[0, 0, 1]) for image in images])
+        return torch.stack(images), torch.tensor(labels)
+
+    loader = StorageDataLoader(data, batch_size=4, shuffle=True, seed=1, collate_fn=collate)
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(loader, epochs=2, shuffle=False, verbose=0)
+    assert len(given) == 1 + 3 + 3
+    for epoch in given[1:4], given[4:]:
+        assert sorted(number for batch in epoch for number in batch) == list(range(12))
+
+
 # --- Hugging Face
 
 
 @pytest.fixture
 def load_dataset(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The function of Hugging Face, which reaches no hub."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    """The function of Hugging Face, where there is no network for it."""
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     datasets.disable_progress_bars()
-    return datasets.load_dataset
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        with monkeypatch.context() as alone:
+            alone.delattr(socket, "getaddrinfo")
+            return datasets.load_dataset(*arguments, **options)
+
+    return load
 
 
 def test_imagefolder_of_hugging_face_reads_the_files_of_the_copy(
@@ -168,6 +206,37 @@ def test_opencv_reads_every_file_whatever_its_name(share: Share, tmp_path: Path)
     assert seen == {name: (30, 20, number) for number, name in enumerate(names)}
 
 
+# --- what rclone copy leaves
+
+
+def test_what_rclone_could_not_copy_is_missing_in_the_training_and_an_error_here(
+    fault: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that looks at no exit code trains on the rest; `local_copy` names the file."""
+    folder = fault.root / "birds"
+    for name, content in (yolo_files(range(4)) | DESCRIPTION).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    fault.always("birds/images/train/2.jpg", Fault(status=403))
+    environ = {"TYPE": "webdav", "URL": fault.url, "USER": fault.user, "PASS": obscure(fault.password)}
+    for name, value in environ.items():
+        monkeypatch.setenv(f"RCLONE_CONFIG_RSHARE_{name}", value)
+
+    before = tmp_path / "before"
+    ended = subprocess.run(
+        [find_rclone(), "copy", "rshare:birds", before], timeout=100, check=False, capture_output=True
+    )
+    assert ended.returncode != 0
+    assert YOLO().train(data=before / "data.yaml")["images"] == 3
+
+    with pytest.raises(StorageError, match=r"2\.jpg"):
+        local_copy("rshare:birds", tmp_path / "after", progress=False)
+    fault.heal()
+    after = local_copy("rshare:birds", tmp_path / "after", progress=False)
+    assert after.stats()["fetched"] == 1
+    assert YOLO().train(data=after / "data.yaml")["images"] == 4
+
+
 # --- h5py, zarr
 
 
@@ -211,10 +280,13 @@ def yolo_files(numbers: range, color: tuple[int, int, int] = (10, 20, 30)) -> di
     }
 
 
+DESCRIPTION = {"data.yaml": b"train: images/train\nnames: [bird]\n"}
+
+
 @pytest.fixture
 def boxes(cloud_share: Share) -> Share:
     """Eight pictures with a box each, and the description of them."""
-    cloud_share.put(yolo_files(range(8)) | {"data.yaml": b"train: images/train\nnames: [bird]\n"})
+    cloud_share.put(yolo_files(range(8)) | DESCRIPTION)
     return cloud_share
 
 
