@@ -229,12 +229,16 @@ def test_what_rclone_could_not_copy_is_missing_in_the_training_and_an_error_here
     assert ended.returncode != 0
     assert YOLO().train(data=before / "data.yaml")["images"] == 3
 
+    with pytest.raises(OverwriteError, match="overwrite=True"):  # what rclone wrote, nobody has verified
+        local_copy("rshare:birds", before, progress=False)
     with pytest.raises(StorageError, match=r"2\.jpg"):
         local_copy("rshare:birds", tmp_path / "after", progress=False)
     fault.heal()
     after = local_copy("rshare:birds", tmp_path / "after", progress=False)
     assert after.stats()["fetched"] == 1
     assert YOLO().train(data=after / "data.yaml")["images"] == 4
+    assert local_copy("rshare:birds", before, overwrite=True, progress=False).stats()["fetched"] == 9
+    assert local_copy("rshare:birds", before, progress=False).stats()["fetched"] == 0
 
 
 # --- h5py, zarr
