@@ -18,16 +18,20 @@ def nanoseconds(text: str | None) -> int | None:
         return _of_seconds(float(text))
     except ValueError:
         pass
+    moment = date_of(text)
+    return None if moment is None else _of_seconds(moment.timestamp())
+
+
+def date_of(text: str) -> datetime | None:
+    """A moment from an HTTP date or an ISO 8601 date; None if the text is neither."""
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         try:
             moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
         except ValueError:
             return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return _of_seconds(moment.timestamp())
+    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment
 
 
 def _of_seconds(seconds: float) -> int | None:
