@@ -288,18 +288,18 @@ class Listings:
         base = self.folder.address.base_path
         length = same_prefix(path, base)
         if length is None:
-            message = f"{self._where}: the server lists {href!r}, which is not below {base!r}; check the remote's url"
-            raise errors.ProtocolError(message)
+            raise errors.ProtocolError(
+                f"{self._where}: the server lists {href!r}, which is not below {base!r}; check the remote's url"
+            )
         return path[length + 1 :]
 
     def _refuse_leaving(self, key: str, href: str) -> None:
         """Refuse a whole answer if a name in it leaves its folder; a name with an empty part does not."""
         if "\0" in key or not {".", ".."}.isdisjoint(key.split("/")):
-            message = (
+            raise errors.ProtocolError(
                 f"{self._where}: the server lists {href!r}, a name that leaves its folder; nothing of "
                 "this listing is used"
             )
-            raise errors.ProtocolError(message)
 
     def _path_on_server(self, href: str) -> str:
         """The path in an address of a listing, which may name our server, and no other."""
@@ -309,11 +309,10 @@ class Listings:
         authority, _, path = rest.partition("/")
         ours = host_of(urlsplit(self._remote.url).netloc)
         if before.lower() not in {"", "http:", "https:"} or host_of(authority) != ours:
-            message = (
+            raise errors.ProtocolError(
                 f"{self._where}: the server lists {href!r}, which is not on {self._remote.origin}; nothing of "
                 "this listing is used"
             )
-            raise errors.ProtocolError(message)
         return path
 
 
