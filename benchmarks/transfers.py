@@ -145,7 +145,7 @@ class _Cloud:
     @contextmanager
     def started(cls, options: Options) -> Iterator[_Cloud]:
         """Start a Nextcloud with the costs of a real one."""
-        with _memory(options, options.choose(1, 2, 6) * 1024 * MIB) as directory:
+        with memory(options, options.choose(1, 2, 6) * 1024 * MIB) as directory:
             server = NextcloudServer(directory / "server", request_cost_s=REQUEST_COST_S, hashing_cost_s=HASHING_COST_S)
             with server, ShapedProxy("127.0.0.1", server.port, rtt_s=RTT_S, rate_bit_s=LINK_BIT_S) as proxy:
                 cloud = cls(server, proxy, directory)
@@ -219,7 +219,7 @@ class _Cloud:
 
 
 @contextmanager
-def _memory(options: Options, needed_bytes: int) -> Iterator[Path]:
+def memory(options: Options, needed_bytes: int) -> Iterator[Path]:
     """A folder in memory, if there is room, so that the link is measured and not the disk."""
     shared = "/dev/shm"  # noqa: S108  a folder of random name is made in it
     mount = mount_of(shared)

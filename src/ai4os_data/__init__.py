@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ai4os_data.cache import DiskCache
     from ai4os_data.checkpoint import StorageCheckpoint
-    from ai4os_data.datasets import Sample, StorageDataset
+    from ai4os_data.datasets import Sample, StorageDataset, shrink
     from ai4os_data.errors import StorageError
     from ai4os_data.folders import LocalCopy, local_copy
     from ai4os_data.fsspec import open_filesystem
@@ -27,6 +27,7 @@ __all__ = [
     "StorageSampler",
     "local_copy",
     "open_filesystem",
+    "shrink",
 ]
 
 __version__ = "0.1.0"
@@ -44,6 +45,7 @@ _HOMES = {
     "StorageSampler": "loader",
     "local_copy": "folders",
     "open_filesystem": "fsspec",
+    "shrink": "datasets",
 }
 
 

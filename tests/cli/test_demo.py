@@ -97,13 +97,18 @@ def test_demo_without_its_extra_names_it(tmp_path: Path, absent: str, named: str
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["demo", "--epochs", "0"], "argument --epochs: at least 1, not 0"),
-        (["demo", "--epochs", "many"], "argument --epochs: at least 1, not many"),
-        (["demo", "--workers", "-1"], "argument --workers: at least 0, not -1"),
-        (["demo", "--latency-ms", "-5"], "argument --latency-ms: at least 0, not -5"),
-        (["demo", "--latency-ms", "nan"], "argument --latency-ms: at least 0, not nan"),
-        (["doctor", "--deadline-s", "0"], "argument --deadline-s: more than 0, not 0"),
-        (["doctor", "--deadline-s", "inf"], "argument --deadline-s: more than 0, not inf"),
+        (["demo", "--epochs", "0"], "Invalid value for '--epochs': 0 is not in the range x>=1."),
+        (["demo", "--epochs", "many"], "Invalid value for '--epochs': 'many' is not a valid integer range."),
+        (["demo", "--workers", "-1"], "Invalid value for '--workers': -1 is not in the range x>=0."),
+        (["demo", "--latency-ms", "-5"], "Invalid value for '--latency-ms': -5.0 is not in the range x>=0."),
+        (["demo", "--latency-ms", "nan"], "Invalid value for '--latency-ms': nan is no number of that kind."),
+        (["doctor", "--deadline-s", "0"], "Invalid value for '--deadline-s': 0.0 is not in the range x>0."),
+        (["doctor", "--deadline-s", "inf"], "Invalid value for '--deadline-s': inf is no number of that kind."),
+        (["get", "rshare:birds", "--shrink", "0"], "Invalid value for '--shrink': 0 is not in the range x>=1."),
+        (["get", "rshare:birds", "--size-limit", "much"], "'much' is not a size: write 20GiB or auto"),
+        (["get"], "Missing argument 'LOCATION'."),
+        (["get", "rshare:birds", "--patern", "*.jpg"], "No such option '--patern'"),
+        (["gte", "rshare:birds"], "No such command 'gte'"),
     ],
 )
 def test_setting_that_makes_no_sense_is_refused(
@@ -130,7 +135,7 @@ def test_help_shows_no_defaults_of_python(command: str, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         main([command, "--help"])
     told = capsys.readouterr().out
-    assert "(default: " in told
+    assert "[default: " in told
     assert "None" not in told
     assert "False" not in told
 

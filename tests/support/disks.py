@@ -87,6 +87,11 @@ def make_read_only(point: Path) -> None:
         need(f"a disk cannot be mounted read-only here: {error.stderr}")
 
 
+def resize(point: Path, size_bytes: int) -> None:
+    """Let a file system in memory be larger or smaller from now on."""
+    _run(["mount", "-o", f"remount,size={size_bytes}", str(point)])
+
+
 def used_bytes(point: Path) -> int:
     """Return what a whole file system holds, in one look."""
     disk = os.statvfs(point)

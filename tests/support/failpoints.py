@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KILLED = 77
-_CALLS = ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir", "open")
+_CALLS = ("fsync", "rename", "replace", "link", "unlink", "rmdir", "mkdir", "open", "utime")
 
 
 class Failpoints:
@@ -90,7 +90,7 @@ class Trial:
     noted: dict[str, int] = field(default_factory=dict)
 
 
-def run_until(fatal: int, work: Callable[[Callable[[str, int], None]], None]) -> Trial:
+def run_until(fatal: int, work: Callable[[Callable[[str, int], None]], object]) -> Trial:
     """Do some work in a child that dies at a step; it is given what notes how far it has come, which is no step."""
     reading, writing = os.pipe()
     plain = os.write

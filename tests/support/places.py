@@ -56,12 +56,15 @@ class ServedFolder(Place):
         folder: where its files lie.
         opener: opens a store of a path below it.
         server: what shows it over HTTP.
+
+    Attributes:
+        folder: where its files lie.
     """
 
     def __init__(self, name: str, folder: Path, opener: Callable[[str], Store], server: Server | None = None) -> None:
         self.name = name
         self.server = server
-        self._folder = folder
+        self.folder = folder
         self._open = opener
 
     def open(self, below: str = "") -> Store:
@@ -70,19 +73,19 @@ class ServedFolder(Place):
 
     def put(self, key: str, data: bytes) -> None:
         """Write the file to this disk."""
-        path = self._folder / key
+        path = self.folder / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
     def make_folder(self, key: str) -> None:
         """Make the folder on this disk."""
-        (self._folder / key).mkdir(parents=True)
+        (self.folder / key).mkdir(parents=True)
 
     def files(self) -> dict[str, bytes]:
         """Read the files from this disk."""
         return {
-            path.relative_to(self._folder).as_posix(): path.read_bytes()
-            for path in self._folder.rglob("*")
+            path.relative_to(self.folder).as_posix(): path.read_bytes()
+            for path in self.folder.rglob("*")
             if path.is_file()
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ai4os_data.cache import placement
 from ai4os_data.cache.cached_store import CachedStore, Files
-from ai4os_data.cache.disk_cache import DiskCache, cache_for, caches_on_disk_of, session_of
+from ai4os_data.cache.disk_cache import DiskCache, cache_for, caches_on_disk_of, session_of, take_from
 from ai4os_data.cache.entries import Held, digest
 from ai4os_data.cache.known import MOST_KNOWN
 from ai4os_data.cache.live import live_in
@@ -18,7 +18,7 @@ from ai4os_data.cache.placement import (
 )
 from ai4os_data.cache.plan import Plan, Uses
 from ai4os_data.cache.preparation import Preparation
-from ai4os_data.cache.report import Report, directories, existing, report
+from ai4os_data.cache.report import Report, directories, existing, held_on_disk_of, report
 from ai4os_data.cache.uncached import IN_MEMORY_BYTES, UncachedStore
 from ai4os_data.cache.versions import Drift, WantedFile
 
@@ -45,10 +45,12 @@ __all__ = [
     "directories",
     "existing",
     "fallback",
+    "held_on_disk_of",
     "live_in",
     "placement",
     "report",
     "session_of",
     "spool_candidates",
     "spool_room",
+    "take_from",
 ]

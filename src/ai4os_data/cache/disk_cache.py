@@ -6,7 +6,7 @@ import gc
 import os
 import weakref
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ai4os_data.cache import placement
 from ai4os_data.cache.leases import living
@@ -17,7 +17,10 @@ from ai4os_data.cache.rows import space_of
 from ai4os_data.cache.session import Session
 from ai4os_data.errors import CacheError
 from ai4os_data.machine import PerProcess, is_size
-from ai4os_data.telemetry import tell_once
+from ai4os_data.telemetry import log, tell_once
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 Policy = Literal["auto", "lru"]
 
@@ -168,6 +171,20 @@ def caches_on_disk_of(path: str | os.PathLike[str]) -> list[DiskCache]:
     disk = os.stat(path).st_dev
     found = {cache.directory: cache for cache in list(_CACHES) if _disk_of(cache.directory) == disk}
     return list(found.values())
+
+
+def take_from(caches: Iterable[DiskCache], lacking: Callable[[], int], what: str) -> None:
+    """Let caches give way, one after the other, until nothing is lacking on their disk.
+
+    Args:
+        caches: the caches.
+        lacking: gives how many bytes have to become free still.
+        what: is short of room, as the log has it.
+    """
+    for cache in caches:
+        if lacking_bytes := lacking():
+            log.warning("%s is short of room: %s gives way by %s bytes", what, cache.directory, f"{lacking_bytes:,}")
+            cache.give_way(lacking_bytes)
 
 
 def cache_for(cache: DiskCache | str | os.PathLike[str] | None, *, local: bool = False) -> DiskCache | None:

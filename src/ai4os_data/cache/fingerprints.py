@@ -24,8 +24,8 @@ class _Raw(str):
 def fingerprint(function: Callable[..., object]) -> str:
     """A digest of a function's code and of what it holds: defaults, closures, bound arguments, its object's state.
 
-    Plain values, and functions of its own module, to which it refers by name count too. It is the same in every
-    process.
+    Plain values and functions of its own module that it refers to by name count too. It is the same in every process.
+    An object with a ``prepare_version`` says itself what distinguishes it.
 
     Raises:
         ValueError: it holds something that cannot be told from another of its kind.
@@ -56,7 +56,9 @@ def _labelled(value: object, seen: set[int]) -> Iterator[str]:
 
 
 def _parts_of_object(value: object) -> Iterable[object]:
-    """Its class with what that defines itself, and its state."""
+    """Its class, and its own ``prepare_version``; without one, what its class defines itself, and its state."""
+    if (version := getattr(value, "prepare_version", None)) is not None:
+        return [_Raw(_name(type(value))), str(version)]
     try:
         state = pickle.dumps(value, protocol=4).hex()
     except Exception as error:

@@ -79,6 +79,18 @@ def existing(directory: str) -> str:
     raise CacheError(f"{path} is no cache of ai4os-data (no {placement.MARKER} in it), and nothing in it is touched")
 
 
+def held_on_disk_of(path: str, environ: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+    """The usual caches on the disk that a path is on, this process's or not, and what the entries of each take."""
+    disk = os.stat(path).st_dev
+    for candidate in placement.candidates(environ):
+        directory = os.path.abspath(os.path.expanduser(candidate))
+        with suppress(OSError):
+            if placement.is_cache(directory) and os.stat(directory).st_dev == disk:
+                held_bytes = sum(allocated(held.size_bytes) for held in Objects(directory).files())
+                if held_bytes:
+                    yield directory, held_bytes
+
+
 def report(directory: str) -> Report:
     """What a cache directory holds now."""
     held_bytes = [allocated(held.size_bytes) for held in Objects(directory).files()]

@@ -13,6 +13,7 @@ from ai4os_data.cache.preparation import Preparation, Prepare
 from ai4os_data.cache.temporaries import TemporaryBody, write_temporary
 from ai4os_data.cache.versions import Drift, Versions, WantedFile
 from ai4os_data.http import Body, LargeBody, MemoryBody
+from ai4os_data.machine import in_threads
 from ai4os_data.stores import BLOCK_BYTES, Entry, Fetched, RangedFile, local_path
 
 if TYPE_CHECKING:
@@ -108,28 +109,37 @@ class UncachedStore:
                     under_way[wanted.key] = wanted
                     yield wanted.entry
 
-        for entry, outcome in self.store.read_many(entries(), lambda entry: body(under_way[entry.key])):
-            self.counters.row[telemetry.MISSES] += 1
-            yield under_way[entry.key], self._accepted(under_way[entry.key], outcome)
-            del under_way[entry.key]
+        def accepted() -> Iterator[Outcome]:
+            for entry, outcome in self.store.read_many(entries(), lambda entry: body(under_way[entry.key])):
+                self.counters.row[telemetry.MISSES] += 1
+                wanted = under_way[entry.key]
+                yield wanted, self._accepted(wanted, outcome)
+                del under_way[entry.key]
+
+        yield from accepted() if self.preparation is None else in_threads(self._prepared, accepted())
         if again:
             yield from self.fetch(again, body)
 
     def _accepted(self, wanted: WantedFile, outcome: Fetched | errors.StorageError) -> Fetched | errors.StorageError:
-        """What came, if its version may be used, in the form that is wanted."""
+        """What came, if its version may be used."""
         if isinstance(outcome, errors.StorageError):
             return outcome
-        if (changed := self.versions.check(wanted.entry, outcome.entry)) is not None:
-            return changed
-        if wanted.as_stored or self.preparation is None or not isinstance(outcome.body, MemoryBody):
-            return outcome
+        return self.versions.check(wanted.entry, outcome.entry) or outcome
+
+    def _prepared(self, came: Outcome) -> Outcome:
+        """What came, in the form that is wanted. It is called by several threads."""
+        wanted, outcome = came
+        if wanted.as_stored or self.preparation is None or not isinstance(outcome, Fetched):
+            return came
+        if not isinstance(outcome.body, MemoryBody):
+            return came
         what = f"{self.store.location}: prepare(…) of {wanted.key!r}"
         prepared = self.preparation.apply(outcome.body.getvalue(), what)
         if isinstance(prepared, errors.StorageError):
-            return prepared
+            return wanted, prepared
         body = MemoryBody()
         body.write(prepared)
-        return Fetched(outcome.entry, body)
+        return wanted, Fetched(outcome.entry, body)
 
     def open(self, file: File) -> IO[bytes]:
         """A file as a seekable binary file; a large one is read in ranges.

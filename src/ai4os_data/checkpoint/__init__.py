@@ -15,6 +15,7 @@ from ai4os_data.machine import loaded_on_use
 if TYPE_CHECKING:
     from ai4os_data.checkpoint.ending import finish_runs
     from ai4os_data.checkpoint.handle import SaveHandle
+    from ai4os_data.checkpoint.looking import Found, RunView
     from ai4os_data.checkpoint.manager import BUDGET_S, RANK_TIMEOUT_S, StorageCheckpoint
     from ai4os_data.checkpoint.preemption import PreemptionGuard
     from ai4os_data.checkpoint.randomness import random_states, set_random_states
@@ -32,11 +33,13 @@ __all__ = [
     "RANK_TIMEOUT_S",
     "Checkpoint",
     "CheckpointName",
+    "Found",
     "Mode",
     "PreemptionGuard",
     "Ranks",
     "Restored",
     "Retention",
+    "RunView",
     "SaveHandle",
     "Saver",
     "Staging",
@@ -58,11 +61,13 @@ __getattr__ = loaded_on_use(
         "BUDGET_S": "manager",
         "RANK_TIMEOUT_S": "manager",
         "Checkpoint": "restored",
+        "Found": "looking",
         "Mode": "retention",
         "PreemptionGuard": "preemption",
         "Ranks": "ranks",
         "Restored": "restored",
         "Retention": "retention",
+        "RunView": "looking",
         "SaveHandle": "handle",
         "Saver": "saving",
         "Staging": "staging",

@@ -7,7 +7,7 @@ from, and those before it. So an abandoned branch does not come back.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ai4os_data import errors
 from ai4os_data.checkpoint.manifest import Manifest
@@ -18,8 +18,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ai4os_data.checkpoint.manifest import FileFacts
-    from ai4os_data.checkpoint.spool import Spool, Spooled
+    from ai4os_data.checkpoint.spool import Spooled
     from ai4os_data.stores import Entry, Store
+
+
+class Spooling(Protocol):
+    """What this machine has of a run."""
+
+    def attempts(self) -> list[AttemptName]:
+        """Every attempt that has a folder here."""
+
+    def entries(self) -> list[Spooled]:
+        """Complete checkpoints, newest last."""
 
 
 @dataclass
@@ -64,7 +74,7 @@ class History:
         StorageError: the store cannot be listed.
     """
 
-    def __init__(self, store: Store, spool: Spool, manifests: dict[CheckpointName, Manifest]) -> None:
+    def __init__(self, store: Store, spool: Spooling, manifests: dict[CheckpointName, Manifest]) -> None:
         self._store = store
         self._manifests = manifests
         self.seen: dict[CheckpointName, Seen] = {}

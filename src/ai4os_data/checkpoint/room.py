@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from ai4os_data import errors
-from ai4os_data.cache import DiskCache, caches_on_disk_of
+from ai4os_data.cache import DiskCache, caches_on_disk_of, take_from
 from ai4os_data.checkpoint import leftovers
 from ai4os_data.stores import nearest
-from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,10 +54,7 @@ class Room:
             caches = caches_on_disk_of(nearest(str(self._spool.folder)))  # somebody may have removed it
         else:
             caches = [self._cache] if self._cache is not None else []
-        for cache in caches:
-            if lacking := self._spool.space.lacking_on_disk(size_bytes):
-                log.warning("the spool is short of room: %s gives way by %s bytes", cache.directory, f"{lacking:,}")
-                cache.give_way(lacking)
+        take_from(caches, lambda: self._spool.space.lacking_on_disk(size_bytes), "the spool")
 
     def for_download(self, size_bytes: int) -> Path:
         """A new folder in the spool for a download of this size; the next start removes it if this process dies.

@@ -33,6 +33,11 @@ _TRIED_S = 10.0  # at least: other processes that start remove empty folders, an
 _scratches: dict[Path, int] = {}
 
 
+def folder_of_run(directory: Path, run: str) -> Path:
+    """The folder of a run in a directory of spools, by what the run is known by."""
+    return directory / hashlib.sha256(run.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+
+
 class RunFolder:
     """The folder of one run on this machine.
 
@@ -47,7 +52,7 @@ class RunFolder:
 
     def __init__(self, directory: Path, run: str) -> None:
         self.directory = prepared(directory)
-        self.path = self.directory / hashlib.sha256(run.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+        self.path = folder_of_run(self.directory, run)
         self.attempt: AttemptName | None = None
         self.locks: dict[AttemptName, int] = {}
         make_run_folder(self.path)

@@ -33,7 +33,6 @@ from ai4os_data.checkpoint.leftovers import NEWEST_STAYS_S
 from ai4os_data.checkpoint.manifest import Manifest
 from ai4os_data.checkpoint.names import MANIFEST, AttemptName, CheckpointName, state_file
 from ai4os_data.checkpoint.run_folder import RunFolder
-from ai4os_data.checkpoint.serialisation import write_state
 from ai4os_data.checkpoint.space import Space
 from ai4os_data.machine import descriptors, ownership, sha256_of, sync_folder, write_new
 from ai4os_data.stores import is_on_the_server
@@ -249,6 +248,8 @@ class Spool:
         )
 
     def _written(self, draft: Manifest, payload: Any) -> Spooled:
+        from ai4os_data.checkpoint.serialisation import write_state  # takes torch, which who only looks does not need
+
         self._make_anew()
         final = self.folder / str(draft.name)
         beside = final.with_name(f"{final.name}{NEW}")

@@ -2,41 +2,101 @@
 
 from __future__ import annotations
 
-import argparse
-import math
+import os
 import sys
-from contextlib import suppress
-from importlib import import_module, metadata
-from typing import TYPE_CHECKING, TypeVar
+import traceback
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from ai4os_data.cli.output import silence
-from ai4os_data.errors import StorageError
+import click
+
+from ai4os_data import errors
+from ai4os_data.cli.commands import PROGRAM, commands
+from ai4os_data.cli.kinds import Chosen
+from ai4os_data.cli.output import logged, silence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-T = TypeVar("T", int, float)
+    from collections.abc import Sequence
 
 _INTERRUPTED, _PIPE_CLOSED = 130, 141  # as a shell has it: 128 and the number of the signal
+_FAILED = 1
+_NOT_THERE, _NO_ROOM, _IN_THE_WAY, _NOT_NOW = 3, 4, 5, 6
+
+# The first that fits counts; docs/command-line.md says what each is for.
+_EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (errors.NameRefusedError, _FAILED),
+    (errors.TLSError, _FAILED),
+    (errors.LocationError, _NOT_THERE),
+    (errors.EmptyDatasetError, _NOT_THERE),
+    (errors.NotFoundError, _NOT_THERE),
+    (errors.OutOfSpaceError, _NO_ROOM),
+    (errors.OverwriteError, _IN_THE_WAY),
+    (errors.ServerUnavailableError, _NOT_NOW),
+    (errors.DeadlineError, _NOT_NOW),
+    (errors.ThrottledError, _NOT_NOW),
+    (errors.LockedError, _NOT_NOW),
+)
+
+# How an argument that messages name is written here.
+_WORDS = {
+    "overwrite=True": "--overwrite",
+    "pattern=": "--pattern",
+    "prepare=shrink(…)": "--shrink",
+    "and size_limit is": "and --size-limit is",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; gives the exit code."""
+    """Run one command; gives the exit code.
+
+    Raises:
+        SystemExit: there is nothing to run: the help was asked for (0), or the command line is wrong (2).
+    """
+    debug = False
     try:
-        given = vars(_parser().parse_args(arguments))
+        chosen = _chosen(arguments)
+        debug = chosen.given.pop("debug")
         # Only here: the demo takes torch, and no other command should wait for that.
-        command = import_module(f"ai4os_data.cli.{given.pop('command')}")
-        return int(command.run(command.Options(**given)))
-    except (StorageError, ImportError) as error:
-        print(f"ai4os-data: {error}", file=sys.stderr)
-        return 1
+        command = import_module(f"ai4os_data.cli.{chosen.module}")
+        with logged():
+            return int(command.run(command.Options(**chosen.given)))
+    except (errors.StorageError, ImportError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            return _PIPE_CLOSED
+        if debug:
+            traceback.print_exc()
+        print(f"{PROGRAM}: {_said(error)}", file=sys.stderr)
+        return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), _FAILED)
+    except click.UsageError as error:  # what only shows when the storage has been looked at
+        error.show()
+        return error.exit_code
     except KeyboardInterrupt:
-        print("ai4os-data: interrupted", file=sys.stderr)
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return _INTERRUPTED
-    except BrokenPipeError:
-        return _PIPE_CLOSED
     finally:
         _flush()
+
+
+def _chosen(arguments: Sequence[str] | None) -> Chosen:
+    """What is to run."""
+    try:
+        chosen = commands.main(None if arguments is None else [*arguments], PROGRAM, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    if not isinstance(chosen, Chosen):  # the help was shown, or the version
+        raise SystemExit(chosen)
+    return chosen
+
+
+def _said(error: BaseException) -> str:
+    """What an error says; one of the system alone says it by number, and not always where."""
+    if isinstance(error, OSError) and not isinstance(error, errors.StorageError) and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror
+    text = str(error)
+    for said, typed in _WORDS.items():
+        text = text.replace(said, typed)
+    return text
 
 
 def _flush() -> None:
@@ -46,72 +106,3 @@ def _flush() -> None:
             sys.stdout.flush()
     except OSError:
         silence()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ai4os-data",
-        description="PyTorch data access for AI4OS: a local cache, and checkpoints that survive.",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {metadata.version('ai4os-data')}")
-    commands = parser.add_subparsers(title="commands", required=True)
-    demo = commands.add_parser(
-        "demo",
-        help="train on scanned digits over WebDAV, and show what the cache does",
-        description="Starts a WebDAV server on this machine, uploads scanned digits to it, trains a small "
-        "network on them through a bounded cache, and prints a table of the epochs. Nothing is left behind.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    demo.add_argument("--epochs", type=_number(int, 1), default=6, help="how often to go over the images")
-    demo.add_argument("--workers", type=_number(int, 0), default=2, help="processes of each DataLoader")
-    latency = "how many milliseconds the server waits before each answer"
-    demo.add_argument("--latency-ms", type=_number(float, 0), default=20.0, help=latency)
-    demo.add_argument("--cache-size", default="16MiB", help="the cache's limit; at 4MiB only part of the images fit")
-    demo.set_defaults(command="demo")
-    doctor = commands.add_parser(
-        "doctor",
-        help="check whether the storage is linked, mounted and fast, and say what to do",
-        description="Sends some twenty small requests and one probe of 1 MiB, which is removed again. The exit code "
-        "is 1 if something does not work.",
-    )
-    doctor.add_argument("location", nargs="?", help="what to check; by default the linked storage")
-    deadline = "how many seconds each check may take (default: %(default)g)"
-    doctor.add_argument("--deadline-s", type=_number(float, 0, itself=False), default=20.0, help=deadline)
-    doctor.add_argument(
-        "--read-only", dest="writes", action="store_false", help="write nothing; check what the folder shows"
-    )
-    doctor.set_defaults(command="doctor")
-    _add_cache(commands)
-    return parser
-
-
-def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    cache = commands.add_parser(
-        "cache",
-        help="show the cache on this machine's disk, check it, or empty it",
-        description="A training may use the cache meanwhile.",
-    )
-    actions = cache.add_subparsers(title="actions", required=True)
-    for action, help_ in (
-        ("info", "show its limit, what it holds, and why it is small"),
-        ("verify", "read every entry, and remove those that are damaged; the exit code is 1 if there were some"),
-        ("clear", "remove every entry that is not in use as a local path, and the kept listings"),
-    ):
-        one = actions.add_parser(action, help=help_, description=f"{help_[0].upper()}{help_[1:]}.")
-        one.add_argument("directory", nargs="?", help='by default those that cache="auto" uses on this machine')
-        if action == "clear":
-            one.add_argument("-y", "--yes", action="store_true", help="do not ask")
-        one.set_defaults(command="cache", action=action, yes=False)
-
-
-def _number(kind: type[T], least: int, *, itself: bool = True) -> Callable[[str], T]:
-    """A function that reads a number from the command line, and refuses one that is too small or not finite."""
-
-    def read(text: str) -> T:
-        with suppress(ValueError):
-            number = kind(text)
-            if (number >= least if itself else number > least) and number < math.inf:
-                return number
-        raise argparse.ArgumentTypeError(f"{'at least' if itself else 'more than'} {least}, not {text}")
-
-    return read

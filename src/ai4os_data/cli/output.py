@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from ai4os_data.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LOG = logging.getLogger("ai4os_data")  # by its name: what the room of the log imports takes a tenth of a second
 
 
 def say(text: object = "") -> None:
@@ -30,3 +37,30 @@ def silence() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def note(text: object) -> None:
+    """Print a line beside the output, above a bar that is shown."""
+    tqdm = sys.modules.get("tqdm")
+    with suppress(OSError):  # nobody reads it
+        if tqdm is None:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            tqdm.tqdm.write(str(text), file=sys.stderr)
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"ai4os-data: {record.getMessage()}")
+
+
+@contextmanager
+def logged() -> Iterator[None]:
+    """Show the warnings of the library beside the output; a command may ask the log for more."""
+    notes, level = _Notes(), _LOG.level
+    _LOG.addHandler(notes)
+    try:
+        yield
+    finally:
+        _LOG.removeHandler(notes)
+        _LOG.setLevel(level)

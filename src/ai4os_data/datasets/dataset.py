@@ -120,6 +120,11 @@ class StorageDataset(Dataset[Any]):
         _check_functions(transform=transform, target_transform=target_transform, prepare=prepare)
         matches = Pattern(pattern)
         maker = Maker(decode, transform, target_transform)
+        if maker.gives_paths and getattr(prepare, "keep", None) == "pixels":
+            raise ValueError(
+                f"decode='path' gives files, and {prepare!r} keeps arrays, which no code reads as images: use "
+                "decode='image' or 'numpy', or leave out keep='pixels'"
+            )
         numbering = Classes.given(classes, class_to_idx)
         choose = _CHOOSE.get()
         self._pattern = pattern if choose is None else None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ai4os_data.datasets import pixels
 from ai4os_data.datasets.sample import Sample
 
 if TYPE_CHECKING:
@@ -79,10 +82,15 @@ def _decoder(decode: str | Decoder) -> Decoder:
     """
     if callable(decode):
         return decode
-    if decode not in _DECODERS:
-        message = f"decode is one of {', '.join(map(repr, _DECODERS))} or a callable of a Sample, not {decode!r}"
-        raise ValueError(message)
-    return _DECODERS[decode]
+    if decode in _DECODERS:
+        return _DECODERS[decode]
+    if sized := _SIZED.fullmatch(str(decode)):
+        return partial(as_image, at_least=int(sized[1]))
+    message = (
+        f"decode is one of {', '.join(map(repr, _DECODERS))}, 'image@256' with a size in pixels, or a callable of a "
+        f"Sample, not {decode!r}"
+    )
+    raise ValueError(message)
 
 
 def as_text(sample: Sample) -> str:
@@ -95,11 +103,21 @@ def as_json(sample: Sample) -> Any:
     return json.loads(sample.bytes())
 
 
-def as_image(sample: Sample) -> Any:
-    """An RGB image of Pillow, as torchvision's ImageFolder gives it."""
+def as_image(sample: Sample, at_least: int | None = None) -> Any:
+    """An RGB image of Pillow's, as torchvision's ImageFolder gives it.
+
+    Args:
+        sample: a file of an image, or the pixels that `shrink` has kept.
+        at_least: decode a JPEG at the smallest of its scales (1, 1/2, 1/4, 1/8) at which no side is shorter than this.
+    """
     from PIL import Image
 
-    with Image.open(io.BytesIO(sample.bytes())) as image:
+    data = sample.bytes()
+    if (kept := pixels.image(data)) is not None:
+        return kept
+    with Image.open(io.BytesIO(data)) as image:
+        if at_least is not None:
+            image.draft("RGB", (at_least, at_least))
         return image.convert("RGB")
 
 
@@ -107,7 +125,10 @@ def as_numpy(sample: Sample) -> Any:
     """An array from ``.npy``, or a dictionary of arrays from ``.npz``; never pickled objects."""
     import numpy as np
 
-    loaded = np.load(io.BytesIO(sample.bytes()), allow_pickle=False)
+    data = sample.bytes()
+    if (kept := pixels.array(data)) is not None:
+        return kept
+    loaded = np.load(io.BytesIO(data), allow_pickle=False)
     return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
 
 
@@ -118,6 +139,7 @@ def as_torch(sample: Sample) -> Any:
     return torch.load(io.BytesIO(sample.bytes()), map_location="cpu", weights_only=True)
 
 
+_SIZED = re.compile("image@([1-9][0-9]{0,5})")
 _DECODERS: dict[str, Decoder] = {
     "bytes": Sample.bytes,
     "text": as_text,

@@ -56,6 +56,7 @@ class Index:
         newer: the files of a lock file that have changed since it was written, by key.
         folders: the folders at the top, those without a file included; None if nobody has asked for them.
         unreadable: what could not be listed; empty for a lock file, which says itself which files there are.
+        hollow: the folders in which there was nothing, as far as the store has folders.
     """
 
     entries: PackedEntries
@@ -65,6 +66,7 @@ class Index:
     folders: Sequence[str] | None = None
     unreadable: Sequence[Unreadable] = ()
     newer: dict[str, Entry] = field(default_factory=dict)
+    hollow: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """A new listing counts as compared when it was listed."""
@@ -73,7 +75,8 @@ class Index:
     @classmethod
     def of(cls, listing: Listing, location: str, token: str | None) -> Index:
         """The index of what a store has listed just now."""
-        return cls(PackedEntries.of(listing.entries), location, token, unreadable=listing.unreadable)
+        entries = PackedEntries.of(listing.entries)
+        return cls(entries, location, token, unreadable=listing.unreadable, hollow=listing.hollow)
 
     def __len__(self) -> int:
         """How many files there are."""
@@ -161,14 +164,16 @@ class Index:
             for key, is_folder, reason in columns.get("unreadable", [])
         ]
         location, token, listed_s = str(columns["location"]), columns["token"], float(columns["listed_s"])
-        return cls(PackedEntries.of_columns(*parts), location, token, listed_s, folders, unreadable)
+        hollow = list(filter(is_safe, columns.get("hollow", [])))
+        return cls(PackedEntries.of_columns(*parts), location, token, listed_s, folders, unreadable, hollow=hollow)
 
     # --- kept beside the cache
 
     def to_bytes(self) -> bytes:
         """The listing with a checksum before it."""
         unreadable = [(key, is_folder, str(error)) for key, is_folder, error in self.unreadable]
-        text = json.dumps({**self._columns(), "unreadable": unreadable}, ensure_ascii=False)
+        whole = {**self._columns(), "unreadable": unreadable, "hollow": list(self.hollow)}
+        text = json.dumps(whole, ensure_ascii=False)
         data = text.encode("utf-8", "surrogateescape")
         return f"{xxhash.xxh3_64_hexdigest(data)}\n".encode() + data
 

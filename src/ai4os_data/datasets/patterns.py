@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from ai4os_data.datasets.braces import CHARACTERS, alternatives
@@ -28,32 +28,50 @@ class Pattern:
 
     Args:
         pattern: the glob, or the globs.
+        takes_junk: whether a glob for everything there is takes junk too.
+
+    Attributes:
+        given: the glob, or the globs.
+        globs: the same without braces.
+        is_everything: whether it takes whatever there is.
 
     Raises:
         TypeError: it is neither.
         ValueError: a glob cannot be understood.
     """
 
-    def __init__(self, pattern: str | Sequence[str]) -> None:
+    def __init__(self, pattern: str | Sequence[str], *, takes_junk: bool = False) -> None:
         self.given = pattern
         self.globs = [glob for single in globs_in(pattern) for glob in alternatives(single)]
         self._ordinary = matcher([glob for glob in self.globs if not names_junk(glob)])
-        self._explicit = matcher([glob for glob in self.globs if names_junk(glob)])
+        self.is_everything = any(glob in EVERYTHING for glob in self.globs)
+        self._takes_junk = takes_junk
+        self._explicit = matcher([glob for glob in self.globs if names_junk(glob) or self._takes(glob)])
 
     def __call__(self, key: str) -> bool:
         """Whether the file of this key is a sample."""
-        return (self._ordinary(key) and not is_junk(key)) or self._explicit(key)
+        return self._explicit(key) or (self._ordinary(key) and not is_junk(key))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle what was given."""
+        return partial(Pattern, takes_junk=self._takes_junk), (self.given,)
+
+    def _takes(self, glob: str) -> bool:
+        """Whether a glob takes junk too."""
+        return self._takes_junk and glob in EVERYTHING
 
     def leaves_out(self, key: str) -> bool:
-        """Whether the file is left out only because it is junk."""
-        return self._ordinary(key) and is_junk(key)
+        """Whether the file, which is no sample, would be one if it were no junk."""
+        return self._ordinary(key) and is_junk(key) and not self._explicit(key)
 
     def reaches(self, folder: str) -> bool:
         """Whether the name of a file in this folder, or further below, may match."""
         names = folder.split("/")
         is_junk_folder = names_junk(folder)
         return any(
-            _is_on_the_way(parts, names) for glob, parts in self._parts if not is_junk_folder or names_junk(glob)
+            _is_on_the_way(parts, names)
+            for glob, parts in self._parts
+            if not is_junk_folder or names_junk(glob) or self._takes(glob)
         )
 
     @cached_property

@@ -6,18 +6,18 @@ from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from ai4os_data import errors, telemetry
+from ai4os_data import telemetry
 from ai4os_data.cache import WantedFile
 from ai4os_data.datasets import seeding
+from ai4os_data.datasets.filling import fill
 from ai4os_data.datasets.reading import each_once
 from ai4os_data.datasets.sample import Sample
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
+    from ai4os_data import errors
     from ai4os_data.cache import CachedStore
     from ai4os_data.datasets.reading import Reader
-
-_PASSES_UNTIL_FULL = 64
 
 
 def warm(reader: Reader, cached: CachedStore, *, progress: bool) -> dict[str, int]:
@@ -31,29 +31,21 @@ def warm(reader: Reader, cached: CachedStore, *, progress: bool) -> dict[str, in
     counts, location = cached.counters.row, cached.store.location
     bytes_before = counts[telemetry.BYTES_FROM_NETWORK]
     _learn_from_one(reader)
-    fetched, came, is_full = counts[telemetry.BYTES_FROM_NETWORK] - bytes_before, 0, False
+    learned = counts[telemetry.BYTES_FROM_NETWORK] - bytes_before
     files = _files(reader)
-    passed_before = counts[telemetry.PASSED_THROUGH]
     total = sum(wanted.size_bytes for wanted in files)
+
+    def failed(wanted: WantedFile, error: errors.StorageError) -> None:
+        reader.bad_samples.skip(reader.bad_samples.of_file(wanted.key, error), error)
+
     with tqdm(total=total, unit="B", unit_scale=True, disable=not progress, desc="warm") as bar:
-        for wanted, result in cached.fill(files):
-            bar.update(wanted.size_bytes)
-            if isinstance(result, errors.StorageError):
-                reader.bad_samples.skip(reader.bad_samples.of_file(wanted.key, result), result)
-                continue
-            came += 1
-            fetched += result
-            is_full = counts[telemetry.PASSED_THROUGH] - passed_before > _PASSES_UNTIL_FULL
-            if is_full:
-                break
-    # Counted after the filling, when it is clear which files found room.
-    kept = came - (counts[telemetry.PASSED_THROUGH] - passed_before)
-    if is_full:
+        filled = fill(cached, files, bar.update, failed)
+    if filled.is_full:
         tell_once(
-            f"{location}: the cache is full; {kept:,} of {len(files):,} files are in it. The rest is read over the "
-            "network"
+            f"{location}: the cache is full; {filled.files:,} of {len(files):,} files are in it. The rest is read over "
+            "the network"
         )
-    return {"files": kept, "bytes": fetched}
+    return {"files": filled.files, "bytes": learned + filled.size_bytes}
 
 
 def _files(reader: Reader) -> list[WantedFile]:

@@ -2,95 +2,32 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
-from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from ai4os_data import errors
-from ai4os_data.datasets import Index, enumerated, kept_index, matching, open_index
-from ai4os_data.folders.fitting import check_names, check_room
-from ai4os_data.folders.record import Record, Written
-from ai4os_data.folders.target import StagedFile, Target, in_the_way_error
-from ai4os_data.http import Body, MemoryBody
-from ai4os_data.stores import Entry, Fetched, Store, modified_ns
-from ai4os_data.telemetry import log
+from ai4os_data.datasets import Index, enumerated, kept_index, list_anew, matching, open_index
+from ai4os_data.folders.fetching import IN_RANGES_BYTES, Fetching
+from ai4os_data.folders.fitting import check_names, check_twins
+from ai4os_data.folders.job import Difference, Job, difference, with_those_above
+from ai4os_data.folders.parts import name_of
+from ai4os_data.folders.progress import Tally
+from ai4os_data.folders.room import Disk, Need, disk_error, translated
+from ai4os_data.folders.sampling import sample_of
+from ai4os_data.folders.staged import LocalDiskError
+from ai4os_data.folders.target import blocked_error, in_the_way_error
+from ai4os_data.telemetry import log, tell_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
 
-    from ai4os_data.cache import Preparation
-    from ai4os_data.datasets import Pattern
+    from ai4os_data.folders.progress import Show
+    from ai4os_data.folders.record import Record
+    from ai4os_data.folders.sampling import Sample
+    from ai4os_data.folders.target import Target
 
-_IN_MEMORY_BYTES = 1024 * 1024  # from here on, bytes go to the disk as they come
-_IN_RANGES_BYTES = 16 * 1024 * 1024  # from here on, a file comes in several ranges at a time
-_BLOCK_BYTES = 4096
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_SAMPLED = 16
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is to be copied, and how.
-
-    Attributes:
-        store: where the files are.
-        pattern: which of them.
-        preparation: what is made of each; None for nothing.
-        limit_bytes: the most that the copy may take; None for what the disk has.
-        overwrite: whether files that are not ours may be replaced.
-    """
-
-    store: Store
-    pattern: Pattern
-    preparation: Preparation | None
-    limit_bytes: int | None
-    overwrite: bool
-
-    @property
-    def prepared_as(self) -> str:
-        """What distinguishes what is made of the files; empty for nothing."""
-        return "" if self.preparation is None else self.preparation.name
-
-    @property
-    def name(self) -> str:
-        """What distinguishes it from other jobs with the same record."""
-        return repr((self.pattern.given, self.prepared_as))
-
-
-class Outdated(NamedTuple):
-    """A file that is to be fetched, and the local one whose place it may take."""
-
-    entry: Entry
-    over: os.stat_result | None
-
-
-@dataclass
-class Difference:
-    """What a directory lacks beside a listing.
-
-    Attributes:
-        outdated: what is to be fetched.
-        kept: the local sizes of the files that are right as they are, by their keys.
-        strangers: the keys of files that are not ours, where ours belong.
-        vanished: the keys of files of ours that are on the storage no more.
-        left: those of them that were changed here, and so stay.
-    """
-
-    outdated: list[Outdated] = field(default_factory=list)
-    kept: dict[str, int] = field(default_factory=dict)
-    strangers: list[str] = field(default_factory=list)
-    vanished: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-
-    @property
-    def replaced(self) -> int:
-        """How many files are there in another version."""
-        return sum(one.over is not None for one in self.outdated)
+_LOOKS = 3  # until a file that is listed, and not there, is an error
+_AT_A_TIME = 32  # files that may be under way beside those that they replace
 
 
 class Copied(NamedTuple):
@@ -101,35 +38,6 @@ class Copied(NamedTuple):
     removed: int
 
 
-def difference(job: Job, listed: Index, positions: Sequence[int], record: Record, target: Target) -> Difference:
-    """Compare a directory with a listing, by one look at each file."""
-    found = Difference()
-    entries = [listed.entries[position] for position in positions]
-    for folder in sorted({entry.key.rpartition("/")[0] for entry in entries}):
-        if (way := target.in_the_way(folder)) is not None:
-            found.strangers.append(way)
-    for entry in entries:
-        here = target.found(entry.key)
-        if here is None:
-            found.outdated.append(Outdated(entry, None))
-            continue
-        written = record.of(entry.key, here)
-        if written is not None and written.is_of(entry, job.prepared_as):
-            found.kept[entry.key] = written.local_bytes
-        elif written is not None or (job.overwrite and stat.S_ISREG(here.st_mode)):
-            found.outdated.append(Outdated(entry, here))
-        else:
-            found.strangers.append(entry.key)
-    _compare_vanished(found, listed, record, target)
-    return found
-
-
-def _compare_vanished(found: Difference, listed: Index, record: Record, target: Target) -> None:
-    for key in record.keys:
-        if key not in found.kept and key not in listed.by_key and (here := target.found(key)) is not None:
-            (found.vanished if record.of(key, here) is not None else found.left).append(key)
-
-
 class Copying:
     """One run.
 
@@ -137,19 +45,20 @@ class Copying:
         job: what is to be copied.
         record: what was written before.
         target: the directory.
-        progress: called with the bytes that have come and those that are to come.
+        show: is called with how far it is.
     """
 
-    def __init__(self, job: Job, record: Record, target: Target, progress: Callable[[int, int], None]) -> None:
+    def __init__(self, job: Job, record: Record, target: Target, show: Show) -> None:
         self._job = job
         self._record = record
+        self._journal = record.journal
         self._target = target
-        self._progress = progress
-        self._failed: list[tuple[Entry, errors.StorageError]] = []
-        self._gone: list[str] = []
-        self._sizes: dict[str, int] = {}
-        self._over: dict[str, os.stat_result | None] = {}
-        self._fetched = self._came_bytes = self._total_bytes = 0
+        self._tally = Tally(record.show, show)
+        self._disk = Disk(target.root)
+        self._taken_bytes = 0
+        self._fetched = 0
+        self._replaced: list[str] = []
+        self._removed: list[str] = []
 
     def run(self, *, looks: bool) -> Copied:
         """Make the copy complete.
@@ -163,214 +72,163 @@ class Copying:
             OutOfSpaceError: the disk has no room for it.
             StorageError: some files could not be fetched; the others are there.
         """
-        listed = self._listing(looks=looks)
-        positions = matching(self._job.pattern, listed, self._job.store.location)
-        found = difference(self._job, listed, positions, self._record, self._target)
-        if found.strangers:
-            raise in_the_way_error(self._target.root, found.strangers)
-        self._sizes = found.kept
-        if found.outdated:
-            check_names([listed.keys[position] for position in positions], self._target.root)
-            self._check_room(found)
-            self._fetch(found.outdated)
+        keeps_parts = True
+        root = self._target.root
+        try:
+            with translated(root, self._doing):
+                return self._run(self._listing(looks=looks))
+        except LocalDiskError as error:
+            refusal = disk_error(root, self._doing(), error.error) or error.error
+            keeps_parts = not isinstance(refusal, errors.OutOfSpaceError)
+            raise refusal from error.error
+        except errors.OutOfSpaceError:
+            keeps_parts = False
+            raise
+        finally:
+            self._target.end(keeps_parts=keeps_parts)
+
+    def _doing(self) -> str:
+        return f"{self._job.store.location} is copied, after {self._fetched:,} files"
+
+    def _run(self, listed: Index) -> Copied:
+        for looks_left in reversed(range(_LOOKS)):
+            found, fetching = self._round(listed)
+            are_gone = [isinstance(error, errors.NotFoundError) for _, error in fetching.failed]
+            if not (looks_left and are_gone and all(are_gone)):
+                break
+            listed = list_anew(self._job.store, self._record)  # they may have gone since it was listed
         self._remove(found)
         self._log(found)
-        self._check_failed(len(found.outdated))
+        self._check_failed(fetching)
         self._record.finished(self._job.name)
-        return Copied(self._sizes, self._fetched, len(found.vanished))
+        return Copied({**found.kept, **fetching.sizes}, self._fetched, len(self._removed))
 
     def _listing(self, *, looks: bool) -> Index:
         kept = None if looks else kept_index(self._job.store, self._record)
         return open_index(self._job.store, self._record, None, "warn") if kept is None else kept
 
-    # --- room
-
-    def _check_room(self, found: Difference) -> None:
-        ratio = 1.0
-        if self._job.preparation is not None:
-            ratio = self._ratio([one.entry for one in found.outdated])
-        new = sum(_allocated(int(one.entry.size_bytes * ratio)) for one in found.outdated)
-        old = sum(_allocated(one.over.st_size) for one in found.outdated if one.over is not None)
-        # A file that is replaced stays until its successor is whole.
-        largest = max((int(one.entry.size_bytes * ratio) for one in found.outdated if one.over is not None), default=0)
-        check_room(
-            self._target.root,
-            need_bytes=new - old + largest,
-            files=len(found.outdated),
-            total_bytes=new + sum(map(_allocated, found.kept.values())),
-            limit_bytes=self._job.limit_bytes,
-            estimated=self._job.preparation is not None,
-        )
-
-    def _ratio(self, entries: Sequence[Entry]) -> float:
-        """How large some files become when they are prepared, as a part of what they are."""
-        assert self._job.preparation is not None
-        sample = entries[:: -(-len(entries) // _SAMPLED)]
-        before = after = 0
-        for entry, outcome in self._job.store.read_many(sample):
-            if isinstance(outcome, Fetched):
-                assert isinstance(outcome.body, MemoryBody)
-                prepared = self._job.preparation.apply(outcome.body.getvalue(), repr(entry.key))
-                if isinstance(prepared, bytes):
-                    before, after = before + outcome.body.length, after + len(prepared)
-        return after / before if before else 1.0
-
-    # --- fetching
-
-    def _fetch(self, outdated: Sequence[Outdated]) -> None:
-        self._total_bytes = sum(one.entry.size_bytes for one in outdated)
-        self._over = {one.entry.key: one.over for one in outdated}
-        entries = [one.entry for one in outdated]
-        try:
+    def _round(self, listed: Index) -> tuple[Difference, Fetching]:
+        """Fetch what the directory lacks beside a listing."""
+        positions = matching(self._job.pattern, listed, self._job.store.location)
+        keys = listed.keys if len(positions) == len(listed) else [listed.keys[position] for position in positions]
+        check_names(chain(keys, listed.hollow), self._target.root, self._target.staging_name)
+        found = self._difference(listed, positions)
+        self._target.sweep(self._parts(found))
+        self._taken_bytes = self._recorded_bytes(found)
+        fetching = Fetching(self._job, self._journal, self._target, self._tally, self._check_limit)
+        if found.outdated:
+            check_twins(keys, self._target.root)
+            sample = sample_of(self._job, [one.entry for one in found.outdated]) if self._job.preparation else None
+            self._check_room(found, sample)
             self._target.begin()
             try:
-                if self._job.preparation is not None:
-                    self._fetch_prepared(entries)
-                else:
-                    self._fetch_many([entry for entry in entries if entry.size_bytes < _IN_RANGES_BYTES])
-                    self._fetch_large([entry for entry in entries if entry.size_bytes >= _IN_RANGES_BYTES])
+                fetching.bring(found.outdated, sample)
             finally:
-                self._target.end()
-        except OSError as error:
-            if isinstance(error, errors.StorageError) or error.errno not in _FULL:
-                raise
-            free = os.statvfs(self._target.root)
-            raise errors.OutOfSpaceError(
-                f"{self._target.root}: the disk is full ({error.strerror}), with {free.f_bavail * free.f_frsize:,} "
-                f"bytes free, after {self._fetched:,} of {len(outdated):,} files. Those are whole, and stay: make "
-                "room, and call again for the rest"
-            ) from error
+                self._fetched += len(fetching.sizes)
+                self._replaced += [key for key in found.replaced if key in fetching.sizes]
+        for folder in found.lacking:
+            self._target.make_folders(folder, self._journal.add_folder)
+        return found, fetching
 
-    def _fetch_many(self, entries: Iterable[Entry]) -> None:
-        """Fetch files, many at a time."""
-        with closing(self._job.store.read_many(entries, self._body)) as outcomes:  # type: ignore[type-var]
-            for entry, outcome in outcomes:
-                if isinstance(outcome, errors.StorageError):
-                    self._fail(entry, outcome)
-                else:
-                    self._finish(entry, outcome.entry, self._staged(outcome.body))
+    def _difference(self, listed: Index, positions: Sequence[int]) -> Difference:
+        """What the directory lacks.
 
-    def _body(self, entry: Entry) -> Body:
-        return StagedFile(self._target.new_path()) if entry.size_bytes > _IN_MEMORY_BYTES else MemoryBody()
+        Raises:
+            OverwriteError: something is in the way.
+        """
+        found = difference(self._job, listed, positions, self._journal, self._target)
+        if found.may_turn:
+            self._remove(found)
+            found = difference(self._job, listed, positions, self._journal, self._target)
+        if found.blocked:
+            raise blocked_error(self._target.root, found.blocked)
+        if found.strangers:
+            raise in_the_way_error(self._target.root, found.strangers)
+        return found
 
-    def _staged(self, body: Body) -> str:
-        """The staged file that has the bytes of an answer."""
-        if isinstance(body, MemoryBody):
-            staged = StagedFile(self._target.new_path())
-            for chunk in body.chunks:
-                staged.write(chunk)
-            body = staged
-        assert isinstance(body, StagedFile)
-        body.close()
-        return body.path
+    def _parts(self, found: Difference) -> set[str]:
+        """The names of the parts of large files that an earlier run may have left, and that are of use."""
+        if self._job.preparation is not None:
+            return set()
+        return {name_of(one.entry) for one in found.outdated if one.entry.size_bytes >= IN_RANGES_BYTES}
 
-    def _fetch_large(self, entries: Iterable[Entry]) -> None:
-        """Fetch large files, each in several ranges at a time."""
-        for entry in entries:
-            path = self._target.new_path()
-            try:
-                self._job.store.read_into(entry, Path(path))
-            except errors.StorageError as error:
-                self._fail(entry, error)
-            else:
-                self._finish(entry, entry, path)
+    # --- room
 
-    def _fetch_prepared(self, entries: Iterable[Entry]) -> None:
-        """Fetch files, and prepare them on all processors that this process may use."""
-        cores = len(os.sched_getaffinity(0))
-        under_way: set[Future[None]] = set()
-        with (
-            ThreadPoolExecutor(cores) as pool,
-            closing(self._job.store.read_many(entries)) as outcomes,  # type: ignore[type-var]
-        ):
-            try:
-                for entry, outcome in outcomes:
-                    if isinstance(outcome, errors.StorageError):
-                        self._fail(entry, outcome)
-                        continue
-                    under_way.add(pool.submit(self._prepare, entry, outcome))
-                    full = len(under_way) > 4 * cores
-                    ended, under_way = wait(under_way, None if full else 0, FIRST_COMPLETED)
-                    for future in ended:
-                        future.result()
-                for future in under_way:
-                    future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+    def _recorded_bytes(self, found: Difference) -> int:
+        """What files of ours take that are to stay."""
+        replaced = {one.entry.key for one in found.outdated}.union(found.vanished, found.gone)
+        written = self._journal.files.items()
+        return self._disk.allocated(one.local_bytes for key, one in written if key not in replaced)
 
-    def _prepare(self, entry: Entry, fetched: Fetched) -> None:
-        assert self._job.preparation is not None
-        assert isinstance(fetched.body, MemoryBody)
-        what = f"{self._job.store.location}: prepare(…) of {entry.key!r}"
-        prepared = self._job.preparation.apply(fetched.body.getvalue(), what)
-        if isinstance(prepared, errors.StorageError):
-            self._fail(entry, prepared)
-            return
-        body = MemoryBody()
-        body.write(prepared)
-        self._finish(entry, fetched.entry, self._staged(body))
-
-    def _finish(self, wanted: Entry, served: Entry, staged: str) -> None:
-        """Let a file that is whole appear under its name."""
-        changed_ns = modified_ns(self._job.store, served)
-        if changed_ns is not None:
-            os.utime(staged, ns=(changed_ns, changed_ns))
-        found = os.stat(staged)
-        self._record.add(
-            wanted.key,
-            Written(
-                served.size_bytes,
-                served.etag,
-                served.modified,
-                self._job.prepared_as,
-                found.st_ino,
-                found.st_size,
-                found.st_mtime_ns,
-            ),
+    def _check_room(self, found: Difference, sample: Sample | None) -> None:
+        disk = self._disk
+        ratio = 1.0 if sample is None else sample.ratio
+        sizes = [one.entry.size_bytes for one in found.outdated]
+        folders = self._new_folders(found)
+        new_bytes = disk.allocated(int(size * ratio) for size in sizes) + disk.allocated(1 for _ in range(folders))
+        over = [one.over.st_size for one in found.outdated if one.over is not None]
+        # A file that is replaced stays until its successor is whole, and what is to be prepared lies beside it.
+        beside = over if sample is None else sizes
+        beside_bytes = disk.allocated(sorted(beside, reverse=True)[:_AT_A_TIME])
+        need = Need(
+            more_bytes=new_bytes - disk.allocated(over) + beside_bytes - self._target.staged_bytes(),
+            total_bytes=new_bytes + self._taken_bytes,
+            files=len(sizes),
+            names=len(sizes) - len(over) + folders,
+            estimated=sample is not None,
         )
-        self._target.place(staged, wanted.key, self._over[wanted.key])
-        self._sizes[wanted.key] = found.st_size
-        self._fetched += 1
-        self._came(wanted.size_bytes)
+        disk.check(need, self._job.limit_bytes)
 
-    def _came(self, size_bytes: int) -> None:
-        self._came_bytes += size_bytes
-        self._record.show(self._came_bytes, self._total_bytes)
-        self._progress(self._came_bytes, self._total_bytes)
+    def _new_folders(self, found: Difference) -> int:
+        folders = with_those_above(one.entry.key for one in found.outdated if one.over is None)
+        return len(folders.difference(self._journal.folders).union(found.lacking))
 
-    def _fail(self, entry: Entry, error: errors.StorageError) -> None:
-        self._failed.append((entry, error))
+    def _check_limit(self, size_bytes: int) -> None:
+        """See that a file does not make the copy larger than it may be: it may be larger than was reckoned."""
+        limit_bytes = self._job.limit_bytes
+        self._taken_bytes += self._disk.allocated([size_bytes])
+        if limit_bytes is not None and self._taken_bytes > limit_bytes:
+            raise errors.OutOfSpaceError(
+                f"{self._target.root}: the copy would be larger than size_limit, {limit_bytes:,} bytes: its files are "
+                "larger than was reckoned. What is there is whole, and stays; give a higher size_limit, or choose "
+                "files by pattern="
+            )
 
     # --- the end
 
     def _remove(self, found: Difference) -> None:
+        """Remove what vanished from the storage, if it is still as it was left, and the folders that are empty then."""
         for key in found.vanished:
+            here = self._target.found(key)
+            if here is not None and self._journal.settle(key, here) is None:
+                found.left.append(key)
+                continue
             self._target.remove(key)
-            self._record.remove(key)
+            self._journal.remove(key)
+            self._removed.append(key)
+        for key in found.gone:
+            self._journal.remove(key)
+        for folder in found.bare:
+            if self._target.remove_folder(folder):
+                self._journal.remove(folder)
 
     def _log(self, found: Difference) -> None:
         where = f"{self._target.root}, the copy of {self._job.store.location}"
-        if found.replaced:
-            changed = [one.entry.key for one in found.outdated if one.over is not None]
-            log.info("%s: %s changed on the storage, and came anew", where, enumerated(map(repr, changed)))
-        if found.vanished:
-            log.info("%s: %s vanished from the storage, and here too", where, enumerated(map(repr, found.vanished)))
+        if self._replaced:
+            log.info("%s: %s changed on the storage, and came anew", where, enumerated(map(repr, self._replaced)))
+        if self._removed:
+            log.info("%s: %s vanished from the storage, and here too", where, enumerated(map(repr, self._removed)))
         if found.left:
-            log.warning(
-                "%s: %s vanished from the storage, and stay here, since they were changed here",
-                where,
-                enumerated(map(repr, found.left)),
+            tell_once(
+                f"{where}: {enumerated(map(repr, found.left))} vanished from the storage, and stay here, since they "
+                "were changed here"
             )
 
-    def _check_failed(self, total: int) -> None:
-        if self._failed:
-            first = self._failed[0][1]
+    def _check_failed(self, fetching: Fetching) -> None:
+        if fetching.failed:
+            first = fetching.failed[0][1]
             raise type(first)(
-                f"{len(self._failed):,} of {total:,} files did not come: "
-                f"{enumerated(str(error) for _, error in self._failed)}. The others are in {self._target.root}; call "
-                "again for the rest"
+                f"{len(fetching.failed):,} of {len(fetching.failed) + len(fetching.sizes):,} files did not come: "
+                f"{enumerated(str(error) for _, error in fetching.failed)}. The others are in {self._target.root}; "
+                "call again for the rest"
             )
-
-
-def _allocated(size_bytes: int) -> int:
-    return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES

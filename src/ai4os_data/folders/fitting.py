@@ -9,9 +9,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.cache import spool_room
 from ai4os_data.datasets import enumerated
-from ai4os_data.machine import shown_size
+from ai4os_data.folders.job import with_those_above
 from ai4os_data.stores import composed, is_safe, nearest
 
 if TYPE_CHECKING:
@@ -20,26 +19,43 @@ if TYPE_CHECKING:
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096  # of Linux, in bytes; a path ends with a NUL
 
 
-def check_names(keys: Sequence[str], directory: str) -> None:
-    """See that a directory can hold files of these names, each as one of its own.
+def check_names(keys: Iterable[str], directory: str, staging_name: str) -> None:
+    """See that a directory can hold each of these names.
 
     Args:
-        keys: in order.
+        keys: of files, or of folders.
         directory: where they are to be; it need not be there yet.
+        staging_name: what nothing else may be called there.
 
     Raises:
         NameRefusedError: it cannot; all such names are counted, and the first are listed.
     """
-    wrong = [*_unusable(keys, directory), *_clashing(keys, directory)]
+    _refuse(list(_unusable(keys, directory, staging_name)), directory)
+
+
+def check_twins(keys: Sequence[str], directory: str) -> None:
+    """See that a directory can hold all of these names, each as one of its own.
+
+    Args:
+        keys: of files.
+        directory: where they are to be; it need not be there yet.
+
+    Raises:
+        NameRefusedError: it cannot; all such pairs are counted, and the first are listed.
+    """
+    _refuse(list(_clashing(keys, directory)), directory)
+
+
+def _refuse(wrong: list[str], directory: str) -> None:
     if wrong:
         raise errors.NameRefusedError(
-            f"{directory}: {len(wrong):,} of {len(keys):,} names cannot be there: {enumerated(wrong)}. Nothing was "
-            "fetched; rename them on the storage, or leave them out by pattern="
+            f"{directory}: {len(wrong):,} of the names cannot be there: {enumerated(wrong)}. Nothing was fetched; "
+            "rename them on the storage, or leave them out by pattern="
         )
 
 
-def _unusable(keys: Iterable[str], directory: str) -> Iterator[str]:
-    """What leaves the directory, or is too long for it."""
+def _unusable(keys: Iterable[str], directory: str, staging_name: str) -> Iterator[str]:
+    """What leaves the directory, or is too long for it, or no name at all."""
     longest = _LONGEST_NAME
     with suppress(OSError, ValueError):
         longest = os.pathconf(nearest(directory), "PC_NAME_MAX")
@@ -47,20 +63,32 @@ def _unusable(keys: Iterable[str], directory: str) -> Iterator[str]:
     for key in keys:
         if not is_safe(key):
             yield f"{key!r} leaves the directory"
+        elif not (key.isascii() or _is_path(key)):
+            yield f"{key!r} has a character that no name of a file can have"
         elif len(key) * 4 > min(longest, rest):  # else it is short, whatever its characters
             if any(len(os.fsencode(name)) > longest for name in key.split("/")):
                 yield f"{key!r} has a name of more than {longest} bytes"
             elif len(os.fsencode(key)) > rest:
                 yield f"{key!r} is a path of more than {_LONGEST_PATH} bytes there"
+        if key.startswith(staging_name) and key.partition("/")[0] == staging_name:
+            yield f"{key!r} has the name of the folder for what is on its way"
+
+
+def _is_path(key: str) -> bool:
+    try:
+        os.fsencode(key)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _clashing(keys: Sequence[str], directory: str) -> Iterator[str]:
     """Files that would be one, and files that are folders too."""
-    folders = {folder for key in keys for folder in _above(key)}
+    folders = with_those_above(keys)
     yield from (f"{key!r} is a file, and a folder too" for key in keys if key in folders)
     for what, fold in (("but for upper and lower case", str.casefold), ("but for their Unicode form", composed)):
         if is_one(directory, fold):
-            yield from (f"{one!r} and {other!r} are one there, {what}" for one, other in alike(keys, fold))
+            yield from (f"{one!r} and {other!r} are one there, {what}" for one, other in alike([*keys, *folders], fold))
 
 
 def alike(keys: Iterable[str], fold: Callable[[str], str]) -> Iterator[tuple[str, str]]:
@@ -81,51 +109,3 @@ def is_one(directory: str, fold: Callable[[str], str]) -> bool:
         return os.path.lexists(f"{folder}/{fold(name)}")
     finally:
         os.unlink(f"{folder}/{name}")
-
-
-def _above(key: str) -> Iterator[str]:
-    """The folders above a file."""
-    end = key.rfind("/")
-    while end > 0:
-        yield key[:end]
-        end = key.rfind("/", 0, end)
-
-
-def check_room(
-    directory: str, *, need_bytes: int, files: int, total_bytes: int, limit_bytes: int | None, estimated: bool
-) -> None:
-    """See that a disk has room for a copy.
-
-    Args:
-        directory: where it goes.
-        need_bytes: what it takes more than now.
-        files: how many files that is.
-        total_bytes: what all of the copy takes.
-        limit_bytes: what it may take; None for what the disk has.
-        estimated: whether these are estimates.
-
-    Raises:
-        OutOfSpaceError: it has not.
-    """
-    about = "about " if estimated else ""
-    if limit_bytes is not None and total_bytes > limit_bytes:
-        raise errors.OutOfSpaceError(
-            f"{directory}: the copy takes {about}{_size(total_bytes)}, and size_limit is {_size(limit_bytes)}. Nothing "
-            f"was fetched. {_REMEDY}"
-        )
-    free, reserve = spool_room(nearest(directory))
-    if need_bytes > 0 and need_bytes + reserve > free:
-        raise errors.OutOfSpaceError(
-            f"{directory}: the copy needs {about}{_size(need_bytes)} more, for {files:,} files. {_size(free)} are free "
-            f"on its disk, of which {_size(reserve)} stay in reserve. Nothing was fetched. {_REMEDY}"
-        )
-
-
-_REMEDY = (
-    "To make it fit: choose files by pattern=, shrink photographs by prepare=shrink(…), free some disk, or read "
-    "through a bounded cache with StorageDataset, which needs no room for all of it"
-)
-
-
-def _size(size_bytes: int) -> str:
-    return f"{shown_size(size_bytes)} ({size_bytes:,} bytes)"

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.cache import copies_candidates, digest, fallback
+from ai4os_data.cache import copies_candidates, digest, fallback, placement
 from ai4os_data.machine import mounts, ownership
+from ai4os_data.stores import DirectoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from ai4os_data.stores import Store
 
 _PLAIN = re.compile(r"[^\w.-]+")
 
@@ -55,6 +58,33 @@ def record_of(home_path: str, directory: Path, identity: str) -> str:
         identity: of the store that it is a copy of.
     """
     return f"{home_path}/records/{digest(str(directory), identity)}"
+
+
+def check_place(directory: Path, store: Store) -> None:
+    """See that a copy may be made in a directory.
+
+    Args:
+        directory: without links.
+        store: what is copied.
+
+    Raises:
+        LocationError: it is on a network, or belongs to a cache, or is, contains or lies in what is copied.
+    """
+    mount = mounts.mount_of(directory)
+    if mount is not None and mount.is_network:
+        raise errors.LocationError(
+            f"{directory} is on {mount.kind} ({mount.source}), and a copy belongs on a local disk. Give a directory on "
+            "one, or none: then it goes beside the cache"
+        )
+    cache = next((path for path in (directory, *directory.parents) if placement.is_cache(str(path))), None)
+    if cache is not None:
+        raise errors.LocationError(f"{directory} is in the cache {cache}; give a directory of its own")
+    if isinstance(store, DirectoryStore):
+        source = Path(os.path.realpath(store.root)) if store.is_local else Path(store.root)
+        if source == directory or source in directory.parents or directory in source.parents:
+            raise errors.LocationError(
+                f"{directory} and {store.root}, which is to be copied, lie in each other; give a directory beside it"
+            )
 
 
 def own_directory(home_path: str, location: str, identity: str) -> Path:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import operator
 import os
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ai4os_data import telemetry
+from ai4os_data import errors, telemetry
 from ai4os_data.cache import Preparation, digest
 from ai4os_data.datasets import Pattern
 from ai4os_data.folders import homes, record
-from ai4os_data.folders.copying import Copying, Job
+from ai4os_data.folders.copying import Copying
+from ai4os_data.folders.job import Job
+from ai4os_data.folders.progress import Show, bar
 from ai4os_data.folders.target import Target
+from ai4os_data.http import OUTAGE_S, Patience
 from ai4os_data.machine import parse_size
-from ai4os_data.stores import Store, open_store
+from ai4os_data.stores import DirectoryStore, Store, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from ai4os_data.locations import Remote
+    from ai4os_data.telemetry import Counters
 
 
 def local_copy(
@@ -73,15 +76,59 @@ def local_copy(
         >>> data = local_copy("rshare:datasets/birds", "/data/birds")
         >>> YOLO("yolo11n.pt").train(data=data.path / "data.yaml")
     """
-    if prepare is not None and not callable(prepare):
-        raise TypeError(f"prepare is a function from bytes to bytes, not {prepare!r}")
-    limit_bytes = _limit(size_limit)
-    matches = Pattern(pattern)
-    counters = telemetry.Counters()
-    store = open_store(location, remote, counters=counters)
-    job = Job(store, matches, Preparation.of(prepare, prepare_version), limit_bytes, overwrite)
-    copy = LocalCopy(job, directory, counters, progress=progress)
+    copy = LocalCopy(
+        _job(
+            location,
+            remote,
+            pattern=pattern,
+            prepare=prepare,
+            prepare_version=prepare_version,
+            size_limit=size_limit,
+            overwrite=overwrite,
+        ),
+        directory,
+        progress=progress,
+    )
     copy.refresh()
+    return copy
+
+
+def copied_to(
+    location: str | os.PathLike[str] | Store,
+    directory: str | os.PathLike[str] | None,
+    show: Show,
+    *,
+    remote: str | Remote | None = None,
+    pattern: str | Sequence[str] = "**/*",
+    prepare: Callable[[bytes], bytes] | None = None,
+    prepare_version: str | int | None = None,
+    size_limit: int | str = "auto",
+    overwrite: bool = False,
+) -> LocalCopy:
+    """The same as `local_copy`, for who shows the progress.
+
+    Args:
+        location: as for `local_copy`, as all that follow.
+        directory: where to.
+        show: is called now and then with how far it is, from the thread that calls this.
+        remote: whose credentials.
+        pattern: which files.
+        prepare: what is made of each.
+        prepare_version: distinguishes it.
+        size_limit: the most that the copy may take.
+        overwrite: whether files that are not ours are replaced.
+    """
+    job = _job(
+        location,
+        remote,
+        pattern=pattern,
+        prepare=prepare,
+        prepare_version=prepare_version,
+        size_limit=size_limit,
+        overwrite=overwrite,
+    )
+    copy = LocalCopy(job, directory, progress=False)
+    copy._update(show)  # noqa: SLF001  it is not for users
     return copy
 
 
@@ -94,20 +141,18 @@ class LocalCopy(os.PathLike[str]):
         size_bytes: the bytes of them all.
     """
 
-    def __init__(
-        self, job: Job, directory: str | os.PathLike[str] | None, counters: telemetry.Counters, *, progress: bool
-    ) -> None:
+    def __init__(self, job: Job, directory: str | os.PathLike[str] | None, *, progress: bool) -> None:
         home = homes.home(os.environ)
         self.path = (
             homes.own_directory(home, job.store.location, job.store.identity)
             if directory is None
             else Path(os.path.realpath(os.path.expanduser(directory)))
         )
+        homes.check_place(self.path, job.store)
         self.files: Sequence[str] = ()
         self.size_bytes = 0
         self._job = job
         self._record = homes.record_of(home, self.path, job.store.identity)
-        self._counters = counters
         self._progress = progress
         self._figures: dict[str, float] = {}
 
@@ -125,11 +170,15 @@ class LocalCopy(os.PathLike[str]):
         Raises:
             StorageError: as for `local_copy`.
         """
+        with bar(self.path.name, shown=self._progress) as show:
+            self._update(show)
+
+    def _update(self, show: Show) -> None:
         begun, begun_s = time.monotonic(), time.time()
-        with _bar(self.path, shown=self._progress) as progress, record.opened(self._record, progress) as written:
+        with record.opened(self._record, show) as written:
             looks = not (written.waited and written.has_finished(self._job.name, begun_s))
             target = Target(self.path, digest(self._job.store.identity))
-            copied = Copying(self._job, written, target, progress).run(looks=looks)
+            copied = Copying(self._job, written, target, show).run(looks=looks)
         self.files = sorted(copied.sizes)
         self.size_bytes = sum(copied.sizes.values())
         self._figures = {
@@ -146,23 +195,43 @@ class LocalCopy(os.PathLike[str]):
         ``files``, ``bytes``, ``fetched`` and ``removed`` (files), ``seconds``; ``bytes_from_network``, ``retries`` and
         the requests by kind of all looks of this object.
         """
-        totals = self._counters.totals()
+        totals = self._job.counters.totals()
         shown = [name for name in totals if name.startswith("requests_")]
         return {**self._figures, **{name: totals[name] for name in ("bytes_from_network", "retries", *shown)}}
 
 
-@contextmanager
-def _bar(path: Path, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar that shows how many bytes have come of those that are to come."""
-    from tqdm import tqdm
+def _job(
+    location: str | os.PathLike[str] | Store,
+    remote: str | Remote | None,
+    *,
+    pattern: str | Sequence[str],
+    prepare: Callable[[bytes], bytes] | None,
+    prepare_version: str | int | None,
+    size_limit: int | str,
+    overwrite: bool,
+) -> Job:
+    if prepare is not None and not callable(prepare):
+        raise TypeError(f"prepare is a function from bytes to bytes, not {prepare!r}")
+    if getattr(prepare, "keep", None) == "pixels":
+        raise ValueError(
+            f"{prepare!r} keeps arrays, which code that opens the files of a copy as images cannot read: leave out "
+            "keep='pixels', or read them through a StorageDataset"
+        )
+    limit_bytes = _limit(size_limit)
+    matches = Pattern(pattern, takes_junk=True)
+    counters = getattr(location, "counters", None) or telemetry.Counters()  # a store may have its own
+    store = _opened(location, remote, counters)
+    return Job(store, matches, Preparation.of(prepare, prepare_version), limit_bytes, overwrite, counters)
 
-    with tqdm(unit="B", unit_scale=True, disable=not shown, desc=path.name, delay=0.2) as bar:
 
-        def show(came_bytes: int, total_bytes: int) -> None:
-            bar.total = total_bytes
-            bar.update(came_bytes - bar.n)
-
-        yield show
+def _opened(location: str | os.PathLike[str] | Store, remote: str | Remote | None, counters: Counters) -> Store:
+    """The store of a location. Of a mount that is dead a copy may be there."""
+    try:
+        return open_store(location, remote, counters=counters)
+    except errors.StorageGoneError:
+        assert not isinstance(location, Store)
+        path = os.path.expanduser(os.fspath(location).removeprefix("file://"))
+        return DirectoryStore(path, counters=counters, patience=Patience(outage_s=OUTAGE_S))
 
 
 def _limit(size: Any) -> int | None:

@@ -1,8 +1,4 @@
-"""The record of a copy lies outside of its directory: what was written there, so that nothing else is ever touched.
-
-A line is added before its file appears under its name. After a kill at any point, a file is ours if it is the one that
-a line describes, and one that no line describes is somebody else's.
-"""
+"""The record of a copy lies outside of its directory: what was written there, the listing, and whose turn it is."""
 
 from __future__ import annotations
 
@@ -11,131 +7,84 @@ import os
 import struct
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from ai4os_data.machine import locks, ownership, replace_whole, write_all
-from ai4os_data.stores import Entry
+from ai4os_data.folders.journal import Journal, recording
+from ai4os_data.folders.progress import Progress
+from ai4os_data.folders.room import translated
+from ai4os_data.machine import locks, ownership, replace_whole, tell_after_fork
 from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+    from ai4os_data.folders.progress import Show
 
 _POLL_S = 0.1
-_PROGRESS = struct.Struct("<qq")
-_WORTH_WRITING_ANEW = 1000  # lines that no longer say anything
-_NEW_LINE = os.O_CREAT | os.O_WRONLY | os.O_APPEND
+_SILENT_S = 20.0  # until those who wait say whom they wait for
+_STATE = struct.Struct("<5q")
 
 
-class Written(NamedTuple):
-    """A file as it was left in the directory.
+class Turn:
+    """The right to write, which one thread of all processes has at a time. The kernel takes it back from the dead.
 
-    Attributes:
-        size_bytes: of the file on the store.
-        etag: of the file on the store.
-        modified: of the file on the store.
-        prepared_as: what was made of it; empty for nothing.
-        inode: of the local file.
-        local_bytes: its length.
-        mtime_ns: when it last changed, as was set.
+    Args:
+        path: a file that all of them lock.
     """
 
-    size_bytes: int
-    etag: str | None
-    modified: str | None
-    prepared_as: str
-    inode: int
-    local_bytes: int
-    mtime_ns: int
+    def __init__(self, path: str) -> None:
+        self._descriptor = ownership.open_file(path, os.O_CREAT | os.O_RDWR)
+        self._shown_s = 0.0
+        tell_after_fork(self)
 
-    def is_of(self, entry: Entry, prepared_as: str) -> bool:
-        """Whether it is what this version gives."""
-        mine = Entry(entry.key, self.size_bytes, self.etag, self.modified)
-        return self.prepared_as == prepared_as and mine.is_same_version(entry)
+    def after_fork(self) -> None:
+        """Close it in the child: the lock would outlive the process that has it."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
-    def is_at(self, found: os.stat_result) -> bool:
-        """Whether a local file is still as it was left."""
-        return (self.inode, self.local_bytes, self.mtime_ns) == (found.st_ino, found.st_size, found.st_mtime_ns)
+    def take(self) -> bool:
+        """Whether it is ours now."""
+        return locks.try_lock(self._descriptor)
+
+    def release(self) -> None:
+        """Let the next one begin."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            locks.release(descriptor)
+
+    def show(self, progress: Progress, *, at_once: bool = False) -> None:
+        """Let those who wait see how far it is."""
+        now = time.monotonic()
+        if at_once or now - self._shown_s > _POLL_S:
+            self._shown_s = now
+            with suppress(OSError):  # of a full disk: others see an old state
+                os.pwrite(self._descriptor, _STATE.pack(*progress[:4], os.getpid()), 0)
+
+    def shown(self) -> Progress:
+        """How far the one is whose turn it is."""
+        state = os.pread(self._descriptor, _STATE.size, 0)
+        return Progress(*_STATE.unpack(state)) if len(state) == _STATE.size else Progress()
 
 
 class Record:
-    """What was written into one directory from one location; its lock is held as long as this lives.
+    """What is known of one copy; only who has its turn may have it.
+
+    Args:
+        folder: where it lies.
+        turn: has been taken.
+        waited: whether another had it first.
 
     Attributes:
-        waited: whether another process had the lock, and has let it go.
+        journal: what was written.
+        waited: whether another process had its turn, and has ended it.
     """
 
-    def __init__(self, folder: str, lock: int, *, waited: bool) -> None:
+    def __init__(self, folder: str, turn: Turn, *, waited: bool) -> None:
         self.waited = waited
+        self.show = turn.show
         self._folder = folder
-        self._lock = lock
-        self._written: dict[str, Written] = {}
-        self._before: dict[str, Written] = {}  # what a newer line may not have replaced yet
-        self._lines = 0
-        self._journal = -1
-        self._shown_s = 0.0
-        self._read()
-
-    # --- what was written
-
-    def of(self, key: str, found: os.stat_result) -> Written | None:
-        """What a file of the directory was written as; None if it is not ours, or was changed since."""
-        for written in (self._written.get(key), self._before.get(key)):
-            if written is not None and written.is_at(found):
-                return written
-        return None
-
-    @property
-    def keys(self) -> list[str]:
-        """The keys of all files that were written."""
-        return list(self._written)
-
-    def add(self, key: str, written: Written) -> None:
-        """Record what is about to appear under its name."""
-        self._append([key, *written])
-
-    def remove(self, key: str) -> None:
-        """Record that a file was removed."""
-        self._append([key])
-
-    def _append(self, line: list[Any]) -> None:
-        if self._journal < 0:
-            self._journal = ownership.open_file(f"{self._folder}/written", _NEW_LINE)
-        write_all(self._journal, json.dumps(line).encode() + b"\n")
-        self._take(line)
-
-    def _take(self, line: list[Any]) -> None:
-        self._lines += 1
-        key, *rest = line
-        before = self._written.pop(key, None)
-        if rest:
-            self._written[key] = Written(*rest)
-            if before is not None:
-                self._before[key] = before
-
-    def _read(self) -> None:
-        try:
-            with open(f"{self._folder}/written", "rb") as file:
-                whole, _, torn = file.read().rpartition(b"\n")
-        except FileNotFoundError:
-            return
-        try:
-            lines = json.loads(b"[%s]" % whole.replace(b"\n", b","))
-        except ValueError:  # as a power cut leaves it
-            log.warning("%s/written is damaged: the files of that copy are no longer known to be ours", self._folder)
-            lines = []
-        for line in lines:
-            self._take(line)
-        if torn:  # a kill in the midst of a line, whose file had not yet appeared
-            self._write_anew()
-
-    def _write_anew(self) -> None:
-        lines = [json.dumps([key, *written]) for key, written in self._written.items()]
-        data = "".join(f"{line}\n" for line in lines).encode()
-        replace_whole(f"{self._folder}/written", f"{self._folder}/written.new", data, mode=0o600)
-        self._lines, self._before = len(lines), {}
-        self._close_journal()
-
-    # --- the listing that the copy is of
+        self.journal = Journal(f"{folder}/written")
 
     def kept_listing(self, name: str) -> bytes | None:
         """The listing that was kept."""
@@ -144,25 +93,21 @@ class Record:
         return None
 
     def keep_listing(self, name: str, data: bytes) -> None:
-        """Keep a listing."""
-        replace_whole(f"{self._folder}/{name}", f"{self._folder}/{name}.new", data, mode=0o600)
-
-    # --- progress, for those who wait
-
-    def show(self, done_bytes: int, total_bytes: int, *, at_once: bool = False) -> None:
-        """Let others see how far it is."""
-        now = time.monotonic()
-        if at_once or now - self._shown_s > _POLL_S:
-            self._shown_s = now
-            os.pwrite(self._lock, _PROGRESS.pack(done_bytes, total_bytes), 0)
+        """Keep a listing. If that fails, none is kept: by an old one, newer files would seem to have vanished."""
+        path = f"{self._folder}/{name}"
+        try:
+            replace_whole(path, f"{path}.new", data, mode=0o600)
+        except OSError as error:
+            log.warning("%s: the listing cannot be kept (%s): every call lists anew", self._folder, error.strerror)
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
     def finished(self, job: str) -> None:
         """Record that everything that a job wants was there at this moment."""
-        replace_whole(
-            f"{self._folder}/finished", f"{self._folder}/finished.new", json.dumps([job, time.time()]).encode()
-        )
-        if self._lines - len(self._written) > _WORTH_WRITING_ANEW:
-            self._write_anew()
+        with suppress(OSError):  # of a full disk: those who wait look for themselves
+            path = f"{self._folder}/finished"
+            replace_whole(path, f"{path}.new", json.dumps([job, time.time()]).encode(), mode=0o600)
+            self.journal.tidy()
 
     def has_finished(self, job: str, since_s: float) -> bool:
         """Whether somebody has finished a job since a moment."""
@@ -171,39 +116,50 @@ class Record:
             return bool(done == job and when_s >= since_s)
         return False
 
-    def close(self) -> None:
-        """Let the next one begin."""
-        self._close_journal()
-        locks.release(self._lock)
-
-    def _close_journal(self) -> None:
-        if self._journal >= 0:
-            os.close(self._journal)
-            self._journal = -1
-
 
 @contextmanager
-def opened(folder: str, waiting: Callable[[int, int], None]) -> Iterator[Record]:
+def opened(folder: str, show: Show) -> Iterator[Record]:
     """The record in a folder, once no other process or thread copies.
 
     Args:
         folder: of the record; it is made if it is missing.
-        waiting: shows how far the other one is.
+        show: is called with how far the other one is.
     """
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    lock = ownership.open_file(f"{folder}/lock", os.O_CREAT | os.O_RDWR)
-    waited = False
+    with translated(folder, recording):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        turn = Turn(f"{folder}/lock")
+    record: Record | None = None
     try:
-        while not locks.try_lock(lock):
-            waited = True
-            state = os.pread(lock, _PROGRESS.size, 0)
-            waiting(*(_PROGRESS.unpack(state) if len(state) == _PROGRESS.size else (0, 0)))
-            time.sleep(_POLL_S)
-        record = Record(folder, lock, waited=waited)
-    except BaseException:
-        locks.release(lock)
-        raise
-    try:
+        waited = _wait(turn, show, folder)
+        turn.show(Progress(), at_once=True)
+        record = Record(folder, turn, waited=waited)
         yield record
     finally:
-        record.close()
+        if record is not None:
+            record.journal.close()
+        turn.release()
+
+
+def _wait(turn: Turn, show: Show, folder: str) -> bool:
+    """Wait for the turn; whether another had it first."""
+    seen, since_s, waited = Progress(), time.monotonic(), False
+    while not turn.take():
+        waited = True
+        state = turn.shown()
+        show(state)
+        now_s = time.monotonic()
+        if state != seen:
+            seen, since_s = state, now_s
+        elif now_s - since_s > _SILENT_S:
+            log.warning(
+                "waiting for process %s, which makes this copy (%d of %d files) and got no further for %d s. If it is "
+                "stopped or hangs, end it: what it has copied stays (its lock is %s/lock)",
+                state.copier,
+                state.came_files,
+                state.total_files,
+                _SILENT_S,
+                folder,
+            )
+            since_s = now_s + 2 * _SILENT_S  # a line a minute
+        time.sleep(_POLL_S)
+    return waited

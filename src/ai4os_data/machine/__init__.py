@@ -1,4 +1,4 @@
-"""What this computer gives: processes, locks, files and their owners, mounts, memory that processes share."""
+"""What this computer gives: processors, processes, locks, files and their owners, mounts, shared memory."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from ai4os_data.machine.packed import (
     positions,
 )
 from ai4os_data.machine.processes import PerProcess, leave_to_parent, no_fork, tell_after_fork, tell_before_fork
+from ai4os_data.machine.processors import in_threads, usable_processors
 from ai4os_data.machine.sizes import is_size, parse_size, shown_size
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "disk_bytes",
     "exhausted",
     "identity",
+    "in_threads",
     "is_at",
     "is_size",
     "leave_to_parent",
@@ -64,6 +66,7 @@ __all__ = [
     "sync_folder",
     "tell_after_fork",
     "tell_before_fork",
+    "usable_processors",
     "write_all",
     "write_new",
 ]

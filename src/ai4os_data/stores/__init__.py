@@ -18,6 +18,7 @@ from ai4os_data.stores.kinds import (
     local_path,
     look_at,
     modified_ns,
+    read_resumed,
 )
 from ai4os_data.stores.levels import LEVELS, Durability, Level, is_on_the_server, lower, reaches
 from ai4os_data.stores.memory import MemoryStore
@@ -78,6 +79,7 @@ __all__ = [
     "open_dav",
     "open_store",
     "reaches",
+    "read_resumed",
     "resources",
     "shown",
     "underway",

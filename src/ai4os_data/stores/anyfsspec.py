@@ -137,7 +137,7 @@ class FsspecStore(Store):
                 listing.entries.append(self._entry(key_of(path), info))
             except errors.StorageError as error:
                 listing.unreadable.append(Unreadable(key_of(path), is_folder=False, error=error))
-        return listing
+        return listing._replace(hollow=sorted(key for key in map(key_of, found.hollow) if is_safe(key)))
 
     def _entry(self, key: str, info: dict[str, Any]) -> Entry:
         """A file as it was listed; if the listing has no size of it, the file is asked for by itself.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -91,10 +91,18 @@ Unreadables = list[Unreadable]
 
 
 class Listing(NamedTuple):
-    """What lies below a folder: the files, and what could not be read. If the latter is empty, it is complete."""
+    """What lies below a folder.
+
+    Attributes:
+        entries: the files.
+        unreadable: what could not be read. It is complete without that.
+        hollow: the keys of the folders in which there is nothing; none of a store without folders. All others follow
+            from the files.
+    """
 
     entries: Entries
     unreadable: Unreadables
+    hollow: Sequence[str] = ()
 
     def complete(self) -> Entries:
         """The files, ordered by key, if they are all that is there.

@@ -94,7 +94,8 @@ class DirectoryTree:
         entries, folders, unreadable, links = self.members(top)
         above: dict[str, tuple[_Identity, ...]] = {folder: (self._identity(top),) for folder in folders}
         visits: Counter[_Identity] = Counter()
-        gone: list[errors.StorageGoneError] = []  # in a row: one is a broken folder, several are the mount
+        hollow: Keys = []
+        gone: list[errors.StorageGoneError] = []  # in a row: one such folder may be broken, several are the mount
         while folders:
             folder = folders.pop()
             try:
@@ -114,6 +115,8 @@ class DirectoryTree:
                 unreadable.append(Unreadable(folder.rstrip("/"), is_folder=True, error=self._of_one(folder, error)))
                 continue
             gone.clear()
+            if not (found.files or found.folders or found.unreadable):
+                hollow.append(folder.rstrip("/"))
             entries += found.files
             unreadable += found.unreadable
             links += found.links
@@ -124,7 +127,7 @@ class DirectoryTree:
         if links:
             shown = ", ".join(links[:_NAMED]) + (f" and {len(links) - _NAMED} more" if len(links) > _NAMED else "")
             tell_once(f"{self._location}: links that are not followed: {shown}")
-        return Listing(sorted(entries), unreadable)
+        return Listing(sorted(entries), unreadable, sorted(hollow))
 
     def _unreadable(self, key: str, item: os.DirEntry[str], cause: OSError) -> Unreadable:
         """What cannot be looked at; a link may lead to anything."""

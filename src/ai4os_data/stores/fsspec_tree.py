@@ -40,10 +40,11 @@ _DATED_BY = ("mtime", "LastModified", "last_modified", "updated", "modified", "c
 
 
 class Tree(NamedTuple):
-    """What was found: files by path, and by path why something could not be listed."""
+    """What was found: files by path, why something could not be listed, and the folders in which there is nothing."""
 
     files: dict[str, Info]
     failures: dict[str, OSError]
+    hollow: list[str]
 
 
 def tree(system: AbstractFileSystem, top: str) -> Tree:
@@ -57,28 +58,39 @@ def tree(system: AbstractFileSystem, top: str) -> Tree:
     """
     if _has_own_way(system):
         found: dict[str, Info] = system.find(top, detail=True)
-        return Tree({path: info for path, info in found.items() if info.get("type") == "file"}, {})
+        return Tree({path: info for path, info in found.items() if info.get("type") == "file"}, {}, [])
     files: dict[str, Info] = {}
     failures: dict[str, OSError] = {}
+    hollow: list[str] = []
     folders, seen = [top.rstrip("/")], {top.rstrip("/")}
     while folders:
         folder = folders.pop()
         try:
-            for path, info in _members(system, folder):
+            members = list(_members(system, folder))
+            if not members and folder != top.rstrip("/"):
+                hollow.append(folder)
+            for path, info in members:
                 if info.get("type") == "directory":
                     folders += [path] if path not in seen else []
                     seen.add(path)
-                elif is_file(system, path, info):
-                    files[path] = info
-                elif info.get("islink") or info.get("type") == "link":
-                    failures[path] = OSError("a link to something else than a file, which is not followed here")
+                else:
+                    _sort_in(system, path, info, files, failures)
         except FileNotFoundError:
             continue  # it has disappeared
         except OSError as error:
             if folder == top.rstrip("/"):
                 raise
             failures[folder] = error
-    return Tree(files, failures)
+    return Tree(files, failures, hollow)
+
+
+def _sort_in(
+    system: AbstractFileSystem, path: str, info: Info, files: dict[str, Info], failures: dict[str, OSError]
+) -> None:
+    if is_file(system, path, info):
+        files[path] = info
+    elif info.get("islink") or info.get("type") == "link":
+        failures[path] = OSError("a link to something else than a file, which is not followed here")
 
 
 def is_file(system: AbstractFileSystem, path: str, info: Info) -> bool:

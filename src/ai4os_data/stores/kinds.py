@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from ai4os_data.errors import NotFoundError, StorageError
 from ai4os_data.stores.directory import DirectoryStore
 from ai4os_data.stores.nextcloud import NextcloudStore
+from ai4os_data.stores.ranges import read_ranges
 from ai4os_data.stores.times import nanoseconds
 from ai4os_data.stores.webdav import WebDAVStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Container, Sequence
+    from io import FileIO
 
     from ai4os_data.stores.base import Entry, Store
     from ai4os_data.stores.levels import Level
@@ -73,8 +75,33 @@ def local_path(store: Store, entry: Entry) -> str | None:
 def modified_ns(store: Store, entry: Entry) -> int | None:
     """When a file last changed, in nanoseconds since the epoch; None if the store does not say."""
     if isinstance(store, DirectoryStore) and entry.etag:
-        return int(entry.etag.partition("-")[0], 16)
+        return int(entry.etag.rpartition("-")[0], 16)  # it is negative before 1970
     return nanoseconds(entry.modified)
+
+
+def read_resumed(
+    store: Store, entry: Entry, file: FileIO, came: Callable[[int, int], object], there: Container[int]
+) -> bool:
+    """Fill a file with the version of an entry, in ranges of which some may be there already.
+
+    Args:
+        store: where it is.
+        entry: as it was listed.
+        file: open for reading and writing.
+        came: called with the first byte of a range that has come whole, and the one after its last.
+        there: the first bytes of the ranges that the file has.
+
+    Returns:
+        Whether it has all of it now. If not, it is empty, and has to come in one piece.
+
+    Raises:
+        StorageError: it cannot be read; what has come stays.
+        OSError: the local disk cannot take it.
+    """
+    if isinstance(store, WebDAVStore):
+        return read_ranges(store.transport, store.address.url(entry.key), entry, file, came=came, there=there)
+    file.truncate(0)
+    return False
 
 
 def expunge(store: Store, folder: str, first: Sequence[str] = ()) -> None:

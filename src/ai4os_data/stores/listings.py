@@ -18,7 +18,7 @@ from ai4os_data.stores.times import date_of
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ai4os_data.stores.dav_folder import DavFolder
     from ai4os_data.stores.multistatus import Resource
@@ -128,7 +128,7 @@ class Listings:
             _stepwise.add(self._server)
             return listing
         # Some servers (stock sabre) clamp infinity to 1 without a word: then no folder shows anything inside.
-        inhabited = {key.rpartition("/")[0] for key in (*found.folders, *(entry.key for entry in found.files))}
+        inhabited = _parents((*found.folders, *(entry.key for entry in found.files)))
         empty = [folder for folder in found.folders if folder not in inhabited]
         is_clamped = len(empty) == len(found.folders)
         return self._completed(top, found, empty if is_clamped else [])
@@ -147,6 +147,7 @@ class Listings:
         """The listing that an answer makes with what is in these folders, and in those that it could not read."""
         entries = list(found.files)
         unreadable: list[Unreadable] = []
+        there = set(found.folders)
         circles = _Circles(top, found)
         seen = {top, *found.folders}
         folders = [*folders, *self._to_ask(found, seen, unreadable)]
@@ -154,16 +155,22 @@ class Listings:
             while folders:
                 below: Keys = []
                 for folder, members in zip(folders, pool.map(self._members, folders), strict=True):
+                    if members is None:
+                        there.discard(folder)
+                        continue
                     if circles.closes(folder, members):
                         tell_once(f"{self._where}: {folder!r} is a folder above it once more (a link?): left out")
+                        there.discard(folder)
                         continue
                     entries += members.files
+                    there.update(members.folders)
                     below += [each for each in members.folders if each not in seen]
                     seen.update(members.folders)
                     below += self._to_ask(members, seen, unreadable)
                 folders = below
-        once = {entry.key: entry for entry in entries}  # a folder that was cut off may have been listed in part
-        return Listing(list(once.values()), unreadable)
+        once = {entry.key: entry for entry in entries}  # what was cut off may have been listed in part before
+        inhabited = _parents((*there, *once, *(one.key for one in unreadable)))
+        return Listing(list(once.values()), unreadable, [*there - inhabited - {one.key for one in unreadable}])
 
     @staticmethod
     def _to_ask(found: Found, seen: set[str], unreadable: list[Unreadable]) -> Keys:
@@ -177,12 +184,12 @@ class Listings:
                 unreadable.append(one)
         return ask
 
-    def _members(self, folder: str) -> Found:
-        """What lies directly in a folder: nothing if it has gone since its parent was listed."""
+    def _members(self, folder: str) -> Found | None:
+        """What lies directly in a folder; None if it has gone since its parent was listed."""
         try:
             return self.of(folder, "1")
         except errors.NotFoundError:
-            return Found([], [], [])
+            return None
         except _OF_THE_STORAGE:
             raise
         except errors.StorageError as error:
@@ -342,6 +349,11 @@ class _Circles:
         start = len(folder) + 1 if folder else 0
         files = frozenset((entry.key[start:], *entry[1:]) for entry in members.files)
         return files, frozenset(key[start:] for key in members.folders)
+
+
+def _parents(keys: Iterable[str]) -> set[str]:
+    """The folders that some keys lie in."""
+    return {key.rpartition("/")[0] for key in keys}
 
 
 def _plain_date(text: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""A large file is downloaded in several ranges at a time, all of one version, and hashed in order as they come."""
+"""A large file is downloaded in several ranges at a time, all of one version; what has come need not come again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ai4os_data import errors
 from ai4os_data.http import NoBody, Request, Response, write_all_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Container, Iterator
     from io import FileIO
 
     from ai4os_data.http import Transport
@@ -22,33 +22,52 @@ IN_FLIGHT = 4
 _PIECE_BYTES = 1024 * 1024
 
 
-def read_ranges(transport: Transport, url: str, entry: Entry, file: FileIO) -> str | None:
-    """Fill an empty file with the version that an entry names, and give its sha256.
+def read_ranges(
+    transport: Transport,
+    url: str,
+    entry: Entry,
+    file: FileIO,
+    *,
+    came: Callable[[int, int], object],
+    there: Container[int] = (),
+) -> bool:
+    """Fill a file with the version that an entry names, by ranges of `RANGE_BYTES`.
 
-    Returns None, and leaves the file empty, if ranges cannot be used: the file is small or has no strong ETag, or the
-    server has another version by now or ignores ranges.
+    Args:
+        transport: sends the requests.
+        url: of the file.
+        entry: the version; without a strong ETag none can be distinguished.
+        file: open for reading and writing; empty, or with ranges of the same version.
+        came: called with the first byte of a range that has come whole, and the one after its last.
+        there: the first bytes of the ranges that the file has already.
+
+    Returns:
+        Whether it has all of it. If not, the file is empty: it is small, or has no strong ETag, or the server has
+        another version by now or ignores ranges.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: it cannot be read; the ranges that have come stay.
         OSError: the local disk cannot take it.
     """
     if entry.etag is None or entry.size_bytes < 2 * RANGE_BYTES:
-        return None
+        file.truncate(0)
+        return False
     etag = f'"{entry.etag}"'
-    front = _Front(file)
-    with closing(transport.fetch(_requests(url, entry, etag, file), IN_FLIGHT)) as answers:
+    with closing(transport.fetch(_requests(url, entry, etag, file, there), IN_FLIGHT)) as answers:
         for request, outcome in answers:
             body = request.body
             assert isinstance(body, _RangeBody)
             if isinstance(outcome, errors.ChangedError) or not _is_part_of(outcome, entry, etag):
                 file.truncate(0)
-                return None
-            front.advance(body)
-    return front.sha256
+                return False
+            came(body.start, body.start + body.length)
+    return True
 
 
-def _requests(url: str, entry: Entry, etag: str, file: FileIO) -> Iterator[Request]:
+def _requests(url: str, entry: Entry, etag: str, file: FileIO, there: Container[int]) -> Iterator[Request]:
     for start in range(0, entry.size_bytes, RANGE_BYTES):
+        if start in there:
+            continue
         stop = min(start + RANGE_BYTES, entry.size_bytes)
         yield Request(
             url,
@@ -82,8 +101,12 @@ class _RangeBody(NoBody):
         super().write(chunk)
 
 
-class _Front:
-    """How far the file is complete from its beginning, and the hash of that part."""
+class Front:
+    """How far a file is complete from its beginning, and the hash of that part.
+
+    Args:
+        file: fills with ranges, in whatever order.
+    """
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
@@ -91,10 +114,10 @@ class _Front:
         self._position = 0
         self._complete: dict[int, int] = {}
 
-    def advance(self, body: _RangeBody) -> None:
-        """Record that a range is complete, and hash the bytes that follow those already hashed."""
-        self._complete[body.start] = body.start + body.length
-        while (stop := self._complete.pop(self._position, None)) is not None:
+    def advance(self, start: int, stop: int) -> None:
+        """Record that a range is complete, and hash what follows on from what was hashed."""
+        self._complete[start] = stop
+        while (stop := self._complete.pop(self._position, self._position)) > self._position:
             while self._position < stop:
                 piece = os.pread(self._file.fileno(), min(_PIECE_BYTES, stop - self._position), self._position)
                 self._digest.update(piece)

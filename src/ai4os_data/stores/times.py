@@ -18,8 +18,10 @@ def nanoseconds(text: str | None) -> int | None:
         return _of_seconds(float(text))
     except ValueError:
         pass
-    moment = date_of(text)
-    return None if moment is None else _of_seconds(moment.timestamp())
+    try:
+        return None if (moment := date_of(text)) is None else _of_seconds(moment.timestamp())
+    except OverflowError:  # for the years 1 and 9999, in some time zones
+        return None
 
 
 def date_of(text: str) -> datetime | None:
@@ -35,5 +37,5 @@ def date_of(text: str) -> datetime | None:
 
 
 def _of_seconds(seconds: float) -> int | None:
-    """Seconds as nanoseconds, rounded to microseconds; None if no file can have such a time."""
-    return round(seconds * 1e6) * 1000 if 0 <= seconds < 1 << 33 else None
+    """Seconds as nanoseconds, to the microsecond, if a file can have them."""
+    return round(seconds * 1e6) * 1000 if -(1 << 31) <= seconds < 1 << 33 else None

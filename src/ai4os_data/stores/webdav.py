@@ -29,7 +29,7 @@ from ai4os_data.stores.dav_folders import FolderMaker
 from ai4os_data.stores.dav_reading import DavReader
 from ai4os_data.stores.dav_writing import DavWriter
 from ai4os_data.stores.listings import Listings
-from ai4os_data.stores.ranges import read_ranges
+from ai4os_data.stores.ranges import Front, read_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -115,7 +115,7 @@ class WebDAVStore(Store):
         listing = self._folder.found(self._listings.below)
         entries = sorted(listing.entries)
         self.transport.connections.outage.other_urls = tuple(self.address.url(entry.key) for entry in entries[:2])
-        return Listing(entries, listing.unreadable)
+        return Listing(entries, listing.unreadable, sorted(listing.hollow))
 
     def _listed(self, folder: str) -> Listing | None:
         return self._listings.below_if_there(folder)
@@ -145,7 +145,9 @@ class WebDAVStore(Store):
         url = self.address.url(entry.key)
 
         def fill(file: FileIO) -> str:
-            return read_ranges(self.transport, url, entry, file) or read_back(self, entry, file)
+            front = Front(file)
+            is_whole = read_ranges(self.transport, url, entry, file, came=front.advance)
+            return front.sha256 if is_whole else read_back(self, entry, file)
 
         return received(self, entry, path, sha256, fill)
 

@@ -1,0 +1,83 @@
+"""How far a copy is, for whoever shows it: a bar, or the command line."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Progress(NamedTuple):
+    """How far a copy is.
+
+    Attributes:
+        came_bytes: how many bytes have come.
+        total_bytes: how many are to come in all; 0 until that is known.
+        came_files: how many files are in their places.
+        total_files: how many are to come in all.
+        copier: the process that copies, if this one waits for another.
+    """
+
+    came_bytes: int = 0
+    total_bytes: int = 0
+    came_files: int = 0
+    total_files: int = 0
+    copier: int | None = None
+
+
+Show = Callable[[Progress], None]
+"""Is called now and then with how far a copy is, from the thread that copies."""
+
+
+@contextmanager
+def bar(name: str, *, shown: bool) -> Iterator[Show]:
+    """A bar that shows how many bytes have come of those that are to come."""
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, unit_divisor=1024, disable=not shown, desc=name, delay=0.2) as line:
+
+        def show(progress: Progress) -> None:
+            line.total = progress.total_bytes
+            waits = f", waiting for process {progress.copier}" if progress.copier else ""
+            line.set_postfix_str(f"{progress.came_files:,} of {progress.total_files:,} files{waits}", refresh=False)
+            line.update(progress.came_bytes - line.n)
+
+        yield show
+
+
+class Tally:
+    """Counts what comes, and shows it.
+
+    Args:
+        shows: are called with how far it is, from the thread that made this.
+    """
+
+    def __init__(self, *shows: Show) -> None:
+        self._shows = shows
+        self._thread = threading.get_ident()
+        self._lock = threading.Lock()
+        self._progress = Progress()
+
+    def expect(self, files: int, size_bytes: int) -> None:
+        """Count what is to come."""
+        self._add(Progress(0, size_bytes, 0, files))
+
+    def came(self, size_bytes: int) -> None:
+        """Count bytes that have come; a negative number, if they are to come again."""
+        self._add(Progress(size_bytes))
+
+    def placed(self) -> None:
+        """Count a file that is in its place."""
+        self._add(Progress(0, 0, 1))
+
+    def _add(self, more: Progress) -> None:
+        with self._lock:
+            sums = [one + other for one, other in zip(self._progress[:4], more[:4], strict=True)]
+            self._progress = Progress(*sums)
+        if threading.get_ident() == self._thread:
+            for show in self._shows:
+                show(self._progress)
