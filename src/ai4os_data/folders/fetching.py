@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ai4os_data.stores import Fetched
 
 IN_RANGES_BYTES = 16 * 1024 * 1024  # from here on, a file comes in several ranges at a time
+PREPARED_IN_MEMORY_BYTES = 48 * 1024 * 1024  # of all files that are to be prepared; the others wait on the disk
 _IN_MEMORY_BYTES = 1024 * 1024  # from here on, bytes go to the disk as they come
 
 
@@ -57,6 +58,7 @@ class Fetching:
         self._tally = tally
         self._check = check
         self._over: dict[str, os.stat_result | None] = {}
+        self._held: dict[str, int] = {}  # large files that are in memory, to be prepared
 
     def bring(self, outdated: Sequence[Outdated], sample: Sample | None) -> None:
         """Fetch files.
@@ -109,6 +111,7 @@ class Fetching:
             for entry, outcome in outcomes:
                 if isinstance(outcome, errors.StorageError):
                     self.failed.append((entry, outcome))
+                    self._held.pop(entry.key, None)
                     continue
                 if isinstance(outcome.body, MemoryBody):
                     self._tally.came(outcome.body.length)
@@ -116,6 +119,9 @@ class Fetching:
 
     def _body(self, entry: Entry) -> Body:
         if entry.size_bytes < _IN_MEMORY_BYTES:
+            return MemoryBody()
+        if self._job.preparation and sum(self._held.values()) + entry.size_bytes <= PREPARED_IN_MEMORY_BYTES:
+            self._held[entry.key] = entry.size_bytes
             return MemoryBody()
         return StagedFile(self._target.new_path(), self._tally.came)
 
@@ -160,6 +166,7 @@ class Fetching:
         """Fetch files, and prepare them on all processors that this process may use."""
         with closing(self._came(entries)) as came, closing(in_threads(self._prepared, came)) as all_made:
             for wanted, served, made in all_made:
+                self._held.pop(wanted.key, None)
                 if isinstance(made, errors.PreparationError):
                     self.failed.append((wanted, made))
                 else:
