@@ -75,7 +75,7 @@ class ArchiveReader:
             assert isinstance(request.body, MemoryBody)
             if isinstance(outcome, errors.StorageError):
                 if request.body.length:
-                    yield from _unpacked(request.body.getvalue(), group, make, plan)
+                    yield from _unpacked(request.body.chunks, group, make, plan)
                 elif isinstance(outcome, _HOPELESS) and not request.fails_alone:
                     yield from ((entry, outcome) for entry in group.entries)
                 elif isinstance(outcome, _OF_A_MEMBER):
@@ -84,7 +84,7 @@ class ArchiveReader:
                     self._record(request, outcome)
                     plan.alone.extend(group.entries)
             elif self._is_archive(outcome):
-                yield from _unpacked(request.body.getvalue(), group, make, plan)
+                yield from _unpacked(request.body.chunks, group, make, plan)
             else:
                 plan.alone.extend(group.entries)
 
@@ -119,8 +119,10 @@ class ArchiveReader:
         return False
 
 
-def _unpacked(archive: bytes, group: archives.Group, make: MakeBody, plan: archives.ArchivePlan) -> Iterator[Outcome]:
-    came = archives.unpacked(archive, group)
+def _unpacked(
+    chunks: Iterable[bytes], group: archives.Group, make: MakeBody, plan: archives.ArchivePlan
+) -> Iterator[Outcome]:
+    came = archives.unpacked(chunks, group)
     plan.take_up(group, came)
     for entry, data in came.files:
         body = make(entry)
