@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+from contextlib import closing
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.http import SILENT, CappedBody, MemoryBody, Request, Response
+from ai4os_data.http import PART, SILENT, Body, CappedBody, MemoryBody, Request, Response
 from ai4os_data.stores import archives
 from ai4os_data.stores.base import Fetched, MakeBody, Outcome
+from ai4os_data.stores.unpacking import Unpacker
+from ai4os_data.stores.whole_folders import WholeFolders, whole_folders
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Generator, Iterable, Iterator
 
     from ai4os_data.http import Transport
     from ai4os_data.stores.address import Address
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 DAV_ROOT = re.compile(r"/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?:/|$)")
 _QUERY = re.compile(r"\?\S+(?=:)")
 _ARCHIVES_IN_FLIGHT = 2
+_MOST_BEYOND_BYTES = 1024 * 1024  # an error page may follow where an archive breaks off, but no more members
 _OF_A_MEMBER = (errors.NotFoundError, errors.LockedError)
 _HOPELESS = (*SILENT, errors.AuthenticationError)
 
@@ -59,6 +63,67 @@ class ArchiveReader:
                 yield from self._reader.read_many(alone, make)
         if not plan.is_through:
             yield from self._reader.read_many(plan.everything(), make)
+
+    def read_folders(
+        self, wanted: Collection[Entry], listed: Iterable[Entry], make: MakeBody
+    ) -> Generator[Outcome, None, None]:
+        """Read whole files: those of whole folders by archives of these, the rest as `read_many` does.
+
+        Args:
+            wanted: the entries to read.
+            listed: all entries there are.
+            make: makes what takes the bytes of an entry.
+        """
+        left = {entry.key: entry for entry in wanted}
+        hopeless = None
+        if self._server.makes_archives and len(left) > archives.MOST_MEMBERS:
+            hopeless = yield from self._read_whole(whole_folders(left.keys(), listed, self._naming, make), left)
+        if hopeless is None:
+            yield from self.read_many(left.values(), make)
+        else:
+            yield from ((entry, hopeless) for entry in left.values())
+
+    def _read_whole(
+        self, groups: Iterator[WholeFolders], left: dict[str, Entry]
+    ) -> Generator[Outcome, None, errors.StorageError | None]:
+        """The files that come with whole folders; an error if nothing else can be hoped for.
+
+        Once such an archive is of no use there are no more, and what is on its way is given up.
+        """
+        bodies: list[Unpacker[Body]] = []
+
+        def requests() -> Iterator[Request]:
+            for group in groups:
+                body = Unpacker(group.choose)
+                bodies.append(body)
+                url = f"{self._address.url_of_folder(group.parent)}?{group.query}"
+                size_bytes = group.size_bytes
+                yield Request(url, body, expected_bytes=size_bytes, is_archive=True, streams=True, tag=group)
+
+        try:
+            with closing(self._transport.fetch(requests(), _ARCHIVES_IN_FLIGHT)) as answers:
+                for request, outcome in answers:
+                    for entry, fetched in _taken_out(request):
+                        del left[entry.key]
+                        yield entry, fetched
+                    if isinstance(outcome, _HOPELESS) and not (request.fails_alone or request.body.length):
+                        return outcome
+                    if not self._is_of_use(request, outcome):
+                        return None
+        finally:
+            for body in bodies:
+                body.drop()
+        return None
+
+    def _is_of_use(self, request: Request, outcome: Response | errors.StorageError) -> bool:
+        """Whether such archives are of use, after all or a part of one has come."""
+        assert isinstance(request.body, Unpacker)
+        assert isinstance(request.tag, WholeFolders)
+        if outcome is PART:
+            return request.body.beyond_bytes < _MOST_BEYOND_BYTES
+        if isinstance(outcome, errors.StorageError) or self._is_archive(outcome):
+            return request.tag.has_come
+        return False
 
     @cached_property
     def _naming(self) -> archives.Naming:
@@ -95,7 +160,7 @@ class ArchiveReader:
             if group is None:
                 return
             begun += 1
-            url = self._address.url(group.folder) if group.folder else self._address.base_url
+            url = self._address.url_of_folder(group.folder)
             size_bytes = sum(entry.size_bytes for entry in group.entries)
             body = CappedBody(group.longest_bytes)
             yield Request(f"{url}?{group.query}", body, expected_bytes=size_bytes, is_archive=True, tag=group)
@@ -117,6 +182,19 @@ class ArchiveReader:
             return True
         self._server.makes_archives = False
         return False
+
+
+def _taken_out(request: Request) -> Iterator[tuple[Entry, Fetched]]:
+    """The wanted files of an archive that are whole by now."""
+    assert isinstance(request.body, Unpacker)
+    assert isinstance(request.tag, WholeFolders)
+    came = request.body.came
+    while came:
+        name, body = came.popleft()
+        if body is not None:
+            request.tag.has_come = True
+            entry = request.tag.missing.pop(name)
+            yield entry, Fetched(entry, body)
 
 
 def _unpacked(

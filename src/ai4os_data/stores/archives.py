@@ -64,7 +64,12 @@ class Group(NamedTuple):
     @property
     def query(self) -> str:
         """The query that asks for them."""
-        return f"accept=zip&files={quote(json.dumps(self.names, ensure_ascii=False, separators=(',', ':')), safe='')}"
+        return query(self.names)
+
+
+def query(names: Iterable[str]) -> str:
+    """The query that asks for an archive of these names."""
+    return f"accept=zip&files={quote(json.dumps([*names], ensure_ascii=False, separators=(',', ':')), safe='')}"
 
 
 def groups(entries: Iterable[Entry], most_members: int) -> Iterator[Group]:
@@ -134,9 +139,13 @@ class Naming:
     Args:
         user: who the folders belong to on the server; None if it is not known.
         above: the path of the store's root in the user's files; None if it is not known.
+
+    Attributes:
+        user: the same.
     """
 
     def __init__(self, user: str | None, above: str | None) -> None:
+        self.user = user
         # What is removed begins with this, whatever folder below the store's root is asked.
         below = f"/{above}" if above and user is None else ""
         head = "[^/]+" if user is None else re.escape(user)

@@ -77,6 +77,11 @@ class Unpacker(NoBody, Generic[B]):
         self.drop()
         self._begin()
 
+    @property
+    def beyond_bytes(self) -> int:
+        """How many bytes have come that could not be read."""
+        return self.length - self._end_bytes if self.is_over and not self.is_complete else 0
+
     def drop(self) -> None:
         """Forget the member that is not yet whole."""
         body, self._body = self._body, None
@@ -96,6 +101,7 @@ class Unpacker(NoBody, Generic[B]):
 
     def _end(self, *, is_complete: bool = False) -> None:
         self.is_over, self.is_complete = True, is_complete
+        self._end_bytes = self.length
         self.drop()
 
     def _take_head(self, view: memoryview) -> memoryview:
