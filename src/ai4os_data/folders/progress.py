@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from ai4os_data.machine import shown_size
+from ai4os_data.telemetry import log
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_EVERY_S = 10.0
 
 
 _EVERY_S = 0.05
@@ -39,18 +45,43 @@ Show = Callable[[Progress], None]
 
 @contextmanager
 def bar(name: str, *, shown: bool) -> Iterator[Show]:
-    """A bar that shows how many bytes have come of those that are to come."""
+    """A bar that shows how many bytes have come of those that are to come.
+
+    If nobody sits at a terminal or a notebook, a line is logged now and then instead.
+    """
     from tqdm import tqdm
 
+    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    if shown and not seen:
+        yield _logging(name)
+        return
     with tqdm(unit="B", unit_scale=True, unit_divisor=1024, disable=not shown, desc=name, delay=0.2) as line:
 
         def show(progress: Progress) -> None:
             line.total = progress.total_bytes
-            waits = f", waiting for process {progress.copier}" if progress.copier else ""
-            line.set_postfix_str(f"{progress.came_files:,} of {progress.total_files:,} files{waits}", refresh=False)
+            line.set_postfix_str(_files(progress), refresh=False)
             line.update(progress.came_bytes - line.n)
 
         yield show
+
+
+def _logging(name: str) -> Show:
+    """Logs how far it is, ten seconds apart."""
+    said_s = time.monotonic()
+
+    def show(progress: Progress) -> None:
+        nonlocal said_s
+        if time.monotonic() - said_s >= _EVERY_S and progress.total_bytes:
+            said_s = time.monotonic()
+            came = f"{shown_size(progress.came_bytes)} of {shown_size(progress.total_bytes)}"
+            log.info("%s: %s, %s", name, came, _files(progress))
+
+    return show
+
+
+def _files(progress: Progress) -> str:
+    waits = f", waiting for process {progress.copier}" if progress.copier else ""
+    return f"{progress.came_files:,} of {progress.total_files:,} files{waits}"
 
 
 class Tally:
