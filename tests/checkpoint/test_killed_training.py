@@ -101,7 +101,7 @@ def phase_of(machine: Path) -> str:
     return (machine / "phase").read_text() if (machine / "phase").exists() else "elsewhere"
 
 
-def kill_often(
+def check_kills(
     server: Server,
     kills: int,
     tmp_path: Path,
@@ -161,14 +161,14 @@ def test_killed_training_ends_as_if_it_had_been_left_alone(
     tmp_path: Path,
 ) -> None:
     """Killed five times; bit for bit, with the samples that its loader gave."""
-    kill_often(wsgidav, 5, tmp_path, rtt_s=0.002, machine_is_lost=machine_is_lost, workers=workers)
+    check_kills(wsgidav, 5, tmp_path, rtt_s=0.002, machine_is_lost=machine_is_lost, workers=workers)
 
 
 @pytest.mark.usefixtures("small_chunks")
 def test_training_killed_in_uploads_in_chunks(nextcloud: NextcloudServer, tmp_path: Path) -> None:
     """Each upload goes in several pieces, and on with what has arrived of it."""
     nextcloud.forget()
-    phases = kill_often(nextcloud, 6, tmp_path, rtt_s=0.005, in_phases={DATA: 4})
+    phases = check_kills(nextcloud, 6, tmp_path, rtt_s=0.005, in_phases={DATA: 4})
     assert phases[DATA] >= 3, "one may have just ended when it was killed"
     assert any(request.method == "MOVE" for request in nextcloud.requests())
 
@@ -176,7 +176,7 @@ def test_training_killed_in_uploads_in_chunks(nextcloud: NextcloudServer, tmp_pa
 @pytest.mark.long
 def test_training_killed_at_fifty_random_moments(nextcloud: NextcloudServer, tmp_path: Path) -> None:
     """Many of them in an upload, some between data and manifest."""
-    phases = kill_often(nextcloud, 50, tmp_path, rtt_s=0.02, in_phases={DATA: 14, BETWEEN: 9})
+    phases = check_kills(nextcloud, 50, tmp_path, rtt_s=0.02, in_phases={DATA: 14, BETWEEN: 9})
     assert phases.total() == 50
     assert phases[DATA] >= 10
     assert phases[BETWEEN] >= 5

@@ -183,17 +183,17 @@ def test_training_does_not_notice_a_server_that_is_stopped(
     wsgidav: WsgidavServer, patience: Patience, tmp_path: Path
 ) -> None:
     """For some seconds; the newest arrives when it is back."""
-    stop_for(2, wsgidav, tmp_path, patience)
+    check_stopped(2, wsgidav, tmp_path, patience)
 
 
 @pytest.mark.long
 def test_training_does_not_notice_a_server_that_is_stopped_for_a_minute(wsgidav: WsgidavServer, tmp_path: Path) -> None:
     """With the patience of a user."""
-    stop_for(60, wsgidav, tmp_path)
+    check_stopped(60, wsgidav, tmp_path)
 
 
-def stop_for(down_s: float, server: Server, tmp_path: Path, patience: Patience | None = None) -> None:
-    """Stop a server beside a training that saves three times a second."""
+def check_stopped(down_s: float, server: Server, tmp_path: Path, patience: Patience | None = None) -> None:
+    """Stop a server beside a training that saves three times a second, and hold that no save waits for it."""
     share = Share(server)
     with open_run(share.store(patience or Patience()), tmp_path) as run:
         if patience:

@@ -47,7 +47,7 @@ def in_a_child(work: Callable[[], None]) -> int:
         os._exit(1)
 
 
-def write_in_two_processes(place: str, remote: Remote | None, rounds: int, tmp_path: Path) -> None:
+def check_two_writers(place: str, remote: Remote | None, rounds: int, tmp_path: Path) -> None:
     """Let two processes save to the same run at the same time: both newest are intact, whoever removes what."""
 
     def write(spool: str) -> None:
@@ -66,20 +66,20 @@ def write_in_two_processes(place: str, remote: Remote | None, rounds: int, tmp_p
 
 def test_two_processes_share_no_path_in_a_directory(tmp_path: Path) -> None:
     """Twenty rounds."""
-    write_in_two_processes(str(tmp_path / "run"), None, 20, tmp_path)
+    check_two_writers(str(tmp_path / "run"), None, 20, tmp_path)
 
 
 def test_two_processes_share_no_path_on_a_server(apache: ApacheServer, tmp_path: Path) -> None:
     """Eight rounds."""
     share = Share(apache)
-    write_in_two_processes(f"{share.location}/run", share.remote, 8, tmp_path)
+    check_two_writers(f"{share.location}/run", share.remote, 8, tmp_path)
 
 
 @pytest.mark.long
 def test_two_processes_share_no_path_in_a_hundred_rounds(apache: ApacheServer, tmp_path: Path) -> None:
     """On a server."""
     share = Share(apache)
-    write_in_two_processes(f"{share.location}/run", share.remote, 100, tmp_path)
+    check_two_writers(f"{share.location}/run", share.remote, 100, tmp_path)
 
 
 class Watch:

@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 from torch.utils.data import DataLoader
 
 from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, errors
-from ai4os_data.http import refusals
+from ai4os_data.http import MemoryBody, Request, Transport, refusals
 from ai4os_data.http.answers import parse_head
 from ai4os_data.http.retries import LOCKED_TRIES
 from ai4os_data.locations.remotes import Remote
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 NUMBER = 40
 FILES = {f"{number:02}.bin": bytes([number]) * (1_000 + number) for number in range(NUMBER)}
 ODD = "17.bin"
+TOKEN = "bearer-token_1.2~3"
 
 
 class OddShare(Share):
@@ -213,16 +215,10 @@ def test_changed_credentials_are_found_in_the_configuration(
 ) -> None:
     """The app password was renewed while a training ran: ``rclone.conf`` has the new one."""
     monkeypatch.setenv("RCLONE_CONFIG", str(tmp_path / "rclone.conf"))
-
-    def configure(**options: str) -> None:
-        lines = {"type": "webdav", "url": odd.server.url, "vendor": "other", **options}
-        text = "".join(f"{name} = {value}\n" for name, value in lines.items())
-        (tmp_path / "rclone.conf").write_text(f"[mine]\n{text}")
-
-    configure(user=odd.server.user, **{"pass": obscure(odd.server.password)})
+    configure(odd, tmp_path, user=odd.server.user, **{"pass": obscure(odd.server.password)})
     store = open_store(f"mine:{odd.name}")
     read_all(store)
-    configure(bearer_token="bearer-token_1.2~3")
+    configure(odd, tmp_path, bearer_token=TOKEN)
     odd.server.forget()
     basic = odd.server.authorization
     odd.server.always("*", Fault(status=401), method=verb)
@@ -235,7 +231,41 @@ def test_changed_credentials_are_found_in_the_configuration(
     )
     timer.join()
     sent = [request.headers["authorization"] for request in odd.server.requests() if request.method == verb]
-    assert sent == [basic, "Bearer bearer-token_1.2~3"]
+    assert sent == [basic, f"Bearer {TOKEN}"]
+
+
+def configure(share: Share, folder: Path, **options: str) -> None:
+    """Write the remote ``mine`` into the configuration of rclone."""
+    lines = {"type": "webdav", "url": share.server.url, "vendor": "other", **options}
+    text = "".join(f"{name} = {value}\n" for name, value in lines.items())
+    (folder / "rclone.conf").write_text(f"[mine]\n{text}")
+
+
+def test_401_is_about_the_credentials_that_were_sent(
+    odd: OddShare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread reads new ones while a request begins: it went with the old ones, and the new ones are good."""
+    monkeypatch.setenv("RCLONE_CONFIG", str(tmp_path / "rclone.conf"))
+    configure(odd, tmp_path, user=odd.server.user, **{"pass": obscure(odd.server.password)})
+    transport = Transport(Remote.discover("mine"))
+    old = transport.remote
+
+    class Body(MemoryBody):
+        def restart(self) -> None:
+            """While the request begins, the old credentials are refused elsewhere, and a thread reads new ones."""
+            super().restart()
+            configure(odd, tmp_path, bearer_token=TOKEN)
+            until_s = time.monotonic() + 5.0
+            while transport.remote is old and time.monotonic() < until_s:
+                refusals.Refusals(old).record()
+                transport.credentials.turn()
+
+    odd.server.script("*", Fault(status=401), method="GET")
+    body = Body()
+    transport.send(Request(f"{transport.remote.url}/{quote(path_of(odd, ODD))}", body))
+    assert body.getvalue() == FILES[ODD]
+    sent = [request.headers["authorization"] for request in odd.server.requests()]
+    assert sent == [odd.server.authorization, f"Bearer {TOKEN}"]
 
 
 def test_later_epoch_may_try_again(odd: OddShare, monkeypatch: pytest.MonkeyPatch) -> None:

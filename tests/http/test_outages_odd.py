@@ -105,17 +105,16 @@ def test_archives_that_a_proxy_breaks_off_come_as_single_files(patient: Faulty) 
 @pytest.mark.parametrize("verb", ["GET", "PROPFIND"])
 def test_server_that_is_not_yet_itself_again_is_not_believed(patient: Faulty, verb: str, status: int) -> None:
     """After an outage a proxy says 404 until the server is there, and the server 401 until its database is."""
-    method = "PROPFIND" if verb == "PROPFIND" else "GET"
-    patient.server.always("*", Fault(drop=True), method=method)
+    patient.server.always("*", Fault(drop=True), method=verb)
     answers = [Fault(status=status)] * (2 if status == 401 else 4)
 
     def come_back() -> None:
         patient.server.heal()
-        patient.server.script("*", *answers, method=method)
+        patient.server.script("*", *answers, method=verb)
 
     timer = threading.Timer(1.5, come_back)
     timer.start()
-    VERBS[verb](patient)
+    assert VERBS[verb](patient) == {"GET": DATA, "PROPFIND": patient.entry}[verb]
     timer.join()
 
 

@@ -110,6 +110,7 @@ def test_removal_of_nothing_is_no_error(place: Folder, tmp_path: Path) -> None:
     io = io_of(place, tmp_path)
     io.remove_checkpoint(f"{place.location}/a.ckpt")
     io.teardown()
+    assert [*place.root.rglob("*")] == []
 
 
 def test_missing_one_is_not_found(place: Folder, tmp_path: Path) -> None:

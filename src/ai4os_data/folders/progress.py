@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _EVERY_S = 10.0
 
 
+_EVERY_S = 0.05
+
+
 class Progress(NamedTuple):
     """How far a copy is.
 
@@ -82,7 +85,7 @@ def _files(progress: Progress) -> str:
 
 
 class Tally:
-    """Counts what comes, and shows it.
+    """Counts what comes, and shows it now and then.
 
     Args:
         shows: are called with how far it is, from the thread that made this.
@@ -92,24 +95,29 @@ class Tally:
         self._shows = shows
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
-        self._progress = Progress()
+        self._counts = [0, 0, 0, 0]
+        self._shown_s = 0.0
 
     def expect(self, files: int, size_bytes: int) -> None:
         """Count what is to come."""
-        self._add(Progress(0, size_bytes, 0, files))
+        self._counts[1] += size_bytes
+        self._counts[3] += files
+        self._show(at_once=True)
 
     def came(self, size_bytes: int) -> None:
-        """Count bytes that have come; a negative number, if they are to come again."""
-        self._add(Progress(size_bytes))
+        """Count bytes that have come, in whatever thread; a negative number, if they are to come again."""
+        with self._lock:
+            self._counts[0] += size_bytes
+        self._show()
 
     def placed(self) -> None:
         """Count a file that is in its place."""
-        self._add(Progress(0, 0, 1))
+        self._counts[2] += 1
+        self._show(at_once=self._counts[2] == self._counts[3])
 
-    def _add(self, more: Progress) -> None:
-        with self._lock:
-            sums = [one + other for one, other in zip(self._progress[:4], more[:4], strict=True)]
-            self._progress = Progress(*sums)
-        if threading.get_ident() == self._thread:
+    def _show(self, *, at_once: bool = False) -> None:
+        now_s = time.monotonic()
+        if (at_once or now_s - self._shown_s > _EVERY_S) and threading.get_ident() == self._thread:
+            self._shown_s = now_s
             for show in self._shows:
-                show(self._progress)
+                show(Progress(*self._counts))
