@@ -32,7 +32,7 @@ def test_level_above_the_best_is_refused_at_once() -> None:
 
 
 def test_best_is_the_highest_that_the_store_can_reach() -> None:
-    """ "best" is above the default level; while the store is not known, it is the wanted level."""
+    """The level "best" is above the default one; while the store is not known, it is the wanted level."""
     progress = SaveProgress()
     handle = handle_of(progress, "local", "mount")
     progress.reach("local")
