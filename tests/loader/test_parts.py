@@ -223,7 +223,8 @@ def test_what_is_pinned_stays_what_it_is() -> None:
     for kind in (Failed, LeftOut):
         pinned = pin(kind(7, error, "trace"))
         assert (type(pinned), pinned.number, pinned.error) == (kind, 7, error)
-    assert pin(Made(7, {"x": [Pinned()], "y": "text"})) == Made(7, {"x": ["pinned"], "y": "text"})
+    made = Made(7, {"x": [Pinned()], "y": "text"}, (1, 2))
+    assert pin(made) == Made(7, {"x": ["pinned"], "y": "text"}, [1, 2])
 
 
 class Slow(Numbers):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from ai4os_data.folders.room import disk_error
 from ai4os_data.folders.sampling import Prepared, what
 from ai4os_data.folders.staged import StagedFile, write_staged
 from ai4os_data.http import Body, MemoryBody
+from ai4os_data.machine import in_threads
 from ai4os_data.stores import Entry, modified_ns, read_resumed
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 IN_RANGES_BYTES = 16 * 1024 * 1024  # from here on, a file comes in several ranges at a time
 _IN_MEMORY_BYTES = 1024 * 1024  # from here on, bytes go to the disk as they come
-
-Prepare = dict["Future[bytes | errors.PreparationError]", tuple[Entry, Entry]]
 
 
 class Fetching:
@@ -160,21 +158,16 @@ class Fetching:
 
     def _bring_prepared(self, entries: Sequence[Entry]) -> None:
         """Fetch files, and prepare them on all processors that this process may use."""
-        cores = len(os.sched_getaffinity(0))
-        under_way: Prepare = {}
-        pool = ThreadPoolExecutor(cores, thread_name_prefix="ai4os-data-prepare")
-        try:
-            with closing(self._came(entries)) as came:
-                for entry, fetched in came:
-                    under_way[pool.submit(self._prepared, entry, fetched.body)] = entry, fetched.entry
-                    self._place_ended(under_way, waits=len(under_way) > 2 * cores)
-            while under_way:
-                self._place_ended(under_way, waits=True)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        with closing(self._came(entries)) as came, closing(in_threads(self._prepared, came)) as all_made:
+            for wanted, served, made in all_made:
+                if isinstance(made, errors.PreparationError):
+                    self.failed.append((wanted, made))
+                else:
+                    self._place_prepared(Prepared(wanted, served, made))
 
-    def _prepared(self, entry: Entry, body: Body) -> bytes | errors.PreparationError:
+    def _prepared(self, arrival: tuple[Entry, Fetched]) -> tuple[Entry, Entry, bytes | errors.PreparationError]:
         assert self._job.preparation is not None
+        wanted, (served, body) = arrival
         if isinstance(body, StagedFile):
             data = body.read()
             body.close()
@@ -182,17 +175,7 @@ class Fetching:
         else:
             assert isinstance(body, MemoryBody)
             data = body.getvalue()
-        return self._job.preparation.apply(data, what(self._job, entry))
-
-    def _place_ended(self, under_way: Prepare, *, waits: bool) -> None:
-        ended, _ = wait(under_way, None if waits else 0, FIRST_COMPLETED)
-        for future in ended:
-            wanted, served = under_way.pop(future)
-            made = future.result()
-            if isinstance(made, errors.PreparationError):
-                self.failed.append((wanted, made))
-            else:
-                self._place_prepared(Prepared(wanted, served, made))
+        return wanted, served, self._job.preparation.apply(data, what(self._job, wanted))
 
     def _place_prepared(self, made: Prepared) -> None:
         path = self._target.new_path()
