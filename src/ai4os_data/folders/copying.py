@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ai4os_data import errors
 from ai4os_data.datasets import Index, enumerated, kept_index, list_anew, matching, open_index
-from ai4os_data.folders.fetching import IN_RANGES_BYTES, Fetching
+from ai4os_data.folders.fetching import IN_RANGES_BYTES, PREPARED_IN_MEMORY_BYTES, Fetching
 from ai4os_data.folders.fitting import check_names, check_twins
 from ai4os_data.folders.job import Difference, Job, difference, with_those_above
 from ai4os_data.folders.parts import name_of
@@ -167,8 +167,8 @@ class Copying:
         folders = self._new_folders(found)
         new_bytes = disk.allocated(int(size * ratio) for size in sizes) + disk.allocated(1 for _ in range(folders))
         over = [one.over.st_size for one in found.outdated if one.over is not None]
-        # A file that is replaced stays until its successor is whole, and what is to be prepared lies beside it.
-        beside = over if sample is None else sizes
+        # A file that is replaced stays until its successor is whole; large ones that are to be prepared lie beside it.
+        beside = over if sample is None else over + [size for size in sizes if size >= PREPARED_IN_MEMORY_BYTES]
         beside_bytes = disk.allocated(sorted(beside, reverse=True)[:_AT_A_TIME])
         need = Need(
             more_bytes=new_bytes - disk.allocated(over) + beside_bytes - self._target.staged_bytes(),

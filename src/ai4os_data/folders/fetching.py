@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 IN_RANGES_BYTES = 16 * 1024 * 1024  # from here on, a file comes in several ranges at a time
 _IN_MEMORY_BYTES = 1024 * 1024  # from here on, bytes go to the disk as they come
+PREPARED_IN_MEMORY_BYTES = 8 * 1024 * 1024  # the same for what is read again at once, such as photographs
 
 
 class Fetching:
@@ -115,7 +116,7 @@ class Fetching:
                 yield entry, outcome
 
     def _body(self, entry: Entry) -> Body:
-        if entry.size_bytes < _IN_MEMORY_BYTES:
+        if entry.size_bytes < (_IN_MEMORY_BYTES if self._job.preparation is None else PREPARED_IN_MEMORY_BYTES):
             return MemoryBody()
         return StagedFile(self._target.new_path(), self._tally.came)
 
