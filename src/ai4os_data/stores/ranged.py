@@ -67,8 +67,7 @@ class RangedFile(io.RawIOBase):
         """Go to a position."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._entry.size_bytes}[whence]
         if base + offset < 0:
-            message = f"cannot seek to {base + offset}, before the start of the file"
-            raise ValueError(message)
+            raise ValueError(f"cannot seek to {base + offset}, before the start of the file")
         self._position = base + offset
         return self._position
 
