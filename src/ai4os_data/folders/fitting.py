@@ -53,8 +53,6 @@ def _unusable(keys: Iterable[str], directory: str, staging_name: str) -> Iterato
     for key in keys:
         if not is_safe(key):
             yield f"{key!r} leaves the directory"
-        elif not (key.isascii() or _is_path(key)):
-            yield f"{key!r} has a character that no name of a file can have"
         elif len(key) * 4 > min(longest, rest):  # else it is short, whatever its characters
             if any(len(os.fsencode(name)) > longest for name in key.split("/")):
                 yield f"{key!r} has a name of more than {longest} bytes"
@@ -62,14 +60,6 @@ def _unusable(keys: Iterable[str], directory: str, staging_name: str) -> Iterato
                 yield f"{key!r} is a path of more than {_LONGEST_PATH} bytes there"
         if key.startswith(staging_name) and key.partition("/")[0] == staging_name:
             yield f"{key!r} has the name of the folder for what is on its way"
-
-
-def _is_path(key: str) -> bool:
-    try:
-        os.fsencode(key)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _clashing(keys: Sequence[str], directory: str) -> Iterator[str]:
