@@ -117,7 +117,9 @@ class Copying:
         found = self._difference(listed, positions)
         self._target.sweep(self._parts(found))
         self._taken_bytes = self._recorded_bytes(found)
-        fetching = Fetching(self._job, self._journal, self._target, self._tally, self._check_limit)
+        fetching = Fetching(
+            self._job, self._journal, self._target, self._tally, check=self._check_limit, listed=listed.entries
+        )
         if found.outdated:
             check(thoroughly=True)
             sample = sample_of(self._job, [one.entry for one in found.outdated]) if self._job.preparation else None

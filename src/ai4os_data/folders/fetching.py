@@ -15,7 +15,7 @@ from ai4os_data.folders.sampling import Prepared, what
 from ai4os_data.folders.staged import StagedFile, write_staged
 from ai4os_data.http import Body, MemoryBody
 from ai4os_data.machine import in_threads
-from ai4os_data.stores import Entry, modified_ns, read_resumed
+from ai4os_data.stores import Entry, modified_ns, read_among, read_resumed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 IN_RANGES_BYTES = 16 * 1024 * 1024  # from here on, a file comes in several ranges at a time
 PREPARED_IN_MEMORY_BYTES = 48 * 1024 * 1024  # of all files that are to be prepared; the others wait on the disk
 _IN_MEMORY_BYTES = 1024 * 1024  # from here on, bytes go to the disk as they come
+PREPARED_IN_MEMORY_BYTES = 8 * 1024 * 1024  # the same for what is read again at once, such as photographs
 
 
 class Fetching:
@@ -41,6 +42,7 @@ class Fetching:
         target: the directory.
         tally: counts what comes.
         check: called with the size of a file before it is placed; it raises if that is too much.
+        listed: all files there are.
 
     Attributes:
         sizes: the local size of each file that has come, by its key.
@@ -48,7 +50,14 @@ class Fetching:
     """
 
     def __init__(
-        self, job: Job, journal: Journal, target: Target, tally: Tally, check: Callable[[int], object]
+        self,
+        job: Job,
+        journal: Journal,
+        target: Target,
+        tally: Tally,
+        *,
+        check: Callable[[int], object],
+        listed: Sequence[Entry],
     ) -> None:
         self.sizes: dict[str, int] = {}
         self.failed: list[tuple[Entry, errors.StorageError]] = []
@@ -57,6 +66,7 @@ class Fetching:
         self._target = target
         self._tally = tally
         self._check = check
+        self._listed = listed
         self._over: dict[str, os.stat_result | None] = {}
         self._held: dict[str, int] = {}  # large files that are in memory, to be prepared
 
@@ -106,7 +116,7 @@ class Fetching:
 
     def _came(self, entries: Sequence[Entry]) -> Generator[tuple[Entry, Fetched], None, None]:
         """The files that come; the others are among those that failed."""
-        outcomes = self._job.store.read_many(entries, self._body)
+        outcomes = read_among(self._job.store, entries, self._listed, self._body)
         with closing(outcomes) if isinstance(outcomes, Generator) else nullcontext():
             for entry, outcome in outcomes:
                 if isinstance(outcome, errors.StorageError):
@@ -118,7 +128,7 @@ class Fetching:
                 yield entry, outcome
 
     def _body(self, entry: Entry) -> Body:
-        if entry.size_bytes < _IN_MEMORY_BYTES:
+        if entry.size_bytes < (_IN_MEMORY_BYTES if self._job.preparation is None else PREPARED_IN_MEMORY_BYTES):
             return MemoryBody()
         if self._job.preparation and sum(self._held.values()) + entry.size_bytes <= PREPARED_IN_MEMORY_BYTES:
             self._held[entry.key] = entry.size_bytes
