@@ -77,8 +77,7 @@ def die_everywhere(source_of: Callable[[int], Folder], tmp_path: Path, changes: 
             versions.append(changed)
             trials.append(run_until(fatal, copy).steps)
             for key in keys_of(target):
-                if not key.startswith(".ai4os-data-"):
-                    assert (target / key).read_bytes() in [some.get(key) for some in versions], f"{key}, at {fatal}"
+                assert (target / key).read_bytes() in [some.get(key) for some in versions], f"{key}, at {fatal}"
         left = missing(source.root, target)
         assert copy() == len(left), f"at {fatal}"
         assert differences(source.root, target) == "", f"at {fatal}"
