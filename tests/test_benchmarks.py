@@ -69,6 +69,7 @@ RATIOS = {
     },
     "folders": {
         "copy_vs_rclone",
+        "copy_vs_rclone_parallel",
         "copy_vs_rclone_dav",
         "copy_vs_limit",
         "large_vs_curl",

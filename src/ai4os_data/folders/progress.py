@@ -15,10 +15,8 @@ from ai4os_data.telemetry import log
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_EVERY_S = 10.0
-
-
-_EVERY_S = 0.05
+_SHOWN_EVERY_S = 0.05
+_LOGGED_EVERY_S = 10.0
 
 
 class Progress(NamedTuple):
@@ -71,7 +69,7 @@ def _logging(name: str) -> Show:
 
     def show(progress: Progress) -> None:
         nonlocal said_s
-        if time.monotonic() - said_s >= _EVERY_S and progress.total_bytes:
+        if time.monotonic() - said_s >= _LOGGED_EVERY_S and progress.total_bytes:
             said_s = time.monotonic()
             came = f"{shown_size(progress.came_bytes)} of {shown_size(progress.total_bytes)}"
             log.info("%s: %s, %s", name, came, _files(progress))
@@ -117,7 +115,7 @@ class Tally:
 
     def _show(self, *, at_once: bool = False) -> None:
         now_s = time.monotonic()
-        if (at_once or now_s - self._shown_s > _EVERY_S) and threading.get_ident() == self._thread:
+        if (at_once or now_s - self._shown_s > _SHOWN_EVERY_S) and threading.get_ident() == self._thread:
             self._shown_s = now_s
             for show in self._shows:
                 show(Progress(*self._counts))
