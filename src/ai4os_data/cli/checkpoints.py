@@ -16,6 +16,7 @@ import click
 
 from ai4os_data import errors
 from ai4os_data.checkpoint import MANIFEST, Retention, RunView
+from ai4os_data.cli.looking import open_briefly
 from ai4os_data.cli.output import note, say
 from ai4os_data.cli.progress import shown
 from ai4os_data.cli.pulling import pull
@@ -55,7 +56,8 @@ def run(options: Options) -> int:
         LocationError: there is no such run, or no such checkpoint in it.
         StorageError: it cannot be read.
     """
-    store = open_store(options.location, options.remote)
+    opened = open_briefly if options.action == "list" else open_store
+    store = opened(options.location, options.remote)
     view = RunView(store, os.environ)
     if not (view.found() or view.on_store() or view.unfinished()):
         raise _no_run(store)

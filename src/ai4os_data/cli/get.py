@@ -7,10 +7,10 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ai4os_data.cli import kinds
 from ai4os_data.cli.output import note, say
 from ai4os_data.cli.progress import shown
-from ai4os_data.datasets import shrink
-from ai4os_data.folders import copied_to
+from ai4os_data.folders import Progress, copied_to
 from ai4os_data.machine import shown_size
 from ai4os_data.telemetry import log
 
@@ -41,26 +41,34 @@ def run(options: Options) -> int:
     """
     if not options.quiet:
         log.setLevel(logging.INFO)  # which files changed, and which vanished
+    came = Progress()
     with shown("get", quiet=options.quiet) as show:
+
+        def keep_and_show(progress: Progress) -> None:
+            nonlocal came
+            came = progress
+            show(progress)
+
         copy = copied_to(
             options.location,
             options.directory,
-            show,
+            keep_and_show,
             remote=options.remote,
             pattern=options.pattern,
-            prepare=None if options.shrink is None else shrink(options.shrink),
+            prepare=kinds.prepare(options.shrink),
             size_limit=options.size_limit,
             overwrite=options.overwrite,
         )
     if not options.quiet:
-        note(_summary(copy))
+        note(_summary(copy, came.came_bytes))
     say(json.dumps({"path": str(copy.path), **copy.stats()}) if options.as_json else copy.path)
     return 0
 
 
-def _summary(copy: LocalCopy) -> str:
+def _summary(copy: LocalCopy, came_bytes: int) -> str:
     found = copy.stats()
-    seconds, came_bytes = found["seconds"], int(found["bytes_from_network"])
+    seconds = found["seconds"]
     removed = f", {found['removed']:,.0f} removed" if found["removed"] else ""
-    came = f"{found['fetched']:,.0f} fetched ({shown_size(came_bytes)}, {shown_size(int(came_bytes / seconds))}/s)"
-    return f"{found['files']:,.0f} files, {shown_size(copy.size_bytes)}: {came}{removed}, in {seconds:.1f} s"
+    rate = f" ({shown_size(came_bytes)}, {shown_size(int(came_bytes / seconds))}/s)" if came_bytes else ""
+    came = f"{found['fetched']:,.0f} fetched{rate}{removed}, in {seconds:.1f} s"
+    return f"{found['files']:,.0f} files, {shown_size(copy.size_bytes)}: {came}"

@@ -123,6 +123,15 @@ def shrink(command: F) -> F:
     return click.option("--shrink", type=click.IntRange(1), metavar="PX", help=help_)(command)
 
 
+def prepare(shrink: int | None) -> Callable[[bytes], bytes] | None:
+    """What is made of each file of a command that takes ``--shrink``."""
+    if shrink is None:
+        return None
+    from ai4os_data import datasets  # not before: it takes Pillow
+
+    return datasets.shrink(shrink)
+
+
 def quiet(command: F) -> F:
     """Let a command be quiet."""
     help_ = "Show no progress and no summary, only errors and warnings."

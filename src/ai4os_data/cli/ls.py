@@ -9,9 +9,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from ai4os_data import errors
+from ai4os_data.cli.looking import open_briefly
 from ai4os_data.cli.output import note, say
 from ai4os_data.machine import shown_size
-from ai4os_data.stores import look_at, modified_ns, open_store
+from ai4os_data.stores import look_at, modified_ns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,7 +47,7 @@ def run(options: Options) -> int:
     Raises:
         StorageError: it cannot be listed.
     """
-    store = open_store(options.location, options.remote)
+    store = open_briefly(options.location, options.remote)
     names, unreadable = _listed(store) if options.recursive else (_members(store), [])
     shown = _json if options.as_json else _long if options.is_long else _short
     lines = map(shown, names)

@@ -110,18 +110,15 @@ class Lines:
     def __init__(self, what: str) -> None:
         self._what = what
         self._begun_s = self._said_s = time.monotonic()
-        self._begun_bytes: int | None = None
 
     def show(self, progress: Progress) -> None:
         """Print a line, if it is time for one."""
         came, total = progress.came_bytes, progress.total_bytes
-        if self._begun_bytes is None:
-            self._begun_bytes = came
         now = time.monotonic()
         if now - self._said_s < _EVERY_S or total <= 0:
             return
         self._said_s = now
-        per_s = (came - self._begun_bytes) / (now - self._begun_s)
+        per_s = came / (now - self._begun_s)
         left = f", {shown_time((total - came) / per_s)} left" if per_s > 0 else ""
         files = f", {_files(progress)}" if _files(progress) else ""
         note(

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors, telemetry
 from ai4os_data.cache import CachedStore, DiskCache, UncachedStore, WantedFile, session_of
+from ai4os_data.cli import kinds
 from ai4os_data.cli.output import note, say
 from ai4os_data.cli.progress import Steps, shown
-from ai4os_data.datasets import Pattern, fill, matching, open_index, shrink
+from ai4os_data.datasets import Pattern, fill, matching, open_index
 from ai4os_data.machine import shown_size
 from ai4os_data.stores import ChosenEntries, open_store
 
@@ -47,7 +48,7 @@ def run(options: Options) -> int:
     if store.is_local and options.cache is None:
         note(f"{store.location} is on a local disk, where a training reads without a cache: there is nothing to do")
         return 0
-    prepare = None if options.shrink is None else shrink(options.shrink)
+    prepare = kinds.prepare(options.shrink)
     cached = CachedStore(UncachedStore(store, prepare=prepare), DiskCache(options.cache, options.cache_size))
     files = _files(options, store, cached)
     failed: list[errors.StorageError] = []

@@ -99,7 +99,7 @@ class Lane:
                 self._handles.close()
                 self._handles = _Handles(remote)
             self._handles.remote = remote  # often another store's: compare only once
-        transfer.begin()
+        transfer.begin(remote)
         handle = self._handles.take(transfer)
         _prepare(handle, transfer, patience)
         self._active[handle] = transfer, self._handles
