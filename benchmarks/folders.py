@@ -6,6 +6,7 @@ Run it as ``python -m benchmarks.folders --quick --json folders.json``.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -181,14 +182,14 @@ def measure_large(report: Report, options: Options) -> None:
     with memory(options, 3 * size_bytes) as directory:
         server = NextcloudServer(directory / "server", request_cost_s=REQUEST_COST_S)
         with server, ShapedProxy("127.0.0.1", server.port, rtt_s=LINK_RTT_S, rate_bit_s=LINK_BIT_S) as proxy:
-            corpus.make(directory / "server" / "large", 1, size_bytes)
+            _write(directory / "server" / "large" / "large.bin", size_bytes)
             root = f"{proxy.url}remote.php/dav/files/{server.user}/"
             remote = Remote(root, server.user, server.password, vendor="nextcloud")
             source = Source(f"{root}large", remote, "nextcloud", 1)
             curl = bare_curl.Connection(server.user, server.password)
             ways: dict[str, Callable[[Path], object]] = {
                 OURS_LARGE: source.copy,
-                CURL_LARGE: lambda target: curl.request("GET", f"{root}large/000000.bin", sink=target / "fetched"),
+                CURL_LARGE: lambda target: curl.request("GET", f"{root}large/large.bin", sink=target / "fetched"),
             }
             for number in options.rounds("large", 30):
                 for name, way in list(ways.items())[:: 1 if number % 2 else -1]:
@@ -262,6 +263,14 @@ def measure_memory(report: Report, options: Options) -> None:
 
 
 # --- the servers
+
+
+def _write(path: Path, size_bytes: int) -> None:
+    path.parent.mkdir()
+    piece = random.Random(size_bytes).randbytes(MIB)
+    with path.open("wb") as file:
+        for _ in range(size_bytes // MIB):
+            file.write(piece)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import time
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors, telemetry
@@ -131,14 +132,14 @@ class Reader:
         Args:
             indices: from 0 on.
             seeds: the seed of each sample's random augmentations.
-            look: records how the first of them is made.
+            look: records how the last of them is made; the first one may have to import what the user's functions need.
 
         Raises:
             SampleError: one is bad, and is not to be skipped.
         """
         contents, fetched = self._contents(indices)
-        maker = self.maker if look is None or self.maker.gives_bytes else Watched(self.maker, look)
-        return list(self._made(indices, contents, fetched, seeds if self.maker.may_draw else None, maker))
+        last = self.maker if look is None or self.maker.gives_bytes else Watched(self.maker, look)
+        return list(self._made(indices, contents, fetched, seeds if self.maker.may_draw else None, last))
 
     def _contents(self, indices: Sequence[int]) -> tuple[_Contents, _Fetched]:
         """The files of samples, by index, and what came of other files; those that are read later are in neither."""
@@ -182,10 +183,11 @@ class Reader:
         contents: _Contents,
         fetched: _Fetched,
         seeds: Sequence[int] | None,
-        maker: Maker | Watched,
+        last: Maker | Watched,
     ) -> Iterator[tuple[int, Any]]:
         """Decode, label and transform samples, in the order of the indices."""
-        for position, index in enumerate(indices):
+        makers = chain(repeat(self.maker, len(indices) - 1), [last])
+        for position, (index, maker) in enumerate(zip(indices, makers, strict=True)):
             content, entry = contents.get(index), self.entries[index]
             if seeds is not None:
                 seeding.seed_all(seeds[position])
@@ -201,7 +203,6 @@ class Reader:
                 item = maker.transformed(x, y)
             except Exception as error:
                 raise self.bad_samples.of_sample(index, entry.key, error) from error
-            maker = self.maker
             yield position, item
 
     def skipped(self, index: int) -> errors.SkippedError:

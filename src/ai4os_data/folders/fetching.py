@@ -15,7 +15,7 @@ from ai4os_data.folders.sampling import Prepared, what
 from ai4os_data.folders.staged import StagedFile, write_staged
 from ai4os_data.http import Body, MemoryBody
 from ai4os_data.machine import in_threads
-from ai4os_data.stores import Entry, modified_ns, read_resumed
+from ai4os_data.stores import Entry, modified_ns, read_among, read_resumed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from ai4os_data.stores import Fetched
 
 IN_RANGES_BYTES = 16 * 1024 * 1024  # from here on, a file comes in several ranges at a time
+PREPARED_IN_MEMORY_BYTES = 48 * 1024 * 1024  # of all files that are to be prepared; the others wait on the disk
 _IN_MEMORY_BYTES = 1024 * 1024  # from here on, bytes go to the disk as they come
-PREPARED_IN_MEMORY_BYTES = 8 * 1024 * 1024  # the same for what is read again at once, such as photographs
 
 
 class Fetching:
@@ -41,6 +41,7 @@ class Fetching:
         target: the directory.
         tally: counts what comes.
         check: called with the size of a file before it is placed; it raises if that is too much.
+        listed: all files there are.
 
     Attributes:
         sizes: the local size of each file that has come, by its key.
@@ -48,7 +49,14 @@ class Fetching:
     """
 
     def __init__(
-        self, job: Job, journal: Journal, target: Target, tally: Tally, check: Callable[[int], object]
+        self,
+        job: Job,
+        journal: Journal,
+        target: Target,
+        tally: Tally,
+        *,
+        check: Callable[[int], object],
+        listed: Sequence[Entry],
     ) -> None:
         self.sizes: dict[str, int] = {}
         self.failed: list[tuple[Entry, errors.StorageError]] = []
@@ -57,7 +65,9 @@ class Fetching:
         self._target = target
         self._tally = tally
         self._check = check
+        self._listed = listed
         self._over: dict[str, os.stat_result | None] = {}
+        self._held: dict[str, int] = {}  # large files that are in memory, to be prepared
 
     def bring(self, outdated: Sequence[Outdated], sample: Sample | None) -> None:
         """Fetch files.
@@ -105,18 +115,22 @@ class Fetching:
 
     def _came(self, entries: Sequence[Entry]) -> Generator[tuple[Entry, Fetched], None, None]:
         """The files that come; the others are among those that failed."""
-        outcomes = self._job.store.read_many(entries, self._body)
+        outcomes = read_among(self._job.store, entries, self._listed, self._body)
         with closing(outcomes) if isinstance(outcomes, Generator) else nullcontext():
             for entry, outcome in outcomes:
                 if isinstance(outcome, errors.StorageError):
                     self.failed.append((entry, outcome))
+                    self._held.pop(entry.key, None)
                     continue
                 if isinstance(outcome.body, MemoryBody):
                     self._tally.came(outcome.body.length)
                 yield entry, outcome
 
     def _body(self, entry: Entry) -> Body:
-        if entry.size_bytes < (_IN_MEMORY_BYTES if self._job.preparation is None else PREPARED_IN_MEMORY_BYTES):
+        if entry.size_bytes < _IN_MEMORY_BYTES:
+            return MemoryBody()
+        if self._job.preparation and sum(self._held.values()) + entry.size_bytes <= PREPARED_IN_MEMORY_BYTES:
+            self._held[entry.key] = entry.size_bytes
             return MemoryBody()
         return StagedFile(self._target.new_path(), self._tally.came)
 
@@ -161,6 +175,7 @@ class Fetching:
         """Fetch files, and prepare them on all processors that this process may use."""
         with closing(self._came(entries)) as came, closing(in_threads(self._prepared, came)) as all_made:
             for wanted, served, made in all_made:
+                self._held.pop(wanted.key, None)
                 if isinstance(made, errors.PreparationError):
                     self.failed.append((wanted, made))
                 else:

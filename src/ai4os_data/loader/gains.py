@@ -124,7 +124,8 @@ class Epoch:
         seen = self.seen
         if not seen.looked or not min(seen[-4:]):
             return
-        decoding_s = min(coming.making_s, seen.decoding_ns / 1e9 / seen.looked * self.batch_samples)
+        seen_s = (seen.decoding_ns + seen.transforming_ns) / 1e9 / seen.looked * self.batch_samples
+        decoding_s = seen.decoding_ns / 1e9 / seen.looked * self.batch_samples * min(1.0, coming.making_s / seen_s)
         width, height, given_width, given_height = (sum_px / seen.looked for sum_px in seen[-4:])
         longest = max(width, height)
         side = _SIDE_STEP * math.ceil(longest * _MARGIN * max(given_width / width, given_height / height) / _SIDE_STEP)
