@@ -37,6 +37,7 @@ RATIOS = {
         "warm_vs_local",
         "warm_vs_local_2",
         "warm_loader_vs_local",
+        "bound_by_cost",
         "cold_vs_limit",
         "cold_vs_mount",
         "archive_vs_single",

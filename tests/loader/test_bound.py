@@ -172,7 +172,8 @@ def test_slow_loop_is_the_bound(folder: Path, workers: int) -> None:
 @pytest.mark.parametrize("kind", ["ours", "subset", "concat", "wrapped", "subset of wrapped"])
 def test_slow_storage_is_the_bound(slow_cloud: Share, tmp_path: Path, workers: int, kind: str) -> None:
     """Until the cache has the files; it makes no difference whose dataset reads ours."""
-    ours = StorageDataset(slow_cloud.location, remote=slow_cloud.remote, cache=tmp_path, decode=Decode(SHORT_S))
+    cache = DiskCache(tmp_path, "64MiB")
+    ours = StorageDataset(slow_cloud.location, remote=slow_cloud.remote, cache=cache, decode=Decode(SHORT_S))
     halves = [Subset(ours, range(48)), Subset(ours, range(48, NUMBER))]
     kinds: dict[str, Dataset[Any]] = {
         "ours": ours,
@@ -347,8 +348,8 @@ def test_more_workers_give_what_they_promise(folder: Path, advised: Callable[[],
 
 def test_the_disk_gives_what_it_promises(slow_cloud: Share, tmp_path: Path, advised: Callable[[], str]) -> None:
     """After an epoch over the network."""
-    decode = Decode(0.004)
-    dataset = StorageDataset(slow_cloud.location, remote=slow_cloud.remote, cache=tmp_path, decode=decode)
+    cache, decode = DiskCache(tmp_path, "64MiB"), Decode(0.004)
+    dataset = StorageDataset(slow_cloud.location, remote=slow_cloud.remote, cache=cache, decode=decode)
     loader = loader_of(dataset, look_ahead_bytes=0)
     before_s = epoch_s(loader)
     advice = advised()

@@ -223,8 +223,9 @@ def test_what_is_pinned_stays_what_it_is() -> None:
     for kind in (Failed, LeftOut):
         pinned = pin(kind(7, error, "trace"))
         assert (type(pinned), pinned.number, pinned.error) == (kind, 7, error)
-    made = Made(7, {"x": [Pinned()], "y": "text"}, (1, 2))
-    assert pin(made) == Made(7, {"x": ["pinned"], "y": "text"}, [1, 2])
+    pinned = pin(Made(7, {"x": [Pinned()], "y": "text"}, (1, 2)))
+    assert (type(pinned), pinned.number, pinned.data) == (Made, 7, {"x": ["pinned"], "y": "text"})
+    assert list(pinned.spent) == [1, 2]  # in some versions a tuple comes as a list
 
 
 class Slow(Numbers):
