@@ -62,6 +62,7 @@ class Epoch:
         holding: what the caches hold now.
         gives_bytes: whether samples are the content of files.
         own_decoder: whether ``decode=`` is a function of the user's own.
+        is_cached: whether all of it goes through caches, also what lies on a local disk.
     """
 
     times: Times
@@ -74,6 +75,7 @@ class Epoch:
     holding: Holding
     gives_bytes: bool
     own_decoder: bool
+    is_cached: bool
 
     def advice(self) -> str:
         """What to do, and the gain to expect; empty if there is nothing worth a word."""
@@ -88,7 +90,7 @@ class Epoch:
         gains = [*self._of_cache(coming), *self._of_workers(coming), *self._of_pictures(coming), *self._of_tensors()]
         best = max(gains, key=lambda gain: gain.factor, default=None)
         if (best is None or not best.is_worth_a_word) and by == "decode" and not self.gives_bytes:
-            what = "doing once, in prepare=, what decode= and transform= do alike in each epoch would make an epoch"
+            what = f"{self._prepare}, for what decode= and transform= do alike in each epoch, would make an epoch"
             best = self._gain(coming, coming._replace(making_s=0), what, "up to")
         return str(best) if best is not None and best.is_worth_a_word else ""
 
@@ -131,10 +133,16 @@ class Epoch:
         side = _SIDE_STEP * math.ceil(longest * _MARGIN * max(given_width / width, given_height / height) / _SIDE_STEP)
         if side <= _MOST_OF_SIDE * longest:
             after = coming._replace(making_s=coming.making_s - decoding_s * (1 - (side / longest) ** 2))
-            yield self._gain(coming, after, f"prepare=shrink({side}) would make an epoch", "at least")
+            yield self._gain(coming, after, f"{self._prepare}shrink({side}) would make an epoch", "at least")
         elif not self.own_decoder and 3 * width * height <= _LARGEST_PIXELS_BYTES:
             after = coming._replace(making_s=coming.making_s - decoding_s * (1 - _OF_PIXELS))
-            yield self._gain(coming, after, f"prepare=shrink({math.ceil(longest)}, keep='pixels') would make an epoch")
+            what = f"{self._prepare}shrink({math.ceil(longest)}, keep='pixels') would make an epoch"
+            yield self._gain(coming, after, what)
+
+    @property
+    def _prepare(self) -> str:
+        """The argument, with a cache for what it makes."""
+        return "prepare=" if self.is_cached else "cache= and prepare="
 
     def _of_tensors(self) -> Iterator[Gain]:
         """Samples that need not go through a pipe."""
