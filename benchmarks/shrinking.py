@@ -50,7 +50,7 @@ MS, BYTES, RATE = "ms a photograph", "bytes a photograph on the disk", "photogra
 
 def measure(options: Options) -> Report:
     """Measure both parts."""
-    photographs = make(options.directory / "photographs", options.choose(4, 24, 48))
+    photographs = make(options.directory / "photographs", options.choose(4, 48, 96))
     settings = {
         "photographs": len(photographs),
         "pixels": f"{WIDTH} x {HEIGHT}",
