@@ -369,13 +369,27 @@ def test_a_larger_cache_gives_what_it_promises(
     epoch(loader)
     before_s = epoch_s(loader)
     advice = advised()
-    found = re.match(r"the cache holds (\d+)% of the files: size_limit='(\d+MiB)' would make an epoch about ", advice)
+    found = re.match(r"the cache holds (\d+) % of the files: size_limit='(\d+MiB)' would make an epoch about ", advice)
     assert found, advice
     assert 30 < int(found[1]) < 65
     large = StorageDataset(slow_cloud.location, cache=DiskCache(tmp_path / "large", found[2]), **options)
     large.warm(progress=False)
     assert_kept(before_s, epoch_s(loader_of(large)), promised(advice))
     assert large.stats()["passed_through"] == 0
+
+
+def test_files_that_the_cache_has_room_for_are_there_next_time(slow_cloud: Share, tmp_path: Path) -> None:
+    """Only those that it has no room for make it too small; files on a local disk need no cache."""
+    options: dict[str, Any] = {"remote": slow_cloud.remote, "pattern": "[0-9]*.bin"}
+    cache = DiskCache(tmp_path / "large", "64MiB")
+    dataset = StorageDataset(slow_cloud.location, cache=cache, **options)
+    dataset[0]
+    assert Holding.of([dataset]) == Holding(1.0, has_caches=True)
+    uncached = StorageDataset(slow_cloud.location, cache=None, **options)
+    assert Holding.of([uncached]) == Holding(0.0, has_caches=False)
+    both = Holding.of([dataset, uncached])
+    assert (both.share, both.has_caches) == (pytest.approx(0.5 / NUMBER), False)
+    assert Holding.of([StorageDataset(tmp_path, cache=None)]) == Holding(1.0, has_caches=True)
 
 
 def test_a_cache_is_advised_if_there_is_none(slow_cloud: Share, advised: Callable[[], str]) -> None:
@@ -471,12 +485,12 @@ def seen(*sides: int) -> Spent:
         (an_epoch(FETCHING, missed=1.0), "the next epoch reads from the disk: about 5.0 times as fast"),
         (
             an_epoch(FETCHING, missed=1.0, holding=Holding(0.5, has_caches=True, wanted_limit="8GiB")),
-            "the cache holds 50% of the files: size_limit='8GiB' would make an epoch about 2.8 times as fast",
+            "the cache holds 50 % of the files: size_limit='8GiB' would make an epoch about 2.8 times as fast",
         ),
         (
             an_epoch(FETCHING, missed=1.0, holding=Holding(0.5, has_caches=True)),
             (
-                "the cache holds 50% of the files, and its disk has no room for more: a prepare= that makes them "
+                "the cache holds 50 % of the files, and its disk has no room for more: a prepare= that makes them "
                 "smaller would make an epoch up to 2.8 times as fast"
             ),
         ),

@@ -101,7 +101,7 @@ class Epoch:
         if not coming.fetching_s:
             return
         after = coming._replace(fetching_s=0, disk_s=coming.disk_s + _HIT_S * self.batch_samples)
-        holds = f"the cache holds {self.holding.share:.0%} of the files"
+        holds = f"the cache holds {100 * self.holding.share:.0f} % of the files"
         if not self.holding.has_caches:
             yield self._gain(coming, after, "a cache for these files would make later epochs")
         elif self.holding.wanted_limit is not None:
