@@ -164,7 +164,8 @@ def test_all_that_makes_a_batch_is_decoding(folder: Path, workers: int, part: st
 @pytest.mark.parametrize("workers", [0, 2])
 def test_slow_loop_is_the_bound(folder: Path, workers: int) -> None:
     """The loader keeps up with it."""
-    said = epoch(loader_of(StorageDataset(folder, decode=Decode(SHORT_S)), workers), loop_s=0.06)
+    dataset = StorageDataset(folder, pattern="0[0-4]*", decode=Decode(SHORT_S))
+    said = epoch(loader_of(dataset, workers), loop_s=0.2)
     assert_bound(said, "loop")
 
 
@@ -388,7 +389,8 @@ def test_files_that_the_cache_has_room_for_are_there_next_time(slow_cloud: Share
     uncached = StorageDataset(slow_cloud.location, cache=None, **options)
     assert Holding.of([uncached]) == Holding(0.0, has_caches=False)
     both = Holding.of([dataset, uncached])
-    assert (both.share, both.has_caches) == (pytest.approx(0.5 / NUMBER), False)
+    assert both.share == pytest.approx(0.5 / NUMBER)
+    assert not both.has_caches
     assert Holding.of([StorageDataset(tmp_path, cache=None)]) == Holding(1.0, has_caches=True)
 
 
@@ -411,7 +413,6 @@ def test_smaller_pictures_give_at_least_what_they_promise(
         (tmp_path / f"{number}.jpg").write_bytes(picture.getvalue())
 
     def small(image: Image.Image) -> torch.Tensor:
-        time.sleep(0.004)
         return torch.from_numpy(np.asarray(image.resize((160, 120))).copy()).permute(2, 0, 1)
 
     options: dict[str, Any] = {"pattern": "*.jpg", "decode": "image", "transform": small}
@@ -474,6 +475,17 @@ def seen(*sides: int) -> Spent:
         (
             an_epoch(DECODING, seen=seen(3000, 2000, 224, 224), own_decoder=True),
             "prepare=shrink(384) would make an epoch at least 5.0 times as fast",
+        ),
+        (
+            an_epoch(DECODING, seen=seen(3000, 2000, 224, 224)._replace(transforming_ns=180_000_000), is_cached=False),
+            "cache= and prepare=shrink(384) would make an epoch at least 2.6 times as fast",
+        ),
+        (  # it cuts
+            an_epoch(DECODING, seen=seen(3000, 2000, 224, 224)._replace(transforming_ns=2_000_000)),
+            (
+                "prepare=, for what decode= and transform= do alike in each epoch, would make an epoch up to 5.0 times "
+                "as fast"
+            ),
         ),
         (
             an_epoch(Times(0.02, 0.08, 0.0, 0.07, 0.01, 0.0, 0.0), gives_bytes=True),

@@ -20,7 +20,10 @@ _MARGIN = 8 / 7  # of pictures over what is cut out of them: 256 pixels for 224
 _SIDE_STEP = 32
 _MOST_OF_SIDE = 0.75
 _LARGEST_PIXELS_BYTES = 2**20
-_OF_PIXELS = 0.05  # of the time to decode a file
+# Of the time to decode a picture:
+_OF_PIXELS = 0.05  # to take its pixels from a file of them
+_OF_CUTTING = 0.05  # to cut a part out of it
+_OF_RESIZING = 0.25  # to make it smaller, at least
 
 
 class Gain(NamedTuple):
@@ -45,6 +48,59 @@ class Gain(NamedTuple):
         """The sentence."""
         factor = f"{self.certainty} {self.factor:.1f}" if self.factor <= _MOST else f"more than {_MOST}"
         return f"{self.what} {factor} times as fast"
+
+
+class Pictures(NamedTuple):
+    """The pictures of a batch, as far as they were looked at: their mean size, and what they take in all.
+
+    Attributes:
+        width: in pixels, decoded.
+        height: the same.
+        given_width: in pixels, after the transform.
+        given_height: the same.
+        decoding_s: how long it takes to decode them, in seconds.
+        transforming_s: the same of the transform.
+    """
+
+    width: float
+    height: float
+    given_width: float
+    given_height: float
+    decoding_s: float
+    transforming_s: float
+
+    @classmethod
+    def of(cls, seen: Spent, number: float, making_s: float) -> Pictures | None:
+        """The pictures of a batch of this size, which takes so long to make; None if nothing was seen of any."""
+        *_, looked, decoding_ns, transforming_ns, width, height, given_width, given_height = seen
+        if not min(looked, width, height, given_width, given_height):
+            return None
+        seen_s = (decoding_ns + transforming_ns) / 1e9
+        share = min(number / looked, making_s / seen_s) / 1e9
+        return cls(
+            width / looked,
+            height / looked,
+            given_width / looked,
+            given_height / looked,
+            share * decoding_ns,
+            share * transforming_ns,
+        )
+
+    @property
+    def enough(self) -> int:
+        """A longest side that leaves them as large as they are given, with a margin."""
+        scale = max(self.given_width / self.width, self.given_height / self.height)
+        return _SIDE_STEP * math.ceil(_MARGIN * scale * max(self.width, self.height) / _SIDE_STEP)
+
+    @property
+    def are_cut(self) -> bool:
+        """Whether the transform takes so little time that it cuts a part out of them, as it is."""
+        return self.transforming_s < _OF_CUTTING * self.decoding_s
+
+    @property
+    def of_size_s(self) -> float:
+        """What grows with their size: to decode them, and to make them smaller."""
+        return self.decoding_s + min(self.transforming_s, _OF_RESIZING * self.decoding_s)
 
 
 @dataclass(frozen=True)
@@ -122,20 +178,17 @@ class Epoch:
             yield Gain(self._step_s(coming) / self._step_s(after, wanted), what)
 
     def _of_pictures(self, coming: Times) -> Iterator[Gain]:
-        """Pictures of the size that is used, or, if they are, without a decoder."""
-        seen = self.seen
-        if not seen.looked or not min(seen[-4:]):
+        """Pictures of the size that is used, or, if they have it, without a decoder."""
+        pictures = Pictures.of(self.seen, self.batch_samples, coming.making_s)
+        if pictures is None:
             return
-        seen_s = (seen.decoding_ns + seen.transforming_ns) / 1e9 / seen.looked * self.batch_samples
-        decoding_s = seen.decoding_ns / 1e9 / seen.looked * self.batch_samples * min(1.0, coming.making_s / seen_s)
-        width, height, given_width, given_height = (sum_px / seen.looked for sum_px in seen[-4:])
-        longest = max(width, height)
-        side = _SIDE_STEP * math.ceil(longest * _MARGIN * max(given_width / width, given_height / height) / _SIDE_STEP)
+        longest, side = max(pictures.width, pictures.height), pictures.enough
         if side <= _MOST_OF_SIDE * longest:
-            after = coming._replace(making_s=coming.making_s - decoding_s * (1 - (side / longest) ** 2))
-            yield self._gain(coming, after, f"{self._prepare}shrink({side}) would make an epoch", "at least")
-        elif not self.own_decoder and 3 * width * height <= _LARGEST_PIXELS_BYTES:
-            after = coming._replace(making_s=coming.making_s - decoding_s * (1 - _OF_PIXELS))
+            if not pictures.are_cut:
+                after = coming._replace(making_s=coming.making_s - pictures.of_size_s * (1 - (side / longest) ** 2))
+                yield self._gain(coming, after, f"{self._prepare}shrink({side}) would make an epoch", "at least")
+        elif not self.own_decoder and 3 * pictures.width * pictures.height <= _LARGEST_PIXELS_BYTES:
+            after = coming._replace(making_s=coming.making_s - pictures.decoding_s * (1 - _OF_PIXELS))
             what = f"{self._prepare}shrink({math.ceil(longest)}, keep='pixels') would make an epoch"
             yield self._gain(coming, after, what)
 
