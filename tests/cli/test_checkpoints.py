@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -152,8 +151,8 @@ def test_a_training_goes_on_beside_it(run: Share, tmp_path: Path) -> None:
     """What it saves meanwhile is of the same attempt, and arrives; what it has in its spool stays."""
     with StorageCheckpoint(f"{run.location}/runs/x", remote=run.remote, keep_last=3) as training:
         training.save({"weights": torch.full((1000,), 40.0)}, 40).wait()
-        for action in (["list"], ["verify"], ["pull", tmp_path / "out"]):
-            assert tool("checkpoints", action[0], location(run), *action[1:], environ=run.environ()).returncode == 0
+        for action, *out in (["list"], ["verify"], ["pull", str(tmp_path / "out")]):
+            assert tool("checkpoints", action, location(run), *out, environ=run.environ()).returncode == 0
         training.save({"weights": torch.full((1000,), 50.0)}, 50).wait()
         assert [(one.step, one.attempt) for one in training.list()][:2] == [(50, 2), (40, 2)]
     lines = tool("checkpoints", "list", location(run), "--json", environ=run.environ()).stdout.splitlines()
@@ -176,22 +175,21 @@ os.kill(os.getpid(), 9)
 def test_what_a_killed_training_has_left_is_shown_and_left(run: Share, tmp_path: Path) -> None:
     """It waits in the spool for the run's next start; no look sends it, or takes it over."""
     server = run.server
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", KILLED, f"{run.location}/runs/x", server.url, server.user, server.password],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ},
-    )
-    assert process.stdin
-    assert process.stdout
-    while not [*run.root.glob("runs/x/*/step-000000040-*/MANIFEST.json")]:
-        assert process.poll() is None
-    with run.down():
-        process.stdin.write("\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "saved\n"
-        process.wait(timeout=60)
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        while not [*run.root.glob("runs/x/*/step-000000040-*/MANIFEST.json")]:
+            assert process.poll() is None
+        with run.down():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "saved\n"
+            process.wait(timeout=60)
     before = snapshot(run.root, tmp_path / "spool")
     lines = tool("checkpoints", "list", location(run), "--json", environ=run.environ()).stdout.splitlines()
     found = {line["step"]: line for line in map(json.loads, lines)}
