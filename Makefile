@@ -35,7 +35,7 @@ $(DEMO): $(TORCH)
 	@touch $@
 
 $(READY): $(TORCH)
-	@echo "Installing everything that tests, linters, benchmarks and pages need: 0.5 GB."
+	@echo "Installing everything that tests, linters, benchmarks and pages need: 0.6 GB."
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[demo,lightning,test,bench,dev,docs]'
 	@touch $@
 

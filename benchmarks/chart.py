@@ -37,6 +37,7 @@ _TITLES = {
     "checkpoints": "What a checkpoint costs the training, and how fast it travels",
     "epochs": "Epochs over a link of 400 Mbit/s",
     "fill": "What it costs to put a file into a full cache",
+    "folders": "A whole directory on the local disk",
     "gpu": "Checkpoints and loading with a GPU",
     "listing": "Listing files, and opening a dataset again",
     "network_vs_local": "Your network beside your local disk",

@@ -6,6 +6,7 @@ Run it as ``python -m benchmarks.folders --quick --json folders.json``.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -125,42 +126,36 @@ def measure(options: Options) -> Report:
 def measure_rclone(report: Report, options: Options) -> None:
     """Files of a Nextcloud that takes its time for each request."""
     with _nextcloud(options, "cloud", options.choose(8, 500, 500), costs=True) as source:
-        _race(report, options, "rclone", source, OURS_CLOUD, RCLONE_CLOUD)
+        _race(report, options, source, OURS_CLOUD, RCLONE_CLOUD)
     report.ratio("copy_vs_rclone", RCLONE_CLOUD, OURS_CLOUD)
 
 
 def measure_dav(report: Report, options: Options) -> None:
     """Files of a plain server that is far away."""
     with _far(options, "far", options.choose(8, 500, 500)) as source:
-        _race(report, options, "dav", source, OURS_DAV, RCLONE_DAV)
+        _race(report, options, source, OURS_DAV, RCLONE_DAV)
     report.ratio("copy_vs_rclone_dav", RCLONE_DAV, OURS_DAV)
 
 
-def _race(report: Report, options: Options, part: str, source: Source, ours: str, rclone: str) -> None:
+def _race(report: Report, options: Options, source: Source, ours: str, rclone: str) -> None:
     source.copy(_new_folder(options, "warm-up"))
-    for number in options.rounds(part, 30):
-        _take_turns(report, options, number, source, {ours: source.copy, rclone: source.rclone})
+    for number in options.rounds(ours, 30):
+        for name, seconds in _turns(options, number, source, {ours: source.copy, rclone: source.rclone}):
+            report.add(name, seconds, "s")
         begun = time.perf_counter()
         subprocess.run([find_rclone(), "version"], check=True, capture_output=True)
         report.add(RCLONE_START, time.perf_counter() - begun, "s")
 
 
-def _take_turns(
-    report: Report,
-    options: Options,
-    number: int,
-    source: Source,
-    ways: Mapping[str, Callable[[Path], object]],
-    unit: str = "s",
-) -> None:
-    """One round: every way once, in reversed order each time."""
-    turns = list(ways.items())
-    for name, way in turns if number % 2 else turns[::-1]:
+def _turns(
+    options: Options, number: int, source: Source, ways: Mapping[str, Callable[[Path], object]]
+) -> Iterator[tuple[str, float]]:
+    """One round: every way once, in reversed order each time, into a folder of its own; the seconds of each."""
+    for name, way in list(ways.items())[:: 1 if number % 2 else -1]:
         target = _new_folder(options, "copy")
         begun = time.perf_counter()
         way(target)
-        seconds = time.perf_counter() - begun
-        report.add(name, seconds if unit == "s" else source.files / seconds, unit)
+        yield name, time.perf_counter() - begun
         source.check(target)
 
 
@@ -176,7 +171,8 @@ def measure_limit(report: Report, options: Options) -> None:
             CURL_LIMIT: lambda target: bare_curl.write_files(urls, target, IN_FLIGHT),
         }
         for number in options.rounds("limit", 25):
-            _take_turns(report, options, number, source, ways, "files/s")
+            for name, seconds in _turns(options, number, source, ways):
+                report.add(name, source.files / seconds, "files/s")
     report.ratio("copy_vs_limit", OURS_LIMIT, CURL_LIMIT)
 
 
@@ -186,14 +182,14 @@ def measure_large(report: Report, options: Options) -> None:
     with memory(options, 3 * size_bytes) as directory:
         server = NextcloudServer(directory / "server", request_cost_s=REQUEST_COST_S)
         with server, ShapedProxy("127.0.0.1", server.port, rtt_s=LINK_RTT_S, rate_bit_s=LINK_BIT_S) as proxy:
-            corpus.make(directory / "server" / "large", 1, size_bytes)
+            _write(directory / "server" / "large" / "large.bin", size_bytes)
             root = f"{proxy.url}remote.php/dav/files/{server.user}/"
             remote = Remote(root, server.user, server.password, vendor="nextcloud")
             source = Source(f"{root}large", remote, "nextcloud", 1)
             curl = bare_curl.Connection(server.user, server.password)
             ways: dict[str, Callable[[Path], object]] = {
                 OURS_LARGE: source.copy,
-                CURL_LARGE: lambda target: curl.request("GET", f"{root}large/000000.bin", sink=target / "fetched"),
+                CURL_LARGE: lambda target: curl.request("GET", f"{root}large/large.bin", sink=target / "fetched"),
             }
             for number in options.rounds("large", 30):
                 for name, way in list(ways.items())[:: 1 if number % 2 else -1]:
@@ -267,6 +263,14 @@ def measure_memory(report: Report, options: Options) -> None:
 
 
 # --- the servers
+
+
+def _write(path: Path, size_bytes: int) -> None:
+    path.parent.mkdir()
+    piece = random.Random(size_bytes).randbytes(MIB)
+    with path.open("wb") as file:
+        for _ in range(size_bytes // MIB):
+            file.write(piece)
 
 
 @contextmanager

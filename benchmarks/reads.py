@@ -6,12 +6,14 @@ Run it as ``python -m benchmarks.reads --quick --json reads.json``.
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import resource
 import sys
 import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +23,11 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from torch.utils.data import DataLoader, Dataset
 
 from ai4os_data import DiskCache, Remote, StorageDataLoader, StorageDataset, errors
+from ai4os_data.loader.bound import Sums
+from ai4os_data.loader.spent import Stopwatch
 from ai4os_data.machine.mounts import mount_of
 from ai4os_data.stores import open_store
+from ai4os_data.telemetry import reading
 from benchmarks import bare_curl, corpus
 from benchmarks.command import Options, run
 from benchmarks.report import Report, at_least, at_most
@@ -51,6 +56,7 @@ BARS = {
     "warm_vs_local": at_most(1.05),
     "warm_vs_local_2": at_most(1.05),
     "warm_loader_vs_local": at_least(0.90),
+    "bound_by_cost": at_most(0.005),
     "cold_vs_limit": at_least(0.90),
     "cold_vs_mount": at_least(5),
     "archive_vs_single": at_least(7),
@@ -58,7 +64,7 @@ BARS = {
     "loader_vs_warm": at_least(0.9),
     "cpu_per_get_vs_curl": at_most(2),
 }
-PARTS = ("warm", "warm2", "loader", "cold", "mount", "archive", "ahead")
+PARTS = ("warm", "warm2", "loader", "bound", "cold", "mount", "archive", "ahead")
 
 LOCAL = "plain local files: open().read()"
 HIT = "ours, warm: dataset[i]"
@@ -66,6 +72,8 @@ LOCAL_2 = "plain local files, 2 processes"
 HIT_2 = "ours, warm, 2 processes"
 LOCAL_LOADER = "DataLoader over plain files, 2 workers"
 HIT_LOADER = "ours, warm: DataLoader, 2 workers"
+HIT_BATCH = "ours, warm: a batch of StorageDataLoader, no workers"
+STAMPS = "what measures its bound_by"
 LIMIT = "bare curl, 32 in flight, thrown away"
 CURL_FILES = "bare curl, 32 in flight, into files"
 UNCACHED = "ours, cold, without cache: read_many"
@@ -163,6 +171,8 @@ def measure_all_warm(report: Report, files: Files, options: Options) -> None:
             measure_warm_2(report, dataset, files.paths, options)
         if options.wants("loader"):
             measure_loader(report, dataset, files.paths, options)
+        if options.wants("bound"):
+            measure_bound(report, dataset, options)
         assert dataset.stats()["misses"] == len(dataset), "a warm case was not warm"
 
 
@@ -243,6 +253,41 @@ def measure_loader(report: Report, dataset: StorageDataset, paths: list[Path], o
         for name in sorted(loaders, reverse=number % 2 == 0):
             report.add(name, epoch(name), "files/s")
     report.ratio("warm_loader_vs_local", HIT_LOADER, LOCAL_LOADER)
+
+
+def measure_bound(report: Report, dataset: StorageDataset, options: Options) -> None:
+    """All that is called for ``bound_by`` with a batch, called alone, beside a batch whose samples cost the least.
+
+    Without workers nothing else counts: with them the way of a batch to the caller takes longer than this.
+    """
+    loader = StorageDataLoader(dataset, BATCH, shuffle=True)
+    for _ in loader:
+        pass  # finds out where each file is
+    for _ in options.rounds("bound", 10):
+        begun = time.perf_counter()
+        batches = sum(1 for _ in loader)
+        report.add(HIT_BATCH, (time.perf_counter() - begun) / batches * 1e6, "µs")
+        report.add(STAMPS, stamps_s(options.choose(10, 2000, 5000)) * 1e6, "µs")
+    report.ratio("bound_by_cost", STAMPS, HIT_BATCH)
+
+
+def stamps_s(times: int) -> float:
+    """The seconds that it takes to measure what a batch takes, as loader and reader do it, around nothing."""
+    sums, indices = Sums(), range(BATCH)
+    begun = time.perf_counter()
+    for _ in range(times):
+        watch = Stopwatch()
+        begun_ns = time.perf_counter_ns()
+        reading.add(time.perf_counter_ns() - begun_ns, fetching=False)
+        for _ in enumerate(zip(indices, chain(repeat(None, BATCH - 1), [watch.look]), strict=True)):
+            pass  # the last sample of a batch may be looked at
+        sums.add(begun, begun, pickle.loads(pickle.dumps(watch.spent())))  # noqa: S301  as it comes from a worker
+    with_samples = time.perf_counter() - begun
+    begun = time.perf_counter()
+    for _ in range(times):
+        for _ in enumerate(indices):
+            pass
+    return (with_samples - (time.perf_counter() - begun)) / times
 
 
 # --- cold

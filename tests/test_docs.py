@@ -6,6 +6,7 @@ import builtins
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ import ai4os_data.lightning
 from ai4os_data import errors
 from ai4os_data.cli.main import main
 from ai4os_data.fsspec.filesystem import StorageFileSystem
+from tests.support import folder_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +33,12 @@ if TYPE_CHECKING:
     from tests.support.shares import Share
 
 ROOT = Path(__file__).resolve().parents[1]
+PATHS = "docs/how-to/path-training.md"
+FLOWERS, STATIONS, GRID = (f"ai4os-storage/datasets/{name}" for name in ("flowers/train", "stations", "grid.zarr"))
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INCLUDED = re.compile(r'^--8<-- "(.*)"$', re.MULTILINE)
+_GET = re.compile(r"^ai4os-data get .*$", re.MULTILINE)
 _COMMAND = re.compile(r"(?:^|`)ai4os-data (\w+)", re.MULTILINE)
 
 
@@ -90,21 +95,67 @@ def linked(share: Share, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     for number in range(16):
         picture = io.BytesIO()
         Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(picture, "JPEG")
-        share.put({f"ai4os-storage/datasets/flowers/train/{'ab'[number % 2]}/{number}.jpg": picture.getvalue()})
+        share.put({f"{FLOWERS}/{'ab'[number % 2]}/{number}.jpg": picture.getvalue()})
     yield share
     StorageFileSystem.clear_instance_cache()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if _BLOCK.search((ROOT / page).read_text())])
+def code(page: str) -> list[str]:
+    """The blocks of a page that are run."""
+    return _BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if code(page) and page != PATHS])
 @pytest.mark.usefixtures("linked")
 # The pages are written for a machine with four cores; this one may have two.
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning")
 @pytest.mark.filterwarnings("ignore:::lightning")  # about workers, and about packages that are missing or old
 def test_code_of_the_page_runs(page: str) -> None:
     """The blocks of a page run one after the other, as somebody would type them."""
-    there = names()
-    for block in _BLOCK.findall((ROOT / page).read_text()):
+    run(page, names())
+
+
+def run(page: str, there: dict[str, Any]) -> None:
+    """Run the blocks of a page, one after the other, with some names."""
+    for block in code(page):
         exec(compile(block, page, "exec"), there)  # noqa: S102  running them is the test
+
+
+@pytest.mark.parametrize("page", ["README.md", PATHS])
+def test_command_of_the_page_copies(linked: Share, page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command that stands beside the line of Python fills the same directory."""
+    (line,) = _GET.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert main(shlex.split(line, comments=True)[1:]) == 0
+    directory = Path(capsys.readouterr().out.strip())
+    assert directory.name in {"data", "flowers"}
+    for number in range(16):
+        name = f"{'ab'[number % 2]}/{number}.jpg"
+        assert (directory / "train" / name).read_bytes() == (linked.root / FLOWERS / name).read_bytes()
+
+
+def test_trainings_of_the_page_on_paths_run(linked: Share, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each framework is the real one, but for Ultralytics: a stand-in treats the directory in the same way."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    for library in ("cv2", "datasets", "h5py", "keras", "sklearn", "zarr"):
+        pytest.importorskip(library, reason=f"{library} is not installed")
+    import h5py
+    import zarr
+
+    monkeypatch.setitem(sys.modules, "ultralytics", folder_trainer)
+    birds = "ai4os-storage/datasets/birds"
+    linked.put({f"{birds}/data.yaml": "train: images\nnames: [bird]\n", f"{birds}/labels/0.txt": "0 0.5 0.5 1 1\n"})
+    linked.put({f"{birds}/images/0.jpg": (linked.root / FLOWERS / "a" / "0.jpg").read_bytes()})
+    (linked.root / STATIONS).mkdir()
+    with h5py.File(linked.root / STATIONS / "2026.h5", "w") as file:
+        file["celsius"] = np.arange(20.0)
+    zarr.create_array(linked.root / GRID, data=np.arange(64.0).reshape(8, 8), chunks=(4, 4))
+    there = names()
+    run(PATHS, there)
+    assert list(there["celsius"]) == list(range(10))
+    assert there["grid"].shape == (8, 8)
+    assert there["image"].shape == (8, 8, 3)
+    assert there["train"](epochs=1) == {"classes": ["a", "b"]}
+    assert sorted(path.name for path in Path("data/birds/images").iterdir()) == ["0.jpg"]
 
 
 def test_quickstart_runs_as_a_file_on_class_folders_of_any_number(linked: Share, tmp_path: Path) -> None:
@@ -240,12 +291,12 @@ def test_chart_is_described_with_the_figures_of_the_results(page: str) -> None:
 
 
 def test_readme_is_short_and_shows_code_before_any_table() -> None:
-    """It has 120 lines at most, and both code blocks come before the first table."""
+    """It has 120 lines at most, and its three code blocks come before the first table."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 120
     first_table = re.search(r"^\|", text, re.MULTILINE)
     assert first_table
-    assert len(_BLOCK.findall(text[: first_table.start()])) == 2
+    assert len(_BLOCK.findall(text[: first_table.start()])) == 3
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith("docs/decisions/")])

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.servers.rclone import find_rclone
+
 if TYPE_CHECKING:
     from tests.support.shares import Share
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+PATHS = ["200 files came\ntrained on 200 images", "\n10 files came\ntrained on 210 images", "100% are recognised"]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
@@ -101,6 +104,8 @@ def test_server_of_its_own_needs_an_extra(tmp_path: Path) -> None:
         ("pandas_zarr.py", ["is half a table there? False"], "directory"),
         ("yolo_folder.py", ["24 images, 36 boxes, 36 of them on something bright"], "directory"),
         ("segmentation_masks.py", ["overlap with the masks"], "server"),
+        ("path_training.py", PATHS, "server"),
+        ("path_training.py", PATHS, "directory"),
         ("lightning_training.py", ["ended at step 40,", "begun at step 40, ended at step 128"], "server"),
         ("lightning_training.py", ["ended at step 40,", "begun at step 40, ended at step 128"], "directory"),
     ],
@@ -110,6 +115,22 @@ def test_example_does_what_it_says_and_leaves_nothing(
 ) -> None:
     """Each example runs on a server of its own and on a storage of the user."""
     check(name, expected, where, tmp_path)
+
+
+def test_training_on_a_path_runs_with_the_line_as_it_was(
+    share: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--before`, rclone copies; the training is the same, and the storage is as before afterwards."""
+    for name, value in share.environ().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", f"{Path(find_rclone()).parent}:{os.environ['PATH']}")
+    answer = run("path_training.py", f"rshare:{share.name}/new", "--before", scratch=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.count("100% are recognised") == 2
+    assert list(share.root.iterdir()) == []
+    refused = run("path_training.py", "--before", scratch=tmp_path)
+    assert refused.returncode == 2
+    assert "--before needs a location" in refused.stderr
 
 
 @pytest.mark.parametrize("where", ["server", "directory"])

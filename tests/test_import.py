@@ -62,6 +62,6 @@ def test_every_name_at_the_door_of_checkpoint_is_there() -> None:
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
-    """As with any other module."""
+    """The error is the same as for any module."""
     with pytest.raises(AttributeError, match="StorageCheckpoint2"):
         _ = ai4os_data.StorageCheckpoint2

@@ -144,7 +144,7 @@ def beside_the_door(modules: Modules) -> list[str]:
 
 
 def circles(modules: Modules) -> list[str]:
-    """Modules that lead back to themselves; the front doors only hand on, and are left out."""
+    """Modules that lead back to themselves; front doors only re-export, and are left out."""
     edges: dict[str, set[str]] = {dotted(path): set() for path in modules if FLOORS[room(path)] < FLOORS["__init__"]}
     for one in imports(modules):
         to, start = target(one, modules), dotted(one.path)

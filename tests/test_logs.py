@@ -1,4 +1,4 @@
-"""What the library logs is its own: no line a request, and no header of one."""
+"""The log has no line per request of httpx, and no headers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def names(caplog: pytest.LogCaptureFixture) -> set[str]:
 def test_requests_of_ours_are_not_logged_by_httpx(
     name: str, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
-    """At no level: not in a listing, which asks in several threads, nor when something is written or fails."""
+    """They are logged at no level: in threads of a listing, in writes and in failures."""
     there: Share = request.getfixturevalue(name)
     there.put({"a/b": b"b", "c/d/e": b"e"})
     with caplog.at_level(logging.DEBUG):
@@ -39,7 +39,7 @@ def test_requests_of_ours_are_not_logged_by_httpx(
 
 
 def test_requests_of_the_user_are_logged_as_ever(share: Share, caplog: pytest.LogCaptureFixture) -> None:
-    """Before, after, and in another thread while ours are under way."""
+    """They are logged before, after, and in another thread during ours."""
     store = open_store(share.location, share.remote)
     done = threading.Event()
 
@@ -65,7 +65,7 @@ def test_requests_of_the_user_are_logged_as_ever(share: Share, caplog: pytest.Lo
 def test_a_request_that_fails_silences_nothing_afterwards(
     share: Share, patience: Patience, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor is it logged itself."""
+    """The failing request itself is not logged."""
     store = share.store(patience)
     with caplog.at_level(logging.DEBUG):
         with share.down(), pytest.raises(errors.ServerUnavailableError):

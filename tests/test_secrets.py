@@ -1,4 +1,4 @@
-"""No secret is written down: whatever is done, and whatever goes wrong, none stands in what can be read afterwards."""
+"""No secret is written down: none is found in anything that can be read after any action or error."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ SECRETS = {
 
 
 class Trail:
-    """All that was left behind by what a test did."""
+    """Everything readable that a test left behind."""
 
     def __init__(self) -> None:
         self._pieces: list[tuple[str, bytes]] = []
 
     def add(self, what: str, text: str | bytes) -> None:
-        """Take something that can be read."""
+        """Add something that can be read."""
         self._pieces.append((what, text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")))
 
     def add_object(self, thing: object) -> None:
-        """Take what an object says of itself."""
+        """Add the repr and str of an object."""
         self.add(f"repr of {type(thing).__name__}", f"{thing!r} {thing}")
 
     def add_error(self, error: BaseException) -> None:
-        """Take all of an error, with its causes."""
+        """Add all of an error, with its causes."""
         self.add(f"{type(error).__name__}", "".join(traceback.format_exception(error)))
         for one in (error, error.__cause__, error.__context__):
             self.add_object(one)
@@ -70,7 +70,7 @@ class Trail:
             self.add("arguments of an error", repr(getattr(one, "args", None)))
 
     def add_files(self, folder: Path) -> None:
-        """Take every file below a folder, with its name."""
+        """Add every file below a folder, with its name."""
         for path in folder.rglob("*"):
             self.add("a file's name", str(path))
             if path.is_file():
@@ -78,13 +78,13 @@ class Trail:
 
     @contextlib.contextmanager
     def error(self, kind: type[errors.StorageError]) -> Iterator[None]:
-        """Take an error that has to come."""
+        """Expect an error, and add it."""
         with pytest.raises(kind) as raised:
             yield
         self.add_error(raised.value)
 
     def found(self) -> list[tuple[str, str]]:
-        """Each secret that was found, and the text that it stands in."""
+        """Each secret that was found, with the text that it stands in."""
         return [
             (name, what)
             for what, text in self._pieces
@@ -93,13 +93,13 @@ class Trail:
         ]
 
     def __len__(self) -> int:
-        """How much was taken."""
+        """The number of texts."""
         return len(self._pieces)
 
 
 @pytest.fixture
 def trail(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Iterator[Trail]:
-    """What the test adds, what every logger says at its loudest, and what was printed: searched at the end."""
+    """Texts that the test adds, all logs at their lowest level, and all output: searched at the end."""
     caplog.set_level(logging.DEBUG)
     for name in ("ai4os_data", "httpx", "httpcore", "webdav4", "fsspec", "diskcache"):
         caplog.set_level(logging.DEBUG, name)
@@ -121,7 +121,7 @@ def trail(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -
 
 
 def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
-    """Each form of a secret, in a text, an error and a file."""
+    """Each form of a secret is found in a text, an error and a file."""
     for name, secret in SECRETS.items():
         trail = Trail()
         trail.add("bytes", b"before " + secret + b" after")
@@ -150,7 +150,7 @@ def deployed(nextcloud: NextcloudServer, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def test_a_dataset_keeps_its_secrets(deployed: str, trail: Trail, tmp_path: Path) -> None:
-    """In its pickle, its repr, its lock file, its cache, and in all that its use has logged."""
+    """Its pickle, repr, lock file, cache and log hold none."""
     cache = DiskCache(tmp_path / "cache", "20MiB")
     dataset = StorageDataset(deployed, decode="text", target="folder", cache=cache)
     trail.add("a pickle", pickle.dumps(dataset))
@@ -183,7 +183,7 @@ def test_a_pickle_of_what_the_user_passed_shows_nothing(share: Share, trail: Tra
 
 
 def test_a_location_with_a_password_in_it_keeps_it(wsgidav: WsgidavServer, trail: Trail, tmp_path: Path) -> None:
-    """It is taken out before anything is said, kept or named."""
+    """It is taken out before anything is logged, kept or named."""
     (wsgidav.root / "typed").mkdir(exist_ok=True)
     (wsgidav.root / "typed" / "a.txt").write_text("1")
     for password in (quote(PASSWORD, safe=""), PASSWORD):
@@ -220,7 +220,7 @@ FAULTS = {
     ("token", "name"), [*((None, name) for name in FAULTS), *((TOKEN, name) for name in ("refused", "moved", "broken"))]
 )
 def test_an_error_keeps_all_secrets(fault: FaultServer, trail: Trail, name: str, token: str | None) -> None:
-    """Of a listing, of a file, and as a sample's error; with a password and with a token."""
+    """Errors of a listing, of a file and of a sample hold none, with a password and with a token."""
     wrong, kind = FAULTS[name]
     for number in range(3):
         (fault.root / f"{number}.txt").write_text("1" * 100)
@@ -252,7 +252,7 @@ def test_a_worker_s_error_keeps_all_secrets(fault: FaultServer, trail: Trail, pa
 
 
 def test_errors_of_connections_keep_all_secrets(trail: Trail, tmp_path: Path, patience: Patience) -> None:
-    """Without a trusted certificate, and without a server."""
+    """The certificate is not trusted, or there is no server."""
     (tmp_path / "certificates").mkdir()
     certificates = make_certificates(tmp_path / "certificates")
     with FaultServer(tmp_path / "root", certificate=certificates.valid) as server:
@@ -281,7 +281,7 @@ def test_errors_of_connections_keep_all_secrets(trail: Trail, tmp_path: Path, pa
     ],
 )
 def test_a_location_that_cannot_be_opened_keeps_its_password(location: str, trail: Trail) -> None:
-    """Whoever reads the error knows the location, not the password in it."""
+    """The error shows the location without the password."""
     with pytest.raises((errors.StorageError, ImportError, OSError)) as raised:
         open_store(location, environ={}, patience=Patience(tries=1, connect_s=1)).list()
     error: BaseException | None = raised.value
@@ -293,7 +293,7 @@ def test_a_location_that_cannot_be_opened_keeps_its_password(location: str, trai
 def test_a_mount_that_is_read_over_webdav_tells_no_secret(
     mount: RcloneMount, nextcloud: NextcloudServer, deployed: str, trail: Trail, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It says once that it does, and where."""
+    """The log says once that it is, and where."""
     assert deployed.startswith("rshare:")
     (mount.path / "mounted").mkdir()  # through the mount, which would not see it for 5 minutes otherwise
     (nextcloud.root / "mounted" / "a.bin").write_bytes(b"1")
@@ -305,7 +305,7 @@ def test_a_mount_that_is_read_over_webdav_tells_no_secret(
 
 
 def test_configurations_that_are_wrong_keep_all_secrets(trail: Trail, tmp_path: Path) -> None:
-    """Of another kind, without a URL, with a broken file, and with a URL that is none."""
+    """The remote has another kind, no URL, a broken file, or a wrong URL."""
     conf = tmp_path / "rclone.conf"
     base = {"RCLONE_CONFIG": str(conf), "RCLONE_CONFIG_X_USER": USER, "RCLONE_CONFIG_X_PASS": OBSCURED}
     for more in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import weakref
 from contextlib import suppress
 
@@ -52,6 +53,36 @@ def tell_once(message: str) -> None:
     if message not in _told:
         _told.add(message)
         log.warning(message)
+
+
+class Reading(threading.local):
+    """How long each thread has read what samples are made of, in nanoseconds.
+
+    It is one clock for all that a thread reads: a loader asks it before a batch and after it, and so sees what a
+    dataset inside somebody else's reads, too, and what a function of the user's own reads from another one.
+
+    Attributes:
+        total_ns: the time until files were there, from the cache or from their store.
+        fetching_ns: the part of it for files that were not in the cache.
+    """
+
+    total_ns: int = 0
+    fetching_ns: int = 0
+
+    def add(self, taken_ns: int, *, fetching: bool, since_ns: int | None = None) -> None:
+        """Record that a file was read.
+
+        Args:
+            taken_ns: how long it took.
+            fetching: whether it was not in the cache.
+            since_ns: the total before it; what was recorded since then is part of the same time.
+        """
+        self.total_ns = (self.total_ns if since_ns is None else since_ns) + taken_ns
+        if fetching:
+            self.fetching_ns += taken_ns
+
+
+reading = Reading()
 
 
 class Counters:

@@ -69,7 +69,7 @@ def flip(path: Path, chance: random.Random) -> str:
     return f"{path.name} at {place} by {mask:#x}"
 
 
-def use(directory: Path, *, damaged_at_most: int) -> list[str]:
+def check_use(directory: Path, *, damaged_at_most: int) -> list[str]:
     """Read all that was cached, and more than fits, and check the result; the warnings."""
     telemetry._told.clear()
     with Warnings() as warnings:
@@ -89,10 +89,10 @@ def use(directory: Path, *, damaged_at_most: int) -> list[str]:
     return warnings
 
 
-def rounds(
+def check_rounds(
     template: Path, directory: Path, pick: Callable[[Path, random.Random], Path], count: int, damaged_at_most: int = 0
 ) -> list[list[str]]:
-    """Flip a byte in a copy of a cache and use it, ``count`` times; the warnings of each time."""
+    """Flip a byte in a copy of a cache, use it and check the result, ``count`` times; the warnings of each time."""
     seed = new_seed()
     said = []
     for number in range(count):
@@ -101,7 +101,7 @@ def rounds(
         what = flip(pick(directory, chance), chance)
         tell(f"seed {seed} + {number}: {what}")
         before = (directory / "index" / "cache.db").stat().st_ino
-        warnings = use(directory, damaged_at_most=damaged_at_most)
+        warnings = check_use(directory, damaged_at_most=damaged_at_most)
         if (directory / "index" / "cache.db").stat().st_ino != before:
             assert warnings, "made anew without a word"
         assert [message for message in warnings if "made anew" not in message] == []
@@ -116,26 +116,26 @@ def test_flipped_byte_in_an_entry(template: Path, tmp_path: Path) -> None:
     def pick(directory: Path, chance: random.Random) -> Path:
         return chance.choice(sorted(directory.glob("objects/*/*-*")))
 
-    said = rounds(template, tmp_path / "cache", pick, 40, damaged_at_most=1)
+    said = check_rounds(template, tmp_path / "cache", pick, 40, damaged_at_most=1)
     assert said == [[]] * 40
 
 
 @pytest.mark.parametrize(("name", "count"), [("cache.db", 120), ("cache.db-wal", 80), ("cache.db-shm", 30)])
 def test_flipped_byte_in_the_index(template: Path, tmp_path: Path, name: str, count: int) -> None:
     """A flipped byte that matters is found, and the index is made anew from the files."""
-    said = rounds(template, tmp_path / "cache", lambda directory, _: directory / "index" / name, count)
+    said = check_rounds(template, tmp_path / "cache", lambda directory, _: directory / "index" / name, count)
     tell(f"{sum(map(bool, said))} of {count} made anew")
 
 
 @pytest.mark.parametrize("name", ["lock", "names"])
 def test_flipped_byte_in_lock_or_names(template: Path, tmp_path: Path, name: str) -> None:
     """A flipped byte there costs two more fetches at most, and nothing else."""
-    rounds(template, tmp_path / "cache", lambda directory, _: directory / name, 40)
+    check_rounds(template, tmp_path / "cache", lambda directory, _: directory / name, 40)
 
 
 def test_flipped_byte_in_the_lease_of_the_dead(template: Path, tmp_path: Path) -> None:
     """The lease of a dead process is not read: what the process stored is counted in."""
-    rounds(template, tmp_path / "cache", lambda directory, _: next(directory.glob("leases/*")), 24)
+    check_rounds(template, tmp_path / "cache", lambda directory, _: next(directory.glob("leases/*")), 24)
 
 
 def test_flipped_byte_in_the_lease_of_the_living(tmp_path: Path) -> None:

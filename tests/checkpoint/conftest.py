@@ -10,7 +10,7 @@ from ai4os_data.stores.nextcloud import NextcloudStore
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a small state be a large one, which a Nextcloud gets in chunks; its manifest still goes in one piece."""
+    """Treat a small state as a large one, which a Nextcloud gets in chunks; its manifest still goes in one piece."""
     monkeypatch.setattr(NextcloudStore, "single_put_bytes", 2000)
     monkeypatch.setattr(NextcloudStore, "chunk_bytes", 2000)
     monkeypatch.setattr(chunked, "LEAST_CHUNK_BYTES", 1)

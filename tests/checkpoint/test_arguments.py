@@ -1,4 +1,4 @@
-"""What is handed to save is taken as it is meant, or refused with what to write instead."""
+"""The arguments of save are understood, or refused with words about what to write instead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ai4os_data.checkpoint.arguments import checked_metrics, checked_state
 
 
 def test_state_is_taken_as_it_is() -> None:
-    """Any mapping will do."""
+    """Any mapping is a state."""
     state = {"model": torch.nn.Linear(1, 1)}
     assert checked_state(state) is state
 
@@ -30,13 +30,13 @@ def test_state_is_taken_as_it_is() -> None:
     ],
 )
 def test_state_without_names_is_refused_with_what_to_write(state: Any, message: str) -> None:
-    """A model alone is what many will try first."""
+    """The error for a model alone, which many will try first, says what to write."""
     with pytest.raises(TypeError, match=message):
         checked_state(state)
 
 
 def test_metric_is_a_number_of_any_kind() -> None:
-    """Of Python, NumPy and torch; also with one element in an array, and if it needs a gradient."""
+    """Numbers of Python, NumPy and torch are metrics, also in arrays of one element and with a gradient."""
     values: list[Any] = [
         2,
         2.0,
@@ -60,12 +60,12 @@ def test_metric_is_a_number_of_any_kind() -> None:
     "value", [None, "2", b"2", torch.ones(2), np.ones(0), torch.ones(1, device="meta"), 1 + 2j, [2.0], {}, 10**400]
 )
 def test_metric_that_is_no_number_is_refused_by_its_name(value: Any) -> None:
-    """There may be many of them."""
+    """The error names the metric, since there may be many."""
     with pytest.raises(TypeError, match=r"the metric 'accuracy' is .*, and not a number or a tensor of one element"):
         checked_metrics({"loss": 1, "accuracy": value})
 
 
 def test_metrics_have_names() -> None:
-    """A number alone belongs to nothing."""
+    """A number without a name is refused."""
     with pytest.raises(TypeError, match=r"as \{'loss': 0.5\}, and not a float"):
         checked_metrics(0.5)  # type: ignore[arg-type]

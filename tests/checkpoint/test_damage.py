@@ -1,4 +1,4 @@
-"""Bytes that were flipped, cut or removed are noticed: restore falls back and says from what."""
+"""Flipped, cut or missing bytes are noticed: restore takes an older checkpoint, and the log says why."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Damage = Callable[[Path, random.Random], None]
 
 
 def flip(path: Path, chance: random.Random) -> None:
-    """Flip a bit somewhere."""
+    """Flip a bit at a random position."""
     data = bytearray(path.read_bytes())
     data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
     path.write_bytes(data)
 
 
 def cut(path: Path, chance: random.Random) -> None:
-    """Cut it somewhere."""
+    """Cut the file at a random position."""
     data = path.read_bytes()
     path.write_bytes(data[: chance.randrange(len(data))])
 
@@ -87,7 +87,7 @@ def check_fallback(damaged: Path, place: str | Path, tmp_path: Path, spool: str,
 def test_damaged_checkpoint_is_skipped_and_named(
     damage: Damage, file: str, chance: random.Random, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Twenty times at random places; the one before is restored."""
+    """After damage at twenty random places the checkpoint before is restored."""
     for number in range(20 if damage is not remove else 1):
         place = tmp_path / f"run-{number}"
         with open_run(place, tmp_path) as run:
@@ -104,7 +104,7 @@ def test_damaged_checkpoint_is_skipped_and_named(
 def test_damage_on_a_server_is_noticed_too(
     damage: Damage, file: str, share: Share, chance: random.Random, tmp_path: Path
 ) -> None:
-    """Three times each: what comes back over the network is hashed, or the server hashes it."""
+    """Bytes that come back over the network are hashed, or the server hashes them; three damages each."""
     for number in range(3 if damage is not remove else 1):
         place = f"{share.location}/{number}"
         with open_run(place, tmp_path, remote=share.remote) as run:
@@ -117,7 +117,7 @@ def test_damage_on_a_server_is_noticed_too(
 
 @DAMAGES
 def test_damaged_mark_of_an_attempt_changes_nothing(damage: Damage, chance: random.Random, tmp_path: Path) -> None:
-    """Only its presence counts. If it is gone, the manifests decide, and it does not come back."""
+    """Only the mark's presence counts. If it is gone, the manifests decide, and it is not written again."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1, 2)
@@ -135,7 +135,7 @@ def test_damaged_mark_of_an_attempt_changes_nothing(damage: Damage, chance: rand
 def test_damaged_mark_still_says_that_the_run_is_no_new_one(
     damage: Damage, chance: random.Random, tmp_path: Path
 ) -> None:
-    """When all of its checkpoints are gone."""
+    """A damaged mark counts when all checkpoints of its attempt are gone."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1)
@@ -149,7 +149,7 @@ def test_damaged_mark_still_says_that_the_run_is_no_new_one(
 @DAMAGES
 @FILES
 def test_only_damaged_ones_raise(damage: Damage, file: str, chance: random.Random, tmp_path: Path) -> None:
-    """A run that has been saved never starts from scratch in silence."""
+    """If all checkpoints are damaged, restore raises and never starts from scratch in silence."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1, 2)
@@ -164,7 +164,7 @@ def test_only_damaged_ones_raise(damage: Damage, file: str, chance: random.Rando
 
 @DAMAGES
 def test_intact_copy_on_this_machine_is_enough(damage: Damage, chance: random.Random, tmp_path: Path) -> None:
-    """And a damaged one in the spool gives way to that on the store."""
+    """An intact copy in the spool serves for a damaged one on the store, and the reverse."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1, 2)
@@ -178,7 +178,7 @@ def test_intact_copy_on_this_machine_is_enough(damage: Damage, chance: random.Ra
 
 
 def test_upload_that_was_cut_off_is_a_new_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing had ever been committed; the log says so."""
+    """If nothing was ever committed, the run is new, and the log says so."""
     folder = tmp_path / "run" / "000001-00000000" / "step-000000005-00000000"
     folder.mkdir(parents=True)
     (folder / f"state-{'0' * 32}.pt").write_bytes(b"half of it")
@@ -192,7 +192,7 @@ def test_upload_that_was_cut_off_is_a_new_run(tmp_path: Path, caplog: pytest.Log
 
 
 class Dying(DirectoryStore):
-    """A directory whose writer dies just before it writes a file of this name."""
+    """A directory whose writer dies just before it writes a certain file."""
 
     def __init__(self, place: Path, before: str) -> None:
         place.mkdir()
@@ -207,7 +207,7 @@ class Dying(DirectoryStore):
 
 
 def save_and_die(place: Path, tmp_path: Path, before: str) -> None:
-    """Save step 1 as a run's first, not to the end; what had come by then stays."""
+    """Save step 1 as a run's first, up to a certain file; what had arrived by then stays."""
     run = open_run(Dying(place, before), tmp_path)
     with pytest.raises(errors.CheckpointError, match="dead before"):
         run.save(state_of(1), 1).wait(timeout_s=60)
@@ -216,7 +216,7 @@ def save_and_die(place: Path, tmp_path: Path, before: str) -> None:
 
 
 def test_whole_state_whose_manifest_never_came_is_a_new_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Of a first save, whose machine is gone: nobody had been promised that it was safe."""
+    """A first save without its manifest was never reported as safe: without the spool, the run is new."""
     place = tmp_path / "run"
     save_and_die(place, tmp_path, "MANIFEST.json")
     assert len(list(place.glob("*/step-*/state-*.pt"))) == 1
@@ -226,7 +226,7 @@ def test_whole_state_whose_manifest_never_came_is_a_new_run(tmp_path: Path, capl
 
 
 def test_checkpoint_whose_attempt_was_not_marked_is_restored(tmp_path: Path) -> None:
-    """Its manifest is what counts; the same machine marks the attempt, and another one that of its own."""
+    """Its manifest counts. The same machine then marks the attempt; another one marks an attempt of its own."""
     for spool in ("spool", "other"):
         place = tmp_path / f"run of {spool}"
         save_and_die(place, tmp_path, "COMMITTED.json")
@@ -238,7 +238,7 @@ def test_checkpoint_whose_attempt_was_not_marked_is_restored(tmp_path: Path) -> 
 
 
 def test_marked_attempt_without_checkpoints_is_no_new_run(tmp_path: Path) -> None:
-    """Whoever has removed them all has to say that the run begins anew."""
+    """If somebody has removed all checkpoints of a marked attempt, restore raises."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1)

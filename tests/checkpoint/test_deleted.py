@@ -1,4 +1,4 @@
-"""What had arrived on a storage and was removed there does not come back from the spool, and the log says so."""
+"""A checkpoint that had arrived and was removed on the storage is not sent again from the spool; the log says so."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOLD = "had arrived there and is not there any more"
 
 
 def test_run_that_was_deleted_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged once, with the path of its copy; later starts resume from what is new, and log nothing."""
+    """The removal is logged once, with the path of the copy; later starts resume from the new run and log nothing."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1)
@@ -48,7 +48,7 @@ def test_run_that_was_deleted_begins_anew(tmp_path: Path, caplog: pytest.LogCapt
 def test_deleted_run_on_a_server_begins_anew(
     wsgidav: WsgidavServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Be its own folder gone, or the one above it."""
+    """The run begins anew if its own folder is gone, or the one above it."""
     share = Share(wsgidav)
     for number, doomed in enumerate(("runs/0", "runs")):
         place = f"{share.location}/runs/{number}"
@@ -61,7 +61,7 @@ def test_deleted_run_on_a_server_begins_anew(
 
 
 def test_copy_of_a_deleted_checkpoint_can_be_brought_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As the log says."""
+    """A copy can be put back in the way that the log describes."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1)
@@ -75,7 +75,7 @@ def test_copy_of_a_deleted_checkpoint_can_be_brought_back(tmp_path: Path, caplog
 
 
 def test_what_never_arrived_is_sent_though_the_rest_was_deleted(tmp_path: Path) -> None:
-    """A folder that was removed says nothing of what was never in it."""
+    """A checkpoint that had never arrived is sent, although the run's folder was removed."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1)
@@ -91,7 +91,7 @@ def test_what_never_arrived_is_sent_though_the_rest_was_deleted(tmp_path: Path) 
 def test_one_checkpoint_that_was_deleted_gives_way_to_the_one_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever removes the newest one wants to go on from another."""
+    """If the newest checkpoint was removed, the one before is restored."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1, 2)
@@ -103,7 +103,7 @@ def test_one_checkpoint_that_was_deleted_gives_way_to_the_one_before(
 
 
 def test_all_checkpoints_deleted_under_a_mark_are_no_new_run(tmp_path: Path) -> None:
-    """The attempt says that it has had some: that is an error, and what lies in the spool is in the log."""
+    """A mark says that its attempt has had some: restore raises, and the log names the copies in the spool."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1)
@@ -113,7 +113,7 @@ def test_all_checkpoints_deleted_under_a_mark_are_no_new_run(tmp_path: Path) -> 
 
 
 def test_what_retention_removed_is_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Another machine has resumed, and has removed what this one still has a copy of."""
+    """If another machine has resumed and pruned, the copies that this one still has are removed without a word."""
     place = tmp_path / "run"
     with open_run(place, tmp_path, keep_last=1) as run:
         save_steps(run, 1)
@@ -130,7 +130,7 @@ def test_what_retention_removed_is_not_told(tmp_path: Path, caplog: pytest.LogCa
 def test_run_that_is_deleted_while_its_process_lives_does_not_come_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The process that saved it gets an error each time, and can still save; a new one begins a new run."""
+    """The living process raises at each restore and can still save; a new process begins a new run."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1, 2)
@@ -150,7 +150,7 @@ def test_run_that_is_deleted_while_its_process_lives_does_not_come_back(
 def test_newest_that_is_deleted_while_its_process_lives_gives_way(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody goes back one checkpoint by hand."""
+    """If somebody removes the newest checkpoint by hand, the living process restores the one before."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1, 2)
@@ -166,12 +166,12 @@ class Forgetful(DirectoryStore):
     """A storage whose listing is incomplete for a moment."""
 
     def list_below(self, folder: str) -> list[Entry]:  # noqa: ARG002
-        """Nothing."""
+        """Give an empty listing."""
         return []
 
 
 def test_listing_that_lacks_something_is_no_deletion(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Each file is asked for, before anything counts as removed."""
+    """Each file is asked for by name before a checkpoint counts as removed."""
     place = tmp_path / "run"
     with open_run(DirectoryStore(place), tmp_path) as run:
         save_steps(run, 1)
@@ -181,7 +181,7 @@ def test_listing_that_lacks_something_is_no_deletion(tmp_path: Path, caplog: pyt
 
 
 def test_copies_of_what_was_deleted_go_in_time(tmp_path: Path) -> None:
-    """After a week, at the next start."""
+    """Copies of removed checkpoints are deleted by the first start after a week."""
     place = tmp_path / "run"
     with open_run(place, tmp_path) as run:
         save_steps(run, 1)

@@ -1,4 +1,4 @@
-"""A script that ends without `close` has its last checkpoint on the server, or the log says once where it lies."""
+"""A script that ends without `close` has its last checkpoint on the server, or the log says where it is."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Scripts:
         }
 
     def start(self, script: str, first: str = "") -> subprocess.Popen[str]:
-        """Start one, with something before its imports; it reads a line when it waits for the test."""
+        """Start a script, with some code before its imports. It reads a line when it waits for the test."""
         (self._tmp_path / "script.py").write_text(first + BEGIN + script)
         return subprocess.Popen(
             [sys.executable, "script.py"],
@@ -143,7 +143,7 @@ class Scripts:
         )
 
     def run(self, script: str, first: str = "") -> tuple[int, str]:
-        """Run one; its exit code, and what it has logged."""
+        """Run a script; its exit code, and what it has logged."""
         process = self.start(script, first)
         _, logged = process.communicate(timeout=120)
         return process.returncode, logged
@@ -157,14 +157,14 @@ class Scripts:
 
 @pytest.fixture
 def scripts(wsgidav: WsgidavServer, tmp_path: Path) -> Iterator[Scripts]:
-    """Scripts, and a server 0.1 s away."""
+    """Scripts, and a server behind 0.1 s of latency."""
     with ShapedProxy("127.0.0.1", wsgidav.port, rtt_s=RTT_S) as proxy:
         yield Scripts(wsgidav, proxy, tmp_path)
 
 
 @pytest.mark.parametrize("how", ENDS)
 def test_last_checkpoint_is_there_however_a_script_ends(how: str, scripts: Scripts) -> None:
-    """With the code that it ends with, and without a word about what has arrived."""
+    """The exit code stays the script's own, and nothing is logged about checkpoints that have arrived."""
     script, code = ENDS[how]
     found, logged = scripts.run(script)
     assert found == code, logged
@@ -176,7 +176,7 @@ def test_last_checkpoint_is_there_however_a_script_ends(how: str, scripts: Scrip
 
 
 def test_daemon_that_saves_for_ever_does_not_hold_up_the_end(scripts: Scripts) -> None:
-    """What was on its way is waited for, and not what comes after."""
+    """The end waits for the saves that had begun, and not for later ones."""
     found, logged = scripts.run("""
 run = opened()
 
@@ -214,7 +214,7 @@ threading.Thread(target=work).start()
 
 
 def test_pool_that_ends_with_the_interpreter_does_not_hold_up_the_end(scripts: Scripts) -> None:
-    """Its module ends its threads after the runs: that of joblib, if it was used first."""
+    """A pool whose module ends its threads after the runs, as joblib's may, is not waited for."""
     begun = time.monotonic()
     found, logged = scripts.run(SAVE, POOL)
     assert found == 0, logged
@@ -223,7 +223,7 @@ def test_pool_that_ends_with_the_interpreter_does_not_hold_up_the_end(scripts: S
 
 
 def test_thread_that_waits_for_the_end_does_not_hold_it_up(scripts: Scripts) -> None:
-    """What cleans up after the main thread, as threads do that join it, and then closes the run."""
+    """A thread that joins the main thread, and then closes the run, is not waited for."""
     begun = time.monotonic()
     found, logged = scripts.run(f"""{SAVE}
 def clean_up():
@@ -271,7 +271,7 @@ print("saved", flush=True)
 
 @pytest.mark.parametrize("is_silent", [False, True], ids=["refuses", "silent"])
 def test_server_that_is_away_does_not_hold_up_the_end(is_silent: bool, scripts: Scripts, tmp_path: Path) -> None:  # noqa: FBT001
-    """One message has the step and its path, and the next start on that machine sends it."""
+    """One message names the step and its path, and the next start on that machine sends it."""
     process = scripts.start(LATE.format(closing_s=2.0))
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -297,7 +297,7 @@ def test_server_that_is_away_does_not_hold_up_the_end(is_silent: bool, scripts: 
 
 
 def test_interrupt_ends_the_wait(scripts: Scripts) -> None:
-    """With the one message, and the code of the script."""
+    """Ctrl-C ends the wait with the one message, and the exit code is the script's."""
     process = scripts.start("guard = opened('other').preemption_guard()\n" + LATE.format(closing_s=600.0))
     assert process.stdout is not None
     assert process.stdin is not None
@@ -317,7 +317,7 @@ def test_interrupt_ends_the_wait(scripts: Scripts) -> None:
 
 
 def test_run_is_freed_when_its_last_upload_is_through(tmp_path: Path) -> None:
-    """With its buffers and its thread, though nobody has closed it; its handle still works."""
+    """A run that nobody closed is freed with its buffers and its thread; its handle still works."""
     gc.disable()
     try:
         threads = threading.active_count()
@@ -335,7 +335,7 @@ def test_run_is_freed_when_its_last_upload_is_through(tmp_path: Path) -> None:
 
 
 class Thorough(DirectoryStore):
-    """A storage that takes its time to look at what has been sent, or does not come to an end of it."""
+    """A storage that takes long to check what was sent, or never ends."""
 
     looks_s = 1.5
 
@@ -351,7 +351,7 @@ class Thorough(DirectoryStore):
 def test_what_is_all_sent_is_waited_for_by_its_size(
     bytes_per_s: int, level: Level, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the server joins and hashes it, or it is read back, no byte is sent: a large one takes minutes."""
+    """While the server joins and hashes a checkpoint no byte is sent, which takes minutes for a large one."""
     monkeypatch.setattr(delivery, "_VERIFIED_BYTES_PER_S", bytes_per_s)
     run = open_run(Thorough(tmp_path / "run"), tmp_path)
     run.saver.uploads.closing_s = 0.2
@@ -364,7 +364,7 @@ def test_what_is_all_sent_is_waited_for_by_its_size(
 
 
 class Failing(DirectoryStore):
-    """A storage on which what follows an upload fails in a way that nobody has thought of, or takes long."""
+    """A storage on which pruning after an upload fails in an unforeseen way, or takes long."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -372,7 +372,7 @@ class Failing(DirectoryStore):
         self.gate = threading.Event()
 
     def list_below(self, folder: str) -> list[Entry]:
-        """Fail, as a pool of threads does that has ended, or wait."""
+        """Fail as a pool of threads does after its end, or wait."""
         if self.fails:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if self.is_slow:
@@ -383,7 +383,7 @@ class Failing(DirectoryStore):
 def test_failure_after_the_arrival_is_no_failure_of_the_upload(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is raised by the next save all the same, and the checkpoint is on the storage."""
+    """The error is raised by the next save, and the checkpoint counts as arrived."""
     store = Failing(tmp_path / "run")
     with open_run(store, tmp_path) as run:
         store.fails = True
@@ -400,7 +400,7 @@ def test_failure_after_the_arrival_is_no_failure_of_the_upload(
 
 
 def test_close_says_of_nothing_that_it_is_missing_which_is_there(tmp_path: Path) -> None:
-    """When its time ends while older checkpoints are removed."""
+    """A close that times out while older checkpoints are removed names none as missing."""
     store = Failing(tmp_path / "run")
     run = open_run(store, tmp_path)
     store.is_slow = True
@@ -413,7 +413,7 @@ def test_close_says_of_nothing_that_it_is_missing_which_is_there(tmp_path: Path)
 
 @pytest.mark.parametrize("is_spooled", [True, False], ids=["not sent", "not spooled"])
 def test_kept_error_keeps_no_run(is_spooled: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    """What failed says where, and has neither the state nor the run in its hand."""
+    """An error that somebody keeps refers to neither the state nor the run."""
     gc.disable()
     try:
         run = open_run(Refusing(tmp_path / "run"), tmp_path)
@@ -431,7 +431,7 @@ def test_kept_error_keeps_no_run(is_spooled: bool, tmp_path: Path) -> None:  # n
 
 
 class Refusing(DirectoryStore):
-    """A storage that takes nothing."""
+    """A storage that refuses every file."""
 
     def write_confirmed(self, *_: object, **__: object) -> Level:
         """Refuse."""

@@ -30,7 +30,7 @@ DIR_CACHE_S = 0.1
 
 
 def check_committed(run: StorageCheckpoint, where: str) -> None:
-    """Hold that every manifest that can be read is true; a mount commits what its killed writer had written of one."""
+    """Hold that every readable manifest is true; a mount may commit the torn manifest of a killed writer."""
     damaged = {
         name: reason for name, reason in run.verify().items() if not reason.startswith("the manifest is no JSON")
     }
@@ -110,12 +110,12 @@ def kill_everywhere(
 
 
 def test_killed_anywhere_over_a_directory(tmp_path: Path) -> None:
-    """A local directory as the store, every single step."""
+    """A run over a local directory is killed at every single step."""
     assert {"fsync", "write", "rename", "unlink"} <= kill_everywhere(directories(tmp_path), tmp_path)
 
 
 def directories(tmp_path: Path) -> Callable[[int], Place]:
-    """Return places in directories, each time in one of its own."""
+    """Give places in directories, a new one each time."""
 
     def place_of(number: int) -> Place:
         return Place(lambda: open_store(tmp_path / f"run-{number}", create=True))
@@ -124,13 +124,13 @@ def directories(tmp_path: Path) -> Callable[[int], Place]:
 
 
 def test_run_that_first_removes_the_last_confirmed_is_found_out(tmp_path: Path) -> None:
-    """The proof proves something: what breaks W2 is seen, though what was resumed from is still there."""
+    """The proof itself works: a run that breaks W2 is found out."""
     with pytest.raises(AssertionError, match="'confirmed': 2"):
         kill_everywhere(directories(tmp_path), tmp_path, spoil=remove_before_sending, fatal=50)
 
 
 def over_a_server(server: Server, tmp_path: Path, patience: Patience) -> set[str]:
-    """Kill at every step over WebDAV, each time in a folder of its own."""
+    """Kill at every step over WebDAV, each time in a new folder."""
 
     def place_of(_: int) -> Place:
         share = Share(server)
@@ -141,26 +141,26 @@ def over_a_server(server: Server, tmp_path: Path, patience: Patience) -> set[str
 
 @pytest.mark.long
 def test_killed_anywhere_over_apache(apache: ApacheServer, tmp_path: Path, patience: Patience) -> None:
-    """Verified by reading back."""
+    """A run on a server that is read back is killed at every step."""
     assert {"PROPFIND", "MKCOL", "PUT", "GET", "DELETE"} <= over_a_server(apache, tmp_path, patience)
 
 
 @pytest.mark.long
 def test_killed_anywhere_over_wsgidav(wsgidav: WsgidavServer, tmp_path: Path, patience: Patience) -> None:
-    """Where an upload that is cut off stays as a torn file."""
+    """A run on a server that keeps torn uploads is killed at every step."""
     assert {"PROPFIND", "MKCOL", "PUT", "GET", "DELETE"} <= over_a_server(wsgidav, tmp_path, patience)
 
 
 @pytest.mark.long
 def test_killed_anywhere_over_nextcloud(nextcloud: NextcloudServer, tmp_path: Path, patience: Patience) -> None:
-    """Verified by the server."""
+    """A run on a server that computes the hash is killed at every step."""
     assert {"PROPFIND", "MKCOL", "PUT", "DELETE"} <= over_a_server(nextcloud, tmp_path, patience)
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("small_chunks")
 def test_killed_anywhere_of_an_upload_in_chunks(nextcloud: NextcloudServer, tmp_path: Path, patience: Patience) -> None:
-    """Before and after every chunk, and at what joins and hashes them."""
+    """A run is killed before and after every chunk, and at the requests that join and hash them."""
     assert {"PROPFIND", "MKCOL", "PUT", "MOVE", "PATCH", "DELETE"} <= over_a_server(nextcloud, tmp_path, patience)
 
 
@@ -168,7 +168,7 @@ def test_killed_anywhere_of_an_upload_in_chunks(nextcloud: NextcloudServer, tmp_
 def plain_mount(
     request: pytest.FixtureRequest, nextcloud: NextcloudServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RcloneMount]:
-    """The mount of the platform, and one that caches writes; without credentials beside it."""
+    """The mount of the platform, and one that caches writes; no credentials are at hand."""
     need(missing_fuse())
     flags = ["--dir-cache-time", f"{DIR_CACHE_S}s"]
     flags += ["--vfs-cache-mode", "writes", "--vfs-write-back", "100ms"] if request.param == "writes" else []
@@ -181,7 +181,7 @@ def plain_mount(
 
 @pytest.mark.long
 def test_killed_anywhere_over_the_mount(plain_mount: RcloneMount, nextcloud: NextcloudServer, tmp_path: Path) -> None:
-    """Where the file of a killed writer is committed torn, and a cache hides files while it sends them."""
+    """One mount commits a killed writer's file torn, the other one hides files while it sends them."""
 
     def place_of(number: int) -> Place:
         name = f"{tmp_path.name}-{number}"
@@ -199,5 +199,5 @@ def test_killed_anywhere_over_the_mount(plain_mount: RcloneMount, nextcloud: Nex
 
 
 def sizes_below(folder: Path) -> dict[str, int]:
-    """Every file, with its size."""
+    """Every file and its size."""
     return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""What dead attempts have left on the store goes after the grace period, and not before; nothing else goes with it."""
+"""Unfinished folders of dead attempts are removed after the grace period and not before, and nothing else is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRACE_S = 0.5
 
 
 def die_before_the_manifest(place: str, tmp_path: Path, spool: str, **options: Any) -> None:
-    """Let a process save step 1 and 2, and end when the data of step 2 has arrived and its manifest has not."""
+    """Save steps 1 and 2 in a process that ends before the manifest of step 2."""
     child = os.fork()
     if child == 0:
         run = open_run(place, tmp_path, spool, **options)
@@ -39,13 +39,13 @@ def die_before_the_manifest(place: str, tmp_path: Path, spool: str, **options: A
 
 
 def with_short_grace(run: StorageCheckpoint) -> StorageCheckpoint:
-    """Let a run wait half a second instead of an hour."""
+    """Shorten a run's grace period from an hour to half a second."""
     run.saver.pruning._grace_s = GRACE_S
     return run
 
 
 def test_what_a_dead_attempt_has_left_goes_after_the_grace_period(apache: ApacheServer, tmp_path: Path) -> None:
-    """On a server, from another machine: the first saves see it, and only a later one removes it."""
+    """On another machine the first saves see the folder, and only a later one removes it."""
     share = Share(apache)
     place, options = f"{share.location}/run", {"remote": share.remote}
     die_before_the_manifest(place, tmp_path, "dead", **options)
@@ -65,7 +65,7 @@ def test_what_a_dead_attempt_has_left_goes_after_the_grace_period(apache: Apache
 
 
 def test_upload_that_goes_on_is_no_garbage(tmp_path: Path) -> None:
-    """Whenever something has changed in it, the grace period begins anew."""
+    """Each change in an unfinished folder restarts the grace period."""
     place = str(tmp_path / "run")
     die_before_the_manifest(place, tmp_path, "dead")
     (left,) = (tmp_path / "run").glob("*/step-000000002-*")
@@ -81,7 +81,7 @@ def test_upload_that_goes_on_is_no_garbage(tmp_path: Path) -> None:
 
 
 def test_machine_that_comes_back_makes_something_of_what_it_left(tmp_path: Path) -> None:
-    """Its spool has the rest: it is no garbage but the newest."""
+    """If its machine comes back with the spool, the folder becomes the newest checkpoint."""
     place = str(tmp_path / "run")
     die_before_the_manifest(place, tmp_path, "spool")
     with with_short_grace(open_run(place, tmp_path, keep_last=9)) as run:
@@ -94,7 +94,7 @@ def test_machine_that_comes_back_makes_something_of_what_it_left(tmp_path: Path)
 
 
 def test_runs_that_never_live_for_the_grace_period_clean_up_too(apache: ApacheServer, tmp_path: Path) -> None:
-    """By the server's own clock, however short each process lives."""
+    """The server's clock decides, so that short processes clean up too."""
     share = Share(apache)
     place, options = f"{share.location}/run", {"remote": share.remote}
     die_before_the_manifest(place, tmp_path, "dead", **options)

@@ -1,4 +1,4 @@
-"""A handle waits for what can come, and says at once what cannot."""
+"""A handle waits for levels that can be reached, and refuses others at once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def handle_of(progress: SaveProgress, wanted: Level, best: Level | None) -> SaveHandle:
-    """Return the handle of a save that goes to a store of which the best is known."""
+    """The handle of a save to a store whose best level is known."""
     return SaveHandle(3, CheckpointName.new(AttemptName.new(1), 3), progress, wanted, best)
 
 
 def test_level_above_the_best_is_refused_at_once() -> None:
-    """A wait for it would never end, also when the save has come as far as it can."""
+    """A wait for a level above the best is refused, even when the save has come as far as it can."""
     progress = SaveProgress()
     handle = handle_of(progress, "mount", "mount")
     for _ in range(2):
@@ -32,7 +32,7 @@ def test_level_above_the_best_is_refused_at_once() -> None:
 
 
 def test_best_is_the_highest_that_the_store_can_reach() -> None:
-    """Also if less is wanted by default. While the store is not known, it is what is wanted."""
+    """The level "best" is above the default one; while the store is not known, it is the wanted level."""
     progress = SaveProgress()
     handle = handle_of(progress, "local", "mount")
     progress.reach("local")
@@ -51,7 +51,7 @@ def test_best_is_the_highest_that_the_store_can_reach() -> None:
 
 @pytest.mark.parametrize("level", ["certain", "", 3])
 def test_level_that_does_not_exist_is_refused(level: Any) -> None:
-    """With the names of those that do; on ranks that do not write too."""
+    """The error lists the levels, also on ranks that do not write."""
     for handle in (handle_of(SaveProgress(), "local", "confirmed"), SaveHandle(3, None, SaveProgress(), "local")):
         with pytest.raises(ValueError, match="a level is 'local', 'mount', 'confirmed' or 'best', not "):
             handle.wait(level)

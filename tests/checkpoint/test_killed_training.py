@@ -43,7 +43,7 @@ def noted(path: Path) -> dict[int, str]:
 
 @dataclass(frozen=True)
 class Life:
-    """A training in a fork of this process, which has torch already, until it is killed or done."""
+    """A training in a fork of this process, which has imported torch already, until it is killed or done."""
 
     location: str
     remote: Remote | None
@@ -53,7 +53,7 @@ class Life:
     workers: int = 0
 
     def start(self, machine: Path) -> int:
-        """Start it, with its spool and its cache in a folder of the machine; its pid."""
+        """Start it, with spool and cache in a folder that stands for the machine; its pid."""
         child = os.fork()
         if child:
             return child
@@ -77,7 +77,7 @@ class Life:
 
 
 def tell_phases(run: StorageCheckpoint, machine: Path) -> None:
-    """Let an upload write down what it is at."""
+    """Let an upload write down its phase."""
     plain = run.saver.store.write_confirmed
 
     def telling(key: str, *arguments: Any, **options: Any) -> Level:
@@ -91,17 +91,17 @@ def tell_phases(run: StorageCheckpoint, machine: Path) -> None:
 
 
 def tell_phase(machine: Path, phase: str) -> None:
-    """Write it down at once: whoever is killed in between has written all of it, or nothing."""
+    """Write the phase at once, so that a kill leaves all of it or nothing."""
     (machine / "phase.new").write_text(phase)
     (machine / "phase.new").replace(machine / "phase")
 
 
 def phase_of(machine: Path) -> str:
-    """Return what an upload is at, or was when it died."""
+    """The phase of an upload, or the phase in which it died."""
     return (machine / "phase").read_text() if (machine / "phase").exists() else "elsewhere"
 
 
-def kill_often(
+def check_kills(
     server: Server,
     kills: int,
     tmp_path: Path,
@@ -160,23 +160,23 @@ def test_killed_training_ends_as_if_it_had_been_left_alone(
     wsgidav: WsgidavServer,
     tmp_path: Path,
 ) -> None:
-    """Killed five times; bit for bit, with the samples that its loader gave."""
-    kill_often(wsgidav, 5, tmp_path, rtt_s=0.002, machine_is_lost=machine_is_lost, workers=workers)
+    """After five kills the losses and samples are the same bit for bit."""
+    check_kills(wsgidav, 5, tmp_path, rtt_s=0.002, machine_is_lost=machine_is_lost, workers=workers)
 
 
 @pytest.mark.usefixtures("small_chunks")
 def test_training_killed_in_uploads_in_chunks(nextcloud: NextcloudServer, tmp_path: Path) -> None:
-    """Each upload goes in several pieces, and on with what has arrived of it."""
+    """Each upload goes in several chunks, and resumes with those that have arrived."""
     nextcloud.forget()
-    phases = kill_often(nextcloud, 6, tmp_path, rtt_s=0.005, in_phases={DATA: 4})
+    phases = check_kills(nextcloud, 6, tmp_path, rtt_s=0.005, in_phases={DATA: 4})
     assert phases[DATA] >= 3, "one may have just ended when it was killed"
     assert any(request.method == "MOVE" for request in nextcloud.requests())
 
 
 @pytest.mark.long
 def test_training_killed_at_fifty_random_moments(nextcloud: NextcloudServer, tmp_path: Path) -> None:
-    """Many of them in an upload, some between data and manifest."""
-    phases = kill_often(nextcloud, 50, tmp_path, rtt_s=0.02, in_phases={DATA: 14, BETWEEN: 9})
+    """Many of the kills are in an upload, and some between data and manifest."""
+    phases = check_kills(nextcloud, 50, tmp_path, rtt_s=0.02, in_phases={DATA: 14, BETWEEN: 9})
     assert phases.total() == 50
     assert phases[DATA] >= 10
     assert phases[BETWEEN] >= 5

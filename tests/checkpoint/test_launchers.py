@@ -1,4 +1,4 @@
-"""Processes that a launcher has started, and that have not found each other, write no attempts side by side."""
+"""Processes of a launcher without a process group are refused, so that they write no attempts side by side."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ NOT_CERTAIN = {
 def test_process_among_others_is_refused_without_a_group(
     who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error says what to do; alone it may save, and nothing was written before."""
+    """The error says what to do, and nothing was written; with alone=True the process saves."""
     for name, value in CERTAIN[who].items():
         monkeypatch.setenv(name, value)
     with pytest.raises(errors.CheckpointError, match=r"init_process_group.*alone=True"):
@@ -65,12 +65,12 @@ def test_process_among_others_is_refused_without_a_group(
 
 @pytest.mark.parametrize("who", NOT_CERTAIN)
 def test_variables_that_are_no_proof_refuse_nobody(who: str) -> None:
-    """A shell in an allocation has the number of its tasks, and is one process."""
+    """A shell in a Slurm allocation has the number of tasks, and is one process."""
     assert launched(NOT_CERTAIN[who]) is None
 
 
 def test_group_that_is_there_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the variables say."""
+    """A process group decides, whatever the variables say."""
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
@@ -99,7 +99,7 @@ if "group" in sys.argv:
 
 @pytest.mark.parametrize("has_group", [False, True], ids=["no group", "a group"])
 def test_ranks_of_torchrun(has_group: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    """Without a group none of them writes; with one a single attempt is there, though nobody has closed it."""
+    """Without a group no rank writes; with one there is a single attempt, even without a close."""
     (tmp_path / "script.py").write_text(RANKS)
     ended = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py"]

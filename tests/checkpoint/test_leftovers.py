@@ -1,4 +1,4 @@
-"""What closed runs leave in a spool goes by age, share and number, and only what has arrived on a storage."""
+"""Checkpoints of closed runs are swept by age, share and number, and only if they have arrived on a storage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DAY_S = 86400.0
 
 
 def closed_run(tmp_path: Path, run: str, *steps: int, age_s: float = 0.0, level: Level = "confirmed") -> Path:
-    """Leave what a closed run leaves, all of it as old as that; the folder of its attempt."""
+    """Leave the spool of a closed run, made older; the folder of its attempt."""
     spool = Spool(tmp_path, run)
     spool.open_attempt(ATTEMPT)
     for step in steps:
@@ -37,18 +37,18 @@ def closed_run(tmp_path: Path, run: str, *steps: int, age_s: float = 0.0, level:
 
 
 def steps_in(attempt: Path) -> list[int]:
-    """Return the steps of the checkpoints that are left of an attempt."""
+    """The steps of the checkpoints left in an attempt."""
     return sorted(int(path.name.split("-")[1]) for path in attempt.glob("step-*"))
 
 
 def swept(tmp_path: Path, limit_bytes: int | None = None) -> None:
-    """Sweep as the start of another run does."""
+    """Sweep as another run does at its start."""
     mine = Spool(tmp_path, "mine")
     leftovers.sweep(mine.directory, mine.folder, limit_bytes)
 
 
 def test_what_has_arrived_goes_when_it_is_old(tmp_path: Path) -> None:
-    """After a day; the newest of each run, which makes a restore faster, after a week. Empty folders go with it."""
+    """Checkpoints go after a day, the newest of each run after a week, and then the empty folders."""
     fresh = closed_run(tmp_path, "fresh", 1, 2)
     older = closed_run(tmp_path, "older", 1, 2, age_s=2 * DAY_S)
     oldest = closed_run(tmp_path, "oldest", 1, 2, age_s=8 * DAY_S)
@@ -59,7 +59,7 @@ def test_what_has_arrived_goes_when_it_is_old(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("age_s", [0.0, 1000 * DAY_S])
 def test_what_has_not_arrived_stays(tmp_path: Path, age_s: float) -> None:
-    """However old: the next start of its run sends it. So does what a mount that caches may lose."""
+    """A checkpoint that has not arrived, or that a caching mount may lose, stays however old it is."""
     attempt = closed_run(tmp_path, "run", 1, 2, age_s=age_s, level="local")
     for number in range(9):
         closed_run(tmp_path, f"other {number}", 1)
@@ -68,7 +68,7 @@ def test_what_has_not_arrived_stays(tmp_path: Path, age_s: float) -> None:
 
 
 def test_what_takes_more_than_its_share_goes_oldest_first(tmp_path: Path) -> None:
-    """Half of a limit, or a tenth of the disk; the newest of each run goes last."""
+    """The share is half of a limit or a tenth of the disk; the newest of each run goes last."""
     first = closed_run(tmp_path, "first", 1, 2, age_s=200)
     second = closed_run(tmp_path, "second", 1, 2, age_s=100)
     one_bytes = sum(path.lstat().st_blocks * 512 for path in next(first.glob("step-000000001-*")).iterdir())
@@ -82,7 +82,7 @@ def test_what_takes_more_than_its_share_goes_oldest_first(tmp_path: Path) -> Non
 
 
 def test_runs_that_are_too_many_go_oldest_first(tmp_path: Path) -> None:
-    """Twelve small runs, each confirmed and closed, do not leave twelve."""
+    """Of twelve small closed runs only the newest stay."""
     for number in range(12):
         with open_run(tmp_path / f"run {number}", tmp_path) as run:
             save_steps(run, 1, 2)
@@ -96,7 +96,7 @@ def test_runs_that_are_too_many_go_oldest_first(tmp_path: Path) -> None:
 
 
 def test_living_run_is_left_alone(tmp_path: Path) -> None:
-    """Also what it has taken over from a dead process."""
+    """A living run's checkpoints stay, also those that it took over from a dead process."""
     attempt = closed_run(tmp_path, "run", 1, age_s=30 * DAY_S)
     living = Spool(tmp_path, "run")
     assert len(living.adopt()) == 1
@@ -108,14 +108,14 @@ def test_living_run_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_own_run_looks_after_itself(tmp_path: Path) -> None:
-    """What a run is about to restore from is not swept by its own start."""
+    """A start does not sweep its own run, which it may restore."""
     attempt = closed_run(tmp_path, "mine", 1, age_s=30 * DAY_S)
     swept(tmp_path)
     assert steps_in(attempt) == [1]
 
 
 def test_what_has_another_name_stays(tmp_path: Path) -> None:
-    """In the directory, beside the attempts of a run, and beside checkpoints."""
+    """Files under other names stay: in the directory, beside attempts, and beside checkpoints."""
     attempt = closed_run(tmp_path, "run", 1, age_s=30 * DAY_S)
     foreign = [tmp_path / "notes", attempt.parent / "restore-me", attempt / "mine.new", tmp_path / ("0" * 25)]
     for folder in foreign:
@@ -127,7 +127,7 @@ def test_what_has_another_name_stays(tmp_path: Path) -> None:
 
 
 def test_what_was_only_begun_goes_with_its_process(tmp_path: Path) -> None:
-    """Downloads and half-written checkpoints of runs that are never started again; not those of the living."""
+    """Downloads and half-written checkpoints of dead processes are removed, and those of living ones stay."""
     living = Spool(tmp_path, "living").scratch()
     child = os.fork()
     if child == 0:
@@ -145,7 +145,7 @@ def test_what_was_only_begun_goes_with_its_process(tmp_path: Path) -> None:
 
 
 def test_run_that_starts_during_a_sweep_takes_over_what_was_left(tmp_path: Path) -> None:
-    """It waits for the other process, and does not take the attempt for one that lives."""
+    """It waits for the sweep, and does not take the swept attempt for a living one."""
     closed_run(tmp_path, "run", 1, level="local")
     run = Spool(tmp_path, "run")
     with turn(run.folder) as is_ours:
@@ -162,7 +162,7 @@ def test_run_that_starts_during_a_sweep_takes_over_what_was_left(tmp_path: Path)
 
 
 def test_attempts_in_one_run_are_one_run(tmp_path: Path) -> None:
-    """The newest is that of the last attempt, whatever the steps are."""
+    """The newest checkpoint of a run is that of its last attempt, whatever the steps are."""
     first = closed_run(tmp_path, "run", 9, age_s=2 * DAY_S)
     spool = Spool(tmp_path, "run")
     second = AttemptName(2, "0123abcd")
@@ -175,7 +175,7 @@ def test_attempts_in_one_run_are_one_run(tmp_path: Path) -> None:
 
 
 def set_aside(attempt: Path) -> None:
-    """Note that the checkpoints of an attempt were removed on the storage."""
+    """Record that the checkpoints of an attempt were removed on the storage."""
     for path in attempt.glob("step-*"):
         name = CheckpointName.parse(f"{attempt.name}/{path.name}")
         assert name is not None
@@ -183,7 +183,7 @@ def set_aside(attempt: Path) -> None:
 
 
 def test_last_copy_of_what_was_removed_on_the_storage_stays_for_its_time(tmp_path: Path) -> None:
-    """Neither a share nor many runs take it before a week is over; a save that needs its room does."""
+    """Neither share nor number removes it within a week; a save that needs the room does."""
     attempts = [closed_run(tmp_path, run, 1, 2, age_s=6 * DAY_S) for run in ("old", "short of room")]
     for attempt in attempts:
         set_aside(attempt)
@@ -200,7 +200,7 @@ def test_last_copy_of_what_was_removed_on_the_storage_stays_for_its_time(tmp_pat
 
 
 def test_runs_that_start_side_by_side_take_no_folder_from_each_other(tmp_path: Path) -> None:
-    """A start looks for what can go; the empty folder of a run that starts just then is made again."""
+    """If a sweep removes the empty folder of a run that is starting, the run makes it again."""
     directory = tmp_path / "spool"
     directory.mkdir(mode=0o700)
     is_over = threading.Event()
@@ -226,7 +226,7 @@ def test_runs_that_start_side_by_side_take_no_folder_from_each_other(tmp_path: P
 
 
 def test_start_leaves_alone_what_another_process_adds_to(tmp_path: Path) -> None:
-    """Whoever has the turn of a run's folder makes something there: neither that nor the empty folder is removed."""
+    """While another process has its turn in a run's folder, nothing in it is removed."""
     run = tmp_path / ("0" * 24)
     begun = run / f"{AttemptName.new(1)}.new-00000000"
     begun.mkdir(parents=True, mode=0o700)

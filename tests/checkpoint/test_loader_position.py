@@ -1,4 +1,4 @@
-"""What a loader had given comes back with a checkpoint, and so do the random numbers of the model beside it."""
+"""A checkpoint restores the loader's position and the model's random numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_random_numbers_in_mid_epoch_go_on_bit_for_bit(tmp_path: Path) -> None:
-    """What dropout draws after a resume is what it would have drawn: the loader takes nothing of it to start anew."""
+    """After a resume, dropout draws what it would have drawn: restarting the loader draws nothing."""
     folder = Folder(tmp_path / "data")
     folder.put(files())
     dataset = StorageDataset(folder.location, decode=features, target=number_of, cache=None)

@@ -1,4 +1,4 @@
-"""A state is loaded into all objects or into none, if that can be found out before."""
+"""A state is loaded into all objects or into none, as far as that can be checked beforehand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Counting:
-    """An object of somebody's own, which refuses what it does not like."""
+    """An object of a user's own class, which refuses large numbers."""
 
     def __init__(self, count: int = 0) -> None:
         self.count = count
@@ -32,7 +32,7 @@ class Counting:
         return [self.count]
 
     def load_state_dict(self, state: list[int]) -> None:
-        """Take it, if it is small."""
+        """Take the state, if it is small."""
         if state[0] > 5:
             message = f"{state[0]} is too much"
             raise ValueError(message)
@@ -40,24 +40,24 @@ class Counting:
 
 
 def adam(*groups: int) -> torch.optim.Optimizer:
-    """Return an optimizer whose groups have these numbers of parameters."""
+    """An optimizer whose groups have these numbers of parameters."""
     return torch.optim.Adam([{"params": [torch.nn.Parameter(torch.ones(1)) for _ in range(n)]} for n in groups])
 
 
 def steps(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return a scheduler of one kind."""
+    """A scheduler of one kind."""
     return torch.optim.lr_scheduler.StepLR(optimizer, 3)
 
 
 def chained(*lengths: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return a scheduler that consists of others."""
+    """A scheduler that consists of others."""
     optimizer = adam(1)
     parts = [torch.optim.lr_scheduler.ConstantLR(optimizer, total_iters=length) for length in lengths]
     return torch.optim.lr_scheduler.SequentialLR(optimizer, parts, list(lengths[1:]))  # type: ignore[arg-type]
 
 
 def test_containers_of_objects_are_loaded_as_they_are_saved(tmp_path: Path) -> None:
-    """Lists, tuples and mappings in each other; arrays are filled in place."""
+    """Lists, tuples and mappings may be nested; arrays are filled in place."""
 
     def objects(value: float) -> dict[str, Any]:
         net = torch.nn.Linear(2, 2)
@@ -81,7 +81,7 @@ def test_containers_of_objects_are_loaded_as_they_are_saved(tmp_path: Path) -> N
 
 @pytest.mark.filterwarnings("ignore")  # torch.ao is on its way out, and says so in several ways
 def test_quantised_model_is_loaded(tmp_path: Path) -> None:
-    """It relies on the versions in its state_dict."""
+    """A quantised model is loaded by the versions in its state_dict."""
     saved, target = (
         torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
             torch.nn.Sequential(torch.nn.Linear(4, 4)), {torch.nn.Linear}, dtype=torch.qint8
@@ -96,7 +96,7 @@ def test_quantised_model_is_loaded(tmp_path: Path) -> None:
 
 
 def test_lazy_module_is_loaded(tmp_path: Path) -> None:
-    """It takes its shapes from what was saved, if it has none yet."""
+    """A lazy module without shapes takes them from the state."""
     saved = torch.nn.LazyLinear(3)
     saved(torch.zeros(1, 4))
     target = torch.nn.Sequential(torch.nn.LazyLinear(3))
@@ -148,7 +148,7 @@ def test_lazy_module_is_loaded(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_found_before_anything_is_loaded(
     saved: Callable[[], Any], target: Callable[[], Any], message: str
 ) -> None:
-    """Also if it comes after objects that fit."""
+    """A mismatch is found before the objects that fit are loaded, even if it comes after them."""
     value = saved()
     state = value.state_dict() if hasattr(value, "state_dict") else value
     good = torch.zeros(1)
@@ -158,7 +158,7 @@ def test_what_does_not_fit_is_found_before_anything_is_loaded(
 
 
 def test_state_that_fits_is_not_refused() -> None:
-    """Of each kind that is looked at beforehand, into a copy; parameters may be of another type."""
+    """Every kind that is checked beforehand loads its own state; types of parameters may differ."""
     model, optimizer = torch.nn.BatchNorm1d(2), adam(1, 2)
     objects: dict[str, Any] = {
         "model": model,
@@ -176,7 +176,7 @@ def test_state_that_fits_is_not_refused() -> None:
 
 
 class Renamed(torch.nn.Module):
-    """A module that takes a state of its older form."""
+    """A module that accepts a state of its older form."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,23 +189,23 @@ class Renamed(torch.nn.Module):
 
 
 class Growing(torch.nn.Module):
-    """A module with a state beside its tensors, whose size is another each time."""
+    """A module whose extra state has another size each time."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
 
     def get_extra_state(self) -> torch.Tensor:
-        """Return it."""
+        """The extra state."""
         return torch.zeros(self.size)
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        """Take it."""
+        """Take the extra state."""
         self.size = len(state)
 
 
 def test_module_with_rules_of_its_own_decides_itself() -> None:
-    """What an older version of it has saved is no mismatch; its neighbours are looked at all the same."""
+    """A state of an older version is no mismatch for it; other modules beside it are still checked."""
     target = torch.nn.ModuleDict({"renamed": Renamed(), "growing": Growing(1), "plain": torch.nn.Linear(1, 1)})
     state = {
         "renamed.old": torch.tensor([[7.0]]),
@@ -222,7 +222,7 @@ def test_module_with_rules_of_its_own_decides_itself() -> None:
 
 
 def test_error_says_what_has_been_loaded_before() -> None:
-    """If only the object itself can find what is wrong."""
+    """An error that only the object itself can find says what has been loaded before it."""
     first, count = torch.zeros(1), Counting()
     state: Mapping[str, Any] = {"first": torch.ones(1), "nets": {"count": [9]}, "last": torch.ones(1)}
     with pytest.raises(errors.StateMismatchError) as caught:
@@ -234,7 +234,7 @@ def test_error_says_what_has_been_loaded_before() -> None:
 
 
 def test_lack_of_memory_is_no_mismatch(caplog: pytest.LogCaptureFixture) -> None:
-    """It is raised as it is, and the log says what has been loaded."""
+    """A lack of memory is raised as it is, and the log says what has been loaded."""
 
     class Large(Counting):
         def load_state_dict(self, state: list[int]) -> None:
@@ -246,7 +246,7 @@ def test_lack_of_memory_is_no_mismatch(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_sampler_that_refuses_leaves_everything_as_it_was() -> None:
-    """It is loaded first: it alone can find this out, and datasets do grow."""
+    """A sampler is loaded first, since only it can find that its dataset has grown."""
     model, sampler = torch.nn.Linear(1, 1), StorageSampler(range(10))
     saved = {"model": torch.nn.Linear(1, 1).state_dict(), "sampler": StorageSampler(range(9)).state_dict()}
     before = model.weight.clone()
@@ -256,7 +256,7 @@ def test_sampler_that_refuses_leaves_everything_as_it_was() -> None:
 
 
 def test_keys_of_any_class_can_be_left_out() -> None:
-    """The log names them in order."""
+    """Keys of the checkpoint without an entry in into= are logged, in order."""
     target = torch.zeros(1)
     load_into({1: target}, {1: torch.ones(1), 2: {}, "a": {}})  # type: ignore[dict-item]
     assert target.item() == 1
@@ -283,7 +283,7 @@ def test_keys_of_any_class_can_be_left_out() -> None:
 def test_what_takes_no_state_is_refused_at_the_first_start_too(
     into: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    """On a new run, which has nothing to load yet, as after a restart; nothing is changed."""
+    """An object that takes no state is refused on a new run as after a restart."""
     with open_run(tmp_path / "run", tmp_path) as run:
         with pytest.raises(errors.StateMismatchError, match=message):
             run.restore(into=into)
@@ -293,7 +293,7 @@ def test_what_takes_no_state_is_refused_at_the_first_start_too(
 
 
 def test_into_without_names_is_refused(tmp_path: Path) -> None:
-    """With what to write."""
+    """The error says what to write."""
     with open_run(tmp_path / "run", tmp_path) as run:
         with pytest.raises(TypeError, match=r"write restore\(into=\{'model': model\}\)"):
             run.restore(into=torch.nn.Linear(1, 1))  # type: ignore[arg-type]
@@ -301,7 +301,7 @@ def test_into_without_names_is_refused(tmp_path: Path) -> None:
 
 
 def test_list_that_contains_itself_takes_no_state(tmp_path: Path) -> None:
-    """It is an error, and no endless walk."""
+    """A list that contains itself is an error, and no endless walk."""
     circle: list[Any] = []
     circle.append(circle)
     with (
@@ -312,7 +312,7 @@ def test_list_that_contains_itself_takes_no_state(tmp_path: Path) -> None:
 
 
 def test_object_that_only_gives_its_state_takes_none(tmp_path: Path) -> None:
-    """The error names the half that is missing."""
+    """The error names the missing method."""
 
     class Half:
         def state_dict(self) -> dict[str, int]:
@@ -326,7 +326,7 @@ def test_object_that_only_gives_its_state_takes_none(tmp_path: Path) -> None:
 
 
 def test_misfit_names_the_checkpoint_and_what_else_can_be_done(tmp_path: Path) -> None:
-    """Which one it is, that another step can be restored, and how to begin a new run."""
+    """The error names the checkpoint, another step to restore, and how to begin a new run."""
     with open_run(tmp_path / "run", tmp_path) as run:
         name = run.save({"model": torch.nn.Linear(2, 2)}, 7).name
         with pytest.raises(errors.StateMismatchError) as caught:
@@ -339,7 +339,7 @@ def test_misfit_names_the_checkpoint_and_what_else_can_be_done(tmp_path: Path) -
 
 
 def test_name_that_is_never_saved_is_logged_with_the_first_save(tmp_path: Path) -> None:
-    """The next start would ask for it in vain: once, and only if there is one."""
+    """A name that restore() asked for and save() lacks is logged once."""
     with Warnings() as warnings, open_run(tmp_path / "run", tmp_path) as run:
         assert run.restore(into={"model": torch.zeros(1), "optim": torch.zeros(1)}) is None
         for step in (1, 2):

@@ -1,4 +1,4 @@
-"""A run saves, and resumes; what it says of a save is what has been reached."""
+"""A run saves and resumes; what it says of a save is what was reached."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Held(DirectoryStore):
-    """A directory whose uploads wait until they are let through, and fail if that is wished."""
+    """A directory whose uploads wait for a gate, and fail if a test wants that."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -51,7 +51,7 @@ def held(tmp_path: Path) -> Held:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     until = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < until
@@ -59,7 +59,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 class Training:
-    """A model, an optimizer and a scheduler that learn from random numbers."""
+    """A model, an optimizer and a scheduler, trained on random numbers."""
 
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -69,11 +69,11 @@ class Training:
 
     @property
     def state(self) -> dict[str, Any]:
-        """All that has to be saved."""
+        """Everything that has to be saved."""
         return {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
 
     def step(self) -> float:
-        """Learn once; the loss."""
+        """Train one step; the loss."""
         loss = self.model(torch.randn(16, 4)).square().mean()
         self.optimizer.zero_grad()
         loss.backward()
@@ -83,7 +83,7 @@ class Training:
 
 
 def test_new_run_has_nothing_to_restore(tmp_path: Path) -> None:
-    """At a location that need not exist."""
+    """The location of a new run need not exist."""
     with open_run(tmp_path / "not" / "yet", tmp_path) as run:
         assert run.restore() is None
         assert run.latest() is None
@@ -93,7 +93,7 @@ def test_new_run_has_nothing_to_restore(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spool_is_lost", [False, True])
 def test_training_goes_on_bit_for_bit(spool_is_lost: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    """Weights, moments, learning rates and random numbers are those of a training that was never stopped."""
+    """Weights, moments, learning rates and random numbers are those of a training without an interruption."""
     first = Training(0)
     with open_run(tmp_path / "run", tmp_path) as run:
         for _ in range(5):
@@ -110,7 +110,7 @@ def test_training_goes_on_bit_for_bit(spool_is_lost: bool, tmp_path: Path) -> No
 
 
 def test_random_states_can_be_left_alone(tmp_path: Path) -> None:
-    """By who keeps them elsewhere."""
+    """A user who saves random states elsewhere can leave them out."""
     with open_run(tmp_path / "run", tmp_path, save_random_states=False) as run:
         run.save({"x": torch.zeros(1)}, 1)
     torch.manual_seed(5)
@@ -122,7 +122,7 @@ def test_random_states_can_be_left_alone(tmp_path: Path) -> None:
 
 
 def test_restore_fills_tensors_and_nested_objects(tmp_path: Path) -> None:
-    """Whatever the state was nested like."""
+    """Tensors are filled and objects loaded, however the state is nested."""
     weight = torch.arange(3.0)
     with open_run(tmp_path / "run", tmp_path) as run:
         run.save({"w": weight, "nets": {"g": torch.nn.Linear(1, 1), "d": torch.nn.Linear(1, 2)}}, 1)
@@ -136,7 +136,7 @@ def test_restore_fills_tensors_and_nested_objects(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", ["8", 8.5, -1, True])
 def test_step_that_is_none_is_refused_by_restore_too(tmp_path: Path, step: Any) -> None:
-    """Before, a text that reads like the number was said to be missing, beside that number."""
+    """A text that reads like a number is refused; the error once said that this step was missing."""
     with open_run(tmp_path / "run", tmp_path) as run:
         run.save({"step": 8}, 8)
         with pytest.raises(ValueError, match="a step is a number from 0 up, not "):
@@ -145,7 +145,7 @@ def test_step_that_is_none_is_refused_by_restore_too(tmp_path: Path, step: Any) 
 
 
 def test_what_cannot_be_saved_is_named_as_the_caller_wrote_it(tmp_path: Path) -> None:
-    """Without the keys of the file that the state is a part of."""
+    """The path in the error begins with the caller's names, and not with those of our file."""
     with open_run(tmp_path / "run", tmp_path) as run:
         with pytest.raises(errors.StateError, match=r"^state\['f'\] is a "):
             run.save({"f": print}, 1)
@@ -166,7 +166,7 @@ def test_what_cannot_be_saved_is_named_as_the_caller_wrote_it(tmp_path: Path) ->
 def test_what_does_not_fit_is_told_and_nothing_is_changed(
     into: Callable[[], dict[str, Any]], message: str, tmp_path: Path
 ) -> None:
-    """Not half a model, and not the random states."""
+    """A mismatch changes neither half of a model nor the random states."""
     with open_run(tmp_path / "run", tmp_path) as run:
         run.save({"model": torch.nn.Linear(2, 2), "step": 1}, 1)
         good = torch.nn.Linear(2, 2)
@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_told_and_nothing_is_changed(
 
 
 def test_level_is_what_has_been_reached(held: Held, tmp_path: Path) -> None:
-    """First none, then the local disk, then the store; never ahead of it."""
+    """The level is None, then that of the local disk, then that of the store; it is never ahead."""
     run = open_run(held, tmp_path)
     handle = run.save(state_of(1), 1)
     assert handle.wait("local", timeout_s=10) == "local"
@@ -194,7 +194,7 @@ def test_level_is_what_has_been_reached(held: Held, tmp_path: Path) -> None:
 
 
 def test_intermediate_saves_make_way_and_say_so(held: Held, tmp_path: Path) -> None:
-    """One is in flight and the newest waits, however many were saved meanwhile; no room is taken by the others."""
+    """One save is in flight and the newest waits; the others are dropped, and take no room."""
     run = open_run(held, tmp_path, keep_last=9)
     handles = [run.save(state_of(1), 1)]
     wait_for(lambda: len(held.asked) == 1)
@@ -214,7 +214,7 @@ def test_intermediate_saves_make_way_and_say_so(held: Held, tmp_path: Path) -> N
 
 
 def test_save_never_waits_for_the_store(held: Held, tmp_path: Path) -> None:
-    """While an upload hangs, saves take what a copy takes; and the handle has the wait."""
+    """While an upload hangs, a save takes as long as its copy; the handle has the wait."""
     run = open_run(held, tmp_path)
     begun = time.monotonic()
     for step in range(10):
@@ -227,7 +227,7 @@ def test_save_never_waits_for_the_store(held: Held, tmp_path: Path) -> None:
 
 
 def test_passing_failure_is_tried_again(held: Held, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A server that was down, or full, for a while costs nothing but a word in the log."""
+    """An error that passes, such as a full server's, is only logged."""
     held.failures = [errors.ServerUnavailableError("down"), errors.OutOfSpaceError("507: full")]
     held.gate.set()
     with open_run(held, tmp_path) as run:
@@ -236,7 +236,7 @@ def test_passing_failure_is_tried_again(held: Held, tmp_path: Path, caplog: pyte
 
 
 def test_lasting_failure_reaches_the_next_save_and_close(held: Held, tmp_path: Path) -> None:
-    """Each error once, by a save that is made all the same; what is in the spool is sent by the next start."""
+    """Each error is raised once, by a save that still goes on; the next start sends what is in the spool."""
     held.failures = [errors.AuthenticationError("401: the password")]
     held.gate.set()
     run = open_run(held, tmp_path)
@@ -260,7 +260,7 @@ def test_lasting_failure_reaches_the_next_save_and_close(held: Held, tmp_path: P
 
 
 def test_what_was_not_sent_is_sent_by_the_next_start(held: Held, tmp_path: Path) -> None:
-    """First thing, in the background, without being asked; from the spool it is restored before that."""
+    """It is sent first and in the background; until then it is restored from the spool."""
     run = open_run(held, tmp_path)
     run.saver.uploads.closing_s = 0.0
     held.failures = [errors.ServerUnavailableError("down")] * 3
@@ -279,7 +279,7 @@ def test_what_was_not_sent_is_sent_by_the_next_start(held: Held, tmp_path: Path)
 
 
 def test_two_processes_share_a_spool(tmp_path: Path) -> None:
-    """What the living have pending is not taken from them."""
+    """A process does not take over the waiting checkpoints of a living one."""
     slow = Held(tmp_path / "run")
     one = open_run(slow, tmp_path)
     one.save(state_of(1), 1).wait("local", timeout_s=10)
@@ -294,17 +294,17 @@ def test_two_processes_share_a_spool(tmp_path: Path) -> None:
 
 
 class Capped(DirectoryStore):
-    """A store that reaches no more than a mount does."""
+    """A store that reaches no higher level than a mount."""
 
     level: Level = "mount"
 
     def best_level(self) -> Level:
-        """What it reaches."""
+        """The level of a mount."""
         return self.level
 
 
 def test_level_that_cannot_be_reached_is_refused_at_construction(tmp_path: Path) -> None:
-    """And what can be reached is said."""
+    """The error says which level can be reached."""
     with pytest.raises(errors.DurabilityError, match="reaches the level 'mount' at most, not 'confirmed'"):
         open_run(Capped(tmp_path), tmp_path, durability="confirmed")
     with open_run(Capped(tmp_path), tmp_path, durability="mount") as run:
@@ -312,7 +312,7 @@ def test_level_that_cannot_be_reached_is_refused_at_construction(tmp_path: Path)
 
 
 def test_nothing_is_removed_for_what_a_caching_mount_says(tmp_path: Path) -> None:
-    """Its word is worth the local disk, so the older ones stay, and the next start sends again."""
+    """A caching mount may lose what it accepted, so older checkpoints stay, and the next start sends again."""
     store = Capped(tmp_path / "run")
     store.level = "local"
     with open_run(store, tmp_path, keep_last=1) as run:
@@ -330,7 +330,7 @@ def test_nothing_is_removed_for_what_a_caching_mount_says(tmp_path: Path) -> Non
 
 
 def test_branch_that_was_abandoned_does_not_come_back(tmp_path: Path) -> None:
-    """Resumed from step 100 of a run that had reached 200, trained to 150, killed: 150 is restored."""
+    """A run that reached 200, resumed from 100 and trained to 150, restores 150."""
     place = tmp_path / "run"
     with open_run(place, tmp_path, "a", keep_last=9) as run:
         save_steps(run, 50, 100, 150, 200)
@@ -354,7 +354,7 @@ def test_branch_that_was_abandoned_does_not_come_back(tmp_path: Path) -> None:
 
 
 def test_rollback_in_mid_run_begins_a_branch(tmp_path: Path) -> None:
-    """Who restores an older step and trains from there has left the newer ones behind."""
+    """A process that restores an older step and trains on leaves the newer ones behind."""
     with open_run(tmp_path / "run", tmp_path, keep_last=9) as run:
         save_steps(run, 1, 2, 3)
         assert run.restore(step=1) is not None
@@ -366,7 +366,7 @@ def test_rollback_in_mid_run_begins_a_branch(tmp_path: Path) -> None:
 
 
 def test_step_that_is_not_there_is_told(tmp_path: Path) -> None:
-    """With those that are."""
+    """The error lists the steps that are there."""
     with open_run(tmp_path / "run", tmp_path) as run:
         save_steps(run, 1, 2)
         with pytest.raises(errors.CheckpointError, match=r"no checkpoint of step 3, but of \[1, 2\]"):
@@ -374,7 +374,7 @@ def test_step_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 def test_listing_that_fails_raises(tmp_path: Path) -> None:
-    """It never looks like a run without checkpoints."""
+    """A failed listing never looks like a run without checkpoints."""
 
     class Unlisted(DirectoryStore):
         broken = False
@@ -397,7 +397,7 @@ def test_listing_that_fails_raises(tmp_path: Path) -> None:
 
 
 def test_clock_plays_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose clock is an hour ahead, then one that is right: the order is that of the attempts."""
+    """With a clock that is an hour ahead, and then right, the order is that of the attempts."""
     place = tmp_path / "run"
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 3600)
@@ -414,7 +414,7 @@ def test_clock_plays_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_state_of_the_training_may_change_after_save(held: Held, tmp_path: Path) -> None:
-    """The copy is taken before it returns."""
+    """The state is copied before save returns."""
     held.gate.set()
     weights = torch.zeros(1_000_000)
     with open_run(held, tmp_path) as run:
@@ -430,7 +430,7 @@ def test_state_of_the_training_may_change_after_save(held: Held, tmp_path: Path)
 
 
 def test_forked_child_leaves_everything_to_its_parent(held: Held, tmp_path: Path) -> None:
-    """As a DataLoader's worker does: it can neither save nor close, and its end harms no upload."""
+    """A forked child, such as a worker, can neither save nor close, and its end harms no upload."""
     run = open_run(held, tmp_path)
     handle = run.save(state_of(1), 1)
     handle.wait("local", timeout_s=10)
@@ -451,7 +451,7 @@ def test_forked_child_leaves_everything_to_its_parent(held: Held, tmp_path: Path
 
 
 def test_closed_run_saves_no_more(tmp_path: Path) -> None:
-    """It says so; closing again does nothing."""
+    """A save of a closed run raises; a second close does nothing."""
     run = open_run(tmp_path / "run", tmp_path)
     run.close()
     run.close()
@@ -460,7 +460,7 @@ def test_closed_run_saves_no_more(tmp_path: Path) -> None:
 
 
 def test_error_in_the_training_is_not_hidden_by_that_of_the_close(held: Held, tmp_path: Path) -> None:
-    """The last state is still sent."""
+    """The training's error is raised, and the last state is still sent."""
     held.failures = [errors.AuthenticationError("401")]
     held.gate.set()
     run = open_run(held, tmp_path)
@@ -483,7 +483,7 @@ def test_step_and_metrics_are_checked(tmp_path: Path) -> None:
 
 
 def test_same_step_twice_is_two_checkpoints(tmp_path: Path) -> None:
-    """Neither overwrites the other."""
+    """Two saves of one step do not overwrite each other."""
     with open_run(tmp_path / "run", tmp_path) as run:
         save_steps(run, 1, 1)
         assert steps_of(run) == [1, 1]
@@ -491,20 +491,20 @@ def test_same_step_twice_is_two_checkpoints(tmp_path: Path) -> None:
 
 
 def test_run_in_memory_works_too(tmp_path: Path) -> None:
-    """Any store will do."""
+    """A store in memory serves like any other."""
     with open_run(MemoryStore(), tmp_path) as run:
         save_steps(run, 1, 2)
         assert restored_step(run) == 2
 
 
 def test_repr_tells_where(tmp_path: Path) -> None:
-    """And no more."""
+    """The repr shows the location and nothing else."""
     with StorageCheckpoint(tmp_path / "run", spool=tmp_path / "spool") as run:
         assert repr(run) == f"StorageCheckpoint('{tmp_path / 'run'}')"
 
 
 def test_best_one_waits_beside_the_newest(held: Held, tmp_path: Path) -> None:
-    """What is to stay is not dropped for a newer one; the rest is."""
+    """A waiting checkpoint that a rule keeps is not dropped for a newer one; others are."""
     run = open_run(held, tmp_path, keep_last=1, keep_best=2, monitor="loss")
     run.save(state_of(0), 0, {"loss": 9.0})
     wait_for(lambda: bool(held.asked))
@@ -519,7 +519,7 @@ def test_best_one_waits_beside_the_newest(held: Held, tmp_path: Path) -> None:
 
 
 def test_what_waits_is_weighed_against_the_whole_run(held: Held, tmp_path: Path) -> None:
-    """Of an earlier attempt a better one makes it wait in vain, but not one that somebody has removed."""
+    """A better checkpoint of an earlier attempt displaces it, but not one that somebody has removed."""
     options: dict[str, Any] = {"keep_last": 1, "keep_best": 1, "monitor": "loss"}
     held.gate.set()
     with open_run(held, tmp_path, **options) as run:
@@ -542,7 +542,7 @@ def test_what_waits_is_weighed_against_the_whole_run(held: Held, tmp_path: Path)
 
 
 def test_best_one_that_could_not_be_sent_waits_for_the_next_start(held: Held, tmp_path: Path) -> None:
-    """What is newer and worse arrives, and does not take it out of the spool; the rest goes."""
+    """It stays in the spool when newer, worse checkpoints arrive; the others are removed."""
     options: dict[str, Any] = {"keep_last": 1, "keep_best": 1, "monitor": "loss"}
     held.failures = [errors.PermissionDeniedError("403"), errors.PermissionDeniedError("403")]
     held.gate.set()
@@ -562,7 +562,7 @@ def test_best_one_that_could_not_be_sent_waits_for_the_next_start(held: Held, tm
 
 
 def test_nothing_goes_while_a_checkpoint_is_read(held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even for a newer one that is confirmed meanwhile: what is read becomes the parent of what follows."""
+    """A checkpoint that is being read stays even if a newer one is confirmed, since it becomes a parent."""
     held.gate.set()
     with open_run(held, tmp_path, keep_last=9) as run:
         save_steps(run, 1, 2)
@@ -592,7 +592,7 @@ def test_nothing_goes_while_a_checkpoint_is_read(held: Held, tmp_path: Path, mon
 
 
 def test_save_after_a_close_that_took_too_long_is_sent(held: Held, tmp_path: Path) -> None:
-    """The run is not closed then."""
+    """A run whose close timed out is not closed."""
     run = open_run(held, tmp_path)
     run.save(state_of(1), 1)
     with pytest.raises(errors.DeadlineError):
@@ -604,7 +604,7 @@ def test_save_after_a_close_that_took_too_long_is_sent(held: Held, tmp_path: Pat
 
 
 def test_damaged_one_in_the_spool_is_not_sent_for_the_one_before(held: Held, tmp_path: Path) -> None:
-    """The next start sends the newest that is intact."""
+    """The next start sends the newest intact one."""
     with pytest.raises(errors.DeadlineError):
         leave_unsent(held, tmp_path, 8, 9)
     (newest,) = (tmp_path / "spool").glob("*/*/step-000000009-*/state-*")
@@ -618,7 +618,7 @@ def test_damaged_one_in_the_spool_is_not_sent_for_the_one_before(held: Held, tmp
 
 
 def leave_unsent(held: Held, tmp_path: Path, *steps: int) -> None:
-    """Leave some in the spool, as a process does that is killed."""
+    """Leave unsent checkpoints in the spool, as a killed process does."""
     run = open_run(held, tmp_path, keep_every=1)
     for step in steps:
         run.save(state_of(step), step).wait("local", timeout_s=20)
@@ -629,7 +629,7 @@ def leave_unsent(held: Held, tmp_path: Path, *steps: int) -> None:
 
 
 def test_run_that_is_gone_all_at_once_is_no_new_run(tmp_path: Path) -> None:
-    """What this process has seen does not vanish by itself; a server that says so is not believed."""
+    """A listing without the checkpoints that this process has seen is not believed."""
     with open_run(tmp_path / "run", tmp_path) as run:
         save_steps(run, 1)
     with open_run(tmp_path / "run", tmp_path, "other") as run:
@@ -641,7 +641,7 @@ def test_run_that_is_gone_all_at_once_is_no_new_run(tmp_path: Path) -> None:
 
 
 def test_verify_reads_manifests_too(tmp_path: Path) -> None:
-    """Also in the process that wrote them."""
+    """Manifests are read anew, also by the process that wrote them."""
     with open_run(tmp_path / "run", tmp_path) as run:
         save_steps(run, 1)
         (manifest,) = (tmp_path / "run").glob("*/*/MANIFEST.json")
@@ -650,7 +650,7 @@ def test_verify_reads_manifests_too(tmp_path: Path) -> None:
 
 
 def test_spool_that_was_removed_is_made_again(tmp_path: Path) -> None:
-    """If it cannot be, the save says so, and blocks nobody."""
+    """If it cannot be made again, the save raises, and later ones are not blocked."""
     with open_run(tmp_path / "run", tmp_path) as run:
         shutil.rmtree(tmp_path / "spool")
         assert run.save(state_of(1), 1).wait(timeout_s=20) == "confirmed"
@@ -665,7 +665,7 @@ def test_spool_that_was_removed_is_made_again(tmp_path: Path) -> None:
 
 
 def test_guard_saves_whatever_failed_before(held: Held, tmp_path: Path) -> None:
-    """Its save is the last: the error is left to `close`."""
+    """A guard's save is the last one, so earlier errors are left to `close`."""
     held.failures = [errors.AuthenticationError("401: the password")]
     held.gate.set()
     run = open_run(held, tmp_path)
@@ -678,7 +678,7 @@ def test_guard_saves_whatever_failed_before(held: Held, tmp_path: Path) -> None:
 
 
 def test_state_dict_as_a_whole_keeps_its_versions(tmp_path: Path) -> None:
-    """`load_state_dict` looks for them."""
+    """The versions are there for `load_state_dict`, which reads them."""
     model = torch.nn.BatchNorm1d(3)
     with open_run(tmp_path / "run", tmp_path) as run:
         run.save(model.state_dict(), 1)
@@ -689,7 +689,7 @@ def test_state_dict_as_a_whole_keeps_its_versions(tmp_path: Path) -> None:
 
 
 def test_run_is_neither_pickled_nor_copied(tmp_path: Path) -> None:
-    """The error says what to hand on to another process, and the run still works."""
+    """The error says what to pass on to another process, and the run still works."""
     with open_run(tmp_path / "run", tmp_path) as run:
         for way in (pickle.dumps, copy.deepcopy):
             with pytest.raises(
@@ -700,7 +700,7 @@ def test_run_is_neither_pickled_nor_copied(tmp_path: Path) -> None:
 
 
 def test_saves_of_several_threads_are_told_apart(tmp_path: Path) -> None:
-    """Each has a number of its own, however long the others take to return."""
+    """Each save has a number of its own, however long others take to return."""
     with open_run(tmp_path / "run", tmp_path, keep_every=1) as run:
         begun = run.saver._begun
 

@@ -1,4 +1,4 @@
-"""A manifest says what it consists of, and one that was changed by a single byte says nothing."""
+"""A manifest lists the content of a checkpoint, and one with a single changed byte is refused."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ MANIFEST = Manifest(
 
 
 def test_manifest_comes_back_as_it_was() -> None:
-    """Through its JSON."""
+    """A manifest comes back unchanged from its JSON."""
     assert Manifest.from_json(MANIFEST.to_json(), NAME) == MANIFEST
     assert str(NAME) == "000003-0123abcd/step-000000123-89abcdef"
 
 
 def test_every_flip_of_a_bit_and_every_cut_is_noticed() -> None:
-    """White space included."""
+    """White space is checked too."""
     data = MANIFEST.to_json()
     for place in range(len(data)):
         with pytest.raises(IntegrityError):
@@ -44,7 +44,7 @@ def test_every_flip_of_a_bit_and_every_cut_is_noticed() -> None:
 
 
 def test_manifest_of_another_folder_is_not_its_own() -> None:
-    """A copy does not become a checkpoint of another step."""
+    """A copied manifest does not make a checkpoint of another step."""
     other = CheckpointName(NAME.attempt, 124, NAME.nonce)
     with pytest.raises(IntegrityError, match="step-000000123"):
         Manifest.from_json(MANIFEST.to_json(), other)
@@ -68,7 +68,7 @@ def test_manifest_of_another_folder_is_not_its_own() -> None:
     ],
 )
 def test_well_hashed_nonsense_is_refused(change: dict[str, Any]) -> None:
-    """Names cannot leave their folder, and values are what they should be, whoever computed the hash."""
+    """Names must stay in their folder and values have their types, even if the hash is right."""
     content = json.loads(MANIFEST.to_json()) | change
     del content["sha256"]
     data = json.dumps({**content, "sha256": _hash(content)}, indent=1).encode() + b"\n"
@@ -78,13 +78,13 @@ def test_well_hashed_nonsense_is_refused(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"schema": 1}'])
 def test_what_is_no_manifest_at_all_is_refused(data: bytes) -> None:
-    """Without an error of its own."""
+    """Any other content raises the same error."""
     with pytest.raises(IntegrityError):
         Manifest.from_json(data, NAME)
 
 
 def test_names_of_others_are_no_checkpoints() -> None:
-    """What a user has put beside them is left alone."""
+    """Files of the user beside the checkpoints are left alone."""
     for text in ("step-000000123-89abcdef", "000003-0123abcd", "3-0123abcd/step-1-89abcdef", f"{NAME}/x", "", "../.."):
         assert CheckpointName.parse(text) is None
     assert CheckpointName.parse(str(NAME)) == NAME

@@ -1,4 +1,4 @@
-"""Through the mount alone: what it says is worth what it does, and what died in its cache is sent again."""
+"""Over a mount alone, a level says no more than the mount does; checkpoints that died in its cache are sent again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def mount_of(share: Share, directory: Path, *flags: str) -> RcloneMount:
-    """Return a mount of a folder, with the platform's flags and more."""
+    """A mount of a folder, with the platform's flags and more."""
     need(missing_fuse())
     server = share.server
     return RcloneMount(
@@ -36,7 +36,7 @@ def mount_of(share: Share, directory: Path, *flags: str) -> RcloneMount:
 
 
 def test_mount_that_writes_through_is_worth_its_name(nextcloud: NextcloudServer, tmp_path: Path) -> None:
-    """One sequential copy each; and what it cannot reach is refused."""
+    """Each file is one sequential copy; a higher level is refused."""
     share = Share(nextcloud)
     with mount_of(share, tmp_path / "mount") as mount:
         with open_run(mount.path / "run", tmp_path) as run:
@@ -50,7 +50,7 @@ def test_mount_that_writes_through_is_worth_its_name(nextcloud: NextcloudServer,
 
 
 def lose_in_the_cache_of_a_mount(share: Share, tmp_path: Path) -> None:
-    """Save step 5 through a mount that caches writes, and kill rclone before it has sent anything."""
+    """Save step 5 through a caching mount, and kill rclone before it has sent anything."""
     caching = mount_of(share, tmp_path / "mount", "--vfs-cache-mode", "writes", "--vfs-write-back", "10m")
     with caching as mount:
         run = open_run(mount.path / "run", tmp_path)
@@ -64,7 +64,7 @@ def lose_in_the_cache_of_a_mount(share: Share, tmp_path: Path) -> None:
 
 
 def test_what_died_in_the_cache_of_a_mount_is_sent_again(nextcloud: NextcloudServer, tmp_path: Path) -> None:
-    """Rclone is killed before it has sent anything; the next start of the run, over WebDAV or a mount, sends it."""
+    """The next start of the run, over WebDAV or a mount, sends it again."""
     share = Share(nextcloud)
     lose_in_the_cache_of_a_mount(share, tmp_path)
     with mount_of(share, tmp_path / "mount") as mount, open_run(mount.path / "run", tmp_path) as run:
@@ -76,7 +76,7 @@ def test_what_died_in_the_cache_of_a_mount_is_sent_again(nextcloud: NextcloudSer
 def test_machine_that_is_lost_with_its_mount_goes_on_elsewhere(
     nextcloud: NextcloudServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Spool and cache gone, the mount at another path, the clock an hour ahead, then right again."""
+    """Without spool and cache, with another mount point and a wrong clock, the run resumes."""
     share = Share(nextcloud)
     with mount_of(share, tmp_path / "mount") as mount, open_run(mount.path / "run", tmp_path, keep_last=2) as run:
         save_steps(run, 1, 2)
@@ -101,7 +101,7 @@ def test_machine_that_is_lost_with_its_mount_goes_on_elsewhere(
 
 
 def test_spool_is_found_by_a_mount_at_another_path(nextcloud: NextcloudServer, tmp_path: Path) -> None:
-    """What could not be sent through one mount of a folder is sent through another one, on the same machine."""
+    """An unsent checkpoint is sent through another mount of the same folder on the machine."""
     share = Share(nextcloud)
     lose_in_the_cache_of_a_mount(share, tmp_path)
     with mount_of(share, tmp_path / "elsewhere") as mount, open_run(mount.path / "run", tmp_path) as run:

@@ -1,4 +1,4 @@
-"""A server that says 404 to every path says nothing about a run: nothing begins anew for it, and nothing goes."""
+"""A server that says 404 to every path says nothing about a run: no run begins anew, and nothing is removed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOT_FOUND = Fault(status=404)
 
 @pytest.mark.parametrize("spool", ["spool", "elsewhere"])
 def test_server_that_says_404_to_all_begins_no_run_anew(spool: str, fault: FaultServer, tmp_path: Path) -> None:
-    """Neither with a copy in the spool, nor on a machine that has none; when it is back, the run resumes."""
+    """With a copy in the spool or without one, the run resumes when the server is back."""
     share = Share(fault)
     place = f"{share.location}/runs/0"
     with open_run(place, tmp_path, remote=share.remote) as run:
@@ -40,7 +40,7 @@ def test_server_that_says_404_to_all_begins_no_run_anew(spool: str, fault: Fault
 
 
 def test_server_that_says_404_to_all_later_begins_no_run_anew(fault: FaultServer, tmp_path: Path) -> None:
-    """When a restore asks, after the run was opened while there was nothing."""
+    """The same holds if the run was opened while there was no checkpoint."""
     share = Share(fault)
     place = f"{share.location}/runs/0"
     run = open_run(place, tmp_path, remote=share.remote)
@@ -58,7 +58,7 @@ def test_server_that_says_404_to_all_later_begins_no_run_anew(fault: FaultServer
 def test_training_goes_on_through_404_to_all(
     kind: str, patience: Patience, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """It is an outage like any other: no save raises, and what was saved arrives when the server is back."""
+    """It is an outage like any other: no save raises, and all arrive when the server is back."""
     server = request.getfixturevalue(kind)
     store = open_store(f"{Share(server).location}/run", Share(server).remote, patience=patience, create=True)
     run = open_run(store, tmp_path)
@@ -78,7 +78,7 @@ def test_training_goes_on_through_404_to_all(
 
 
 def test_new_run_below_folders_that_are_missing_or_closed_begins(fault: FaultServer, tmp_path: Path) -> None:
-    """One folder above that answers is enough, be it with 403."""
+    """One folder above that answers, even with 403, is enough."""
     share = Share(fault)
     with open_run(f"{share.location}/a/b/c", tmp_path, remote=share.remote) as run:
         assert restored_step(run) is None

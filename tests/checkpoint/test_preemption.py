@@ -1,4 +1,4 @@
-"""A signal becomes a flag, and what time is left is spent on what can still be done."""
+"""A signal becomes a flag, and the rest of the time is used for what can still be done."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class Slow(DirectoryStore):
-    """A directory behind a line of limited bandwidth."""
+    """A directory with limited bandwidth."""
 
     bytes_per_s = 1e9
 
     def write_confirmed(self, key: str, content: Path | bytes, *arguments: Any, **options: Any) -> Level:
-        """Store a file, slowly."""
+        """Store a file slowly."""
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         time.sleep(size / self.bytes_per_s)
         return super().write_confirmed(key, content, *arguments, **options)
@@ -34,7 +34,7 @@ class Slow(DirectoryStore):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_sets_the_flag_and_the_handlers_come_back(number: signal.Signals, tmp_path: Path) -> None:
-    """The process runs until its loop looks."""
+    """The process runs until its loop reads the flag."""
     before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
     with open_run(tmp_path / "run", tmp_path) as run:
         with run.preemption_guard(budget_s=10) as guard:
@@ -46,7 +46,7 @@ def test_signal_sets_the_flag_and_the_handlers_come_back(number: signal.Signals,
 
 
 def test_second_interrupt_interrupts(tmp_path: Path) -> None:
-    """Whoever presses Ctrl-C twice means it."""
+    """A second Ctrl-C interrupts as usual."""
     with open_run(tmp_path / "run", tmp_path) as run, run.preemption_guard() as guard:
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
@@ -55,7 +55,7 @@ def test_second_interrupt_interrupts(tmp_path: Path) -> None:
 
 
 def test_save_in_time_reaches_the_store(tmp_path: Path) -> None:
-    """Where the line is fast enough."""
+    """With enough bandwidth the save is confirmed."""
     with open_run(tmp_path / "run", tmp_path) as run, run.preemption_guard() as guard:
         os.kill(os.getpid(), signal.SIGTERM)
         assert guard.save(state_of(1), 1).level == "confirmed"
@@ -64,7 +64,7 @@ def test_save_in_time_reaches_the_store(tmp_path: Path) -> None:
 def test_save_that_cannot_be_sent_in_time_is_left_in_the_spool(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Reckoned from the bandwidth that was measured: nothing is waited for in vain, and the next start sends it."""
+    """By the measured bandwidth it would not arrive, so nothing waits, and the next start sends it."""
     store = Slow(tmp_path / "run")
     run = open_run(store, tmp_path)
     store.bytes_per_s = 20_000
@@ -87,7 +87,7 @@ def test_save_that_cannot_be_sent_in_time_is_left_in_the_spool(
 def test_time_for_the_local_disk_is_part_of_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever is to be killed can still do something else; the save continues meanwhile."""
+    """The guard returns when the budget is over, and the save continues."""
     with open_run(tmp_path / "run", tmp_path) as run:
         write = run.saver.spool.write
 
@@ -107,7 +107,7 @@ def test_time_for_the_local_disk_is_part_of_the_budget(
 
 
 def test_sigterm_ends_a_forked_child(tmp_path: Path) -> None:
-    """As multiprocessing does it to end its workers; nested guards and the handlers of before make no difference."""
+    """SIGTERM ends it, as multiprocessing ends its workers, with nested guards and earlier handlers too."""
     with open_run(tmp_path / "run", tmp_path) as run, run.preemption_guard() as outer, run.preemption_guard():
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
         child.start()
@@ -119,7 +119,7 @@ def test_sigterm_ends_a_forked_child(tmp_path: Path) -> None:
 
 
 def test_forked_child_leaves_the_first_interrupt_to_its_parent(tmp_path: Path) -> None:
-    """A terminal sends it to workers too, which the loop still needs for its last steps; the second one ends them."""
+    """A terminal sends it to workers too, which the loop still needs; the second one ends them."""
 
     def interrupted_twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -137,7 +137,7 @@ def test_forked_child_leaves_the_first_interrupt_to_its_parent(tmp_path: Path) -
 
 
 def test_guard_of_a_forked_child_is_its_own(tmp_path: Path) -> None:
-    """A training that is started by fork under a guard has one too, and saves in time."""
+    """A training in a forked child can have its own guard, and saves in time."""
     with open_run(tmp_path / "run", tmp_path) as run, run.preemption_guard() as guard:
 
         def train() -> None:
@@ -154,7 +154,7 @@ def test_guard_of_a_forked_child_is_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_guards_around_a_guard_learn_of_the_signal(number: signal.Signals, tmp_path: Path) -> None:
-    """Whichever of them a loop looks at; one that is made afterwards knows too, and what time is left."""
+    """All nested guards show the signal and the time left, also one made afterwards."""
     with open_run(tmp_path / "run", tmp_path) as run, run.preemption_guard() as outer:
         with run.preemption_guard() as middle, run.preemption_guard() as inner:
             os.kill(os.getpid(), number)
@@ -167,7 +167,7 @@ def test_guards_around_a_guard_learn_of_the_signal(number: signal.Signals, tmp_p
 
 @pytest.fixture
 def signals_taken() -> Iterator[list[int]]:
-    """The signals that the user's own handler gets, which is there before any guard."""
+    """The signals that the user's own handler gets, which was set before any guard."""
     taken: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: taken.append(number))
     yield taken
@@ -175,7 +175,7 @@ def signals_taken() -> Iterator[list[int]]:
 
 
 def test_guards_may_end_in_any_order(signals_taken: list[int], tmp_path: Path) -> None:
-    """The last one puts back what was there before the first."""
+    """The last one puts back the handlers from before the first."""
     mine = signal.getsignal(signal.SIGTERM)
     with open_run(tmp_path / "run", tmp_path) as run:
         guards = [run.preemption_guard() for _ in range(3)]
@@ -188,7 +188,7 @@ def test_guards_may_end_in_any_order(signals_taken: list[int], tmp_path: Path) -
 
 
 def test_handler_of_a_guard_that_has_ended_hands_on(signals_taken: list[int], tmp_path: Path) -> None:
-    """Somebody may have kept it, and put it back afterwards."""
+    """If somebody has kept it and put it back, it passes signals on."""
     with open_run(tmp_path / "run", tmp_path) as run:
         with run.preemption_guard() as guard:
             kept = signal.getsignal(signal.SIGTERM)
@@ -199,7 +199,7 @@ def test_handler_of_a_guard_that_has_ended_hands_on(signals_taken: list[int], tm
 
 
 def test_guard_that_is_ended_in_another_thread_hands_on(signals_taken: list[int], tmp_path: Path) -> None:
-    """The handlers can be changed in the main thread alone."""
+    """Only the main thread can change handlers, so the old one passes signals on."""
     with open_run(tmp_path / "run", tmp_path) as run:
         guard = run.preemption_guard()
         thread = threading.Thread(target=guard.restore)
@@ -212,7 +212,7 @@ def test_guard_that_is_ended_in_another_thread_hands_on(signals_taken: list[int]
 
 
 def test_guard_in_another_thread_says_what_it_cannot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Python brings signals to the main thread alone."""
+    """Python brings signals to the main thread alone, which the error says."""
     with open_run(tmp_path / "run", tmp_path) as run:
         thread = threading.Thread(target=run.preemption_guard)
         thread.start()

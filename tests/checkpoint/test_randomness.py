@@ -1,4 +1,4 @@
-"""Random states resume where they were, and are plain."""
+"""Random states are restored exactly, and are plain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ai4os_data.checkpoint.randomness import random_states, set_random_states
 
 
 def draws() -> list[float]:
-    """Draw from every source, also what a source keeps for the next time."""
+    """Draw from every source, also the numbers that a source keeps for the next time."""
     return [
         random.random(),
         random.gauss(0, 1),
@@ -24,7 +24,7 @@ def draws() -> list[float]:
 
 
 def test_every_source_goes_on_where_it_was() -> None:
-    """After a way through a file that is loaded without running its code; halves of pairs of Gaussians included."""
+    """The states go through a file that is loaded without running its code; halves of Gaussian pairs too."""
     draws()
     file = io.BytesIO()
     torch.save(random_states(), file)
@@ -35,7 +35,7 @@ def test_every_source_goes_on_where_it_was() -> None:
 
 
 def test_states_are_on_the_cpu_whatever_the_default_device_is() -> None:
-    """On another one their values would be lost, or go there and back."""
+    """On another device their values would be lost, or copied twice."""
     with torch.device("meta"):
         states = random_states()
     assert states["python"][1].tolist() == list(random.getstate()[1])

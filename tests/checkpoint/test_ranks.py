@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RankOrder:
-    """A position in an order that each rank has for itself."""
+    """A position in an order that differs by rank."""
 
     differs_by_rank = True
 
@@ -33,12 +33,12 @@ class RankOrder:
         return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on there."""
+        """Set the position."""
         vars(self).update(state)
 
 
 def at_rank(rank: int, size: int, place: Path, work: str, answers: Any) -> None:
-    """Be a rank, do some work, and return what came of it."""
+    """Run some work as a rank, and return its result."""
     torch.set_num_threads(1)
     meeting = f"file://{place}/rendezvous-{work}"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
@@ -58,7 +58,7 @@ def open_at(place: Path, timeout_s: float = 30.0) -> StorageCheckpoint:
 
 
 def save(rank: int, place: Path) -> list[float]:
-    """Save at different places; what this rank would draw next."""
+    """Save at a position that differs by rank; what this rank would draw next."""
     torch.manual_seed(100 + rank)
     order = RankOrder()
     order.position = 10 * (rank + 1)
@@ -72,7 +72,7 @@ def save(rank: int, place: Path) -> list[float]:
 
 
 def restore(_rank: int, place: Path) -> list[float]:
-    """Restore, and draw."""
+    """Restore; what this rank draws next."""
     order, model = RankOrder(), torch.nn.Linear(2, 2)
     with open_at(place) as run:
         restored = run.restore(into={"model": model, "order": order})
@@ -82,14 +82,14 @@ def restore(_rank: int, place: Path) -> list[float]:
 
 
 def restore_nothing(_rank: int, place: Path) -> str:
-    """Restore when all is damaged."""
+    """Restore when every checkpoint is damaged."""
     with open_at(place) as run, pytest.raises(errors.DamagedError):
         run.restore()
     return "raised"
 
 
 def lose_a_rank(rank: int, place: Path) -> str:
-    """Save together with a rank that has died."""
+    """Save when another rank has died."""
     run = open_at(place, timeout_s=3.0)
     if rank == 1:
         os._exit(1)
@@ -101,7 +101,7 @@ def lose_a_rank(rank: int, place: Path) -> str:
 
 
 def fail_on_rank_0(rank: int, place: Path) -> list[str]:
-    """Save together when rank 0 alone has an error to raise; the ranks are still in step then."""
+    """Save when rank 0 alone has an error to raise; afterwards the ranks are in step."""
     told = []
     order = RankOrder()
     with open_at(place, timeout_s=20.0) as run:
@@ -126,12 +126,12 @@ def fail_on_rank_0(rank: int, place: Path) -> list[str]:
 
 
 def cannot(*_: object) -> Any:
-    """Fail as no library of ours does."""
+    """Fail with an error of no library of ours."""
     raise OSError(5, "a disk that fails")
 
 
 class RankArray:
-    """An array that each rank has for itself."""
+    """An array that differs by rank."""
 
     differs_by_rank = True
 
@@ -153,7 +153,7 @@ WORKS: dict[str, Callable[[int, Path], Any]] = {
 
 
 def together(work: str, place: Path, size: int = 2, answering: int | None = None) -> dict[int, Any]:
-    """Let ranks do some work; what each of them returns."""
+    """Let ranks do some work; their results."""
     context = multiprocessing.get_context("spawn")
     answers: Any = context.Queue()
     ranks = [context.Process(target=at_rank, args=(rank, size, place, work, answers)) for rank in range(size)]
@@ -167,7 +167,7 @@ def together(work: str, place: Path, size: int = 2, answering: int | None = None
 
 
 def test_each_rank_goes_on_where_it_was(tmp_path: Path) -> None:
-    """The model is saved once, and what differs is saved for each; an additional rank resumes without it."""
+    """The model is saved once, and what differs for each rank; an additional rank resumes without the latter."""
     saved = together("save", tmp_path)
     assert saved[0] != saved[1]
     assert len(list((tmp_path / "run").glob("*/*/state-*"))) == 1
@@ -180,12 +180,12 @@ def test_each_rank_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_rank_that_has_died_does_not_hang_the_others(tmp_path: Path) -> None:
-    """They learn of it within the time that was given."""
+    """The other ranks raise within the given time."""
     assert together("lose_a_rank", tmp_path, answering=1) == {0: "raised"}
 
 
 def test_error_on_rank_0_leaves_nobody_waiting(tmp_path: Path) -> None:
-    """It is raised there, by a save that all have taken part in."""
+    """The error is raised on rank 0, by a save in which all ranks take part."""
     assert together("fail_on_rank_0", tmp_path) == {
         0: ["401", "saved", "(2, 2, [2, 2])"],
         1: ["saved", "saved", "(2, 2, [3, 3])"],

@@ -35,7 +35,7 @@ def run_on(server: Server, patience: Patience, tmp_path: Path, **options: Any) -
 
 
 def error_of(status: int, kind: type[errors.StorageError] = errors.ServerError) -> errors.StorageError:
-    """Return an error as an answer leads to it."""
+    """The error that an answer leads to."""
     error = kind("no")
     error.status = status
     return error
@@ -92,7 +92,7 @@ def test_refusals_are_raised_by_the_next_save(
 
 @pytest.mark.parametrize("status", [403, 404, 405, 413, 501])
 def test_a_refusal_by_mistake_passes(status: int, fault: FaultServer, patience: Patience, tmp_path: Path) -> None:
-    """A proxy that says so twice."""
+    """A proxy may refuse twice by mistake."""
     with run_on(fault, patience, tmp_path) as run:
         save_steps(run, 1)
         fault.script("*", *[Fault(status=status, kept_bytes=0)] * 2, method="PUT")
@@ -101,7 +101,7 @@ def test_a_refusal_by_mistake_passes(status: int, fault: FaultServer, patience: 
 
 
 def test_refusals_of_a_server_that_comes_back_pass(fault: FaultServer, patience: Patience, tmp_path: Path) -> None:
-    """What stands before it says 404 and 403 until it is there itself: nine times, after an outage."""
+    """After an outage a proxy says 404 and 403 until its server is back: nine refusals pass."""
     with run_on(fault, patience, tmp_path) as run:
         save_steps(run, 1)
         away, strange = Fault(status=500, kept_bytes=0), Fault(status=403, kept_bytes=0)
@@ -110,7 +110,7 @@ def test_refusals_of_a_server_that_comes_back_pass(fault: FaultServer, patience:
 
 
 def test_wrong_credentials_are_tried_once(fault: FaultServer, patience: Patience, tmp_path: Path) -> None:
-    """Further tries would shut the address out."""
+    """More tries would shut the address out."""
     run = run_on(fault, patience, tmp_path)
     save_steps(run, 1)
     refused = error_of(401, errors.AuthenticationError)
@@ -119,7 +119,7 @@ def test_wrong_credentials_are_tried_once(fault: FaultServer, patience: Patience
 
 
 def test_refusals_end_and_outages_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third refusal in a row is the last one; a server that is away is asked for ever."""
+    """The third refusal in a row is the last; a server that is away is tried for ever."""
     patience = Patience(first_pause_s=1.0, longest_pause_s=30.0)
     some = Tries(patience)
     pauses = [some.failed(error_of(405)) for _ in range(3)]
@@ -133,7 +133,7 @@ def test_refusals_end_and_outages_do_not(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_full_server_is_asked_every_five_minutes_in_the_end() -> None:
-    """Beginning with some seconds; newer saves wait as well."""
+    """Pauses grow from some seconds to five minutes, for newer saves too."""
     patience = Patience(first_pause_s=1.0, longest_pause_s=30.0)
     some = Tries(patience)
     pauses = []
@@ -148,7 +148,7 @@ def test_a_full_server_is_asked_every_five_minutes_in_the_end() -> None:
 
 
 def test_newer_saves_do_not_hurry_a_full_server(fault: FaultServer, patience: Patience, tmp_path: Path) -> None:
-    """Twenty saves while it is full are a few PUTs; with the first room the newest one arrives."""
+    """Twenty saves on a full server cost a few PUTs; when there is room, the newest arrives."""
     slower = Patience(tries=3, first_pause_s=0.1, longest_pause_s=0.2, connect_s=2.0, stall_s=1, total_s=20.0)
     run = open_run(Share(fault).store(patience), tmp_path)
     run.saver.sender.tries.patience = slower
@@ -166,7 +166,7 @@ def test_newer_saves_do_not_hurry_a_full_server(fault: FaultServer, patience: Pa
 
 
 def test_a_full_nextcloud_gets_few_bytes(nextcloud: NextcloudServer, patience: Patience, tmp_path: Path) -> None:
-    """Five tries of an upload in twelve chunks: four at once, then one a try; nothing is left of what was displaced."""
+    """Of twelve chunks the first try sends four and each later one a single one; displaced uploads leave nothing."""
     run = run_on(nextcloud, patience, tmp_path, keep_last=1)
     run.saver.store.single_put_bytes, run.saver.store.chunk_bytes = 6 * MIB, 5 * MIB  # type: ignore[attr-defined]
     save_steps(run, 1)

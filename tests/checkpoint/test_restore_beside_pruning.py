@@ -1,4 +1,4 @@
-"""Restoring beside a process that saves and prunes looks again; only what stays and is damaged is called damaged."""
+"""A restore beside a process that saves and prunes looks again; only what stays and is damaged is called damaged."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Busy(DirectoryStore):
 @pytest.mark.parametrize("before", ["MANIFEST.json", ".pt"])
 @pytest.mark.parametrize("times", [1, 3])
 def test_what_is_pruned_while_it_is_read_is_looked_for_again(tmp_path: Path, before: str, times: int) -> None:
-    """The newest that is there then is restored, and nothing is called damaged."""
+    """The newest one at that time is restored, and none is called damaged."""
     with open_run(tmp_path / "run", tmp_path, "writer", keep_last=1) as writer:
         save_steps(writer, 1)
         store = Busy(tmp_path / "run", lambda: save_steps(writer, writer.list()[0].step + 1), before, times)
@@ -64,7 +64,7 @@ def test_what_is_pruned_while_it_is_read_is_looked_for_again(tmp_path: Path, bef
 
 
 def test_older_one_is_not_taken_while_a_newer_one_is_there(tmp_path: Path) -> None:
-    """One that is kept for its step is whole; yet what was saved meanwhile is newer than what was pruned."""
+    """A kept older one is intact, but a newer one was saved after the pruned one."""
     with open_run(tmp_path / "run", tmp_path, "writer", keep_last=1, keep_every=10) as writer:
         save_steps(writer, 10, 11)
         store = Busy(tmp_path / "run", lambda: save_steps(writer, 12), ".pt")
@@ -73,7 +73,7 @@ def test_older_one_is_not_taken_while_a_newer_one_is_there(tmp_path: Path) -> No
 
 
 def test_what_stays_and_is_damaged_is_called_damaged_after_a_second_look(tmp_path: Path) -> None:
-    """And it is named. A sound one costs one look, as before."""
+    """The log names it. An intact one costs one look."""
     with open_run(tmp_path / "run", tmp_path) as writer:
         save_steps(writer, 1)
     (state,) = (tmp_path / "run").glob("*/*/state-*")
@@ -89,7 +89,7 @@ def test_what_stays_and_is_damaged_is_called_damaged_after_a_second_look(tmp_pat
 
 
 def test_writer_that_never_rests_does_not_hold_a_restore_up_for_ever(tmp_path: Path) -> None:
-    """After some looks the answer is given all the same."""
+    """After some looks restore answers even so."""
     with open_run(tmp_path / "run", tmp_path, "writer", keep_last=1) as writer:
         save_steps(writer, 1)
         store = Busy(tmp_path / "run", lambda: save_steps(writer, writer.list()[0].step + 1), ".pt", times=10**9)
@@ -99,7 +99,7 @@ def test_writer_that_never_rests_does_not_hold_a_restore_up_for_ever(tmp_path: P
 
 
 def test_step_that_is_pruned_while_it_is_read_is_no_damage(tmp_path: Path) -> None:
-    """It is not there any more, and what is there is said."""
+    """The error says that the step is not there, and which ones are."""
     with open_run(tmp_path / "run", tmp_path, "writer", keep_last=1) as writer:
         save_steps(writer, 1)
         store = Busy(tmp_path / "run", lambda: save_steps(writer, 2), ".pt")
@@ -126,7 +126,7 @@ print(restores)
 
 
 def test_many_restores_beside_a_process_that_prunes(tmp_path: Path) -> None:
-    """Every one gives a whole state."""
+    """Each restore gives a whole state."""
     place = tmp_path / "run"
     with open_run(place, tmp_path, "writer", keep_last=1) as writer:
         save_steps(writer, 1)

@@ -1,4 +1,4 @@
-"""Where tensors go and what may be unpickled is for whoever restores to say; and any fsspec store will do."""
+"""The caller of restore chooses the device and what may be unpickled; any fsspec store serves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def test_tensors_go_where_they_are_wanted(tmp_path: Path) -> None:
-    """By the name of a device, a device, a mapping or a callable; on the CPU by default, whatever they were on."""
+    """The device may be given by name, device, mapping or callable; the default is the CPU."""
     seen: Counter[str] = Counter()
 
     def keep(storage: torch.UntypedStorage, place: str) -> torch.UntypedStorage:
@@ -51,7 +51,7 @@ def test_tensors_go_where_they_are_wanted(tmp_path: Path) -> None:
 
 
 def save_by_hand(place: Path, state: dict[str, object]) -> None:
-    """Store a checkpoint that no version of ours would write: its state holds an object of a class."""
+    """Store a checkpoint that we would not write: its state holds an object of a class."""
     name = CheckpointName.new(AttemptName.new(1), 1)
     beside = place.with_name("beside")
     torch.save({"state": state, "ranks": [{"random": None, "state": {}}], "arrays": {}}, beside)
@@ -64,7 +64,7 @@ def save_by_hand(place: Path, state: dict[str, object]) -> None:
 
 
 def test_objects_are_unpickled_only_where_that_is_asked_for(tmp_path: Path) -> None:
-    """And only what came with a manifest whose sha256 matched; by default it is refused in words."""
+    """Even then the sha256 has to match its manifest; by default the error refuses it."""
     save_by_hand(tmp_path / "run", {"third": Fraction(1, 3)})
     with open_run(tmp_path / "run", tmp_path) as run:
         assert run.verify() == {}
@@ -82,12 +82,12 @@ class Trap:
         self.path = path
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        """Tell what is called."""
+        """Name the function that is called."""
         return os.mkdir, (self.path,)
 
 
 def test_nothing_is_run_by_default_or_where_the_hash_is_wrong(tmp_path: Path) -> None:
-    """A file that somebody has put instead of a state is not even opened."""
+    """A file that replaced a state is not even opened."""
     trap = tmp_path / "sprung"
     save_by_hand(tmp_path / "run", {"x": Trap(str(trap))})
     with open_run(tmp_path / "run", tmp_path) as run, pytest.raises(errors.StorageError):
@@ -101,7 +101,7 @@ def test_nothing_is_run_by_default_or_where_the_hash_is_wrong(tmp_path: Path) ->
 
 @pytest.fixture
 def bucket() -> Iterator[str]:
-    """Return a URL of fsspec's memory, which stands for a bucket: no folders, no renames, written and read back."""
+    """A URL of fsspec's memory, which stands for a bucket: no folders, no renames, verified by reading back."""
     name = f"bucket-{uuid.uuid4().hex}"
     yield f"memory://{name}/run"
     system = open_store(f"memory://{name}", create=True)
@@ -110,7 +110,7 @@ def bucket() -> Iterator[str]:
 
 
 def test_run_in_a_bucket(bucket: str, tmp_path: Path) -> None:
-    """Confirmed by reading back; older ones go; on another machine the newest is there; damage is named."""
+    """Saves are confirmed, older ones are removed, another machine restores the newest, and damage is named."""
     with open_run(bucket, tmp_path, keep_last=2) as run:
         assert run.saver.best_level == "confirmed"
         assert run.save(state_of(1), 1).wait(timeout_s=20) == "confirmed"

@@ -1,4 +1,4 @@
-"""What is restored is a mapping that can be loaded from."""
+"""The result of restore is a mapping that can be loaded from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ai4os_data.checkpoint.restored import Restored
 
 
 def test_state_dict_that_was_the_whole_state_is_loaded_with_its_versions() -> None:
-    """A BatchNorm without them takes its state for one of before there was a count of batches."""
+    """Without them a BatchNorm takes its state for one from before batches were counted."""
     model = torch.nn.BatchNorm1d(2)
     model.num_batches_tracked = torch.tensor(5)
     state = model.state_dict()

@@ -1,4 +1,4 @@
-"""What stays: the newest, the best, the milestones, what was resumed from; and everything that is not ours."""
+"""The newest, the best, the milestones and the resume source stay, and so does everything that is not ours."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def test_keep_last_keeps_the_newest(tmp_path: Path) -> None:
-    """And nothing is left of the others."""
+    """Nothing is left of the others."""
     with open_run(tmp_path / "run", tmp_path, keep_last=2) as run:
         save_steps(run, 1, 2, 3, 4)
         assert steps_of(run) == [4, 3]
@@ -35,7 +35,7 @@ def test_keep_last_keeps_the_newest(tmp_path: Path) -> None:
 
 
 def test_keep_best_keeps_the_best_beside_them(tmp_path: Path) -> None:
-    """By the metric, low or high; what has no number is never the best."""
+    """Low or high metrics may be good; one that is no number is never the best."""
     for mode, best in (("min", 2), ("max", 3)):
         place = tmp_path / mode
         with open_run(place, tmp_path, keep_last=1, keep_best=1, monitor="loss", mode=mode) as run:
@@ -45,14 +45,14 @@ def test_keep_best_keeps_the_best_beside_them(tmp_path: Path) -> None:
 
 
 def test_keep_every_keeps_milestones(tmp_path: Path) -> None:
-    """Steps that are a multiple of it."""
+    """Checkpoints whose step is a multiple stay."""
     with open_run(tmp_path / "run", tmp_path, keep_last=1, keep_every=3) as run:
         save_steps(run, *range(1, 9))
         assert steps_of(run) == [8, 6, 3]
 
 
 def test_what_was_resumed_from_stays_until_the_next_start(tmp_path: Path) -> None:
-    """It may be the only one that another process can still use, and W2 says so."""
+    """Another process may depend on it, as W2 says."""
     place = tmp_path / "run"
     with open_run(place, tmp_path, keep_last=1) as run:
         save_steps(run, 1, 2)
@@ -67,7 +67,7 @@ def test_what_was_resumed_from_stays_until_the_next_start(tmp_path: Path) -> Non
 
 
 def test_abandoned_branch_goes_and_newest_of_a_stranger_stays(tmp_path: Path) -> None:
-    """A run that was begun anew beside it is none of our business but for its older ones."""
+    """The newest checkpoint of an unrelated attempt stays; its older ones are removed."""
     place = tmp_path / "run"
     with open_run(place, tmp_path, keep_last=5) as run:
         save_steps(run, 1, 2, 3)
@@ -82,7 +82,7 @@ def test_abandoned_branch_goes_and_newest_of_a_stranger_stays(tmp_path: Path) ->
 
 
 def test_files_of_others_in_the_folder_stay(tmp_path: Path) -> None:
-    """Whatever a user keeps beside the checkpoints."""
+    """Files that a user keeps beside the checkpoints stay."""
     store = DirectoryStore(tmp_path)
     foreign = ["run/notes.txt", "run/000001-x/step-1/a", "run/best/model.pt"]
     for key in foreign:
@@ -93,7 +93,7 @@ def test_files_of_others_in_the_folder_stay(tmp_path: Path) -> None:
 
 
 def test_remains_of_own_uploads_go_and_those_of_others_wait(tmp_path: Path) -> None:
-    """A folder without a manifest may be an upload that another machine is at."""
+    """A folder without a manifest may be another machine's running upload."""
     place = tmp_path / "run"
     remains = "000001-00000000/step-000000001-00000000/state-0.pt"
     DirectoryStore(tmp_path).write(f"run/{remains}", b"half")
@@ -118,13 +118,13 @@ def test_remains_of_own_uploads_go_and_those_of_others_wait(tmp_path: Path) -> N
     ],
 )
 def test_option_that_makes_no_sense_is_refused(options: dict[str, Any], named: str, tmp_path: Path) -> None:
-    """At construction, as a ValueError."""
+    """The constructor raises a ValueError."""
     with pytest.raises(ValueError, match=named):
         open_run(tmp_path / "run", tmp_path, **options)
 
 
 def test_metric_that_decides_has_to_be_given(tmp_path: Path) -> None:
-    """Otherwise nothing says which is the best."""
+    """Without the monitor's value nothing says which checkpoint is the best."""
     with (
         open_run(tmp_path / "run", tmp_path, keep_best=1, monitor="loss") as run,
         pytest.raises(ValueError, match="loss"),
@@ -134,7 +134,7 @@ def test_metric_that_decides_has_to_be_given(tmp_path: Path) -> None:
 
 
 def test_same_step_again_replaces_the_one_before(tmp_path: Path) -> None:
-    """What was saved last is restored, and the others go as older ones do."""
+    """The checkpoint saved last is restored, and the others are removed as older ones."""
     with open_run(tmp_path / "run", tmp_path, keep_last=1) as run:
         for value in range(8):
             run.save({"value": value}, 0).wait(timeout_s=20)
@@ -147,14 +147,14 @@ def test_same_step_again_replaces_the_one_before(tmp_path: Path) -> None:
 
 
 def test_steps_that_fall_leave_the_highest_and_the_newest(tmp_path: Path) -> None:
-    """The highest is what is restored; what lies between them goes."""
+    """The highest step is restored; those in between are removed."""
     with open_run(tmp_path / "run", tmp_path, keep_last=1) as run:
         save_steps(run, *range(9, 0, -1))
         assert steps_of(run) == [9, 1]
 
 
 def test_manifest_that_a_listing_misses_is_no_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this process has confirmed stays, whatever one answer says."""
+    """A checkpoint that this process has confirmed stays, whatever one listing shows."""
     with open_run(tmp_path / "run", tmp_path, keep_last=5) as run:
         save_steps(run, 1, 2)
         complete = DirectoryStore.list_below
@@ -178,7 +178,7 @@ BEST: dict[str, Any] = {"keep_last": 1, "keep_best": 1, "monitor": "acc", "mode"
 
 
 def measured(run: StorageCheckpoint) -> list[tuple[int, int, float]]:
-    """Return attempt, step and metric of each checkpoint, newest first."""
+    """Attempt, step and metric of each checkpoint, newest first."""
     return [(one.attempt, one.step, one.metrics["acc"]) for one in run.list()]
 
 
@@ -190,7 +190,7 @@ def save_measured(run: StorageCheckpoint, *scores: float, begin: int = 0) -> Non
 
 @pytest.mark.parametrize("restart", ["anew", "from a place of its own", "from itself", "from an old one"])
 def test_best_stays_through_every_restart(tmp_path: Path, restart: str) -> None:
-    """Wherever the state that is resumed came from, and through a second restart."""
+    """The best one stays through two restarts, wherever they resumed from."""
     with open_run(tmp_path / "run", tmp_path, **BEST) as run:
         save_measured(run, 0.5, 0.9, 0.6, 0.7)
     for score in (0.4, 0.3):
@@ -210,7 +210,7 @@ def test_best_stays_through_every_restart(tmp_path: Path, restart: str) -> None:
 
 
 def test_best_of_a_line_gives_way_to_the_best_of_the_run(tmp_path: Path) -> None:
-    """As many as keep_best says in all, of equals the newest; what was never measured is not among them."""
+    """keep_best counts over the run; of equal ones the newest stays, and unmeasured ones do not count."""
     for scores in ((0.5, 0.95, 0.6), (0.8, float("nan"), 0.7), (0.95, 0.9, 0.1)):
         with open_run(tmp_path / "run", tmp_path, **{**BEST, "keep_best": 2}) as run:
             save_measured(run, *scores)
@@ -224,7 +224,7 @@ def test_best_of_a_line_gives_way_to_the_best_of_the_run(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("lost", ["manifest", "state", "all"])
 def test_best_stays_where_the_line_is_broken(tmp_path: Path, lost: str) -> None:
-    """What an attempt was resumed from is damaged, or gone, and with it what leads from there to the best."""
+    """It stays if the parent of an attempt is damaged or gone."""
     for scores in ((0.9, 0.5), (0.4, 0.3), (0.35, 0.25)):
         with open_run(tmp_path / "run", tmp_path, **BEST) as run:
             run.restore()
@@ -242,7 +242,7 @@ def test_best_stays_where_the_line_is_broken(tmp_path: Path, lost: str) -> None:
 
 
 def test_damaged_one_is_not_the_best(tmp_path: Path) -> None:
-    """Cut off on the storage, it takes the place of none that is whole; and it is left for whoever looks into it."""
+    """A checkpoint that is cut off on the storage displaces no intact one, and stays to be examined."""
     with open_run(tmp_path / "run", tmp_path, **BEST) as run:
         save_measured(run, 0.9, 0.8)
         (state,) = (tmp_path / "run").glob("*/step-000000000-*/state-*")
@@ -252,7 +252,7 @@ def test_damaged_one_is_not_the_best(tmp_path: Path) -> None:
 
 
 def test_milestones_stay_whatever_attempt(tmp_path: Path) -> None:
-    """Each multiple of keep_every; all of them if it is 1."""
+    """Multiples of keep_every stay in all attempts; with 1 all checkpoints do."""
     for steps in ((1, 2, 3), (4, 5, 6)):
         with open_run(tmp_path / "run", tmp_path, keep_last=1, keep_every=2) as run:
             save_steps(run, *steps)
@@ -267,7 +267,7 @@ def test_milestones_stay_whatever_attempt(tmp_path: Path) -> None:
 
 
 def test_best_of_two_writers_stays(tmp_path: Path) -> None:
-    """Both save at once, and each removes what it may: the best of all that there ever were is there in the end."""
+    """Two writers save and prune at once, and the best of all checkpoints is there at the end."""
     begun = threading.Barrier(2)
 
     def write(number: int) -> None:
@@ -291,7 +291,7 @@ def test_best_of_two_writers_stays(tmp_path: Path) -> None:
 
 
 def test_later_one_of_the_step_that_was_gone_on_from_is_abandoned(tmp_path: Path) -> None:
-    """A step may be saved twice: what a training resumes from is a checkpoint, not a step."""
+    """If a step was saved twice, the other checkpoint of the resumed step is abandoned."""
     with open_run(tmp_path / "run", tmp_path, keep_last=9) as run:
         for value in (1, 2):
             run.save({"value": value}, 5).wait(timeout_s=20)
@@ -307,7 +307,7 @@ def test_later_one_of_the_step_that_was_gone_on_from_is_abandoned(tmp_path: Path
 
 
 def test_restored_is_the_first_of_its_step_where_that_was_gone_on_from(tmp_path: Path) -> None:
-    """Though a later one of the step is there, when what came after it is damaged."""
+    """If what came after is damaged, the checkpoint that was resumed from is restored."""
     with open_run(tmp_path / "run", tmp_path, keep_every=5) as run:
         for value in (1, 2):
             run.save({"value": value}, 5).wait(timeout_s=20)
@@ -325,7 +325,7 @@ def test_restored_is_the_first_of_its_step_where_that_was_gone_on_from(tmp_path:
 
 
 def test_step_is_that_of_the_branch_that_is_gone_on_with(tmp_path: Path) -> None:
-    """Before those of abandoned ones, however new; of the step twice in an attempt the later one."""
+    """Those of abandoned branches come later; of a step saved twice, the later one counts."""
     options: dict[str, Any] = {"keep_every": 1}
     with open_run(tmp_path / "run", tmp_path, **options) as run:
         for step, value in ((1, "a"), (4, "b"), (4, "c"), (5, "d")):
@@ -345,7 +345,7 @@ def test_step_is_that_of_the_branch_that_is_gone_on_with(tmp_path: Path) -> None
 
 
 def test_reading_one_by_name_changes_nothing(tmp_path: Path) -> None:
-    """What is saved afterwards belongs to the same attempt as before; the error names one that is not there."""
+    """Later saves belong to the same attempt as before; the error names a missing one."""
     with open_run(tmp_path / "run", tmp_path, keep_last=9) as run:
         save_steps(run, 1, 2)
         oldest = run.list()[-1].name
@@ -369,7 +369,7 @@ def test_reading_one_by_name_changes_nothing(tmp_path: Path) -> None:
     ["loss", "val_loss", "val/loss", "valLoss", "MSELoss", "LOSS", "loss/dataloader_idx_0", "val-error.1", "error2"],
 )
 def test_loss_or_error_is_good_when_it_is_low(tmp_path: Path, monitor: str) -> None:
-    """Its name says so; mode="max" still has its way."""
+    """The name of the metric says so; mode="max" overrides it."""
     assert chosen_mode(monitor, None) == "min"
     assert chosen_mode(monitor, "max") == "max"
     with open_run(tmp_path / monitor.replace("/", "-"), tmp_path, keep_last=1, keep_best=1, monitor=monitor) as run:
@@ -382,7 +382,7 @@ def test_loss_or_error_is_good_when_it_is_low(tmp_path: Path, monitor: str) -> N
     "monitor", ["acc", "score", "val_map", "val_los", "lossless", "terror", "neg_mean_squared_error", "", "val_f1"]
 )
 def test_other_metric_needs_a_mode(tmp_path: Path, monitor: str) -> None:
-    """At construction, with both ways to write it; not if nothing is kept by it."""
+    """The constructor's error shows both modes; without a rule that uses the metric there is none."""
     with pytest.raises(ValueError, match=rf"monitor='{monitor}' needs a mode.*mode='max'.*mode='min'"):
         open_run(tmp_path / "run", tmp_path, keep_best=1, monitor=monitor)
     with open_run(tmp_path / "run", tmp_path, monitor=monitor) as run:
@@ -390,7 +390,7 @@ def test_other_metric_needs_a_mode(tmp_path: Path, monitor: str) -> None:
 
 
 class Late(MemoryStore):
-    """A store that takes nothing before its gate is open, and is away once for each of some steps."""
+    """A store that waits for its gate, and is away once for some steps."""
 
     def __init__(self, *away: int) -> None:
         super().__init__()
@@ -408,7 +408,7 @@ class Late(MemoryStore):
 
 
 def test_outage_drops_no_newest_for_an_older_best(patience: Patience, tmp_path: Path) -> None:
-    """What waits since it is the best displaces only what is older, also if an earlier process has left both."""
+    """A waiting best checkpoint displaces only older ones, also if an earlier process left both."""
     store = Late(3)
     rules: dict[str, Any] = {"keep_best": 1, "monitor": "accuracy", "mode": "max"}
     with open_run(store, tmp_path, **rules) as run:

@@ -1,4 +1,4 @@
-"""A file that cannot be loaded is one thing, a machine that cannot hold it another."""
+"""A file that cannot be loaded is distinguished from a machine that cannot hold it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def test_written_state_has_the_hash_that_is_returned(tmp_path: Path) -> None:
-    """And comes back, on the device that is asked for."""
+    """The state comes back on the device that is asked for."""
     path = tmp_path / "state.pt"
     written = write_state({"x": torch.arange(100_000), "n": 1}, path)
     assert written == FileFacts(path.stat().st_size, sha256_of(path))
@@ -27,7 +27,7 @@ def test_written_state_has_the_hash_that_is_returned(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the device that is missing is CUDA")
 def test_device_that_is_missing_is_no_damage(tmp_path: Path) -> None:
-    """Every byte is right; what torch says about it is what helps."""
+    """Torch's own error is raised, since every byte is right."""
     path = tmp_path / "state.pt"
     write_state({"x": torch.ones(2)}, path)
     with pytest.raises(RuntimeError, match="CUDA") as caught:
@@ -36,7 +36,7 @@ def test_device_that_is_missing_is_no_damage(tmp_path: Path) -> None:
 
 
 def test_lack_of_memory_is_no_damage(tmp_path: Path) -> None:
-    """It is raised as torch raises it."""
+    """Torch's own error is raised."""
     path = tmp_path / "state.pt"
     write_state({"x": torch.ones(2)}, path)
 
@@ -49,7 +49,7 @@ def test_lack_of_memory_is_no_damage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [0.0, 0.99])
 def test_file_out_of_which_no_state_comes_is_damaged(kept: float, tmp_path: Path) -> None:
-    """Empty, or cut off."""
+    """An empty file and a cut one are damaged."""
     path = tmp_path / "state.pt"
     write_state({"x": torch.ones(20_000)}, path)
     content = path.read_bytes()
@@ -59,7 +59,7 @@ def test_file_out_of_which_no_state_comes_is_damaged(kept: float, tmp_path: Path
 
 
 def test_what_is_not_plain_is_not_loaded(tmp_path: Path) -> None:
-    """Unless its code may run."""
+    """Objects are loaded only if their code may run."""
     path = tmp_path / "state.pt"
     write_state({"x": frozenset({1})}, path)
     with pytest.raises(errors.IntegrityError, match="frozenset"):

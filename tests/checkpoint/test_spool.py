@@ -1,4 +1,4 @@
-"""What lies in the spool survives its process, is found by the next start, and is never taken from the living."""
+"""A spooled checkpoint survives its process, is found by the next start, and is never taken from a living process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write(spool: Spool, step: int, attempt: AttemptName = ATTEMPT) -> Spooled:
 
 
 def test_next_start_finds_what_the_dead_have_left(tmp_path: Path) -> None:
-    """What is complete, with how far it had come; what was only begun is removed."""
+    """Complete checkpoints are found with their levels; unfinished ones are removed."""
     spool = Spool(tmp_path, "run")
     spool.open_attempt(ATTEMPT)
     first, second = write(spool, 1), write(spool, 2)
@@ -49,7 +49,7 @@ def test_next_start_finds_what_the_dead_have_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["another version", "unreadable", "foreign file"])
 def test_what_cannot_be_used_is_left_alone(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A checkpoint that another version has written, or whose manifest is something else now; and somebody's notes."""
+    """A checkpoint of another version, a damaged manifest and somebody's notes stay."""
     spool = Spool(tmp_path, "run")
     spool.open_attempt(ATTEMPT)
     folder = write(spool, 1).folder
@@ -70,7 +70,7 @@ def test_what_cannot_be_used_is_left_alone(tmp_path: Path, damage: str, caplog: 
 
 
 def test_start_that_can_open_no_file_does_not_pass_a_checkpoint_over(tmp_path: Path) -> None:
-    """That says nothing about the checkpoint: an older one would be restored in silence."""
+    """Otherwise an older checkpoint would be restored in silence."""
     spool = Spool(tmp_path, "run")
     spool.open_attempt(ATTEMPT)
     spooled = write(spool, 1)
@@ -85,7 +85,7 @@ def test_start_that_can_open_no_file_does_not_pass_a_checkpoint_over(tmp_path: P
 
 
 def test_journal_that_was_cut_off_counts_as_far_as_it_goes(tmp_path: Path) -> None:
-    """A line that its process died in says nothing; then it is sent again, which does no harm."""
+    """A torn line is ignored; then its checkpoint is sent again, which does no harm."""
     spool = Spool(tmp_path, "run")
     spool.open_attempt(ATTEMPT)
     spooled = [write(spool, step) for step in (1, 2)]
@@ -98,7 +98,7 @@ def test_journal_that_was_cut_off_counts_as_far_as_it_goes(tmp_path: Path) -> No
 
 
 def test_runs_do_not_see_each_other(tmp_path: Path) -> None:
-    """In one directory."""
+    """Two runs in one directory are separate."""
     one, other = Spool(tmp_path, "one"), Spool(tmp_path, "other")
     one.open_attempt(ATTEMPT)
     write(one, 1)
@@ -108,7 +108,7 @@ def test_runs_do_not_see_each_other(tmp_path: Path) -> None:
 
 
 def test_removed_checkpoint_is_gone_with_its_attempt(tmp_path: Path) -> None:
-    """Nothing is left of a run that has been sent."""
+    """Nothing is left of a run that was sent."""
     spool = Spool(tmp_path, "run")
     spool.open_attempt(ATTEMPT)
     spooled = write(spool, 1)
@@ -121,7 +121,7 @@ def test_removed_checkpoint_is_gone_with_its_attempt(tmp_path: Path) -> None:
 
 
 def test_damaged_copy_is_not_intact(tmp_path: Path) -> None:
-    """Cut, flipped or gone."""
+    """A cut, flipped or missing file is noticed."""
     spool = Spool(tmp_path, "run")
     spool.open_attempt(ATTEMPT)
     spooled = write(spool, 1)
@@ -135,7 +135,7 @@ def test_damaged_copy_is_not_intact(tmp_path: Path) -> None:
 
 
 def test_download_of_a_dead_process_is_removed(tmp_path: Path) -> None:
-    """And that of a living one is not."""
+    """The download of a living process stays."""
     spool = Spool(tmp_path, "run")
     living = spool.scratch()
     child = os.fork()
@@ -149,7 +149,7 @@ def test_download_of_a_dead_process_is_removed(tmp_path: Path) -> None:
 
 
 def test_room_is_that_of_the_disk_and_the_limit(tmp_path: Path) -> None:
-    """With some left for everything else."""
+    """A reserve is left for everything else."""
     with tmpfs(tmp_path / "disk", 10 * 1024 * 1024):
         Spool(tmp_path / "disk", "run").space.check(8_000_000)
         with pytest.raises(errors.OutOfSpaceError, match="bytes are free on its disk"):
@@ -159,7 +159,7 @@ def test_room_is_that_of_the_disk_and_the_limit(tmp_path: Path) -> None:
 
 
 def test_default_directory_is_beside_that_of_the_cache() -> None:
-    """Unless the environment says otherwise; never in main memory."""
+    """The environment may name another one; it is never in main memory."""
 
     def default(environ: dict[str, str]) -> Path:
         return Path(next(spool_candidates(environ)))
@@ -172,14 +172,14 @@ def test_default_directory_is_beside_that_of_the_cache() -> None:
 
 
 def test_spool_that_cannot_be_used_says_what_to_do(tmp_path: Path) -> None:
-    """In words."""
+    """The error says what to do."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(errors.CheckpointError, match="give StorageCheckpoint another"):
         Spool(tmp_path / "file", "run")
 
 
 def test_what_other_runs_have_sent_gives_way(tmp_path: Path) -> None:
-    """Unless they live, or their store does not have it."""
+    """Living runs keep their checkpoints, and so do those whose store lacks them."""
     other, living, mine = Spool(tmp_path, "other"), Spool(tmp_path, "living"), Spool(tmp_path, "mine")
     for spool in (other, living):
         spool.open_attempt(ATTEMPT)
@@ -194,7 +194,7 @@ def test_what_other_runs_have_sent_gives_way(tmp_path: Path) -> None:
 
 
 def test_limit_counts_what_a_state_takes_without_its_tensors(tmp_path: Path) -> None:
-    """What turns out to be larger than was thought leaves nothing."""
+    """A state that turns out to be too large leaves nothing."""
     spool = Spool(tmp_path, "run", 2**20)
     spool.open_attempt(ATTEMPT)
     name = CheckpointName.new(ATTEMPT, 1)

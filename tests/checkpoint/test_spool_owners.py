@@ -1,4 +1,4 @@
-"""A spool removes, reads and sends nothing but its own, whatever a journal says or another user has put there."""
+"""A spool removes, reads and sends only its own files, whatever a journal says or another user has put there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for temporary files that everybody may write to, and no other directory for a spool."""
+    """A folder for temporary files that everybody may write to; there is no other place for a spool."""
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     return public_folder(tmp_path, monkeypatch)
@@ -36,7 +36,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def closed(tmp_path: Path) -> Path:
-    """The folder of the attempt of a closed run, with one checkpoint that has arrived and one that has not."""
+    """The attempt's folder of a closed run, with one checkpoint that has arrived and one that has not."""
     spool = Spool(tmp_path / "spool", "closed")
     spool.open_attempt(ATTEMPT)
     spool.note(write(spool, 1), "confirmed")
@@ -46,7 +46,7 @@ def closed(tmp_path: Path) -> Path:
 
 
 def victim_of(tmp_path: Path) -> Path:
-    """Return a folder outside of every spool, which is to stay."""
+    """A folder outside every spool, which must stay."""
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "thesis.txt").write_bytes(b"years of work")
@@ -72,7 +72,7 @@ FABRICATED: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("kind", FABRICATED)
 def test_journal_names_nothing_but_checkpoints_of_its_attempt(tmp_path: Path, closed: Path, kind: str) -> None:
-    """Whatever else it says, nothing outside is removed, and what has not arrived stays."""
+    """Nothing outside is removed, and unsent checkpoints stay."""
     victim = victim_of(tmp_path)
     with (closed / "journal").open("a") as file:
         file.write(json.dumps(FABRICATED[kind](victim)) + "\n")
@@ -85,7 +85,7 @@ def test_journal_names_nothing_but_checkpoints_of_its_attempt(tmp_path: Path, cl
 
 @pytest.mark.parametrize("data", [b"\xff\xfe\0" * 1000, b"[" * 500_000 + b"\n", b"{" * 2**20, b"\n" * 1000])
 def test_journal_of_anything_is_no_error(tmp_path: Path, closed: Path, data: bytes) -> None:
-    """Binary, huge and deeply nested lines say nothing; those before and after them count."""
+    """Binary, huge and deeply nested lines are ignored; lines before and after them count."""
     journal = closed / "journal"
     journal.write_bytes(data + b"\n" + journal.read_bytes() + data)
     drop_sent_of_others(Spool(tmp_path / "spool", "mine"))
@@ -93,7 +93,7 @@ def test_journal_of_anything_is_no_error(tmp_path: Path, closed: Path, data: byt
 
 
 def replaced_by_link(path: Path, tmp_path: Path) -> Path:
-    """Move something away, and leave a link to it; the new path."""
+    """Move a folder away, and put a link to it in its place; the new path."""
     moved = tmp_path / f"moved {path.name}"
     path.rename(moved)
     path.symlink_to(moved)
@@ -102,7 +102,7 @@ def replaced_by_link(path: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("part", ["attempt", "checkpoint", "journal", "manifest", "state"])
 def test_what_lies_behind_a_link_is_neither_taken_over_nor_removed(tmp_path: Path, closed: Path, part: str) -> None:
-    """A link to an attempt, a checkpoint or a file is not followed; what is at its other end stays."""
+    """A link to an attempt, a checkpoint or a file is not followed."""
     (checkpoint,) = closed.glob("step-000000001-*")
     (state,) = checkpoint.glob("state-*")
     parts = {"checkpoint": checkpoint, "journal": closed / "journal", "manifest": checkpoint / "MANIFEST.json"}
@@ -115,7 +115,7 @@ def test_what_lies_behind_a_link_is_neither_taken_over_nor_removed(tmp_path: Pat
 
 
 def test_folder_of_a_run_that_is_a_link_is_refused(tmp_path: Path, closed: Path) -> None:
-    """Nothing is written through it, and nobody looks into it for what could go."""
+    """Nothing is written through it, and a sweep does not look into it."""
     moved = replaced_by_link(closed.parent, tmp_path)
     with pytest.raises(errors.CheckpointError, match="it is a symbolic link of user"):
         Spool(tmp_path / "spool", "closed")
@@ -124,7 +124,7 @@ def test_folder_of_a_run_that_is_a_link_is_refused(tmp_path: Path, closed: Path)
 
 
 def test_link_that_is_put_in_the_place_of_a_folder_later_is_refused(tmp_path: Path) -> None:
-    """Of a run that is under way: the next save says so, and nothing appears behind the link."""
+    """The next save of the running process raises, and nothing appears behind the link."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     run = open_run(tmp_path / "run", tmp_path)
@@ -141,7 +141,7 @@ def test_link_that_is_put_in_the_place_of_a_folder_later_is_refused(tmp_path: Pa
 
 
 def test_directory_that_becomes_a_link_later_is_refused(tmp_path: Path) -> None:
-    """The link of its start was followed then; another one is not."""
+    """A link is followed at the start of the run, and a later one is not."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     spool = Spool(tmp_path / "spool", "run")
@@ -154,7 +154,7 @@ def test_directory_that_becomes_a_link_later_is_refused(tmp_path: Path) -> None:
 
 
 def test_removed_directory_is_private_again(tmp_path: Path) -> None:
-    """What is made anew has the mode that it had."""
+    """A directory that is made again has the same mode."""
     spool = Spool(tmp_path / "spool", "run")
     spool.open_attempt(ATTEMPT)
     shutil.rmtree(spool.directory)
@@ -164,7 +164,7 @@ def test_removed_directory_is_private_again(tmp_path: Path) -> None:
 
 @as_root
 def test_directory_that_another_user_makes_after_a_removal_is_refused(tmp_path: Path) -> None:
-    """While the run is under way, as at its start."""
+    """It is refused during the run as at its start."""
     spool = Spool(tmp_path / "spool", "run")
     spool.open_attempt(ATTEMPT)
     shutil.rmtree(spool.directory)
@@ -176,7 +176,7 @@ def test_directory_that_another_user_makes_after_a_removal_is_refused(tmp_path: 
 
 
 def test_pipe_in_the_place_of_a_journal_is_not_waited_for(tmp_path: Path, closed: Path) -> None:
-    """It says nothing, and a note into it is a warning."""
+    """It counts as empty, and writing to it logs a warning."""
     (closed / "journal").unlink()
     os.mkfifo(closed / "journal")
     spool = Spool(tmp_path / "spool", "closed")
@@ -186,7 +186,7 @@ def test_pipe_in_the_place_of_a_journal_is_not_waited_for(tmp_path: Path, closed
 
 
 def test_link_of_the_user_to_a_larger_disk_is_followed(tmp_path: Path) -> None:
-    """As a directory that was named: it is the user's own."""
+    """A named directory may be the user's own link."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "spool").symlink_to(tmp_path / "disk")
     with open_run(tmp_path / "run", tmp_path) as run:
@@ -196,7 +196,7 @@ def test_link_of_the_user_to_a_larger_disk_is_followed(tmp_path: Path) -> None:
 
 @as_root
 def test_directory_of_another_user_is_refused(tmp_path: Path) -> None:
-    """The error says whose it is, and what to give; a folder in it that this process makes will do."""
+    """The error names the owner and what to give; a folder that this process makes in it is accepted."""
     (tmp_path / "spool").mkdir()
     os.chown(tmp_path / "spool", NOBODY, NOBODY)
     with pytest.raises(errors.CheckpointError, match=rf"another user \(user {NOBODY} .*AI4OS_DATA_SPOOL"):
@@ -208,7 +208,7 @@ def test_directory_of_another_user_is_refused(tmp_path: Path) -> None:
 @as_root
 @pytest.mark.parametrize("part", ["run", "attempt", "checkpoint"])
 def test_what_another_user_has_put_into_a_spool_is_not_taken_over(tmp_path: Path, closed: Path, part: str) -> None:
-    """The folder of a run is refused; an attempt or a checkpoint is left alone."""
+    """A run's folder is refused; an attempt or a checkpoint is left alone."""
     (checkpoint,) = closed.glob("step-000000001-*")
     os.chown({"run": closed.parent, "attempt": closed, "checkpoint": checkpoint}[part], NOBODY, NOBODY)
     drop_sent_of_others(Spool(tmp_path / "spool", "mine"))
@@ -222,20 +222,20 @@ def test_what_another_user_has_put_into_a_spool_is_not_taken_over(tmp_path: Path
 
 
 def take_by_folder(path: Path) -> None:
-    """Take a name as another user would, by a folder."""
+    """Occupy a name as another user would, with a folder."""
     path.mkdir()
     os.chown(path, NOBODY, NOBODY)
 
 
 def take_by_link(path: Path) -> None:
-    """Take it by a link to a folder of ours."""
+    """Occupy it with a link to a folder of ours."""
     target = path.parent.parent / "target"
     target.mkdir()
     path.symlink_to(target)
 
 
 def take_by_mode(path: Path) -> None:
-    """Take what everybody may write to."""
+    """Occupy it with a folder that everybody may write to."""
     path.mkdir()
     path.chmod(0o777)
 
@@ -252,7 +252,7 @@ def take_by_mode(path: Path) -> None:
 def test_spool_among_temporary_files_has_to_be_ours_alone(
     temporary: Path, take: Callable[[Path], Any], message: str
 ) -> None:
-    """Anybody can guess its name: what is not ours is refused before anything is written, with what to give."""
+    """Its name can be guessed, so another user's folder is refused before anything is written."""
     path = temporary / f"ai4os-data-spool-{os.getuid()}"
     take(path)
     with pytest.raises(errors.CheckpointError, match=f"{message}.*AI4OS_DATA_SPOOL"):
@@ -261,7 +261,7 @@ def test_spool_among_temporary_files_has_to_be_ours_alone(
 
 
 def test_spool_among_temporary_files_is_private(temporary: Path, tmp_path: Path) -> None:
-    """It is used if the user's own directory cannot be, which is logged; the next start finds what was left."""
+    """It is used, and logged, if the user's own directory cannot be; the next start finds it again."""
     spool = tmp_path / "xdg-cache"
     spool.write_bytes(b"")
     path = usable_directory(os.environ)
@@ -272,7 +272,7 @@ def test_spool_among_temporary_files_is_private(temporary: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("told", [{}, {"HOME": ""}, {"HOME": "relative"}, {"XDG_CACHE_HOME": "relative", "HOME": "~"}])
 def test_user_without_a_home_has_a_spool_among_temporary_files(told: dict[str, str], public: Path) -> None:
-    """A container's user of any number, who stands in no table: nothing is made in the current directory."""
+    """A container may run under a number without a name; nothing is made in the current directory."""
     child = os.fork()
     if child == 0:
         outcome = 1
@@ -315,7 +315,7 @@ def public() -> Iterator[Path]:
     ],
 )
 def test_another_spelling_of_a_name_is_no_name(text: str) -> None:
-    """It would be another folder than the one that was seen."""
+    """It would mean another folder than the one that was seen."""
     assert AttemptName.parse(text) is None
     assert CheckpointName.parse(f"{ATTEMPT}/step-{text}") is None
     assert CheckpointName.parse(f"{ATTEMPT}/step-0{10**9}-00000000") is None
@@ -323,7 +323,7 @@ def test_another_spelling_of_a_name_is_no_name(text: str) -> None:
 
 
 def test_spool_may_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an argument and in the environment, which no shell has expanded."""
+    """The argument and the variable may hold a tilde, which no shell has expanded."""
     monkeypatch.setenv("HOME", str(tmp_path))
     with StorageCheckpoint(tmp_path / "run", spool="~/mine") as run:
         assert run.saver.spool.directory == tmp_path / "mine"
@@ -331,7 +331,7 @@ def test_spool_may_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_read_only_disk_is_passed_over(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if the directory is there already, and one could believe that it can be written; named, it is an error."""
+    """The default is skipped, even if its directory exists; a named directory is an error."""
     with tmpfs(tmp_path / "disk", 2**20) as disk:
         (disk / "ai4os-data-spool").mkdir()
         make_read_only(disk)
@@ -343,7 +343,7 @@ def test_read_only_disk_is_passed_over(temporary: Path, tmp_path: Path, monkeypa
 
 
 def test_machine_without_a_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A named spool needs none, and without a name the error says what to give."""
+    """A named spool works; without one the error says what to give."""
 
     def none_usable() -> str:
         raise FileNotFoundError(2, "No usable temporary directory found")

@@ -1,4 +1,4 @@
-"""A spool that something cleans while the training runs is made anew, and saves are made as before."""
+"""A spool that is removed during a training is made again, and saving continues."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ENDS = (errors.LostError, errors.DroppedError)
 
 
 class Slow(DirectoryStore):
-    """A storage that holds a write up, until it is let go."""
+    """A storage that holds a write up until the test lets it continue."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(str(root))
@@ -49,7 +49,7 @@ class Slow(DirectoryStore):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_removed_spool_is_made_anew_with_one_warning(tmp_path: Path, part: str) -> None:
-    """The next save arrives, nothing is raised, and a restore finds it."""
+    """The next save arrives, none raises, and a restore finds it."""
     with Warnings() as warnings, open_run(tmp_path / "run", tmp_path) as run:
         save_steps(run, 1)
         shutil.rmtree(PARTS[part](run))
@@ -63,7 +63,7 @@ def test_removed_spool_is_made_anew_with_one_warning(tmp_path: Path, part: str) 
 
 
 def test_spool_that_is_removed_again_and_again(tmp_path: Path) -> None:
-    """While saves are written: each arrives or says why not, and the last one is there."""
+    """Each save arrives or says why not, and the last one is there."""
     run = open_run(tmp_path / "run", tmp_path)
     save_steps(run, 1)
     is_over = threading.Event()
@@ -86,7 +86,7 @@ def test_spool_that_is_removed_again_and_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["attempt", "checkpoint", "state", "manifest"])
 def test_upload_whose_files_are_removed_ends_clearly(tmp_path: Path, part: str) -> None:
-    """Its handle says that it is lost, and where; the next save raises nothing, and arrives."""
+    """Its handle says that it is lost, and where; the next save raises nothing and arrives."""
     store = Slow(tmp_path / "run")
     with open_run(store, tmp_path) as run:
         handle = run.save(state_of(1), 1)
@@ -104,7 +104,7 @@ def test_upload_whose_files_are_removed_ends_clearly(tmp_path: Path, part: str) 
 
 
 def test_last_save_that_is_lost_is_raised_by_close(tmp_path: Path) -> None:
-    """Nothing newer was saved."""
+    """If no newer save has arrived, close raises the loss."""
     store = Slow(tmp_path / "run")
     run = open_run(store, tmp_path)
     run.save(state_of(1), 1)
@@ -116,7 +116,7 @@ def test_last_save_that_is_lost_is_raised_by_close(tmp_path: Path) -> None:
 
 
 def test_warning_names_what_was_not_on_the_storage(tmp_path: Path) -> None:
-    """And counts it no more among what is there."""
+    """A lost checkpoint is no longer listed."""
     spool = Spool(tmp_path / "spool", "run")
     spool.open_attempt(ATTEMPT)
     spool.note(write(spool, 1), "confirmed")
@@ -130,7 +130,7 @@ def test_warning_names_what_was_not_on_the_storage(tmp_path: Path) -> None:
 
 
 def test_attempt_of_a_living_process_is_its_own_without_any_file(tmp_path: Path) -> None:
-    """A cleaner that removes old files takes no lock: it is on the folder."""
+    """The lock is on the folder, so removing old files does not remove it."""
     spool = Spool(tmp_path, "run")
     spool.open_attempt(ATTEMPT)
     spooled = write(spool, 1)
@@ -145,7 +145,7 @@ def test_attempt_of_a_living_process_is_its_own_without_any_file(tmp_path: Path)
 
 
 def test_restore_makes_a_removed_spool_anew(tmp_path: Path) -> None:
-    """It needs a folder for its download."""
+    """A restore needs a folder for its download."""
     with open_run(tmp_path / "run", tmp_path) as run:
         save_steps(run, 1)
         shutil.rmtree(run.saver.spool.directory)
@@ -153,7 +153,7 @@ def test_restore_makes_a_removed_spool_anew(tmp_path: Path) -> None:
 
 
 def test_run_that_has_nothing_in_the_spool_misses_nothing(tmp_path: Path) -> None:
-    """Another object of the same run removes the empty folder when it is closed: that is no cleaner."""
+    """If another object of the run removes the empty folder, nothing is logged."""
     with Warnings() as warnings, open_run(tmp_path / "run", tmp_path) as first:
         with open_run(tmp_path / "run", tmp_path):
             pass
@@ -164,7 +164,7 @@ def test_run_that_has_nothing_in_the_spool_misses_nothing(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("is_short", [False, True], ids=["flipped", "short"])
 def test_upload_whose_files_are_damaged_ends_clearly(is_short: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    """It is not sent again and again: it is lost, close says so, and the one before is restored."""
+    """It is not sent again: it counts as lost, close raises that, and the one before is restored."""
     store = Slow(tmp_path / "run")
     run = open_run(store, tmp_path)
     store.goes.set()

@@ -1,4 +1,4 @@
-"""A staged state is a copy of its own, in memory that is used again, and holds nothing that is not plain."""
+"""A staged state is an independent, plain copy, in memory that is used again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Pair = namedtuple("Pair", "a b")  # noqa: PYI024  as users still write them
 
 
 def stage(state: Any, staging: Staging | None = None) -> StateCopy:
-    """Stage a state, and let the buffers be used again."""
+    """Stage a state, and release the buffers."""
     staging = staging or Staging()
     staged = staging.stage(state)
     staging.release()
@@ -31,7 +31,7 @@ def stage(state: Any, staging: Staging | None = None) -> StateCopy:
 
 
 def through_a_file(staged: StateCopy) -> Any:
-    """Return a staged state as it comes back from a file that is loaded without running its code."""
+    """A staged state, loaded from a file without running its code."""
     file = io.BytesIO()
     torch.save(staged.state, file)
     file.seek(0)
@@ -39,7 +39,7 @@ def through_a_file(staged: StateCopy) -> Any:
 
 
 def test_objects_with_a_state_dict_come_out_as_it() -> None:
-    """Models, optimizers, schedulers and scalers, with values equal to theirs and none of their memory."""
+    """Their states have equal values, and share no memory with them."""
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     optimizer = torch.optim.Adam(model.parameters())
     model(torch.randn(5, 3)).sum().backward()
@@ -58,7 +58,7 @@ def test_objects_with_a_state_dict_come_out_as_it() -> None:
 
 
 def test_second_state_of_the_same_form_takes_no_new_memory() -> None:
-    """The buffers are used again, whatever the tensors lie in by then."""
+    """The buffers are used again, even if the tensors have moved."""
     staging = Staging()
     first = stage({"a": torch.zeros(1000), "b": [torch.ones(5, 5)]}, staging)
     places = first.state["a"].data_ptr(), first.state["b"][0].data_ptr()
@@ -69,7 +69,7 @@ def test_second_state_of_the_same_form_takes_no_new_memory() -> None:
 
 
 def test_state_of_another_form_gets_the_memory_that_it_needs() -> None:
-    """A tensor that is gone, new, larger or of another type is no trouble."""
+    """Tensors may be gone, new, larger or of another type."""
     staging = Staging()
     stage({"a": torch.zeros(1000), "b": torch.zeros(10)}, staging)
     staged = stage({"b": torch.arange(12), "c": torch.ones(2, dtype=torch.bfloat16), "d": torch.zeros(0)}, staging)
@@ -80,7 +80,7 @@ def test_state_of_another_form_gets_the_memory_that_it_needs() -> None:
 
 
 def test_next_state_waits_until_the_last_is_released() -> None:
-    """What is still being written is not overwritten."""
+    """A copy that is still being written is not overwritten."""
     staging = Staging()
     staged = staging.stage({"a": torch.zeros(10)})
     assert staged.waited_s < 0.1
@@ -101,7 +101,7 @@ def test_tensors_that_share_a_storage_share_one_afterwards() -> None:
 
 
 def test_view_takes_no_more_than_it_spans() -> None:
-    """A few rows of a large tensor do not bring the rest along."""
+    """A few rows of a large tensor are copied without the rest."""
     staged = stage({"rows": torch.arange(1_000_000.0)[500:510]})
     assert staged.size_bytes == 40
     assert staged.state["rows"].tolist() == list(range(500, 510))
@@ -141,7 +141,7 @@ def test_view_takes_no_more_than_it_spans() -> None:
     ],
 )
 def test_tensor_of_any_layout_comes_back_with_its_values(tensor: torch.Tensor) -> None:
-    """Twice, since the second time the buffers are there."""
+    """Each is staged twice, the second time into existing buffers."""
     staging = Staging()
     for _ in range(2):
         staged = stage({"x": tensor}, staging)
@@ -153,7 +153,7 @@ def test_tensor_of_any_layout_comes_back_with_its_values(tensor: torch.Tensor) -
 
 
 def test_changes_after_staging_do_not_show() -> None:
-    """Training changes its tensors in place, and what was staged stays."""
+    """Training changes its tensors in place, and the copy does not change."""
     weights = torch.zeros(1000)
     numbers = np.zeros(5)
     staged = stage({"w": weights, "n": numbers, "list": [weights]})
@@ -164,7 +164,7 @@ def test_changes_after_staging_do_not_show() -> None:
 
 
 def test_arrays_come_back_as_arrays_wherever_they_stood() -> None:
-    """In lists, tuples and mappings with odd keys; of any order in memory; numbers of NumPy become Python's."""
+    """Arrays come back from any container, key and memory order; NumPy's numbers become Python's."""
     state = {
         "a": np.arange(6).reshape(2, 3)[:, ::-1],
         "b": [1, (np.array([True]), {7: np.array([1.5], dtype=np.float32)})],
@@ -188,7 +188,7 @@ class Color(enum.IntEnum):
 
 
 def test_primitives_and_containers_come_back_as_they_were() -> None:
-    """Numbers of a class of their own lose it, since nothing but plain ones can be loaded without running code."""
+    """Numbers of other classes become plain ones, which load without running code."""
     state = OrderedDict(
         a=[1, 2.5, 1 + 2j, "s", b"b", None, True],
         b=(1, (2,)),
@@ -227,7 +227,7 @@ def test_primitives_and_containers_come_back_as_they_were() -> None:
     ],
 )
 def test_what_is_not_plain_is_refused_by_its_path(state: Any, where: str) -> None:
-    """Before anything is copied, and as a TypeError too."""
+    """The error comes before any copy, and is a TypeError too."""
     staging = Staging()
     with pytest.raises(errors.StateError, match=where) as caught:
         staging.stage(state)
@@ -236,7 +236,7 @@ def test_what_is_not_plain_is_refused_by_its_path(state: Any, where: str) -> Non
 
 
 def test_container_that_contains_itself_is_refused() -> None:
-    """And not walked for ever; one that stands in two places is no such thing."""
+    """The walk ends; a container that stands in two places is accepted."""
     ring: list[Any] = [1]
     assert stage({"a": ring, "b": ring}).state == {"a": [1], "b": [1]}
     ring.append(ring)
@@ -247,14 +247,14 @@ def test_container_that_contains_itself_is_refused() -> None:
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
 def test_nested_tensor_is_refused(layout: torch.layout) -> None:
-    """Not every torch loads one with weights_only=True."""
+    """Some versions of torch cannot load one with weights_only=True."""
     nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=layout)
     with pytest.raises(errors.StateError, match=r"state\['x'\] is a nested tensor: save list\(x.unbind\(\)\)"):
         Staging().stage({"x": nested})
 
 
 def test_largest_number_comes_back() -> None:
-    """One bit more would be refused by torch.load, and so is refused before."""
+    """A number with one bit more, which torch.load refuses, is refused by save."""
     largest = (1 << 2039) - 1
     assert through_a_file(stage({"a": largest, "b": [-largest, True], largest: {1: largest}})) == {
         "a": largest,
@@ -264,7 +264,7 @@ def test_largest_number_comes_back() -> None:
 
 
 class Versioned(torch.nn.Module):
-    """A module that loads differently what was saved by an older version of it."""
+    """A module that loads the state of an older version of itself in another way."""
 
     _version = 7
 
@@ -279,7 +279,7 @@ class Versioned(torch.nn.Module):
 
 
 def test_module_finds_the_version_that_it_was_saved_with() -> None:
-    """It is an attribute of its state_dict, and goes through memory and file."""
+    """The version is an attribute of the state_dict, and passes through memory and file."""
     model = torch.nn.Sequential(Versioned(), torch.nn.BatchNorm1d(2))
     staged = stage({"model": model})
     assert staged.state["model"]._metadata == model.state_dict()._metadata  # type: ignore[attr-defined]
@@ -290,7 +290,7 @@ def test_module_finds_the_version_that_it_was_saved_with() -> None:
 
 
 def test_versions_hold_primitives_alone() -> None:
-    """A tensor there would be neither copied nor counted."""
+    """A tensor among the versions would be neither copied nor counted."""
     state = OrderedDict(a=1)
     vars(state)["_metadata"] = {"": {"version": torch.ones(1)}}
     with pytest.raises(errors.StateError, match=r"state\['m'\]\['_metadata'\] holds a tensor"):
@@ -298,7 +298,7 @@ def test_versions_hold_primitives_alone() -> None:
 
 
 def test_buffers_are_those_of_an_ordinary_training() -> None:
-    """Whatever mode the first save was made in."""
+    """Buffers work in any mode, whatever the mode of the first save was."""
     staging = Staging()
     weights = torch.ones(4)
     with torch.inference_mode():
@@ -311,7 +311,7 @@ def test_buffers_are_those_of_an_ordinary_training() -> None:
 
 
 def test_buffers_are_in_host_memory_whatever_the_default_device_is() -> None:
-    """On another device values would be lost, or take the memory of the training."""
+    """On another device values would be lost, or take the training's memory."""
     weights, shared = torch.ones(4), torch.arange(10.0)
     with torch.device("meta"):
         staged = stage({"x": weights, "y": [shared[2:4], shared[3:5]], "z": weights.to_sparse()})
@@ -323,7 +323,7 @@ def test_buffers_are_in_host_memory_whatever_the_default_device_is() -> None:
 def test_containers_of_classes_of_their_own_become_plain_and_that_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Except for OrderedDict and Counter, which can be loaded without running code; schedulers rely on them."""
+    """OrderedDict and Counter stay, on which schedulers rely."""
     state = {
         "pair": Pair(1, torch.ones(1)),
         "default": defaultdict(list, {1: [2]}),
@@ -357,7 +357,7 @@ def test_containers_of_classes_of_their_own_become_plain_and_that_is_logged_once
     ],
 )
 def test_many_numbers_cost_little(made: Callable[[], Any]) -> None:
-    """They are looked at by class and copied at once; 0.4 s of waiting they would take one by one."""
+    """They are checked by class and copied at once; one by one they would take 0.4 s."""
     state = made()
     times = []
     for _ in range(3):
@@ -370,7 +370,7 @@ def test_many_numbers_cost_little(made: Callable[[], Any]) -> None:
 
 
 def test_size_counts_what_is_no_tensor() -> None:
-    """A spool that holds little more than strings and numbers has its limit too."""
+    """The limit of a spool counts strings and numbers too."""
     tensor = torch.zeros(10)
     assert stage({"x": tensor, "s": "y" * 1000, "n": 1}).size_bytes == 1040
     state = {"order": list(range(100_000)), "names": {f"file-{number:06}": number for number in range(10_000)}}
@@ -383,7 +383,7 @@ def test_size_counts_what_is_no_tensor() -> None:
 @pytest.mark.parametrize("bits", range(1, 8))
 @pytest.mark.parametrize("sign", ["int", "uint"])
 def test_types_below_a_byte_that_torch_does_not_copy_are_named(sign: str, bits: int) -> None:
-    """By their path, with what to save instead; also if there is nothing in them."""
+    """The error has the path and what to save instead, also for empty tensors."""
     dtype = getattr(torch, f"{sign}{bits}")
     for size in (0, 6):
         weight = torch.zeros(size, dtype=torch.uint8).view(dtype)
@@ -398,7 +398,7 @@ def test_types_below_a_byte_that_torch_does_not_copy_are_named(sign: str, bits: 
 )
 @pytest.mark.parametrize("shape", ["whole", "part", "turned", "spread"])
 def test_packed_types_that_torch_copies_come_back(dtype: torch.dtype, shape: str, tmp_path: Path) -> None:
-    """To the byte, as parts and in other orders too."""
+    """They come back to the byte, also as parts and in other orders."""
     whole = torch.arange(24, dtype=torch.uint8).reshape(4, 6)
     bytes_ = {"whole": whole, "part": whole[1:, ::2], "turned": whole.t(), "spread": whole[0].expand(3, 6)}[shape]
     staged = Staging().stage({"w": whole.view(dtype) if shape == "whole" else bytes_.view(dtype)})
@@ -410,7 +410,7 @@ def test_packed_types_that_torch_copies_come_back(dtype: torch.dtype, shape: str
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_quantized_tensors_come_back_or_are_named() -> None:
-    """Those that torch copies, and those that it does not."""
+    """Those that torch copies come back, and the others are refused by name."""
     values = torch.randn(4, 6)
     scales, zeros = torch.ones(4).double(), torch.zeros(4).long()
     for good in (

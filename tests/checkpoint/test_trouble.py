@@ -1,4 +1,4 @@
-"""Full disks, full servers, and servers that answer as no healthy one would: it is said, and the old stays."""
+"""Full disks, full servers and wrong answers are reported, and older checkpoints stay."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MiB_OF_NUMBERS = MiB // 4
 
 
 def test_full_spool_disk_keeps_the_old_and_training_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What does not fit is an error at once, and again at the end; the next that fits is saved."""
+    """A save that does not fit raises, again at the end; a later one that fits is saved."""
     with tmpfs(tmp_path / "disk", 8 * MiB):
         run = open_run(tmp_path / "run", tmp_path, "disk/spool")
         run.save(state_of(1, MiB_OF_NUMBERS), 1).wait(timeout_s=20)
@@ -51,7 +51,7 @@ def test_full_spool_disk_keeps_the_old_and_training_goes_on(tmp_path: Path, capl
 
 
 def test_disk_that_fills_up_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
-    """The kernel's ENOSPC in mid-write, although there was room before."""
+    """The kernel reports ENOSPC in mid-write, although there was room before."""
     with tmpfs(tmp_path / "disk", 12 * MiB), open_run(tmp_path / "run", tmp_path, "disk/spool") as run:
         vars(run.saver.spool.space)["check"] = lambda _: None
         filler = tmp_path / "disk" / "filler"
@@ -65,7 +65,7 @@ def test_disk_that_fills_up_while_it_is_written_leaves_nothing(tmp_path: Path) -
 
 
 def test_spool_keeps_its_limit_and_gives_way_to_what_is_newer(tmp_path: Path) -> None:
-    """The copy of what is on the store already goes first."""
+    """Copies of checkpoints on the store are removed first."""
     with open_run(tmp_path / "run", tmp_path, spool_limit=3 * MiB) as run:
         for step in range(5):
             run.save(state_of(step, 2 * MiB_OF_NUMBERS), step).wait(timeout_s=20)
@@ -77,7 +77,7 @@ def test_spool_keeps_its_limit_and_gives_way_to_what_is_newer(tmp_path: Path) ->
 
 @pytest.mark.parametrize("how", ["found", "named"])
 def test_cache_yields_to_the_spool(how: str, tmp_path: Path) -> None:
-    """Where both share a disk and it is short, the cache gives way by as much as is needed, save after save."""
+    """On a shared disk the cache shrinks by the missing amount, save after save."""
     with tmpfs(tmp_path / "disk", 24 * MiB):
         cache = DiskCache(tmp_path / "disk" / "cache", 20 * MiB)
         files = source([MiB] * 24, "yields")
@@ -96,7 +96,7 @@ def test_cache_yields_to_the_spool(how: str, tmp_path: Path) -> None:
 
 
 def test_no_cache_yields_where_none_is_to(tmp_path: Path) -> None:
-    """With ``cache=None``."""
+    """With ``cache=None`` no cache shrinks."""
     with tmpfs(tmp_path / "disk", 24 * MiB):
         cache = DiskCache(tmp_path / "disk" / "cache", 16 * MiB)
         files = source([MiB] * 14, "stays")
@@ -138,7 +138,7 @@ def run_on(server: Server, patience: Patience, tmp_path: Path, **options: Any) -
     ids=["423", "429", "500", "502", "504", "507", "drop", "reset", "201 and a part", "201 and another bit"],
 )
 def test_wrong_answers_to_uploads_pass(wrong: Fault, fault: FaultServer, patience: Patience, tmp_path: Path) -> None:
-    """Ten in a row, to whatever is sent: then everything is confirmed, and nothing was doubled or lost."""
+    """After ten wrong answers in a row all is confirmed, and nothing is doubled or lost."""
     with run_on(fault, patience, tmp_path, keep_last=9) as run:
         save_steps(run, 1)
         fault.script("*", *[wrong] * 10, method="PUT")
@@ -151,7 +151,7 @@ def test_wrong_answers_to_uploads_pass(wrong: Fault, fault: FaultServer, patienc
 
 
 def test_lost_acknowledgement_is_looked_at(fault: FaultServer, patience: Patience, tmp_path: Path) -> None:
-    """A PUT that arrived and was not answered."""
+    """A PUT that arrived and was not answered is confirmed."""
     with run_on(fault, patience, tmp_path) as run:
         fault.script("*", *[Fault(cut_after_bytes=0, close=True)] * 3, method="PUT")
         assert run.save(state_of(1), 1).wait(timeout_s=60) == "confirmed"
@@ -161,7 +161,7 @@ def test_lost_acknowledgement_is_looked_at(fault: FaultServer, patience: Patienc
 def test_full_server_keeps_the_old_and_close_says_so(
     nextcloud: NextcloudServer, patience: Patience, tmp_path: Path
 ) -> None:
-    """507 for good: training continues, the spool has it, and the next start sends it."""
+    """After a lasting 507 the spool has the checkpoint, and the next start sends it."""
     run = run_on(nextcloud, patience, tmp_path)
     store = run.saver.store
     save_steps(run, 1)
@@ -182,18 +182,18 @@ def test_full_server_keeps_the_old_and_close_says_so(
 def test_training_does_not_notice_a_server_that_is_stopped(
     wsgidav: WsgidavServer, patience: Patience, tmp_path: Path
 ) -> None:
-    """For some seconds; the newest arrives when it is back."""
-    stop_for(2, wsgidav, tmp_path, patience)
+    """The server is down for some seconds; the newest checkpoint arrives afterwards."""
+    check_stopped(2, wsgidav, tmp_path, patience)
 
 
 @pytest.mark.long
 def test_training_does_not_notice_a_server_that_is_stopped_for_a_minute(wsgidav: WsgidavServer, tmp_path: Path) -> None:
-    """With the patience of a user."""
-    stop_for(60, wsgidav, tmp_path)
+    """The same with the patience of a user."""
+    check_stopped(60, wsgidav, tmp_path)
 
 
-def stop_for(down_s: float, server: Server, tmp_path: Path, patience: Patience | None = None) -> None:
-    """Stop a server beside a training that saves three times a second."""
+def check_stopped(down_s: float, server: Server, tmp_path: Path, patience: Patience | None = None) -> None:
+    """Stop a server beside a training that saves three times a second, and hold that no save waits for it."""
     share = Share(server)
     with open_run(share.store(patience or Patience()), tmp_path) as run:
         if patience:
@@ -216,13 +216,13 @@ def stop_for(down_s: float, server: Server, tmp_path: Path, patience: Patience |
 
 
 def test_wrong_password_is_told_at_once(nextcloud: NextcloudServer, patience: Patience, tmp_path: Path) -> None:
-    """It will not pass by itself. That credentials are revoked later is in test_wrong_answers."""
+    """A wrong password is raised at once; one that is revoked later is in test_wrong_answers."""
     with pytest.raises(errors.AuthenticationError):
         open_run(Share(nextcloud).store(patience, password="wrong"), tmp_path)
 
 
 def test_one_confirmed_checkpoint_exists_at_every_moment(tmp_path: Path) -> None:
-    """keep_last=1, looked at all the time from outside."""
+    """With keep_last=1, an observer always finds a checkpoint."""
     run = open_run(tmp_path / "run", tmp_path, keep_last=1)
     save_steps(run, 0)
     over = threading.Event()
@@ -247,7 +247,7 @@ def test_one_confirmed_checkpoint_exists_at_every_moment(tmp_path: Path) -> None
 def test_upload_thread_that_cannot_start_holds_up_no_later_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the number of threads is bounded the error is raised, and the next save sends."""
+    """If the number of threads is limited the error is raised, and the next save sends."""
     start = threading.Thread.start
 
     def refused(thread: threading.Thread) -> None:
@@ -276,7 +276,7 @@ def test_upload_thread_that_cannot_start_holds_up_no_later_save(
 def test_bug_in_the_queue_of_uploads_is_raised_and_the_next_save_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, method: str, bug: type[Exception]
 ) -> None:
-    """A thread that dies must not leave saves unsent for ever, and a close that says nothing of it."""
+    """Otherwise unsent saves would stay, and close would raise nothing."""
     run = open_run(tmp_path / "run", tmp_path)
     save_steps(run, 1)
 

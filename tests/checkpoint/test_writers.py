@@ -1,4 +1,4 @@
-"""Several processes write to one run on a server, or are killed there: what has been confirmed is always there."""
+"""Several processes write to one run, or are killed there: the confirmed checkpoint is always there."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RTT_S = 0.01
 
 
 def in_a_child(work: Callable[[], None]) -> int:
-    """Do some work in a process of its own; its pid."""
+    """Do some work in a new process; its pid."""
     child = os.fork()
     if child:
         return child
@@ -47,8 +47,8 @@ def in_a_child(work: Callable[[], None]) -> int:
         os._exit(1)
 
 
-def write_in_two_processes(place: str, remote: Remote | None, rounds: int, tmp_path: Path) -> None:
-    """Let two processes save to the same run at the same time: both newest are intact, whoever removes what."""
+def check_two_writers(place: str, remote: Remote | None, rounds: int, tmp_path: Path) -> None:
+    """Let two processes save to one run at once, and hold that the newest of both are intact."""
 
     def write(spool: str) -> None:
         with open_run(place, tmp_path, spool, remote=remote, keep_last=1) as run:
@@ -65,21 +65,21 @@ def write_in_two_processes(place: str, remote: Remote | None, rounds: int, tmp_p
 
 
 def test_two_processes_share_no_path_in_a_directory(tmp_path: Path) -> None:
-    """Twenty rounds."""
-    write_in_two_processes(str(tmp_path / "run"), None, 20, tmp_path)
+    """Two processes save twenty times each."""
+    check_two_writers(str(tmp_path / "run"), None, 20, tmp_path)
 
 
 def test_two_processes_share_no_path_on_a_server(apache: ApacheServer, tmp_path: Path) -> None:
-    """Eight rounds."""
+    """Two processes save eight times each."""
     share = Share(apache)
-    write_in_two_processes(f"{share.location}/run", share.remote, 8, tmp_path)
+    check_two_writers(f"{share.location}/run", share.remote, 8, tmp_path)
 
 
 @pytest.mark.long
 def test_two_processes_share_no_path_in_a_hundred_rounds(apache: ApacheServer, tmp_path: Path) -> None:
-    """On a server."""
+    """Two processes save a hundred times each, on a server."""
     share = Share(apache)
-    write_in_two_processes(f"{share.location}/run", share.remote, 100, tmp_path)
+    check_two_writers(f"{share.location}/run", share.remote, 100, tmp_path)
 
 
 class Watch:
@@ -98,7 +98,7 @@ class Watch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Look for as long as the ``with`` lasts."""
+        """Observe until the block ends."""
         over = threading.Event()
 
         def look() -> None:
@@ -118,13 +118,13 @@ class Watch:
             watcher.join()
 
     def say(self, step: int) -> None:
-        """Write down that a step has been confirmed; all of it or nothing."""
+        """Write down that a step was confirmed, as a whole or not at all."""
         beside = self._said.with_name("said.new")
         beside.write_text(f"{step}")
         beside.replace(self._said)
 
     def confirmed(self) -> int:
-        """Return the last step that was."""
+        """The last step that was confirmed."""
         return int(self._said.read_text())
 
     def _is_there(self, step: int) -> bool:
@@ -133,7 +133,7 @@ class Watch:
 
 
 def _step_if_intact(path: Path) -> int:
-    """Return the step of a checkpoint, or -1 if it is not whole."""
+    """The step of a checkpoint, or -1 if it is not whole."""
     name = CheckpointName.parse(f"{path.parent.parent.name}/{path.parent.name}")
     assert name is not None
     try:
@@ -193,16 +193,16 @@ def kill_at_each_save(
 
 
 def test_killed_at_each_save_what_was_confirmed_is_always_there(apache: ApacheServer, tmp_path: Path) -> None:
-    """Six times, looked at from outside all the time."""
+    """Six kills, while an observer looks all the time."""
     assert kill_at_each_save(6, apache, tmp_path).gaps == []
 
 
 @pytest.mark.long
 def test_killed_at_many_saves_what_was_confirmed_is_always_there(apache: ApacheServer, tmp_path: Path) -> None:
-    """The same for longer."""
+    """The same with more kills."""
     assert kill_at_each_save(24, apache, tmp_path).gaps == []
 
 
 def test_who_looks_from_outside_sees_what_goes_too_early(apache: ApacheServer, tmp_path: Path) -> None:
-    """The proof proves something: a run that removes the last confirmed one first is found out."""
+    """The proof itself works: a run that removes the last confirmed checkpoint first is found out."""
     assert kill_at_each_save(4, apache, tmp_path, remove_before_sending).gaps != []

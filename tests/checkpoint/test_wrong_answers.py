@@ -1,4 +1,4 @@
-"""Whatever request of a save or a removal is answered as no healthy server would: it passes, and the old stays."""
+"""A wrong answer to any request of a save or a removal passes, and older checkpoints stay."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def check_passes(run: StorageCheckpoint, tmp_path: Path, go_wrong: Callable[[], 
 def test_wrong_answers_to_any_request_pass(
     method: str, wrong: Fault, fault: FaultServer, patience: Patience, tmp_path: Path
 ) -> None:
-    """Five in a row: the old and the new are there, and what could not be removed is removed by a later save."""
+    """After five in a row the old and the new are there; a later save makes up for failed removals."""
     run = run_on(fault, patience, tmp_path)
     check_passes(run, tmp_path, lambda: fault.script("*", *[wrong] * IN_A_ROW, method=method))
 
@@ -86,7 +86,7 @@ def test_wrong_answers_to_any_request_pass(
 def test_listing_that_makes_no_sense_removes_nothing(
     wrong: Fault, fault: FaultServer, patience: Patience, tmp_path: Path
 ) -> None:
-    """It never looks like an empty run, or one in which the newest is another."""
+    """It never looks like an empty run, or one with another newest checkpoint."""
     run = run_on(fault, patience, tmp_path)
     check_passes(run, tmp_path, lambda: fault.script("*", *[wrong] * IN_A_ROW, method="PROPFIND"))
 
@@ -95,7 +95,7 @@ def test_listing_that_makes_no_sense_removes_nothing(
 def test_read_back_that_comes_wrong_is_tried_again(
     wrong: Fault, fault: FaultServer, patience: Patience, tmp_path: Path
 ) -> None:
-    """Nothing is confirmed by what did not come back as it was sent."""
+    """Only bytes that came back as they were sent confirm a checkpoint."""
     run = run_on(fault, patience, tmp_path)
     check_passes(run, tmp_path, lambda: fault.script("*", *[wrong] * IN_A_ROW, method="GET"))
 
@@ -105,7 +105,7 @@ ODD_DATES = [f"Mon, {'9' * 30} Jan 1 00:00:00 GMT", "yesterday", ""]
 
 @pytest.mark.parametrize("date", ODD_DATES)
 def test_dates_that_no_clock_reads_are_none(date: str) -> None:
-    """Neither when something was removed follows from them, nor when a file was stored."""
+    """They give neither the time of a removal nor that of a file."""
     assert _span(DavAnswer(204, {"date": date}, b""), 0.0) is None
     name = CheckpointName.new(AttemptName.new(1), 1)
     assert _stored_at(Seen(name, {"state": Entry("state", 1, None, date)})) is None
@@ -113,7 +113,7 @@ def test_dates_that_no_clock_reads_are_none(date: str) -> None:
 
 @pytest.fixture
 def cloud(nextcloud: NextcloudServer, small_chunks: None) -> Iterator[NextcloudServer]:  # noqa: ARG001
-    """Return the double of Nextcloud, to which states go in chunks, and which is healthy again afterwards."""
+    """The double of Nextcloud, to which states go in chunks; it is healthy again afterwards."""
     nextcloud.forget()
     yield nextcloud
     nextcloud.clear_faults()
@@ -130,7 +130,7 @@ ANSWERS = [
 def test_wrong_answers_of_a_nextcloud_pass(
     method: str, wrong: int | str, cloud: NextcloudServer, patience: Patience, tmp_path: Path
 ) -> None:
-    """To chunks, what joins them and what hashes the result as well."""
+    """Requests for chunks, for joining them and for the hash are answered wrongly too."""
 
     def go_wrong() -> None:
         if isinstance(wrong, int):
@@ -159,14 +159,14 @@ def test_final_move_that_is_not_answered_in_time_is_looked_at(
 
 
 def test_bits_that_a_nextcloud_flips_are_sent_again(cloud: NextcloudServer, patience: Patience, tmp_path: Path) -> None:
-    """Of what is joined from chunks, whose hash then is another."""
+    """A flipped bit in the joined file shows in its hash."""
     check_passes(run_on(cloud, patience, tmp_path), tmp_path, lambda: cloud.corrupt_next_put(count=2))
 
 
 def test_credentials_that_are_revoked_are_told_by_the_next_save(
     nextcloud: NextcloudServer, patience: Patience, tmp_path: Path
 ) -> None:
-    """It does not pass by itself; training may go on, nothing is lost, and the next start sends the newest."""
+    """Training may continue, nothing is lost, and the next start sends the newest."""
     run = run_on(nextcloud, patience, tmp_path)
     save_steps(run, 1)
     nextcloud.credentials_expire()

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from ai4os_data import DiskCache, Sample, StorageDataset
 from ai4os_data.errors import SampleError
+from tests.support.pictures import difference, file_of, photograph
 from tests.support.shares import Folder, png
 
 if TYPE_CHECKING:
@@ -281,3 +282,28 @@ def test_unknown_decode_is_refused_with_those_there_are(tmp_path: Path) -> None:
     """A misspelt ``decode`` is told before anything is asked of the storage."""
     with pytest.raises(ValueError, match=r"decode is one of 'bytes', 'text', .*callable.*not 'jpeg'"):
         StorageDataset(tmp_path / "absent", decode="jpeg")
+
+
+@pytest.mark.parametrize(
+    ("decode", "size"),
+    [("image", (1600, 1200)), ("image@256", (400, 300)), ("image@400", (800, 600)), ("image@1200", (1600, 1200))],
+)
+def test_image_at_a_size_is_decoded_at_a_scale_of_its_own(share: Share, decode: str, size: tuple[int, int]) -> None:
+    """A JPEG comes at the smallest scale at which no side is shorter than that; the picture is the same."""
+    data = file_of(photograph(1600, 1200), "JPEG")
+    image = only_item(share, data, decode)
+    assert (image.mode, image.size) == ("RGB", size)
+    assert difference(image.resize((100, 75)), only_item(share, data, "image").resize((100, 75))) < 2
+
+
+def test_image_at_a_size_of_another_format_is_as_it_is(share: Share) -> None:
+    """Only JPEG has scales; the colours are made RGB as ever."""
+    assert only_item(share, file_of(photograph(1600, 1200, "RGBA"), "PNG"), "image@256").size == (1600, 1200)
+    assert only_item(share, file_of(photograph(1600, 1200, "L"), "JPEG"), "image@256").mode == "RGB"
+
+
+@pytest.mark.parametrize("decode", ["image@", "image@0", "image@x", "image@-5", "bytes@256", "image@256 ", None, 256])
+def test_size_that_is_none_is_refused(tmp_path: Path, decode: Any) -> None:
+    """The message shows how it is written."""
+    with pytest.raises(ValueError, match=r"'image@256' with a size in pixels"):
+        StorageDataset(tmp_path / "absent", decode=decode)

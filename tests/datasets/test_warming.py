@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ai4os_data import DiskCache, StorageDataset
 from ai4os_data.errors import NotFoundError, SampleError
+from ai4os_data.machine import processors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,3 +122,22 @@ def test_chosen_key_that_comes_twice_is_warmed_once(share: Share, tmp_path: Path
         share.location, ["01.bin", "01.bin", "00.bin"], remote=share.remote, cache=tmp_path / "cache"
     )
     assert dataset.warm(progress=False) == {"files": 2, "bytes": 2001}
+
+
+def test_files_are_prepared_several_at_a_time(place: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three processors make three threads, whose work is what one thread's would be; each file is fetched once."""
+    monkeypatch.setattr(processors, "usable_processors", lambda: 3)
+    together = threading.Barrier(3, timeout=20)
+
+    def prepare(data: bytes) -> bytes:
+        if len(data) < 1018:  # six times three of the twenty
+            together.wait()
+        return data[:100]
+
+    dataset = StorageDataset(
+        place.location, remote=place.remote, cache=tmp_path / "cache", prepare=prepare, prepare_version=1
+    )
+    assert dataset.warm(progress=False) == {"files": 20, "bytes": 20 * 100}
+    place.server.forget()
+    assert everything(dataset) == [FILES[key][:100] for key in dataset.keys]
+    assert place.requests() == []

@@ -122,7 +122,7 @@ def test_a_dead_copier_is_no_bar(far: Share, tmp_path: Path) -> None:
     asked = Counter(far.read_keys())
     assert set(asked) == set(keys_of(far.root))
     assert max(asked.values()) <= 2
-    assert asked.total() <= 120 + IN_FLIGHT
+    assert asked.total() <= 120 + 2 * IN_FLIGHT  # as many again may have come, and not yet be in their places
     assert sum(fetched > 0 for fetched, _ in answers) == 1
 
 

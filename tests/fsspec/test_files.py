@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LARGE_BYTES = 20 * 1024 * 1024
 
 
-def put_nothing(folder: Share) -> None:
+def check_nothing_was_put(folder: Share) -> None:
     """Find that nothing was sent."""
     assert folder.requests("PUT") == []
     assert list(folder.root.iterdir()) == []
@@ -56,7 +56,7 @@ def test_exception_in_with_sends_nothing(folder: Share, files: RootedFileSystem,
     with pytest.raises(KeyError), files.open("half", mode) as file:
         file.write(b"half" if mode == "wb" else "half")
         raise KeyError
-    put_nothing(folder)
+    check_nothing_was_put(folder)
 
 
 @pytest.mark.parametrize("mode", ["wb", "w"])
@@ -68,7 +68,7 @@ def test_exception_in_with_of_fsspec_open_sends_nothing(
     with pytest.raises(KeyError), fsspec.open(f"{rshare}/half", mode, compression=compression) as file:
         file.write(b"half" if mode == "wb" else "half")
         raise KeyError
-    put_nothing(folder)
+    check_nothing_was_put(folder)
 
 
 def test_close_inside_an_older_handler_sends(folder: Share, files: RootedFileSystem) -> None:
@@ -88,7 +88,7 @@ def test_dropped_file_sends_nothing(folder: Share, files: RootedFileSystem, rsha
         opened.write(b"half" if mode == "wb" else "half")
         del opened
     gc.collect()
-    put_nothing(folder)
+    check_nothing_was_put(folder)
 
 
 def test_failed_write_keeps_the_old_file(folder: Share, files: RootedFileSystem) -> None:

@@ -1,4 +1,4 @@
-"""As many requests are in flight as a server rewards: the number goes up and comes down with it."""
+"""The number of requests in flight follows what the server rewards, up and down."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """A time of our own."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -28,7 +28,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """What the module takes for the time."""
+    """The module's clock."""
     clock = Clock()
     monkeypatch.setattr(concurrency, "time", clock)
     return clock
@@ -50,7 +50,7 @@ class Server:
         self._ends: list[float] = []
 
     def serve(self, wanted: Concurrency | int, answers: int) -> float:
-        """Answer so often; return how many a second."""
+        """Answer a number of requests; the answers per second."""
         begun_s = self._clock.now_s
         for _ in range(answers):
             limit = wanted if isinstance(wanted, int) else wanted.limit
@@ -71,7 +71,7 @@ def begun() -> Concurrency:
 
 
 def test_a_fast_server_far_away_gets_all_that_may_be(clock: Clock) -> None:
-    """Soon, for ever, and trying fewer now and then costs next to nothing."""
+    """It gets the highest number soon and for ever; trying fewer costs next to nothing."""
     wanted = begun()
     server = Server(clock, 0.02, lambda _: 0.0001)
     assert wanted.limit == FIRST
@@ -83,13 +83,13 @@ def test_a_fast_server_far_away_gets_all_that_may_be(clock: Clock) -> None:
 
 
 def test_what_a_cold_epoch_of_a_thousand_files_takes(clock: Clock) -> None:
-    """From the first answer on, hardly longer than with as many as may be."""
+    """It takes hardly longer than with the highest number from the beginning."""
     fixed = Server(clock, 0.02, lambda _: 0.0001).serve(MOST, 1000)
     assert Server(clock, 0.02, lambda _: 0.0001).serve(begun(), 1000) >= 0.94 * fixed
 
 
 def test_a_server_that_works_on_one_at_a_time_is_asked_for_few(clock: Clock) -> None:
-    """It gives no fewer answers for it, and each comes sooner."""
+    """It answers as fast with few requests, and each answer comes sooner."""
     wanted = begun()
     server = Server(clock, 0.005, lambda _: 0.03)
     server.serve(wanted, 300)
@@ -103,7 +103,7 @@ def test_a_server_that_works_on_one_at_a_time_is_asked_for_few(clock: Clock) -> 
 
 
 def test_a_server_that_suffers_from_many_is_asked_for_few(clock: Clock) -> None:
-    """What was right before comes back down when the server is busy with others, and up again afterwards."""
+    """The number falls when the server is busy with others, and rises again afterwards."""
     wanted = begun()
     server = Server(clock, 0.02, lambda _: 0.0001)
     server.serve(wanted, 500)
@@ -117,7 +117,7 @@ def test_a_server_that_suffers_from_many_is_asked_for_few(clock: Clock) -> None:
 
 
 def test_answers_that_scatter_do_not_mislead_for_long(clock: Clock) -> None:
-    """Files of all sizes over a fast server: most of the time as many are in flight as it rewards."""
+    """With files of all sizes the number is right most of the time."""
     draws = random.Random(1)
     wanted = begun()
     server = Server(clock, 0.02, lambda _: 0.0002 * draws.paretovariate(2.5))
@@ -129,7 +129,7 @@ def test_answers_that_scatter_do_not_mislead_for_long(clock: Clock) -> None:
 
 
 def test_pauses_of_the_caller_do_not_bring_it_down(clock: Clock) -> None:
-    """Small batches with work between them say nothing about fewer: no more were wanted."""
+    """Small batches with work between them do not show that fewer requests would do."""
     wanted = begun()
     server = Server(clock, 0.02, lambda _: 0.0001)
     server.serve(wanted, 300)

@@ -41,7 +41,7 @@ def nothing_stays_open() -> Iterator[None]:
 
 
 def test_dropped_store_leaves_no_connection(share: Share) -> None:
-    """After a listing, a write, a read, and a file that is not there."""
+    """A store is dropped after a listing, a write, a read, and a missing file."""
     with nothing_stays_open():
         store = open_store(share.location, share.remote)
         store.write_confirmed("new/a", b"x", hashlib.sha256(b"x").hexdigest())
@@ -63,7 +63,7 @@ def test_closed_store_can_be_used_again(share: Share) -> None:
 
 
 def test_dropped_dataset_leaves_no_connection(share: Share) -> None:
-    """Its listing and its samples have come."""
+    """A dataset is dropped after its listing and its samples."""
     share.put({f"{number}.txt": b"x" for number in range(8)})
     with nothing_stays_open():
         data = StorageDataset(share.location, remote=share.remote, decode="bytes", cache=None)
@@ -79,7 +79,7 @@ def test_closed_run_leaves_no_connection(share: Share, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_forked_child_leaves_its_parents_requests_alone(fault: FaultServer, goes_on: bool) -> None:  # noqa: FBT001
-    """It lets go of them, or takes the next answer for its own: the parent gets all of them, and waits for none."""
+    """A child drops them, or asks for the next answer; the parent still gets all of its answers."""
     files = {f"{number:02}.bin": bytes([number]) * 100_000 for number in range(60)}
     for key, content in files.items():
         (fault.root / key).write_bytes(content)

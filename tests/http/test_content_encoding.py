@@ -1,4 +1,4 @@
-"""What a server says of the encoding of a file does not matter; its length does."""
+"""The length of an answer decides whether it is compressed, and not its Content-Encoding."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def labelled(request: pytest.FixtureRequest, faulty: Faulty) -> Faulty:
 
 
 def test_a_file_of_the_listed_length_is_the_file(labelled: Faulty) -> None:
-    """Whole and in ranges, however it is labelled, and at one request each."""
+    """It is read whole and in ranges, whatever its label, with one request each."""
     assert labelled.bytes() == DATA
     assert labelled.store.read_range(labelled.entry, 10, 20) == DATA[10:20]
     assert labelled.store.read_range(labelled.entry, SIZE_BYTES - 5, SIZE_BYTES + 5) == DATA[-5:]
@@ -68,7 +68,7 @@ def test_a_head_is_answered(labelled: Faulty) -> None:
 
 
 def test_a_large_labelled_file_comes_in_ranges(faulty: Faulty, tmp_path: Path) -> None:
-    """Several at a time, as any large file."""
+    """Several ranges are read at a time, as for any large file."""
     data = random.Random(5).randbytes(RANGED_BYTES)
     (faulty.server.root / "large.gz").write_bytes(data)
     faulty.server.always("large.gz", Fault(headers={"Content-Encoding": "gzip"}))
@@ -106,7 +106,7 @@ def test_a_checkpoint_is_restored_from_labelled_files(fault: FaultServer, tmp_pa
 
 
 def test_a_labelled_file_that_was_rewritten_comes_as_it_is_now(faulty: Faulty) -> None:
-    """Its length is another one than was listed, and still that of the file."""
+    """Its length differs from the listed one, and is the file's present length."""
     faulty.server.always(KEY, Fault(headers={"Content-Encoding": "gzip"}))
     (faulty.server.root / KEY).write_bytes(DATA[:500])
     outcome = faulty.outcome()

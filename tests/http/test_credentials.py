@@ -48,7 +48,7 @@ def refused(server: Server) -> int:
 
 
 def in_processes(store: Store, context: ForkContext | SpawnContext) -> list[list[str]]:
-    """The same in two processes at once."""
+    """Read in two processes at once, with several threads each."""
     pipes = [context.Pipe(duplex=False) for _ in range(2)]
     processes = [context.Process(target=read_in_threads, args=(store, theirs)) for _, theirs in pipes]
     for process in processes:
@@ -88,7 +88,7 @@ def test_a_wrong_password_is_told_by_rclone_too(rclone: RcloneServer) -> None:
 
 
 def test_missing_credentials_are_told_as_such(server: Server) -> None:
-    """Another mistake than wrong ones, with another remedy."""
+    """Without credentials the error says other words than with wrong ones."""
     with pytest.raises(errors.AuthenticationError) as raised:
         StorageDataset("data", remote=Remote(server.url))
     assert "expired" not in str(raised.value)
@@ -96,7 +96,7 @@ def test_missing_credentials_are_told_as_such(server: Server) -> None:
 
 
 def test_the_right_password_works_after_the_wrong_one(server: Server) -> None:
-    """What was refused are those credentials, not the server; and a new attempt may be made with them too."""
+    """Only the refused credentials are blocked; a new store may try them again."""
     (server.root / "mended").mkdir(exist_ok=True)
     (server.root / "mended" / "a.bin").write_bytes(b"1")
     for _ in range(2):
@@ -107,7 +107,7 @@ def test_the_right_password_works_after_the_wrong_one(server: Server) -> None:
 
 
 def test_a_password_that_was_changed_works_when_the_dataset_is_opened_anew(fault: FaultServer) -> None:
-    """An outage of the login must not shut out the right password for ever."""
+    """An outage of the login must not block the right password for ever."""
     (fault.root / "a.bin").write_bytes(b"1")
     remote = Remote(fault.url, fault.user, fault.password)
     store = open_store("", remote)
@@ -136,7 +136,7 @@ def running(fault: FaultServer) -> tuple[FaultServer, StorageDataset]:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # of more workers than cores
 def test_credentials_that_expire_end_the_asking_of_all_workers(running: tuple[FaultServer, StorageDataset]) -> None:
-    """Of four workers at most the requests in flight are refused; then no more are sent."""
+    """At most the requests in flight of four workers are refused; then no more are sent."""
     server, dataset = running
     with batches_of(dataset, workers=LOADERS, batch_size=BATCH) as batches:
         for _ in range(5):
@@ -159,7 +159,7 @@ def test_credentials_that_expire_end_the_asking_of_all_workers(running: tuple[Fa
 def test_credentials_that_expire_end_the_asking_of_all_threads(
     running: tuple[FaultServer, StorageDataset], patience: Patience
 ) -> None:
-    """Eight of them, each with a batch on its way."""
+    """Eight threads have a batch each in flight; then no more requests are sent."""
     server, _ = running
     store = open_store("", Remote(server.url, server.user, server.password), patience=patience)
     entries = [Entry(f"{number:03}.bin", 1000) for number in range(400)]
@@ -208,7 +208,7 @@ def test_what_is_in_the_cache_is_read_without_credentials(fault: FaultServer, tm
 
 
 def test_nextcloud_does_not_shut_us_out(nextcloud: NextcloudServer) -> None:
-    """It would, after eleven wrong tries; twenty datasets that share a store make one."""
+    """It does so after eleven wrong tries; twenty datasets that share a store make one."""
     share = Share(nextcloud)
     share.put({"a.bin": b"1"})
     nextcloud.forget()
@@ -245,7 +245,7 @@ def test_a_redirect_does_not_take_credentials_elsewhere(
 
 
 def test_credentials_are_found_where_rclone_has_them(fault: FaultServer, tmp_path: Path) -> None:
-    """In a deployment, by themselves; in rclone.conf; the environment over it."""
+    """A deployment's variables, rclone.conf, and variables over it are used."""
     (fault.root / "a.bin").write_bytes(b"1")
     conf = tmp_path / "rclone.conf"
     conf.write_text(f"[rshare]\ntype = webdav\nurl = {fault.url}\nuser = nobody\npass = {obscure(WRONG)}\n")

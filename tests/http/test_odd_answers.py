@@ -1,4 +1,4 @@
-"""One odd answer among good ones: a lock that concerns its file, and a 401 that is tried once more before all stop."""
+"""One odd answer among good ones: a lock concerns its file, and a 401 is tried once more before all stop."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 from torch.utils.data import DataLoader
 
 from ai4os_data import DiskCache, StorageDataLoader, StorageDataset, errors
-from ai4os_data.http import refusals
+from ai4os_data.http import MemoryBody, Request, Transport, refusals
 from ai4os_data.http.answers import parse_head
 from ai4os_data.http.retries import LOCKED_TRIES
 from ai4os_data.locations.remotes import Remote
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 NUMBER = 40
 FILES = {f"{number:02}.bin": bytes([number]) * (1_000 + number) for number in range(NUMBER)}
 ODD = "17.bin"
+TOKEN = "bearer-token_1.2~3"
 
 
 class OddShare(Share):
@@ -57,7 +59,7 @@ def path_of(share: Share, key: str) -> str:
 
 
 def statuses(share: Share, key: str = ODD) -> list[int]:
-    """What was answered to the requests for a file."""
+    """The statuses of the answers to requests for a file."""
     return [request.status for request in share.server.requests() if request.path.endswith(f"/{key}")]
 
 
@@ -71,7 +73,7 @@ def opened(share: Share, **options: Any) -> StorageDataset:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_locked_file_is_skipped_in_short_time(odd: OddShare, workers: int) -> None:
-    """A lock concerns one file: the others come, and the run continues without ten minutes of waiting."""
+    """A lock concerns one file: the others come, and nothing waits for ten minutes."""
     dataset = opened(odd, on_error="skip")
     odd.server.always(path_of(odd, ODD), Fault(status=423))
     begin = time.monotonic()
@@ -91,7 +93,7 @@ def test_locked_file_is_left_out_of_warming_and_looking_ahead(odd: OddShare, tmp
 
 
 def test_error_of_a_locked_file_says_how_the_lock_goes_away(odd: OddShare) -> None:
-    """Who holds it, how long it lasts, and who can remove it."""
+    """The error says who may hold it, how long it lasts, and who can remove it."""
     dataset = opened(odd)
     odd.server.always(path_of(odd, ODD), Fault(status=423))
     with pytest.raises(
@@ -102,7 +104,7 @@ def test_error_of_a_locked_file_says_how_the_lock_goes_away(odd: OddShare) -> No
 
 
 def test_lock_that_goes_is_waited_for(odd: OddShare) -> None:
-    """A lock of a moment, such as a short write, costs a pause and no error."""
+    """A short lock, such as that of a write, costs a pause and no error."""
     dataset = opened(odd)
     odd.server.script(path_of(odd, ODD), Fault(status=423))
     assert dataset[dataset.keys.index(ODD)] == FILES[ODD]
@@ -120,7 +122,7 @@ def test_lock_is_no_outage(odd: OddShare, caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_archive_that_is_locked_comes_as_single_files(nextcloud: NextcloudServer, patience: Patience) -> None:
-    """The lock of one member is not waited for by all the others."""
+    """The lock of one member does not hold up the others."""
     share = Share(nextcloud)
     share.put({f"{number}.bin": b"1" for number in range(8)})
     store = share.store(patience)
@@ -133,7 +135,7 @@ def test_archive_that_is_locked_comes_as_single_files(nextcloud: NextcloudServer
 
 
 def read_all(store: Store) -> dict[str, object]:
-    """Every file by a GET, with its outcome."""
+    """Read every file by a GET; the outcomes."""
     return {
         entry.key: outcome
         for entry, outcome in store.read_many(
@@ -144,7 +146,7 @@ def read_all(store: Store) -> dict[str, object]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_one_odd_401_is_tried_once_more(odd: OddShare, workers: int) -> None:
-    """A server behind a balancer may fail a login once: the epoch is whole."""
+    """A server behind a balancer may fail a login once, and the epoch is complete."""
     dataset = opened(odd, decode=lambda sample: (sample.key, sample.bytes()))
     odd.server.script(path_of(odd, ODD), Fault(status=401))
     loader = DataLoader(dataset, batch_size=8, num_workers=workers, collate_fn=list)
@@ -153,7 +155,7 @@ def test_one_odd_401_is_tried_once_more(odd: OddShare, workers: int) -> None:
 
 
 def test_odd_401_in_a_listing_is_tried_once_more(odd: OddShare) -> None:
-    """The other way to the server does the same."""
+    """The same holds for DAV verbs."""
     store = open_store(odd.location, odd.remote)
     for key in FILES:
         store.stat(key)
@@ -163,7 +165,7 @@ def test_odd_401_in_a_listing_is_tried_once_more(odd: OddShare) -> None:
 
 @pytest.mark.parametrize("verb", ["GET", "PROPFIND"])
 def test_second_401_ends_the_asking(odd: OddShare, verb: str) -> None:
-    """Two requests in all, and then none, of no thread and no process."""
+    """Two requests are sent, and then none, of no thread and no process."""
     store = open_store(odd.location, odd.remote)
     read_all(store)
     odd.server.forget()
@@ -182,7 +184,7 @@ class _asks:  # noqa: N801  a function that pickles with its store
         self._store = store
 
     def __call__(self, _: int) -> str:
-        """What a listing gives."""
+        """The outcome of a listing."""
         try:
             self._store.list()
         except errors.StorageError as error:
@@ -191,7 +193,7 @@ class _asks:  # noqa: N801  a function that pickles with its store
 
 
 def test_many_threads_make_one_second_try(odd: OddShare) -> None:
-    """Those that were refused too, and those that come meanwhile, wait for its answer."""
+    """Threads that were refused too, and threads that begin later, wait for its answer."""
     store = open_store(odd.location, odd.remote)
     read_all(store)
     odd.server.forget()
@@ -213,16 +215,10 @@ def test_changed_credentials_are_found_in_the_configuration(
 ) -> None:
     """The app password was renewed while a training ran: ``rclone.conf`` has the new one."""
     monkeypatch.setenv("RCLONE_CONFIG", str(tmp_path / "rclone.conf"))
-
-    def configure(**options: str) -> None:
-        lines = {"type": "webdav", "url": odd.server.url, "vendor": "other", **options}
-        text = "".join(f"{name} = {value}\n" for name, value in lines.items())
-        (tmp_path / "rclone.conf").write_text(f"[mine]\n{text}")
-
-    configure(user=odd.server.user, **{"pass": obscure(odd.server.password)})
+    configure(odd, tmp_path, user=odd.server.user, **{"pass": obscure(odd.server.password)})
     store = open_store(f"mine:{odd.name}")
     read_all(store)
-    configure(bearer_token="bearer-token_1.2~3")
+    configure(odd, tmp_path, bearer_token=TOKEN)
     odd.server.forget()
     basic = odd.server.authorization
     odd.server.always("*", Fault(status=401), method=verb)
@@ -235,7 +231,41 @@ def test_changed_credentials_are_found_in_the_configuration(
     )
     timer.join()
     sent = [request.headers["authorization"] for request in odd.server.requests() if request.method == verb]
-    assert sent == [basic, "Bearer bearer-token_1.2~3"]
+    assert sent == [basic, f"Bearer {TOKEN}"]
+
+
+def configure(share: Share, folder: Path, **options: str) -> None:
+    """Write the remote ``mine`` into the configuration of rclone."""
+    lines = {"type": "webdav", "url": share.server.url, "vendor": "other", **options}
+    text = "".join(f"{name} = {value}\n" for name, value in lines.items())
+    (folder / "rclone.conf").write_text(f"[mine]\n{text}")
+
+
+def test_401_is_about_the_credentials_that_were_sent(
+    odd: OddShare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread reads new ones while a request begins: it went with the old ones, and the new ones are good."""
+    monkeypatch.setenv("RCLONE_CONFIG", str(tmp_path / "rclone.conf"))
+    configure(odd, tmp_path, user=odd.server.user, **{"pass": obscure(odd.server.password)})
+    transport = Transport(Remote.discover("mine"))
+    old = transport.remote
+
+    class Body(MemoryBody):
+        def restart(self) -> None:
+            """While the request begins, the old credentials are refused elsewhere, and a thread reads new ones."""
+            super().restart()
+            configure(odd, tmp_path, bearer_token=TOKEN)
+            until_s = time.monotonic() + 5.0
+            while transport.remote is old and time.monotonic() < until_s:
+                refusals.Refusals(old).record()
+                transport.credentials.turn()
+
+    odd.server.script("*", Fault(status=401), method="GET")
+    body = Body()
+    transport.send(Request(f"{transport.remote.url}/{quote(path_of(odd, ODD))}", body))
+    assert body.getvalue() == FILES[ODD]
+    sent = [request.headers["authorization"] for request in odd.server.requests()]
+    assert sent == [odd.server.authorization, f"Bearer {TOKEN}"]
 
 
 def test_later_epoch_may_try_again(odd: OddShare, monkeypatch: pytest.MonkeyPatch) -> None:

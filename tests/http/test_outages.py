@@ -1,4 +1,4 @@
-"""A server that is away ends no training: reads wait for it and log that; what cannot pass is raised at once."""
+"""A server that is away ends no training: reads wait for it and log that; lasting errors are raised at once."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def dataset_on(share: Share, tmp_path: Path, patience: Patience = PATIENT, **opt
 
 
 def waits(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the log says of waiting."""
+    """The lines of the log about waiting."""
     return [record.message for record in caplog.records if "answer" in record.message]
 
 
@@ -123,7 +123,7 @@ LOADERS: dict[str, Callable[[StorageDataset], Any]] = {
 
 @pytest.mark.parametrize("kind", LOADERS)
 def test_epoch_goes_on_when_the_server_is_back(away_share: Share, tmp_path: Path, kind: str) -> None:
-    """It is stopped in mid-epoch, for longer than all tries take; each sample comes once, with its bytes."""
+    """The server is away for longer than all tries take; each sample comes once, with its bytes."""
     dataset = dataset_on(away_share, tmp_path)
     coming = iter(LOADERS[kind](dataset))
     seen = list(next(coming))
@@ -134,7 +134,7 @@ def test_epoch_goes_on_when_the_server_is_back(away_share: Share, tmp_path: Path
 
 
 def test_look_ahead_goes_on_after_an_outage(away_share: Share, tmp_path: Path) -> None:
-    """What was left of the order comes by itself again, and not by the loop alone."""
+    """The look-ahead fetches the rest of the order by itself, and the loop need not."""
     loader = StorageDataLoader(
         dataset_on(away_share, tmp_path), batch_size=4, collate_fn=list, shuffle=True, look_ahead_bytes=20_000
     )
@@ -147,7 +147,7 @@ def test_look_ahead_goes_on_after_an_outage(away_share: Share, tmp_path: Path) -
 
 
 def test_what_is_cached_is_given_during_an_outage(away_share: Share, tmp_path: Path) -> None:
-    """Nobody waits for a server that is not needed."""
+    """Cached samples are given without waiting."""
     dataset = dataset_on(away_share, tmp_path)
     dataset.warm(progress=False)
     with away_share.down():
@@ -214,7 +214,7 @@ def test_what_cannot_pass_is_told_at_once(patient: Faulty, verb: str, status: in
 
 
 def test_name_that_never_resolved_is_told_after_its_tries() -> None:
-    """Such a name is misspelt: the server is not taken to be away."""
+    """Such a name is probably misspelt, so the server does not count as away."""
     store = WebDAVStore(Remote("http://no-such-host.invalid/dav", "alice", "sesame"), patience=PATIENT)
     begin = time.monotonic()
     with pytest.raises(errors.ServerUnavailableError):
@@ -233,7 +233,7 @@ def test_writes_keep_their_own_tries(patient: Faulty) -> None:
 
 
 def test_broken_file_is_no_outage(patient: Faulty) -> None:
-    """While the server answers others, the tries of one file end its waiting; and the others do not wait for it."""
+    """While the server answers for other files, this one ends after its tries, and the others do not wait."""
     for number in range(60):
         (patient.server.root / f"{number:02}.bin").write_bytes(b"1")
     patient.server.change(latency_s=0.02)
@@ -250,7 +250,7 @@ def test_broken_file_is_no_outage(patient: Faulty) -> None:
 
 
 def test_few_requests_are_made_while_the_server_is_away(patient: Faulty) -> None:
-    """What was in flight fails; from then on one asks for all, whatever number of threads and files waits."""
+    """After the requests in flight have failed, one asks for all, however many threads and files wait."""
     for number in range(200):
         (patient.server.root / f"{number:03}.bin").write_bytes(b"1")
     entries = [Entry(f"{number:03}.bin", 1) for number in range(200)]
@@ -277,7 +277,7 @@ def test_few_requests_are_made_while_the_server_is_away(patient: Faulty) -> None
 def test_waiting_is_logged_when_it_begins_each_minute_and_when_it_ends(
     patient: Faulty, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once for all threads and requests, with the remote, the longest wait and the time that it took; no secrets."""
+    """One set of lines for all threads, with remote, longest wait and duration, and no secrets."""
     monkeypatch.setattr(outages, "_LINE_EVERY_S", 1.0)
     patient.server.always("*", Fault(status=503))
     timer = threading.Timer(2.5, patient.server.heal)
@@ -299,7 +299,7 @@ def test_waiting_is_logged_when_it_begins_each_minute_and_when_it_ends(
 
 
 def test_odd_failure_is_not_logged(patient: Faulty, caplog: pytest.LogCaptureFixture) -> None:
-    """What the next try mends is no news."""
+    """A failure that the next try mends is not logged."""
     patient.server.script(KEY, Fault(status=503))
     patient.bytes()
     assert waits(caplog) == []
@@ -309,7 +309,7 @@ def test_odd_failure_is_not_logged(patient: Faulty, caplog: pytest.LogCaptureFix
 def test_long_pause_that_the_server_asks_for_is_logged(
     patient: Faulty, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    """At its begin and in its midst; without a word it would look like a hang."""
+    """It is logged at its begin and in its course; otherwise it would look like a hang."""
     monkeypatch.setattr(outages, "_LINE_EVERY_S", 1.0)
     asked = Fault(status=503, headers={"Retry-After": "4"})
     patient.server.script("*", asked, method="PROPFIND" if verb == "PROPFIND" else "GET")
@@ -324,7 +324,7 @@ def test_long_pause_that_the_server_asks_for_is_logged(
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_waiting_ends_with_its_time(patient: Faulty, verb: str) -> None:
-    """The error says how long it was waited, and by which setting."""
+    """The error says how long the read waited, and which setting said so."""
     faulty = Faulty(patient.server, waiting(patient.store, 2.0), patient.entry)
     patient.server.always("*", Fault(status=503), method="PROPFIND" if verb == "PROPFIND" else "GET")
     begin = time.monotonic()
@@ -343,7 +343,7 @@ def test_waiting_ends_with_its_time(patient: Faulty, verb: str) -> None:
 
 @pytest.mark.parametrize("is_large", [False, True])
 def test_server_that_sends_slowly_is_back(patient: Faulty, is_large: bool) -> None:  # noqa: FBT001  a parameter
-    """Its first bytes end the waiting: the others do not give up while the one that asked is on its way."""
+    """Its first bytes end the waiting, so that other reads do not give up during that answer."""
     for number in range(12):
         (patient.server.root / f"{number:02}.bin").write_bytes(b"12345")
     patience = replace(PATIENT, stall_s=8, outage_s=2.5)
@@ -365,7 +365,7 @@ def test_server_that_sends_slowly_is_back(patient: Faulty, is_large: bool) -> No
 
 
 def test_batch_ends_as_a_whole_when_the_waiting_ends(patient: Faulty) -> None:
-    """Those that were never sent do not wait anew, one after the other."""
+    """Requests that were never sent do not wait one after the other."""
     for number in range(60):
         (patient.server.root / f"{number:02}.bin").write_bytes(b"1")
     store = waiting(patient.store, 2.0)
@@ -378,7 +378,7 @@ def test_batch_ends_as_a_whole_when_the_waiting_ends(patient: Faulty) -> None:
 
 
 def test_without_waiting_tries_end_it(patient: Faulty) -> None:
-    """``outage_s=0``: as many as patience has."""
+    """With ``outage_s=0`` a read ends after the tries of its patience."""
     patient.server.always("*", Fault(status=503))
     with pytest.raises(errors.ServerUnavailableError):
         waiting(patient.store, 0.0).read_range(patient.entry, 0, 10)
@@ -387,7 +387,7 @@ def test_without_waiting_tries_end_it(patient: Faulty) -> None:
 
 @pytest.mark.parametrize("kind", ["GET", "PROPFIND"])
 def test_interrupt_ends_the_waiting(patient: Faulty, kind: str) -> None:
-    """Ctrl-C is raised at once, and not after the wait."""
+    """Ctrl-C is raised at once."""
     patient.server.stop()
     try:
         timer = threading.Timer(1.0, lambda: _thread.interrupt_main(signal.SIGINT))
@@ -421,7 +421,7 @@ def test_forked_child_waits_by_itself(patient: Faulty) -> None:
 
 
 def _be_killed(store: Store, told: Any) -> None:
-    """Be a trainer with a worker that reads."""
+    """Be a trainer whose worker reads."""
     worker = multiprocessing.get_context("fork").Process(target=store.read, args=(Faulty.listed().key,))
     worker.start()
     told.send(worker.pid)
@@ -429,7 +429,7 @@ def _be_killed(store: Store, told: Any) -> None:
 
 
 def test_worker_whose_trainer_is_killed_waits_no_more(patient: Faulty) -> None:
-    """What it reads is not used any more; it used to read for ten minutes."""
+    """Nobody uses what it reads; it once waited for ten minutes."""
     patient.server.always("*", Fault(status=503), method="*")
     context = multiprocessing.get_context("fork")
     heard, told = context.Pipe(duplex=False)
@@ -447,7 +447,7 @@ def test_worker_whose_trainer_is_killed_waits_no_more(patient: Faulty) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process has not ended, whoever is to take note of that."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -469,14 +469,14 @@ def test_only_a_number_of_seconds_is_taken(share: Share, wrong: Any) -> None:
 
 
 def outage_of(store: Store) -> float:
-    """How long its reads wait."""
+    """How long the reads of a store wait."""
     found: Any = store
     waited: float = found.patience.outage_s
     return waited
 
 
 def test_ten_minutes_are_waited_unless_told_otherwise(share: Share) -> None:
-    """By datasets and file systems; a store that is given keeps its own."""
+    """Datasets and file systems have this default; a given store keeps its own."""
     share.put(FILES)
     store = open_store(share.location, share.remote)
     assert outage_of(store) == OUTAGE_S == 600
@@ -494,7 +494,7 @@ def test_ten_minutes_are_waited_unless_told_otherwise(share: Share) -> None:
 def test_opening_waits_no_longer_than_half_a_minute(
     away_share: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And no longer than a second here; without a kept listing the error comes then, with one the dataset opens."""
+    """Here it is a second; then a kept listing is used, or the error is raised."""
     monkeypatch.setattr(retries, "OPENING_S", 1.0)
     dataset = dataset_on(away_share, tmp_path)
     assert len(dataset) == NUMBER
@@ -511,7 +511,7 @@ def test_opening_waits_no_longer_than_half_a_minute(
 def test_silent_server_is_not_waited_for_where_a_listing_is_kept(
     fault: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each question ends within the time that opening has."""
+    """Each request ends within the time that opening has."""
     monkeypatch.setattr(retries, "OPENING_S", 1.0)
     share = Share(fault)
     share.put(FILES)

@@ -1,4 +1,4 @@
-"""Odd outages: of one file alone, of a server that comes back by halves, that flaps, or that asks for long pauses."""
+"""Odd outages: of one file, of a server that recovers by halves, that flaps, or that asks for long pauses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ VERBS: dict[str, Callable[[Faulty], object]] = {
 
 @pytest.fixture
 def patient(fault: FaultServer) -> Faulty:
-    """A file among others that were listed on the fault server, by somebody who waits for a server that is away."""
+    """A file among others, listed on the fault server, for a reader who waits for a server that is away."""
     faulty = Faulty.make(fault, PATIENT)
     (fault.root / "other.bin").write_bytes(b"1")
     faulty.store.list()
@@ -51,7 +51,7 @@ def patient(fault: FaultServer) -> Faulty:
 
 
 def healed_after(faulty: Faulty, seconds: float) -> threading.Timer:
-    """Have the server well after a while."""
+    """Let the server recover after a while."""
     timer = threading.Timer(seconds, faulty.server.heal)
     timer.start()
     return timer
@@ -65,7 +65,7 @@ def healed_after(faulty: Faulty, seconds: float) -> threading.Timer:
 def test_broken_file_that_is_read_alone_is_told_soon(
     patient: Faulty, verb: str, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody else asks, so another file of the listing is asked for: the server answers, and it is this file."""
+    """A probe of another file shows that the server answers and only this file fails."""
     patient.server.always(KEY, BROKEN[kind])
     begin = time.monotonic()
     with pytest.raises((errors.ServerUnavailableError, AssertionError)):
@@ -83,7 +83,7 @@ def test_server_whose_files_all_fail_is_waited_for_though_it_lists(patient: Faul
 
 
 def test_archives_that_a_proxy_breaks_off_come_as_single_files(patient: Faulty) -> None:
-    """Nothing but the archives fails: that is no outage, and no more of them are asked for."""
+    """Only archives fail, so that is no outage, and no more of them are requested."""
     for number in range(40):
         (patient.server.root / f"{number:02}.bin").write_bytes(b"1")
     remote = Remote(patient.server.url, patient.server.user, patient.server.password)
@@ -105,17 +105,16 @@ def test_archives_that_a_proxy_breaks_off_come_as_single_files(patient: Faulty) 
 @pytest.mark.parametrize("verb", ["GET", "PROPFIND"])
 def test_server_that_is_not_yet_itself_again_is_not_believed(patient: Faulty, verb: str, status: int) -> None:
     """After an outage a proxy says 404 until the server is there, and the server 401 until its database is."""
-    method = "PROPFIND" if verb == "PROPFIND" else "GET"
-    patient.server.always("*", Fault(drop=True), method=method)
+    patient.server.always("*", Fault(drop=True), method=verb)
     answers = [Fault(status=status)] * (2 if status == 401 else 4)
 
     def come_back() -> None:
         patient.server.heal()
-        patient.server.script("*", *answers, method=method)
+        patient.server.script("*", *answers, method=verb)
 
     timer = threading.Timer(1.5, come_back)
     timer.start()
-    VERBS[verb](patient)
+    assert VERBS[verb](patient) == {"GET": DATA, "PROPFIND": patient.entry}[verb]
     timer.join()
 
 
@@ -123,7 +122,7 @@ def test_server_that_is_not_yet_itself_again_is_not_believed(patient: Faulty, ve
 def test_server_that_stays_so_is_believed_after_a_while(
     patient: Faulty, status: int, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The doubt ends with its time, and with two tries of credentials."""
+    """The doubt ends after its time, and after two tries of credentials."""
     monkeypatch.setattr(outages, "_DOUBT_LASTS_S", 1.0)
     patient.server.always("*", Fault(drop=True))
     timer = threading.Timer(1.5, lambda: patient.server.always("*", Fault(status=status)))
@@ -139,7 +138,7 @@ def test_server_that_stays_so_is_believed_after_a_while(
 
 
 def test_server_that_flaps_ends_no_reading(patient: Faulty) -> None:
-    """Every other request is refused, for many files at a time: more tries than one broken file has."""
+    """Every other request is refused, so reads get more tries than a broken file has."""
     for number in range(60):
         (patient.server.root / f"{number:02}.bin").write_bytes(b"1")
         patient.server.script(f"{number:02}.bin", *[Fault(status=503)] * (1 + number % 6))
@@ -155,7 +154,7 @@ def test_server_that_flaps_ends_no_reading(patient: Faulty) -> None:
 def test_constant_of_a_maintenance_does_not_lengthen_it(
     patient: Faulty, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nextcloud asks for 120 s in each maintenance: one request looks earlier whether it is over."""
+    """Nextcloud asks for 120 s in each maintenance, and one request checks earlier whether it is over."""
     monkeypatch.setattr(outages, "_LONGEST_ASKED_S", 1.5)
     asked = Fault(status=503, headers={"Retry-After": "120"})
     patient.server.always("*", asked, method="PROPFIND" if verb == "PROPFIND" else "GET")
@@ -170,7 +169,7 @@ def test_constant_of_a_maintenance_does_not_lengthen_it(
 def test_lock_that_asks_for_a_long_pause_is_told_soon(
     patient: Faulty, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It concerns one file, whatever ``Retry-After`` says; else the others would wait for it."""
+    """A lock concerns one file, and the others do not wait for its ``Retry-After``."""
     monkeypatch.setattr(policy, "LONGEST_LOCK_PAUSE_S", 0.1)
     asked = Fault(status=423, headers={"Retry-After": "3600"})
     patient.server.always("*", asked, method="PROPFIND" if verb == "PROPFIND" else "GET")
@@ -196,7 +195,7 @@ _AWAY_DOCUMENTS = {
 
 @pytest.mark.parametrize("kind", _AWAY_DOCUMENTS)
 def test_server_that_says_in_a_multistatus_that_it_is_away_is_waited_for(patient: Faulty, kind: str) -> None:
-    """Its 207 went out before it knew; and an error ends the waiting in time."""
+    """The 207 was sent before the server knew; the wait ends with an error in time."""
     document = Fault(status=207, body=_AWAY_DOCUMENTS[kind].encode())
     patient.server.always("*", document, method="PROPFIND")
     timer = healed_after(patient, 1.5)
@@ -210,7 +209,7 @@ def test_server_that_says_in_a_multistatus_that_it_is_away_is_waited_for(patient
 
 
 def test_multistatus_after_blank_lines_is_read(patient: Faulty) -> None:
-    """A blank line before PHP's first mark goes before all that the server says."""
+    """A blank line before ``<?php`` in a file of the server precedes every answer."""
     listed = (
         f'\n\n<?xml version="1.0"?><d:multistatus {_NAMESPACES}><d:response><d:href>/{KEY}</d:href><d:propstat><d:prop>'
         "<d:getcontentlength>7</d:getcontentlength></d:prop><d:status>HTTP/1.1 200 OK</d:status></d:propstat>"
@@ -221,7 +220,7 @@ def test_multistatus_after_blank_lines_is_read(patient: Faulty) -> None:
 
 
 def test_whole_file_that_comes_as_a_part_is_taken(patient: Faulty) -> None:
-    """Some caches answer 206 with all of it to who asked for no part."""
+    """Some caches answer a plain GET with 206 and the whole file."""
     whole = {"Content-Range": f"bytes 0-{len(DATA) - 1}/{len(DATA)}"}
     patient.server.script(KEY, Fault(status=206, headers=whole))
     assert patient.bytes() == DATA
@@ -230,7 +229,7 @@ def test_whole_file_that_comes_as_a_part_is_taken(patient: Faulty) -> None:
 
 
 def test_silence_is_no_longer_than_the_waiting(patient: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for a few seconds does not wait for a minute because the server takes the request and says nothing."""
+    """A read that waits some seconds does not wait a minute for a silent server."""
     monkeypatch.setattr(retries, "_SHORTEST_SILENCE_S", 1)
     store = WebDAVStore(patient.store.remote, patience=replace(PATIENT, stall_s=60, outage_s=2.0))
     patient.server.always("*", Fault(stall_s=30))
@@ -248,7 +247,7 @@ def test_waiting_without_an_end_is_possible(patient: Faulty) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_public_share_that_is_gone_is_told_at_once(patient: Faulty, verb: str) -> None:
-    """Nextcloud 29 to 34 answer 503, and take each further request for a guess, which shuts the address out."""
+    """Nextcloud 29 to 34 answer 503 and count further requests as guesses of a link."""
     said = (
         b'<?xml version="1.0" encoding="utf-8"?>\n<d:error xmlns:d="DAV:" xmlns:s="http://sabredav.org/ns">\n'
         b"  <s:exception>Sabre\\DAV\\Exception\\ServiceUnavailable</s:exception>\n"
@@ -276,7 +275,7 @@ def test_public_share_that_is_gone_is_told_at_once(patient: Faulty, verb: str) -
     ],
 )
 def test_address_that_is_not_of_files_is_told(patient: Faulty, below: str, hint: str) -> None:
-    """A Nextcloud finds no such folder there; the error gives the right address."""
+    """A Nextcloud finds no such folder, and the error gives the right address."""
     remote = Remote(f"{patient.server.url}{below}", patient.server.user, patient.server.password)
     with pytest.raises(errors.LocationError, match=hint):
         WebDAVStore(remote, "flowers", patience=PATIENT).listing()

@@ -1,4 +1,4 @@
-"""Proxies: listings and files go the same way, the one that the variables name."""
+"""Listings and files use the same proxy, the one that the variables name."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ NO_SOCKS = None if find_spec("socksio") else "no socksio: pip install socksio"
 
 @pytest.fixture(autouse=True)
 def _no_proxy_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """But by the test."""
+    """Unset all variables of proxies."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
 
 
 def entry() -> Entry:
-    """Some file."""
+    """A file that need not exist."""
     return Entry("a.bin", 1)
 
 
@@ -71,7 +71,7 @@ def entry() -> Entry:
     ],
 )
 def test_a_variable_counts_for_its_scheme(environ: dict[str, str], url: str, variable: str | None) -> None:
-    """Lower case first; an empty one in lower case switches its capitals off; a CGI script trusts no header."""
+    """Lower case wins, also when it is empty; a CGI script ignores HTTP_PROXY."""
     proxy = proxy_for(url, environ)
     assert (proxy.variable if proxy else None) == variable
     assert proxy is None or proxy.url == PROXY
@@ -90,7 +90,7 @@ def test_a_variable_counts_for_its_scheme(environ: dict[str, str], url: str, var
     ],
 )
 def test_a_proxy_is_taken_to_pieces(value: str, url: str, user: str | None, password: str | None) -> None:
-    """Its credentials apart, and not to be shown."""
+    """Its credentials are kept apart, and are not shown."""
     proxy = proxy_for("http://h/", {"http_proxy": value})
     assert proxy is not None
     assert (proxy.url, proxy.user, proxy.password) == (url, user, password)
@@ -108,7 +108,7 @@ def test_a_proxy_is_taken_to_pieces(value: str, url: str, user: str | None, pass
 def test_what_names_no_proxy_is_an_error_that_names_the_variable(
     value: str, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For listings and files alike, and without what may be a password."""
+    """The same error comes for listings and files, without a possible password."""
     value = value.replace("://", f"://alice:{QUOTED}@", 1)
     monkeypatch.setenv(variable, value)
     store = WebDAVStore(Remote(NOWHERE, "u", "p"))
@@ -167,7 +167,7 @@ def test_what_names_no_proxy_is_an_error_that_names_the_variable(
     ],
 )
 def test_no_proxy_names_servers_to_ask_directly(host: str, excluded: str, direct: bool) -> None:  # noqa: FBT001  a parameter
-    """Names with their subdomains, addresses, networks, ports; an entry that means nothing is no error."""
+    """It takes names with subdomains, addresses, networks and ports; other entries are ignored."""
     for variable in ("no_proxy", "NO_PROXY"):
         assert (proxy_for(f"http://{host}/dav", {"http_proxy": PROXY, variable: excluded}) is None) == direct
 
@@ -176,13 +176,13 @@ def test_no_proxy_names_servers_to_ask_directly(host: str, excluded: str, direct
 
 
 def read_all(store: WebDAVStore) -> dict[str, bytes]:
-    """All files, listed and read."""
+    """List and read all files."""
     return {entry.key: store.read(entry.key) for entry in store.list()}
 
 
 @pytest.fixture
 def behind(fault: FaultServer) -> FaultServer:
-    """A proxy that answers itself, for a server that does not exist."""
+    """A proxy that answers by itself, for a server that does not exist."""
     (fault.root / "dav").mkdir()
     (fault.root / "dav" / "a.bin").write_bytes(b"1")
     return fault
@@ -193,7 +193,7 @@ def behind(fault: FaultServer) -> FaultServer:
 def test_listings_and_files_go_through_the_proxy(
     behind: FaultServer, monkeypatch: pytest.MonkeyPatch, variable: str, form: str
 ) -> None:
-    """With the same credentials for it."""
+    """Both send the same credentials to the proxy."""
     monkeypatch.setenv(variable, form.format(f"127.0.0.1:{behind.port}"))
     assert read_all(WebDAVStore(Remote(NOWHERE, behind.user, behind.password))) == {"a.bin": b"1"}
     asked = behind.requests()
@@ -206,7 +206,7 @@ def test_listings_and_files_go_through_the_proxy(
 def test_listings_and_files_go_past_the_proxy(
     behind: FaultServer, monkeypatch: pytest.MonkeyPatch, excluded: str
 ) -> None:
-    """Where ``NO_PROXY`` has the server."""
+    """Both go past it if ``NO_PROXY`` has the server."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{closed.getsockname()[1]}")
@@ -263,7 +263,7 @@ def port_of(remote: Remote) -> int:
 
 
 def test_an_encrypted_server_is_reached_by_connect(encrypted: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways, and the storage's password is not for the proxy."""
+    """Both use CONNECT, and the proxy never gets the storage's password."""
     with TunnelProxy("connect", port_of(encrypted), credentials=("alice", PASSWORD)) as proxy:
         monkeypatch.setenv("https_proxy", f"http://alice:{QUOTED}@{proxy.address}")
         assert read_all(WebDAVStore(encrypted)) == {"a.bin": b"1"}
@@ -296,7 +296,7 @@ def test_a_proxy_that_opens_no_way_is_told(
     status: int,
     expected: tuple[type[Exception], int],
 ) -> None:
-    """It is raised at once if it will not pass; the credentials of the storage are not what it refuses."""
+    """A lasting refusal is raised at once, and the storage's credentials do not count as refused."""
     kind, tries = expected
     with TunnelProxy("connect", port_of(encrypted), status=status) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.address)
@@ -317,7 +317,7 @@ def test_a_proxy_that_opens_no_way_is_told(
 def test_a_socks_proxy_leads_to_the_server(
     behind: FaultServer, monkeypatch: pytest.MonkeyPatch, scheme: str, credentials: tuple[str, str] | None
 ) -> None:
-    """Which looks names up itself, for listings and for files."""
+    """The proxy resolves names, for listings and for files."""
     need(NO_SOCKS)
     with TunnelProxy("socks5", behind.port, credentials=credentials) as proxy:
         userinfo = f"alice:{QUOTED}@" if credentials else ""
@@ -328,7 +328,7 @@ def test_a_socks_proxy_leads_to_the_server(
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", None])
 def test_a_proxy_that_does_not_speak_socks_is_told(monkeypatch: pytest.MonkeyPatch, answer: bytes | None) -> None:
-    """An HTTP proxy that somebody wrote ``socks5://`` for; one that says nothing is not waited for without end."""
+    """An HTTP proxy given as ``socks5://`` is named; a silent one is not waited for without end."""
     need(NO_SOCKS)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         held = []
@@ -357,7 +357,7 @@ def test_a_proxy_that_does_not_speak_socks_is_told(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_socks_proxy_without_its_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says what to install: curl could do without, but listings would fail."""
+    """The error says what to install, since listings need it even if curl does not."""
     monkeypatch.setattr(proxies, "find_spec", lambda _: None)
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
     store = WebDAVStore(Remote(NOWHERE, "u", "p"))

@@ -34,7 +34,7 @@ RANGED_BYTES = 17 * 1024 * 1024
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[FaultServer]:
-    """The host that has the bytes: it lets in whoever has the address."""
+    """The host with the bytes, which accepts everybody who has the address."""
     with FaultServer(tmp_path / "pool", public=True) as server:
         (server.root / KEY).write_bytes(DATA)
         yield server
@@ -67,7 +67,7 @@ def outcome_of(faulty: Faulty) -> errors.StorageError:
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_file_is_read_where_the_server_says_that_it_is(faulty: Faulty, pool: FaultServer, status: int) -> None:
-    """Whole, in part and by its head; the credentials stay, and nothing of the page that came with it is taken."""
+    """It is read whole, in part and by HEAD, without credentials, and the redirect's page is dropped."""
     for method in ("GET", "HEAD"):
         faulty.server.always(KEY, to(pool, status=status), method)
     assert faulty.bytes() == DATA
@@ -106,7 +106,7 @@ def test_a_redirect_within_the_server_takes_its_credentials_along(faulty: Faulty
 
 
 def test_a_transfer_that_breaks_off_is_resumed_behind_the_redirect(door: Faulty, pool: FaultServer) -> None:
-    """By the server's own address, since the other may have expired; range and condition go along."""
+    """It asks the server again, since the redirect may have expired, with range and condition."""
     pool.script(KEY, Fault(cut_after_bytes=CUT))
     assert door.bytes() == DATA
     again = pool.requests()[1].headers
@@ -179,7 +179,7 @@ def test_a_sample_is_opened_behind_a_redirect(door: Faulty, pool: FaultServer) -
 
 
 def test_redirects_in_a_circle_end(faulty: Faulty) -> None:
-    """After a number of hops, without another try."""
+    """They end after some hops, without another try."""
     faulty.server.always(KEY, to(faulty.server))
     assert isinstance(outcome_of(faulty), errors.ProtocolError)
     assert len(faulty.requests()) == MOST_HOPS + 1
@@ -202,7 +202,7 @@ def test_what_is_no_address_of_a_file_is_not_followed(faulty: Faulty, place: str
 
 @pytest.mark.parametrize("status", [300, 304, 305, 306])
 def test_what_is_no_redirect_is_told_as_what_it_is(faulty: Faulty, pool: FaultServer, status: int) -> None:
-    """Whether or not it names an address."""
+    """Other 3xx are errors, with an address or without."""
     faulty.server.script(KEY, to(pool, status=status), Fault(status=status))
     for _ in range(2):
         assert str(status) in str(outcome_of(faulty))
@@ -210,7 +210,7 @@ def test_what_is_no_redirect_is_told_as_what_it_is(faulty: Faulty, pool: FaultSe
 
 
 def test_https_is_not_left_for_http(pool: FaultServer, tmp_path: Path, patience: Patience) -> None:
-    """What was to come encrypted would not."""
+    """The bytes would come unencrypted."""
     (tmp_path / "certificates").mkdir()
     certificates = make_certificates(tmp_path / "certificates")
     with FaultServer(tmp_path / "root", certificate=certificates.valid) as server:
@@ -227,7 +227,7 @@ def test_https_is_not_left_for_http(pool: FaultServer, tmp_path: Path, patience:
 def test_a_refusal_of_another_host_does_not_end_the_asking_of_ours(
     door: Faulty, pool: FaultServer, status: int
 ) -> None:
-    """The credentials were not tried there."""
+    """Our credentials were not sent there, so they do not count as refused."""
     pool.always(KEY, Fault(status=status))
     assert isinstance(outcome_of(door), errors.PermissionDeniedError)
     door.server.heal()
@@ -244,7 +244,7 @@ def test_a_failure_of_another_host_shows_no_signature(door: Faulty, pool: FaultS
 
 
 def test_a_pool_that_is_down_is_named(faulty: Faulty, tmp_path: Path) -> None:
-    """By its address, without the signature."""
+    """The error has its address, without the signature."""
     with FaultServer(tmp_path / "pool") as pool:
         place = to(pool)
     faulty.server.always(KEY, place)
@@ -253,7 +253,7 @@ def test_a_pool_that_is_down_is_named(faulty: Faulty, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_an_upload_is_not_redirected(faulty: Faulty, pool: FaultServer, status: int) -> None:
-    """Nothing is sent to another address than the one that was given."""
+    """Nothing is sent to another address."""
     faulty.server.always("new.bin", to(pool, "new.bin", status), method="PUT")
     with pytest.raises(errors.ProtocolError, match=f"{pool.url}new.bin") as raised:
         faulty.store.write("new.bin", b"1")
@@ -262,7 +262,7 @@ def test_an_upload_is_not_redirected(faulty: Faulty, pool: FaultServer, status: 
 
 
 def test_a_listing_is_not_redirected(faulty: Faulty, pool: FaultServer) -> None:
-    """The address to give is named, whole and without its query."""
+    """The error names the address to give, without its query."""
     faulty.server.always("", Fault(status=302, headers={"Location": f"/new/?{SIGNATURE}"}), method="PROPFIND")
     with pytest.raises(errors.ProtocolError, match=f"{faulty.server.url}new/ ") as raised:
         faulty.store.list()

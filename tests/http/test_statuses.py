@@ -49,7 +49,7 @@ def test_an_error_says_what_where_and_what_to_do(status: int) -> None:
 
 
 def test_errors_without_a_status_have_a_standing_too() -> None:
-    """Which errors may pass by themselves, and which do not."""
+    """Each class of error passes by itself or does not."""
     assert passes(errors.IntegrityError("a bit"))
     assert passes(errors.StorageGoneError("the mount"))
     assert not passes(errors.PermissionDeniedError("a directory"))

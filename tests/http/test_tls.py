@@ -1,4 +1,4 @@
-"""TLS is verified always, against the authorities that the user trusts, and a token is sent as one."""
+"""TLS is always verified, against the authorities that the user trusts; a token is sent as one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def secure(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory)
 
 
 def ask_all(store: WebDAVStore) -> list[Callable[[], object]]:
-    """Every way to send something: those over webdav4 and those over curl."""
+    """Every kind of request: over webdav4 and over curl."""
 
     def read_many() -> object:
         ((_, outcome),) = store.read_many([Entry(KEY, len(DATA))])
@@ -82,7 +82,7 @@ def test_a_server_of_an_unknown_authority_is_not_trusted(secure: FaultServer, pa
 def test_a_certificate_that_is_not_valid_here_is_not_trusted(
     certificates: Certificates, tmp_path: Path, patience: Patience, which: str
 ) -> None:
-    """Although the authority is."""
+    """It is refused although its authority is trusted."""
     with FaultServer(tmp_path, certificate=getattr(certificates, which)) as server:
         check_distrust(server, Remote(server.url, USER, PASSWORD, ca_file=certificates.authority), patience)
 
@@ -90,7 +90,7 @@ def test_a_certificate_that_is_not_valid_here_is_not_trusted(
 def test_an_authority_of_ones_own_is_trusted_where_it_is_given(
     secure: FaultServer, certificates: Certificates, patience: Patience
 ) -> None:
-    """By both clients, and in a copy that went to another process."""
+    """Both clients trust it, also in a copy in another process."""
     remote = Remote(secure.url, USER, PASSWORD, ca_file=certificates.authority)
     store = WebDAVStore(remote, patience=patience)
     for one in (store, pickle.loads(pickle.dumps(store))):  # noqa: S301  it was made here
@@ -105,7 +105,7 @@ def test_an_authority_of_ones_own_is_trusted_where_it_is_given(
 def test_an_authority_of_the_environment_is_trusted(
     secure: FaultServer, certificates: Certificates, patience: Patience, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """As an administrator sets it for all programs."""
+    """An administrator sets it for all programs."""
     for name in CA_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, str(certificates.authority))
@@ -130,7 +130,7 @@ def test_authorities_that_cannot_be_read_are_told(
 def test_an_authority_that_was_replaced_is_read_anew(
     secure: FaultServer, certificates: Certificates, tmp_path: Path, patience: Patience
 ) -> None:
-    """As when its old one has expired."""
+    """The file is read again, as when the old authority has expired."""
     (tmp_path / "other").mkdir()
     other = make_certificates(tmp_path / "other").authority
     remote = Remote(secure.url, USER, PASSWORD, ca_file=tmp_path / "authority.pem")
@@ -142,7 +142,7 @@ def test_an_authority_that_was_replaced_is_read_anew(
 
 
 def test_a_server_without_tls_is_told(fault: FaultServer, patience: Patience) -> None:
-    """A URL with https:// for a server that speaks plain HTTP."""
+    """The server at an https:// address speaks plain HTTP."""
     url = fault.url.replace("http:", "https:")
     for ask in ask_all(WebDAVStore(Remote(url, USER, PASSWORD), patience=patience)):
         with pytest.raises(TLSError):
@@ -174,7 +174,7 @@ def test_a_bearer_token_is_sent_by_every_verb(fault: FaultServer, patience: Pati
 
 
 def test_user_and_password_are_sent_with_the_first_request(fault: FaultServer, patience: Patience) -> None:
-    """In UTF-8, without a first request that is refused."""
+    """They are sent in UTF-8, without a first request that is refused."""
     (fault.root / KEY).write_bytes(DATA)
     for ask in ask_all(WebDAVStore(Remote(fault.url, USER, PASSWORD), patience=patience)):
         ask()

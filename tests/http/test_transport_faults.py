@@ -35,7 +35,7 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", [*BROKEN.values(), *WRONG.values()], ids=[*BROKEN, *WRONG])
 def test_a_wrong_answer_is_followed_by_a_right_one(faulty: Faulty, wrong: Fault) -> None:
-    """Once is chance: the file comes, exactly, with the second GET."""
+    """After one wrong answer the file comes exactly with the second GET."""
     faulty.server.script(KEY, wrong)
     assert faulty.bytes() == DATA
     assert len(faulty.requests()) == 2
@@ -60,7 +60,7 @@ def test_an_answer_without_a_length_is_whole_when_it_has_the_listed_size(faulty:
 
 @pytest.mark.parametrize("broken", [BROKEN["only a head"], BROKEN["no answer"], BROKEN["no answer but a reset"]])
 def test_a_server_that_hangs_up_for_ever_is_unavailable(faulty: Faulty, broken: Fault) -> None:
-    """After as many tries as patience allows."""
+    """The error comes after the tries of the patience."""
     faulty.server.always(KEY, broken)
     assert isinstance(faulty.outcome(), ServerUnavailableError)
     assert len(faulty.requests()) == faulty.store.patience.tries
@@ -96,7 +96,7 @@ def test_a_stall_after_each_few_bytes_is_bounded_by_the_total(faulty: Faulty) ->
 
 
 def test_a_login_page_is_not_a_file(faulty: Faulty) -> None:
-    """What a gateway answers to everything: 200, HTML, and one request is enough to know."""
+    """A gateway answers everything with 200 and HTML; one request shows that."""
     faulty.server.always(KEY, LOGIN_PAGE)
     outcome = faulty.outcome()
     assert isinstance(outcome, ProtocolError)
@@ -127,7 +127,7 @@ def test_compressed_bytes_are_refused(faulty: Faulty) -> None:
 
 
 def test_a_rewrite_of_the_same_size_is_noticed(faulty: Faulty) -> None:
-    """By its ETag: the new bytes come, with an entry that differs from the listed one."""
+    """The ETag shows it: the new bytes come, with a new entry."""
     (faulty.server.root / KEY).write_bytes(NEWER)
     outcome = faulty.outcome()
     assert isinstance(outcome, Fetched)
@@ -137,7 +137,7 @@ def test_a_rewrite_of_the_same_size_is_noticed(faulty: Faulty) -> None:
 
 
 def test_one_file_of_many_fails_alone(faulty: Faulty) -> None:
-    """The others come, each once, whatever became of that one."""
+    """Each of the others comes once, whatever happens to that one."""
     keys = [f"{number}.bin" for number in range(20)]
     for key in keys:
         (faulty.server.root / key).write_bytes(key.encode() * 100)
@@ -152,7 +152,7 @@ def test_one_file_of_many_fails_alone(faulty: Faulty) -> None:
 
 
 def test_slow_files_do_not_hold_up_the_others(faulty: Faulty) -> None:
-    """A stall keeps its own connection busy, and no more."""
+    """A stall occupies only its own connection."""
     keys = [f"{number:02}.bin" for number in range(40)]
     for key in keys:
         (faulty.server.root / key).write_bytes(key.encode())
@@ -165,25 +165,25 @@ def test_slow_files_do_not_hold_up_the_others(faulty: Faulty) -> None:
 
 
 class _Breaks(NoBody):
-    """Takes nothing."""
+    """A body that cannot take bytes."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()
         self._error = error
 
     def write(self, _: bytes) -> None:
-        """Break."""
+        """Raise."""
         raise self._error
 
 
 class _BreaksToo:
-    """Gives nothing."""
+    """A source that cannot give bytes."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
     def read(self, _: int) -> bytes:
-        """Break."""
+        """Raise."""
         raise self._error
 
     def close(self) -> None:
@@ -207,7 +207,7 @@ def test_what_goes_wrong_here_is_no_broken_connection(
 def test_what_cannot_be_read_to_be_sent_is_no_broken_connection(
     faulty: Faulty, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file of a spool on a disk that breaks."""
+    """The error of a breaking local disk is raised unchanged."""
     source = Source(b"12345")
     monkeypatch.setattr(source, "open", lambda: _BreaksToo(error))
     with pytest.raises(type(error)) as raised:

@@ -157,7 +157,7 @@ WRONG_RANGES = {
 
 @pytest.mark.parametrize("wrong", WRONG_RANGES.values(), ids=WRONG_RANGES)
 def test_a_wrong_content_range_is_refused(faulty: Faulty, wrong: Fault) -> None:
-    """Once it is tried again; for ever it is an error, and no bytes are given out."""
+    """It is tried again once; if it stays, an error is raised and no bytes are given."""
     faulty.server.script(KEY, wrong)
     assert faulty.store.read_range(faulty.entry, 20, 30) == DATA[20:30]
     faulty.server.always(KEY, wrong)

@@ -1,4 +1,4 @@
-"""What may pass is tried again, as often and as late as server and patience allow; the rest is raised at once."""
+"""Failures that may pass are tried again, as server and patience allow; others are raised at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FINAL = {
 
 
 def read(store: WebDAVStore) -> bytes:
-    """The whole file, by one GET if all is well."""
+    """Read the whole file, by one GET if all is well."""
     return store.read_range(store.stat(KEY), 0, SIZE_BYTES)
 
 
@@ -63,7 +63,7 @@ VERBS: dict[str, Callable[[WebDAVStore], object]] = {
 @pytest.mark.parametrize("status", RETRIED)
 @pytest.mark.parametrize("verb", VERBS)
 def test_what_may_pass_is_tried_again(faulty: Faulty, verb: str, status: int) -> None:
-    """Once it is busy, and then it is not."""
+    """The server is busy once."""
     faulty.server.script(KEY, Fault(status=status), method=verb)
     VERBS[verb](faulty.store)
     assert faulty.requests(verb)[0].status == status
@@ -76,7 +76,7 @@ def test_what_may_pass_is_tried_again(faulty: Faulty, verb: str, status: int) ->
 def test_what_does_not_pass_is_told_with_its_type(
     faulty: Faulty, verb: str, status: int, error: type[errors.StorageError]
 ) -> None:
-    """After as many tries as patience allows."""
+    """The error comes after the tries of the patience."""
     faulty.server.always(KEY, Fault(status=status), method=verb)
     with pytest.raises(error, match=str(status)) as raised:
         VERBS[verb](faulty.store)
@@ -89,7 +89,7 @@ def test_what_does_not_pass_is_told_with_its_type(
 def test_what_will_not_pass_costs_one_request(
     faulty: Faulty, verb: str, status: int, error: type[errors.StorageError]
 ) -> None:
-    """To ask again would only add to the load, or shut us out. A listing needs no space: its 507 is no full storage."""
+    """Another would add load, or block our address. The 507 of a listing is no full storage."""
     if (verb, status) == ("PROPFIND", 507):
         error = errors.ServerError
     faulty.server.always(KEY, Fault(status=status), method=verb)
@@ -117,7 +117,7 @@ def test_a_full_disk_is_told_as_the_operating_system_would(faulty: Faulty) -> No
 @pytest.mark.parametrize("broken", [Fault(drop=True), Fault(drop=True, reset=True), Fault(cut_after_bytes=0)], ids=repr)
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_broken_connection_is_made_again(faulty: Faulty, verb: str, broken: Fault) -> None:
-    """For every verb: each of ours can be sent twice."""
+    """Every verb is sent again, since each of ours may be sent twice."""
     faulty.server.script(KEY, broken, method=verb)
     VERBS[verb](faulty.store)
     assert (faulty.server.root / KEY).exists() == (verb != "DELETE")
@@ -140,7 +140,7 @@ def test_an_upload_waits_longer_for_its_answer(faulty: Faulty) -> None:
 
 @pytest.mark.parametrize("from_file", [False, True])
 def test_a_second_try_of_an_upload_sends_all_of_it(faulty: Faulty, tmp_path: Path, from_file: bool) -> None:  # noqa: FBT001  a parameter
-    """Whether the first was refused after it was sent, or lost its answer."""
+    """The first try was refused after it was sent, or lost its answer."""
     (tmp_path / "local.bin").write_bytes(DATA[::-1])
     faulty.server.script(KEY, Fault(status=503), Fault(drop=True, reset=True), method="PUT")
     entry = faulty.store.write(KEY, tmp_path / "local.bin" if from_file else DATA[::-1])
@@ -162,7 +162,7 @@ def test_a_delete_whose_answer_was_lost_is_done(faulty: Faulty) -> None:
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("verb", ["GET", "PROPFIND"])
 def test_retry_after_in_seconds_is_honoured(faulty: Faulty, verb: str, status: int) -> None:
-    """The next try comes after them, and soon after them."""
+    """The next try comes soon after that time."""
     faulty.server.script(KEY, Fault(status=status, headers={"Retry-After": "1"}), method=verb)
     begin = time.monotonic()
     VERBS[verb](faulty.store)
@@ -193,7 +193,7 @@ def test_a_retry_after_that_is_none_is_not_waited_for(faulty: Faulty, verb: str,
 
 @pytest.mark.parametrize("verb", ["GET", "PROPFIND"])
 def test_a_retry_after_beyond_the_deadline_is_told_at_once(faulty: Faulty, verb: str) -> None:
-    """There is nothing to gain from waiting for less than was asked."""
+    """Waiting for less than was asked would be in vain."""
     faulty.server.always(KEY, Fault(status=503, headers={"Retry-After": "3600"}), method=verb)
     begin = time.monotonic()
     with pytest.raises(errors.ServerUnavailableError):
@@ -203,7 +203,7 @@ def test_a_retry_after_beyond_the_deadline_is_told_at_once(faulty: Faulty, verb:
 
 
 def test_a_pause_holds_up_only_what_waits_for_it(faulty: Faulty) -> None:
-    """The other files of a batch come in the meantime."""
+    """The other files of a batch come during it."""
     for number in range(10):
         (faulty.server.root / f"{number}.bin").write_bytes(b"1")
     faulty.server.script(KEY, Fault(status=429, headers={"Retry-After": "1"}))
@@ -227,7 +227,7 @@ def test_tries_and_pauses_are_counted(faulty: Faulty) -> None:
 
 
 def test_pauses_grow_and_are_never_quite_alike() -> None:
-    """Twice as long with each failure, up to a limit, so that many clients do not come back together."""
+    """They double up to a limit, with random parts, so that clients do not return together."""
     patience = Patience(first_pause_s=1.0, longest_pause_s=8.0)
     for failures, longest in ((1, 1.0), (2, 2.0), (4, 8.0), (9, 8.0)):
         pauses = {patience.pause_s(failures) for _ in range(50)}
@@ -291,7 +291,7 @@ def test_a_server_that_is_down_is_unavailable_within_bounded_time(faulty: Faulty
 
 
 def test_a_host_that_does_not_take_connections_is_left_within_the_deadline(patience: Patience) -> None:
-    """Such as behind a firewall that drops packets."""
+    """Such a host is behind a firewall that drops packets."""
     patience = replace(patience, connect_s=0.5)
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The best checkpoint of a Lightning training stays through restarts; its path and score are of one that exists."""
+"""The best checkpoint of a Lightning training stays through restarts; its path and score belong to an existing one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning's own, about d
 
 
 class Told(Model):
-    """A model whose validation gives a chosen score in each epoch; its constant weights mark the training."""
+    """A model whose validation gives a chosen score in each epoch; constant weights mark the training."""
 
     def __init__(self, *scores: float, mark: float = 0.0) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Told(Model):
         self._scores = scores
 
     def validation_step(self, batch: torch.Tensor, _: int) -> None:  # noqa: ARG002
-        """Give it."""
+        """Log the score."""
         self.log("score", self._scores[self.current_epoch])
 
 
@@ -52,7 +52,7 @@ class Boom(lightning.Callback):
 
 
 def best_of(folder: Folder, tmp_path: Path, name: str = "run", **options: Any) -> StorageCheckpointCallback:
-    """Return a callback that keeps the best by the score, which is good when it is low."""
+    """A callback that keeps the best by the score; low is good."""
     options = {"monitor": "score", "mode": "min", "keep_last": 1, "save_on_exception": False, **options}
     return callback_of(folder, tmp_path, name, **options)
 

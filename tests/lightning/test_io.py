@@ -1,4 +1,4 @@
-"""Lightning's own ModelCheckpoint saves to a storage through the plugin, and never passes through zero checkpoints."""
+"""Lightning's own ModelCheckpoint saves to a storage through the plugin, which never leaves it without a checkpoint."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 
 
 def io_of(place: Folder, tmp_path: Path) -> StorageCheckpointIO:
-    """Return the plugin."""
+    """The plugin, for a place."""
     return StorageCheckpointIO(place.remote, spool=tmp_path / "spool")
 
 
 def saved(place: Folder) -> set[str]:
-    """Return the paths that hold a checkpoint with a manifest."""
+    """The paths that hold a checkpoint with a manifest."""
     return {path.relative_to(place.root).parts[0] for path in place.root.rglob("MANIFEST.json")}
 
 
@@ -110,6 +110,7 @@ def test_removal_of_nothing_is_no_error(place: Folder, tmp_path: Path) -> None:
     io = io_of(place, tmp_path)
     io.remove_checkpoint(f"{place.location}/a.ckpt")
     io.teardown()
+    assert [*place.root.rglob("*")] == []
 
 
 def test_missing_one_is_not_found(place: Folder, tmp_path: Path) -> None:
@@ -219,7 +220,7 @@ def test_what_was_resumed_from_stays_beside_a_damaged_one_of_its_attempt(tmp_pat
 
 
 def begun(root: Path) -> Folder:
-    """Return a folder with a confirmed checkpoint."""
+    """A folder with a confirmed checkpoint."""
     place = Folder(root / "storage")
     io = StorageCheckpointIO(spool=root / "spool-of-before")
     io.save_checkpoint({**STATE, "global_step": 1}, f"{place.location}/1.ckpt")
@@ -228,7 +229,7 @@ def begun(root: Path) -> Folder:
 
 
 def turn_over(place: Folder, spool: Path) -> None:
-    """Save behind a training, and remove what is older, as `save_top_k=1` does; in a process of its own."""
+    """Save in the background and remove older checkpoints, as `save_top_k=1` does, in a process of its own."""
     lightning_io._is_fitting = lambda: True
     io = StorageCheckpointIO(spool=spool)
     for step in (2, 3):
@@ -238,7 +239,7 @@ def turn_over(place: Folder, spool: Path) -> None:
 
 
 def test_killed_anywhere_it_leaves_an_intact_checkpoint(tmp_path: Path) -> None:
-    """The process is killed at every second step towards the disk, in removals too, and the spool is lost."""
+    """The process is killed at every second step, in removals too, and the spool is lost."""
     place = begun(tmp_path / "whole")
     steps = run_until(0, lambda _: turn_over(place, tmp_path / "whole" / "spool")).steps
     assert steps is not None
@@ -253,7 +254,7 @@ def test_killed_anywhere_it_leaves_an_intact_checkpoint(tmp_path: Path) -> None:
 
 
 def is_intact(place: Folder, name: str, spool: Path) -> bool:
-    """Return whether a checkpoint can be restored."""
+    """Whether a checkpoint can be restored."""
     with StorageCheckpoint(f"{place.location}/{name}", spool=spool) as run:
         return run.restore() is not None
 
@@ -287,12 +288,12 @@ LARGE = {"state_dict": {"weight": torch.zeros(100_000)}, "global_step": 3, "epoc
 
 
 def spooled(tmp_path: Path) -> list[Path]:
-    """Return what lies in the spool."""
+    """The files in the spool."""
     return [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
 
 
 def test_nothing_stays_on_the_local_disk(place: Folder, tmp_path: Path) -> None:
-    """A spool for two checkpoints is enough for a training of twenty: what is on the storage leaves it."""
+    """A spool for two checkpoints is enough for a training with twenty."""
     io = StorageCheckpointIO(place.remote, spool=tmp_path / "spool", spool_limit="1MiB")
     for step in range(6):
         io.save_checkpoint(LARGE, f"{place.location}/{step}.ckpt")
@@ -301,7 +302,7 @@ def test_nothing_stays_on_the_local_disk(place: Folder, tmp_path: Path) -> None:
 
 
 def test_training_leaves_nothing_on_the_local_disk(tmp_path: Path) -> None:
-    """The spool is empty, also of saves that were sent behind the training, and of removed ones."""
+    """The spool is empty, also of saves in the background and of removed ones."""
     place = Folder(tmp_path / "storage")
     keeper = ModelCheckpoint(place.location, "{step}", every_n_train_steps=2)
     trainer_of(keeper, plugins=[io_of(place, tmp_path)]).fit(Model(), loader_of(Folder(tmp_path / "data"), tmp_path))
@@ -334,7 +335,7 @@ def test_arrival_of_the_next_takes_the_place_of_what_an_earlier_process_saved(pl
 
 
 class SaveOnce(lightning.Callback):
-    """Saves by hand in the middle of a training, and looks whether it is behind it."""
+    """Saves by hand in the middle of a training, and notes whether the save is in the background."""
 
     def __init__(self, path: str, io: StorageCheckpointIO) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Samples that cannot be made one batch are named, in our words on top of torch's."""
+"""Samples that cannot become one batch are named, in our words before torch's."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def open_dataset(pictures: Path, **options: Any) -> StorageDataset:
 
 
 def failure(dataset: Any, kind: type[Exception], **options: Any) -> str:
-    """Return what is said of the first batch."""
+    """The error of the first batch."""
     loader = StorageDataLoader(dataset, batch_size=3, **options)
     with pytest.raises(kind) as raised:
         list(loader)
@@ -44,7 +44,7 @@ def failure(dataset: Any, kind: type[Exception], **options: Any) -> str:
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
-    """Make channels, height and width of a picture."""
+    """A tensor of channels, height and width, from a picture."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
@@ -55,7 +55,7 @@ def in_mapping(image: Image.Image) -> dict[str, Any]:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_pictures_without_a_transform_are_told(pictures: Path, workers: int) -> None:
-    """Which sample, what it comes as, and what to do, before what torch says; the error is torch's."""
+    """The error names the sample, its type and what to do, before torch's words; its class is torch's."""
     said = failure(open_dataset(pictures), TypeError, num_workers=workers)
     assert (
         "'daisy/img 000.jpg' comes as a PIL image (mode RGB, 180 x 200), of which no batch can be made: let "
@@ -65,7 +65,7 @@ def test_pictures_without_a_transform_are_told(pictures: Path, workers: int) -> 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_samples_of_unlike_shape_are_told(pictures: Path, workers: int) -> None:
-    """Which two, and their shapes; in a worker torch would speak of storage that cannot be resized."""
+    """The error names both samples and their shapes; in a worker torch would speak of storage."""
     said = failure(open_dataset(pictures, transform=to_tensor), RuntimeError, num_workers=workers)
     assert (
         "'daisy/img 000.jpg' and 'daisy/img 001.jpg' differ: (3, 200, 180) and (3, 199, 180); resize them in "
@@ -97,7 +97,7 @@ def test_samples_of_unlike_shape_are_told(pictures: Path, workers: int) -> None:
 def test_what_differs_is_found_where_it_is(
     pictures: Path, options: dict[str, Any], kind: type[Exception], words: str
 ) -> None:
-    """In a mapping, a list or a label, and with what was to make it."""
+    """The difference is in a mapping, a list or a label; the error names the function that made it."""
     assert words in failure(open_dataset(pictures, **options), kind)
 
 
@@ -121,7 +121,7 @@ def first_is_there(image: Image.Image) -> Any:
 def test_sample_that_is_no_tensor_among_tensors_is_told_in_a_worker(
     pictures: Path, transform: Callable[[Any], Any], words: str
 ) -> None:
-    """There torch asks each for its size first, and would speak of an attribute that is missing."""
+    """In a worker torch asks each sample for its size, and would speak of a missing attribute."""
     dataset = open_dataset(pictures, transform=transform, target=None)
     assert words in failure(dataset, AttributeError, num_workers=1)
     assert words in failure(dataset, TypeError)
@@ -140,7 +140,7 @@ def as_array_or_tensor(image: Image.Image) -> Any:
     ],
 )
 def test_numbers_that_torch_does_not_take_are_told(pictures: Path, transform: Callable[[Any], Any], words: str) -> None:
-    """An array among tensors, and what Python counts among the numbers."""
+    """An array among tensors, and other types that Python counts as numbers, are named."""
     assert words in failure(open_dataset(pictures, transform=transform, target=None), TypeError)
 
 
@@ -156,7 +156,7 @@ def test_samples_are_named_through_other_datasets(pictures: Path) -> None:
 
 
 class Foreign(Dataset[Any]):
-    """Somebody else's dataset."""
+    """A dataset of another library."""
 
     def __len__(self) -> int:
         """Two."""
@@ -189,6 +189,6 @@ def test_errors_of_the_users_own_collate_are_as_they_are(
 
 
 def test_error_that_nothing_explains_is_as_it_is(pictures: Path) -> None:
-    """Samples that look alike, of which torch makes no batch all the same."""
+    """The samples look alike, and yet torch makes no batch of them."""
     dataset = open_dataset(pictures, transform=lambda _: 2**70)
     assert failure(dataset, ValueError).startswith("Overflow")

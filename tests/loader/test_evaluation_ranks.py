@@ -1,4 +1,4 @@
-"""An evaluation on several ranks gives each sample once, or says that it does not, under Lightning and Fabric too."""
+"""An evaluation on several ranks gives each sample once, or says that it does not; also under Lightning and Fabric."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def uneven() -> list[Any]:
 
 
 def test_uneven_ranks_give_each_sample_once_and_can_be_resumed() -> None:
-    """Also if a rank has a batch less, or none; after the last batch of a rank nothing is left for it."""
+    """A rank may have a batch less, or none; after its last batch its rest is empty."""
     first, second = run_by_ranks(uneven)
     for samples, one, other in zip((13, 9, 1, 13), first, second, strict=True):
         assert sorted(one[0] + other[0]) == list(range(samples))
@@ -195,7 +195,7 @@ def fabric_epochs() -> dict[str, Any]:
 
 
 def test_fabric_leaves_the_loader_as_it_is_and_a_loaded_position_stays() -> None:
-    """Each sample once, in another order each epoch; Fabric's count of epochs goes on from a loaded position."""
+    """Fabric's count of epochs continues from the loaded position."""
     first, second = run_by_ranks(fabric_epochs)
     for one, other in zip(first["epochs"], second["epochs"], strict=True):
         assert sorted(one + other) == list(range(16))

@@ -1,4 +1,4 @@
-"""A loader that Fabric has wrapped keeps its position in a state, and goes on there."""
+"""A loader in Fabric's wrapper keeps its position in a state, and resumes there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCHES = 6
 
 
 def wrapped(fabric: Any, kind: str, workers: int = 0) -> Any:
-    """Return a loader of 24 numbers as Fabric wraps it, with our sampler or a foreign one."""
+    """A loader of 24 numbers in Fabric's wrapper, with our sampler or another one."""
     numbers: Any = range(24)
     orders: dict[str, dict[str, Any]] = {
         "own": {"shuffle": True},
@@ -31,7 +31,7 @@ def wrapped(fabric: Any, kind: str, workers: int = 0) -> Any:
 
 
 def taken(loader: Any, batches: int) -> list[list[int]]:
-    """Return this many batches, over as many epochs as it takes."""
+    """So many batches, over as many epochs as needed."""
     seen: list[list[int]] = []
     while len(seen) < batches:
         for batch in loader:
@@ -45,7 +45,7 @@ def taken(loader: Any, batches: int) -> list[list[int]]:
 @pytest.mark.parametrize("kind", ["own", "random", "distributed"])
 @pytest.mark.parametrize("cuts", [[2], [BATCHES, 9], [BATCHES + 1, 1, 2 * BATCHES]])
 def test_wrapped_loader_gives_the_rest(tmp_path: Path, cuts: list[int], kind: str, way: str) -> None:
-    """In each epoch, at its end, and after a third interruption, through Fabric's checkpoints and through ours."""
+    """It does so in each epoch, at its end, and after a third interruption, by Fabric's checkpoints and ours."""
     fabric = lightning.Fabric(accelerator="cpu", devices=1)
     whole = taken(wrapped(fabric, kind), 4 * BATCHES)
     assert len({tuple(batch) for batch in whole}) == 4 * BATCHES
@@ -66,7 +66,7 @@ def test_wrapped_loader_gives_the_rest(tmp_path: Path, cuts: list[int], kind: st
 
 
 def test_wrapped_loader_with_workers_gives_the_rest(tmp_path: Path) -> None:
-    """Batches that workers had ready, and nobody was given, are given after the resume."""
+    """Batches that workers had ready, and that were not given, are given after the resume."""
     fabric = lightning.Fabric(accelerator="cpu", devices=1)
     whole = taken(wrapped(fabric, "own"), 3 * BATCHES)
     begun = wrapped(fabric, "own", 2)

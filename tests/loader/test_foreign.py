@@ -1,4 +1,4 @@
-"""A state in the order of somebody else's sampler is resumed exactly, or refused with a word about what differs."""
+"""A state in the order of another library's sampler is resumed exactly, or refused with what differs."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ GIVEN = 5
 
 
 def loader_of(samples: int = NUMBER, **options: Any) -> StorageDataLoader:
-    """Return a loader over numbers, in batches of four unless a batch sampler makes them."""
+    """A loader over numbers, in batches of four unless a batch sampler makes them."""
     size = {} if "batch_sampler" in options else {"batch_size": 4}
     return StorageDataLoader(range(samples), **{"collate_fn": as_list, **size, **options})  # type: ignore[arg-type]
 
 
 def through(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a state as it comes back from a checkpoint."""
+    """A state as it comes back from a checkpoint."""
     torch.save(state, file := io.BytesIO())
     file.seek(0)
     loaded: dict[str, Any] = torch.load(file, weights_only=True)
@@ -47,25 +47,25 @@ def through(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def left(saved: StorageDataLoader, loaded: StorageDataLoader, batches: int = GIVEN) -> tuple[list[Any], list[Any]]:
-    """Return what one loader was given, and what another one gives after that."""
+    """The batches that one loader gave, and those that another one gives after that."""
     seen = taken(saved, batches)
     loaded.load_state_dict(through(saved.state_dict()))
     return flat(seen), list(loaded)
 
 
 def seeded(seed: int = 7) -> torch.Generator:
-    """Return a generator of the user's own."""
+    """A generator of the user."""
     return torch.Generator().manual_seed(seed)
 
 
 def distributed(samples: int = NUMBER, world: int = 1, rank: int = 0, **options: Any) -> DistributedSampler[int]:
-    """Return torch's sampler for several ranks."""
+    """Torch's sampler for several ranks."""
     dataset: Dataset[int] = range(samples)  # type: ignore[assignment]  # it has a length
     return DistributedSampler(dataset, world, rank, **options)
 
 
 class Buckets(Sampler[list[int]]):
-    """Batches of sizes that vary, as those who group samples of one length make them."""
+    """Batches of varying sizes, as for grouping samples of one length."""
 
     def __init__(self, *sizes: int, samples: int = NUMBER) -> None:
         self.sizes, self.samples = sizes, samples
@@ -84,7 +84,7 @@ class Buckets(Sampler[list[int]]):
 
 
 class Unsized(Sampler[Any]):
-    """What a function gives, without a length."""
+    """A sampler without a length, made from a function."""
 
     def __init__(self, drawn: Callable[[], Iterator[Any]]) -> None:
         self._drawn = drawn
@@ -95,7 +95,7 @@ class Unsized(Sampler[Any]):
 
 
 class Growing(Sampler[int]):
-    """One that the user may give more samples."""
+    """A sampler that the user may extend."""
 
     def __init__(self, samples: int = NUMBER) -> None:
         self.samples = samples
@@ -110,7 +110,7 @@ class Growing(Sampler[int]):
 
 
 class Counting(Sampler[int]):
-    """One that gives another order each time, and has nothing to save."""
+    """A sampler that gives another order each time, and has no state."""
 
     passes = 0
 
@@ -125,7 +125,7 @@ class Counting(Sampler[int]):
 
 
 class Yielding(Counting):
-    """One that saves how much it has given, and keeps that number from the end of an epoch to the next one."""
+    """A sampler that saves how many it has given, and keeps that number from one epoch to the next."""
 
     given = 0
     skipped = 0
@@ -147,7 +147,7 @@ class Yielding(Counting):
 
 
 class OwnDraws(Sampler[int]):
-    """One with a generator that nobody else can reach."""
+    """A sampler with a generator that nobody else can reach."""
 
     def __init__(self) -> None:
         self._random = random.Random(1)
@@ -162,7 +162,7 @@ class OwnDraws(Sampler[int]):
 
 
 def endless(step: int = 1) -> Callable[[], Iterator[int]]:
-    """Return what gives numbers for ever, from a generator of its own."""
+    """A sampler that gives numbers for ever, from a generator of its own."""
 
     def drawn() -> Iterator[int]:
         generator = seeded()
@@ -173,7 +173,7 @@ def endless(step: int = 1) -> Callable[[], Iterator[int]]:
 
 
 def in_batches(size: int) -> Callable[[], Iterator[list[int]]]:
-    """Return what gives batches without saying how many."""
+    """A batch sampler without a length."""
     return lambda: iter(list(BatchSampler(range(NUMBER), size, drop_last=False)))
 
 
@@ -198,7 +198,7 @@ def test_another_batch_size_goes_on_sample_by_sample(
     sizes: tuple[int | None, ...],
     is_batch_sampler: bool,  # noqa: FBT001  a parameter
 ) -> None:
-    """Over the same order, twice in the third epoch, whatever the batches were before."""
+    """The same order resumes twice in the third epoch, whatever the batches were before."""
 
     def made(size: int | None) -> StorageDataLoader:
         if is_batch_sampler and size:
@@ -224,13 +224,13 @@ def test_another_batch_size_goes_on_sample_by_sample(
 
 
 def loader_with(loader: StorageDataLoader, state: dict[str, Any]) -> StorageDataLoader:
-    """Return a loader that has loaded a state."""
+    """A loader that has loaded a state."""
     loader.load_state_dict(through(state))
     return loader
 
 
 def sampler_of_the_same_name() -> Any:
-    """Return a class that is called as torch's is."""
+    """A class with the same name as torch's."""
 
     class RandomSampler(SequentialSampler):
         pass
@@ -277,7 +277,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
 
 
 class WornOut(Sampler[int]):
-    """One that was iterated over before."""
+    """A sampler that was iterated over before."""
 
     def __init__(self, sampler: Any) -> None:
         list(sampler)
@@ -294,7 +294,7 @@ class WornOut(Sampler[int]):
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_another_order_is_refused_and_the_loader_stays_as_it_was(case: str) -> None:
-    """What differs is said where the state is loaded; the loader can be used without it."""
+    """The load says what differs, and the loader can be used without it."""
     saved, loaded, message = REFUSED[case]
     first = loader_of(sampler=saved())
     taken(first, 2)
@@ -310,7 +310,7 @@ def test_another_order_is_refused_and_the_loader_stays_as_it_was(case: str) -> N
 
 
 def test_batches_that_a_sampler_makes_stay_as_it_makes_them() -> None:
-    """They are resumed where one ends, if the samples come in the same order."""
+    """They resume where one ends, if the samples have the same order."""
     whole = flat(list(loader_of(batch_sampler=Buckets(2, 6, 4))))
     for sizes in ((2, 6, 4), (4,), (12,), (8, 16)):
         seen, rest = left(loader_of(batch_sampler=Buckets(2, 6, 4)), loader_of(batch_sampler=Buckets(*sizes)), 6)
@@ -324,7 +324,7 @@ def test_batches_that_a_sampler_makes_stay_as_it_makes_them() -> None:
 
 
 def test_an_endless_sampler_goes_on_where_a_batch_ends() -> None:
-    """Whatever the batch size, if what was given is the beginning of its order; three times."""
+    """Any batch size resumes if the given samples are the beginning of the order; three times."""
     whole = taken(loader_of(sampler=Unsized(endless())), 20)
     seen: list[int] = []
     loader = loader_of(sampler=Unsized(endless()))
@@ -341,7 +341,7 @@ def test_an_endless_sampler_goes_on_where_a_batch_ends() -> None:
 
 
 def test_batches_without_a_number_go_on() -> None:
-    """A batch sampler without a length is drawn from up to where the caller was; its end is an end."""
+    """A batch sampler without a length is drawn from up to the caller's position; its end ends the epoch."""
     seen, rest = left(loader_of(batch_sampler=Unsized(in_batches(4))), loader_of(batch_sampler=Unsized(in_batches(2))))
     assert seen + flat(rest) == list(range(NUMBER))
     saved = loader_of(batch_sampler=Unsized(in_batches(4)))
@@ -352,7 +352,7 @@ def test_batches_without_a_number_go_on() -> None:
 
 
 def test_a_sampler_that_changes_after_the_load_is_compared_again() -> None:
-    """At the first batch, each time, and never by the next epoch in silence; as it was before, it goes on."""
+    """A changed one raises at each first batch; as it was before, it resumes."""
     saved = loader_of(sampler=Growing())
     seen = flat(taken(saved, 3))
     sampler = Growing()
@@ -405,7 +405,7 @@ def old(state: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", PLAIN)
 def test_states_of_older_versions_load(kind: str) -> None:
-    """They go on by batches, as they did; one that reaches behind the end is refused."""
+    """They resume by batches; one beyond the end of the order is refused."""
     whole = taken(loader_of(sampler=PLAIN[kind]()), 7)
     saved = loader_of(sampler=PLAIN[kind]())
     seen = taken(saved, 3)
@@ -418,7 +418,7 @@ def test_states_of_older_versions_load(kind: str) -> None:
 
 
 def test_the_state_of_one_rank_serves_another() -> None:
-    """Where rank 0 alone saves: each rank goes on with its own part, and another order is refused on all."""
+    """Each rank resumes its own part of rank 0's state, and all of them refuse another order."""
     parts = [flat(list(loader_of(sampler=distributed(world=3, rank=rank)))) for rank in range(3)]
     saved = loader_of(sampler=distributed(world=3, rank=0))
     taken(saved, 2)
@@ -430,7 +430,7 @@ def test_the_state_of_one_rank_serves_another() -> None:
 
 
 def test_a_state_is_plain_and_small() -> None:
-    """It holds no list of what was drawn, however many samples there are."""
+    """It holds no list of samples, however many there are."""
     samples = 100_000
     for options in (
         {"sampler": RandomSampler(range(samples))},
@@ -445,7 +445,7 @@ def test_a_state_is_plain_and_small() -> None:
 
 
 def test_what_is_loaded_twice_is_drawn_once() -> None:
-    """A sampler that counts by itself is not moved on by those who load a state more than once."""
+    """A second load does not move a sampler that counts by itself."""
     saved = loader_of(sampler=Counting())
     seen = flat(taken(saved, 3))
     sampler = Counting()
@@ -462,7 +462,7 @@ def test_what_is_loaded_twice_is_drawn_once() -> None:
 
 
 def test_gaps_belong_to_their_batches() -> None:
-    """A state of ``in_order=False`` goes on with the batches that it was saved with, and with no others."""
+    """A state with gaps of ``in_order=False`` resumes only with the same batches."""
     kinds: tuple[Callable[[int], dict[str, Any]], ...] = (
         lambda size: {"sampler": PLAIN["random"](), "batch_size": size},
         lambda size: {"batch_sampler": Buckets(size)},
@@ -481,7 +481,7 @@ def test_gaps_belong_to_their_batches() -> None:
     "items", [[f"{index}.jpg" for index in range(12)], [(index, index % 3) for index in range(12)]]
 )
 def test_samples_may_have_names(items: list[Any]) -> None:
-    """What a sampler gives need not be numbers."""
+    """A sampler may give names instead of numbers."""
 
     def made(order: list[Any], size: int | None = 4) -> StorageDataLoader:
         dataset: Any = {item: item for item in items}
@@ -511,15 +511,15 @@ def test_drop_last_may_change_under_the_loaders_own_order() -> None:
 
 
 class Reversed(StorageSampler):
-    """One of the user's own, in another order."""
+    """A user's subclass with another order."""
 
     def order(self, epoch: int) -> list[int]:
-        """The other way round."""
+        """The reversed order."""
         return super().order(epoch)[::-1]
 
 
 def test_an_order_of_a_subclass_is_not_that_of_the_class() -> None:
-    """A `StorageSampler` whose order is the user's own is compared as others are."""
+    """The order of a subclass of `StorageSampler` is compared as others are."""
     whole = flat(list(loader_of(sampler=Reversed(range(NUMBER)))))
     seen, rest = left(loader_of(sampler=Reversed(range(NUMBER))), loader_of(sampler=Reversed(range(NUMBER))))
     assert seen + flat(rest) == whole
@@ -561,7 +561,7 @@ def test_endless_batches_that_overtook_others_are_not_given_again() -> None:
 
 
 def test_a_subclass_that_only_deals_out_may_deal_out_in_another_size() -> None:
-    """Torch's way of making batches is known under another name too."""
+    """A subclass of BatchSampler that makes batches as torch does may change the size."""
 
     class Batches(BatchSampler):
         pass
@@ -575,7 +575,7 @@ def test_a_subclass_that_only_deals_out_may_deal_out_in_another_size() -> None:
 
 
 def test_an_error_of_the_sampler_leaves_the_loader_as_it_was() -> None:
-    """What a sampler raises while it is compared is not of ours, and nothing was loaded."""
+    """An error of the sampler during the comparison is raised, and nothing is loaded."""
 
     class Broken(Growing):
         is_broken = False
@@ -662,7 +662,7 @@ def test_files_are_compared_again_at_the_first_batch(tmp_path: Path, options: di
 
 
 class Sharded(Sampler[int]):
-    """One that asks for the number of ranks at each iteration, as one that waits for a process group."""
+    """A sampler that asks for the number of ranks at each iteration, as one that waits for a process group."""
 
     world = 1
 

@@ -1,4 +1,4 @@
-"""Lightning uses the loader as it is, and goes on in mid-epoch with it."""
+"""Lightning uses the loader as it is, and resumes with it in mid-epoch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def number_of(sample: Sample) -> torch.Tensor:
 
 
 class Model(lightning.LightningModule):  # type: ignore[misc, name-defined]  # without it there are no types
-    """Remembers what it was given, in which epoch."""
+    """Remembers the batches of each epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class SaveAt(lightning.Callback):  # type: ignore[misc, name-defined]
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_fit_goes_on_in_mid_epoch(share: Share, tmp_path: Path, workers: int) -> None:
-    """From a checkpoint of the eleventh step the rest of three epochs comes exactly, each in its own order."""
+    """From a checkpoint of step eleven the rest of three epochs comes exactly, each in its own order."""
     dataset = dataset_of(share, tmp_path / "cache", decode=number_of)
     path = tmp_path / "eleven.ckpt"
 
@@ -165,7 +165,7 @@ def trainer_of(tmp_path: Path, *callbacks: Any, **options: Any) -> Any:
 
 
 def legs(tmp_path: Path, cuts: list[int], loaders: Any, *, asks: bool = False, **options: Any) -> list[Any]:
-    """Return what a training was given that was ended before each of these steps, and resumed."""
+    """The batches of a training that ended before each of these steps and was resumed."""
     seen: list[Any] = []
     for cut in [*cuts, None]:
         model = Many(asks=asks)
@@ -182,7 +182,7 @@ def legs(tmp_path: Path, cuts: list[int], loaders: Any, *, asks: bool = False, *
 
 
 def alone(tmp_path: Path, loaders: Any, *, asks: bool = False, **options: Any) -> list[Any]:
-    """Return what a training is given that nothing interrupts."""
+    """The batches of a training without an interruption."""
     model = Many(asks=asks)
     trainer_of(tmp_path, **options).fit(model, loaders())
     return model.seen
@@ -192,7 +192,7 @@ def alone(tmp_path: Path, loaders: Any, *, asks: bool = False, **options: Any) -
 @pytest.mark.parametrize("kind", ["own", "foreign"])
 @pytest.mark.parametrize("mode", ["max_size_cycle", "max_size", "min_size"])
 def test_several_loaders_go_on_together(tmp_path: Path, mode: Any, kind: str, workers: int) -> None:
-    """Whichever passes were under way in each, also after a second interruption."""
+    """Each resumes, whichever passes were under way, also after a second interruption."""
 
     def loaders() -> Any:
         return CombinedLoader(both(kind, num_workers=workers), mode)
@@ -204,7 +204,7 @@ def test_several_loaders_go_on_together(tmp_path: Path, mode: Any, kind: str, wo
 
 
 def test_shorter_loader_comes_in_another_order_each_time(tmp_path: Path) -> None:
-    """Three passes in an epoch of the longer one: each has all samples, and each is another one."""
+    """It makes three passes in an epoch of the longer one, each with all samples in another order."""
     seen = alone(tmp_path, lambda: both("own"), max_epochs=1)
     passes = [[number for _, batch in seen[at : at + 2] for number in batch if number >= OTHERS] for at in (0, 2, 4)]
     assert [sorted(one) for one in passes] == [list(range(OTHERS, OTHERS + 8))] * 3

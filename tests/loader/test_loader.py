@@ -54,18 +54,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:User
 
 
 def as_tensor(sample: Sample) -> torch.Tensor:
-    """Return the number of a sample."""
+    """The number of a sample, as a tensor."""
     return torch.tensor(int(sample.key[:2]))
 
 
 def slowly(sample: Sample) -> str:
-    """Return a key, after a while."""
+    """The key of a sample, after a while."""
     time.sleep(0.02)
     return sample.key
 
 
 def test_takes_every_argument_of_a_dataloader() -> None:
-    """By the same name, at the same position, with the same default."""
+    """Names, positions and defaults are the same."""
     ours = inspect.signature(StorageDataLoader).parameters
     for place, (name, parameter) in enumerate(inspect.signature(DataLoader).parameters.items()):
         if name in {"in_order", "pin_memory_device"}:  # not in all versions of torch
@@ -76,7 +76,7 @@ def test_takes_every_argument_of_a_dataloader() -> None:
 
 
 def test_is_a_dataloader_that_can_be_looked_into(share: Share) -> None:
-    """As Lightning does it: attributes by the names of arguments, and a sampler that it leaves alone."""
+    """Lightning reads attributes by the names of arguments, and leaves its sampler alone."""
     dataset = dataset_of(share, None, "none")
     loader = StorageDataLoader(dataset, 4, True, num_workers=2, prefetch_factor=3, seed=5, drop_last=True)  # noqa: FBT003
     assert isinstance(loader, DataLoader)
@@ -91,7 +91,7 @@ def test_is_a_dataloader_that_can_be_looked_into(share: Share) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_gives_what_a_plain_loader_gives(share: Share, tmp_path: Path, workers: int) -> None:
-    """In the order of the indices the batches are the same, collated, single, with and without the last one."""
+    """In order of the indices the batches are equal, collated or single, with and without the last one."""
     dataset = dataset_of(share, tmp_path, decode=as_tensor, target=lambda sample: len(sample.key))
     for options in ({"batch_size": 4}, {"batch_size": 7, "drop_last": True}, {"batch_size": None}):
         ours = list(StorageDataLoader(dataset, num_workers=workers, **options))
@@ -147,7 +147,7 @@ def test_epochs_follow_each_other(share: Share, tmp_path: Path) -> None:
 
 
 def nested(dataset: Any, kind: str) -> Any:
-    """Return a dataset of all samples, in another wrapping."""
+    """A dataset of all samples, in one of several wrappings."""
     head, tail = Subset(dataset, range(10)), Subset(dataset, range(10, NUMBER))
     return {
         "plain": dataset,
@@ -254,7 +254,7 @@ def test_skipped_samples_are_left_out_of_their_batches(share: Share, tmp_path: P
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_epoch_may_be_left_early(share: Share, tmp_path: Path, workers: int) -> None:
-    """By a ``break``, by an error of the caller, or by letting go of it: nothing runs on."""
+    """After a ``break``, an error of the caller, or a dropped iterator nothing runs on."""
     dataset = dataset_of(share, tmp_path, decode=slowly)
     with nothing_left_running():
         loader = loader_of(dataset, workers)
@@ -307,7 +307,7 @@ for number, _ in enumerate(loader):
 
 
 def owner_of_a_loader(share: Share, directory: Path, then: str) -> subprocess.Popen[str]:
-    """Start a process that reads two batches with two workers, says who they are, and then does something."""
+    """Start a process that reads two batches with two workers, names these, and then does something."""
     dataset_of(share, None, "none")
     script = directory / "owner.py"
     script.write_text(textwrap.dedent(OWNER).format(then=then))
@@ -321,7 +321,7 @@ def owner_of_a_loader(share: Share, directory: Path, then: str) -> subprocess.Po
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there, and no zombie."""
+    """Whether a process runs; a zombie does not."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
@@ -348,13 +348,13 @@ def test_killed_owner_leaves_nothing_running(share: Share, tmp_path: Path) -> No
 
 
 def test_process_that_ends_in_mid_epoch_ends(share: Share, tmp_path: Path) -> None:
-    """With exit code 0, and nothing said, though workers and look-ahead were at work."""
+    """Its exit code is 0 and it prints nothing, although workers and look-ahead were at work."""
     with owner_of_a_loader(share, tmp_path, "sys.exit(0)") as process:
         assert process.wait(30) == 0
 
 
 def test_stats_and_one_line_an_epoch(share: Share, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Images a second, hit rate, megabytes, waiting: figures for the caller, one line for the log."""
+    """The caller gets figures, and the log one line: images a second, hit rate, megabytes, waiting."""
     loader = loader_of(dataset_of(share, tmp_path, decode=only_key))
     assert loader.stats() == {}
     with caplog.at_level(logging.INFO, "ai4os_data"):
@@ -385,7 +385,7 @@ def test_pickled_loader_begins_where_it_was(share: Share, tmp_path: Path) -> Non
 
 
 def test_two_loaders_side_by_side(share: Share, tmp_path: Path) -> None:
-    """Training and validation over parts of one dataset, in one cache, each read in the midst of the other."""
+    """Training and validation over parts of one dataset share one cache, and read in turns."""
     train, valid = random_split(dataset_of(share, tmp_path, decode=only_key), [20, 10])
     one, other = loader_of(train, 2), loader_of(valid, 0, shuffle=False)
     seen: list[str] = []
@@ -399,7 +399,7 @@ def test_two_loaders_side_by_side(share: Share, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata calls it
 def test_dataset_alone_works_in_a_stateful_dataloader(share: Share, tmp_path: Path) -> None:
-    """The loader of torchdata saves and resumes over it, with workers and without."""
+    """Torchdata's loader saves and resumes over it, with workers and without."""
     stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="torchdata is not installed")
     dataset = dataset_of(share, tmp_path, decode=only_key)
     for workers in (0, 2):

@@ -1,4 +1,4 @@
-"""The look-ahead brings what is coming, within its bounds; it fetches nothing twice, and never outlives its owner."""
+"""The look-ahead fetches coming files within its bounds, fetches nothing twice, and ends with its owner."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 
 def settled(share: Share) -> int:
-    """Return how many files were asked for, once no more are."""
+    """The number of files requested, once no more are."""
     before = -1
     while before != (now := len(share.requests("GET"))):
         before = now
@@ -52,7 +52,7 @@ def settled(share: Share) -> int:
 
 
 def test_coming_batches_are_in_the_cache_before_they_are_asked_for(share: Share, tmp_path: Path) -> None:
-    """After the first batch the rest comes by itself, in the order of the epoch."""
+    """After the first batch the look-ahead fetches the rest, in the order of the epoch."""
     dataset = dataset_of(share, tmp_path, decode=only_key)
     loader = loader_of(dataset)
     coming = iter(loader)
@@ -68,7 +68,7 @@ def test_coming_batches_are_in_the_cache_before_they_are_asked_for(share: Share,
 
 
 def test_what_is_staged_is_bounded(share: Share, tmp_path: Path) -> None:
-    """A loop that stands still is not run away from, and one that goes on finds the next."""
+    """It waits for a loop that stands still, and continues when the loop does."""
     dataset = dataset_of(share, tmp_path, decode=only_key)
     loader = loader_of(dataset, look_ahead_bytes=6 * 700)
     coming = iter(loader)
@@ -81,7 +81,7 @@ def test_what_is_staged_is_bounded(share: Share, tmp_path: Path) -> None:
 
 
 def test_nothing_is_staged_where_nobody_wants_it(share: Share, tmp_path: Path) -> None:
-    """``look_ahead_bytes=0`` leaves it all to the loop, and so does a dataset without a cache."""
+    """With ``look_ahead_bytes=0``, or without a cache, the loop fetches everything."""
     for directory, options in ((tmp_path, {"look_ahead_bytes": 0}), (None, {})):
         loader = loader_of(dataset_of(share, directory, decode=only_key), **options)
         coming = iter(loader)
@@ -93,7 +93,7 @@ def test_nothing_is_staged_where_nobody_wants_it(share: Share, tmp_path: Path) -
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_warm_epoch_costs_nothing(share: Share, tmp_path: Path, workers: int) -> None:
-    """No request, no file, and a thread that is gone before the second batch."""
+    """It makes no request, reads no file, and its thread ends before the second batch."""
     dataset = dataset_of(share, tmp_path, "warm", decode=only_key)
     share.server.forget()
     loader = loader_of(dataset, workers)
@@ -123,7 +123,7 @@ def test_what_another_is_fetching_is_left_to_it(share: Share, tmp_path: Path) ->
 
 
 def test_what_is_not_wanted_any_more_is_left_out(share: Share, tmp_path: Path) -> None:
-    """The last look is taken with the claim in hand: whoever fetched it meanwhile had no room to keep it."""
+    """After the claim it looks once more: another process may have fetched the file without room to keep it."""
     store = dataset_of(share, tmp_path, decode=only_key).reader.files
     assert isinstance(store, CachedStore)
     entries = store.absent(store.store.list())
@@ -139,7 +139,7 @@ def test_what_is_not_wanted_any_more_is_left_out(share: Share, tmp_path: Path) -
 
 
 def test_nothing_is_fetched_that_cannot_be_kept(share: Share, tmp_path: Path) -> None:
-    """In a cache that is full, the look-ahead stands by, and each file is fetched by its batch, once."""
+    """In a full cache each batch fetches its own files, once."""
     files = {f"{number:03}.bin": os.urandom(30_000) for number in range(120)}
     share.put(files)
     cache = DiskCache(tmp_path, "2MiB")
@@ -252,7 +252,7 @@ def costs(share: Share, **seconds: float) -> Iterator[None]:
 
 
 def test_dead_server_is_met_by_the_loop_in_its_place(share: Share, tmp_path: Path) -> None:
-    """What had come before is given; then the error comes, with a key, from the batch that misses it."""
+    """Files that had come are given; then the batch that misses one raises, with a key."""
     dataset = dataset_of(share, tmp_path, decode=only_key)
     store: Any = dataset.reader.files.store
     store.transport.patience = Patience(tries=2, first_pause_s=0.01, longest_pause_s=0.02, connect_s=1.0, total_s=2.0)
@@ -275,7 +275,7 @@ def test_dead_server_is_met_by_the_loop_in_its_place(share: Share, tmp_path: Pat
 def test_failing_user_code_ends_it_quietly(
     share: Share, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever goes wrong in the thread, the epoch is whole, and the log says that it went without."""
+    """Whatever fails in the thread, the epoch is complete, and the log says that prefetching stopped."""
     dataset = dataset_of(share, tmp_path, decode=only_key)
     monkeypatch.setattr(type(dataset.reader.files), "fetch_ahead", lambda *_: 1 / 0)
     assert len(flat(list(loader_of(dataset)))) == NUMBER
@@ -283,7 +283,7 @@ def test_failing_user_code_ends_it_quietly(
 
 
 def test_forked_child_has_no_such_thread(share: Share, tmp_path: Path) -> None:
-    """A child that is forked in the midst of it reads by itself, and ends nothing of its parent's."""
+    """A child that is forked in mid-epoch reads by itself, and ends nothing of its parent's."""
     dataset = dataset_of(share, tmp_path, decode=only_key)
     loader = loader_of(dataset, look_ahead_bytes=6 * 700)
     coming = iter(loader)
@@ -318,7 +318,7 @@ ORDERS: dict[str, Callable[[], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("kind", ORDERS)
 def test_order_of_anybody_is_looked_ahead_along(share: Share, tmp_path: Path, kind: str) -> None:
-    """Any sampler with a length: after the first batch the rest comes by itself, and each file once."""
+    """For any sampler with a length the rest is fetched after the first batch, each file once."""
     loader = loader_of(dataset_of(share, tmp_path, decode=only_key), shuffle=None, **ORDERS[kind]())
     coming = iter(loader)
     first = next(coming)
@@ -344,7 +344,7 @@ def test_index_that_leads_nowhere_is_an_error_of_its_batch(share: Share, tmp_pat
 
 
 def test_under_lru_what_comes_is_not_evicted_by_what_comes_later(share: Share, tmp_path: Path) -> None:
-    """The look-ahead fetches no more than the loop alone would: what it passes over counts as used."""
+    """It fetches no more than the loop alone would, since cached files count as used."""
     data = bytes(50_000)
     share.put({f"{number:02}.bin": data for number in range(60)})
     fetched = []

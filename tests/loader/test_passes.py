@@ -1,4 +1,4 @@
-"""Passes over a loader do not disturb each other, as with a DataLoader; the state is that of the one that goes on."""
+"""Passes over a loader do not disturb each other, as with a DataLoader; the state is that of the current one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EMPTY_STATES: list[Any] = [{}, None, [], {"epoch": 1}]
 
 
 def options_of(kind: str) -> dict[str, Any]:
-    """Return options for an order of ours, or of somebody else."""
+    """Options for our own order, or for another library's."""
     return {} if kind == "own" else {"shuffle": None, "sampler": RandomSampler(range(NUMBER))}
 
 
@@ -56,7 +56,7 @@ def test_a_look_into_a_loader_does_not_end_its_pass(share: Share, tmp_path: Path
 
 @pytest.mark.parametrize("kind", ["own", "foreign"])
 def test_a_whole_pass_may_be_made_inside_another(share: Share, tmp_path: Path, kind: str) -> None:
-    """As where one loader serves for training and validation; the outer pass goes on, and can be resumed."""
+    """One loader may serve training and validation; the outer pass continues and can be resumed."""
     dataset = dataset_of(share, tmp_path, "warm")
     undisturbed = loader_of(dataset, **options_of(kind))
     wanted = [list(undisturbed), list(undisturbed)]
@@ -83,7 +83,7 @@ def test_two_passes_side_by_side(share: Share, tmp_path: Path) -> None:
 
 
 def test_a_pass_that_is_held_and_forgotten_holds_nothing_up(share: Share, tmp_path: Path) -> None:
-    """An iterator in a variable, made for a first look: training goes through epoch after epoch, and can be resumed."""
+    """An iterator kept from a first look delays no epoch and no resume."""
     dataset = dataset_of(share, tmp_path, "warm")
     undisturbed = loader_of(dataset)
     wanted = [list(undisturbed) for _ in range(4)]
@@ -153,7 +153,7 @@ def test_a_pass_knows_how_long_it_is(share: Share, tmp_path: Path) -> None:
 
 
 def test_epoch_that_the_user_tells_a_sampler_is_gone_through(share: Share, tmp_path: Path) -> None:
-    """Also after a pass that was left early, and also if it is the same one again, as in a DataLoader."""
+    """It counts after a pass that was left early, and if it is the same one again, as in a DataLoader."""
     dataset = dataset_of(share, tmp_path, "warm", decode=only_key)
 
     def heads(kind: Any, **options: Any) -> list[list[str]]:
@@ -198,7 +198,7 @@ def test_what_is_no_state_is_refused(share: Share, tmp_path: Path, kind: str, st
 
 
 def test_state_of_other_files_is_refused(share: Share, caplog: pytest.LogCaptureFixture) -> None:
-    """As many of them, in another split or by other names; a state of a version that did not name samples is loaded."""
+    """Other files of the same number are refused; a state of an older version, without names, is loaded."""
     dataset = dataset_of(share, None, "none", decode=only_key)
     loader = loader_of(Subset(dataset, range(20)))
     begun = taken(loader, 2)
@@ -252,7 +252,7 @@ def test_augmentations_do_not_depend_on_the_type_of_an_index(share: Share) -> No
 
 
 class Held(Dataset[Any]):
-    """A wrapper that holds ours by a name of its own."""
+    """A wrapper that holds our dataset under another name."""
 
     def __init__(self, ours: Any) -> None:
         self.ours = ours
@@ -280,7 +280,7 @@ class Unseen(Held):
 
 
 def test_hit_rate_is_of_files_and_never_invented(share: Share, tmp_path: Path) -> None:
-    """Under a wrapper too, whatever it calls what it holds; where nothing can be seen, it is no number."""
+    """It is right under any wrapper; if the dataset cannot be seen, it is NaN."""
     for number, is_nested in enumerate((False, True)):
         held: Any = Held(dataset_of(share, tmp_path / f"{number}", decode=only_key))
         loader = loader_of(ConcatDataset([held]) if is_nested else held)

@@ -1,4 +1,4 @@
-"""A loader goes on exactly where the caller was: again and again, with other workers, other ranks, any cache."""
+"""A loader resumes exactly where the caller was: repeatedly, with other workers, other ranks and any cache."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BATCHES = -(-NUMBER // 4)
 
 
 def through(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a state as it comes back from a checkpoint."""
+    """A state as it comes back from a checkpoint."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -43,7 +43,7 @@ def through(state: dict[str, Any]) -> dict[str, Any]:
 def test_resumed_epoch_is_the_uninterrupted_one(
     share: Share, tmp_path: Path, cuts: list[int], epoch: int, cache: str
 ) -> None:
-    """Cut anywhere, up to four times: the same samples in the same batches, with the same augmentations."""
+    """Cut anywhere, up to four times, it gives the same batches with the same augmentations."""
     whole = loader_of(dataset_of(share, None, "none"))
     whole.set_epoch(epoch)
     wanted = list(whole)
@@ -74,7 +74,7 @@ def test_resume_with_other_workers_is_exact(
     cache: str,
     persistent: bool,  # noqa: FBT001  drawn by hypothesis
 ) -> None:
-    """After the first, second and third time, whatever the workers had made that nobody was given."""
+    """It is exact three times, whatever batches the workers had ready."""
     wanted = list(loader_of(dataset_of(share, None, "none")))
     dataset = dataset_of(share, tmp_path / uuid.uuid4().hex, cache)
     seen: list[Any] = []
@@ -92,7 +92,7 @@ def test_resume_with_other_workers_is_exact(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_persistent_workers_go_back_to_a_saved_place(share: Share, tmp_path: Path, workers: int) -> None:
-    """The same loader, set back three times, while its workers have batches ready that are not wanted."""
+    """One loader is set back three times while its workers have other batches ready."""
     loader = loader_of(dataset_of(share, tmp_path), workers, persistent_workers=workers > 0)
     first, second = list(loader), list(loader)
     for cut in (2, 5, 1):
@@ -115,7 +115,7 @@ def test_persistent_workers_go_back_to_a_saved_place(share: Share, tmp_path: Pat
 def test_ranks_go_on_in_any_number(  # noqa: PLR0917  drawn by hypothesis
     share: Share, tmp_path: Path, legs: list[tuple[int, int]], last_world: int, batch_size: int, cache: str
 ) -> None:
-    """Each sample of the epoch comes to one rank, in the one global order, but for the padding at the end."""
+    """Each sample comes to one rank, in the one global order, except for the padding at the end."""
     dataset = dataset_of(share, tmp_path / uuid.uuid4().hex, cache, decode=only_key)
     order = [dataset.keys[index] for index in StorageSampler(dataset, 1, 0).order(0)]
     seen: list[str] = []
@@ -164,7 +164,7 @@ def test_ranks_and_workers_may_change_together(
 
 
 def test_what_was_prefetched_does_not_count(share: Share, tmp_path: Path) -> None:
-    """Workers are batches ahead when the state is taken; it stands where the caller does."""
+    """Workers are batches ahead, and the state has the caller's position."""
     loader = loader_of(dataset_of(share, tmp_path), 2, prefetch_factor=3)
     coming = iter(loader)
     next(coming)
@@ -175,7 +175,7 @@ def test_what_was_prefetched_does_not_count(share: Share, tmp_path: Path) -> Non
 
 
 def test_state_after_the_last_batch_has_nothing_left(share: Share, tmp_path: Path) -> None:
-    """An epoch that was given whole comes back empty, and the next one follows; after its end that one is next."""
+    """A complete epoch resumes empty, and the next one follows; after its end the next one begins."""
     dataset = dataset_of(share, tmp_path)
     loader = loader_of(dataset)
     given = taken(loader, BATCHES)
@@ -217,7 +217,7 @@ def test_gaps_are_refused_by_other_batches(share: Share) -> None:
 
 
 class Stateful(Sampler[int]):
-    """A sampler of the user's own, which remembers what it has drawn."""
+    """A user's sampler that remembers what it has drawn."""
 
     def __init__(self) -> None:
         self.passes = 0
@@ -241,7 +241,7 @@ class Stateful(Sampler[int]):
 
 
 def foreign(kind: str) -> dict[str, Any]:
-    """Return options with a sampler that is none of ours."""
+    """Options with a sampler of another library."""
     generator = torch.Generator()
     generator.manual_seed(7)
     options: dict[str, Any] = {
@@ -261,7 +261,7 @@ def foreign(kind: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["random", "generator", "weighted", "stateful", "list", "batches", "ours inside"])
 def test_foreign_sampler_is_gone_through_anew(share: Share, tmp_path: Path, kind: str) -> None:
-    """In the third epoch, cut three times, whatever the global generators give by then; the next epoch follows."""
+    """The third epoch is cut three times, and the global generators do not matter; the next epoch follows."""
     dataset = dataset_of(share, tmp_path, "warm")
     uninterrupted = loader_of(dataset, **foreign(kind))
     epochs = [list(uninterrupted) for _ in range(4)]

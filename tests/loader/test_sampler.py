@@ -19,12 +19,12 @@ WORLDS = st.integers(1, 8)
 
 
 def ranks(length: int, world: int, **options: Any) -> list[StorageSampler]:
-    """Return the samplers of all ranks."""
+    """The samplers of all ranks."""
     return [StorageSampler(range(length), world, rank, **options) for rank in range(world)]
 
 
 def woven(parts: list[list[int]]) -> list[int]:
-    """Return what the ranks were given, in the order in which all of them together advance."""
+    """The samples of the ranks, in the order in which all of them together advance."""
     return [index for step in zip(*parts, strict=True) for index in step]
 
 
@@ -54,7 +54,7 @@ def test_ranks_share_each_epoch_as_under_a_distributed_sampler(
 
 @given(LENGTHS, st.integers(0, 2**40), st.integers(0, 1000))
 def test_order_follows_from_seed_and_epoch(length: int, seed: int, epoch: int) -> None:
-    """Whatever was done before, and whatever the global generators say."""
+    """Neither earlier passes nor the global generators change it."""
     one, other = (StorageSampler(range(length), 1, 0, seed=seed) for _ in range(2))
     list(one)
     torch.manual_seed(epoch)
@@ -188,7 +188,7 @@ def test_process_group_that_is_made_later_is_noticed(tmp_path: Any) -> None:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_it_resumes_under_a_stateful_dataloader(workers: int) -> None:
-    """Of torchdata: after the first and the second cut exactly the rest comes, and the next epoch is another one."""
+    """Under torchdata's loader the rest comes exactly after two cuts, and then another epoch."""
     stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="torchdata is not installed")
 
     def loader() -> Any:
@@ -216,7 +216,7 @@ def test_it_resumes_under_a_stateful_dataloader(workers: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata calls it
 def test_it_resumes_under_nodes() -> None:
-    """Of torchdata: exactly the rest comes, and the next epoch is another one."""
+    """Under torchdata's nodes the rest comes exactly, and then another epoch."""
     nodes = pytest.importorskip("torchdata.nodes", reason="torchdata is not installed")
 
     def loader() -> Any:
@@ -244,7 +244,7 @@ def test_it_resumes_under_nodes() -> None:
 @pytest.mark.parametrize("samples", [1, 2, 12, 13, 23, 24, 25])
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_uneven_ranks_have_each_sample_once(samples: int, ranks: int, run_length: int) -> None:
-    """As many as their lengths say, which differ by one; even ranks have the same number, and repeat the fewest."""
+    """The lengths differ by one; even ranks have equal lengths, and repeat the fewest samples."""
     for even in (False, True):
         samplers = [StorageSampler(range(samples), ranks, rank, even_batches=even) for rank in range(ranks)]
         for sampler in samplers:
@@ -262,7 +262,7 @@ def test_uneven_ranks_have_each_sample_once(samples: int, ranks: int, run_length
 
 @pytest.mark.parametrize("run_length", [1, 4])
 def test_runs_are_shared_out_in_rounds(run_length: int) -> None:
-    """Whatever has been given to all ranks together is the beginning of the order, after each batch of four."""
+    """After each batch of four, the samples of all ranks together are the beginning of the order."""
     samplers = [StorageSampler(range(30), 3, rank, shuffle=False) for rank in range(3)]
     for sampler in samplers:
         sampler.run_length = run_length
@@ -279,7 +279,7 @@ def test_runs_are_shared_out_in_rounds(run_length: int) -> None:
 
 
 def test_a_position_that_is_given_up_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """By setting another epoch before anything came; not by setting the same one, nor at the end of an epoch."""
+    """Setting another epoch before the first sample is logged; setting the same one, or at an epoch's end, is not."""
     state = {"seed": 0, "epoch": 3, "done": 8, "length": 29, "shuffle": 1}
     sampler = StorageSampler(range(29), 1, 0)
     sampler.load_state_dict(state)

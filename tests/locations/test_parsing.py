@@ -60,12 +60,12 @@ PARSED = {
 
 @pytest.mark.parametrize(("text", "location"), PARSED.items(), ids=PARSED)
 def test_a_location_is_told_apart(text: str, location: object) -> None:
-    """Names stay as they were typed, but in URLs, which are decoded once."""
+    """Names stay as they were typed, except in URLs, which are decoded once."""
     assert parse(text) == location
 
 
 def test_a_path_is_a_directory_whatever_it_holds() -> None:
-    """Who has made a ``Path`` means one."""
+    """A ``Path`` object always means a directory."""
     assert parse(Path("rshare:data")) == DirectoryLocation("rshare:data")
     assert parse("~/data") == DirectoryLocation(os.path.expanduser("~/data"))
 
@@ -84,7 +84,7 @@ def test_a_path_is_a_directory_whatever_it_holds() -> None:
     ],
 )
 def test_what_is_no_location_is_told(text: str) -> None:
-    """As a ValueError too, and without a password."""
+    """The error is a ValueError too, and has no password in it."""
     with pytest.raises(LocationError) as raised:
         parse(text)
     assert isinstance(raised.value, ValueError)
@@ -94,7 +94,7 @@ def test_what_is_no_location_is_told(text: str) -> None:
 @pytest.mark.parametrize("scheme", ["webdav", "https", "ftp", "simplecache::webdav", "zip://a.zip::ftp"])
 @pytest.mark.parametrize("password", ["sesame", "se/same", "se@same", "se#sa?same", "se:same", "se%2Fsame"])
 def test_a_location_is_shown_without_its_password(scheme: str, password: str) -> None:
-    """Also where its slash should have been encoded, and the whole of it cannot be understood."""
+    """Its slash may not have been encoded, or the location may not be understood."""
     location = f"{scheme}://alice:{password}@host:8443/a@b/c"
     assert shown(location) == f"{scheme}://host:8443/a@b/c"
     try:
@@ -120,7 +120,7 @@ KEY = "class #1/100%41 \u00e9.bin"
 
 
 class Linked(NamedTuple):
-    """A folder on a server, with what a deployment knows of it."""
+    """A folder on a server, with the variables of a deployment."""
 
     server: Server
     folder: str
@@ -151,7 +151,7 @@ def cloud(nextcloud: NextcloudServer) -> Linked:
 
 
 def check(location: str | os.PathLike[str], kind: type = NextcloudStore, **options: object) -> None:
-    """Read the file, by its key below the location."""
+    """Read the file by its key below the location, and hold that the store is of this kind."""
     store = open_store(location, **options)  # type: ignore[arg-type]  # its own
     assert type(store) is kind
     assert [entry.key for entry in store.list()] == [KEY]
@@ -160,14 +160,14 @@ def check(location: str | os.PathLike[str], kind: type = NextcloudStore, **optio
 
 @pytest.mark.parametrize("form", ["rshare:{}", "rshare:/{}/", "RSHARE:{}", "ai4os://rshare/{}"])
 def test_a_remote_of_the_environment_is_opened(cloud: Linked, form: str) -> None:
-    """As users type it every day for ``rclone copy``."""
+    """Users type it every day for ``rclone copy``."""
     check(form.format(cloud.folder), environ=cloud.environ)
 
 
 @pytest.mark.parametrize("quoted", [False, True])
 @pytest.mark.parametrize("legacy", [False, True])
 def test_an_address_of_nextcloud_finds_the_credentials_for_it(cloud: Linked, quoted: bool, legacy: bool) -> None:  # noqa: FBT001  parameters
-    """In both forms, whichever of them the storage was linked with; encoded or as it is read."""
+    """Both forms work, whichever one was linked, encoded or not."""
     assert isinstance(cloud.server, NextcloudServer)
     folder = quote(cloud.folder) if quoted else cloud.folder
     url = cloud.server.legacy_url if legacy else cloud.server.url
@@ -177,7 +177,7 @@ def test_an_address_of_nextcloud_finds_the_credentials_for_it(cloud: Linked, quo
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_an_address_of_nextcloud_takes_the_remote_that_is_given(cloud: Linked, legacy: bool) -> None:  # noqa: FBT001  a parameter
-    """A ``Remote`` of any path of that server, or the name of one."""
+    """The ``Remote`` may be of any path of that server, or be given by name."""
     assert isinstance(cloud.server, NextcloudServer)
     url = (cloud.server.legacy_url if legacy else cloud.server.url) + cloud.folder
     check(url, remote="rshare", environ=cloud.environ)
@@ -186,7 +186,7 @@ def test_an_address_of_nextcloud_takes_the_remote_that_is_given(cloud: Linked, l
 
 
 def test_an_address_with_credentials_needs_nothing_else(cloud: Linked, wsgidav: WsgidavServer) -> None:
-    """Encoded, since the password has a ``#`` in it, or as it is."""
+    """The password, with a ``#`` in it, may be encoded or not."""
     assert isinstance(cloud.server, NextcloudServer)
     for password in (quote(cloud.server.password, safe=""), cloud.server.password):
         userinfo = f"{cloud.server.user}:{password}@"
@@ -197,7 +197,7 @@ def test_an_address_with_credentials_needs_nothing_else(cloud: Linked, wsgidav: 
 
 
 def test_a_relative_path_is_one_below_the_remote_that_is_given(cloud: Linked) -> None:
-    """With ``remote=`` there is nothing left to say but where."""
+    """With ``remote=`` the location is only a path."""
     check(cloud.folder, remote="rshare", environ=cloud.environ)
     remote = Remote(f"{cloud.server.url}{quote(cloud.folder)}", cloud.server.user, cloud.server.password)
     check("", remote=remote)
@@ -205,7 +205,7 @@ def test_a_relative_path_is_one_below_the_remote_that_is_given(cloud: Linked) ->
 
 
 def test_a_webdav_server_of_any_kind_is_opened(wsgidav: WsgidavServer) -> None:
-    """Below the address that its credentials were given for."""
+    """The location is below the address of its credentials."""
     here = linked(wsgidav)
     check(f"rshare:{here.folder}", WebDAVStore, environ=here.environ)
     check(f"webdav://127.0.0.1:{wsgidav.port}/{quote(here.folder)}", WebDAVStore, environ=here.environ)
@@ -216,7 +216,7 @@ def test_a_webdav_server_of_any_kind_is_opened(wsgidav: WsgidavServer) -> None:
 
 
 def test_a_directory_is_opened_in_all_its_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path, absolute, relative, from home, or as a ``file://``."""
+    """The path is absolute, relative, from home, or a ``file://``."""
     folder = tmp_path / "data #1"
     (folder / KEY).parent.mkdir(parents=True)
     (folder / KEY).write_bytes(DATA)
@@ -237,7 +237,7 @@ def test_a_directory_is_opened_in_all_its_spellings(tmp_path: Path, monkeypatch:
 
 
 def test_any_file_system_of_fsspec_is_opened() -> None:
-    """By its URL."""
+    """It is opened by its URL."""
     root = f"location-{uuid.uuid4().hex}"
     fsspec.filesystem("memory").pipe_file(f"/{root}/{KEY}", DATA)
     assert open_store(f"memory://{root}").read(KEY) == DATA
@@ -245,7 +245,7 @@ def test_any_file_system_of_fsspec_is_opened() -> None:
 
 @pytest.mark.parametrize("user", ["alice@example.org", "alice smith", "j\u00f6rg", "a+b%41"])
 def test_users_may_have_any_name(tmp_path: Path, user: str) -> None:
-    """Nextcloud takes addresses for names; the URL may be encoded or not."""
+    """Nextcloud allows addresses as names; the URL may be encoded or not."""
     with NextcloudServer(tmp_path, user=user) as server:
         here = linked(server)
         folder = quote(here.folder)
@@ -262,7 +262,7 @@ def test_users_may_have_any_name(tmp_path: Path, user: str) -> None:
 
 
 def test_a_location_that_is_nowhere_is_told(cloud: Linked, tmp_path: Path) -> None:
-    """Each kind in its words, when it is opened or listed."""
+    """Each kind has its own words, when it is opened or listed."""
     for location in ("rshare:no/where", str(tmp_path / "nowhere"), "memory://nowhere-at-all", "no-such-protocol://x/y"):
         with pytest.raises(LocationError):
             open_store(location, environ=cloud.environ).list()
@@ -280,7 +280,7 @@ def test_a_location_cannot_leave_its_remote(cloud: Linked, location: str) -> Non
 
 
 def test_credentials_are_not_sent_to_another_server(cloud: Linked, fault: FaultServer, patience: Patience) -> None:
-    """Not to another port of the same host either: it is asked without any, and says 401."""
+    """Another port of the host is another server: it gets none, and answers 401."""
     (fault.root / "data").mkdir()
     store = open_store(f"{fault.url}data", environ=cloud.environ, patience=patience)
     with pytest.raises(AuthenticationError):
@@ -295,7 +295,7 @@ def test_credentials_are_not_sent_to_another_server(cloud: Linked, fault: FaultS
 
 
 def test_credentials_of_one_account_are_not_used_for_another(cloud: Linked) -> None:
-    """The files of another user of the same Nextcloud are not those of the linked one."""
+    """The linked storage is not used for another user of the same Nextcloud."""
     assert isinstance(cloud.server, NextcloudServer)
     store = open_store(f"{cloud.server.origin}/remote.php/dav/files/bob/x", environ=cloud.environ)
     assert isinstance(store, NextcloudStore)
@@ -303,7 +303,7 @@ def test_credentials_of_one_account_are_not_used_for_another(cloud: Linked) -> N
 
 
 def test_a_location_is_called_as_it_was_typed(cloud: Linked) -> None:
-    """But for what is secret in it."""
+    """It is shown as typed, without secrets."""
     assert isinstance(cloud.server, NextcloudServer)
     assert open_store(f"rshare:{cloud.folder}", environ=cloud.environ).location == f"rshare:{cloud.folder}"
     url = cloud.server.url.replace("://", "://alice:sesame@") + "x"

@@ -39,7 +39,7 @@ PASSWORDS = [PASSWORD, "a", " spaces around ", "-begins-like-an-option", "quo'te
 
 
 def rclone(*arguments: str, environ: Mapping[str, str] | None = None) -> str:
-    """What the real rclone says."""
+    """The answer of the real rclone."""
     return subprocess.run(
         [real_rclone.find_rclone(), *arguments],
         env={**real_rclone._environment({}), **(environ or {})},
@@ -61,24 +61,24 @@ def conf(path: Path, text: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("password", PASSWORDS)
 def test_what_rclone_obscured_is_revealed(password: str) -> None:
-    """By the real binary, to us."""
+    """We reveal what the real binary obscured."""
     assert reveal(real_rclone.obscure(password)) == password
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
 def test_what_we_obscured_is_revealed_by_rclone(password: str) -> None:
-    """By us, to the real binary."""
+    """The real binary reveals what we obscured."""
     assert rclone("reveal", "--", obscure(password)).removesuffix("\n") == password
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_what_we_obscured_we_reveal(password: str) -> None:
-    """Any text."""
+    """It holds for any text."""
     assert reveal(obscure(password)) == password
 
 
 def test_the_same_password_is_obscured_differently_each_time() -> None:
-    """Under a vector of its own."""
+    """Each has an initialisation vector of its own."""
     assert len({obscure(PASSWORD) for _ in range(100)}) == 100
 
 
@@ -88,7 +88,7 @@ def test_the_same_password_is_obscured_differently_each_time() -> None:
     ids=["empty", "short", "22 letters less one", "plain", "a star in it", "padded", "accents"],
 )
 def test_what_was_not_obscured_is_not_revealed(text: str) -> None:
-    """And the error does not show it, nor does its cause."""
+    """Neither the error nor its cause shows it."""
     with pytest.raises(ValueError, match="not made by") as raised:
         reveal(text)
     assert not text or text not in "".join(traceback.format_exception(raised.value)).replace(__file__, "")
@@ -98,7 +98,7 @@ def test_what_was_not_obscured_is_not_revealed(text: str) -> None:
 
 
 def test_a_remote_of_the_environment_is_found() -> None:
-    """As a deployment with linked storage has it."""
+    """A deployment with linked storage has these variables."""
     remote = Remote.discover("rshare", ENVIRON)
     assert (remote.url, remote.user, remote.password, remote.vendor, remote.name) == (
         URL,
@@ -116,7 +116,7 @@ def test_the_case_of_a_name_does_not_matter_to_the_environment(name: str) -> Non
 
 
 def test_empty_variables_are_absent_ones() -> None:
-    """As in a deployment without storage; the error says how to link it."""
+    """A deployment without storage has them; the error says how to link one."""
     empty = dict.fromkeys(ENVIRON, "") | {"RCLONE_CONFIG": os.devnull}
     with pytest.raises(RemoteError, match="no remote is called 'rshare'") as raised:
         Remote.discover("rshare", empty)
@@ -125,12 +125,12 @@ def test_empty_variables_are_absent_ones() -> None:
 
 
 def test_a_plain_password_is_taken_as_it_is() -> None:
-    """As in the sidecar."""
+    """The sidecar has plain passwords."""
     assert Remote.discover("rshare", ENVIRON | {"RCLONE_CONFIG_RSHARE_PASS": PASSWORD}).password == PASSWORD
 
 
 def test_app_passwords_of_nextcloud_are_not_taken_for_obscured_ones() -> None:
-    """Neither those of five groups nor those of 72 characters, any of two thousand."""
+    """Two thousand of both forms, of five groups and of 72 characters, stay as they are."""
     order = random.Random(1)
     for _ in range(1000):
         groups = "-".join("".join(order.choices(string.ascii_letters + string.digits, k=5)) for _ in range(5))
@@ -140,24 +140,24 @@ def test_app_passwords_of_nextcloud_are_not_taken_for_obscured_ones() -> None:
 
 
 def test_a_remote_without_a_password_has_none() -> None:
-    """A public share."""
+    """A public share has no password."""
     assert Remote.discover("rshare", ENVIRON | {"RCLONE_CONFIG_RSHARE_PASS": ""}).password is None
 
 
 def test_a_bearer_token_is_found() -> None:
-    """Which rclone keeps as it is."""
+    """The configuration of rclone has tokens in the clear."""
     remote = Remote.discover("rshare", ENVIRON | {"RCLONE_CONFIG_RSHARE_BEARER_TOKEN": "abc.def"})
     assert remote.token == "abc.def"
 
 
 def test_a_remote_of_another_kind_is_told_as_such() -> None:
-    """With what to do instead."""
+    """The error says what to do instead."""
     with pytest.raises(RemoteError, match=r"type 's3'.*fsspec"):
         Remote.discover("rshare", ENVIRON | {"RCLONE_CONFIG_RSHARE_TYPE": "s3"})
 
 
 def test_a_remote_without_a_url_is_told_as_such() -> None:
-    """With the variable that is missing."""
+    """The error names the missing variable."""
     with pytest.raises(RemoteError, match="RCLONE_CONFIG_RSHARE_URL"):
         Remote.discover("rshare", ENVIRON | {"RCLONE_CONFIG_RSHARE_URL": ""})
 
@@ -185,7 +185,7 @@ type = local
 
 
 def test_a_remote_of_the_configuration_file_is_found(tmp_path: Path) -> None:
-    """With every value as it stands there."""
+    """Every value is read as it is written."""
     environ = conf(tmp_path / "rclone.conf", CONF)
     work = Remote.discover("work", environ)
     assert (work.url, work.user, work.password, work.vendor) == ("https://work.example/dav", "bob", PASSWORD, "other")
@@ -194,7 +194,7 @@ def test_a_remote_of_the_configuration_file_is_found(tmp_path: Path) -> None:
 
 
 def test_the_real_rclone_writes_what_we_read(tmp_path: Path) -> None:
-    """``rclone config create``, as users do it."""
+    """Users run ``rclone config create``."""
     environ = {"RCLONE_CONFIG": str(tmp_path / "rclone.conf")}
     options = ["url", URL, "vendor", "nextcloud", "user", "alice", "pass", PASSWORD]
     rclone("config", "create", "mine", "webdav", *options, "--obscure", "--non-interactive", environ=environ)
@@ -204,7 +204,7 @@ def test_the_real_rclone_writes_what_we_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variable", ["XDG_CONFIG_HOME", "HOME"])
 def test_the_configuration_file_is_where_rclone_has_it(tmp_path: Path, variable: str) -> None:
-    """The file of rclone's configuration, if no variable names it."""
+    """Without a variable, the default path of rclone is used."""
     folder = tmp_path / ("rclone" if variable == "XDG_CONFIG_HOME" else ".config/rclone")
     folder.mkdir(parents=True)
     (folder / "rclone.conf").write_text(CONF)
@@ -212,7 +212,7 @@ def test_the_configuration_file_is_where_rclone_has_it(tmp_path: Path, variable:
 
 
 def test_the_environment_goes_over_the_file_value_by_value(tmp_path: Path) -> None:
-    """As in rclone; an empty value goes over nothing."""
+    """As in rclone, an empty value overrides nothing."""
     environ = conf(tmp_path / "rclone.conf", CONF)
     environ |= {"RCLONE_CONFIG_WORK_USER": "carol", "RCLONE_CONFIG_WORK_URL": ""}
     work = Remote.discover("work", environ)
@@ -220,13 +220,13 @@ def test_the_environment_goes_over_the_file_value_by_value(tmp_path: Path) -> No
 
 
 def test_remotes_that_are_known_are_those_that_can_be_used(tmp_path: Path) -> None:
-    """Those of the environment first, each once, and none of another kind."""
+    """Those of the environment come first, each once, and no other kinds."""
     environ = ENVIRON | conf(tmp_path / "rclone.conf", CONF) | {"RCLONE_CONFIG_WORK_USER": "carol"}
     assert [remote.name for remote in Remote.known(environ)] == ["rshare", "work", "Photos 2"]
 
 
 def test_a_configuration_that_cannot_be_read_is_told_without_its_lines(tmp_path: Path) -> None:
-    """Encrypted, or not a configuration at all."""
+    """It is encrypted, or no configuration."""
     for text in ("# Encrypted rclone configuration File\n\nRCLONE_ENCRYPT_V0:\nsecret+lines==", "secret lines"):
         with pytest.raises(RemoteError, match="encrypted") as raised:
             Remote.discover("work", conf(tmp_path / "rclone.conf", text))
@@ -234,7 +234,7 @@ def test_a_configuration_that_cannot_be_read_is_told_without_its_lines(tmp_path:
 
 
 def test_an_unreadable_configuration_does_not_hide_the_environment(tmp_path: Path) -> None:
-    """What is set completely by variables needs no file."""
+    """A remote whose variables are complete needs no file."""
     environ = ENVIRON | conf(tmp_path / "rclone.conf", "RCLONE_ENCRYPT_V0:\nnonsense")
     assert Remote.discover("rshare", environ).password == PASSWORD
 
@@ -243,14 +243,14 @@ def test_an_unreadable_configuration_does_not_hide_the_environment(tmp_path: Pat
 
 
 def test_an_alias_is_followed_to_its_remote(tmp_path: Path) -> None:
-    """And to a path below it, also over another alias."""
+    """An alias may add a path, and lead to another alias."""
     text = f"{CONF}\n[data]\ntype = alias\nremote = work:data/sets\n[cats]\ntype = alias\nremote = data:cats\n"
     remote = Remote.discover("cats", conf(tmp_path / "rclone.conf", text))
     assert (remote.url, remote.user, remote.password) == ("https://work.example/dav/data/sets/cats", "bob", PASSWORD)
 
 
 def test_the_path_of_an_alias_is_a_name_and_no_address(tmp_path: Path) -> None:
-    """So that it is encoded where it becomes part of one."""
+    """It is encoded when it becomes part of an address."""
     text = f"{CONF}\n[data]\ntype = alias\nremote = work:data sets#1/100%\n"
     remote = Remote.discover("data", conf(tmp_path / "rclone.conf", text))
     assert remote.url == "https://work.example/dav/data%20sets%231/100%25"
@@ -258,14 +258,14 @@ def test_the_path_of_an_alias_is_a_name_and_no_address(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["loop:", "other:x", "nowhere:", "/mnt/disk", "disk:x", ""])
 def test_an_alias_that_leads_nowhere_is_an_error(tmp_path: Path, target: str) -> None:
-    """In a circle, to nothing, or to a disk."""
+    """It leads in a circle, to nothing, or to a disk."""
     text = f"{CONF}\n[loop]\ntype = alias\nremote = {target}\n[other]\ntype = alias\nremote = loop:y\n"
     with pytest.raises(RemoteError):
         Remote.discover("loop", conf(tmp_path / "rclone.conf", text))
 
 
 def test_rclone_and_we_find_the_same_remote(wsgidav: WsgidavServer, tmp_path: Path) -> None:
-    """One configuration, in the file and in the environment; both read the file that is there."""
+    """Both read one configuration from the file and the environment."""
     (wsgidav.root / "both ways #1").mkdir()
     (wsgidav.root / "both ways #1" / "a.bin").write_bytes(b"both")
     text = f"[mine]\ntype = webdav\nurl = https://wrong.example/\nuser = {wsgidav.user}\nvendor = other\n"
@@ -282,7 +282,7 @@ def test_rclone_and_we_find_the_same_remote(wsgidav: WsgidavServer, tmp_path: Pa
 
 
 def test_credentials_in_a_url_are_moved_out_of_it() -> None:
-    """Decoded, and never over those that are given."""
+    """They are decoded, and given ones take precedence."""
     remote = Remote("https://alice:p%40ss%2F%23@cloud.example:8443/dav/")
     assert (remote.url, remote.user, remote.password) == ("https://cloud.example:8443/dav", "alice", "p@ss/#")
     assert Remote("https://alice:old@cloud.example/", "bob", "new").user == "bob"
@@ -301,7 +301,7 @@ def test_credentials_in_a_url_are_moved_out_of_it() -> None:
     ],
 )
 def test_a_url_that_is_none_is_told_without_its_secrets(url: str) -> None:
-    """A typed error, which shows what was wrong and nothing of the password."""
+    """The error shows what was wrong, and not the password."""
     with pytest.raises(RemoteError) as raised:
         Remote(url)
     told = "".join(traceback.format_exception(raised.value, limit=0))
@@ -310,7 +310,7 @@ def test_a_url_that_is_none_is_told_without_its_secrets(url: str) -> None:
 
 
 def test_a_remote_shows_no_secret() -> None:
-    """In its repr and in the str of it."""
+    """Neither its repr nor its str does."""
     remote = Remote(URL, "alice", PASSWORD, "bearer-token")
     assert PASSWORD not in f"{remote!r} {remote}"
     assert "bearer-token" not in f"{remote!r} {remote}"
@@ -318,13 +318,13 @@ def test_a_remote_shows_no_secret() -> None:
 
 
 def test_a_remote_cannot_be_changed() -> None:
-    """It is a value."""
+    """A remote is a value."""
     with pytest.raises(AttributeError):
         Remote(URL).user = "bob"  # type: ignore[misc]
 
 
 def test_a_remote_covers_what_lies_below_it_and_nothing_else() -> None:
-    """By scheme, host, port, and whole parts of the path."""
+    """Scheme, host, port and whole parts of the path are compared."""
     remote = Remote("https://cloud.example/dav/files/al%20ice")
     assert remote.covers("https://cloud.example/dav/files/al ice/a.bin")
     assert remote.covers("https://CLOUD.example:443/dav/files/al%20ice")
@@ -340,7 +340,7 @@ def test_a_remote_covers_what_lies_below_it_and_nothing_else() -> None:
 
 
 def test_credentials_are_not_taken_to_another_server() -> None:
-    """Another path of the same one is fine."""
+    """Another path of the same server is allowed."""
     remote = Remote(URL, "alice", PASSWORD)
     assert remote.at("https://cloud.example/other").password == PASSWORD
     for url in ("https://other.example/", "http://cloud.example/", "https://cloud.example:8443/"):
@@ -353,7 +353,7 @@ def test_credentials_are_not_taken_to_another_server() -> None:
 
 
 def test_a_found_remote_is_pickled_as_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And found again on the other side, where the variables are the same."""
+    """It is found again on the other side, from the same variables."""
     for name, value in ENVIRON.items():
         monkeypatch.setenv(name, value)
     remote = Remote.discover("rshare")
@@ -370,6 +370,6 @@ def test_a_found_remote_is_pickled_as_its_name(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_remote_that_was_built_is_pickled_whole(tmp_path: Path) -> None:
-    """What the user gave goes where the user sends it."""
+    """The user's own credentials travel with the pickle."""
     remote = Remote(URL, "alice", PASSWORD, "token", name="mine", vendor="nextcloud", ca_file=tmp_path / "ca.pem")
     assert pickle.loads(pickle.dumps(remote)) == remote  # noqa: S301  it was made here

@@ -1,4 +1,4 @@
-"""rclone's further ways to log in: a command that prints a token, and header lines; and credentials read anew."""
+"""Other logins of rclone: a command that prints a token, header lines, and credentials that are read anew."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Command:
-    """A token command: it prints what a file holds, and notes how often it was run."""
+    """A token command: it prints the content of a file, and counts its runs."""
 
     def __init__(self, folder: Path, token: str) -> None:
         self._script = folder / "print token.py"
@@ -46,7 +46,7 @@ class Command:
 
     @property
     def option(self) -> str:
-        """As it stands in ``rclone.conf``: a word with a space is quoted."""
+        """The option as ``rclone.conf`` has it: a word with a space is quoted."""
         return f'{sys.executable} "{self._script}"'
 
     @property
@@ -71,7 +71,7 @@ def configured(fault: FaultServer, tmp_path: Path, *options: str) -> dict[str, s
 
 
 def test_a_token_command_is_run_as_rclone_runs_it(fault: FaultServer, command: Command, tmp_path: Path) -> None:
-    """Once for all stores of this process; the real rclone sends the same."""
+    """It runs once for all stores of the process, and the real rclone sends the same token."""
     environ = configured(fault, tmp_path, f"bearer_token_command = {command.option}")
     assert rclone("lsf", "hifis:d", environ=environ) == "a.bin\n"
     by_rclone = {request.headers["authorization"] for request in fault.requests()}
@@ -86,7 +86,7 @@ def test_a_token_command_is_run_as_rclone_runs_it(fault: FaultServer, command: C
 
 
 def test_a_token_command_is_not_run_before_it_is_needed(fault: FaultServer, command: Command, tmp_path: Path) -> None:
-    """Looking through what is configured sends nothing and runs nothing."""
+    """Reading the configuration sends nothing and runs nothing."""
     environ = configured(fault, tmp_path, f"bearer_token_command = {command.option}")
     assert [remote.name for remote in Remote.known(environ)] == ["hifis"]
     assert Remote.matching(f"{fault.url}d", environ) is not None
@@ -97,7 +97,7 @@ def test_a_token_command_is_not_run_before_it_is_needed(fault: FaultServer, comm
 def test_a_token_command_gives_way_to_other_credentials(
     fault: FaultServer, command: Command, tmp_path: Path, other: str
 ) -> None:
-    """As in rclone."""
+    """Other credentials take precedence, as in rclone."""
     environ = configured(fault, tmp_path, f"bearer_token_command = {command.option}", other)
     assert Remote.discover("hifis", environ).token_command == ()
 
@@ -113,7 +113,7 @@ def test_a_token_command_gives_way_to_other_credentials(
     ],
 )
 def test_a_command_is_split_as_rclone_splits_it(text: str, words: tuple[str, ...]) -> None:
-    """At spaces, with double quotes around words that have some; no shell reads it."""
+    """It is split at spaces, outside double quotes; no shell reads it."""
     assert tokens.command_of(text) == words
 
 
@@ -127,7 +127,7 @@ def test_a_command_is_split_as_rclone_splits_it(text: str, words: tuple[str, ...
     ],
 )
 def test_a_token_command_that_fails_is_told(fault: FaultServer, tmp_path: Path, option: str, told: str) -> None:
-    """With the remote's name and what the command said, but not with what it printed."""
+    """The error has the remote's name and the command's stderr, but not its output."""
     environ = configured(fault, tmp_path, f"bearer_token_command = {option}")
     with pytest.raises(RemoteError, match=told) as raised:
         open_store("hifis:d", environ=environ)
@@ -137,7 +137,7 @@ def test_a_token_command_that_fails_is_told(fault: FaultServer, tmp_path: Path, 
 
 
 def test_a_token_that_has_expired_is_read_anew(fault: FaultServer, command: Command, tmp_path: Path) -> None:
-    """By running the command again, once for all who hold the old one, at one request that is refused."""
+    """The command runs again once for all who hold the old token, after one refused request."""
     assert fault.token is not None
     command.change("expired")
     environ = configured(fault, tmp_path, f"bearer_token_command = {command.option}")
@@ -159,7 +159,7 @@ def test_a_token_that_has_expired_is_read_anew(fault: FaultServer, command: Comm
 def test_an_odd_refusal_in_a_training_runs_the_command_again(
     fault: FaultServer, command: Command, tmp_path: Path
 ) -> None:
-    """And the rest of the epoch is read, whatever it prints."""
+    """The rest of the epoch is read, even if it prints the same token."""
     environ = configured(fault, tmp_path, f"bearer_token_command = {command.option}")
     store = open_store("hifis:d", environ=environ)
     for _ in range(5):
@@ -171,7 +171,7 @@ def test_an_odd_refusal_in_a_training_runs_the_command_again(
 
 
 def test_credentials_are_read_anew_from_where_they_were_found(tmp_path: Path) -> None:
-    """From ``rclone.conf`` and from the environment, at the same address; None where nothing is new."""
+    """They are read at the same address; unchanged ones give None."""
     text = "[work]\ntype = webdav\nurl = https://work.example/dav\nuser = bob\npass = {}\n"
     environ = conf(tmp_path / "rclone.conf", text.format("old-password"))
     held = Remote.discover("work", environ).at("https://work.example/dav/deeper")
@@ -194,7 +194,7 @@ def test_credentials_are_read_anew_from_where_they_were_found(tmp_path: Path) ->
 def test_a_password_that_is_changed_in_a_training_is_read_anew(
     fault: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many requests are on their way then; none of the later ones goes with the old one, and none fails."""
+    """Of the many requests in flight none fails, and no later one uses the old password."""
     (fault.root / "d").mkdir()
     for number in range(200):
         (fault.root / "d" / f"{number:03}.bin").write_bytes(bytes([number]))
@@ -216,7 +216,7 @@ def test_a_password_that_is_changed_in_a_training_is_read_anew(
 
 
 def test_a_token_command_may_be_given(fault: FaultServer, command: Command) -> None:
-    """Without rclone."""
+    """A command can be given in Python, without rclone."""
     remote = Remote(fault.url, token_command=command.option)
     assert remote == Remote(fault.url, token_command=tokens.command_of(command.option))
     dataset = StorageDataset("d", remote=remote, cache=None)
@@ -233,7 +233,7 @@ def test_a_token_command_may_be_given(fault: FaultServer, command: Command) -> N
 )
 @pytest.mark.usefixtures("command")  # and its file
 def test_headers_are_sent_as_rclone_sends_them(fault: FaultServer, tmp_path: Path, form: str) -> None:
-    """With every request, of listings and of files."""
+    """They are sent with every request, of listings and of files."""
     environ = configured(fault, tmp_path, f"headers = {form.format(fault.token)}")
     assert rclone("lsf", "hifis:d", environ=environ) == "a.bin\n"
     by_rclone = fault.requests()[0].headers
@@ -247,7 +247,7 @@ def test_headers_are_sent_as_rclone_sends_them(fault: FaultServer, tmp_path: Pat
 
 
 def test_headers_may_be_given_as_a_mapping() -> None:
-    """Or as a list of pairs; the remote stays a value that can be compared and kept as a key."""
+    """They may be a list of pairs too; the remote can still be compared and hashed."""
     given: list[Any] = [{"X-A": "1", "X-B": "2"}, [["X-A", "1"], ("X-B", "2")]]
     assert {Remote("https://h/dav", headers=headers) for headers in given} == {
         Remote("https://h/dav", headers=(("X-A", "1"), ("X-B", "2")))
@@ -256,7 +256,7 @@ def test_headers_may_be_given_as_a_mapping() -> None:
 
 @pytest.mark.usefixtures("command")
 def test_a_header_goes_over_the_password(fault: FaultServer, tmp_path: Path) -> None:
-    """As in rclone."""
+    """A header Authorization replaces the password, as in rclone."""
     environ = configured(
         fault, tmp_path, "user = nobody", "pass = wrong", f"headers = Authorization,Bearer {fault.token}"
     )
@@ -269,13 +269,13 @@ def test_a_header_goes_over_the_password(fault: FaultServer, tmp_path: Path) -> 
     "headers", ["Authorization", "Range,bytes=0-1", "accept-encoding,gzip", "Depth,1", "X A,1", "X-A,a\x07b", ",x"]
 )
 def test_headers_that_cannot_be_sent_are_told(fault: FaultServer, tmp_path: Path, headers: str) -> None:
-    """And those that would change what a request means."""
+    """Headers that would change the meaning of a request are refused too."""
     with pytest.raises(RemoteError, match=r"hifis.*header"):
         Remote.discover("hifis", configured(fault, tmp_path, f"headers = {headers}"))
 
 
 def test_refused_headers_are_told_as_such(fault: FaultServer, tmp_path: Path) -> None:
-    """Not as if there were none; and others may be tried at once."""
+    """The error does not say that there are no credentials; others may be tried at once."""
     (fault.root / "d").mkdir()
     (fault.root / "d" / "a.bin").write_bytes(b"1")
     environ = configured(fault, tmp_path, "headers = Authorization,Bearer s3cr3t")
@@ -296,7 +296,7 @@ def test_refused_headers_are_told_as_such(fault: FaultServer, tmp_path: Path) ->
     ],
 )
 def test_an_option_that_cannot_be_followed_is_told(fault: FaultServer, tmp_path: Path, option: str, told: str) -> None:
-    """Before anything is asked."""
+    """The error comes before any request."""
     with pytest.raises(RemoteError, match=told):
         open_store("hifis:", environ=configured(fault, tmp_path, option))
     assert fault.requests() == []
@@ -306,7 +306,7 @@ def test_an_option_that_cannot_be_followed_is_told(fault: FaultServer, tmp_path:
 def test_an_option_that_is_not_followed_is_logged(
     fault: FaultServer, tmp_path: Path, option: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once, and only where it is switched on."""
+    """It is logged once, and only if it is switched on."""
     Remote.discover("hifis", configured(fault, tmp_path, f"{option} = {'None' if option == 'encoding' else 'false'}"))
     assert caplog.text == ""
     environ = configured(fault, tmp_path, f"{option} = {'Slash' if option == 'encoding' else 'true'}")
@@ -327,7 +327,7 @@ def test_an_option_that_is_not_followed_is_logged(
 def test_options_that_change_nothing_here_do_no_harm(
     fault: FaultServer, command: Command, tmp_path: Path, option: str
 ) -> None:
-    """They concern how rclone uploads, and what it asks for."""
+    """They concern uploads of rclone, and its questions."""
     environ = configured(fault, tmp_path, f"bearer_token_command = {command.option}", option)
     assert open_store("hifis:d", environ=environ).read("a.bin") == b"1"
     assert os.environ.get("RCLONE_CONFIG") != environ["RCLONE_CONFIG"]

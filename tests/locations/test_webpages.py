@@ -39,7 +39,7 @@ FOLDER = "a b/#1 \u00e9"
     ],
 )
 def test_a_page_of_an_account_is_known(before: str, front: str, page: str, folder: str | None) -> None:
-    """By its path, wherever the server has its Nextcloud; the folder that it shows is in its query."""
+    """It is known by its path, wherever the Nextcloud is; its query has the folder."""
     found = page_of(f"https://user:pw@cloud.example:8443{before}{front}{page}")
     assert found is not None
     assert (found.server_url, found.token, found.folder) == (f"https://cloud.example:8443{before}", None, folder)
@@ -68,7 +68,7 @@ def test_a_page_of_an_account_is_known(before: str, front: str, page: str, folde
     ],
 )
 def test_a_public_share_is_known(front: str, page: str, below: str) -> None:
-    """With its token, and the folder below it."""
+    """Its token and the folder below it are found."""
     found = page_of(f"https://cloud.example{front}{page}")
     assert found is not None
     token = page.partition("/s/")[2].partition("?")[0].partition("/")[0]
@@ -98,7 +98,7 @@ def test_a_public_share_is_known(front: str, page: str, below: str) -> None:
     ],
 )
 def test_other_addresses_are_no_pages(location: str) -> None:
-    """Nor is anything that was not written as a browser shows it."""
+    """Addresses that no browser shows are not taken for pages."""
     assert page_of(location) is None
 
 
@@ -119,7 +119,7 @@ def share(fault: FaultServer) -> str:
     ("more", "key"), [("", "sub/a.bin"), ("/download", "sub/a.bin"), ("?dir=/sub", "a.bin"), ("/sub", "a.bin")]
 )
 def test_a_public_share_is_read(fault: FaultServer, share: str, more: str, key: str, tmp_path: Path) -> None:
-    """Without credentials, whatever remotes there are for that server."""
+    """No credentials are sent, whatever remotes there are for that server."""
     conf = tmp_path / "rclone.conf"
     conf.write_text(f"[rshare]\ntype = webdav\nurl = {fault.url}\nuser = {fault.user}\npass = {fault.password}\n")
     account = Remote(f"{fault.url}remote.php/dav/files/alice", fault.user, fault.password)
@@ -133,7 +133,7 @@ def test_a_public_share_is_read(fault: FaultServer, share: str, more: str, key: 
 
 
 def test_a_share_with_a_password_takes_it_from_its_address(fault: FaultServer, share: str) -> None:
-    """Its user is called anonymous; without it the error says how to give it."""
+    """Its user is ``anonymous``; without a password the error says how to give it."""
     fault.change(public=False)
     with pytest.raises(errors.AuthenticationError, match="anonymous:PASSWORD@HOST/s/TOKEN"):
         open_store(share).list()
@@ -145,7 +145,7 @@ def test_a_share_with_a_password_takes_it_from_its_address(fault: FaultServer, s
 
 
 def test_a_page_is_told_with_the_address_to_give(fault: FaultServer) -> None:
-    """With what is known of the account; nothing is asked."""
+    """The address has what is known of the account, and nothing is requested."""
     environ = {
         "RCLONE_CONFIG": "/dev/null",
         "RCLONE_CONFIG_CLOUD_TYPE": "webdav",
@@ -164,7 +164,7 @@ def test_a_page_is_told_with_the_address_to_give(fault: FaultServer) -> None:
 
 
 def test_a_folder_that_looks_like_a_page_is_read_by_who_says_so(fault: FaultServer) -> None:
-    """By ``webdav://``, or by a remote that begins below the root."""
+    """``webdav://``, or a remote that begins below the root, says so."""
     (fault.root / "dav" / "s" / "train").mkdir(parents=True)
     (fault.root / "dav" / "s" / "train" / "a.bin").write_bytes(b"1")
     remote = Remote(f"{fault.url}dav/s", fault.user, fault.password)
@@ -175,7 +175,7 @@ def test_a_folder_that_looks_like_a_page_is_read_by_who_says_so(fault: FaultServ
 
 
 def test_an_address_without_webdav_is_told(fault: FaultServer) -> None:
-    """The host alone, of a Nextcloud: what its own address is."""
+    """For the host of a Nextcloud alone, the error says its own address."""
     for status in (404, 405):
         fault.always("*", Fault(status=status), method="PROPFIND")
         with pytest.raises(errors.StorageError, match=r"https://HOST/remote\.php/dav/files/USER"):
@@ -186,7 +186,7 @@ def test_an_address_without_webdav_is_told(fault: FaultServer) -> None:
     "location", [":webdav:d", ":webdav,url='http://h',pass=s3cr3t:d", "rshare,pass=s3cr3t:d", "hifis,url=http://x:d"]
 )
 def test_a_connection_string_is_told_from_a_path(location: str) -> None:
-    """rclone's; what is secret in it is not shown."""
+    """A connection string of rclone is refused without showing its secrets."""
     with pytest.raises(errors.LocationError, match="connection string") as raised:
         open_store(location)
     assert "s3cr3t" not in str(raised.value)

@@ -56,7 +56,7 @@ def test_longest_point_wins_wherever_it_stands(table: Path) -> None:
 
 
 def test_last_mount_on_a_point_hides_the_others(table: Path) -> None:
-    """A storage that was mounted twice is what was mounted last."""
+    """If a storage was mounted twice, the last mount is the one that is used."""
     table.write_text(DEPLOYMENT + "other:sub /storage fuse.rclone rw 0 0\n")
     assert mount_of("/storage/x", table) == Mount("other:sub", "/storage", "fuse.rclone")
 
@@ -77,7 +77,7 @@ def test_last_mount_on_a_point_hides_the_others(table: Path) -> None:
     ],
 )
 def test_source_of_an_rclone_mount_names_remote_and_path(source: str, place: tuple[str, str] | None) -> None:
-    """With the hash that rclone adds for a remote from the environment, and without it."""
+    """The source may have the hash that rclone adds for a remote of the environment."""
     assert Mount(source, "/storage", "fuse.rclone").remote_path() == place
 
 
@@ -100,7 +100,7 @@ def test_kind_of_a_mount_is_known(table: Path, path: str, *, network: bool, memo
 
 
 def test_without_a_table_nothing_is_known(tmp_path: Path) -> None:
-    """As on a system without /proc, or with lines that make no sense."""
+    """The system has no /proc, or the lines make no sense."""
     assert mount_of("/storage", tmp_path / "absent") is None
     (tmp_path / "mounts").write_text("\nnonsense\n\n")
     assert mount_of("/storage", tmp_path / "mounts") is None
@@ -121,7 +121,7 @@ def test_link_to_the_mount_lies_on_the_mount(tmp_path: Path) -> None:
 
 
 def test_links_on_a_mount_are_not_looked_at(tmp_path: Path) -> None:
-    """To look at anything on a mount that is dead can block for ever."""
+    """Looking at anything on a dead mount can block for ever."""
     storage = tmp_path / "storage"
     storage.mkdir()
     (storage / "link").symlink_to("/elsewhere")

@@ -58,7 +58,7 @@ ODD_NAMES = [
     ],
 )
 def test_texts_come_back_as_they_were(texts: list[str], kind: type) -> None:
-    """Whatever they look like, and after a pickle too."""
+    """Any text comes back, after a pickle too."""
     packed = packed_texts(texts)
     assert type(packed) is kind
     assert list(packed) == [packed[place] for place in range(len(texts))] == texts
@@ -82,7 +82,7 @@ def test_every_date_of_http_comes_back() -> None:
     [([0, 255], 1), ([256], 2), ([-1, 127], 1), ([-129], 2), ([1 << 32], 8), ([1 << 63], 8), ([0.5, -1.0], 8)],
 )
 def test_numbers_take_as_few_bytes_as_the_largest(values: list[Any], size: int) -> None:
-    """They come back with the type that they had."""
+    """They come back with their type."""
     packed = packed_values(values)
     assert isinstance(packed, Numbers)
     assert packed == values
@@ -127,7 +127,7 @@ def test_packed_lists_read_as_lists() -> None:
 
 
 def test_place_of_a_key_is_found_as_in_a_list() -> None:
-    """From a beginning up to an end, and fast enough to be asked of each of many keys."""
+    """It is found between a beginning and an end, fast enough for each of many keys."""
     keys = [f"{number:06d}" for number in range(100_000)]
     packed = ChosenEntries.at_positions(PackedEntries.of([Entry(key, 1) for key in keys]), range(len(keys))).keys
     begin = time.process_time()

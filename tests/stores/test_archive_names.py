@@ -158,11 +158,11 @@ def test_a_name_that_comes_twice_is_nobody_s() -> None:
     """It is unknown which of the two was meant."""
     entries = [Entry(f"{name}.bin", 3) for name in "abc"]
     archive = streamed_zip([("a.bin", b"one"), ("b.bin", b"two"), ("a.bin", b"six"), ("c.bin", b"ten")])
-    came = unpacked(archive, Group("", entries))
+    came = unpacked([archive], Group("", entries))
     assert came.files == [(entries[1], b"two"), (entries[2], b"ten")]
     assert came.rest == []
     damaged = archive.replace(b"one", b"onE", 1)
-    assert unpacked(damaged, Group("", entries)).files == came.files
+    assert unpacked([damaged], Group("", entries)).files == came.files
 
 
 def test_a_cut_off_archive_of_archives_has_no_members_but_its_own() -> None:
@@ -171,5 +171,5 @@ def test_a_cut_off_archive_of_archives_has_no_members_but_its_own() -> None:
     entries = [Entry("z.npz", len(inner)), Entry("a.bin", 4), Entry("b.bin", 4)]
     archive = streamed_zip([("z.npz", inner), ("a.bin", b"good"), ("b.bin", b"fine")])
     cut = archive[: archive.index(inner) + len(inner)]
-    assert unpacked(cut, Group("", entries)).files == []
-    assert unpacked(archive, Group("", entries)).files == list(zip(entries, [inner, b"good", b"fine"], strict=True))
+    assert unpacked([cut], Group("", entries)).files == []
+    assert unpacked([archive], Group("", entries)).files == list(zip(entries, [inner, b"good", b"fine"], strict=True))

@@ -1,4 +1,4 @@
-"""What is written through a mount is worth what the mount is: sent when it is closed, or only kept for later."""
+"""A level says what a mount does with a closed file: sent to the server, or only kept for later."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_a_new_run_on_the_mount_is_written_over_webdav(
 def test_another_server_under_the_same_name_is_not_written_to(
     mounting: Callable[[tuple[str, ...]], RcloneMount], cloud_share: Share, share: Share, patience: Patience
 ) -> None:
-    """The mount is then the only way to where the user pointed."""
+    """Then only the mount leads to the user's files."""
     mount = mounting(SIDECAR)
 
     def dav(_remote: Remote, _path: str, location: str) -> Store:

@@ -38,7 +38,7 @@ KEY = "run #1/data 100%.bin"
 
 
 def sha256(data: bytes) -> str:
-    """Return it in hexadecimal."""
+    """The sha256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -52,7 +52,7 @@ class Cloud:
         self.before: set[Path] = set()  # upload folders that are none of its business
 
     def store(self, url: str | None = None) -> NextcloudStore:
-        """As a process that has just started opens it."""
+        """The store, as a newly started process opens it."""
         remote = Remote(url or self.server.url, self.server.user, self.server.password, vendor="nextcloud")
         store = NextcloudStore(remote, self.folder, patience=self.patience)
         store.single_put_bytes = 6 * MIB
@@ -60,7 +60,7 @@ class Cloud:
         return store
 
     def files(self) -> dict[str, bytes]:
-        """What is really there."""
+        """The files that are really there."""
         top = self.server.root / self.folder
         return {path.relative_to(top).as_posix(): path.read_bytes() for path in top.rglob("*") if path.is_file()}
 
@@ -69,7 +69,7 @@ class Cloud:
         return sum(path.stat().st_size for path in self.server.root.rglob("*") if path.is_file())
 
     def requests(self, method: str, within: str = "") -> list[Request]:
-        """What was asked with a method."""
+        """The requests with a method."""
         return [one for one in self.server.requests() if one.method == method and within in one.path]
 
     def chunks(self) -> list[str]:
@@ -214,7 +214,7 @@ def test_the_server_says_how_large_chunks_may_be(cloud: Cloud) -> None:
 
 @pytest.mark.parametrize("status", [200, 403, 404, 500])
 def test_where_it_does_not_say_so_chunks_work_all_the_same(cloud: Cloud, status: int) -> None:
-    """A proxy may let nothing but DAV through, or show a page."""
+    """A proxy may pass only DAV requests, or show a page."""
     cloud.server.answer_next(1, status, body="<html>", within="capabilities")
     assert cloud.store().write_confirmed(KEY, LARGE, sha256(LARGE)) == "confirmed"
     assert len(cloud.chunks()) == 3
@@ -232,7 +232,7 @@ def test_an_account_without_chunked_uploads_gets_a_single_put(cloud: Cloud, stat
 
 
 def test_chunks_that_were_refused_once_are_tried_again_when_one_piece_fails(cloud: Cloud) -> None:
-    """A proxy that says 403 by mistake, and takes no large bodies."""
+    """A proxy has refused chunks by mistake, and takes no large bodies."""
     store = cloud.store()
     cloud.server.answer_next(1, 403, method="MKCOL", within="/uploads/")
     cloud.server.answer_next(1, 422, method="PUT")
@@ -291,7 +291,7 @@ class Deaf:
 
 
 def test_chunks_do_not_wait_for_consent_that_never_comes(cloud: Cloud) -> None:
-    """A gateway that keeps the question to itself costs a second once, and not for each chunk."""
+    """A gateway that swallows the question costs one second once, and not per chunk."""
     with Deaf(cloud.server.port) as deaf:
         store = cloud.store(cloud.server.url.replace(str(cloud.server.port), str(deaf.port)))
         for key in ("a.bin", "b.bin"):
@@ -305,7 +305,7 @@ def test_chunks_do_not_wait_for_consent_that_never_comes(cloud: Cloud) -> None:
 
 
 def test_a_server_that_has_room_is_not_asked_before_each_chunk(cloud: Cloud) -> None:
-    """It would cost a round trip a chunk."""
+    """The question would cost a round trip per chunk."""
     assert cloud.store().write_confirmed(KEY, LARGE, sha256(LARGE)) == "confirmed"
     assert not any("expect" in one.headers for one in cloud.requests("PUT"))
 
@@ -470,7 +470,7 @@ def test_an_upload_without_hope_is_cleared_away(cloud: Cloud, status: int) -> No
 
 
 def test_refused_credentials_are_one_request(cloud: Cloud) -> None:
-    """Not one for each chunk, since that shuts the address out."""
+    """One request per chunk would shut the address out."""
     remote = Remote(cloud.server.url, cloud.server.user, "wrong", vendor="nextcloud")
     store = NextcloudStore(remote, cloud.folder, patience=cloud.patience)
     store.single_put_bytes = 6 * MIB

@@ -1,4 +1,4 @@
-"""The storage as a deployment has it: an rclone mount, read over WebDAV where that shows the same; never trusted."""
+"""The storage as a deployment has it: an rclone mount, read over WebDAV if that shows the same files."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ def open_at(path: Path, environ: Mapping[str, str], patience: Patience, **option
 
 
 def texts(location: Any, **options: Any) -> list[str]:
-    """Return every text, in the order of the keys."""
+    """Every text, in the order of the keys."""
     dataset: Any = StorageDataset(location, decode="text", cache=None, **options)
     return list(dataset)
 
 
 def agents(share: Share) -> set[str]:
-    """Return the programs that asked the server for anything."""
+    """The programs that sent requests to the server."""
     return {request.headers.get("user-agent", "").partition("/")[0] for request in share.server.requests()}
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what the library has logged."""
+    """The lines that the library has logged."""
     return [record.getMessage() for record in caplog.records if record.name == "ai4os_data"]
 
 
@@ -133,7 +133,7 @@ def test_link_to_the_mount_is_recognised(share: Share, mount: RcloneMount, tmp_p
 def test_source_and_point_are_read_from_the_mount_table(
     share: Share, tmp_path: Path, patience: Patience, source: str, folder: str
 ) -> None:
-    """With a hash and without, a space escaped: here the mount is the server's own folder, and the table a file."""
+    """The source may have a hash, and a space is escaped; here the table is a file."""
     share.put(FILES)
     top = share.root / "b" if source.endswith("b") else share.root
     point = tmp_path / folder
@@ -204,7 +204,7 @@ def test_where_the_server_shows_another_file_the_mount_is_read(
 def test_without_credentials_the_mount_is_read(
     share: Share, mount: RcloneMount, patience: Patience, environ: dict[str, str]
 ) -> None:
-    """Absent or empty, as where no storage is linked: rclone alone asks the server."""
+    """Credentials are absent or empty, as without a linked storage; only rclone asks the server."""
     store = open_at(mount.path, {"RCLONE_CONFIG": os.devnull, **environ}, patience)
     assert isinstance(store, DirectoryStore)
     assert not store.is_local

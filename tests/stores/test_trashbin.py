@@ -41,7 +41,7 @@ class Bin:
         return sorted(one[len(self.folder) + 1 :] for one in all_of_them if one.startswith(f"{self.folder}/"))
 
     def requests(self, method: str) -> int:
-        """How many there were of a method."""
+        """The number of requests with a method."""
         return len([one for one in self.server.requests() if one.method == method])
 
     def delete_by_hand(self, key: str) -> None:
@@ -63,14 +63,14 @@ def nothing_known() -> Iterator[None]:
 
 @pytest.fixture(params=["34", "29", "34 legacy", "29 legacy"])
 def bin_(request: pytest.FixtureRequest, patience: Patience) -> Bin:
-    """The bin of a version that skips it if a header asks for that, and of one that does not; by both addresses."""
+    """The bin of a version that a header makes skip it, and of one that ignores the header; by both addresses."""
     server = request.getfixturevalue("nextcloud" if request.param.startswith("34") else "nextcloud_29")
     server.forget()
     return Bin(server, patience, server.legacy_url if request.param.endswith("legacy") else "")
 
 
 def test_removed_checkpoints_leave_the_bin_empty(bin_: Bin, tmp_path: Path) -> None:
-    """Four of six go, manifest and folder."""
+    """Four of six checkpoints are removed, manifest and folder."""
     with open_run(bin_.store, tmp_path, keep_last=2) as run:
         save_steps(run, 1, 2, 3, 4, 5, 6)
         assert steps_of(run) == [6, 5]

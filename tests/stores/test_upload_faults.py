@@ -38,12 +38,12 @@ def store(fault: FaultServer, patience: Patience) -> WebDAVStore:
 
 
 def requests(fault: FaultServer, method: str) -> list[Request]:
-    """What was asked with a method."""
+    """The requests with a method."""
     return [one for one in fault.requests() if one.method == method]
 
 
 def stored(fault: FaultServer) -> bytes | None:
-    """What is really there."""
+    """The files that are really there."""
     path = fault.root / KEY
     return path.read_bytes() if path.exists() else None
 
@@ -80,7 +80,7 @@ def test_a_pause_that_the_server_asks_for_is_made(fault: FaultServer, store: Web
     ids=["502", "504", "lost answer", "reset", "stall"],
 )
 def test_a_put_that_may_have_succeeded_is_looked_at(fault: FaultServer, store: WebDAVStore, uncertain: Fault) -> None:
-    """It has: so it is read back, and not sent again."""
+    """It has succeeded, so the file is read back and not sent again."""
     fault.script(KEY, uncertain, method="PUT")
     assert store.write_confirmed(KEY, DATA, SHA256) == "confirmed"
     assert len(requests(fault, "PUT")) == 1
@@ -141,7 +141,7 @@ def test_damage_that_is_answered_as_success_is_found_and_removed(
 def test_a_refusal_is_an_error_at_once(
     fault: FaultServer, store: WebDAVStore, status: int, kind: type[errors.StorageError]
 ) -> None:
-    """It would be refused again."""
+    """Another try would be refused too."""
     fault.script(KEY, Fault(status=status, kept_bytes=50_000), method="PUT")
     with pytest.raises(kind, match=f"{status}") as raised:
         store.write_confirmed(KEY, DATA, SHA256)
@@ -186,7 +186,7 @@ def test_a_put_that_is_refused_after_all_has_come_is_not_undone(fault: FaultServ
 def test_a_lasting_fault_is_an_error_after_some_tries(
     fault: FaultServer, store: WebDAVStore, fault_: Fault, kind: type[errors.StorageError]
 ) -> None:
-    """After three, as the patience says; a later write succeeds."""
+    """The error comes after the three tries of the patience; a later write succeeds."""
     fault.always(KEY, fault_, method="PUT")
     with pytest.raises(kind):
         store.write_confirmed(KEY, DATA, SHA256)
@@ -247,7 +247,7 @@ def test_a_stopped_server_is_waited_for_no_longer_than_patience_has_it(fault: Fa
 def test_a_range_that_fails_is_fetched_again(
     fault: FaultServer, store: WebDAVStore, tmp_path: Path, wrong: Fault
 ) -> None:
-    """And the file is whole."""
+    """The file is complete afterwards."""
     (fault.root / KEY).write_bytes(LARGE)
     fault.script(KEY, wrong)
     assert store.read_into(store.stat(KEY), tmp_path / "local.bin", LARGE_SHA256) == LARGE_SHA256
@@ -259,7 +259,7 @@ def test_a_range_that_fails_is_fetched_again(
 def test_without_ranges_of_one_version_the_file_comes_whole(
     fault: FaultServer, store: WebDAVStore, tmp_path: Path, etags: str
 ) -> None:
-    """From a server without strong ETags, or one that ignores ranges."""
+    """The server has no strong ETags, or ignores ranges."""
     fault.change(etags=etags)
     (fault.root / KEY).write_bytes(LARGE)
     fault.always(KEY, Fault(ignore_range=True))
@@ -270,7 +270,7 @@ def test_without_ranges_of_one_version_the_file_comes_whole(
 def test_versions_are_never_spliced(
     fault: FaultServer, store: WebDAVStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that changes between two ranges comes in its new version, all of it."""
+    """A file that changes between two ranges comes whole, in its new version."""
     monkeypatch.setattr(ranges, "IN_FLIGHT", 1)
     newer = LARGE[::-1]
     (fault.root / KEY).write_bytes(LARGE)

@@ -77,8 +77,9 @@ def differences(source: Path, copy: Path | os.PathLike[str]) -> str:
 
 
 def keys_of(root: Path) -> list[str]:
-    """The keys of all files below a folder, in order."""
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    """The keys of all files below a folder, in order, without those that are on their way."""
+    keys = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    return sorted(key for key in keys if not key.startswith(".ai4os-data-"))
 
 
 def missing(source: Path, copy: Path) -> list[str]:

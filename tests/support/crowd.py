@@ -24,7 +24,7 @@ _LONGEST_S = 150.0
 
 
 class Warnings(logging.Handler):
-    """Keeps what the library warned of, in this process, while the ``with`` lasts."""
+    """Keeps the warnings of the library in this process during a block."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -109,7 +109,7 @@ def read_all(cached: CachedStore, reading: Reading) -> Report:
 
 
 def wrong_keys(cached: CachedStore, store: Any, entries: Sequence[Any]) -> list[str]:
-    """Return the keys of these entries that were read wrongly, or not once each."""
+    """The keys of entries that were read wrongly, or not exactly once."""
     left = {entry.key for entry in entries}
     wrong = []
     for entry, result in cached.read_many(entries):
@@ -175,7 +175,7 @@ def together(tasks: Sequence[Callable[[], Any]], method: Method = "fork", *, dae
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     until = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > until:

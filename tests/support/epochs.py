@@ -1,4 +1,4 @@
-"""Datasets whose samples tell which they are, loaders over them, and what an epoch gave."""
+"""Datasets whose samples show their keys, loaders over them, and the batches of an epoch."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def loader_of(dataset: Any, workers: int = 0, **options: Any) -> StorageDataLoad
 
 
 def taken(loader: Any, batches: int | None = None) -> list[Any]:
-    """Return so many batches of the next epoch, and leave it early."""
+    """So many batches of the next epoch, which is then left early."""
     found: list[Any] = []
     if batches == 0:
         return found

@@ -29,13 +29,13 @@ NEWER = random.Random(2).randbytes(SIZE_BYTES)
 
 
 def waiting(store: WebDAVStore, outage_s: float) -> WebDAVStore:
-    """The same files, whose reads wait so long for a server that is away."""
+    """The same files, whose reads wait this long for a server that is away."""
     return store.with_patience(replace(store.patience, outage_s=outage_s))
 
 
 @dataclass
 class Faulty:
-    """A file that was listed, on a server that will answer as the test says."""
+    """A listed file, on a server that answers as the test says."""
 
     server: FaultServer
     store: WebDAVStore
@@ -57,22 +57,22 @@ class Faulty:
         return Entry(KEY, SIZE_BYTES, "etag")
 
     def outcome(self) -> Fetched | StorageError:
-        """What reading the whole file gives."""
+        """The outcome of reading the whole file."""
         ((entry, outcome),) = self.store.read_many([self.entry])
         assert entry == self.entry
         return outcome
 
     def bytes(self) -> bytes:
-        """The whole file, which has to come."""
+        """The whole file, which must come."""
         return content(self.outcome())
 
     def requests(self, method: str = "GET") -> list[Request]:
-        """What was asked since the listing."""
+        """The requests since the listing."""
         return [request for request in self.server.requests() if request.method == method]
 
 
 def read_in_threads(store: Store, ready: Connection | None = None) -> list[str]:
-    """What four threads get that list and read: the names of the errors."""
+    """List and read in four threads; the names of the errors."""
 
     def ask(number: int) -> str:
         try:

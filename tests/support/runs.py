@@ -1,4 +1,4 @@
-"""A run as the tests have it: a small state that tells its step, saved and restored at some place."""
+"""A run for tests: a small state that shows its step, saved to and restored from some location."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ NUMBERS = 1000
 
 
 def state_of(step: int, numbers: int = NUMBERS) -> dict[str, Any]:
-    """Return a state that belongs to a step and to no other."""
+    """A state that belongs to one step only."""
     return {"weights": torch.full((numbers,), float(step)), "more": [step, {"name": f"step {step}"}]}
 
 
 def open_run(
     place: str | os.PathLike[str] | Store, tmp_path: Path, spool: str = "spool", **options: Any
 ) -> StorageCheckpoint:
-    """Return a run at a place, with a spool of its own."""
+    """A run at a location, with a spool of its own."""
     return StorageCheckpoint(place, spool=tmp_path / spool, **options)
 
 
 def save_steps(run: StorageCheckpoint, *steps: int, **metrics: float) -> None:
-    """Save one step after the other, each as far as the store can be trusted, and what may go then gone."""
+    """Save step after step, each to its best level, and wait until old ones are removed."""
     for step in steps:
         run.save(state_of(step), step, metrics or None).wait(timeout_s=60)
         wait_for(lambda: not run.saver.uploads.unsent())
 
 
 def restored_step(run: StorageCheckpoint) -> int | None:
-    """Return the step that is restored, once every byte has been found to be that step's; None for a new run."""
+    """The step that is restored, after checking every byte; None for a new run."""
     restored = run.restore()
     if restored is None:
         return None
@@ -50,17 +50,17 @@ def restored_step(run: StorageCheckpoint) -> int | None:
 
 
 def steps_of(run: StorageCheckpoint) -> list[int]:
-    """Return the steps of all checkpoints, newest first."""
+    """The steps of all checkpoints, newest first."""
     return [checkpoint.step for checkpoint in run.list()]
 
 
 def drop_sent_of_others(spool: Spool) -> None:
-    """Let other runs in the directory of a spool give way to it."""
+    """Remove the sent checkpoints of other runs in the directory of a spool."""
     leftovers.drop_all(spool.directory, spool.folder)
 
 
 def remove_before_sending(run: StorageCheckpoint) -> None:
-    """Let a run break W2: what it has confirmed goes before the next one is sent."""
+    """Make a run break W2: it removes its confirmed checkpoint before it sends the next one."""
     send = run.saver.delivery.send
 
     def worse(spooled: Spooled) -> Level:

@@ -1,4 +1,4 @@
-"""Files to cache whose bytes follow from their keys: every process can tell whether it was given the right ones."""
+"""Files to cache whose bytes follow from their keys, so that every process can check them."""
 
 from __future__ import annotations
 

@@ -12,19 +12,20 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ai4os_data.cache.ledger import Ledger
-from ai4os_data.cache.staged import BLOCK_BYTES, Spares, allocated
+from ai4os_data.cache.staged import BLOCK_BYTES, allocated
 from ai4os_data.errors import CacheError
 from ai4os_data.machine import exhausted
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from ai4os_data.cache.claims import Claim
     from ai4os_data.cache.entries import Held
-    from ai4os_data.cache.eviction import Plans, Protected
+    from ai4os_data.cache.eviction import Plans
+    from ai4os_data.cache.ledger import Ledger
     from ai4os_data.cache.objects import Objects
+    from ai4os_data.cache.staged import Spares
 
 _NOTE_USE_EVERY_S = 60.0
 _MOST_USED = 50_000  # uses that are not in the index yet, of 200 bytes each, in every process
@@ -39,25 +40,18 @@ class Budget:
 
     Args:
         directory: the cache's.
-        limit: gives what it may take in all.
+        ledger: its account.
         objects: its files.
-        protected: as for `Ledger`.
         plans: as for `Ledger`.
+        spares: as for `Ledger`.
     """
 
-    def __init__(
-        self,
-        directory: str,
-        limit: Callable[[], int],
-        objects: Objects,
-        protected: Protected | None,
-        plans: Plans,
-    ) -> None:
+    def __init__(self, directory: str, ledger: Ledger, objects: Objects, plans: Plans, spares: Spares) -> None:
         self.directory = directory
         self._objects = objects
         self._plans = plans
-        self._spares = Spares()
-        self.ledger = Ledger(directory, limit, objects=objects, protected=protected, plans=plans, spares=self._spares)
+        self._spares = spares
+        self.ledger = ledger
         self._lock = threading.RLock()
         self._free = 0  # leased, and not set aside
         self._reserved = 0  # leased, and set aside for claims

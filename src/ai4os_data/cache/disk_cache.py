@@ -56,8 +56,7 @@ class DiskCache:
         policy: Policy = "auto",
     ) -> None:
         if policy not in {"auto", "lru"}:
-            message = f"policy is 'auto' or 'lru', not {policy!r}"
-            raise ValueError(message)
+            raise ValueError(f"policy is 'auto' or 'lru', not {policy!r}")
         fixed = None if size_limit == "auto" else placement.given_limit(size_limit)
         self.directory = (
             _auto_directory(with_limit=fixed is None)
@@ -68,8 +67,7 @@ class DiskCache:
         try:
             placement.make_root(self.directory)
         except OSError as error:
-            message = f"{self.directory} cannot be used as a cache: {error.strerror}"
-            raise CacheError(message) from error
+            raise CacheError(f"{self.directory} cannot be used as a cache: {error.strerror}") from error
         self.size_limit: int = fixed or _auto_limit(self.directory)
         self._is_given = fixed is not None
         self._begin_sessions()
@@ -197,8 +195,7 @@ def cache_for(cache: DiskCache | str | os.PathLike[str] | None, *, local: bool =
     if cache is None or isinstance(cache, DiskCache):
         return cache
     if not isinstance(cache, (str, os.PathLike)):
-        message = f"cache is a DiskCache, a directory, 'auto' or None, not {cache!r}"  # type: ignore[unreachable]
-        raise TypeError(message)
+        raise TypeError(f"cache is a DiskCache, a directory, 'auto' or None, not {cache!r}")
     if is_size(cache) or cache in {"none", "off", ""}:
         wanted = "cache=DiskCache(size_limit='20GiB') for a size, or cache=None for none"
         raise CacheError(f"cache={cache!r} is no directory; write {wanted}")

@@ -104,8 +104,7 @@ class _NamesOnly(diskcache.Disk):  # type: ignore[misc]  # diskcache has no type
 
 
 def _refuse_pickle(value: object) -> NoReturn:
-    message = f"the cache's index holds names only, not {type(value).__name__}"
-    raise TypeError(message)
+    raise TypeError(f"the cache's index holds names only, not {type(value).__name__}")
 
 
 class _Database(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types

@@ -97,5 +97,4 @@ class LedgerLock:
             placement.make(self._directory)
             self.descriptor = ownership.open_file(self._path, os.O_CREAT | os.O_RDWR)
         except OSError as error:
-            message = f"{self._directory}: {error.strerror}"
-            raise CacheError(message) from error
+            raise CacheError(f"{self._directory}: {error.strerror}") from error

@@ -75,8 +75,7 @@ class Mending:
             return work()
         except Damage as error:
             self._raise_disk_error(error, _TOO_FULL_BYTES)
-            message = f"{self._directory}: the cache's index cannot be made anew: {error}"
-            raise CacheError(message) from error
+            raise CacheError(f"{self._directory}: the cache's index cannot be made anew: {error}") from error
 
     def _tried(self, work: Callable[[], R]) -> R:
         """The result of some work, repeated for a moment if the disk is full."""

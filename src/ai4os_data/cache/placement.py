@@ -39,18 +39,16 @@ def given_limit(size: int | str) -> int:
         CacheLimitError: it is neither, or too small to work with.
     """
     if isinstance(size, bool) or not isinstance(size, (int, str)):
-        message = f"a cache limit is a number of bytes, a text such as '20GiB', or 'auto', not {size!r}"
-        raise CacheLimitError(message)
+        raise CacheLimitError(f"a cache limit is a number of bytes, a text such as '20GiB', or 'auto', not {size!r}")
     try:
         limit = parse_size(size) if isinstance(size, str) else size
     except ValueError as error:
         raise CacheLimitError(str(error)) from None
     if limit < SMALLEST_BYTES:
-        message = (
+        raise CacheLimitError(
             f"a cache of {limit:,} bytes cannot hold its own bookkeeping; give at least {SMALLEST_BYTES:,}, or "
             "cache=None"
         )
-        raise CacheLimitError(message)
     return limit
 
 
@@ -68,11 +66,10 @@ def auto_limit(directory: str, held_bytes: int) -> int:
     reserve = min(max(int(total * _RESERVED_PART), _SMALLEST_RESERVE_BYTES), _LARGEST_RESERVE_BYTES)
     limit = free + held_bytes - reserve
     if limit < _SMALLEST_AUTO_BYTES:
-        message = (
+        raise CacheLimitError(
             f"{directory}: {free >> 20:,} MiB are free there, too few for a cache with a reserve of "
             f"{reserve >> 20:,} MiB for everything else"
         )
-        raise CacheLimitError(message)
     return limit
 
 
@@ -145,25 +142,22 @@ def usable(directory: str, *, memory_too: bool) -> str:
     directory = os.path.abspath(os.path.expandvars(os.path.expanduser(directory)))  # as diskcache will
     mount = mounts.mount_of(directory)
     if mount is not None and mount.is_network:
-        message = (
+        raise CacheError(
             f"{directory} is on {mount.kind} ({mount.source}): a cache belongs on a local disk; give DiskCache "
             "another directory"
         )
-        raise CacheError(message)
     if mount is not None and mount.is_memory and not memory_too:
-        message = f"{directory} is in main memory ({mount.kind})"
-        raise CacheError(message)
+        raise CacheError(f"{directory} is in main memory ({mount.kind})")
     try:
         try:
             _try(directory)
         except FileNotFoundError:  # somebody is removing it
             _try(directory)
     except OSError as error:
-        message = (
+        raise CacheError(
             f"{directory} cannot be used as a cache: {error.strerror}; give DiskCache a directory on a local "
             "disk that you can write to"
-        )
-        raise CacheError(message) from error
+        ) from error
     return directory
 
 
@@ -199,12 +193,10 @@ def _refuse_what_is_not_ours(directory: str) -> None:
     """
     advice = "give DiskCache a directory of your own, as AI4OS_DATA_CACHE or as its first argument"
     if (reason := refusal(directory)) is not None:
-        message = f"{directory} {reason}; {advice}"
-        raise CacheError(message)
+        raise CacheError(f"{directory} {reason}; {advice}")
     for name in (MARKER, *_OUR_NAMES, *_OUR_FOLDERS, "names"):
         if (reason := ownership.foreign(f"{directory}/{name}")) is not None:
-            message = f"{directory} cannot be used as a cache: its {name!r} {reason}; {advice}"
-            raise CacheError(message)
+            raise CacheError(f"{directory} cannot be used as a cache: its {name!r} {reason}; {advice}")
 
 
 def _claim_directory(directory: str) -> None:
@@ -219,11 +211,10 @@ def _claim_directory(directory: str) -> None:
     if os.path.lexists(f"{directory}/names") and not is_ours(f"{directory}/names"):
         taken.append("names")
     if taken and not os.path.lexists(f"{directory}/{MARKER}"):  # another process may have marked it just now
-        message = (
+        raise CacheError(
             f"{directory} holds {taken[0]!r}, which no cache of ours has put there, and which it would write over; "
             "give DiskCache a directory of its own"
         )
-        raise CacheError(message)
     mark(directory)
 
 

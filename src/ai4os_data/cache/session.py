@@ -12,8 +12,9 @@ from ai4os_data.cache import listings, placement
 from ai4os_data.cache.budget import Budget
 from ai4os_data.cache.claims import Claim, Claims
 from ai4os_data.cache.entries import intact
+from ai4os_data.cache.ledger import Ledger
 from ai4os_data.cache.objects import Objects
-from ai4os_data.cache.staged import BLOCK_BYTES, allocated
+from ai4os_data.cache.staged import BLOCK_BYTES, Spares, allocated
 from ai4os_data.cache.waiting import Waiting
 from ai4os_data.errors import CacheError
 
@@ -46,7 +47,9 @@ class Session:
         self._limit = limit
         self.objects = Objects(directory)
         self.known = self.objects.known
-        self.budget = Budget(directory, limit, self.objects, protected, plans)
+        spares = Spares()
+        ledger = Ledger(directory, limit, objects=self.objects, protected=protected, plans=plans, spares=spares)
+        self.budget = Budget(directory, ledger, self.objects, plans, spares)
         self._claims = Claims(f"{directory}/lock")
         # Children of multiprocessing end without atexit, and others without multiprocessing's finalizers.
         reference = weakref.ref(self)

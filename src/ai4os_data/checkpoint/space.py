@@ -99,8 +99,7 @@ def parse_limit(limit: int | str | None) -> int | None:
     try:
         size_bytes = parse_size(limit) if isinstance(limit, str) else operator.index(limit)
     except (TypeError, ValueError):
-        message = f"{limit!r} is not a spool limit: write a number of bytes, '20GiB' or 'auto'"
-        raise ValueError(message) from None
+        raise ValueError(f"{limit!r} is not a spool limit: write a number of bytes, '20GiB' or 'auto'") from None
     if size_bytes < SMALLEST_BYTES:
         raise ValueError(f"{limit!r} is no spool limit: it has to be at least {SMALLEST_BYTES:,} bytes")
     return size_bytes

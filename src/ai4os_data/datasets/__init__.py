@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ai4os_data.datasets.choosing import matching
 from ai4os_data.datasets.filling import Filling, fill
 from ai4os_data.datasets.index import Index, Shelf, enumerated, kept_index, list_anew, open_index
+from ai4os_data.datasets.looking import Look
 from ai4os_data.datasets.patterns import Pattern
 from ai4os_data.datasets.sample import Sample
 from ai4os_data.machine import loaded_on_use
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Filling",
     "Index",
+    "Look",
     "Pattern",
     "Sample",
     "Shelf",

@@ -52,9 +52,10 @@ class StorageDataset(Dataset[Any]):
         pattern: which files: a glob below the location, or several in a list. ``**`` is any number of folders, and
             braces hold alternatives: ``"**/*.{jpg,png}"`` (``[{]`` is a brace itself). Files that systems leave behind,
             such as ``Thumbs.db`` and ``.ipynb_checkpoints``, are left out, unless the pattern names them.
-        decode: ``"bytes"``, ``"text"`` (UTF-8), ``"json"``, ``"image"`` (Pillow, RGB), ``"numpy"`` (``.npy``,
-            ``.npz``), ``"torch"`` (weights only), ``"path"`` (a local file that stays while the path object lives),
-            or a callable of a `Sample`.
+        decode: ``"bytes"``, ``"text"`` (UTF-8), ``"json"``, ``"image"`` (Pillow, RGB), ``"image@256"`` (the same; a
+            JPEG at the smallest of its scales whose sides have 256 pixels or more), ``"numpy"`` (``.npy``, ``.npz``),
+            ``"torch"`` (weights only), ``"path"`` (a local file that stays while the path object lives), or a
+            callable of a `Sample`.
         target: None, ``"folder"`` (as in ImageFolder), a mapping from key to label, or a callable of a `Sample`.
         classes: the names of the classes, in the order of their numbers, such as ``train.classes`` for a validation
             split. Without it, class folders are numbered in sorted order, those that no sample lies in included.
@@ -62,8 +63,8 @@ class StorageDataset(Dataset[Any]):
         allow_empty: let a class keep its number if it has no sample; otherwise that is an error.
         transform: applied to ``x``.
         target_transform: applied to ``y``.
-        prepare: bytes to bytes, applied once, before a file is kept in the cache: such as shrinking photographs. It is
-            for the samples' own files; their siblings, and a split file, come as they are.
+        prepare: bytes to bytes, applied once, before a file is kept in the cache, by several threads: such as `shrink`.
+            It is for the samples' own files; their siblings, and a split file, come as they are.
         prepare_version: change it when the results of ``prepare`` change although its own code does not.
         cache: a `DiskCache`, a directory, ``"auto"``, or None. ``"auto"`` caches nothing that is on a local disk
             already.

@@ -20,8 +20,11 @@ _FORMATS = {
     b"MM\0*": TiffImagePlugin.TiffImageFile.format,
     b"RIFF": WebPImagePlugin.WebPImageFile.format,
 }
-# What Pillow raises for files that are damaged, or that it does not know.
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
+# What Pillow raises for files that are damaged, or that it does not know; and its warnings, if they are made errors.
+_DAMAGED = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, struct.error, zlib.error),
+    UserWarning,
+)
 
 _LABEL_MODES = {"1", "P", "I;16", "I"}
 _FEW_GREYS = 64
@@ -30,6 +33,7 @@ _FLAT = 0.9  # of the pixels are like the one beside them
 _REDUCING_GAP = 3.0  # for Pillow's documentation, "almost identical" to no gap
 
 _ORIENTATION = 0x0112
+_TURNED = range(2, 9)
 _DETAILS, _MAKER_NOTE = 0x8769, 0x927C
 _SIZES = (0x0100, 0x0101, 0xA002, 0xA003)
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339
@@ -67,7 +71,7 @@ def opened(data: bytes) -> Picture | None:
         image = Image.open(io.BytesIO(data), formats=[kind])
         return Picture(image, kind, image.size, data) if _IS_SIMPLE[kind](image, data) else None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        tell_once(f"shrink leaves a picture as it is that Pillow does not decode by default: {error}")
+        tell_once(f"shrink: a picture stays as it is, since PIL.Image.MAX_IMAGE_PIXELS forbids to decode it: {error}")
     except _DAMAGED:
         pass
     return None
@@ -191,8 +195,8 @@ def _is_lossless(webp: bytes) -> bool:
 
 def _exif_of(image: Image.Image) -> bytes:
     """What the camera noted, without its preview, the maker's own notes and the old size. Empty if there is nothing."""
-    exif = _notes_of(image)
     try:
+        exif = image.getexif()
         details = exif.get_ifd(_DETAILS)
         for tag in (_MAKER_NOTE, *_SIZES):
             details.pop(tag, None)
@@ -200,25 +204,20 @@ def _exif_of(image: Image.Image) -> bytes:
                 del exif[tag]
         return exif.tobytes() if exif else b""
     except _DAMAGED:
-        return _orientation_alone(exif)
+        return _turned(image)
+
+
+def _turned(image: Image.Image) -> bytes:
+    """EXIF that says how an image is turned, and nothing else; empty if it is not turned."""
+    try:
+        noted = image.getexif().get(_ORIENTATION)
+    except _DAMAGED:
+        return b""
+    exif = Image.Exif()
+    exif.update((_ORIENTATION, orientation) for orientation in _TURNED if orientation == noted)
+    return exif.tobytes() if exif else b""
 
 
 def orientation_of(picture: Picture) -> bytes:
-    """EXIF that says how a picture is turned; empty if it is not turned."""
-    if picture.format == "TIFF":
-        return b""  # one that is turned stays as it is
-    exif = _notes_of(picture.image)
-    return b"" if exif.get(_ORIENTATION, 1) == 1 else _orientation_alone(exif)
-
-
-def _notes_of(image: Image.Image) -> Image.Exif:
-    try:
-        return image.getexif()
-    except _DAMAGED:
-        return Image.Exif()
-
-
-def _orientation_alone(exif: Image.Exif) -> bytes:
-    kept = Image.Exif()
-    kept[_ORIENTATION] = exif.get(_ORIENTATION, 1)
-    return kept.tobytes()
+    """EXIF that says how a picture is turned, and nothing else; empty if it is not turned."""
+    return b"" if picture.format == "TIFF" else _turned(picture.image)  # a TIFF that is turned stays as it is

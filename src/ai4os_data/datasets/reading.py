@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import operator
+import time
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors, telemetry
 from ai4os_data.cache import IN_MEMORY_BYTES, MOST_KNOWN, CachedStore, WantedFile, live_in
 from ai4os_data.datasets import seeding
+from ai4os_data.datasets.looking import Look, Watched
 from ai4os_data.datasets.sample import Origin, Sample
+from ai4os_data.telemetry import reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
     from ai4os_data.datasets.siblings import SiblingFiles
     from ai4os_data.datasets.targets import Targets
     from ai4os_data.stores import ChosenEntries, Entry
+
+    _Contents = dict[int, bytes | errors.StorageError]
+    _Fetched = Mapping[tuple[str, bool], bytes | errors.StorageError]
 
 
 class Reader:
@@ -117,16 +124,26 @@ class Reader:
             self._slots.pop(index, None)
         return data
 
-    def good(self, indices: Sequence[int], seeds: Sequence[int] | None = None) -> list[tuple[int, Any]]:
+    def good(
+        self, indices: Sequence[int], seeds: Sequence[int] | None = None, look: Look | None = None
+    ) -> list[tuple[int, Any]]:
         """Several samples, each with its position among the indices; bad ones are left out under ``on_error="skip"``.
 
         Args:
             indices: from 0 on.
             seeds: the seed of each sample's random augmentations.
+            look: records how the last of them is made; the first one may have to import what the user's functions need.
 
         Raises:
             SampleError: one is bad, and is not to be skipped.
         """
+        contents, fetched = self._contents(indices)
+        last = self.maker if look is None or self.maker.gives_bytes else Watched(self.maker, look)
+        return list(self._made(indices, contents, fetched, seeds if self.maker.may_draw else None, last))
+
+    def _contents(self, indices: Sequence[int]) -> tuple[_Contents, _Fetched]:
+        """The files of samples, by index, and what came of other files; those that are read later are in neither."""
+        begun_ns = time.perf_counter_ns()
         wanted = {index: WantedFile(self.entries[index]) for index in dict.fromkeys(indices)}
         contents: dict[int, bytes | errors.StorageError] = {}
         absent = []
@@ -137,11 +154,15 @@ class Reader:
                 contents[index] = data
             else:
                 absent.append(file)
-        files = each_once([*absent, *self._siblings_of(indices)])
-        came = {file.form: result for file, result in self.files.read_many(files)}
+        siblings = self._siblings_of(indices)
+        hit_ns = time.perf_counter_ns()
+        reading.add(hit_ns - begun_ns, fetching=False)
+        if not absent and not siblings:
+            return contents, {}
+        came = {file.form: result for file, result in self.files.read_many(each_once([*absent, *siblings]))}
+        reading.add(time.perf_counter_ns() - hit_ns, fetching=bool(absent) and not self.files.store.is_local)
         contents = {index: came[file.form] for index, file in wanted.items() if file.form in came} | contents
-        fetched = came if self.siblings.learned() else {}
-        return list(self._made(indices, contents, fetched, seeds if self.maker.may_draw else None))
+        return contents, came if self.siblings.learned() else {}
 
     def _comes_later(self, file: WantedFile) -> bool:
         """Whether the file of a sample is read only on demand, and not as a whole beforehand."""
@@ -159,25 +180,27 @@ class Reader:
     def _made(
         self,
         indices: Sequence[int],
-        contents: Mapping[int, bytes | errors.StorageError],
-        fetched: Mapping[tuple[str, bool], bytes | errors.StorageError],
+        contents: _Contents,
+        fetched: _Fetched,
         seeds: Sequence[int] | None,
+        last: Maker | Watched,
     ) -> Iterator[tuple[int, Any]]:
         """Decode, label and transform samples, in the order of the indices."""
-        for position, index in enumerate(indices):
+        makers = chain(repeat(self.maker, len(indices) - 1), [last])
+        for position, (index, maker) in enumerate(zip(indices, makers, strict=True)):
             content, entry = contents.get(index), self.entries[index]
             if seeds is not None:
                 seeding.seed_all(seeds[position])
             try:
                 if isinstance(content, errors.StorageError):
                     raise content
-                x, y = self.maker.decoded(index, Sample(self.origin, WantedFile(entry), content, fetched))
+                x, y = maker.decoded(index, Sample(self.origin, WantedFile(entry), content, fetched))
             except Exception as error:  # noqa: BLE001  a user's function may raise anything
                 self.bad_samples.skip(self.bad_samples.of_sample(index, entry.key, error), error)
                 self.files.counters.row[telemetry.SKIPPED] += 1
                 continue
             try:
-                item = self.maker.transformed(x, y)
+                item = maker.transformed(x, y)
             except Exception as error:
                 raise self.bad_samples.of_sample(index, entry.key, error) from error
             yield position, item

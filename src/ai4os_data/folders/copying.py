@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ai4os_data import errors
 from ai4os_data.datasets import Index, enumerated, kept_index, list_anew, matching, open_index
-from ai4os_data.folders.fetching import IN_RANGES_BYTES, Fetching
-from ai4os_data.folders.fitting import check_names, check_twins
+from ai4os_data.folders.fetching import IN_RANGES_BYTES, PREPARED_IN_MEMORY_BYTES, Fetching
+from ai4os_data.folders.fitting import check_names
 from ai4os_data.folders.job import Difference, Job, difference, with_those_above
 from ai4os_data.folders.parts import name_of
 from ai4os_data.folders.progress import Tally
@@ -111,13 +111,17 @@ class Copying:
         """Fetch what the directory lacks beside a listing."""
         positions = matching(self._job.pattern, listed, self._job.store.location)
         keys = listed.keys if len(positions) == len(listed) else [listed.keys[position] for position in positions]
-        check_names(chain(keys, listed.hollow), self._target.root, self._target.staging_name)
+        hollow = listed.hollow if self._job.pattern.is_everything else ()
+        check = partial(check_names, keys, hollow, self._target.root, self._target.staging_name)
+        check(thoroughly=False)
         found = self._difference(listed, positions)
         self._target.sweep(self._parts(found))
         self._taken_bytes = self._recorded_bytes(found)
-        fetching = Fetching(self._job, self._journal, self._target, self._tally, self._check_limit)
+        fetching = Fetching(
+            self._job, self._journal, self._target, self._tally, check=self._check_limit, listed=listed.entries
+        )
         if found.outdated:
-            check_twins(keys, self._target.root)
+            check(thoroughly=True)
             sample = sample_of(self._job, [one.entry for one in found.outdated]) if self._job.preparation else None
             self._check_room(found, sample)
             self._target.begin()
@@ -167,9 +171,10 @@ class Copying:
         folders = self._new_folders(found)
         new_bytes = disk.allocated(int(size * ratio) for size in sizes) + disk.allocated(1 for _ in range(folders))
         over = [one.over.st_size for one in found.outdated if one.over is not None]
-        # A file that is replaced stays until its successor is whole, and what is to be prepared lies beside it.
-        beside = over if sample is None else sizes
-        beside_bytes = disk.allocated(sorted(beside, reverse=True)[:_AT_A_TIME])
+        # A file that is replaced stays until its successor is whole, and what is to be prepared may lie beside it.
+        beside_bytes = disk.allocated(sorted(over, reverse=True)[:_AT_A_TIME])
+        if sample is not None:
+            beside_bytes += max(0, sum(sorted(sizes, reverse=True)[:_AT_A_TIME]) - PREPARED_IN_MEMORY_BYTES)
         need = Need(
             more_bytes=new_bytes - disk.allocated(over) + beside_bytes - self._target.staged_bytes(),
             total_bytes=new_bytes + self._taken_bytes,

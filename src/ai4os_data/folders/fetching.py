@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,8 @@ from ai4os_data.folders.room import disk_error
 from ai4os_data.folders.sampling import Prepared, what
 from ai4os_data.folders.staged import StagedFile, write_staged
 from ai4os_data.http import Body, MemoryBody
-from ai4os_data.stores import Entry, modified_ns, read_resumed
+from ai4os_data.machine import in_threads
+from ai4os_data.stores import Entry, modified_ns, read_among, read_resumed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from ai4os_data.stores import Fetched
 
 IN_RANGES_BYTES = 16 * 1024 * 1024  # from here on, a file comes in several ranges at a time
+PREPARED_IN_MEMORY_BYTES = 48 * 1024 * 1024  # of all files that are to be prepared; the others wait on the disk
 _IN_MEMORY_BYTES = 1024 * 1024  # from here on, bytes go to the disk as they come
-
-Prepare = dict["Future[bytes | errors.PreparationError]", tuple[Entry, Entry]]
+PREPARED_IN_MEMORY_BYTES = 8 * 1024 * 1024  # the same for what is read again at once, such as photographs
 
 
 class Fetching:
@@ -42,6 +42,7 @@ class Fetching:
         target: the directory.
         tally: counts what comes.
         check: called with the size of a file before it is placed; it raises if that is too much.
+        listed: all files there are.
 
     Attributes:
         sizes: the local size of each file that has come, by its key.
@@ -49,7 +50,14 @@ class Fetching:
     """
 
     def __init__(
-        self, job: Job, journal: Journal, target: Target, tally: Tally, check: Callable[[int], object]
+        self,
+        job: Job,
+        journal: Journal,
+        target: Target,
+        tally: Tally,
+        *,
+        check: Callable[[int], object],
+        listed: Sequence[Entry],
     ) -> None:
         self.sizes: dict[str, int] = {}
         self.failed: list[tuple[Entry, errors.StorageError]] = []
@@ -58,7 +66,9 @@ class Fetching:
         self._target = target
         self._tally = tally
         self._check = check
+        self._listed = listed
         self._over: dict[str, os.stat_result | None] = {}
+        self._held: dict[str, int] = {}  # large files that are in memory, to be prepared
 
     def bring(self, outdated: Sequence[Outdated], sample: Sample | None) -> None:
         """Fetch files.
@@ -106,18 +116,22 @@ class Fetching:
 
     def _came(self, entries: Sequence[Entry]) -> Generator[tuple[Entry, Fetched], None, None]:
         """The files that come; the others are among those that failed."""
-        outcomes = self._job.store.read_many(entries, self._body)
+        outcomes = read_among(self._job.store, entries, self._listed, self._body)
         with closing(outcomes) if isinstance(outcomes, Generator) else nullcontext():
             for entry, outcome in outcomes:
                 if isinstance(outcome, errors.StorageError):
                     self.failed.append((entry, outcome))
+                    self._held.pop(entry.key, None)
                     continue
                 if isinstance(outcome.body, MemoryBody):
                     self._tally.came(outcome.body.length)
                 yield entry, outcome
 
     def _body(self, entry: Entry) -> Body:
-        if entry.size_bytes < _IN_MEMORY_BYTES:
+        if entry.size_bytes < (_IN_MEMORY_BYTES if self._job.preparation is None else PREPARED_IN_MEMORY_BYTES):
+            return MemoryBody()
+        if self._job.preparation and sum(self._held.values()) + entry.size_bytes <= PREPARED_IN_MEMORY_BYTES:
+            self._held[entry.key] = entry.size_bytes
             return MemoryBody()
         return StagedFile(self._target.new_path(), self._tally.came)
 
@@ -160,21 +174,17 @@ class Fetching:
 
     def _bring_prepared(self, entries: Sequence[Entry]) -> None:
         """Fetch files, and prepare them on all processors that this process may use."""
-        cores = len(os.sched_getaffinity(0))
-        under_way: Prepare = {}
-        pool = ThreadPoolExecutor(cores, thread_name_prefix="ai4os-data-prepare")
-        try:
-            with closing(self._came(entries)) as came:
-                for entry, fetched in came:
-                    under_way[pool.submit(self._prepared, entry, fetched.body)] = entry, fetched.entry
-                    self._place_ended(under_way, waits=len(under_way) > 2 * cores)
-            while under_way:
-                self._place_ended(under_way, waits=True)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        with closing(self._came(entries)) as came, closing(in_threads(self._prepared, came)) as all_made:
+            for wanted, served, made in all_made:
+                self._held.pop(wanted.key, None)
+                if isinstance(made, errors.PreparationError):
+                    self.failed.append((wanted, made))
+                else:
+                    self._place_prepared(Prepared(wanted, served, made))
 
-    def _prepared(self, entry: Entry, body: Body) -> bytes | errors.PreparationError:
+    def _prepared(self, arrival: tuple[Entry, Fetched]) -> tuple[Entry, Entry, bytes | errors.PreparationError]:
         assert self._job.preparation is not None
+        wanted, (served, body) = arrival
         if isinstance(body, StagedFile):
             data = body.read()
             body.close()
@@ -182,17 +192,7 @@ class Fetching:
         else:
             assert isinstance(body, MemoryBody)
             data = body.getvalue()
-        return self._job.preparation.apply(data, what(self._job, entry))
-
-    def _place_ended(self, under_way: Prepare, *, waits: bool) -> None:
-        ended, _ = wait(under_way, None if waits else 0, FIRST_COMPLETED)
-        for future in ended:
-            wanted, served = under_way.pop(future)
-            made = future.result()
-            if isinstance(made, errors.PreparationError):
-                self.failed.append((wanted, made))
-            else:
-                self._place_prepared(Prepared(wanted, served, made))
+        return wanted, served, self._job.preparation.apply(data, what(self._job, wanted))
 
     def _place_prepared(self, made: Prepared) -> None:
         path = self._target.new_path()

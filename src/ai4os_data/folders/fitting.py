@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import suppress
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
@@ -19,38 +19,28 @@ if TYPE_CHECKING:
 _LONGEST_NAME, _LONGEST_PATH = 255, 4096  # of Linux, in bytes; a path ends with a NUL
 
 
-def check_names(keys: Iterable[str], directory: str, staging_name: str) -> None:
-    """See that a directory can hold each of these names.
+def check_names(
+    keys: Sequence[str], hollow: Sequence[str], directory: str, staging_name: str, *, thoroughly: bool
+) -> None:
+    """See that a directory can hold each of these names, each as one of its own.
 
     Args:
-        keys: of files, or of folders.
+        keys: of files.
+        hollow: of folders in which there is nothing.
         directory: where they are to be; it need not be there yet.
         staging_name: what nothing else may be called there.
+        thoroughly: whether to look also for names that would be one there, which takes a try on its disk.
 
     Raises:
         NameRefusedError: it cannot; all such names are counted, and the first are listed.
     """
-    _refuse(list(_unusable(keys, directory, staging_name)), directory)
-
-
-def check_twins(keys: Sequence[str], directory: str) -> None:
-    """See that a directory can hold all of these names, each as one of its own.
-
-    Args:
-        keys: of files.
-        directory: where they are to be; it need not be there yet.
-
-    Raises:
-        NameRefusedError: it cannot; all such pairs are counted, and the first are listed.
-    """
-    _refuse(list(_clashing(keys, directory)), directory)
-
-
-def _refuse(wrong: list[str], directory: str) -> None:
+    wrong = list(_unusable(chain(keys, hollow), directory, staging_name))
+    if wrong or thoroughly:
+        wrong += _clashing([*keys, *hollow], directory)
     if wrong:
         raise errors.NameRefusedError(
-            f"{directory}: {len(wrong):,} of the names cannot be there: {enumerated(wrong)}. Nothing was fetched; "
-            "rename them on the storage, or leave them out by pattern="
+            f"{directory}: {len(wrong):,} of {len(keys) + len(hollow):,} names cannot be there: {enumerated(wrong)}. "
+            "Nothing was fetched; rename them on the storage, or leave them out by pattern="
         )
 
 
@@ -63,8 +53,6 @@ def _unusable(keys: Iterable[str], directory: str, staging_name: str) -> Iterato
     for key in keys:
         if not is_safe(key):
             yield f"{key!r} leaves the directory"
-        elif not (key.isascii() or _is_path(key)):
-            yield f"{key!r} has a character that no name of a file can have"
         elif len(key) * 4 > min(longest, rest):  # else it is short, whatever its characters
             if any(len(os.fsencode(name)) > longest for name in key.split("/")):
                 yield f"{key!r} has a name of more than {longest} bytes"
@@ -72,14 +60,6 @@ def _unusable(keys: Iterable[str], directory: str, staging_name: str) -> Iterato
                 yield f"{key!r} is a path of more than {_LONGEST_PATH} bytes there"
         if key.startswith(staging_name) and key.partition("/")[0] == staging_name:
             yield f"{key!r} has the name of the folder for what is on its way"
-
-
-def _is_path(key: str) -> bool:
-    try:
-        os.fsencode(key)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _clashing(keys: Sequence[str], directory: str) -> Iterator[str]:

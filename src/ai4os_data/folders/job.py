@@ -132,8 +132,9 @@ def _compare_ways(found: Difference, folders: Iterable[str], target: Target) -> 
 
 
 def _compare_vanished(found: Difference, listed: Index, journal: Journal, target: Target) -> None:
+    hidden = {one.key for one in listed.unreadable}  # what cannot be read has not vanished
     for key in journal.files:
-        if key in found.kept or key in listed.by_key:
+        if key in found.kept or key in listed.by_key or (hidden and _is_in(key, hidden)):
             continue
         here = target.found(key)
         if here is None:
@@ -142,7 +143,17 @@ def _compare_vanished(found: Difference, listed: Index, journal: Journal, target
             (found.left if journal.settle(key, here) is None else found.vanished).append(key)
     if journal.folders:
         there = {*with_those_above(listed.keys), *listed.hollow, *with_those_above(listed.hollow)}
-        found.bare = sorted(journal.folders - there, key=len, reverse=True)
+        bare = [folder for folder in journal.folders - there if not (hidden and _is_in(folder, hidden))]
+        found.bare = sorted(bare, key=len, reverse=True)
+
+
+def _is_in(key: str, folders: set[str]) -> bool:
+    """Whether a key is one of some, or below one."""
+    while key not in folders:
+        key, slash, _ = key.rpartition("/")
+        if not slash:
+            return False
+    return True
 
 
 def with_those_above(keys: Iterable[str]) -> set[str]:

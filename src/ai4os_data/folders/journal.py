@@ -73,6 +73,7 @@ class Journal:
         self.files: dict[str, Written] = {}
         self.folders: set[str] = set()
         self._path = path
+        self._folder = os.path.dirname(path)
         self._earlier: dict[str, list[Written]] = {}  # what the newest line may not have replaced
         self._lines = 0
         self._descriptor = -1
@@ -109,7 +110,7 @@ class Journal:
 
     def _append(self, line: list[Any]) -> None:
         data = json.dumps(line).encode() + b"\n"
-        with translated(os.path.dirname(self._path), recording):
+        with translated(self._folder, recording):
             if self._descriptor < 0:
                 self._descriptor = ownership.open_file(self._path, _FLAGS)
                 self._end = os.fstat(self._descriptor).st_size

@@ -160,6 +160,14 @@ class LocalCopy(os.PathLike[str]):
         """The directory."""
         return str(self.path)
 
+    def __str__(self) -> str:
+        """The directory, as code expects it that had a text in this place."""
+        return str(self.path)
+
+    def __truediv__(self, name: str | os.PathLike[str]) -> Path:
+        """A path below the directory, as for a `pathlib.Path`."""
+        return self.path / name
+
     def __repr__(self) -> str:
         """A short description for people."""
         return f"LocalCopy({str(self.path)!r}, {len(self.files)} files of {self._job.store.location!r})"

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from ai4os_data.machine import shown_size
+from ai4os_data.telemetry import log
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_EVERY_S = 10.0
+
+
+_EVERY_S = 0.05
 
 
 class Progress(NamedTuple):
@@ -35,22 +45,47 @@ Show = Callable[[Progress], None]
 
 @contextmanager
 def bar(name: str, *, shown: bool) -> Iterator[Show]:
-    """A bar that shows how many bytes have come of those that are to come."""
+    """A bar that shows how many bytes have come of those that are to come.
+
+    If nobody sits at a terminal or a notebook, a line is logged now and then instead.
+    """
     from tqdm import tqdm
 
+    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    if shown and not seen:
+        yield _logging(name)
+        return
     with tqdm(unit="B", unit_scale=True, unit_divisor=1024, disable=not shown, desc=name, delay=0.2) as line:
 
         def show(progress: Progress) -> None:
             line.total = progress.total_bytes
-            waits = f", waiting for process {progress.copier}" if progress.copier else ""
-            line.set_postfix_str(f"{progress.came_files:,} of {progress.total_files:,} files{waits}", refresh=False)
+            line.set_postfix_str(_files(progress), refresh=False)
             line.update(progress.came_bytes - line.n)
 
         yield show
 
 
+def _logging(name: str) -> Show:
+    """Logs how far it is, ten seconds apart."""
+    said_s = time.monotonic()
+
+    def show(progress: Progress) -> None:
+        nonlocal said_s
+        if time.monotonic() - said_s >= _EVERY_S and progress.total_bytes:
+            said_s = time.monotonic()
+            came = f"{shown_size(progress.came_bytes)} of {shown_size(progress.total_bytes)}"
+            log.info("%s: %s, %s", name, came, _files(progress))
+
+    return show
+
+
+def _files(progress: Progress) -> str:
+    waits = f", waiting for process {progress.copier}" if progress.copier else ""
+    return f"{progress.came_files:,} of {progress.total_files:,} files{waits}"
+
+
 class Tally:
-    """Counts what comes, and shows it.
+    """Counts what comes, and shows it now and then.
 
     Args:
         shows: are called with how far it is, from the thread that made this.
@@ -60,24 +95,29 @@ class Tally:
         self._shows = shows
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
-        self._progress = Progress()
+        self._counts = [0, 0, 0, 0]
+        self._shown_s = 0.0
 
     def expect(self, files: int, size_bytes: int) -> None:
         """Count what is to come."""
-        self._add(Progress(0, size_bytes, 0, files))
+        self._counts[1] += size_bytes
+        self._counts[3] += files
+        self._show(at_once=True)
 
     def came(self, size_bytes: int) -> None:
-        """Count bytes that have come; a negative number, if they are to come again."""
-        self._add(Progress(size_bytes))
+        """Count bytes that have come, in whatever thread; a negative number, if they are to come again."""
+        with self._lock:
+            self._counts[0] += size_bytes
+        self._show()
 
     def placed(self) -> None:
         """Count a file that is in its place."""
-        self._add(Progress(0, 0, 1))
+        self._counts[2] += 1
+        self._show(at_once=self._counts[2] == self._counts[3])
 
-    def _add(self, more: Progress) -> None:
-        with self._lock:
-            sums = [one + other for one, other in zip(self._progress[:4], more[:4], strict=True)]
-            self._progress = Progress(*sums)
-        if threading.get_ident() == self._thread:
+    def _show(self, *, at_once: bool = False) -> None:
+        now_s = time.monotonic()
+        if (at_once or now_s - self._shown_s > _EVERY_S) and threading.get_ident() == self._thread:
+            self._shown_s = now_s
             for show in self._shows:
-                show(self._progress)
+                show(Progress(*self._counts))

@@ -34,7 +34,6 @@ class Turn:
 
     def __init__(self, path: str) -> None:
         self._descriptor = ownership.open_file(path, os.O_CREAT | os.O_RDWR)
-        self._shown_s = 0.0
         tell_after_fork(self)
 
     def after_fork(self) -> None:
@@ -53,13 +52,10 @@ class Turn:
         if descriptor >= 0:
             locks.release(descriptor)
 
-    def show(self, progress: Progress, *, at_once: bool = False) -> None:
+    def show(self, progress: Progress) -> None:
         """Let those who wait see how far it is."""
-        now = time.monotonic()
-        if at_once or now - self._shown_s > _POLL_S:
-            self._shown_s = now
-            with suppress(OSError):  # of a full disk: others see an old state
-                os.pwrite(self._descriptor, _STATE.pack(*progress[:4], os.getpid()), 0)
+        with suppress(OSError):  # of a full disk: others see an old state
+            os.pwrite(self._descriptor, _STATE.pack(*progress[:4], os.getpid()), 0)
 
     def shown(self) -> Progress:
         """How far the one is whose turn it is."""
@@ -131,7 +127,7 @@ def opened(folder: str, show: Show) -> Iterator[Record]:
     record: Record | None = None
     try:
         waited = _wait(turn, show, folder)
-        turn.show(Progress(), at_once=True)
+        turn.show(Progress())
         record = Record(folder, turn, waited=waited)
         yield record
     finally:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from ai4os_data import errors
 from ai4os_data.http import MemoryBody
-from ai4os_data.stores import Fetched
+from ai4os_data.machine import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ai4os_data.folders.job import Job
-    from ai4os_data.stores import Entry
+    from ai4os_data.stores import Entry, Fetched
 
 _FILES = 16
 _MOST_BYTES = 32 * 1024 * 1024
@@ -57,25 +58,30 @@ def sample_of(job: Job, entries: Sequence[Entry]) -> Sample:
     Raises:
         PreparationError: ``prepare`` fails on each of them.
     """
-    assert job.preparation is not None
     sample = Sample([], [], 1.0)
-    for entry, outcome in job.store.read_many(_chosen(entries)):
-        if isinstance(outcome, errors.StorageError):
-            sample.failed.append((entry, outcome))
-            continue
-        assert isinstance(outcome, Fetched)
-        assert isinstance(outcome.body, MemoryBody)
-        made = job.preparation.apply(outcome.body.getvalue(), what(job, entry))
+    for wanted, served, made in in_threads(partial(_prepared, job), job.store.read_many(_chosen(entries))):
         if isinstance(made, errors.StorageError):
-            sample.failed.append((entry, made))
+            sample.failed.append((wanted, made))
         else:
-            sample.prepared.append(Prepared(entry, outcome.entry, made))
+            sample.prepared.append(Prepared(wanted, served, made))
     if not sample.prepared:
         for _, error in sample.failed:
             if isinstance(error, errors.PreparationError):
                 raise error
     ratios = [len(made.data) / made.served.size_bytes for made in sample.prepared if made.served.size_bytes]
     return sample._replace(ratio=sum(ratios) / len(ratios) if ratios else 1.0)
+
+
+def _prepared(
+    job: Job, arrival: tuple[Entry, Fetched | errors.StorageError]
+) -> tuple[Entry, Entry, bytes | errors.StorageError]:
+    """A file as it was listed, as it came, and what was made of it."""
+    wanted, outcome = arrival
+    if isinstance(outcome, errors.StorageError):
+        return wanted, wanted, outcome
+    assert job.preparation is not None
+    assert isinstance(outcome.body, MemoryBody)
+    return wanted, outcome.entry, job.preparation.apply(outcome.body.getvalue(), what(job, wanted))
 
 
 def what(job: Job, entry: Entry) -> str:

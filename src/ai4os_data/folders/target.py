@@ -132,7 +132,7 @@ class Target:
         Args:
             keeps_parts: whether the parts of large files stay, for the next run.
         """
-        if ownership.is_own_folder(self._staging):
+        if self._lock >= 0 and ownership.is_own_folder(self._staging):  # else another may use it
             for item in self._staged():
                 if not (keeps_parts and is_part(item.name)):
                     _remove(item)

@@ -21,7 +21,7 @@ from ai4os_data.http.outages import Wait, outage_of, waited_out
 from ai4os_data.http.policy import RequestTries, Verdict
 from ai4os_data.http.proxies import proxy_for
 from ai4os_data.http.refusals import Credentials
-from ai4os_data.http.requests import Request, Response
+from ai4os_data.http.requests import PART, Request, Response
 from ai4os_data.http.retries import OPENING_S, OUTAGE_S, Patience, checked_outage_s, retry_after_s
 from ai4os_data.http.statuses import PASSING, Standing, passes, standing_of, status_of
 from ai4os_data.http.transport import Transport
@@ -30,6 +30,7 @@ __all__ = [
     "NO_ANSWER",
     "OPENING_S",
     "OUTAGE_S",
+    "PART",
     "PASSING",
     "SILENT",
     "Body",

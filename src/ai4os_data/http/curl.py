@@ -19,6 +19,7 @@ from ai4os_data.machine import descriptors
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ai4os_data.http.requests import Request
     from ai4os_data.http.retries import Patience
     from ai4os_data.http.transfers import Transfer
     from ai4os_data.locations import Remote
@@ -86,6 +87,10 @@ class Lane:
         """Whether any of those on their way has brought bytes from our own server."""
         return any(transfer.is_answered for transfer, _ in self._active.values())
 
+    def streams(self) -> list[Request]:
+        """The requests on their way whose bodies are taken out part by part."""
+        return [transfer.request for transfer, _ in self._active.values() if transfer.request.streams]
+
     def begin(self, transfer: Transfer, remote: Remote, patience: Patience) -> None:
         """Send a request."""
         if remote is not self._handles.remote:
@@ -93,7 +98,7 @@ class Lane:
                 self._handles.close()
                 self._handles = _Handles(remote)
             self._handles.remote = remote  # often another store's: compare only once
-        transfer.begin()
+        transfer.begin(remote)
         handle = self._handles.take(transfer)
         _prepare(handle, transfer, patience)
         self._active[handle] = transfer, self._handles

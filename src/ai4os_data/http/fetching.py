@@ -9,7 +9,7 @@ from ai4os_data import errors, telemetry
 from ai4os_data.http.bodies import NoBody
 from ai4os_data.http.outages import LOOK_S
 from ai4os_data.http.outcomes import outcome_of
-from ai4os_data.http.requests import Request, Response
+from ai4os_data.http.requests import PART, Request, Response
 from ai4os_data.http.transfers import Transfer
 from ai4os_data.http.waiting import WaitingTransfers
 
@@ -48,6 +48,7 @@ class Fetch:
         self._wait = policy.wait
         self._waiting = WaitingTransfers(requests, policy)
         self._in_flight = in_flight
+        self._streams = False
 
     def run(self) -> Generator[tuple[Request, Response | errors.StorageError], None, None]:
         """Carry out the requests, and yield each as it ends.
@@ -73,6 +74,7 @@ class Fetch:
             if lane.in_flight == limit and not ready:
                 waiting.plan()
             self._await(is_pressed=bool(ready), has_room=lane.in_flight < limit)
+            ready.extend(() if ready else self._parts())
             for transfer, outcome in self._ended():
                 if isinstance(outcome, float):
                     waiting.put_back(transfer, outcome)
@@ -96,6 +98,10 @@ class Fetch:
         if wait.outage.is_on and lane.is_answered:
             wait.outage.answered()  # with the first bytes: the last ones may take minutes
 
+    def _parts(self) -> list[tuple[Request, Response | errors.StorageError]]:
+        """What stands for the answers that are taken out part by part."""
+        return [(request, PART) for request in self._lane.streams()] if self._streams else []
+
     def _begin_in_turn(self, transfer: Transfer) -> errors.StorageError | None:
         """Send a request, or put it back for a moment; the error if it is not sent at all."""
         verdict = transfer.tries.turn(transfer.what)
@@ -114,6 +120,7 @@ class Fetch:
             self._concurrency.begin()
         self._lane.begin(transfer, self._policy.credentials.remote, self._policy.patience)
         request = transfer.request
+        self._streams = self._streams or request.streams
         counted = telemetry.REQUESTS_PUT if request.method == "PUT" else telemetry.REQUESTS_GET
         self._policy.counters.row[telemetry.REQUESTS_ARCHIVE if request.is_archive else counted] += 1
 

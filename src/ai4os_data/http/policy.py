@@ -125,10 +125,10 @@ class RequestTries:
                 verdict = LOOK_S
             time.sleep(verdict)
 
-    def begin(self) -> None:
-        """Record that a try is sent now."""
+    def begin(self, remote: Remote) -> None:
+        """Record that a try is sent now, with the credentials of a remote: a 401 is about these and no others."""
         self._began_s = time.monotonic()
-        self.sent_with = self._policy.credentials.remote
+        self.sent_with = remote
 
     @property
     def found_away(self) -> bool:

@@ -27,6 +27,8 @@ class Request:
         source: what a PUT sends.
         is_archive: whether the answer holds many files: it is counted so, and ends with what has come of it if it
             breaks off, which the body keeps.
+        streams: whether `PART` is given out for it whenever something of its body may have come, so that the caller
+            may take that out.
         repeats: whether it is sent again after a try that may have succeeded all the same, such as one whose answer
             was lost; if not, the caller looks first.
         asks_first: whether a PUT sends its body only when the server has seen the head, and not refused it.
@@ -46,6 +48,7 @@ class Request:
     headers: tuple[str, ...] = ()
     source: Source | None = None
     is_archive: bool = False
+    streams: bool = False
     repeats: bool = True
     asks_first: bool = False
     tag: object = None
@@ -80,3 +83,7 @@ class Response:
     def compression(self) -> str | None:
         """The compression that the head names; only the number of bytes shows whether the server compressed them."""
         return compression(self.headers)
+
+
+PART = Response(0, {})
+"""What stands for the head of an answer whose body is not complete yet."""

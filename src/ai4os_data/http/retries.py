@@ -102,10 +102,9 @@ def checked_outage_s(outage_s: float) -> float:
     given: object = outage_s
     is_number = isinstance(given, int | float) and not isinstance(given, bool)
     if not is_number or math.isnan(outage_s) or outage_s < 0:
-        message = (
+        raise ValueError(
             f"outage_s is a number of seconds, 0 or more, that reads wait for a server that is away, not {outage_s!r}"
         )
-        raise ValueError(message)
     return outage_s
 
 

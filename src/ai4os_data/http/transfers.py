@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ai4os_data.http.bodies import SourceReader
     from ai4os_data.http.policy import CallPolicy
     from ai4os_data.http.requests import Request
+    from ai4os_data.locations import Remote
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -81,15 +82,15 @@ class Transfer:
 
     # --- a try
 
-    def begin(self) -> None:
-        """Forget the last try, keep what can be continued."""
+    def begin(self, remote: Remote) -> None:
+        """Forget the last try, keep what can be continued; the next one is sent with the credentials of a remote."""
         self.head_lines = []
         self._judged = self._is_redirect = False
         self._first = b""
         self.resumed = self.offset > 0
         if not self.resumed:
             self.body.restart()
-        self.tries.begin()
+        self.tries.begin(remote)
         self._length_before = self.body.length
 
     def end(self) -> None:

@@ -48,7 +48,11 @@ class Transport:
     @property
     def connections(self) -> Connections:
         """This process's connections."""
-        remote, held = self.remote, self._connections.get()
+        return self.connections_with(self.remote)
+
+    def connections_with(self, remote: Remote) -> Connections:
+        """This process's connections for the credentials of a remote, which another thread may read anew meanwhile."""
+        held = self._connections.get()
         found = held.get(remote)
         if found is None:
             found = connections_to(remote)

@@ -12,10 +12,12 @@ from torch.utils.data import Dataset, default_collate, get_worker_info
 from ai4os_data.datasets import seeding
 from ai4os_data.errors import SampleError, SkippedError
 from ai4os_data.loader import mismatch, nesting
+from ai4os_data.loader.spent import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ai4os_data.datasets import Look
     from ai4os_data.loader.next_uses import NextUses
 
 
@@ -34,10 +36,11 @@ class Wanted(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A batch as the caller gets it, and its number."""
+    """A batch as the caller gets it, its number, and the fields of `Spent`."""
 
     number: int
     data: Any
+    spent: Sequence[int]  # it comes as a list through the thread that pins memory
 
 
 class Failed(NamedTuple):
@@ -90,19 +93,21 @@ class Work(Dataset[Any]):
 
     def __getitem__(self, wanted: Wanted) -> Made | Failed:  # a `LeftOut` is one
         """One batch."""
+        watch = Stopwatch()
         if self._next_uses is not None:
             self._next_uses.reach(wanted.epoch, wanted.position)
         with seeding.kept_states() if get_worker_info() is None else nullcontext():
             try:
-                return Made(wanted.number, self._made(wanted))
+                data = self._made(wanted, watch.look)
+                return Made(wanted.number, data, watch.spent())
             except SkippedError as error:
                 return LeftOut(wanted.number, error, traceback.format_exc())
             except SampleError as error:
                 return Failed(wanted.number, error, traceback.format_exc())
 
-    def _made(self, wanted: Wanted) -> Any:
+    def _made(self, wanted: Wanted, look: Look) -> Any:
         seeds = [seeding.sample_seed(wanted.seed, wanted.epoch, index) for index in wanted.indices]
-        found = self._items(wanted.indices, seeds)
+        found = self._items(wanted.indices, seeds, look)
         items = [item for _, item in found]
         if not self._is_batched:
             return self._collate(items[0])
@@ -127,11 +132,11 @@ class Work(Dataset[Any]):
         ]
         return [names[position] for position in positions]
 
-    def _items(self, indices: list[int], seeds: list[int]) -> list[tuple[int, Any]]:
+    def _items(self, indices: list[int], seeds: list[int], look: Look) -> list[tuple[int, Any]]:
         """The samples, each with its position in the batch; bad ones left out."""
         located = nesting.located(self.dataset, indices)
         if located is not None:
-            return _read(located, seeds)
+            return _read(located, seeds, look)
         if self._is_batched and nesting.fetches_batches(self.dataset):
             seeding.seed_all(seeds[0])
             return list(enumerate(self.dataset.__getitems__(indices)))
@@ -166,7 +171,7 @@ def identity(batch: Any) -> Any:
     return batch
 
 
-def _read(located: Sequence[nesting.Located], seeds: Sequence[int]) -> list[tuple[int, Any]]:
+def _read(located: Sequence[nesting.Located], seeds: Sequence[int], look: Look) -> list[tuple[int, Any]]:
     """The samples of several datasets, each with its position, in order; bad ones left out.
 
     Raises:
@@ -175,7 +180,7 @@ def _read(located: Sequence[nesting.Located], seeds: Sequence[int]) -> list[tupl
     found: list[tuple[int, Any]] = []
     for dataset, positions, indices in nesting.by_dataset(located):
         checked = [dataset.reader.checked(index) for index in indices]
-        items = dataset.reader.good(checked, [seeds[position] for position in positions])
+        items = dataset.reader.good(checked, [seeds[position] for position in positions], look)
         found += [(positions[number], item) for number, item in items]
     if not found:
         reader, index = located[-1][0].reader, located[-1][1]

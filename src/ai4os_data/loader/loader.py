@@ -19,7 +19,7 @@ from ai4os_data.loader.look_ahead import LookAheads
 from ai4os_data.loader.next_uses import NextUses
 from ai4os_data.loader.orders import EpochPass, Order, OwnOrder, Resume
 from ai4os_data.loader.passes import Parts, Pass, Shown, handed_out
-from ai4os_data.loader.progress import Progress
+from ai4os_data.loader.progress import EpochStats, Progress
 from ai4os_data.loader.sampler import StorageSampler, sharing_now
 from ai4os_data.loader.saved_samples import SavedSamples
 from ai4os_data.loader.sharing import has_length
@@ -194,14 +194,22 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
         self._order.load_state_dict(state)
         self._samples.load(state)
 
-    def stats(self) -> dict[str, float]:
-        """How the pass that is being made goes, or how the last one went.
+    def stats(self) -> EpochStats:
+        """How the pass that is being made goes, or how the last one went; nothing before the first one.
 
         ``epoch``, ``images``, ``seconds``, ``images_per_s``, ``hit_rate`` (of the files that were used, siblings
         included, those that were not fetched in this epoch; NaN if none were seen, as over datasets that are none of
         ours), ``bytes_from_network``, ``first_batch_s``, ``waiting_share`` (of the time after the first batch);
         ``look_ahead_files``, ``look_ahead_bytes`` and ``look_ahead_cpu_s``. Other loaders over the same datasets count
         into the same hits and bytes.
+
+        ``bound_by`` is what the pass is bound by: ``"storage"`` (the time until files are there, from the cache or over
+        the network, ``prepare=`` included), ``"decode"`` (all that makes batches of them: ``decode=``, ``transform=``,
+        ``collate_fn``, and their way from a worker) or ``"loop"`` (what the caller does between two batches). It is
+        decided from ``storage_share``, ``decode_share`` and ``loop_share`` of the loop's time, which add up to one.
+        With workers, which make batches beside the loop, it is the loop if that waits for less than 10 % of its time,
+        else the larger of the other two; without, the largest of all. The start of workers is left out. Before the
+        second batch it is empty, and the shares are NaN.
         """
         return {} if self._shown.progress is None else self._shown.progress.figures()
 
@@ -244,8 +252,7 @@ class StorageDataLoader(DataLoader[_Item_co], Accelerated):
     def _parts(self, made: Pass, epoch_pass: EpochPass) -> Parts:
         """What makes the batches of a pass."""
         ahead = self._look_aheads.along(epoch_pass.coming, self.num_workers)
-        counters = [dataset.reader.files.counters for dataset in self._datasets]
-        progress = self._shown.progress = Progress(epoch_pass.epoch, counters, ahead)
+        progress = self._shown.progress = Progress(epoch_pass.epoch, self._datasets, ahead, self.num_workers)
         sizes: dict[int, int] = {}
         is_batched = self.batch_sampler is not None
         work = Work(self.dataset, self.collate_fn, is_batched=is_batched, next_uses=self._next_uses)

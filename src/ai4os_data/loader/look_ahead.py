@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ai4os_data import errors, telemetry
 from ai4os_data.loader import nesting
@@ -39,6 +39,14 @@ _LONGEST_END_S = 5.0
 def default_bytes(limit_bytes: int) -> int:
     """How much to stage ahead in a cache of this size."""
     return min(limit_bytes // _PARTS_OF_CACHE, _MOST_BYTES)
+
+
+class Figures(TypedDict):
+    """What came over the network ahead, and the CPU time that it took."""
+
+    look_ahead_files: int
+    look_ahead_bytes: int
+    look_ahead_cpu_s: float
 
 
 class LookAheads:
@@ -116,7 +124,7 @@ class LookAhead:
         self._staged_bytes = 0
         self._passed_before: dict[CachedStore, int] = {}  # files without room in the cache, at first
         self._tight: set[CachedStore] = set()  # caches in which another one found no room since
-        self.figures: dict[str, float] = {"look_ahead_files": 0, "look_ahead_bytes": 0, "look_ahead_cpu_s": 0.0}
+        self.figures: Figures = {"look_ahead_files": 0, "look_ahead_bytes": 0, "look_ahead_cpu_s": 0.0}
         self._changed = threading.Condition()
         self._end: Callable[[], object] = self._stop
 

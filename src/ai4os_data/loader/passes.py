@@ -132,13 +132,13 @@ class Pass:
         except BaseException:
             self._parts.end_look_ahead()  # a worker was killed, or the caller interrupts
             raise
-        waited_s = time.perf_counter() - begun_s
+        ended_s = time.perf_counter()
         if isinstance(made, Failed):
             self._failed = made.number
             made.raise_error()
-        number, data = made
+        number, data, spent = made
         self._has_given = True
-        self._parts.progress.given(self._give(number), waited_s)
+        self._parts.progress.given(self._give(number), begun_s, ended_s, spent)
         prepared = self._parts.prepared
         return data if prepared is None else prepared.on_device(data, is_last=self._epoch_pass.is_through)
 

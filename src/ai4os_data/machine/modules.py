@@ -19,8 +19,7 @@ def loaded_on_use(package: str, homes: Mapping[str, str]) -> Callable[[str], obj
 
     def load(name: str) -> object:
         if name not in homes:
-            message = f"module {package!r} has no attribute {name!r}"
-            raise AttributeError(message)
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module = import_module(f"{package}.{homes[name]}")
         return module if homes[name] == name else getattr(module, name)
 

@@ -55,8 +55,7 @@ class PackedList(Sequence[T]):
         position = operator.index(index)
         position += length if position < 0 else 0
         if not 0 <= position < length:
-            message = f"index {index} is out of range for {length} items"
-            raise IndexError(message)
+            raise IndexError(f"index {index} is out of range for {length} items")
         return self.at(position)
 
     def __iter__(self) -> Iterator[T]:
@@ -301,8 +300,7 @@ class ChosenTexts(Chosen[str]):
         with suppress(ValueError):
             if found is not None:
                 return begin + self.positions[begin:end].index(found)
-        message = f"{value!r} is not in the list"
-        raise ValueError(message)
+        raise ValueError(f"{value!r} is not in the list")
 
     def _is_chosen(self, found: int) -> bool:
         positions = self.positions
@@ -398,8 +396,7 @@ def _typecode(least: int, most: int) -> str:
         bits = 8 * array(code).itemsize - (least < 0)
         if most < 1 << bits and least >= -1 << bits:
             return code
-    message = f"{most if most >= 1 << 63 else least} has more than 64 bits"
-    raise ValueError(message)
+    raise ValueError(f"{most if most >= 1 << 63 else least} has more than 64 bits")
 
 
 def _seconds(text: str) -> int | None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,7 +32,7 @@ def usable_processors(quota_file: str = _QUOTA) -> int:
     return max(processors, 1)
 
 
-def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
     """What a function gives for each item, as it is ready, from threads on all processors.
 
     The caller's thread takes the items, and no more than a few ahead of the results. A daemonic process, such as a

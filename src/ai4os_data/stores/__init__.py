@@ -18,6 +18,7 @@ from ai4os_data.stores.kinds import (
     local_path,
     look_at,
     modified_ns,
+    read_among,
     read_resumed,
 )
 from ai4os_data.stores.levels import LEVELS, Durability, Level, is_on_the_server, lower, reaches
@@ -79,6 +80,7 @@ __all__ = [
     "open_dav",
     "open_store",
     "reaches",
+    "read_among",
     "read_resumed",
     "resources",
     "shown",

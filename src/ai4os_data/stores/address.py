@@ -42,6 +42,10 @@ class Address:
         """The URL of a key."""
         return f"{self.base_url}/{quoted(checked(key))}"
 
+    def url_of_folder(self, key: str) -> str:
+        """The URL of a folder; ``""`` is the root."""
+        return self.url(key) if key else self.base_url
+
     def below_remote(self, key: str) -> str:
         """The path of a key below the remote's URL, not percent-encoded."""
         return "/".join(part for part in (self.path, key) if part)

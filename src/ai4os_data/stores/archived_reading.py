@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+from contextlib import closing
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
-from ai4os_data.http import SILENT, CappedBody, MemoryBody, Request, Response
+from ai4os_data.http import PART, SILENT, Body, CappedBody, MemoryBody, Request, Response
 from ai4os_data.stores import archives
 from ai4os_data.stores.base import Fetched, MakeBody, Outcome
+from ai4os_data.stores.unpacking import Unpacker
+from ai4os_data.stores.whole_folders import WholeFolders, whole_folders
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Generator, Iterable, Iterator
 
     from ai4os_data.http import Transport
     from ai4os_data.stores.address import Address
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 DAV_ROOT = re.compile(r"/remote\.php/(?:dav/files/(?P<user>[^/]+)|webdav)(?:/|$)")
 _QUERY = re.compile(r"\?\S+(?=:)")
 _ARCHIVES_IN_FLIGHT = 2
+_MOST_BEYOND_BYTES = 1024 * 1024  # an error page may follow where an archive breaks off, but no more members
 _OF_A_MEMBER = (errors.NotFoundError, errors.LockedError)
 _HOPELESS = (*SILENT, errors.AuthenticationError)
 
@@ -60,6 +64,67 @@ class ArchiveReader:
         if not plan.is_through:
             yield from self._reader.read_many(plan.everything(), make)
 
+    def read_folders(
+        self, wanted: Collection[Entry], listed: Iterable[Entry], make: MakeBody
+    ) -> Generator[Outcome, None, None]:
+        """Read whole files: those of whole folders by archives of these, the rest as `read_many` does.
+
+        Args:
+            wanted: the entries to read.
+            listed: all entries there are.
+            make: makes what takes the bytes of an entry.
+        """
+        left = {entry.key: entry for entry in wanted}
+        hopeless = None
+        if self._server.makes_archives and len(left) > archives.MOST_MEMBERS:
+            hopeless = yield from self._read_whole(whole_folders(left.keys(), listed, self._naming, make), left)
+        if hopeless is None:
+            yield from self.read_many(left.values(), make)
+        else:
+            yield from ((entry, hopeless) for entry in left.values())
+
+    def _read_whole(
+        self, groups: Iterator[WholeFolders], left: dict[str, Entry]
+    ) -> Generator[Outcome, None, errors.StorageError | None]:
+        """The files that come with whole folders; an error if nothing else can be hoped for.
+
+        Once such an archive is of no use there are no more, and what is on its way is given up.
+        """
+        bodies: list[Unpacker[Body]] = []
+
+        def requests() -> Iterator[Request]:
+            for group in groups:
+                body = Unpacker(group.choose)
+                bodies.append(body)
+                url = f"{self._address.url_of_folder(group.parent)}?{group.query}"
+                size_bytes = group.size_bytes
+                yield Request(url, body, expected_bytes=size_bytes, is_archive=True, streams=True, tag=group)
+
+        try:
+            with closing(self._transport.fetch(requests(), _ARCHIVES_IN_FLIGHT)) as answers:
+                for request, outcome in answers:
+                    for entry, fetched in _taken_out(request):
+                        del left[entry.key]
+                        yield entry, fetched
+                    if isinstance(outcome, _HOPELESS) and not (request.fails_alone or request.body.length):
+                        return outcome
+                    if not self._is_of_use(request, outcome):
+                        return None
+        finally:
+            for body in bodies:
+                body.drop()
+        return None
+
+    def _is_of_use(self, request: Request, outcome: Response | errors.StorageError) -> bool:
+        """Whether such archives are of use, after all or a part of one has come."""
+        assert isinstance(request.body, Unpacker)
+        assert isinstance(request.tag, WholeFolders)
+        if outcome is PART:
+            return request.body.beyond_bytes < _MOST_BEYOND_BYTES
+        if isinstance(outcome, errors.StorageError) or self._is_archive(outcome):
+            return request.tag.has_come
+        return False
+
     @cached_property
     def _naming(self) -> archives.Naming:
         root = DAV_ROOT.search(self._address.base_path)
@@ -75,7 +140,7 @@ class ArchiveReader:
             assert isinstance(request.body, MemoryBody)
             if isinstance(outcome, errors.StorageError):
                 if request.body.length:
-                    yield from _unpacked(request.body.getvalue(), group, make, plan)
+                    yield from _unpacked(request.body.chunks, group, make, plan)
                 elif isinstance(outcome, _HOPELESS) and not request.fails_alone:
                     yield from ((entry, outcome) for entry in group.entries)
                 elif isinstance(outcome, _OF_A_MEMBER):
@@ -84,7 +149,7 @@ class ArchiveReader:
                     self._record(request, outcome)
                     plan.alone.extend(group.entries)
             elif self._is_archive(outcome):
-                yield from _unpacked(request.body.getvalue(), group, make, plan)
+                yield from _unpacked(request.body.chunks, group, make, plan)
             else:
                 plan.alone.extend(group.entries)
 
@@ -95,7 +160,7 @@ class ArchiveReader:
             if group is None:
                 return
             begun += 1
-            url = self._address.url(group.folder) if group.folder else self._address.base_url
+            url = self._address.url_of_folder(group.folder)
             size_bytes = sum(entry.size_bytes for entry in group.entries)
             body = CappedBody(group.longest_bytes)
             yield Request(f"{url}?{group.query}", body, expected_bytes=size_bytes, is_archive=True, tag=group)
@@ -119,8 +184,23 @@ class ArchiveReader:
         return False
 
 
-def _unpacked(archive: bytes, group: archives.Group, make: MakeBody, plan: archives.ArchivePlan) -> Iterator[Outcome]:
-    came = archives.unpacked(archive, group)
+def _taken_out(request: Request) -> Iterator[tuple[Entry, Fetched]]:
+    """The wanted files of an archive that are whole by now."""
+    assert isinstance(request.body, Unpacker)
+    assert isinstance(request.tag, WholeFolders)
+    came = request.body.came
+    while came:
+        name, body = came.popleft()
+        if body is not None:
+            request.tag.has_come = True
+            entry = request.tag.missing.pop(name)
+            yield entry, Fetched(entry, body)
+
+
+def _unpacked(
+    chunks: Iterable[bytes], group: archives.Group, make: MakeBody, plan: archives.ArchivePlan
+) -> Iterator[Outcome]:
+    came = archives.unpacked(chunks, group)
     plan.take_up(group, came)
     for entry, data in came.files:
         body = make(entry)

@@ -14,12 +14,13 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-import struct
 import unicodedata
-import zlib
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
+
+from ai4os_data.http import MemoryBody
+from ai4os_data.stores.unpacking import Member, Unpacker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,11 +38,6 @@ _FRUITLESS = 2  # archives in a row of which nothing came
 
 _ABOUT_A_MEMBER_BYTES = 1024  # its headers take less than 300
 
-_LOCAL = struct.Struct("<4sHHHHHIIIHH")
-_DESCRIPTORS = (struct.Struct("<4sIQQ"), struct.Struct("<4sIII"))  # of zip64, and of the plain form
-_MEMBER, _AFTER, _DIRECTORY = b"PK\3\4", b"PK\7\10", b"PK\1\2"
-_ENCRYPTED, _SIZE_FOLLOWS = 0x0001, 0x0008
-_STORED = 0
 _NO_NAME = re.compile(r"[\\\ud800-\udfff]")  # the server turns a backslash into a slash; the others are no UTF-8
 
 
@@ -68,7 +64,12 @@ class Group(NamedTuple):
     @property
     def query(self) -> str:
         """The query that asks for them."""
-        return f"accept=zip&files={quote(json.dumps(self.names, ensure_ascii=False, separators=(',', ':')), safe='')}"
+        return query(self.names)
+
+
+def query(names: Iterable[str]) -> str:
+    """The query that asks for an archive of these names."""
+    return f"accept=zip&files={quote(json.dumps([*names], ensure_ascii=False, separators=(',', ':')), safe='')}"
 
 
 def groups(entries: Iterable[Entry], most_members: int) -> Iterator[Group]:
@@ -105,28 +106,29 @@ class Unpacked(NamedTuple):
     rest: list[Entry]
 
 
-def unpacked(archive: bytes, group: Group) -> Unpacked:
-    """The files of a group that are in an archive, whole or cut off. A name that occurs twice in it is not used.
+def unpacked(chunks: Iterable[bytes], group: Group) -> Unpacked:
+    """The files of a group that are in an archive, whole or cut off. A name that occurs twice in it is not used."""
+    positions = {name.encode(): position for position, name in enumerate(group.names)}
 
-    It is read from its beginning, by the header of each member, and never by the directory at its end: an archive
-    of archives that is cut off may end in the directory of a member.
-    """
-    wanted = {name.encode(): entry for name, entry in zip(group.names, group.entries, strict=True)}
-    positions = {entry: position for position, entry in enumerate(group.entries)}
+    def choose(name: bytes) -> Member[MemoryBody] | None:
+        position = positions.get(name)
+        return None if position is None else Member(group.entries[position].size_bytes, MemoryBody())
+
+    unpacker: Unpacker[MemoryBody] = Unpacker(choose)
+    for chunk in chunks:
+        unpacker.write(chunk)
     found: dict[bytes, tuple[Entry, bytes]] = {}
     seen, twice = set(), set()
     reached = -1  # the position in the group of the last one whose end was seen
-    for name, data in _members(archive, {name: entry.size_bytes for name, entry in wanted.items()}):
-        if name is None:
-            reached = len(group.entries)
-            break
-        entry = wanted[name]
-        reached = max(reached, positions[entry])
+    for name, body in unpacker.came:
+        reached = max(reached, positions[name])
         if name in seen:
             twice.add(name)
-        elif data is not None:
-            found[name] = entry, data
+        elif body is not None:
+            found[name] = group.entries[positions[name]], body.getvalue()
         seen.add(name)
+    if unpacker.is_complete:
+        reached = len(group.entries)
     files = [came for name, came in found.items() if name not in twice]
     return Unpacked(files, group.entries[reached + 2 :])
 
@@ -137,9 +139,13 @@ class Naming:
     Args:
         user: who the folders belong to on the server; None if it is not known.
         above: the path of the store's root in the user's files; None if it is not known.
+
+    Attributes:
+        user: the same.
     """
 
     def __init__(self, user: str | None, above: str | None) -> None:
+        self.user = user
         # What is removed begins with this, whatever folder below the store's root is asked.
         below = f"/{above}" if above and user is None else ""
         head = "[^/]+" if user is None else re.escape(user)
@@ -245,46 +251,6 @@ class ArchivePlan:
                 self._pool[entry] = None
             else:
                 self.alone.append(entry)
-
-
-def _members(archive: bytes, sizes: dict[bytes, int]) -> Iterator[tuple[bytes | None, bytes | None]]:
-    """Names and bytes of the members, as far as it is clear where each ends.
-
-    Bytes are None if the CRC differs; the name is None at the regular end.
-    """
-    position = 0
-    view = memoryview(archive)
-    while len(view) - position >= _LOCAL.size:
-        mark, _, flags, method, _, _, crc, size, full_size, name_length, extra_length = _LOCAL.unpack_from(
-            view, position
-        )
-        if mark == _DIRECTORY:
-            yield None, None
-        begin = position + _LOCAL.size + name_length + extra_length
-        name = bytes(view[position + _LOCAL.size :][:name_length]).lstrip(b"/")
-        listed = sizes.get(name)
-        if mark != _MEMBER or listed is None or method != _STORED or flags & _ENCRYPTED:
-            return
-        position = begin + listed
-        if flags & _SIZE_FOLLOWS:
-            found = _descriptor(view, position, listed)
-            if found is None:
-                return
-            crc, position = found
-        elif (size, full_size) != (listed, listed) or position > len(view):
-            return
-        data = bytes(view[begin : begin + listed])
-        yield name, data if zlib.crc32(data) == crc else None
-
-
-def _descriptor(view: memoryview, position: int, size_bytes: int) -> tuple[int, int] | None:
-    """The CRC that follows a member of that size, and where the next one begins; None if nothing says so."""
-    for form in _DESCRIPTORS:
-        if len(view) - position >= form.size:
-            mark, crc, size, full_size = form.unpack_from(view, position)
-            if mark == _AFTER and (size, full_size) == (size_bytes, size_bytes):
-                return crc, position + form.size
-    return None
 
 
 def _length(entry: Entry, folder: str) -> int:

@@ -438,6 +438,7 @@ def checked(key: str) -> str:
         LocationError: it would leave its folder.
     """
     if not is_safe(key):
-        message = f"{key!r} is not a key: it names a file below the location, without '..' and empty parts"
-        raise errors.LocationError(message)
+        raise errors.LocationError(
+            f"{key!r} is not a key: it names a file below the location, without '..' and empty parts"
+        )
     return key

@@ -141,9 +141,10 @@ class DavClient:
         counted = telemetry.REQUESTS_PROPFIND if is_read else telemetry.REQUESTS_OTHER
         while True:
             request.wait_for_turn(verb.what)
-            request.begin()
+            request.begin(remote := self.remote)
             self.transport.counters.row[counted] += 1
-            outcome = self._try(request, verb, max(1.0, min(longest_s, request.deadline - time.monotonic())))
+            silent_s = max(1.0, min(longest_s, request.deadline - time.monotonic()))
+            outcome = self._try(request, verb, remote, silent_s)
             if isinstance(outcome, DavAnswer):
                 return outcome
             if isinstance(outcome, errors.StorageError):
@@ -153,10 +154,11 @@ class DavClient:
                     del outcome, request  # an error that its own traceback refers to would keep the connections open
             request.sleep(outcome)
 
-    def _try(self, request: RequestTries, verb: _Verb, silence_s: float) -> DavAnswer | Verdict:
+    def _try(self, request: RequestTries, verb: _Verb, remote: Remote, silence_s: float) -> DavAnswer | Verdict:
         """Send it once."""
         heads = _Heads()
-        client = self._client()
+        connections = self.transport.connections_with(remote)
+        client: _Client = connections.client(partial(_new_client, remote, self.patience.connect_s))
         try:
             with kept_quiet():
                 response = client.http.request(
@@ -199,11 +201,6 @@ class DavClient:
             has_heard=has_heard,
             is_unmet=any(isinstance(one, socket.gaierror) for one in causes),
         )
-
-    def _client(self) -> _Client:
-        """This process's client of the DAV verbs."""
-        client: _Client = self.transport.connections.client(partial(_new_client, self.remote, self.patience.connect_s))
-        return client
 
 
 def _failure_of(

@@ -195,11 +195,10 @@ def _asked_once(
     except NotMultistatusError as error:
         if answer.status == 207:
             return _unusable(location, error)
-        message = (
+        raise errors.ProtocolError(
             f"{location}: not a WebDAV server (it answers PROPFIND with {answer.status}). Is "
             f"{dav.remote.origin} the address of the storage itself, and not of a page before it, such as a login?"
-        )
-        raise errors.ProtocolError(message) from error
+        ) from error
     if len(found) == 1 and not found[0].is_known and (status := found[0].status) in statuses.AWAY:
         return error_for_status(status or 0, f"{what}, in a multistatus", {}, dav.remote)
     return found

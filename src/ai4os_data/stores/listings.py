@@ -5,7 +5,7 @@ from __future__ import annotations
 import email.utils
 import re
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import timezone
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ from ai4os_data.http import SILENT, host_of, plain_etag, status_of
 from ai4os_data.stores.base import Entries, Entry, Keys, Listing, Unreadable, checked, is_safe
 from ai4os_data.stores.dav import FolderError
 from ai4os_data.stores.forms import are_alike, quoted, same_prefix, unquoted
+from ai4os_data.stores.times import date_of
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
@@ -294,18 +295,18 @@ class Listings:
         base = self.folder.address.base_path
         length = same_prefix(path, base)
         if length is None:
-            message = f"{self._where}: the server lists {href!r}, which is not below {base!r}; check the remote's url"
-            raise errors.ProtocolError(message)
+            raise errors.ProtocolError(
+                f"{self._where}: the server lists {href!r}, which is not below {base!r}; check the remote's url"
+            )
         return path[length + 1 :]
 
     def _refuse_leaving(self, key: str, href: str) -> None:
         """Refuse a whole answer if a name in it leaves its folder; a name with an empty part does not."""
         if "\0" in key or not {".", ".."}.isdisjoint(key.split("/")):
-            message = (
+            raise errors.ProtocolError(
                 f"{self._where}: the server lists {href!r}, a name that leaves its folder; nothing of "
                 "this listing is used"
             )
-            raise errors.ProtocolError(message)
 
     def _path_on_server(self, href: str) -> str:
         """The path in an address of a listing, which may name our server, and no other."""
@@ -315,11 +316,10 @@ class Listings:
         authority, _, path = rest.partition("/")
         ours = host_of(urlsplit(self._remote.url).netloc)
         if before.lower() not in {"", "http:", "https:"} or host_of(authority) != ours:
-            message = (
+            raise errors.ProtocolError(
                 f"{self._where}: the server lists {href!r}, which is not on {self._remote.origin}; nothing of "
                 "this listing is used"
             )
-            raise errors.ProtocolError(message)
         return path
 
 
@@ -360,16 +360,8 @@ def _plain_date(text: str | None) -> str | None:
     """A date as a GET has it (RFC 9110, 5.6.7), so that the two can be compared; None if it is no date."""
     if text is None or _HTTP_DATE.fullmatch(text):
         return text
+    moment = date_of(text)
     try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        try:
-            moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
-        except ValueError:
-            return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    try:
-        return email.utils.format_datetime(moment.astimezone(timezone.utc), usegmt=True)
+        return None if moment is None else email.utils.format_datetime(moment.astimezone(timezone.utc), usegmt=True)
     except OverflowError:  # for the years 1 and 9999, in some time zones
         return None

@@ -31,8 +31,7 @@ class MemoryStore(Store):
     def stat(self, key: str) -> Entry:
         """One file."""
         if checked(key) not in self.files:
-            message = f"{self.location}: {key!r}: no such file"
-            raise errors.NotFoundError(message)
+            raise errors.NotFoundError(f"{self.location}: {key!r}: no such file")
         data = self.files[key]
         return Entry(key, len(data), hashlib.blake2b(data, digest_size=8).hexdigest())
 

@@ -20,7 +20,7 @@ from ai4os_data.stores.webdav import WebDAVStore
 from ai4os_data.telemetry import tell_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from ai4os_data.http import Content, Transport
@@ -69,6 +69,12 @@ class NextcloudStore(WebDAVStore):
     def read_many(self, entries: Iterable[Entry], body: MakeBody | None = None) -> Iterator[Outcome]:
         """Read whole files: small ones as archives of many, if the server makes them; the rest by single GETs."""
         return self._archives.read_many(entries, body or memory_body)
+
+    def read_folders(
+        self, wanted: Collection[Entry], listed: Iterable[Entry], body: MakeBody
+    ) -> Generator[Outcome, None, None]:
+        """Read whole files, where it is known what else there is: folders of which nearly all is wanted come whole."""
+        return self._archives.read_folders(wanted, listed, body)
 
     # --- writing
 

@@ -202,6 +202,5 @@ def _below(remote: Remote, location: DavLocation) -> str:
     root = unquote(urlsplit(remote.url).path).strip("/")
     whole = f"{unquote(urlsplit(location.root).path)}/{location.path}".strip("/")
     if not whole.startswith(root):
-        message = f"{location.url} is not below {remote.url}"
-        raise LocationError(message)
+        raise LocationError(f"{location.url} is not below {remote.url}")
     return whole[len(root) :].strip("/")

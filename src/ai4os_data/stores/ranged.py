@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import os
 import threading
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
+
+from ai4os_data.telemetry import reading
 
 if TYPE_CHECKING:
     from ai4os_data.stores.base import Entry, Store
@@ -64,8 +67,7 @@ class RangedFile(io.RawIOBase):
         """Go to a position."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._entry.size_bytes}[whence]
         if base + offset < 0:
-            message = f"cannot seek to {base + offset}, before the start of the file"
-            raise ValueError(message)
+            raise ValueError(f"cannot seek to {base + offset}, before the start of the file")
         self._position = base + offset
         return self._position
 
@@ -91,9 +93,11 @@ class RangedFile(io.RawIOBase):
             return self._blocks[number]
         self._ahead = min(_LONGEST_READ_AHEAD, 2 * self._ahead) if number == self._expected else 1
         stop = max(min(last + 1, number + _LONGEST_READ_AHEAD), number + self._ahead)
+        begun_ns = time.perf_counter_ns()
         data = self._store.read_range(
             self._entry, number * BLOCK_BYTES, min(stop * BLOCK_BYTES, self._entry.size_bytes)
         )
+        reading.add(time.perf_counter_ns() - begun_ns, fetching=True)
         for position in range(0, len(data), BLOCK_BYTES):
             self._blocks[number + position // BLOCK_BYTES] = data[position : position + BLOCK_BYTES]
         while len(self._blocks) > _BLOCKS_KEPT:

@@ -19,18 +19,21 @@ def nanoseconds(text: str | None) -> int | None:
     except ValueError:
         pass
     try:
+        return None if (moment := date_of(text)) is None else _of_seconds(moment.timestamp())
+    except OverflowError:  # for the years 1 and 9999, in some time zones
+        return None
+
+
+def date_of(text: str) -> datetime | None:
+    """A moment from an HTTP date or an ISO 8601 date; None if the text is neither."""
+    try:
         moment = email.utils.parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         try:
             moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
         except ValueError:
             return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    try:
-        return _of_seconds(moment.timestamp())
-    except OverflowError:  # of the years 1 and 9999, in some time zones
-        return None
+    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment
 
 
 def _of_seconds(seconds: float) -> int | None:
