@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from ai4os_data import StorageCheckpoint
-from tests.support.tool import tool
-
-if TYPE_CHECKING:
-    from tests.support.shares import Share
+from tests.support.servers import WsgidavServer
+from tests.support.shares import Share
+from tests.support.tool import command, interrupt, tool
 
 METRICS = {10: {"val_loss": 0.5, "acc": 0.7}, 20: {"val_loss": 0.2, "acc": 0.8}, 30: {"val_loss": 0.3, "acc": 0.9}}
 
@@ -223,3 +222,21 @@ def test_pull_leaves_nothing_of_what_a_killed_one_staged(run: Share, tmp_path: P
     ended = tool("checkpoints", "pull", location(run), out, environ=run.environ())
     assert ended.returncode == 0
     assert {path.name for path in out.iterdir()} == {Path(ended.stdout.strip()).name, "MANIFEST.json", "notes.txt"}
+
+
+def test_pull_that_is_interrupted_leaves_nothing_and_goes_on(run: Share, tmp_path: Path) -> None:
+    """One line and exit code 130; the directory is gone again if it was new."""
+    with WsgidavServer(run.server.root, latency_s=0.7) as server:
+        slow = Share(server)
+        slow.name = run.name
+        environ, out = slow.environ(), tmp_path / "out"
+        typed = ("checkpoints", "pull", location(run), out, "-q")
+        with subprocess.Popen(
+            command(*typed), stderr=subprocess.PIPE, text=True, env={**os.environ, **environ}
+        ) as process:
+            interrupt(process, lambda: bool([*out.glob(".ai4os-data-pull-*")]))
+            _, told = process.communicate(timeout=60)
+        assert (process.returncode, told) == (130, "ai4os-data: interrupted\n")
+        assert not out.exists()
+        ended = tool(*typed, environ=environ)
+    assert torch.load(ended.stdout.strip(), weights_only=True)["state"]["weights"][0] == 30.0

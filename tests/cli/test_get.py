@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ai4os_data.cli import progress
 from ai4os_data.cli.main import main
@@ -126,6 +129,28 @@ def test_mistakes_are_one_line(birds: Share, wrong: list[str], code: int, said: 
     for asked in (tool(*typed, "--debug", environ=birds.environ()), tool(*typed, environ=debug)):
         assert asked.returncode == code
         assert "Traceback" in asked.stderr
+
+
+def test_get_shrinks_photographs(share: Share, tmp_path: Path) -> None:
+    """The longest side is the one that was asked for; other files come as they are."""
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    picture = io.BytesIO()
+    Image.fromarray(pixels).save(picture, "JPEG")
+    share.put({"birds/a.jpg": picture.getvalue(), "birds/labels.txt": b"0"})
+    ended = tool("get", location(share), tmp_path / "out", "--shrink", "64", environ=share.environ())
+    assert ended.returncode == 0
+    with Image.open(tmp_path / "out" / "a.jpg") as shrunk:
+        assert shrunk.size == (64, 48)
+    assert (tmp_path / "out" / "labels.txt").read_bytes() == b"0"
+
+
+def test_a_full_disk_under_the_output_is_an_error(birds: Share, tmp_path: Path) -> None:
+    """The copy is there; whoever asked for its directory has not got it."""
+    with Path("/dev/full").open("w") as full:
+        ended = tool("get", location(birds), tmp_path / "out", "-q", environ=birds.environ(), stdout=full)
+    assert ended.returncode == 1
+    assert ended.stderr == "ai4os-data: the output cannot be written: No space left on device\n"
+    assert content(tmp_path / "out") == FILES
 
 
 def test_a_server_that_is_away_has_an_exit_code(share: Share, tmp_path: Path) -> None:
