@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ai4os_data.cli import progress
 from ai4os_data.cli.main import main
+from ai4os_data.folders import progress
 from tests.support.servers import WsgidavServer
 from tests.support.shares import Share
 from tests.support.tool import at_terminal, command, interrupt, tool
@@ -178,15 +178,15 @@ def test_without_a_terminal_lines_are_printed_now_and_then(
     slow: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each is a plain line with part, rate and time left."""
-    monkeypatch.setattr(progress, "_EVERY_S", 0.5)
+    monkeypatch.setattr(progress, "_LOG_EVERY_S", 0.5)
     for name, value in slow.environ().items():
         monkeypatch.setenv(name, value)
     assert main(["get", location(slow), str(tmp_path / "out")]) == 0
     *lines, last = capsys.readouterr().err.splitlines()
     assert last.startswith("300 files")
     assert len(lines) >= 2
-    assert all(line.isprintable() and line.startswith("get: ") for line in lines)
-    assert all(" of 337 KiB (" in line and " of 300 files, " in line for line in lines)
+    assert all(line.isprintable() and line.startswith("ai4os-data: get: ") for line in lines)
+    assert all(" of 337 KiB (" in line and " of 300 files" in line for line in lines)
     assert lines[-1].endswith(" left")
 
 
