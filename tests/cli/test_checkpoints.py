@@ -152,7 +152,7 @@ def test_a_training_goes_on_beside_it(run: Share, tmp_path: Path) -> None:
     """What it saves meanwhile is of the same attempt, and arrives; what it has in its spool stays."""
     with StorageCheckpoint(f"{run.location}/runs/x", remote=run.remote, keep_last=3) as training:
         training.save({"weights": torch.full((1000,), 40.0)}, 40).wait()
-        for action in (["list"], ["verify"], ["pull", tmp_path / "out"]):
+        for action in (["list"], ["verify"], ["pull", str(tmp_path / "out")]):
             assert tool("checkpoints", action[0], location(run), *action[1:], environ=run.environ()).returncode == 0
         training.save({"weights": torch.full((1000,), 50.0)}, 50).wait()
         assert [(one.step, one.attempt) for one in training.list()][:2] == [(50, 2), (40, 2)]
