@@ -124,19 +124,20 @@ def test_memory_stays_small_while_large_files_are_prepared(
 ) -> None:
     """What waits to be prepared lies on the disk if it is much, and is gone afterwards."""
     from ai4os_data.folders import fetching
+    from ai4os_data.folders.staged import StagedFile
     from tests.support.shares import Share
 
     monkeypatch.setattr(fetching, "PREPARED_IN_MEMORY_BYTES", 3 * MIB)
     share = Share(fault)
     share.put({f"{number:02}": os.urandom(2 * MIB) for number in range(24)})
     staged: list[int] = []
-    plain = fetching.StagedFile.__init__
+    plain = StagedFile.__init__
 
-    def counted(self: fetching.StagedFile, *arguments: object) -> None:
+    def counted(self: StagedFile, *arguments: object) -> None:
         staged.append(1)
         plain(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fetching.StagedFile, "__init__", counted)
+    monkeypatch.setattr(StagedFile, "__init__", counted)
     copy = local_copy(share.location, tmp_path / "copy", remote=share.remote, prepare=half, progress=False)
     assert copy.size_bytes == 24 * MIB
     assert 0 < len(staged) < 24
@@ -169,7 +170,7 @@ def test_what_a_cache_of_others_holds_is_in_the_error(
         monkeypatch.setenv("AI4OS_DATA_CACHE", str(disk / "cache"))
         cache = DiskCache(disk / "cache", "30MiB")
         data = StorageDataset(share.location, remote=share.remote, cache=cache)
-        assert sum(len(sample) for sample in data) == 20 * MIB
+        assert sum(len(data[number]) for number in range(len(data))) == 20 * MIB
         cache.close()
         monkeypatch.setattr(room, "caches_on_disk_of", lambda _: [])  # as in another process
         with pytest.raises(errors.OutOfSpaceError, match=f"`ai4os-data cache clear {disk}/cache` frees them"):
