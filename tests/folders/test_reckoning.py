@@ -13,7 +13,6 @@ from ai4os_data import StorageDataset, errors, local_copy
 from ai4os_data.cache import DiskCache
 from ai4os_data.folders import room, sampling
 from ai4os_data.folders.room import Disk, Need
-from ai4os_data.folders.staged import StagedFile
 from ai4os_data.stores import Entry, MemoryStore
 from tests.support.copies import MIB, differences, keys_of
 from tests.support.crowd import Warnings
@@ -125,6 +124,7 @@ def test_memory_stays_small_while_large_files_are_prepared(
 ) -> None:
     """What waits to be prepared lies on the disk if it is much, and is gone afterwards."""
     from ai4os_data.folders import fetching
+    from ai4os_data.folders.staged import StagedFile
     from tests.support.shares import Share
 
     monkeypatch.setattr(fetching, "PREPARED_IN_MEMORY_BYTES", 3 * MIB)
@@ -170,7 +170,7 @@ def test_what_a_cache_of_others_holds_is_in_the_error(
         monkeypatch.setenv("AI4OS_DATA_CACHE", str(disk / "cache"))
         cache = DiskCache(disk / "cache", "30MiB")
         data = StorageDataset(share.location, remote=share.remote, cache=cache)
-        assert [len(data[position]) for position in range(len(data))] == [MIB] * 20
+        assert sum(len(data[number]) for number in range(len(data))) == 20 * MIB
         cache.close()
         monkeypatch.setattr(room, "caches_on_disk_of", lambda _: [])  # as in another process
         with pytest.raises(errors.OutOfSpaceError, match=f"`ai4os-data cache clear {disk}/cache` frees them"):
