@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from ai4os_data import Remote, local_copy
 from ai4os_data.machine.mounts import mount_of
-from benchmarks import bare_curl, corpus
+from benchmarks import bare_curl, corpus, shrinking
 from benchmarks.command import Options, run
 from benchmarks.report import Report, at_least, at_most
 from benchmarks.static_server import StaticServer
@@ -51,8 +51,9 @@ BARS = {
     "large_vs_curl": at_least(0.9),
     "second_copy_s": at_most(1.0),
     "copy_rss_mb": at_most(150),
+    **shrinking.BARS,
 }
-PARTS = ("rclone", "parallel", "dav", "limit", "large", "second", "memory")
+PARTS = ("rclone", "parallel", "dav", "limit", "large", "second", "memory", *shrinking.PARTS)
 
 OURS_CLOUD, RCLONE_CLOUD = "ours, Nextcloud", "rclone copy, Nextcloud"
 OURS_PARALLEL, RCLONE_PARALLEL = "ours, Nextcloud, all requests at once", "rclone copy, Nextcloud, all requests at once"
@@ -104,6 +105,7 @@ def measure(options: Options) -> Report:
         "RTT of WebDAV": f"{RTT_S * 1000:g} ms",
         "link of the large file": f"{LINK_BIT_S / 1e9:g} Gbit/s, {LINK_RTT_S * 1000:g} ms",
         "disk": disk.kind if disk else "unknown",
+        **shrinking.settings(options),
     }
     report = Report("folders", BARS, settings)
     os.environ["AI4OS_DATA_COPIES"] = str(options.directory / "records")
@@ -115,6 +117,7 @@ def measure(options: Options) -> Report:
         "large": measure_large,
         "second": measure_second,
         "memory": measure_memory,
+        **shrinking.PARTS,
     }
     for part, measure_part in parts.items():
         if options.wants(part):
