@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ai4os_data.folders import LocalCopy
     from tests.support.live_cloud import Cloud
 
-FILES = 500
+FILES = 1000
 SIZE_BYTES = 110_000
 FOLDERS = 8
 ROUNDS = 3

@@ -252,6 +252,17 @@ def test_a_file_never_comes_as_another_one(share: Share, store: NextcloudStore) 
     assert asked(share)[0] == [["z"]]
 
 
+def test_a_name_that_comes_twice_is_taken_once(share: Share, store: NextcloudStore) -> None:
+    """The server turns a backslash into a slash; the second one is dropped, and what follows is read on."""
+    files = {f"z/{folder}/{number:03}.bin": b"right" for folder in ("a", "a/s", "b") for number in range(80)}
+    share.put(files)
+    listed = [entry for entry in store.list() if entry.key in files]
+    share.put({f"z/a/s\\{number:03}.bin": b"wrong" for number in range(50)})
+    share.server.forget()
+    assert read(store, listed) == files
+    assert asked(share) == ([["a"], ["b"]], [], 0)
+
+
 def test_the_old_address_names_the_files(nextcloud: NextcloudServer, share: Share, patience: Patience) -> None:
     """There nobody knows the user's name on the server, and so not what a file may come as."""
     store = NextcloudStore(
@@ -282,7 +293,7 @@ def planned(keys: list[str], wanted: Collection[str] | None = None, user: str | 
     """The folders of each archive, and how many files are wanted of it."""
     listed = [Entry(key, 1000) for key in keys]
     groups = whole_folders(set(keys if wanted is None else wanted), listed, Naming(user, "data"), memory)
-    return [(group.parent, len(group.missing)) for group in groups]
+    return [(group.parent, len(group.wanted)) for group in groups]
 
 
 def files_in(folder: str, number: int) -> list[str]:

@@ -195,7 +195,7 @@ def _taken_out(request: Request) -> Iterator[tuple[Entry, Fetched]]:
         name, body = came.popleft()
         if body is not None:
             request.tag.has_come = True
-            entry = request.tag.missing.pop(name)
+            entry = request.tag.wanted[name]
             yield entry, Fetched(entry, body)
 
 

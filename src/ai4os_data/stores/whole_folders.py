@@ -40,14 +40,14 @@ class WholeFolders:
         make: makes what takes the bytes of an entry.
 
     Attributes:
-        missing: the wanted entries that have not come yet, by their names in the archive.
+        wanted: the wanted entries, by their names in the archive.
         has_come: whether any has.
         size_bytes: the length of all files.
     """
 
     def __init__(self, parent: str, folders: list[_Folder], wanted: Collection[str], user: str, make: MakeBody) -> None:
         self.parent = parent
-        self.missing: dict[bytes, Entry] = {}
+        self.wanted: dict[bytes, Entry] = {}
         self.has_come = False
         self.size_bytes = sum(folder.size_bytes for folder in folders)
         self._skipped = len(parent) + 1 if parent else 0
@@ -56,11 +56,12 @@ class WholeFolders:
         self._user = user.lower().encode()
         self._make = make
         self._announced: set[bytes] = set()
+        self._begun: set[bytes] = set()
         for entry in (entry for folder in folders for entry in folder.below()):
             name = entry.key[self._skipped :].encode()
             self._sizes[name] = entry.size_bytes
             if entry.key in wanted:
-                self.missing[name] = entry
+                self.wanted[name] = entry
 
     @property
     def query(self) -> str:
@@ -76,8 +77,10 @@ class WholeFolders:
         size_bytes = self._sizes.get(name)
         if size_bytes is None or above not in self._announced:
             return None
-        entry = self.missing.get(name)
-        return Member(size_bytes, None if entry is None else self._make(entry))
+        if name not in self.wanted or name in self._begun:
+            return Member(size_bytes, None)
+        self._begun.add(name)
+        return Member(size_bytes, self._make(self.wanted[name]))
 
 
 def whole_folders(
