@@ -39,7 +39,7 @@ def test_import_has_no_side_effects_and_needs_no_torch(module: str) -> None:
     assert json.loads(answer.stdout) == {"seen": [], "torch": False, "threads": 1}
 
 
-@pytest.mark.parametrize("command", ["doctor", "cache"])
+@pytest.mark.parametrize("command", ["get", "warm", "ls", "checkpoints", "doctor", "cache"])
 def test_commands_need_no_torch(command: str) -> None:
     """Loading torch takes seconds, and only the demo trains."""
     observed = [sys.executable, "-c", OBSERVE, f"ai4os_data.cli.{command}"]

@@ -7,16 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from ai4os_data import StorageCheckpoint
-from tests.support.tool import tool
-
-if TYPE_CHECKING:
-    from tests.support.shares import Share
+from tests.support.servers import WsgidavServer
+from tests.support.shares import Share
+from tests.support.tool import command, interrupt, tool
 
 METRICS = {10: {"val_loss": 0.5, "acc": 0.7}, 20: {"val_loss": 0.2, "acc": 0.8}, 30: {"val_loss": 0.3, "acc": 0.9}}
 
@@ -152,8 +150,8 @@ def test_a_training_goes_on_beside_it(run: Share, tmp_path: Path) -> None:
     """What it saves meanwhile is of the same attempt, and arrives; what it has in its spool stays."""
     with StorageCheckpoint(f"{run.location}/runs/x", remote=run.remote, keep_last=3) as training:
         training.save({"weights": torch.full((1000,), 40.0)}, 40).wait()
-        for action in (["list"], ["verify"], ["pull", str(tmp_path / "out")]):
-            assert tool("checkpoints", action[0], location(run), *action[1:], environ=run.environ()).returncode == 0
+        for action, *out in (["list"], ["verify"], ["pull", str(tmp_path / "out")]):
+            assert tool("checkpoints", action, location(run), *out, environ=run.environ()).returncode == 0
         training.save({"weights": torch.full((1000,), 50.0)}, 50).wait()
         assert [(one.step, one.attempt) for one in training.list()][:2] == [(50, 2), (40, 2)]
     lines = tool("checkpoints", "list", location(run), "--json", environ=run.environ()).stdout.splitlines()
@@ -176,22 +174,21 @@ os.kill(os.getpid(), 9)
 def test_what_a_killed_training_has_left_is_shown_and_left(run: Share, tmp_path: Path) -> None:
     """It waits in the spool for the run's next start; no look sends it, or takes it over."""
     server = run.server
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", KILLED, f"{run.location}/runs/x", server.url, server.user, server.password],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ},
-    )
-    assert process.stdin
-    assert process.stdout
-    while not [*run.root.glob("runs/x/*/step-000000040-*/MANIFEST.json")]:
-        assert process.poll() is None
-    with run.down():
-        process.stdin.write("\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "saved\n"
-        process.wait(timeout=60)
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        while not [*run.root.glob("runs/x/*/step-000000040-*/MANIFEST.json")]:
+            assert process.poll() is None
+        with run.down():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "saved\n"
+            process.wait(timeout=60)
     before = snapshot(run.root, tmp_path / "spool")
     lines = tool("checkpoints", "list", location(run), "--json", environ=run.environ()).stdout.splitlines()
     found = {line["step"]: line for line in map(json.loads, lines)}
@@ -225,3 +222,21 @@ def test_pull_leaves_nothing_of_what_a_killed_one_staged(run: Share, tmp_path: P
     ended = tool("checkpoints", "pull", location(run), out, environ=run.environ())
     assert ended.returncode == 0
     assert {path.name for path in out.iterdir()} == {Path(ended.stdout.strip()).name, "MANIFEST.json", "notes.txt"}
+
+
+def test_pull_that_is_interrupted_leaves_nothing_and_goes_on(run: Share, tmp_path: Path) -> None:
+    """One line and exit code 130; the directory is gone again if it was new."""
+    with WsgidavServer(run.server.root, latency_s=0.7) as server:
+        slow = Share(server)
+        slow.name = run.name
+        environ, out = slow.environ(), tmp_path / "out"
+        typed = ("checkpoints", "pull", location(run), out, "-q")
+        with subprocess.Popen(
+            command(*typed), stderr=subprocess.PIPE, text=True, env={**os.environ, **environ}
+        ) as process:
+            interrupt(process, lambda: bool([*out.glob(".ai4os-data-pull-*")]))
+            _, told = process.communicate(timeout=60)
+        assert (process.returncode, told) == (130, "ai4os-data: interrupted\n")
+        assert not out.exists()
+        ended = tool(*typed, environ=environ)
+    assert torch.load(ended.stdout.strip(), weights_only=True)["state"]["weights"][0] == 30.0

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from ai4os_data.cli import progress
 from ai4os_data.cli.main import main
+from ai4os_data.folders import progress
 from tests.support.servers import WsgidavServer
 from tests.support.shares import Share
 from tests.support.tool import at_terminal, command, interrupt, tool
@@ -128,6 +131,28 @@ def test_mistakes_are_one_line(birds: Share, wrong: list[str], code: int, said: 
         assert "Traceback" in asked.stderr
 
 
+def test_get_shrinks_photographs(share: Share, tmp_path: Path) -> None:
+    """The longest side is the one that was asked for; other files come as they are."""
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    picture = io.BytesIO()
+    Image.fromarray(pixels).save(picture, "JPEG")
+    share.put({"birds/a.jpg": picture.getvalue(), "birds/labels.txt": b"0"})
+    ended = tool("get", location(share), tmp_path / "out", "--shrink", "64", environ=share.environ())
+    assert ended.returncode == 0
+    with Image.open(tmp_path / "out" / "a.jpg") as shrunk:
+        assert shrunk.size == (64, 48)
+    assert (tmp_path / "out" / "labels.txt").read_bytes() == b"0"
+
+
+def test_a_full_disk_under_the_output_is_an_error(birds: Share, tmp_path: Path) -> None:
+    """The copy is there; whoever asked for its directory has not got it."""
+    with Path("/dev/full").open("w") as full:
+        ended = tool("get", location(birds), tmp_path / "out", "-q", environ=birds.environ(), stdout=full)
+    assert ended.returncode == 1
+    assert ended.stderr == "ai4os-data: the output cannot be written: No space left on device\n"
+    assert content(tmp_path / "out") == FILES
+
+
 def test_a_server_that_is_away_has_an_exit_code(share: Share, tmp_path: Path) -> None:
     """What may work later can be told from what will not; a wrong password is the latter."""
     with WsgidavServer(tmp_path / "away") as server:
@@ -153,15 +178,15 @@ def test_without_a_terminal_lines_are_printed_now_and_then(
     slow: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each is a plain line with part, rate and time left."""
-    monkeypatch.setattr(progress, "_EVERY_S", 0.5)
+    monkeypatch.setattr(progress, "_LOG_EVERY_S", 0.5)
     for name, value in slow.environ().items():
         monkeypatch.setenv(name, value)
     assert main(["get", location(slow), str(tmp_path / "out")]) == 0
     *lines, last = capsys.readouterr().err.splitlines()
     assert last.startswith("300 files")
     assert len(lines) >= 2
-    assert all(line.isprintable() and line.startswith("get: ") for line in lines)
-    assert all(" of 337 KiB (" in line and " of 300 files, " in line for line in lines)
+    assert all(line.isprintable() and line.startswith("ai4os-data: get: ") for line in lines)
+    assert all(" of 337 KiB (" in line and " of 300 files" in line for line in lines)
     assert lines[-1].endswith(" left")
 
 

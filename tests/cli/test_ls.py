@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.servers import Fault, FaultServer
+from tests.support.servers.rclone import obscure
 from tests.support.shares import Folder, Share
 from tests.support.tool import command, tool
 
@@ -102,3 +104,41 @@ def test_output_on_a_full_disk_is_an_error(place: Folder) -> None:
         ended = tool("ls", location, environ=environ, stdout=full)
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1] == "ai4os-data: the output cannot be written: No space left on device"
+
+
+def test_names_that_are_no_text_go_out_byte_for_byte(tmp_path: Path) -> None:
+    """A pipe gets the bytes that the disk has; JSON has them escaped as Python reads them."""
+    name = b"caf\xe9.txt"
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / os.fsdecode(name)).write_bytes(b"1")
+    ended = subprocess.run(command("ls", tmp_path / "odd"), check=True, capture_output=True)
+    assert ended.stdout == name + b"\n"
+    (line,) = tool("ls", "--json", tmp_path / "odd").stdout.splitlines()
+    assert os.fsencode(json.loads(line)["path"]) == name
+
+
+REFUSED = """<d:multistatus xmlns:d="DAV:">
+<d:response><d:href>/d/</d:href><d:propstat><d:prop><d:resourcetype><d:collection/></d:resourcetype></d:prop>
+<d:status>HTTP/1.1 200 OK</d:status></d:propstat></d:response>
+<d:response><d:href>/d/bad/</d:href><d:status>HTTP/1.1 403 Forbidden</d:status></d:response>
+<d:response><d:href>/d/a.bin</d:href><d:propstat><d:prop><d:resourcetype/><d:getcontentlength>9</d:getcontentlength>
+</d:prop><d:status>HTTP/1.1 200 OK</d:status></d:propstat></d:response>
+</d:multistatus>"""
+
+
+@pytest.mark.parametrize("options", [["-r"], ["-r", "--json"]])
+def test_ls_shows_the_rest_of_what_cannot_be_read_and_fails(fault: FaultServer, options: list[str]) -> None:
+    """A folder that the server does not list is named beside the output, and the exit code is 1."""
+    (fault.root / "d").mkdir()
+    for path in ("d", "d/bad"):
+        fault.always(path, Fault(status=207, body=REFUSED.encode()), method="PROPFIND")
+    environ = {
+        "RCLONE_CONFIG_RSHARE_TYPE": "webdav",
+        "RCLONE_CONFIG_RSHARE_URL": fault.url,
+        "RCLONE_CONFIG_RSHARE_USER": fault.user,
+        "RCLONE_CONFIG_RSHARE_PASS": obscure(fault.password),
+    }
+    ended = tool("ls", *options, "rshare:d", environ=environ)
+    assert ended.returncode == 1
+    assert "a.bin" in ended.stdout
+    assert ended.stderr.startswith("ai4os-data: rshare:d: 'bad'")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from ai4os_data.cli.output import note, say
 from ai4os_data.cli.progress import shown
 from ai4os_data.folders import Progress, copied_to
 from ai4os_data.machine import shown_size
-from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
     from ai4os_data.folders import LocalCopy
@@ -39,8 +37,6 @@ def run(options: Options) -> int:
     Raises:
         StorageError: as for `local_copy`.
     """
-    if not options.quiet:
-        log.setLevel(logging.INFO)  # which files changed, and which vanished
     came = Progress()
     with shown("get", quiet=options.quiet) as show:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from click.shell_completion import CompletionItem
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 else:
     Text = click.ParamType  # no generic class before click 8.4
 
-F = TypeVar("F", bound="Callable[..., Any]")
-
 
 class Chosen(NamedTuple):
     """What the command line says: the module of this room that is to run, and what is given to its ``Options``."""
@@ -27,12 +25,19 @@ class Chosen(NamedTuple):
 
 
 class Command(click.Command):
-    """A command that takes ``--debug`` too."""
+    """A command that gives what was chosen, and takes ``--debug`` too; within a group it is an action of the group."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         help_ = "Show where in the code an error came from."
         self.params.append(click.Option(["--debug"], is_flag=True, envvar="AI4OS_DATA_DEBUG", help=help_))
+
+    def invoke(self, ctx: click.Context) -> Chosen:
+        """Nothing runs here."""
+        above = ctx.parent if ctx.parent is not None and ctx.parent.parent is not None else None
+        if above is None:
+            return Chosen(str(self.name), ctx.params)
+        return Chosen(str(above.command.name), {"action": self.name, **ctx.params})
 
 
 class Number(click.FloatRange):
@@ -47,80 +52,73 @@ class Number(click.FloatRange):
 
 
 class Size(Text):
-    """A size such as ``20GiB``, or one of some words; it stays a text."""
+    """A size such as ``20GiB``, or ``auto``; it stays a text."""
 
     name = "size"
-
-    def __init__(self, *words: str) -> None:
-        self._words = words
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The text, if it is a size."""
         from ai4os_data.machine import is_size
 
-        if value not in self._words and not is_size(value):
-            self.fail(" or ".join([f"{value!r} is not a size: write 20GiB", *self._words]), param, ctx)
+        if value != "auto" and not is_size(value):
+            self.fail(f"{value!r} is not a size: write 20GiB or auto", param, ctx)
         return str(value)
 
 
-class Location(Text):
-    """A location, whose remotes and directories a shell completes."""
-
-    name = "location"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """The remotes that are configured; the shell adds the directories."""
-        names = [f"{name}:" for name in _remotes() if f"{name}:".startswith(incomplete)]
-        return [*map(CompletionItem, names), CompletionItem(incomplete, type="dir")]
-
-
-class RemoteName(Text):
-    """The name of a remote, which a shell completes."""
-
-    name = "name"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """The remotes that are configured."""
-        return [CompletionItem(name) for name in _remotes() if name.startswith(incomplete)]
-
-
-def _remotes() -> list[str]:
+def _remotes(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The remotes that are configured, for a shell to complete."""
     from ai4os_data.locations import configured_names
 
-    return sorted(configured_names(os.environ))
+    return [CompletionItem(name) for name in sorted(configured_names(os.environ)) if name.startswith(incomplete)]
 
 
-def location(command: F) -> F:
-    """Let a command take a location, and the remote that it is of."""
-    return click.argument("location", type=Location())(_remote(command))
-
-
-def run(command: F) -> F:
-    """Let a command take the location of a run, and the remote that it is of."""
-    return click.argument("location", type=Location(), metavar="RUN")(_remote(command))
-
-
-def _remote(command: F) -> F:
-    help_ = "The rclone remote to use, if the location does not name it."
-    return click.option("--remote", type=RemoteName(), metavar="NAME", help=help_)(command)
-
-
-def pattern(command: F) -> F:
-    """Let a command take patterns."""
-    help_ = "Only files that match, such as '**/*.jpg'; may be given several times."
-    return click.option(
-        "-p", "--pattern", metavar="GLOB", multiple=True, default=["**/*"], callback=_one_or_list, help=help_
-    )(command)
+def _locations(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The same with a colon; the shell adds the directories."""
+    remotes = [CompletionItem(f"{remote.value}:") for remote in _remotes(context, param, incomplete)]
+    return [*remotes, CompletionItem(incomplete, type="dir")]
 
 
 def _one_or_list(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> str | list[str]:
     return values[0] if len(values) == 1 else [*values]
 
 
-def shrink(command: F) -> F:
-    """Let a command take the size of photographs."""
-    help_ = "Shrink photographs so that the longest side has PX pixels."
-    return click.option("--shrink", type=click.IntRange(1), metavar="PX", help=help_)(command)
+location = click.argument("location", shell_complete=_locations)
+run = click.argument("location", metavar="RUN", shell_complete=_locations)
+remote = click.option(
+    "--remote",
+    metavar="NAME",
+    shell_complete=_remotes,
+    help="The rclone remote to use, if the location does not name it.",
+)
+pattern = click.option(
+    "-p",
+    "--pattern",
+    metavar="GLOB",
+    multiple=True,
+    default=["**/*"],
+    callback=_one_or_list,
+    help="Only files that match, such as '**/*.jpg'; may be given several times.",
+)
+shrink = click.option(
+    "--shrink",
+    type=click.IntRange(1),
+    metavar="PX",
+    help="Shrink photographs so that the longest side has PX pixels.",
+)
+monitor = click.option(
+    "--monitor", metavar="NAME", help="The metric that says which is the best; not needed if there is only one."
+)
+mode = click.option(
+    "--mode",
+    type=click.Choice(["min", "max"]),
+    help="Whether low or high values are good; not needed for a loss or an error.",
+)
+quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress and no summary, only errors and warnings.")
+
+
+def as_json(what: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """An option to print JSON."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print {what}.")
 
 
 def prepare(shrink: int | None) -> Callable[[bytes], bytes] | None:
@@ -130,14 +128,3 @@ def prepare(shrink: int | None) -> Callable[[bytes], bytes] | None:
     from ai4os_data import datasets  # not before: it takes Pillow
 
     return datasets.shrink(shrink)
-
-
-def quiet(command: F) -> F:
-    """Let a command be quiet."""
-    help_ = "Show no progress and no summary, only errors and warnings."
-    return click.option("-q", "--quiet", is_flag=True, help=help_)(command)
-
-
-def as_json(what: str) -> Callable[[F], F]:
-    """Let a command print JSON."""
-    return click.option("--json", "as_json", is_flag=True, help=f"Print {what}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: there is nothing to run: the help was asked for (0), or the command line is wrong (2).
     """
     debug = False
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names that are no UTF-8 go out as they are
     try:
         chosen = _chosen(arguments)
         debug = chosen.given.pop("debug")

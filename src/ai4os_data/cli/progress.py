@@ -1,65 +1,37 @@
-"""How far a transfer is: a bar for people, and a line now and then where nobody sits at a terminal."""
+"""How far a transfer is: a bar at a terminal, elsewhere a line that the log shows now and then."""
 
 from __future__ import annotations
 
-import os
-import sys
+import logging
 import threading
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ai4os_data.cli.output import note
-from ai4os_data.folders import Progress
-from ai4os_data.machine import disk_bytes, shown_size
+from ai4os_data.folders import Progress, bar
+from ai4os_data.machine import disk_bytes
+from ai4os_data.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-    Show = Callable[[Progress], None]
+    from ai4os_data.folders import Show
 
-_EVERY_S = 10.0
 _LOOK_S = 0.2
-_DELAY_S = 0.3  # what is quicker needs no bar
 
 
 @contextmanager
 def shown(what: str, *, quiet: bool) -> Iterator[Show]:
-    """A function that shows how far a transfer is.
+    """A function that shows how far a transfer is; what the log has to say about it is shown too.
 
     Args:
         what: comes, in a word.
-        quiet: show nothing.
+        quiet: show nothing but warnings.
     """
-    if quiet:
-        yield lambda _: None
-    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        with _bar(what) as show:
-            yield show
-    else:
-        yield Lines(what).show
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Show]:
-    from tqdm import tqdm
-
-    with tqdm(
-        desc=what, unit="B", unit_scale=True, unit_divisor=1024, dynamic_ncols=True, delay=_DELAY_S, leave=False
-    ) as bar:
-
-        def show(progress: Progress) -> None:
-            bar.total = progress.total_bytes
-            bar.set_postfix_str(_files(progress), refresh=False)
-            bar.update(progress.came_bytes - bar.n)
-
+    if not quiet:
+        log.setLevel(logging.INFO)
+    with bar(what, shown=not quiet) as show:
         yield show
-
-
-def _files(progress: Progress) -> str:
-    files = f"{progress.came_files:,} of {progress.total_files:,} files" if progress.total_files > 1 else ""
-    return f"process {progress.copier} copies: {files}".rstrip(": ") if progress.copier else files
 
 
 class Steps:
@@ -98,38 +70,3 @@ def growing(path: Path, total_bytes: int, show: Show) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-class Lines:
-    """Lines about a transfer, ten seconds apart.
-
-    Args:
-        what: comes, in a word.
-    """
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._begun_s = self._said_s = time.monotonic()
-
-    def show(self, progress: Progress) -> None:
-        """Print a line, if it is time for one."""
-        came, total = progress.came_bytes, progress.total_bytes
-        now = time.monotonic()
-        if now - self._said_s < _EVERY_S or total <= 0:
-            return
-        self._said_s = now
-        per_s = came / (now - self._begun_s)
-        left = f", {shown_time((total - came) / per_s)} left" if per_s > 0 else ""
-        files = f", {_files(progress)}" if _files(progress) else ""
-        note(
-            f"{self._what}: {shown_size(came)} of {shown_size(total)} ({came / total:.0%}){files}, "
-            f"{shown_size(int(per_s))}/s{left}"
-        )
-
-
-def shown_time(seconds: float) -> str:
-    """A time for people to read."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

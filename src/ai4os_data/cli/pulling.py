@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ai4os_data.checkpoint import CheckpointName, RunView
-    from ai4os_data.cli.progress import Show
+    from ai4os_data.folders import Show
     from ai4os_data.stores import Store
 
 _STAGED = ".ai4os-data-pull-"

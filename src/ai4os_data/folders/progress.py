@@ -15,10 +15,8 @@ from ai4os_data.telemetry import log
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_EVERY_S = 10.0
-
-
 _EVERY_S = 0.05
+_LOG_EVERY_S = 10.0
 
 
 class Progress(NamedTuple):
@@ -55,7 +53,15 @@ def bar(name: str, *, shown: bool) -> Iterator[Show]:
     if shown and not seen:
         yield _logging(name)
         return
-    with tqdm(unit="B", unit_scale=True, unit_divisor=1024, disable=not shown, desc=name, delay=0.2) as line:
+    with tqdm(
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        disable=not shown,
+        desc=name,
+        delay=0.2,
+        dynamic_ncols=True,  # in a narrow terminal, and in one that changes
+    ) as line:
 
         def show(progress: Progress) -> None:
             line.total = progress.total_bytes
@@ -67,21 +73,35 @@ def bar(name: str, *, shown: bool) -> Iterator[Show]:
 
 def _logging(name: str) -> Show:
     """Logs how far it is, ten seconds apart."""
-    said_s = time.monotonic()
+    begun_s = said_s = time.monotonic()
 
     def show(progress: Progress) -> None:
         nonlocal said_s
-        if time.monotonic() - said_s >= _EVERY_S and progress.total_bytes:
-            said_s = time.monotonic()
-            came = f"{shown_size(progress.came_bytes)} of {shown_size(progress.total_bytes)}"
-            log.info("%s: %s, %s", name, came, _files(progress))
+        now_s, came, total = time.monotonic(), progress.came_bytes, progress.total_bytes
+        if now_s - said_s < _LOG_EVERY_S or not total:
+            return
+        said_s = now_s
+        parts = [f"{shown_size(came)} of {shown_size(total)} ({came / total:.0%})", _files(progress)]
+        per_s = came / (now_s - begun_s)
+        if per_s > 0 and progress.copier is None:
+            parts += [f"{shown_size(int(per_s))}/s", f"{shown_time((total - came) / per_s)} left"]
+        log.info("%s: %s", name, ", ".join(filter(None, parts)))
 
     return show
 
 
+def shown_time(seconds: float) -> str:
+    """A time for people to read."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def _files(progress: Progress) -> str:
-    waits = f", waiting for process {progress.copier}" if progress.copier else ""
-    return f"{progress.came_files:,} of {progress.total_files:,} files{waits}"
+    files = f"{progress.came_files:,} of {progress.total_files:,} files" if progress.total_files > 1 else ""
+    waits = f"waiting for process {progress.copier}" if progress.copier else ""
+    return ", ".join(filter(None, (files, waits)))
 
 
 class Tally:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ai4os_data.stores.archives import LONGEST_QUERY, query
+from ai4os_data.stores.archives import LONGEST_QUERY, MOST_MEMBERS, query
 from ai4os_data.stores.unpacking import Member
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ai4os_data.stores.archives import Naming
     from ai4os_data.stores.base import Entry, MakeBody
 
+_ONE_ARCHIVE = MOST_MEMBERS  # files that come with one request anyway
 _NEARLY_ALL = 0.9  # of the files and of the bytes below a folder
 _FEWEST = 32  # files in an archive; fewer come with others, by their names
 _MOST = 4096  # an archive that breaks off has not brought the rest of these
@@ -90,7 +91,7 @@ def whole_folders(
         naming: knows which files may come in an archive at all.
         make: makes what takes the bytes of an entry.
     """
-    if naming.user is None or not naming.user.isascii():
+    if naming.user is None or not naming.user.isascii() or len(wanted) <= _ONE_ARCHIVE:
         return
     folders: dict[str, _Folder] = {}
     root = _folder_at("", folders)
