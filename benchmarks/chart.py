@@ -42,6 +42,7 @@ _TITLES = {
     "listing": "Listing files, and opening a dataset again",
     "network_vs_local": "Your network beside your local disk",
     "reads": "Reading files of 110 KB",
+    "shrinking": "Photographs of 12 megapixels that are read at 256 pixels",
     "transfers": "Uploads and downloads of large files",
 }
 _REFERENCE = "plain local files, for reference"

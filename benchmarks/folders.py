@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from ai4os_data import Remote, local_copy
 from ai4os_data.machine.mounts import mount_of
-from benchmarks import bare_curl, corpus
+from benchmarks import bare_curl, corpus, shrinking
 from benchmarks.command import Options, run
 from benchmarks.report import Report, at_least, at_most
 from benchmarks.static_server import StaticServer
@@ -51,10 +51,12 @@ BARS = {
     "large_vs_curl": at_least(0.9),
     "second_copy_s": at_most(1.0),
     "copy_rss_mb": at_most(150),
+    **shrinking.BARS,
 }
-PARTS = ("rclone", "dav", "limit", "large", "second", "memory")
+PARTS = ("rclone", "parallel", "dav", "limit", "large", "second", "memory", *shrinking.PARTS)
 
 OURS_CLOUD, RCLONE_CLOUD = "ours, Nextcloud", "rclone copy, Nextcloud"
+OURS_PARALLEL, RCLONE_PARALLEL = "ours, Nextcloud, all requests at once", "rclone copy, Nextcloud, all requests at once"
 OURS_DAV, RCLONE_DAV = "ours, plain WebDAV", "rclone copy, plain WebDAV"
 RCLONE_START = "rclone version: a process that starts and ends"
 OURS_LIMIT, CURL_LIMIT = "ours, 32 in flight", "bare curl, 32 in flight, into files"
@@ -103,16 +105,19 @@ def measure(options: Options) -> Report:
         "RTT of WebDAV": f"{RTT_S * 1000:g} ms",
         "link of the large file": f"{LINK_BIT_S / 1e9:g} Gbit/s, {LINK_RTT_S * 1000:g} ms",
         "disk": disk.kind if disk else "unknown",
+        **shrinking.settings(options),
     }
     report = Report("folders", BARS, settings)
     os.environ["AI4OS_DATA_COPIES"] = str(options.directory / "records")
     parts = {
         "rclone": measure_rclone,
+        "parallel": measure_parallel,
         "dav": measure_dav,
         "limit": measure_limit,
         "large": measure_large,
         "second": measure_second,
         "memory": measure_memory,
+        **shrinking.PARTS,
     }
     for part, measure_part in parts.items():
         if options.wants(part):
@@ -124,10 +129,17 @@ def measure(options: Options) -> Report:
 
 
 def measure_rclone(report: Report, options: Options) -> None:
-    """Files of a Nextcloud that takes its time for each request."""
-    with _nextcloud(options, "cloud", options.choose(8, 500, 500), costs=True) as source:
+    """Files of a Nextcloud that takes its time for each request, and works on one at a time."""
+    with _nextcloud(options, "cloud", options.choose(8, 500, 500), costs=True, concurrency=1) as source:
         _race(report, options, source, OURS_CLOUD, RCLONE_CLOUD)
     report.ratio("copy_vs_rclone", RCLONE_CLOUD, OURS_CLOUD)
+
+
+def measure_parallel(report: Report, options: Options) -> None:
+    """The same of one that has a processor for each request, however many there are, as no real one has."""
+    with _nextcloud(options, "cloud parallel", options.choose(8, 500, 500), costs=True) as source:
+        _race(report, options, source, OURS_PARALLEL, RCLONE_PARALLEL)
+    report.ratio("copy_vs_rclone_parallel", RCLONE_PARALLEL, OURS_PARALLEL)
 
 
 def measure_dav(report: Report, options: Options) -> None:
@@ -275,12 +287,21 @@ def _write(path: Path, size_bytes: int) -> None:
 
 @contextmanager
 def _nextcloud(
-    options: Options, name: str, number: int, *, size_bytes: int = corpus.FILE_BYTES, costs: bool = False
+    options: Options,
+    name: str,
+    number: int,
+    *,
+    size_bytes: int = corpus.FILE_BYTES,
+    costs: bool = False,
+    concurrency: int | None = None,
 ) -> Iterator[Source]:
     folder = options.directory / name
     corpus.make(folder / "photos", number, size_bytes)
     server = NextcloudServer(
-        folder, request_cost_s=REQUEST_COST_S if costs else 0.0, member_cost_s=MEMBER_COST_S if costs else 0.0
+        folder,
+        request_cost_s=REQUEST_COST_S if costs else 0.0,
+        member_cost_s=MEMBER_COST_S if costs else 0.0,
+        concurrency=concurrency,
     )
     with server as cloud:
         remote = Remote(cloud.url, cloud.user, cloud.password, vendor="nextcloud")

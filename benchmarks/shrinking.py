@@ -37,8 +37,6 @@ SIZE = (SIDE, SIDE * HEIGHT // WIDTH)
 GRAIN = 3.0  # of the sensor: files of 3.4 MB, as phones write them
 
 BARS = {"shrink_gain": at_least(20), "shrink_disk": at_least(20), "shrink_rate": at_least(0.9)}
-PARTS = ("gain", "rate")
-
 ORIGINALS = "a warm epoch of originals"
 SCALED = 'a warm epoch of originals, decode="image@256"'
 SHRUNK = "a warm epoch with shrink(256)"
@@ -50,30 +48,31 @@ MS, BYTES, RATE = "ms a photograph", "bytes a photograph on the disk", "photogra
 
 def measure(options: Options) -> Report:
     """Measure both parts."""
-    photographs = make(options.directory / "photographs", options.choose(4, 48, 96))
-    settings = {
-        "photographs": len(photographs),
-        "pixels": f"{WIDTH} x {HEIGHT}",
-        "bytes a photograph": sum(path.stat().st_size for path in photographs) // len(photographs),
-        "processors": usable_processors(),
-    }
-    report = Report("shrinking", BARS, settings)
-    if options.wants("gain"):
-        measure_gain(report, options, photographs[0].parent)
-    if options.wants("rate"):
-        measure_rate(report, options, photographs)
+    report = Report("shrinking", BARS, settings(options))
+    for part, measure_part in PARTS.items():
+        if options.wants(part):
+            measure_part(report, options)
     return report
+
+
+def settings(options: Options) -> dict[str, object]:
+    """What is read."""
+    number = options.choose(4, 48, 96)
+    return {"photographs": f"{number} of {WIDTH} x {HEIGHT} pixels", "processors": usable_processors()}
 
 
 # --- the photographs
 
 
-def make(folder: Path, number: int) -> list[Path]:
-    """Write JPEGs of 12 megapixels: broad areas, details, and the noise of a sensor. No two files are the same."""
-    folder.mkdir(parents=True)
+def photographs_of(options: Options) -> list[Path]:
+    """JPEGs of 12 megapixels: broad areas, details, and the noise of a sensor. No two files are the same."""
+    folder = options.directory / "photographs"
+    paths = [folder / f"{index:04d}.jpg" for index in range(options.choose(4, 48, 96))]
+    if folder.exists():
+        return paths
+    folder.mkdir()
     random = np.random.default_rng(20261128)
-    files = [_jpeg(random) for _ in range(min(number, 4))]
-    paths = [folder / f"{index:04d}.jpg" for index in range(number)]
+    files = [_jpeg(random) for _ in range(4)]
     for index, path in enumerate(paths):
         path.write_bytes(files[index % len(files)] + b"%d" % index)  # behind its end, where no decoder looks
     return paths
@@ -102,7 +101,7 @@ def to_array(image: Image.Image) -> Any:
     return np.array(image.resize(SIZE, Image.Resampling.BILINEAR))  # one that can be written to
 
 
-def measure_gain(report: Report, options: Options, folder: Path) -> None:
+def measure_gain(report: Report, options: Options) -> None:
     """Warm epochs of a loader with a worker for each processor, and the disk that the cache takes."""
     ways: dict[str, dict[str, Any]] = {
         ORIGINALS: {"decode": "image"},
@@ -110,10 +109,10 @@ def measure_gain(report: Report, options: Options, folder: Path) -> None:
         SHRUNK: {"decode": "image", "prepare": shrink(SIDE, QUALITY)},
         PIXELS: {"decode": "image", "prepare": shrink(SIDE, keep="pixels")},
     }
-    with StaticServer(folder) as server:
+    with StaticServer(photographs_of(options)[0].parent) as server:
         epochs: dict[str, Callable[[], float]] = {}
         for number, (name, way) in enumerate(ways.items()):
-            cache = DiskCache(options.directory / f"cache {number}", "4GiB")
+            cache = DiskCache(options.directory / f"photograph cache {number}", "4GiB")
             remote = Remote(server.url, "alice", "unasked")
             dataset = StorageDataset(server.url, remote=remote, cache=cache, transform=to_array, **way)
             warmed = dataset.warm(progress=False)
@@ -151,8 +150,9 @@ def _warm_epoch(dataset: StorageDataset, times: int) -> Callable[[], float]:
 # --- the work itself
 
 
-def measure_rate(report: Report, options: Options, photographs: Sequence[Path]) -> None:
+def measure_rate(report: Report, options: Options) -> None:
     """A copy of a directory on this disk, beside processes that do nothing but Pillow's part of it."""
+    photographs = photographs_of(options)
     shares = [photographs[start :: usable_processors()] for start in range(usable_processors())]
     target = options.directory / "pillow"
     target.mkdir()
@@ -160,14 +160,14 @@ def measure_rate(report: Report, options: Options, photographs: Sequence[Path]) 
     def prepare(index: int) -> Callable[[], None]:
         return lambda: by_pillow(shares[index], target)
 
-    copy(photographs[0].parent, options.directory / "first")
+    copy(photographs[0].parent, options.directory / "first smaller copy")
     with Workers(len(shares), prepare) as pillow:
         pillow.run()
         for number in options.rounds("rate", 30):
             ways: dict[str, Callable[[], float]] = {
-                OURS: partial(_copied_s, photographs[0].parent, options.directory / f"copy {number}"),
+                OURS: partial(_copied_s, photographs[0].parent, options.directory / f"smaller copy {number}"),
                 PILLOW: lambda: pillow.run()[0],
-                WARM: partial(_warmed_s, photographs[0].parent, options.directory / f"warm {number}"),
+                WARM: partial(_warmed_s, photographs[0].parent, options.directory / f"warm cache {number}"),
             }
             for name in list(ways)[:: 1 if number % 2 else -1]:
                 report.add(name, len(photographs) / ways[name](), RATE)
@@ -204,5 +204,7 @@ def _warmed_s(source: Path, directory: Path) -> float:
     return time.perf_counter() - begun
 
 
+PARTS = {"gain": measure_gain, "rate": measure_rate}
+
 if __name__ == "__main__":
-    sys.exit(run(measure, "Make photographs smaller, and compare.", PARTS))
+    sys.exit(run(measure, "Make photographs smaller, and compare.", tuple(PARTS)))

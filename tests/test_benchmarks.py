@@ -69,12 +69,17 @@ RATIOS = {
     },
     "folders": {
         "copy_vs_rclone",
+        "copy_vs_rclone_parallel",
         "copy_vs_rclone_dav",
         "copy_vs_limit",
         "large_vs_curl",
         "second_copy_s",
         "copy_rss_mb",
+        "shrink_gain",
+        "shrink_disk",
+        "shrink_rate",
     },
+    "shrinking": {"shrink_gain", "shrink_disk", "shrink_rate"},
     "peers": {"cold_vs_best_peer", "warm_vs_best_peer"},
     "gpu": {"loader_vs_plain", "stall_vs_copy_1gib", "stall_vs_copy_4gib"},
 }

@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import shutil
+import sqlite3
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -125,6 +126,19 @@ def test_flipped_byte_in_the_index(template: Path, tmp_path: Path, name: str, co
     """A flipped byte that matters is found, and the index is made anew from the files."""
     said = check_rounds(template, tmp_path / "cache", lambda directory, _: directory / "index" / name, count)
     tell(f"{sum(map(bool, said))} of {count} made anew")
+
+
+@pytest.mark.parametrize("name", ["count", "size"])
+def test_index_that_counts_less_than_nothing(template: Path, tmp_path: Path, name: str) -> None:
+    """A flipped byte can make a count negative: the index is made anew, and the count is never used."""
+    directory = tmp_path / "cache"
+    shutil.copytree(template, directory)
+    with contextlib.closing(sqlite3.connect(directory / "index" / "cache.db")) as connection, connection:
+        changed = connection.execute("UPDATE Settings SET value = -120 WHERE key = ?", (name,)).rowcount
+    assert changed == 1
+    (warning,) = check_use(directory, damaged_at_most=0)
+    assert "index was damaged" in warning
+    assert "made anew" in warning
 
 
 @pytest.mark.parametrize("name", ["lock", "names"])

@@ -120,7 +120,7 @@ def test_a_server_that_fails_leaves_what_has_come(share: Share, fault: FaultServ
     with pytest.raises(Exception, match=r"large\.bin"):
         copy(share, tmp_path / "copy")
     there = recorded(tmp_path / "copy")
-    assert there >= 2
+    assert there >= 1
     assert (tmp_path / "copy" / "small.bin").read_bytes() == b"small"
     fault.heal()
     fault.forget()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -63,8 +64,9 @@ def add(share: Share, key: str) -> None:
 
 
 def copied(share: Share, target: Path, patience: Patience) -> LocalCopy:
-    """Copy, with three tries."""
-    return local_copy(share.store(patience), target, progress=False)
+    """Copy, with three tries, and for no longer than some seconds, however much an answer brings."""
+    hurried = replace(patience, total_s=3.0, slowest_bytes_per_s=10 * MIB)
+    return local_copy(share.store(hurried), target, progress=False)
 
 
 def check_whole(share: Share, target: Path) -> None:

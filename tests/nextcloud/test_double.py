@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import time
+import warnings
 import zipfile
 from http.client import IncompleteRead
 from http.cookies import Morsel, SimpleCookie
@@ -249,6 +250,32 @@ def test_listings_are_compressed_for_those_who_take_it(client: Client) -> None:
     answered = client.send(Ask("PROPFIND", f"{FILES}/", depth))
     assert answered.headers["content-encoding"] == "gzip"
     assert answered.body.startswith(b"\x1f\x8b")
+
+
+@pytest.mark.parametrize("asked", ["tree?accept=zip&files=%5B%22d%22%5D", "tree/d?accept=zip"])
+def test_an_archive_of_a_folder_has_the_members_of_a_real_one(
+    server: NextcloudServer, client: Client, asked: str
+) -> None:
+    """As 32.0.1 answered: each folder before what is in it, and some names with the folder's path taken out."""
+    for name in ("b.txt", "a.txt", "zero.bin", "b\u00fc.txt", f"{server.user}/files/tree/b.txt", "empty/gone"):
+        path = server.root / "tree" / "d" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"" if name == "zero.bin" else b"hello")
+    (server.root / "tree" / "d" / "empty" / "gone").unlink()
+    answered = client.send(Ask("GET", f"{FILES}/{asked}"))
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(io.BytesIO(answered.body)) as archive:
+        found = [(member.filename, member.flag_bits, member.file_size) for member in archive.infolist()]
+        assert archive.testzip() is None
+    above = f"d/{server.user}/"
+    folders = [("d/", 0, 0), ("d/a.txt", 8, 5), (above, 0, 0), (f"{above}files/", 0, 0), ("d/", 0, 0)]
+    files = [
+        ("d/b.txt", 8, 5),
+        ("d/b.txt", 8, 5),
+        ("d/b\u00fc.txt", 0x808, 5),
+        ("d/empty/", 0, 0),
+        ("d/zero.bin", 8, 0),
+    ]
+    assert found == folders + files
 
 
 # --- what goes wrong when it is asked to

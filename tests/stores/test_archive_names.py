@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import warnings
 import zipfile
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from ai4os_data.http.retries import Patience
 from ai4os_data.locations.remotes import Remote
-from ai4os_data.stores import Entry
+from ai4os_data.stores import Entry, read_among, whole_folders
 from ai4os_data.stores.archives import Group, Naming, unpacked
+from ai4os_data.stores.base import memory_body
 from ai4os_data.stores.nextcloud import NextcloudStore
 from tests.nextcloud import NextcloudServer
 from tests.support.outcomes import content
@@ -92,6 +94,8 @@ def keys_below(draw: st.DrawFn, folder: str) -> set[str]:
 
 TREES = FOLDERS.flatmap(lambda folder: st.tuples(st.just(folder), keys_below(folder)))
 
+LATER = st.sets(st.lists(PARTS, min_size=1, max_size=5).map("/".join), max_size=8)
+
 
 @example(("", CONFUSED), "files", None)
 @example(("", CONFUSED), "legacy", None)
@@ -113,6 +117,36 @@ def test_every_key_gets_its_own_bytes(
     entries = store.list()
     assert len(entries) == len(files)
     came = {above + entry.key: content(outcome) for entry, outcome in store.read_many(entries)}
+    assert came == files
+
+
+@example(("", CONFUSED), {f"a/{USER}/files/b.bin"}, None)
+@given(
+    TREES, st.sets(st.lists(PARTS, min_size=1, max_size=5).map("/".join), max_size=8), st.none() | st.integers(0, 1000)
+)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_key_of_a_whole_folder_gets_its_own_bytes(
+    server: NextcloudServer, tree: tuple[str, set[str]], later: set[str], cut_after_bytes: int | None
+) -> None:
+    """Whatever has come into the folders since they were listed."""
+    folder, keys = tree
+    above = f"{folder}/" if folder else ""
+    files = plant(server, {above + key for key in keys})
+    if cut_after_bytes is not None:
+        server.truncate_next_archive(cut_after_bytes)
+    store = NextcloudStore(Remote(server.url, server.user, server.password), folder, patience=Patience(tries=2))
+    entries = store.list()
+    for key in {*later, *(f"{key.rpartition('/')[0]}/{more}" for key in keys for more in later)}:
+        path = server.root / above / key.strip("/")
+        with contextlib.suppress(FileExistsError, NotADirectoryError):  # it was listed, or is in the way
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(exist_ok=False)
+            path.write_bytes(b"later!")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(whole_folders, "_ONE_ARCHIVE", 0)
+        patch.setattr(whole_folders, "_FEWEST", 1)
+        outcomes = read_among(store, entries, entries, memory_body)
+        came = {above + entry.key: content(outcome) for entry, outcome in outcomes}
     assert came == files
 
 

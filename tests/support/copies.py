@@ -18,6 +18,7 @@ IN_RANGES_BYTES = 17 * MIB
 DIR_CACHE_S = 0.1
 """How long a mount of these tests may hide what others did."""
 
+STAGING = ".ai4os-data-"
 _FIRST_S = 1_600_000_000  # long ago, so that no date is right by chance
 _ODD = ("space", "hash", "percent-41", "plus", "question", "ampersand", "quotes", "tilde", "nfc", "emoji", "200 bytes")
 
@@ -77,9 +78,17 @@ def differences(source: Path, copy: Path | os.PathLike[str]) -> str:
 
 
 def keys_of(root: Path) -> list[str]:
-    """The keys of all files below a folder, in order, without those that are on their way."""
-    keys = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-    return sorted(key for key in keys if not key.startswith(".ai4os-data-"))
+    """The keys of all files below a folder, in order, except for what a copier has under way there."""
+    keys = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(STAGING)]
+        keys += [os.path.relpath(os.path.join(folder, name), root) for name in names]
+    return sorted(keys)
+
+
+def left_over(target: Path) -> list[str]:
+    """What a copier has left in its own folder, but for the parts of large files, which the next one goes on with."""
+    return [path.name for path in target.glob(f"{STAGING}*/*") if not path.name.startswith("part-")]
 
 
 def missing(source: Path, copy: Path) -> list[str]:

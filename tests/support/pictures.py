@@ -52,6 +52,6 @@ def exif(orientation: int | None = None, *, notes: bool = False) -> Image.Exif:
     if notes:
         made[0x0110] = "Model 7"
         made[0x0100] = 4000
-        made.get_ifd(0x8769).update({0x9003: "2026:05:01 12:00:00", 0x927C: b"maker" * 2000, 0xA002: 4000})
-        made.get_ifd(0x8825).update({1: "N", 2: (52.0, 30.0, 0.0)})
+        made[0x8769] = {0x9003: "2026:05:01 12:00:00", 0x927C: b"maker" * 2000, 0xA002: 4000}
+        made[0x8825] = {1: "N", 2: (52.0, 30.0, 0.0)}
     return made

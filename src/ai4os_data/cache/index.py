@@ -226,6 +226,8 @@ class Index:
     def _number(self, statement: str, *values: str) -> int:
         number: int
         for (number,) in self._rows(statement, values, (int,)):
+            if number < 0:  # all of them count something
+                raise Damage(f"{statement!r} gives {number}")
             return number
         raise Damage(f"{statement!r} gives nothing")
 

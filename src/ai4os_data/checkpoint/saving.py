@@ -314,7 +314,7 @@ class Saver:
         return self._attempt
 
     def _send_what_was_left(self) -> None:
-        """Send what an earlier process could not: the newest checkpoint and those that stay; the rest is removed."""
+        """Send the newest checkpoint of an earlier process, and those that stay; the others go once it has arrived."""
         unsent = []
         for spooled in self.spool.entries():
             if is_on_the_server(spooled.level) and reaches(spooled.level, self.best_level):

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 IN_RANGES_BYTES = 16 * 1024 * 1024  # from here on, a file comes in several ranges at a time
 PREPARED_IN_MEMORY_BYTES = 48 * 1024 * 1024  # of all files that are to be prepared; the others wait on the disk
 _IN_MEMORY_BYTES = 1024 * 1024  # from here on, bytes go to the disk as they come
-PREPARED_IN_MEMORY_BYTES = 8 * 1024 * 1024  # the same for what is read again at once, such as photographs
 
 
 class Fetching:
@@ -128,7 +127,7 @@ class Fetching:
                 yield entry, outcome
 
     def _body(self, entry: Entry) -> Body:
-        if entry.size_bytes < (_IN_MEMORY_BYTES if self._job.preparation is None else PREPARED_IN_MEMORY_BYTES):
+        if entry.size_bytes < _IN_MEMORY_BYTES:
             return MemoryBody()
         if self._job.preparation and sum(self._held.values()) + entry.size_bytes <= PREPARED_IN_MEMORY_BYTES:
             self._held[entry.key] = entry.size_bytes

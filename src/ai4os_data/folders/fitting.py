@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 from contextlib import suppress
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 from ai4os_data import errors
+from ai4os_data.cache import digest
 from ai4os_data.datasets import enumerated
 from ai4os_data.folders.job import with_those_above
 from ai4os_data.stores import composed, is_safe, nearest
@@ -67,8 +67,9 @@ def _clashing(keys: Sequence[str], directory: str) -> Iterator[str]:
     folders = with_those_above(keys)
     yield from (f"{key!r} is a file, and a folder too" for key in keys if key in folders)
     for what, fold in (("but for upper and lower case", str.casefold), ("but for their Unicode form", composed)):
-        if is_one(directory, fold):
-            yield from (f"{one!r} and {other!r} are one there, {what}" for one, other in alike([*keys, *folders], fold))
+        clashes = [f"{one!r} and {other!r} are one there, {what}" for one, other in alike([*keys, *folders], fold)]
+        if clashes and is_one(directory, fold):
+            yield from clashes
 
 
 def alike(keys: Iterable[str], fold: Callable[[str], str]) -> Iterator[tuple[str, str]]:
@@ -79,13 +80,15 @@ def alike(keys: Iterable[str], fold: Callable[[str], str]) -> Iterator[tuple[str
 
 def is_one(directory: str, fold: Callable[[str], str]) -> bool:
     """Whether a directory takes two names for one if they fold to the same, as those of macOS and Windows do."""
-    name = f".ai4os-data-{secrets.token_hex(6)}-E\u0301"  # an E with an accent, in two characters
+    # An E with an accent, in two characters. What a kill leaves is removed by the next call, which asks the same.
+    name = f".ai4os-data-{digest(directory)[:12]}-E\u0301"
     folder = nearest(directory)
     try:
-        os.close(os.open(f"{folder}/{name}", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        os.close(os.open(f"{folder}/{name}", os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     except OSError:  # what is wrong with it is met when the first file is written
         return False
     try:
         return os.path.lexists(f"{folder}/{fold(name)}")
     finally:
-        os.unlink(f"{folder}/{name}")
+        with suppress(FileNotFoundError):
+            os.unlink(f"{folder}/{name}")

@@ -257,6 +257,10 @@ def _remove(item: os.DirEntry[str]) -> None:
         shutil.rmtree(item.path, ignore_errors=True)
     else:
         with suppress(FileNotFoundError):
+            # An error that somebody keeps may hold it open, and with it its blocks. One with two names is placed, and
+            # was killed before it lost the first.
+            if item.is_file(follow_symlinks=False) and item.stat(follow_symlinks=False).st_nlink == 1:
+                os.truncate(item.path, 0)
             os.unlink(item.path)
 
 

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 
 _SUPPRESS_CONNECT_HEADERS = 265  # CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name
 _PLAIN_HEADERS = [b"Accept-Encoding: identity", b"Expect:", b"Accept: */*"]
+_BUFFER_BYTES = 256 * 1024
+_STREAMED_BYTES = 32 * 1024  # curl takes a hundred buffers before it lets the caller take out what has come
 _COMPLETE = Ending(0, "")
 _OPTIONS = {
     pycurl.NOSIGNAL: 1,
     pycurl.FOLLOWLOCATION: 0,
     pycurl.PATH_AS_IS: 1,
     pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
-    pycurl.BUFFERSIZE: 256 * 1024,
     pycurl.UPLOAD_BUFFERSIZE: 2 * 1024 * 1024,
     pycurl.LOW_SPEED_LIMIT: 1,
     pycurl.MAXAGE_CONN: 55,  # servers close idle connections after 5 to 60 s
@@ -234,6 +235,7 @@ def _prepare(handle: pycurl.Curl, transfer: Transfer, patience: Patience) -> Non
     handle.setopt(pycurl.URL, transfer.url)
     handle.setopt(pycurl.HEADERFUNCTION, transfer.head_lines.append)
     handle.setopt(pycurl.WRITEFUNCTION, transfer.writer())
+    handle.setopt(pycurl.BUFFERSIZE, _STREAMED_BYTES if request.streams else _BUFFER_BYTES)
     handle.setopt(pycurl.TIMEOUT_MS, int(remaining_s * 1000))
     handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(patience.connect_s * 1000))
     if request.source is not None:

@@ -60,7 +60,7 @@ class Moments:
     def __init__(self, trainer: Trainer) -> None:
         self.last: Moment | None = None
         self._buffers = Buffers(trainer.lightning_module)
-        self._is_before = True  # whether only the model's own hooks have changed weights since the last moment
+        self._is_before = True  # whether only the model's own hooks have changed buffers since the last moment
         self._random_before: dict[str, Any] | None = None  # before a validation that only a stop has caused
         self._steps = 0  # steps of any optimizer since the last moment
         self._begun: tuple[torch.optim.Optimizer, Any] | None = None  # the step that may be under way

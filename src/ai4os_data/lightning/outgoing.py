@@ -51,7 +51,7 @@ class Outgoing:
         self.loaded: dict[str, CheckpointName] = {}
         self._remote = remote
         self._options = {**options, "keep_last": 1, "save_random_states": False}
-        self._doomed: dict[str, int] = {}  # locations to remove, each once this save has arrived
+        self._doomed: dict[str, int] = {}  # locations to remove, each once the save of this number has arrived
         self._saves = 0
         self._numbers: dict[str, int] = {}  # the number of the save at each location
         self._safe = 0  # the newest save that has arrived

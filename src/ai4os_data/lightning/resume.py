@@ -22,7 +22,8 @@ class Resumed:
     """The checkpoint that a training resumes from, if it does not begin anew.
 
     Attributes:
-        saved_step: the step of this run that need not be saved again, since no step was made after it.
+        saved_step: the step of this run that need not be saved again; 0 by default, since a model without a step is no
+            progress.
     """
 
     def __init__(self, ranks: Ranks, warn: Callable[[str], None]) -> None:

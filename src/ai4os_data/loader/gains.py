@@ -20,7 +20,10 @@ _MARGIN = 8 / 7  # of pictures over what is cut out of them: 256 pixels for 224
 _SIDE_STEP = 32
 _MOST_OF_SIDE = 0.75
 _LARGEST_PIXELS_BYTES = 2**20
-_OF_PIXELS = 0.05  # of the time to decode a file
+# Of the time to decode a picture:
+_OF_PIXELS = 0.05  # to take its pixels from a file of them
+_OF_CUTTING = 0.05  # to cut a part out of it
+_OF_RESIZING = 0.25  # to make it smaller, at least
 
 
 class Gain(NamedTuple):
@@ -47,6 +50,59 @@ class Gain(NamedTuple):
         return f"{self.what} {factor} times as fast"
 
 
+class Pictures(NamedTuple):
+    """The pictures of a batch, as far as they were looked at: their mean size, and what they take in all.
+
+    Attributes:
+        width: in pixels, decoded.
+        height: the same.
+        given_width: in pixels, after the transform.
+        given_height: the same.
+        decoding_s: how long it takes to decode them, in seconds.
+        transforming_s: the same of the transform.
+    """
+
+    width: float
+    height: float
+    given_width: float
+    given_height: float
+    decoding_s: float
+    transforming_s: float
+
+    @classmethod
+    def of(cls, seen: Spent, number: float, making_s: float) -> Pictures | None:
+        """The pictures of a batch of this size, which takes so long to make; None if nothing was seen of any."""
+        *_, looked, decoding_ns, transforming_ns, width, height, given_width, given_height = seen
+        if not min(looked, width, height, given_width, given_height):
+            return None
+        seen_s = (decoding_ns + transforming_ns) / 1e9
+        share = min(number / looked, making_s / seen_s) / 1e9
+        return cls(
+            width / looked,
+            height / looked,
+            given_width / looked,
+            given_height / looked,
+            share * decoding_ns,
+            share * transforming_ns,
+        )
+
+    @property
+    def enough(self) -> int:
+        """A longest side that leaves them as large as they are given, with a margin."""
+        scale = max(self.given_width / self.width, self.given_height / self.height)
+        return _SIDE_STEP * math.ceil(_MARGIN * scale * max(self.width, self.height) / _SIDE_STEP)
+
+    @property
+    def are_cut(self) -> bool:
+        """Whether the transform takes so little time that it cuts a part out of them, as it is."""
+        return self.transforming_s < _OF_CUTTING * self.decoding_s
+
+    @property
+    def of_size_s(self) -> float:
+        """What grows with their size: to decode them, and to make them smaller."""
+        return self.decoding_s + min(self.transforming_s, _OF_RESIZING * self.decoding_s)
+
+
 @dataclass(frozen=True)
 class Epoch:
     """An epoch as it went.
@@ -62,6 +118,7 @@ class Epoch:
         holding: what the caches hold now.
         gives_bytes: whether samples are the content of files.
         own_decoder: whether ``decode=`` is a function of the user's own.
+        is_cached: whether all of it goes through caches, also what lies on a local disk.
     """
 
     times: Times
@@ -74,6 +131,7 @@ class Epoch:
     holding: Holding
     gives_bytes: bool
     own_decoder: bool
+    is_cached: bool
 
     def advice(self) -> str:
         """What to do, and the gain to expect; empty if there is nothing worth a word."""
@@ -88,7 +146,7 @@ class Epoch:
         gains = [*self._of_cache(coming), *self._of_workers(coming), *self._of_pictures(coming), *self._of_tensors()]
         best = max(gains, key=lambda gain: gain.factor, default=None)
         if (best is None or not best.is_worth_a_word) and by == "decode" and not self.gives_bytes:
-            what = "doing once, in prepare=, what decode= and transform= do alike in each epoch would make an epoch"
+            what = f"{self._prepare}, for what decode= and transform= do alike in each epoch, would make an epoch"
             best = self._gain(coming, coming._replace(making_s=0), what, "up to")
         return str(best) if best is not None and best.is_worth_a_word else ""
 
@@ -99,7 +157,7 @@ class Epoch:
         if not coming.fetching_s:
             return
         after = coming._replace(fetching_s=0, disk_s=coming.disk_s + _HIT_S * self.batch_samples)
-        holds = f"the cache holds {self.holding.share:.0%} of the files"
+        holds = f"the cache holds {100 * self.holding.share:.0f} % of the files"
         if not self.holding.has_caches:
             yield self._gain(coming, after, "a cache for these files would make later epochs")
         elif self.holding.wanted_limit is not None:
@@ -120,21 +178,24 @@ class Epoch:
             yield Gain(self._step_s(coming) / self._step_s(after, wanted), what)
 
     def _of_pictures(self, coming: Times) -> Iterator[Gain]:
-        """Pictures of the size that is used, or, if they are, without a decoder."""
-        seen = self.seen
-        if not seen.looked or not min(seen[-4:]):
+        """Pictures of the size that is used, or, if they have it, without a decoder."""
+        pictures = Pictures.of(self.seen, self.batch_samples, coming.making_s)
+        if pictures is None:
             return
-        seen_s = (seen.decoding_ns + seen.transforming_ns) / 1e9 / seen.looked * self.batch_samples
-        decoding_s = seen.decoding_ns / 1e9 / seen.looked * self.batch_samples * min(1.0, coming.making_s / seen_s)
-        width, height, given_width, given_height = (sum_px / seen.looked for sum_px in seen[-4:])
-        longest = max(width, height)
-        side = _SIDE_STEP * math.ceil(longest * _MARGIN * max(given_width / width, given_height / height) / _SIDE_STEP)
+        longest, side = max(pictures.width, pictures.height), pictures.enough
         if side <= _MOST_OF_SIDE * longest:
-            after = coming._replace(making_s=coming.making_s - decoding_s * (1 - (side / longest) ** 2))
-            yield self._gain(coming, after, f"prepare=shrink({side}) would make an epoch", "at least")
-        elif not self.own_decoder and 3 * width * height <= _LARGEST_PIXELS_BYTES:
-            after = coming._replace(making_s=coming.making_s - decoding_s * (1 - _OF_PIXELS))
-            yield self._gain(coming, after, f"prepare=shrink({math.ceil(longest)}, keep='pixels') would make an epoch")
+            if not pictures.are_cut:
+                after = coming._replace(making_s=coming.making_s - pictures.of_size_s * (1 - (side / longest) ** 2))
+                yield self._gain(coming, after, f"{self._prepare}shrink({side}) would make an epoch", "at least")
+        elif not self.own_decoder and 3 * pictures.width * pictures.height <= _LARGEST_PIXELS_BYTES:
+            after = coming._replace(making_s=coming.making_s - pictures.decoding_s * (1 - _OF_PIXELS))
+            what = f"{self._prepare}shrink({math.ceil(longest)}, keep='pixels') would make an epoch"
+            yield self._gain(coming, after, what)
+
+    @property
+    def _prepare(self) -> str:
+        """The argument, with a cache for what it makes."""
+        return "prepare=" if self.is_cached else "cache= and prepare="
 
     def _of_tensors(self) -> Iterator[Gain]:
         """Samples that need not go through a pipe."""

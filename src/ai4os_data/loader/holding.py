@@ -8,6 +8,8 @@ import statistics
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from ai4os_data.errors import CacheError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 
 _LOOKS = 300  # files of each dataset
 _NEARLY_ALL = 0.98
-_SPARE = 1.05  # for blocks, listings and the index
+_OF_A_FILE = 4096  # bytes, for its last block and its row in the index
+_SPARE = 1.1  # a few hundred files are not all
 _GIB, _MIB = 2**30, 2**20
 
 
@@ -24,7 +27,7 @@ class Holding(NamedTuple):
     """What the caches of a loader's datasets hold.
 
     Attributes:
-        share: of the files, by number; 1 if they lie on a local disk.
+        share: of the files, by number; 1 if they lie on a local disk, or if there is room for the rest.
         has_caches: whether each dataset that needs a cache has one.
         wanted_limit: a ``size_limit=`` for all files, if they go through one cache, and its disk has room for that.
     """
@@ -45,36 +48,41 @@ class Holding(NamedTuple):
         files = sum(map(len, remote))
         if not files:
             return cls(1.0, has_caches=True)
-        found = [_found(dataset) for dataset in remote]
+        found = [_absent(dataset) for dataset in remote]
+        share = 1 - sum(number for number, _ in found) / files
         caches = {dataset.reader.files.cache for dataset in remote}
-        return cls(
-            sum(held for held, _ in found) / files,
-            None not in caches,
-            _limit(caches.pop(), sum(needed for _, needed in found)) if len(caches) == 1 else None,
-        )
+        cache = caches.pop()
+        if cache is None or caches:
+            return cls(share, has_caches=cache is not None and None not in caches)
+        with suppress(CacheError, OSError):  # its user has removed it
+            lacking_bytes = _lacking(cache, sum(size_bytes for _, size_bytes in found))
+            if lacking_bytes <= 0:  # the next epoch keeps what it fetches
+                return cls(1.0, has_caches=True)
+            disk = os.statvfs(cache.directory)
+            if lacking_bytes < disk.f_bavail * disk.f_frsize:
+                return cls(share, has_caches=True, wanted_limit=_as_limit(cache.size_limit + _SPARE * lacking_bytes))
+        return cls(share, has_caches=True)
 
 
-def _found(dataset: StorageDataset) -> tuple[float, float]:
-    """How many files of a dataset are in its cache, and the bytes that all of them would take there."""
+def _absent(dataset: StorageDataset) -> tuple[float, float]:
+    """How many files of a dataset are not in its cache, and the bytes that they would take there."""
     cached, entries = dataset.reader.cached, dataset.reader.entries
     if cached is None or not len(entries):
-        return 0.0, 0.0
+        return len(entries), 0.0
     looked_at = [entries[index] for index in range(0, len(entries), math.ceil(len(entries) / _LOOKS))]
     absent = {wanted.key for wanted in cached.absent(looked_at)}
     there = [held for entry in looked_at if entry.key not in absent and (held := cached.known(entry)) is not None]
-    mean_bytes = statistics.fmean(
-        one.size_bytes for one in there or looked_at
-    )  # prepared, they differ from the listing
-    return len(entries) * (1 - len(absent) / len(looked_at)), len(entries) * mean_bytes
+    mean_bytes = statistics.fmean(one.size_bytes for one in there or looked_at)  # as prepared, if that is known
+    number = len(entries) * len(absent) / len(looked_at)
+    return number, number * (mean_bytes + _OF_A_FILE)
 
 
-def _limit(cache: DiskCache | None, needed_bytes: float) -> str | None:
-    """A limit under which a full cache would hold so many bytes; None if its disk has too little room."""
-    with suppress(OSError):  # its user has removed it
-        if cache is not None:
-            disk = os.statvfs(cache.directory)
-            needed_bytes *= _SPARE
-            if needed_bytes <= cache.size_limit + disk.f_bavail * disk.f_frsize:
-                unit, name = (_GIB, "GiB") if needed_bytes >= _GIB else (_MIB, "MiB")
-                return f"{math.ceil(needed_bytes / unit)}{name}"
-    return None
+def _lacking(cache: DiskCache, absent_bytes: float) -> float:
+    """How much more a cache would have to take to hold these bytes, too."""
+    now = cache.stats()
+    return now["bytes"] + absent_bytes - now["size_limit"]
+
+
+def _as_limit(size_bytes: float) -> str:
+    unit, name = (_GIB, "GiB") if size_bytes >= _GIB else (_MIB, "MiB")
+    return f"{math.ceil(size_bytes / unit)}{name}"

@@ -135,7 +135,7 @@ class OpenPasses:
         return one is self._latest
 
     def replaced(self, latest: EpochPass) -> EpochPass:
-        """The first of the passes before the latest one that were dropped untouched; the latest one replaces it."""
+        """The first of the passes before the latest one that were dropped untouched; it takes that one's place."""
         first = latest
         while (before := first.instead_of) is not None and not before.is_asked and before not in self._open:
             first = before

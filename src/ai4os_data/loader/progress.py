@@ -158,6 +158,7 @@ class Progress:
             holding=Holding.of(self._datasets) if fetches else Holding(1.0, has_caches=True),
             gives_bytes=all(reader.maker.gives_bytes for reader in readers),
             own_decoder=any(reader.maker.sees_samples for reader in readers),
+            is_cached=all(reader.cached is not None for reader in readers),
         ).advice()
 
     def _totals(self) -> dict[str, int]:

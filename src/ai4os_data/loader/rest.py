@@ -151,7 +151,7 @@ class Rest:
 def rest_of_samples(
     samples: list[Any], batch_size: int | None, position: Position, *, drop_last: bool, compared: list[Any] | None
 ) -> Rest:
-    """The rest of samples in batches of one size; the rest may have another size.
+    """The rest of an epoch with batches of one size; the rest may be batched in another size.
 
     Args:
         samples: of the whole epoch.
@@ -174,7 +174,7 @@ def rest_of_samples(
 
 
 def rest_of_batches(batches: list[Batch], position: Position) -> Rest:
-    """The rest of batches that a sampler makes by itself: they stay as they are.
+    """The rest of an epoch whose batches a sampler makes by itself: they stay as they are.
 
     Args:
         batches: of the whole epoch.

@@ -76,7 +76,7 @@ class ArchiveReader:
         """
         left = {entry.key: entry for entry in wanted}
         hopeless = None
-        if self._server.makes_archives and len(left) > archives.MOST_MEMBERS:
+        if self._server.makes_archives:
             hopeless = yield from self._read_whole(whole_folders(left.keys(), listed, self._naming, make), left)
         if hopeless is None:
             yield from self.read_many(left.values(), make)
@@ -94,6 +94,8 @@ class ArchiveReader:
 
         def requests() -> Iterator[Request]:
             for group in groups:
+                if any(body.is_none for body in bodies):
+                    return
                 body = Unpacker(group.choose)
                 bodies.append(body)
                 url = f"{self._address.url_of_folder(group.parent)}?{group.query}"
@@ -193,7 +195,7 @@ def _taken_out(request: Request) -> Iterator[tuple[Entry, Fetched]]:
         name, body = came.popleft()
         if body is not None:
             request.tag.has_come = True
-            entry = request.tag.missing.pop(name)
+            entry = request.tag.wanted[name]
             yield entry, Fetched(entry, body)
 
 

@@ -78,6 +78,11 @@ class Unpacker(NoBody, Generic[B]):
         self._begin()
 
     @property
+    def is_none(self) -> bool:
+        """Whether what has come is no archive."""
+        return self.is_over and not (self.is_complete or self._has_begun)
+
+    @property
     def beyond_bytes(self) -> int:
         """How many bytes have come that could not be read."""
         return self.length - self._end_bytes if self.is_over and not self.is_complete else 0
@@ -89,7 +94,8 @@ class Unpacker(NoBody, Generic[B]):
             body.restart()
 
     def _begin(self) -> None:
-        self.is_over = self.is_complete = False
+        self.is_over = self.is_complete = self._has_begun = False
+        self._end_bytes = 0
         self._held = bytearray()
         self._next: Callable[[memoryview], memoryview] = self._take_head
 
@@ -130,6 +136,7 @@ class Unpacker(NoBody, Generic[B]):
     def _open(self, name: bytes, member: Member[B], crc: int | None) -> None:
         self._name, self._size_bytes, self._body = name, member.size_bytes, member.body
         self._promised_crc, self._crc, self._left_bytes = crc, 0, member.size_bytes
+        self._has_begun = True
         self._held.clear()
         self._next = self._take_data
         self._pass_on()

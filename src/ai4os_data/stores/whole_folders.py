@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ai4os_data.stores.archives import LONGEST_QUERY, query
+from ai4os_data.stores.archives import LONGEST_QUERY, MOST_MEMBERS, query
 from ai4os_data.stores.unpacking import Member
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ai4os_data.stores.archives import Naming
     from ai4os_data.stores.base import Entry, MakeBody
 
+_ONE_ARCHIVE = MOST_MEMBERS  # files that come with one request anyway
 _NEARLY_ALL = 0.9  # of the files and of the bytes below a folder
 _FEWEST = 32  # files in an archive; fewer come with others, by their names
 _MOST = 4096  # an archive that breaks off has not brought the rest of these
@@ -39,14 +40,14 @@ class WholeFolders:
         make: makes what takes the bytes of an entry.
 
     Attributes:
-        missing: the wanted entries that have not come yet, by their names in the archive.
+        wanted: the wanted entries, by their names in the archive.
         has_come: whether any has.
         size_bytes: the length of all files.
     """
 
     def __init__(self, parent: str, folders: list[_Folder], wanted: Collection[str], user: str, make: MakeBody) -> None:
         self.parent = parent
-        self.missing: dict[bytes, Entry] = {}
+        self.wanted: dict[bytes, Entry] = {}
         self.has_come = False
         self.size_bytes = sum(folder.size_bytes for folder in folders)
         self._skipped = len(parent) + 1 if parent else 0
@@ -55,11 +56,12 @@ class WholeFolders:
         self._user = user.lower().encode()
         self._make = make
         self._announced: set[bytes] = set()
+        self._begun: set[bytes] = set()
         for entry in (entry for folder in folders for entry in folder.below()):
             name = entry.key[self._skipped :].encode()
             self._sizes[name] = entry.size_bytes
             if entry.key in wanted:
-                self.missing[name] = entry
+                self.wanted[name] = entry
 
     @property
     def query(self) -> str:
@@ -75,8 +77,10 @@ class WholeFolders:
         size_bytes = self._sizes.get(name)
         if size_bytes is None or above not in self._announced:
             return None
-        entry = self.missing.get(name)
-        return Member(size_bytes, None if entry is None else self._make(entry))
+        if name not in self.wanted or name in self._begun:
+            return Member(size_bytes, None)
+        self._begun.add(name)
+        return Member(size_bytes, self._make(self.wanted[name]))
 
 
 def whole_folders(
@@ -90,7 +94,7 @@ def whole_folders(
         naming: knows which files may come in an archive at all.
         make: makes what takes the bytes of an entry.
     """
-    if naming.user is None or not naming.user.isascii():
+    if naming.user is None or not naming.user.isascii() or len(wanted) <= _ONE_ARCHIVE:
         return
     folders: dict[str, _Folder] = {}
     root = _folder_at("", folders)
