@@ -45,6 +45,7 @@ HOMES_OF_LIBRARIES = {
     "pycurl": "http/curl.py",
     "webdav4": "stores/dav.py",
     "httpx": "stores/dav.py",
+    "click": "cli/",
 }
 
 Modules = dict[str, ast.Module]  # by the path below the package
@@ -222,6 +223,7 @@ BREACHES = {
         circles,
         {"stores/base.py": "from ai4os_data.stores import Store"},
     ),
+    "click outside": (strays, {"folders/progress.py": "import click"}),
     "httpx outside": (strays, {"stores/nextcloud.py": "import httpx"}),
     "curl outside": (strays, {"http/bodies.py": "from pycurl import Curl"}),
     "diskcache outside": (strays, {"stores/base.py": "import diskcache.core"}),
