@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from torch import nn
-from torch.optim.swa_utils import get_ema_avg_fn
+from torch.optim.swa_utils import SWALR, get_ema_avg_fn
 
 from ai4os_data import StorageCheckpoint
 from tests.support.odd_moments import BATCHES, EPOCHS, HOOKS, STEPS, Ended, Mill, Trip, TrippedError, run
@@ -276,6 +276,10 @@ def test_weights_that_are_first_swapped_at_the_end_are_not_saved(tmp_path: Path,
     assert run(tmp_path, Trip(), make).state == expected.state
 
 
+@pytest.mark.skipif(
+    not hasattr(SWALR, "_set_anneal_func"),
+    reason="this torch keeps a function in the state of SWALR, which a save refuses: the error says so",
+)
 @pytest.mark.parametrize("trips", [[8], [14], [14, 5]])
 def test_rate_of_stochastic_averages_goes_on_in_mid_epoch(tmp_path: Path, trips: list[int]) -> None:
     """Lightning makes its scheduler only at the beginning of an epoch."""
