@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import time
-from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from ai4os_data import errors, telemetry
@@ -186,8 +185,8 @@ class Reader:
         last: Maker | Watched,
     ) -> Iterator[tuple[int, Any]]:
         """Decode, label and transform samples, in the order of the indices."""
-        makers = chain(repeat(self.maker, len(indices) - 1), [last])
-        for position, (index, maker) in enumerate(zip(indices, makers, strict=True)):
+        for position, index in enumerate(indices):
+            maker = last if position == len(indices) - 1 else self.maker
             content, entry = contents.get(index), self.entries[index]
             if seeds is not None:
                 seeding.seed_all(seeds[position])
