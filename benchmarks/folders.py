@@ -182,7 +182,7 @@ def measure_limit(report: Report, options: Options) -> None:
             OURS_LIMIT: source.copy,
             CURL_LIMIT: lambda target: bare_curl.write_files(urls, target, IN_FLIGHT),
         }
-        for number in options.rounds("limit", 25):
+        for number in options.rounds("limit", 20):
             for name, seconds in _turns(options, number, source, ways):
                 report.add(name, source.files / seconds, "files/s")
     report.ratio("copy_vs_limit", OURS_LIMIT, CURL_LIMIT)
@@ -203,7 +203,7 @@ def measure_large(report: Report, options: Options) -> None:
                 OURS_LARGE: source.copy,
                 CURL_LARGE: lambda target: curl.request("GET", f"{root}large/large.bin", sink=target / "fetched"),
             }
-            for number in options.rounds("large", 30):
+            for number in options.rounds("large", 25):
                 for name, way in list(ways.items())[:: 1 if number % 2 else -1]:
                     with tempfile.TemporaryDirectory(dir=directory) as target:
                         begun = time.perf_counter()
@@ -261,7 +261,7 @@ def measure_memory(report: Report, options: Options) -> None:
                 file.truncate(large_bytes)  # zeros, which the server reads from no disk
         source = small._replace(files=small.files + 8)
         remote = source.remote
-        for _ in options.rounds("memory", 30):
+        for _ in options.rounds("memory", 20):
             target = _new_folder(options, "copy")
             arguments = [source.url, str(target), remote.url, remote.user or "", remote.password or ""]
             done = subprocess.run(

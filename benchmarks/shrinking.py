@@ -119,7 +119,7 @@ def measure_gain(report: Report, options: Options) -> None:
             assert warmed["files"] == len(dataset)
             report.add(f"{name.removeprefix('a warm epoch ')}: disk", _disk_bytes(cache) / len(dataset), BYTES)
             epochs[name] = _warm_epoch(dataset, 1 if way.get("prepare") is None else 20)
-        for number in options.rounds("gain", 30):
+        for number in options.rounds("gain", 15):
             for name in list(epochs)[:: 1 if number % 2 else -1]:
                 report.add(name, epochs[name]() * 1000, MS)
     report.ratio("shrink_gain", ORIGINALS, SHRUNK)
@@ -163,7 +163,7 @@ def measure_rate(report: Report, options: Options) -> None:
     copy(photographs[0].parent, options.directory / "first smaller copy")
     with Workers(len(shares), prepare) as pillow:
         pillow.run()
-        for number in options.rounds("rate", 30):
+        for number in options.rounds("rate", 20):
             ways: dict[str, Callable[[], float]] = {
                 OURS: partial(_copied_s, photographs[0].parent, options.directory / f"smaller copy {number}"),
                 PILLOW: lambda: pillow.run()[0],
