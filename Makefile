@@ -44,10 +44,10 @@ demo: $(DEMO) ## train on scanned digits over WebDAV, and show what the cache do
 	$(BIN)/python examples/train_and_survive.py
 
 # Four at a time: most of them wait for servers, so two cores are not too few.
-test: $(READY) ## run the tests, but for the long ones: some 10 minutes on two idle cores
+test: $(READY) ## run the tests, but for the long ones: 12 to 19 minutes on two idle cores
 	$(BIN)/python -m pytest -m "not long" -n 4 --dist worksteal
 
-test-long: $(READY) ## run the long tests: some 8 minutes more
+test-long: $(READY) ## run the long tests: some 7 minutes more
 	$(BIN)/python -m pytest -m long --timeout 1800 -n 2 --dist worksteal
 
 test-live: $(READY) ## run the tests against a Nextcloud of yours, which CONTRIBUTING.md says how to name
