@@ -18,6 +18,7 @@ from ai4os_data.locations.remotes import Remote
 from ai4os_data.stores import Fetched
 from ai4os_data.stores.nextcloud import NextcloudStore
 from tests.nextcloud import NextcloudServer
+from tests.support.archived import FILES, open_share, served
 from tests.support.outcomes import content
 from tests.support.shares import Share
 
@@ -28,34 +29,19 @@ if TYPE_CHECKING:
     from ai4os_data.http.retries import Patience
     from ai4os_data.stores import Entry
 
-FILES = {
-    f"class {number % 4}/{number:03} \u00e9.bin": random.Random(number).randbytes(500 + number) for number in range(200)
-}
 LARGE_BYTES = 3 * 1024 * 1024
 
 
 @pytest.fixture
 def share(nextcloud: NextcloudServer) -> Iterator[Share]:
     """A folder of small files on Nextcloud 34, without faults."""
-    share = Share(nextcloud)
-    share.put(FILES)
-    nextcloud.forget()
-    yield share
-    nextcloud.clear_faults()
-    nextcloud.set_maintenance(False)
+    yield from served(nextcloud)
 
 
 @pytest.fixture
 def store(share: Share, patience: Patience) -> NextcloudStore:
     """Its store."""
     return open_share(share, patience)
-
-
-def open_share(share: Share, patience: Patience) -> NextcloudStore:
-    """The store of a share."""
-    return NextcloudStore(
-        Remote(share.server.url, share.server.user, share.server.password), share.name, patience=patience
-    )
 
 
 def read(store: NextcloudStore, entries: list[Entry]) -> dict[str, bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import tracemalloc
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
@@ -16,7 +15,7 @@ from ai4os_data.locations.remotes import Remote
 from ai4os_data.stores import Entry, NextcloudStore, read_among
 from ai4os_data.stores.archives import Naming
 from ai4os_data.stores.whole_folders import whole_folders
-from tests.nextcloud import NextcloudServer
+from tests.support.archived import FILES, open_share, served
 from tests.support.outcomes import content
 from tests.support.servers.base import USER
 from tests.support.shares import Share
@@ -26,35 +25,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ai4os_data.http import Body, Patience
+    from tests.nextcloud import NextcloudServer
     from tests.support.servers import Request
-
-FILES = {
-    f"class {number % 4}/{number:03} \u00e9.bin": random.Random(number).randbytes(500 + number) for number in range(200)
-}
 
 
 @pytest.fixture
 def share(nextcloud: NextcloudServer) -> Iterator[Share]:
     """A folder of four folders of 50 files."""
-    share = Share(nextcloud)
-    share.put(FILES)
-    nextcloud.forget()
-    yield share
-    nextcloud.clear_faults()
-    nextcloud.set_maintenance(False)
+    yield from served(nextcloud)
 
 
 @pytest.fixture
 def store(share: Share, patience: Patience) -> NextcloudStore:
     """Its store."""
     return open_share(share, patience)
-
-
-def open_share(share: Share, patience: Patience) -> NextcloudStore:
-    """The store of a share."""
-    server = share.server
-    assert isinstance(server, NextcloudServer)
-    return NextcloudStore(Remote(server.url, server.user, server.password), share.name, patience=patience)
 
 
 def memory(_: Entry) -> Body:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from ai4os_data.cache import Preparation
     from ai4os_data.datasets import Index, Pattern
@@ -165,8 +165,3 @@ def with_those_above(keys: Iterable[str]) -> set[str]:
             above.add(folder)
             folder = folder.rpartition("/")[0]
     return above
-
-
-def sizes_of(entries: Sequence[Entry]) -> int:
-    """How many bytes some files have in all."""
-    return sum(entry.size_bytes for entry in entries)

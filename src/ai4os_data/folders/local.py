@@ -79,7 +79,7 @@ def local_copy(
     copy = LocalCopy(
         _job(
             location,
-            remote,
+            remote=remote,
             pattern=pattern,
             prepare=prepare,
             prepare_version=prepare_version,
@@ -97,37 +97,17 @@ def copied_to(
     location: str | os.PathLike[str] | Store,
     directory: str | os.PathLike[str] | None,
     show: Show,
-    *,
-    remote: str | Remote | None = None,
-    pattern: str | Sequence[str] = "**/*",
-    prepare: Callable[[bytes], bytes] | None = None,
-    prepare_version: str | int | None = None,
-    size_limit: int | str = "auto",
-    overwrite: bool = False,
+    **options: Any,
 ) -> LocalCopy:
-    """The same as `local_copy`, for who shows the progress.
+    """The same as `local_copy`, for callers that show the progress themselves.
 
     Args:
-        location: as for `local_copy`, as all that follow.
-        directory: where to.
+        location: as for `local_copy`.
+        directory: as for `local_copy`.
         show: is called now and then with how far it is, from the thread that calls this.
-        remote: whose credentials.
-        pattern: which files.
-        prepare: what is made of each.
-        prepare_version: distinguishes it.
-        size_limit: the most that the copy may take.
-        overwrite: whether files that are not ours are replaced.
+        options: as for `local_copy`, without ``progress``.
     """
-    job = _job(
-        location,
-        remote,
-        pattern=pattern,
-        prepare=prepare,
-        prepare_version=prepare_version,
-        size_limit=size_limit,
-        overwrite=overwrite,
-    )
-    copy = LocalCopy(job, directory, progress=False)
+    copy = LocalCopy(_job(location, **options), directory, progress=False)
     copy._update(show)  # noqa: SLF001  it is not for users
     return copy
 
@@ -210,13 +190,13 @@ class LocalCopy(os.PathLike[str]):
 
 def _job(
     location: str | os.PathLike[str] | Store,
-    remote: str | Remote | None,
     *,
-    pattern: str | Sequence[str],
-    prepare: Callable[[bytes], bytes] | None,
-    prepare_version: str | int | None,
-    size_limit: int | str,
-    overwrite: bool,
+    remote: str | Remote | None = None,
+    pattern: str | Sequence[str] = "**/*",
+    prepare: Callable[[bytes], bytes] | None = None,
+    prepare_version: str | int | None = None,
+    size_limit: int | str = "auto",
+    overwrite: bool = False,
 ) -> Job:
     if prepare is not None and not callable(prepare):
         raise TypeError(f"prepare is a function from bytes to bytes, not {prepare!r}")
