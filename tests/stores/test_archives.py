@@ -79,11 +79,12 @@ def test_the_next_archive_does_not_wait_for_the_last_file(share: Share, store: N
     listed = store.list()
     arrivals = store.read_many(entries())
     next(arrivals)
-    assert len(taken) == 3 * 128
+    assert len(taken) in {3 * 128, 4 * 128}, "one for each that has ended: both may end at once on a busy machine"
+    sent = len(taken) // 128
     end = time.monotonic() + 5
-    while asked(share) != (3, 0) and time.monotonic() < end:
+    while asked(share) != (sent, 0) and time.monotonic() < end:
         time.sleep(0.01)
-    assert asked(share) == (3, 0), "it is sent while the caller has the first file in hand"
+    assert asked(share) == (sent, 0), "it is sent while the caller has the first file in hand"
     assert len(list(arrivals)) == 3 * len(FILES) - 1
     assert asked(share) == (5, 0)
 
